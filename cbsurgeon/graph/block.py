@@ -1,0 +1,232 @@
+"""What reading a graph yields: blocks, their sites, and what was rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SCHEMA = "cbsurgeon.inspect/1"
+
+Kind = Literal["mlp", "glu", "conv-mlp", "token-mlp", "inverted-bottleneck", "attention"]
+Position = Literal["front", "mid", "end"]
+POSITIONS: tuple[Position, ...] = ("front", "mid", "end")
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A place on an ``nn.Module`` where an operator can be attached without renaming a key.
+
+    Attributes:
+        module: path of the module.
+        when: ``output`` for a forward hook, ``input`` for a forward pre-hook.
+        before_dropout: true when no module ends after the branch's dropout (it is a function call), so that in
+            training the operator sits before it; in evaluation the two are the same.
+    """
+
+    module: str
+    when: Literal["input", "output"]
+    before_dropout: bool = False
+
+
+@dataclass(frozen=True)
+class Use:
+    """One tensor in the graph that a site stands for.
+
+    Attributes:
+        value: name of the node whose value the operator is applied to.
+        consumers: names of the nodes that read the operator's result instead; empty means all of them.
+    """
+
+    value: str
+    consumers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Site:
+    """One position of a block: which tensor, its axes, and where it is reached from a module.
+
+    Attributes:
+        position: ``front``, ``mid`` or ``end``.
+        token_axes, channel_axis, batch_axes: roles of the tensor's axes, as non-negative indices.
+        tokens: product of the sizes of the token axes at capture.
+        channels: size of the channel axis.
+        uses: the tensor in the program, once per call of the block.
+        hooks: the same tensor on the module; empty when no module has it.
+        occupied: name of the operator that already stands here, if any.
+    """
+
+    position: Position
+    token_axes: tuple[int, ...]
+    channel_axis: int
+    batch_axes: tuple[int, ...]
+    tokens: int
+    channels: int
+    uses: tuple[Use, ...]
+    hooks: tuple[Hook, ...]
+    occupied: str | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One MLP (or attention) branch of a residual stream.
+
+    Attributes:
+        index: place in graph order over all MLP blocks of the model.
+        stack: name of the stack it belongs to (blocks on one residual stream, through changes of width).
+        kind: ``mlp``, ``glu``, ``conv-mlp``, ``token-mlp``, ``inverted-bottleneck`` (or ``attention``).
+        path: module path of the block; empty where it has no module.
+        fc1, fc2: module paths of the first and last projections; several ``fc1`` for a gated MLP, empty where the
+            projection has no module.
+        token_axes: token axes of the residual branch's result (the End site).
+        tokens, channels, hidden: sizes at capture.
+        default: chosen when nothing narrower is asked for.
+        calls: how often the same module runs in one forward pass.
+        sites: the positions where an operator can stand.
+        unavailable: position → reason, for the positions where none can.
+        notes: facts a user should see (a shared norm, a functional dropout ...).
+    """
+
+    index: int
+    stack: str
+    kind: Kind
+    path: str
+    fc1: tuple[str, ...]
+    fc2: tuple[str, ...]
+    token_axes: tuple[int, ...]
+    tokens: int
+    channels: int
+    hidden: int
+    default: bool
+    calls: int
+    sites: dict[str, Site] = field(repr=False)
+    unavailable: dict[str, str] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: the fields of the contract, plus the axes of each site."""
+        return {
+            "index": self.index,
+            "stack": self.stack,
+            "kind": self.kind,
+            "path": self.path,
+            "fc1": list(self.fc1),
+            "fc2": list(self.fc2),
+            "token_axes": list(self.token_axes),
+            "tokens": self.tokens,
+            "channels": self.channels,
+            "hidden": self.hidden,
+            "default": self.default,
+            "calls": self.calls,
+            "sites": {
+                position: {
+                    "token_axes": list(site.token_axes),
+                    "channel_axis": site.channel_axis,
+                    "batch_axes": list(site.batch_axes),
+                    "tokens": site.tokens,
+                    "channels": site.channels,
+                    "modules": [f"{hook.module}:{hook.when}" for hook in site.hooks],
+                    "nodes": [use.value for use in site.uses],
+                    "occupied": site.occupied,
+                }
+                for position, site in self.sites.items()
+            },
+            "unavailable": dict(self.unavailable),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A candidate that is not a block, and why.
+
+    Attributes:
+        reason: stable code, such as ``one-token`` (the list is :data:`cbsurgeon.graph.reasons.REASONS`).
+        detail: one sentence with the numbers of this case.
+        nodes: names of the graph nodes concerned.
+        path: module path concerned, empty where there is none.
+        nearness: how many parts of the rule held; the nearest misses are listed first.
+    """
+
+    reason: str
+    detail: str
+    nodes: tuple[str, ...]
+    path: str
+    nearness: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "reason": self.reason,
+            "detail": self.detail,
+            "nodes": list(self.nodes),
+            "path": self.path,
+            "nearness": self.nearness,
+        }
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything reading a model found.
+
+    Attributes:
+        blocks: MLP blocks in graph order.
+        rejected: near misses, nearest first.
+        attention: attention branches in graph order (numbered on their own).
+        reference: what was inspected.
+        fingerprint: digest of the structure found; a recipe made from it names it.
+        causal: evidence that attention hides the future, empty when there is none.
+        masks: names of inputs that mask tokens out (padding).
+        left_out: sub-modules that could not be captured, path → reason.
+        seconds: time for ``capture`` and ``read``.
+    """
+
+    blocks: tuple[Block, ...]
+    rejected: tuple[Rejected, ...]
+    attention: tuple[Block, ...] = ()
+    reference: str = "object"
+    fingerprint: str = ""
+    causal: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.blocks)
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self.blocks)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """Stack names in graph order."""
+        return tuple(dict.fromkeys(block.stack for block in self.blocks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, schema ``cbsurgeon.inspect/1``."""
+        return {
+            "schema": SCHEMA,
+            "reference": self.reference,
+            "fingerprint": self.fingerprint,
+            "stacks": list(self.stacks),
+            "blocks": [block.to_dict() for block in self.blocks],
+            "attention": [block.to_dict() for block in self.attention],
+            "rejected": [candidate.to_dict() for candidate in self.rejected],
+            "causal": list(self.causal),
+            "masks": list(self.masks),
+            "left_out": dict(self.left_out),
+            "seconds": dict(self.seconds),
+        }
+
+    def __str__(self) -> str:
+        head = f"{self.reference}: {len(self.blocks)} MLP blocks, {len(self.rejected)} candidates rejected"
+        rows = [
+            f"  {block.index:>3}  {block.stack:<24} {block.kind:<20} {block.path or '(no module)':<32} "
+            f"{block.tokens:>6} tokens x {block.channels} -> {block.hidden}"
+            f"{'' if block.default else '  (only on request)'}"
+            for block in self.blocks
+        ]
+        return "\n".join([head, *rows])

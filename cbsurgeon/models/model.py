@@ -1,0 +1,48 @@
+"""The model as it travels through the rooms: the module, its example inputs, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model came from, and how to build its architecture again.
+
+    Attributes:
+        reference: what the user asked for, such as ``timm:deit_small_patch16_224`` or a file path.
+        architecture: a reference that rebuilds the architecture, or ``None`` when only this object has it.
+        architecture_options: JSON keyword arguments for that build (``num_classes``, ``img_size`` ...).
+        sha256: digest of the input file, where there was one.
+    """
+
+    reference: str = "object"
+    architecture: str | None = None
+    architecture_options: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and everything needed to run it once.
+
+    Attributes:
+        module: the ``nn.Module`` in evaluation mode, or ``None`` for a model that exists as a program only.
+        example_inputs: positional inputs of ``module.forward``; the batch is axis 0 of every tensor.
+        provenance: where it came from.
+        example_kwargs: keyword inputs of ``module.forward``.
+        program: an ``ExportedProgram``, for a model that was edited or loaded as one.
+        recipes: the insertions made so far, oldest first, as recipe documents (JSON values).
+    """
+
+    module: nn.Module | None
+    example_inputs: tuple[Any, ...] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+    example_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    program: ExportedProgram | None = None
+    recipes: tuple[Mapping[str, Any], ...] = ()

@@ -1,0 +1,84 @@
+"""What every operator is: a module that maps a tensor to one of the same shape, knowing its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Closed-form cost of one operator on one ``[1, N, C]`` tensor.
+
+    Attributes:
+        paper: multiply-accumulates in the paper's convention (torchprofile's: the token-wide multiplication
+            counts ``N * C``, everything else nothing), as in Tables S16 and S17.
+        flops: every addition and multiplication counted once, the sum over tokens as ``N * C``.
+        elements: tensor elements read plus written by an unfused implementation.
+        parameters: trainable values added.
+        formula: how ``flops`` is made up, for people.
+    """
+
+    paper: int
+    flops: int
+    elements: int
+    parameters: int
+    formula: str
+
+
+class Operator(nn.Module):
+    """Base class: ``forward`` takes and returns a tensor of one shape.
+
+    Args:
+        channels: size of the channel axis.
+        channel_axis: index of the channel axis, negative from the end or non-negative.
+        token_axes: indices of the token axes. All other axes are batch.
+
+    Attributes:
+        name: the word used by ``--op`` and in recipes.
+        identity_at_start: whether a freshly built operator leaves its input bit-equal.
+        mixes_tokens: whether the output of one token depends on the others.
+    """
+
+    name: ClassVar[str]
+    identity_at_start: ClassVar[bool] = False
+    mixes_tokens: ClassVar[bool] = True
+
+    def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
+        super().__init__()
+        if not token_axes:
+            raise ValueError("an operator needs at least one token axis")
+        if channel_axis in token_axes:
+            raise ValueError(f"axis {channel_axis} cannot be both channel and token")
+        self.channels = channels
+        self.channel_axis = channel_axis
+        self.token_axes = tuple(token_axes)
+
+    def options(self) -> dict[str, Any]:
+        """Options that rebuild this operator beside its channels and axes; JSON values only."""
+        return {}
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean over the token axes, kept as axes of size 1; accumulated in float32 for 16-bit inputs."""
+        if x.dtype in (torch.float16, torch.bfloat16):
+            return x.float().mean(dim=self.token_axes, keepdim=True).to(x.dtype)
+        return x.mean(dim=self.token_axes, keepdim=True)
+
+    def per_channel(self, vector: Tensor, like: Tensor) -> Tensor:
+        """Shape a ``[C]`` vector so that it broadcasts along the channel axis of ``like``."""
+        shape = [1] * like.dim()
+        shape[self.channel_axis] = self.channels
+        return vector.view(shape)
+
+    @classmethod
+    def cost(cls, tokens: int, channels: int) -> Cost:
+        """Closed-form cost on ``tokens`` tokens of ``channels`` channels, batch 1."""
+        raise NotImplementedError(f"{cls.__name__} states no cost")
+
+    def extra_repr(self) -> str:
+        options = "".join(f", {key}={value!r}" for key, value in self.options().items())
+        return f"channels={self.channels}, channel_axis={self.channel_axis}, token_axes={self.token_axes}{options}"

@@ -1,1 +1,7 @@
-""""""
+"""Reading graphs: capture, axis roles, residual branches, blocks. Reads; changes nothing."""
+
+from cbsurgeon.graph.block import POSITIONS, Block, Hook, Inspection, Rejected, Site, Use
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.program import Program, wrap
+
+__all__ = ["POSITIONS", "Block", "Hook", "Inspection", "Program", "Rejected", "Site", "Use", "capture", "wrap"]

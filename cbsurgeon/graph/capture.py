@@ -1,0 +1,201 @@
+"""From a model to its graph: ``torch.export`` with a symbolic batch, compared with the eager model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from cbsurgeon.errors import CaptureError
+from cbsurgeon.graph.program import Program, wrap
+from cbsurgeon.models.model import Model
+
+# The captured program runs the same ATen kernels as the eager model. What differs is the grouping of a few
+# reductions (fused attention paths), which in fp32 stays below this share of the output's largest magnitude.
+CAPTURE_RTOL = 1e-4
+
+
+def capture(model: Model, *, check: bool = True) -> Program:
+    """Capture a model with ``torch.export`` (non-strict, undecomposed), batch axis symbolic.
+
+    Args:
+        model: a module with example inputs, or a model that is a program already.
+        check: run both and compare; turned off for models without materialised weights.
+
+    Raises:
+        CaptureError: no example inputs (CB-CAPTURE-01), training mode (02), export failed (03), the batch became a
+            constant (04), or the program does not compute what the module does (05).
+    """
+    if model.program is not None:
+        return wrap(model.program)
+    module = model.module
+    if module is None or not (model.example_inputs or model.example_kwargs):
+        raise CaptureError(
+            "the model has no example inputs",
+            code="CB-CAPTURE-01",
+            where=model.provenance.reference,
+            why="torch.export runs the model once on them",
+            do="cbs.Model(module, (x,)), or --input 3x224x224, or --inputs file.npz",
+        )
+    refuse_training(module, model.provenance.reference)
+    args, kwargs = two_samples(model.example_inputs, model.example_kwargs)
+    program = export(module, args, kwargs, model.provenance.reference)
+    if check and not any(parameter.is_meta for parameter in module.parameters()):
+        compare(module, program, args, kwargs, model.provenance.reference)
+    return program
+
+
+def refuse_training(module: nn.Module, reference: str) -> None:
+    """Refuse a module any part of which is in training mode: dropout and batch statistics would be baked in."""
+    parts = [name for name, part in module.named_modules() if part.training]
+    if not parts:
+        return
+    shown = ", ".join(name or "the model itself" for name in parts[:3])
+    raise CaptureError(
+        "the model is in training mode",
+        code="CB-CAPTURE-02",
+        where=f"{reference}: {shown}" + (f" and {len(parts) - 3} more" if len(parts) > 3 else ""),
+        why="dropout and batch statistics would be fixed into the graph as they are in training",
+        do="call model.eval() first",
+    )
+
+
+def two_samples(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs with at least two samples: a batch of one would be taken for a constant."""
+    batch = batch_size((args, dict(kwargs)))
+    if batch != 1:
+        return args, dict(kwargs)
+
+    def double(leaf: Any) -> Any:
+        return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == 1 else leaf
+
+    return pytree.tree_map(double, args), pytree.tree_map(double, dict(kwargs))
+
+
+def batch_size(inputs: Any) -> int | None:
+    """Size of axis 0 of the first tensor that has one."""
+    for leaf in pytree.tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.dim():
+            return int(leaf.shape[0])
+    return None
+
+
+def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], reference: str) -> Program:
+    """``torch.export`` with axis 0 of every tensor of the batch's size declared as the batch, asserted afterwards."""
+    size = batch_size((args, kwargs))
+    batch = Dim("batch", min=1)
+
+    def shape(leaf: Any) -> dict[int, Any] | None:
+        return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else None
+
+    shapes = (pytree.tree_map(shape, args), pytree.tree_map(shape, kwargs))
+    try:
+        with _plain_attention(), torch.no_grad():
+            exported = torch.export.export(
+                module, args, kwargs, dynamic_shapes=_by_parameter(module, *shapes), strict=False
+            )
+            outputs = module(*args, **kwargs) if not _has_meta(module) else None
+    except Exception as error:
+        raise CaptureError(
+            "torch.export could not capture the model",
+            code="CB-CAPTURE-03",
+            where=reference,
+            why=_first_lines(error),
+            do="capture a sub-module of it, or make the reported operation traceable",
+        ) from error
+    program = wrap(exported, output_names(outputs) if outputs is not None else None)
+    _assert_symbolic(program, shapes, reference)
+    return program
+
+
+def _by_parameter(module: nn.Module, arg_shapes: Any, kwarg_shapes: dict[str, Any]) -> Any:
+    """Dynamic shapes as torch.export wants them: a tuple when there are only positional inputs, else by name."""
+    if not kwarg_shapes:
+        return arg_shapes
+    import inspect
+
+    names = list(inspect.signature(module.forward).parameters)
+    return {**dict(zip(names, arg_shapes, strict=False)), **kwarg_shapes}
+
+
+def _has_meta(module: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in module.parameters())
+
+
+def _assert_symbolic(program: Program, shapes: Any, reference: str) -> None:
+    asked = sum(
+        isinstance(leaf, dict) or leaf is not None
+        for leaf in pytree.tree_leaves(shapes, is_leaf=lambda leaf: isinstance(leaf, dict) and set(leaf) == {0})
+    )
+    if program.batch_axes or not asked:
+        return
+    raise CaptureError(
+        "the batch became a constant during capture",
+        code="CB-CAPTURE-04",
+        where=f"{reference}: inputs {', '.join(program.input_names)}",
+        why="the model fixes the batch size in its code, so the result would only serve one batch size",
+        do="look for shapes taken with int(...) or for tensors built for one batch in forward()",
+    )
+
+
+def output_names(outputs: Any) -> tuple[str, ...]:
+    """Names of the flat tensor outputs: keys and attributes where the model gives them, numbers where not."""
+    leaves, _ = pytree.tree_flatten_with_path(outputs)
+    names: list[str] = []
+    for path, leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            continue
+        parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
+        if not parts or parts[0].isdigit():
+            parts.insert(0, "output")
+        name = "_".join(parts)
+        names.append(name if name not in names else f"{name}_{len(names)}")
+    return tuple(names)
+
+
+def compare(module: nn.Module, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], reference: str) -> None:
+    """Refuse a program whose outputs are not the module's."""
+    with _plain_attention(), torch.no_grad():
+        eager = program.name_outputs(module(*args, **kwargs))
+        captured = program.name_outputs(program.module()(*args, **kwargs))
+    for name, expected in eager.items():
+        got = captured[name]
+        if expected.shape != got.shape or expected.dtype != got.dtype:
+            raise _differs(reference, name, f"{list(got.shape)} {got.dtype} instead of {list(expected.shape)}")
+        if not expected.is_floating_point():
+            continue
+        gap = (expected.double() - got.double()).abs().nan_to_num().max().item() if expected.numel() else 0.0
+        scale = expected.double().abs().nan_to_num().max().item() if expected.numel() else 0.0
+        if gap > CAPTURE_RTOL * scale or not torch.equal(expected.isnan(), got.isnan()):
+            raise _differs(reference, name, f"max |Δ| {gap:.2e} on values up to {scale:.2e}")
+
+
+def _differs(reference: str, name: str, why: str) -> CaptureError:
+    return CaptureError(
+        "the captured program does not compute what the model does",
+        code="CB-CAPTURE-05",
+        where=f"{reference}, output {name}",
+        why=f"{why}; a random operation in forward(), or state that changes between calls, does this",
+        do="make forward() deterministic in evaluation mode",
+    )
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Turn off the fused inference path of ``torch.nn.TransformerEncoderLayer``: it hides its MLP from the graph."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _first_lines(error: Exception, limit: int = 300) -> str:
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return f"{type(error).__name__}: {text[:limit]}"

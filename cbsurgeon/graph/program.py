@@ -1,0 +1,112 @@
+"""A captured model: an ``ExportedProgram`` with names for what goes in and out, and a way to run it by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model captured by ``torch.export``, whose batch axis is symbolic.
+
+    Attributes:
+        exported: the program; its graph holds undecomposed ATen operators.
+        input_names: names of the tensor inputs, in the order of the graph's placeholders.
+        output_names: names of the flat tensor outputs.
+        example: input name → example tensor.
+        batch_axes: input name → index of its batch axis, for the inputs that have one.
+        prefix: module path of the captured sub-module, empty when the whole model was captured.
+    """
+
+    exported: ExportedProgram
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    example: Mapping[str, Tensor]
+    batch_axes: Mapping[str, int]
+    prefix: str = ""
+
+    def module(self) -> nn.Module:
+        """A callable module of the program; it shares its parameters' storage with the program."""
+        return self.exported.module(check_guards=False)
+
+    def arguments(self, inputs: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments of :meth:`module` for named inputs."""
+        args, kwargs = self.exported.example_inputs
+        leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+        names = iter(self.input_names)
+        filled = [inputs[next(names)] if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        positional, keywords = pytree.tree_unflatten(filled, spec)
+        return tuple(positional), dict(keywords)
+
+    def name_outputs(self, outputs: Any) -> dict[str, Tensor]:
+        """Flat named tensors of whatever the model returned."""
+        tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        return dict(zip(self.output_names, tensors, strict=True))
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the program on named inputs; for many runs keep :meth:`module` instead."""
+        args, kwargs = self.arguments(inputs)
+        with torch.no_grad():
+            return self.name_outputs(self.module()(*args, **kwargs))
+
+    def with_batch(self, batch: int, seed: int = 0) -> dict[str, Tensor]:
+        """Inputs of another batch size: floating values drawn anew, integer and boolean rows drawn from the example."""
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            name: _resize(tensor, self.batch_axes[name], batch, generator) if name in self.batch_axes else tensor
+            for name, tensor in self.example.items()
+        }
+
+    def replace(self, exported: ExportedProgram) -> Program:
+        """The same names around an edited program."""
+        return replace(self, exported=exported)
+
+
+def _resize(tensor: Tensor, axis: int, batch: int, generator: torch.Generator) -> Tensor:
+    rows = torch.randint(tensor.shape[axis], (batch,), generator=generator)
+    picked = tensor.index_select(axis, rows)
+    if not tensor.is_floating_point():
+        return picked
+    low, high = float(tensor.min()), float(tensor.max())
+    if low >= 0.0 and high <= 1.0:  # a mask, a box or an unnormalised picture: stay in its range
+        return torch.rand(picked.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
+    return torch.randn(picked.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
+
+
+def tensor_inputs(exported: ExportedProgram) -> list[str]:
+    """Names of the placeholders that take the user's tensors, in order."""
+    return [
+        spec.arg.name
+        for spec in exported.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument)
+    ]
+
+
+def wrap(exported: ExportedProgram, output_names: tuple[str, ...] | None = None, prefix: str = "") -> Program:
+    """Name the inputs and outputs of an exported program that has example inputs."""
+    names = tensor_inputs(exported)
+    args, kwargs = exported.example_inputs
+    tensors = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
+    example = dict(zip(names, tensors, strict=True))
+    values = {node.name: node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"}
+    batch_axes = {
+        name: 0
+        for name in names
+        if isinstance(values[name], Tensor) and values[name].dim() and isinstance(values[name].shape[0], torch.SymInt)
+    }
+    if output_names is None:
+        count = sum(
+            isinstance(spec.arg, TensorArgument)
+            for spec in exported.graph_signature.output_specs
+            if spec.kind.name == "USER_OUTPUT"
+        )
+        output_names = ("output",) if count == 1 else tuple(f"output_{i}" for i in range(count))
+    return Program(exported, tuple(names), output_names, example, batch_axes, prefix)

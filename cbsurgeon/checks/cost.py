@@ -1,0 +1,217 @@
+"""What a model costs: parameters, arithmetic and memory traffic, and the difference between two models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = "cbsurgeon.audit/1"
+
+QUANTITIES = ("params", "flops", "operations", "bytes")
+"""The counted quantities, in the order they are shown."""
+
+CONVENTIONS = {
+    "params": "trainable values, a shared one counted once",
+    "flops": "the paper's convention (torchprofile's): one multiply-accumulate is one FLOP; an inserted operator "
+    "counts its closed form, N*C for CB",
+    "operations": "every addition, multiplication and pointwise function is one operation; a matrix product is two "
+    "per multiply-accumulate",
+    "bytes": "read and written when nothing is fused: every operand and result of every counted node, weights included",
+}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The four quantities of one part of a model.
+
+    Attributes:
+        params: parameters owned here (values, not bytes).
+        flops: multiply-accumulates in the paper's convention.
+        operations: all additions, multiplications and pointwise functions.
+        bytes: bytes read plus written without any fusion.
+    """
+
+    params: int = 0
+    flops: int = 0
+    operations: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in QUANTITIES))
+
+    def __sub__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, name) - getattr(other, name) for name in QUANTITIES))
+
+    def to_dict(self) -> dict[str, int]:
+        """JSON form."""
+        return {name: getattr(self, name) for name in QUANTITIES}
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """One inserted operator, counted by its closed form.
+
+    Attributes:
+        path: module path of the operator, or the block it stands in.
+        op: name of the operator (``cb``, ``cb_s`` ...).
+        tokens, channels: size of the tensor it works on, for one image.
+        calls: how often it runs in one forward pass.
+        tally: its cost over all calls, at the batch of the audit.
+        formula: how ``operations`` is made up for one image and one call.
+    """
+
+    path: str
+    op: str
+    tokens: int
+    channels: int
+    calls: int
+    tally: Tally
+    formula: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "path": self.path,
+            "op": self.op,
+            "tokens": self.tokens,
+            "channels": self.channels,
+            "calls": self.calls,
+            "formula": self.formula,
+            **self.tally.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Count:
+    """The cost of one model.
+
+    Attributes:
+        reference: which model.
+        total: the sums over the whole model.
+        by_block: module path of a block → its part, in graph order.
+        by_operator: operator (``linear``, ``layer_norm`` ...; ``cb`` for an inserted one) → its part.
+        calls: operator → how many nodes.
+        uncounted: operators no rule covers → how many nodes. Their cost is missing from every sum.
+        free: operators that move and compute nothing (views, no-op dropout ...) → how many nodes.
+        inserted: the operators cbsurgeon inserted.
+        weight_bytes: bytes of weights read in one pass (part of ``total.bytes``).
+    """
+
+    reference: str
+    total: Tally
+    by_block: Mapping[str, Tally] = field(default_factory=dict)
+    by_operator: Mapping[str, Tally] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict)
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    free: Mapping[str, int] = field(default_factory=dict)
+    inserted: tuple[Inserted, ...] = ()
+    weight_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The cost of A, and of B and their difference where there is a B.
+
+    Attributes:
+        a, b: the counts.
+        batch: batch size the counts are for.
+        dtype: element type of the model's floating-point tensors.
+    """
+
+    a: Count
+    b: Count | None = None
+    batch: int = 1
+    dtype: str = "float32"
+
+    def __bool__(self) -> bool:
+        """True when every operator was counted."""
+        return not self.a.uncounted and not (self.b and self.b.uncounted)
+
+    @property
+    def difference(self) -> Tally | None:
+        """B minus A, or ``None`` without a B."""
+        return None if self.b is None else self.b.total - self.a.total
+
+    def compared(self, quantity: str) -> dict[str, Any]:
+        """One quantity as ``a``, ``b``, ``difference`` and ``relative`` (difference over A), and its convention."""
+        values = _side_by_side(self.a.total, self.b.total if self.b else None, quantity)
+        return {**values, "convention": CONVENTIONS[quantity]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, schema ``cbsurgeon.audit/1``."""
+        b = self.b
+        return {
+            "schema": SCHEMA,
+            "a": self.a.reference,
+            "b": b.reference if b else None,
+            "batch": self.batch,
+            "dtype": self.dtype,
+            **{quantity: self.compared(quantity) for quantity in QUANTITIES},
+            "weight_bytes": {"a": self.a.weight_bytes, "b": b.weight_bytes if b else None},
+            "by_block": _rows("block", self.a.by_block, b.by_block if b else None),
+            "by_operator": [
+                {**row, "calls": {"a": self.a.calls.get(name, 0), "b": b.calls.get(name, 0) if b else None}}
+                for row in _rows("operator", self.a.by_operator, b.by_operator if b else None)
+                for name in [row["operator"]]
+            ],
+            "inserted": {
+                "a": [item.to_dict() for item in self.a.inserted],
+                "b": [item.to_dict() for item in b.inserted] if b else None,
+            },
+            "uncounted": {"a": dict(self.a.uncounted), "b": dict(b.uncounted) if b else None},
+            "free": {"a": dict(self.a.free), "b": dict(b.free) if b else None},
+        }
+
+    def __str__(self) -> str:
+        rows = [f"{self.a.reference}{f' -> {self.b.reference}' if self.b else ''}   (batch {self.batch}, {self.dtype})"]
+        rows += [_line(quantity, self.compared(quantity)) for quantity in QUANTITIES]
+        for side, count in (("a", self.a), ("b", self.b)):
+            if count and count.uncounted:
+                listed = ", ".join(f"{name} x{calls}" for name, calls in count.uncounted.items())
+                rows.append(f"  not counted in {side}: {listed}")
+        return "\n".join(rows)
+
+
+def _side_by_side(a: Tally, b: Tally | None, quantity: str) -> dict[str, Any]:
+    first = getattr(a, quantity)
+    if b is None:
+        return {"a": first, "b": None, "difference": None, "relative": None}
+    second = getattr(b, quantity)
+    return {
+        "a": first,
+        "b": second,
+        "difference": second - first,
+        "relative": (second - first) / first if first else None,
+    }
+
+
+def _rows(label: str, a: Mapping[str, Tally], b: Mapping[str, Tally] | None) -> list[dict[str, Any]]:
+    names: Iterable[str] = dict.fromkeys([*a, *(b or {})])
+    return [
+        {
+            label: name,
+            **{
+                quantity: _side_by_side(a.get(name, Tally()), None if b is None else b.get(name, Tally()), quantity)
+                for quantity in QUANTITIES
+            },
+        }
+        for name in names
+    ]
+
+
+def _line(quantity: str, values: Mapping[str, Any]) -> str:
+    row = f"  {quantity:<11} {readable(values['a']):>10}"
+    if values["b"] is None:
+        return row
+    relative = "" if values["relative"] is None else f"  ({100 * values['relative']:+.4f} %)"
+    return f"{row}  ->  {readable(values['b']):>10}   {readable(values['difference'], signed=True):>11}{relative}"
+
+
+def readable(value: int, *, signed: bool = False) -> str:
+    """``value`` with three or four digits and a decimal unit (k, M, G, T)."""
+    sign = "+" if signed and value >= 0 else ""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
+        if abs(value) >= size // 10:
+            return f"{sign}{value / size:.2f} {unit}"
+    return f"{sign}{value:,}"

@@ -1,0 +1,131 @@
+"""What an export yields: the file, how it is typed, and what was done on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA = "cbsurgeon.export/1"
+
+Format = Literal["onnx", "engine", "pt2"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One named input or output of an exported file, as read back from that file.
+
+    Attributes:
+        name: its name in the file.
+        dtype: ``float32``, ``float16``, ``bfloat16``, ``int64`` ...
+        dims: one entry per axis, an ``int`` where it is fixed and a symbol such as ``"batch"`` where it is free.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int | str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"name": self.name, "dtype": self.dtype, "dims": list(self.dims)}
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join(str(dim) for dim in self.dims)}]"
+
+
+@dataclass(frozen=True)
+class FoldedSite:
+    """What the fold pass did at one inserted operator.
+
+    Attributes:
+        site: ``<block path>:<position>``, or the node's name where the program does not tell.
+        op: the operator that stands there.
+        form: ``last-projection`` or ``layer-scale`` (where the half went), or empty when it was left as written.
+        reason: why it was left as written; empty when it was folded.
+    """
+
+    site: str
+    op: str
+    form: str = ""
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.form)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"site": self.site, "op": self.op, "form": self.form, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Export:
+    """One exported file.
+
+    Attributes:
+        path: the file.
+        format: ``onnx``, ``engine`` or ``pt2``.
+        opset: ONNX operator set, ``None`` for other formats.
+        dtype: floating type of the weights, ``float32``, ``float16`` or ``bfloat16``.
+        bytes: size of the file, its external data included.
+        sha256: digest of ``path``.
+        inputs, outputs: names, types and dims, read back from the file.
+        batch: the batch profile (minimum, optimum, maximum) of an engine, ``None`` where any batch runs.
+        external_data: the weights file beside an ONNX file, if there is one.
+        manifest: the JSON document beside an engine, if there is one.
+        sites: what the fold pass did at each inserted operator; empty when nothing is inserted or folding is off.
+        versions: package → version, of everything that took part.
+        seconds: step → seconds (``capture``, ``fold``, ``export``, ``check``, ``build`` ...).
+    """
+
+    path: Path
+    format: Format
+    opset: int | None
+    dtype: str
+    bytes: int
+    sha256: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    batch: tuple[int, int, int] | None = None
+    external_data: Path | None = None
+    manifest: Path | None = None
+    sites: tuple[FoldedSite, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def folded(self) -> tuple[FoldedSite, ...]:
+        """The sites whose operator was folded into the model's own weights."""
+        return tuple(site for site in self.sites if site)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, schema ``cbsurgeon.export/1``."""
+        return {
+            "schema": SCHEMA,
+            "path": str(self.path),
+            "format": self.format,
+            "opset": self.opset,
+            "dtype": self.dtype,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "inputs": [port.to_dict() for port in self.inputs],
+            "outputs": [port.to_dict() for port in self.outputs],
+            "batch": list(self.batch) if self.batch else None,
+            "external_data": str(self.external_data) if self.external_data else None,
+            "manifest": str(self.manifest) if self.manifest else None,
+            "sites": [site.to_dict() for site in self.sites],
+            "versions": dict(self.versions),
+            "seconds": dict(self.seconds),
+        }
+
+    def __str__(self) -> str:
+        kind = f"ONNX, opset {self.opset}" if self.format == "onnx" else self.format
+        rows = [f"{self.path}: {kind}, {self.dtype}, {self.bytes / 1e6:.1f} MB, {sum(self.seconds.values()):.1f} s"]
+        rows += [f"  in   {port}" for port in self.inputs]
+        rows += [f"  out  {port}" for port in self.outputs]
+        if self.batch:
+            rows.append(f"  batch {self.batch[0]} to {self.batch[2]}, tuned for {self.batch[1]}")
+        if self.sites:
+            rows.append(f"  folded {len(self.folded)} of {len(self.sites)} inserted operators")
+            rows += [f"    {site.site}: left as written, {site.reason}" for site in self.sites if not site]
+        return "\n".join(rows)

@@ -1,0 +1,243 @@
+"""Files that appear complete or not at all.
+
+Every output is written beside its final place under a temporary name, synced, optionally checked by the writer, and
+renamed. A reader, or a machine that loses power, sees the old file or the new one. After ``kill -9`` a temporary
+file (``.NAME.<hex>.tmp.SUFFIX``) may remain; the final name never holds a part.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cbsurgeon.errors import OutputFileError
+
+_LONGEST_STEM = 40
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
+
+
+@contextmanager
+def output(path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """Write one file atomically: yields a temporary path in the same folder, renames it on success.
+
+    The caller writes the yielded path, and may read it back and raise to refuse it. On any exception,
+    ``KeyboardInterrupt`` included, the temporary file is removed and the destination is as it was.
+
+    Args:
+        path: the final name. It must not be a symlink, a folder or one of ``inputs``.
+        force: replace an existing regular file.
+        inputs: files the result was made from; none may be the destination, under any name.
+
+    Raises:
+        OutputFileError: the destination exists (``CB-OUT-01``), is a symlink (``CB-OUT-02``), is an input
+            (``CB-OUT-03``), is not a regular file (``CB-OUT-04``), its folder is missing (``CB-OUT-05``) or cannot
+            be written (``CB-OUT-06``), or the disk is full (``CB-OUT-07``).
+    """
+    final = check(path, force=force, inputs=inputs)
+    temporary = _create(final)
+    try:
+        with _disk_errors(final):
+            yield temporary
+            _require_regular(temporary, final)
+            _sync(temporary)
+            _publish(temporary, final, force)
+            _sync(final.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+@contextmanager
+def bundle(
+    path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = (), companions: Iterable[str] = ()
+) -> Iterator[Path]:
+    """Write a file and its companions (such as ``m.onnx`` and ``m.onnx.data``), the main file last.
+
+    Yields the main file's path inside a temporary folder beside the destination, under its final *name*, because such
+    files refer to each other by name. On success every companion that was written is moved into place, then the main
+    file: it is the commit point, so whoever sees it sees all of it.
+
+    Args:
+        path: the final name of the main file.
+        force: replace existing regular files.
+        inputs: files the result was made from.
+        companions: names the writer may create next to the main file; any other file is an error.
+
+    Raises:
+        OutputFileError: as :func:`output`; a file that was not announced (``CB-OUT-08``).
+    """
+    sources = tuple(inputs)
+    final = check(path, force=force, inputs=sources)
+    names = [*companions, final.name]
+    for name in names[:-1]:
+        check(final.parent / name, force=force, inputs=sources)
+    folder = _create(final, folder=True)
+    try:
+        with _disk_errors(final):
+            yield folder / final.name
+            written = {entry.name for entry in folder.iterdir()}
+            if final.name not in written or not written <= set(names):
+                raise OutputFileError(
+                    "the writer left other files than it announced",
+                    code="CB-OUT-08",
+                    where=str(final),
+                    why=f"announced {sorted(names)}, found {sorted(written)}",
+                )
+            for name in (name for name in names if name in written):
+                _require_regular(folder / name, final)
+                _sync(folder / name)
+                _publish(folder / name, final.parent / name, force)
+            _sync(final.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check(path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
+    """The checks of :func:`output` alone, for a verb that wants to refuse before an hour of work.
+
+    Returns:
+        The destination as a :class:`~pathlib.Path`.
+
+    Raises:
+        OutputFileError: as :func:`output`.
+    """
+    final = Path(path)
+    if "\0" in str(final) or final.name in ("", ".", ".."):
+        raise _refusal("the output has no file name", "CB-OUT-04", final, do="name a file")
+    found = _lstat(final)
+    if found is not None:
+        _check_existing(final, found, force, inputs)
+    parent = final.parent
+    if not parent.is_dir():
+        raise _refusal(
+            "the output folder does not exist",
+            "CB-OUT-05",
+            final,
+            why=f"{parent} is not a folder",
+            do=f"mkdir -p {parent}",
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise _unwritable(final, "no permission")
+    return final
+
+
+def _check_existing(final: Path, found: os.stat_result, force: bool, inputs: Iterable[str | Path]) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise _refusal(
+            "the output is a symbolic link",
+            "CB-OUT-02",
+            final,
+            why=f"it points to {final.readlink()}; a link is never written through",
+            do="name the file it points to, or remove the link",
+        )
+    if stat.S_ISDIR(found.st_mode):
+        raise _refusal("the output is a folder", "CB-OUT-04", final, do="name a file inside it")
+    if not stat.S_ISREG(found.st_mode):
+        raise _refusal("the output is not a regular file", "CB-OUT-04", final, do="name a regular file")
+    for source in inputs:
+        with suppress(OSError):
+            known = Path(source).stat()
+            if (known.st_dev, known.st_ino) == (found.st_dev, found.st_ino):
+                raise _refusal(
+                    "the output is one of the inputs",
+                    "CB-OUT-03",
+                    final,
+                    why=f"it is the same file as {source}; an input is never overwritten",
+                    do="name another file",
+                )
+    if not force:
+        raise _exists(final)
+
+
+def _create(final: Path, folder: bool = False) -> Path:
+    """A new empty file (or folder) beside ``final``, with the permissions the user's umask gives."""
+    suffix = "".join(final.suffixes[-1:])
+    temporary = final.parent / f".{final.name[:_LONGEST_STEM]}.{secrets.token_hex(8)}.tmp{suffix[:_LONGEST_STEM]}"
+    try:
+        if folder:
+            temporary.mkdir()
+        else:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+    except OSError as error:
+        raise _unwritable(final, error.strerror or str(error)) from error
+    return temporary
+
+
+def _publish(temporary: Path, final: Path, force: bool) -> None:
+    if not force:
+        try:
+            os.link(temporary, final, follow_symlinks=False)
+            return
+        except FileExistsError as error:
+            raise _exists(final) from error
+        except OSError:
+            # A file system without hard links: check and rename, the best it can do.
+            if _lstat(final) is not None:
+                raise _exists(final) from None
+    os.replace(temporary, final)
+
+
+def _require_regular(temporary: Path, final: Path) -> None:
+    found = _lstat(temporary)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise _refusal(
+            "the writer left no file", "CB-OUT-08", final, why=f"{temporary.name} is gone or is not a regular file"
+        )
+
+
+def _sync(path: Path) -> None:
+    """Push a file's bytes, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _disk_errors(final: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _refusal(
+                "the output could not be written",
+                "CB-OUT-07",
+                final,
+                why=_FULL[error.errno],
+                do="free some space, or name another folder",
+            ) from error
+        raise
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def _exists(final: Path) -> OutputFileError:
+    return _refusal("the output exists", "CB-OUT-01", final, do="name another file, or pass --force to replace it")
+
+
+def _unwritable(final: Path, why: str) -> OutputFileError:
+    return _refusal(
+        "the output cannot be written",
+        "CB-OUT-06",
+        final,
+        why=f"{final.parent}: {why}",
+        do="name a folder you can write to",
+    )
+
+
+def _refusal(what: str, code: str, final: Path, why: str = "", do: str = "") -> OutputFileError:
+    return OutputFileError(what, code=code, where=str(final), why=why, do=do)

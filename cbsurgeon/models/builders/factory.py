@@ -1,0 +1,110 @@
+"""``mod:package.module:factory``: a function of the user's own that returns a model.
+
+The user's code runs, as it would under ``python -c``; a *file* that names such a factory is not enough to run it
+(see :func:`cbsurgeon.models.checkpoint.Checkpoint.trusted_architecture`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cbsurgeon.errors import UsageError
+from cbsurgeon.models.builders.options import reason
+from cbsurgeon.models.model import Model
+from cbsurgeon.models.reference import Reference, nearest
+
+
+def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
+    """Call the factory with ``options`` as keyword arguments.
+
+    It returns an ``nn.Module``, ``(module, example_inputs)`` with a tensor, a tuple of positional inputs or a mapping of
+    keyword inputs, or a :class:`~cbsurgeon.models.model.Model`, which is taken as it is. ``batch`` applies where the
+    inputs come from the module's own configuration; a factory's inputs are its own.
+
+    Raises:
+        UsageError: the module or the factory does not exist, the call fails, or it returns something else
+            (``CB-REF-04``).
+    """
+    produced = _call(reference, _find(reference), options)
+    if isinstance(produced, Model):
+        return produced
+    if isinstance(produced, nn.Module):
+        return _guessed(produced.eval(), options, batch)
+    if isinstance(produced, tuple) and len(produced) == 2 and isinstance(produced[0], nn.Module):
+        module, given = produced
+        if isinstance(given, torch.Tensor):
+            return Model(module.eval(), (given,))
+        if isinstance(given, Mapping):
+            return Model(module.eval(), (), example_kwargs=dict(given))
+        if isinstance(given, tuple | list):
+            return Model(module.eval(), tuple(given))
+    raise _failure(
+        reference,
+        f"the factory returned {type(produced).__name__}",
+        "it returns an nn.Module, (module, example_inputs), or a cbsurgeon Model",
+    )
+
+
+def _find(reference: Reference) -> Any:
+    package, colon, path = reference.name.partition(":")
+    if not colon or not package or not path:
+        raise _failure(reference, "the reference has no factory", "write mod:package.module:factory")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # As `python -m` does: a user's own model file usually lies in the folder the command is run from.
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise _failure(reference, reason(error), "check the spelling, or run from the folder that holds it") from error
+    except Exception as error:
+        # Importing runs the user's module, which may raise anything.
+        raise _failure(reference, f"importing {package} failed: {reason(error)}", "fix the module") from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            near = nearest(name, (other for other in dir(found) if not other.startswith("_")))
+            raise _failure(
+                reference,
+                f"{package} has no {name!r}",
+                f"the nearest names are {', '.join(near)}" if near else "check the spelling",
+            )
+        found = getattr(found, name)
+    return found
+
+
+def _call(reference: Reference, factory: Any, options: dict[str, Any]) -> Any:
+    if isinstance(factory, nn.Module | Model) and not options:
+        return factory
+    if not callable(factory):
+        raise _failure(reference, f"it is a {type(factory).__name__}, not a function", "name a function or a class")
+    try:
+        inspect.signature(factory).bind(**options)
+    except (TypeError, ValueError) as error:
+        raise _failure(reference, reason(error), "give the factory's arguments as options, or defaults") from error
+    try:
+        return factory(**options)
+    except Exception as error:
+        raise _failure(reference, f"the call failed: {reason(error)}", "fix the factory") from error
+
+
+def _guessed(module: nn.Module, options: dict[str, Any], batch: int) -> Model:
+    """Inputs from the configuration that timm and transformers models carry; none where there is no such thing."""
+    from cbsurgeon.models import inputs
+    from cbsurgeon.models.builders import timm, transformers
+
+    if hasattr(module, "main_input_name") and hasattr(module, "config"):
+        return transformers.with_inputs(module, batch)
+    shape = timm.input_size(module, options)
+    return Model(module, () if shape is None else (inputs.image(batch, *shape),))
+
+
+def _failure(reference: Reference, why: str, do: str) -> UsageError:
+    return UsageError("the factory gave no model", code="CB-REF-04", where=str(reference), why=why, do=do)

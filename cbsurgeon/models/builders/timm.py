@@ -1,0 +1,95 @@
+"""``timm:NAME``: any architecture timm registers, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from cbsurgeon.errors import UsageError, missing
+from cbsurgeon.models import inputs
+from cbsurgeon.models.model import Model
+from cbsurgeon.models.reference import Reference, unknown_name
+
+
+def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
+    """Create the model; its input is ``(batch, channels, height, width)`` from its own configuration.
+
+    Raises:
+        UsageError: timm has no such model (``CB-REF-02``).
+        MissingPackage: timm is not installed.
+    """
+    library = _library()
+    _require(reference)
+    module: nn.Module = library.create_model(reference.name, pretrained=False, **options)
+    shape = input_size(module, options)
+    return Model(module.eval(), () if shape is None else (inputs.image(batch, *shape),))
+
+
+def knows(name: str) -> bool:
+    """Whether timm registers this architecture (a pretrained tag after the dot is allowed)."""
+    return bool(_library().is_model(name))
+
+
+def input_size(module: nn.Module, options: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Channels, height and width of the images the model takes, or ``None`` where timm does not say."""
+    configuration = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    size = configuration.get("input_size")
+    if not size or len(size) != 3:
+        return None
+    channels, height, width = (int(extent) for extent in size)
+    asked = options.get("img_size")
+    if isinstance(asked, int):
+        height = width = asked
+    elif isinstance(asked, list | tuple) and len(asked) == 2:
+        height, width = (int(extent) for extent in asked)
+    return int(options.get("in_chans", channels)), height, width
+
+
+def with_image_size(reference: Reference, options: dict[str, Any], input: str | None) -> dict[str, Any]:
+    """Add ``img_size`` where ``--input`` asks for another size than an architecture's fixed one.
+
+    Architectures whose weights depend on the image size say so in their configuration (``fixed_input_size``); all
+    others are built as they are and take the input as it comes.
+    """
+    shapes = inputs.parse(input) if input else []
+    if len(shapes) != 1 or len(shapes[0].shape) != 3 or "img_size" in options:
+        return options
+    _require(reference)
+    configuration = _library().get_pretrained_cfg(reference.name, allow_unregistered=True)
+    default = getattr(configuration, "input_size", None)
+    channels, *size = shapes[0].shape
+    if default is None:
+        return options
+    fixed = bool(getattr(configuration, "fixed_input_size", False))
+    added: dict[str, Any] = {}
+    if fixed and tuple(size) != tuple(default[1:]):
+        added["img_size"] = size[0] if size[0] == size[1] else size
+    if channels != default[0] and "in_chans" not in options:
+        added["in_chans"] = channels
+    return {**options, **added}
+
+
+def _require(reference: Reference) -> None:
+    library = _library()
+    if not library.is_model(reference.name):
+        raise unknown_name(reference, library.list_models(), "timm")
+
+
+def _library() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise missing("timm", "timm", "a timm: reference") from error
+    return timm
+
+
+def classifier(module: nn.Module) -> tuple[str, ...]:
+    """Paths of the classifier's layers, as timm's configuration names them; empty where it names none."""
+    configuration = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    named = configuration.get("classifier") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
+__all__ = ["UsageError", "build", "classifier", "input_size", "knows", "with_image_size"]

@@ -1,0 +1,119 @@
+"""``hf:CLASS`` (default configuration, random weights) and ``hf:DIRECTORY`` (config.json and safetensors).
+
+No code from a model directory is ever run and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cbsurgeon.errors import UsageError, missing
+from cbsurgeon.models.builders import hf_inputs
+from cbsurgeon.models.model import Model
+from cbsurgeon.models.reference import Reference, nearest, unknown_name
+
+
+def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
+    """Build a model class from its default configuration, changed by ``options``; or read a model directory.
+
+    Raises:
+        UsageError: transformers has no such model class (``CB-REF-02``); the class needs a configuration of its own
+            (``CB-REF-03``).
+        InputFileError: the directory is not safe to read, or incomplete (``CB-HF-*``).
+        MissingPackage: transformers is not installed.
+    """
+    library = _library()
+    name = reference.name
+    if not name.isidentifier():
+        from cbsurgeon.models.builders import hf_directory
+
+        return hf_directory.read(Path(name), options, batch)
+    module = create(find_class(library, reference), options)
+    return with_inputs(module, batch)
+
+
+def find_class(library: Any, reference: Reference) -> Any:
+    """The model class a reference names.
+
+    Raises:
+        UsageError: no such class, or a class that is no model or needs a checkpoint (``CB-REF-02``).
+    """
+    found = getattr(library, reference.name, None) if reference.name in dir(library) else None
+    if found is None:
+        models = [name for name in dir(library) if name.endswith(("Model", "Backbone")) or "For" in name]
+        raise unknown_name(reference, models, "transformers")
+    if not (inspect.isclass(found) and issubclass(found, library.PreTrainedModel)) or found.config_class is None:
+        near = nearest(
+            reference.name.removeprefix("Auto"), [n for n in dir(library) if "For" in n or n.endswith("Model")]
+        )
+        near = [other for other in near if not other.startswith("Auto")]
+        raise UsageError(
+            f"{reference.name} is not one model architecture",
+            code="CB-REF-02",
+            where=str(reference),
+            why="an Auto class or a processor has no architecture of its own",
+            do=f"name a model class, such as hf:{near[0] if near else 'ViTForImageClassification'}, or hf:DIRECTORY",
+        )
+    return found
+
+
+def create(model_class: Any, options: dict[str, Any]) -> nn.Module:
+    """An instance with random weights, in evaluation mode, that keeps no cache of keys and values."""
+    with offline():
+        config = model_class.config_class(**options)
+        prepare(config)
+        module: nn.Module = model_class(config)
+    return module.eval()
+
+
+def prepare(config: Any) -> None:
+    """Switch off, in a configuration and those inside it, what an export has no use for or what would download."""
+    for each in hf_inputs.nested(config):
+        if getattr(each, "use_cache", None):
+            each.use_cache = False
+        if getattr(each, "use_pretrained_backbone", None):
+            each.use_pretrained_backbone = False
+
+
+def with_inputs(module: nn.Module, batch: int) -> Model:
+    """The model with inputs found by :mod:`cbsurgeon.models.builders.hf_inputs`; none where none are known.
+
+    A single input is positional; several are keyword inputs, in the order of ``forward``.
+    """
+    if next(module.parameters()).is_meta:
+        return Model(module)
+    found, _ = hf_inputs.find(module, batch)
+    order = list(inspect.signature(module.forward).parameters)
+    if len(found) == 1 and next(iter(found)) == order[0]:
+        return Model(module, tuple(found.values()))
+    return Model(module, example_kwargs={name: found[name] for name in order if name in found})
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keep the hub client from the network: a configuration can name a backbone it would fetch."""
+    constants: Any = sys.modules.get("huggingface_hub.constants")
+    if constants is None:
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _library() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise missing("transformers", "hf", "an hf: reference") from error
+    return transformers

@@ -1,0 +1,83 @@
+"""Loading a state dict into a module, strictly, and saying exactly what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from cbsurgeon.errors import InputFileError
+
+SHOWN = 3
+"""How many keys of each kind an error lists; the rest are counted."""
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def fit(module: M, state: Mapping[str, torch.Tensor], where: str) -> M:
+    """Load ``state`` into ``module`` strictly, in place, keeping the state's dtypes bit for bit.
+
+    Nothing is copied unless every key and every shape fits. When all floating-point tensors of the state have one dtype
+    the whole module takes it, buffers outside the state included (as ``module.half()`` would); in a mixed state each
+    tensor keeps its own.
+
+    Args:
+        module: the architecture, changed in place and returned.
+        state: tensors by key; read one by one, so lazily mapped files stay lazily mapped.
+        where: the file, for the error.
+
+    Raises:
+        InputFileError: keys are missing or unexpected, or shapes differ; the first few and the counts are given
+            (``CB-FIT-01``).
+    """
+    problems = differences(module.state_dict(), state)
+    if problems:
+        raise InputFileError(
+            "the weights do not fit the architecture",
+            code="CB-FIT-01",
+            where=where,
+            why="; ".join(problems),
+            do="check --arch and its options (num_classes, img_size): the file must hold exactly this architecture",
+        )
+    _take_dtypes(module, state)
+    module.load_state_dict(dict(state), strict=True)
+    return module
+
+
+def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    """What keeps ``given`` from fitting ``own``, as sentences; empty when it fits."""
+    absent = [key for key in own if key not in given]
+    unexpected = [key for key in given if key not in own]
+    unequal = [
+        f"{key} is {_shape(given[key])} in the file, {_shape(own[key])} in the architecture"
+        for key in own
+        if key in given and own[key].shape != given[key].shape
+    ]
+    sentences = []
+    if unequal:
+        sentences.append(f"{len(unequal)} of {len(own)} shapes differ: {_few(unequal)}")
+    if absent:
+        sentences.append(f"{len(absent)} of {len(own)} keys are missing from the file: {_few(absent)}")
+    if unexpected:
+        sentences.append(f"{len(unexpected)} of {len(given)} keys are not in the architecture: {_few(unexpected)}")
+    return sentences
+
+
+def _take_dtypes(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    floating = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(floating) == 1:
+        module.to(dtype=floating.pop())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if name in state and tensor.dtype != state[name].dtype:
+            tensor.data = tensor.data.to(state[name].dtype)
+
+
+def _few(items: list[str]) -> str:
+    rest = len(items) - SHOWN
+    return ", ".join(items[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"

@@ -1,0 +1,163 @@
+"""Example inputs: made from shapes, read from an ``.npz`` file, or taken from the model's own configuration."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from cbsurgeon.errors import UsageError
+from cbsurgeon.models.model import Model
+from cbsurgeon.models.seed import SEED
+
+_SHAPE = re.compile(r"(\d{1,6}(?:x\d{1,6})*)(?::([a-z0-9]+))?")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_DTYPES |= {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool}
+MOST_ELEMENTS = 1 << 30
+"""Largest number of elements of one example input, batch included."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape of one input without its batch axis, and its dtype where one was written."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None = None
+
+
+def parse(text: str) -> list[Spec]:
+    """Read ``3x224x224`` or ``3x224x224,16:int64``.
+
+    Raises:
+        UsageError: it does not parse, or an extent is zero (``CB-INPUT-01``).
+    """
+    specs = []
+    for part in text.replace(" ", "").split(","):
+        found = _SHAPE.fullmatch(part)
+        dtype = _DTYPES.get(found[2]) if found and found[2] else None
+        shape = tuple(int(extent) for extent in found[1].split("x")) if found else ()
+        if not found or (found[2] and dtype is None) or 0 in shape:
+            raise UsageError(
+                f"{part!r} is not an input shape",
+                code="CB-INPUT-01",
+                where=f"--input {text}",
+                do=f"write extents without the batch, such as 3x224x224 or 3x224x224,16:int64 ({', '.join(_DTYPES)})",
+            )
+        specs.append(Spec(shape, dtype))
+    return specs
+
+
+def image(batch: int, *shape: int) -> torch.Tensor:
+    """Normally distributed numbers, the same for the same shape."""
+    return tensor(batch, Spec(tuple(shape)))
+
+
+def tensor(batch: int, spec: Spec, like: torch.Tensor | None = None) -> torch.Tensor:
+    """An example of ``spec`` with ``batch`` in front; dtype, and range for integers, follow ``like``.
+
+    Raises:
+        UsageError: it would have more than :data:`MOST_ELEMENTS` elements (``CB-INPUT-01``).
+    """
+    shape = (batch, *spec.shape)
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise UsageError(
+            "the example input is too large",
+            code="CB-INPUT-01",
+            where="x".join(map(str, shape)),
+            why=f"{math.prod(shape)} elements, at most {MOST_ELEMENTS}",
+        )
+    dtype = spec.dtype or (like.dtype if like is not None else torch.float32)
+    generator = torch.Generator().manual_seed(SEED)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator, device="cpu").to(dtype)
+    if dtype == torch.bool:
+        return torch.ones(shape, dtype=dtype, device="cpu")
+    if like is not None and like.numel():
+        low, high = int(like.min()), int(like.max()) + 1
+    else:
+        low, high = 0, 2
+    return torch.randint(low, high, shape, generator=generator, device="cpu").to(dtype)
+
+
+def override(model: Model, *, input: str | None, inputs: Path | None, batch: int) -> Model:
+    """The model with the inputs the user asked for; where shapes are given, the model's own names and dtypes stay.
+
+    Raises:
+        UsageError: both are given, or they do not fit ``forward`` (``CB-INPUT-01``, ``CB-INPUT-02``).
+        InputFileError: the file cannot be read safely (``CB-INPUT-03``).
+    """
+    if input is not None and inputs is not None:
+        raise UsageError("--input and --inputs exclude each other", code="CB-INPUT-01")
+    if inputs is not None:
+        from cbsurgeon.models.arrays import read_arrays
+
+        return _by_name(model, {name: torch.from_numpy(array) for name, array in read_arrays(inputs).items()}, inputs)
+    specs = parse(input or "")
+    own = _flat(model)
+    if own is not None and len(own) == len(specs):
+        made = [tensor(batch, spec, like) for spec, like in zip(specs, own, strict=True)]
+        count = len(model.example_inputs)
+        keywords = dict(zip(model.example_kwargs, made[count:], strict=True))
+        return replace(model, example_inputs=tuple(made[:count]), example_kwargs=keywords)
+    return replace(model, example_inputs=tuple(tensor(batch, spec) for spec in specs), example_kwargs={})
+
+
+def require(model: Model) -> Model:
+    """The model itself, when it has example inputs.
+
+    Raises:
+        UsageError: it has none, and nobody said what it takes (``CB-INPUT-02``).
+    """
+    if model.example_inputs or model.example_kwargs:
+        return model
+    raise UsageError(
+        "the inputs of this model are not known",
+        code="CB-INPUT-02",
+        where=model.provenance.reference,
+        why=f"its forward takes {_signature(model)}, and nothing in the model says of which shape",
+        do="pass --input 3x224x224 (shapes without the batch), or --inputs FILE.npz with one array per parameter",
+    )
+
+
+def _by_name(model: Model, arrays: Mapping[str, torch.Tensor], where: Path) -> Model:
+    if model.module is None:
+        return replace(model, example_inputs=(), example_kwargs=dict(arrays))
+    parameters = inspect.signature(model.module.forward).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [name for name in arrays if name not in parameters]
+    if not arrays or (unknown and not open_ended):
+        raise UsageError(
+            f"{unknown[0]!r} is no input of the model" if unknown else "the file holds no array",
+            code="CB-INPUT-02",
+            where=str(where),
+            why=f"forward takes {_signature(model)}",
+            do="name the arrays after the parameters: numpy.savez(file, x=...)",
+        )
+    positional: list[torch.Tensor] = []
+    for name, parameter in parameters.items():
+        if name not in arrays or parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            break
+        positional.append(arrays[name])
+    taken = list(parameters)[: len(positional)]
+    keywords = {name: value for name, value in arrays.items() if name not in taken}
+    return replace(model, example_inputs=tuple(positional), example_kwargs=keywords)
+
+
+def _flat(model: Model) -> list[torch.Tensor] | None:
+    """The example tensors in order, or ``None`` when some input is not a tensor."""
+    values = [*model.example_inputs, *model.example_kwargs.values()]
+    return values if all(isinstance(value, torch.Tensor) for value in values) else None
+
+
+def _signature(model: Model) -> str:
+    if model.module is None:
+        return "the program's inputs"
+    names: list[Any] = list(inspect.signature(model.module.forward).parameters)
+    return f"({', '.join(names)})"

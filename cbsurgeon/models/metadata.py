@@ -1,0 +1,152 @@
+"""The document a checkpoint of ours carries: what architecture it is, what was inserted, who wrote it.
+
+A compact JSON text, stored under ``cbsurgeon`` in a safetensors header or in a ``.pt`` dictionary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cbsurgeon.errors import InputFileError
+from cbsurgeon.version import __version__
+
+SCHEMA = "cbsurgeon.checkpoint/1"
+KEY = "cbsurgeon"
+"""Name of the document inside a file's metadata."""
+LARGEST = 8 << 20
+"""Largest document read, in characters: recipes of thousands of sites need far less."""
+DEEPEST = 32
+"""Deepest nesting read."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        architecture: reference that builds it, or ``None``.
+        architecture_options: keyword arguments of that build.
+        recipes: insertions made, oldest first, as recipe documents.
+        aliases: key → the key whose tensor it shares (tied weights are stored once).
+        version: version of cbsurgeon that wrote it.
+    """
+
+    architecture: str | None = None
+    architecture_options: Mapping[str, Any] = field(default_factory=dict)
+    recipes: tuple[Mapping[str, Any], ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    version: str = __version__
+
+    def to_json(self) -> str:
+        """Compact JSON with sorted keys; the same contents give the same bytes."""
+        document = {
+            "schema": SCHEMA,
+            "architecture": self.architecture,
+            "architecture_options": dict(self.architecture_options),
+            "recipes": [dict(recipe) for recipe in self.recipes],
+            "aliases": dict(self.aliases),
+            "version": self.version,
+        }
+        return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def read(text: Any, where: str) -> Metadata:
+    """Read the document back, trusting nothing about it.
+
+    Raises:
+        InputFileError: not our JSON (``CB-META-01``), or written by a newer cbsurgeon (``CB-META-02``).
+    """
+    if not isinstance(text, str):
+        raise _broken(where, f"it is {type(text).__name__}, not text")
+    document = parse_json(text, where, LARGEST)
+    if not isinstance(document, dict):
+        raise _broken(where, "it is not an object")
+    schema = document.get("schema")
+    if schema != SCHEMA:
+        raise _other_schema(schema, where)
+    architecture, options = document.get("architecture"), document.get("architecture_options", {})
+    recipes, aliases = document.get("recipes", []), document.get("aliases", {})
+    version = document.get("version", "")
+    if not (architecture is None or isinstance(architecture, str)):
+        raise _broken(where, "architecture is not text")
+    if not isinstance(options, dict):
+        raise _broken(where, "architecture_options is not an object")
+    if not isinstance(recipes, list) or not all(isinstance(recipe, dict) for recipe in recipes):
+        raise _broken(where, "recipes is not a list of objects")
+    if not isinstance(aliases, dict) or not all(isinstance(target, str) for target in aliases.values()):
+        raise _broken(where, "aliases is not an object of texts")
+    if not isinstance(version, str):
+        raise _broken(where, "version is not text")
+    return Metadata(architecture, options, tuple(recipes), aliases, version)
+
+
+def parse_json(text: str | bytes, where: str, largest: int) -> Any:
+    """Strict JSON: bounded in size and depth, no key twice, no NaN.
+
+    Raises:
+        InputFileError: it is not (``CB-META-01``).
+    """
+    if len(text) > largest:
+        raise _broken(where, f"it has {len(text)} characters, at most {largest} are read")
+    try:
+        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+    except RecursionError as error:
+        raise _broken(where, f"it is nested deeper than {DEEPEST}") from error
+    except (ValueError, UnicodeError) as error:
+        raise _broken(where, str(error)[:200]) from error
+    if _deeper(document, DEEPEST):
+        raise _broken(where, f"it is nested deeper than {DEEPEST}")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1) if len(names) < 1000 else "a key"
+        raise ValueError(f"the key {twice[:80]!r} appears twice")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _deeper(document: Any, depth: int) -> bool:
+    layer = [document]
+    for _ in range(depth):
+        layer = [
+            inner
+            for item in layer
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, dict | list)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def _other_schema(schema: Any, where: str) -> InputFileError:
+    if isinstance(schema, str) and schema.startswith("cbsurgeon.checkpoint/"):
+        return InputFileError(
+            "the checkpoint was written by another version of cbsurgeon",
+            code="CB-META-02",
+            where=where,
+            why=f"it has schema {schema[:80]!r}, this version reads {SCHEMA!r}",
+            do="pip install --upgrade cbsurgeon",
+        )
+    return _broken(where, f"its schema is {str(schema)[:80]!r}, not {SCHEMA!r}")
+
+
+def _broken(where: str, why: str) -> InputFileError:
+    return InputFileError(
+        "the checkpoint's description of itself cannot be read",
+        code="CB-META-01",
+        where=where,
+        why=why,
+        do="write the file again with cbsurgeon, or copy its tensors into a plain safetensors file and pass --arch",
+    )

@@ -1,0 +1,194 @@
+"""Checkpoints that describe themselves: weights, architecture and insertions in one safe file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbsurgeon.errors import OutputFileError, UsageError
+from cbsurgeon.models import atomic, metadata
+from cbsurgeon.models.metadata import Metadata
+from cbsurgeon.models.model import Model
+
+SAFETENSORS, TORCH, PROGRAM = (".safetensors",), (".pt", ".pth"), (".pt2",)
+
+
+def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
+    """Write a model's weights with what is needed to build it again; the format follows the suffix.
+
+    ``.safetensors`` (the default choice) and ``.pt``/``.pth`` (read back with ``weights_only=True``) hold every tensor of
+    the state dict once; ``.pt2`` holds the program, which only ``trust=True`` reads back. The file is written beside its
+    place, read back, compared with the model byte for byte, and renamed: it appears complete or not at all.
+
+    Args:
+        model: its module's state dict is written, or its program's where it has no module.
+        path: the destination.
+        force: replace an existing file.
+        inputs: files the model came from; none may be the destination.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UsageError: unknown suffix, or ``.pt2`` without a program (``CB-SAVE-01``).
+        OutputFileError: the destination is refused (``CB-OUT-*``); a tensor that no checkpoint can hold
+            (``CB-SAVE-02``); the file read back differs (``CB-SAVE-03``).
+    """
+    destination = Path(path)
+    suffix = destination.suffix.lower()
+    if suffix not in (*SAFETENSORS, *TORCH, *PROGRAM):
+        raise UsageError(
+            f"no checkpoint format has the suffix {suffix or '(none)'!r}",
+            code="CB-SAVE-01",
+            where=str(destination),
+            do="end the name in .safetensors, .pt, .pth or .pt2",
+        )
+    if suffix in PROGRAM and model.program is None:
+        raise UsageError(
+            "a .pt2 file holds a program, and this model has none",
+            code="CB-SAVE-01",
+            where=str(destination),
+            do="save a .safetensors file, or capture the model first",
+        )
+    with atomic.output(destination, force=force, inputs=inputs) as temporary:
+        _write(model, temporary, suffix, destination)
+    return destination
+
+
+def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> None:
+    state = state_dict(model, str(destination))
+    kept, aliases = shared(state)
+    document = describe(model, aliases if suffix in SAFETENSORS else {})
+    try:
+        if suffix in SAFETENSORS:
+            _write_safetensors(kept, document, temporary)
+        elif suffix in TORCH:
+            _write_torch(state, document, temporary)
+        else:
+            torch.export.save(model.program, temporary, extra_files={metadata.KEY: document.to_json()})
+    except RuntimeError as error:
+        # torch's own writer reports a full disk or a vanished folder as a RuntimeError.
+        raise OutputFileError(
+            "the checkpoint could not be written", code="CB-OUT-07", where=str(destination), why=str(error)[:200]
+        ) from error
+    _check(state, temporary, suffix, destination)
+
+
+def state_dict(model: Model, where: str) -> dict[str, torch.Tensor]:
+    """The tensors to write, detached, unmoved and uncopied.
+
+    Raises:
+        OutputFileError: an entry is no plain tensor with data (``CB-SAVE-02``).
+    """
+    if model.module is not None:
+        entries: Mapping[str, Any] = model.module.state_dict()
+    elif model.program is not None:
+        entries = model.program.state_dict
+    else:
+        entries = {}
+    for key, value in entries.items():
+        problem = _unwritable(value)
+        if problem:
+            raise OutputFileError(
+                "a value of the state dict cannot be stored",
+                code="CB-SAVE-02",
+                where=f"{where}, key {key!r}",
+                why=problem,
+            )
+    if not entries:
+        raise OutputFileError("the model has no tensor to store", code="CB-SAVE-02", where=where)
+    return {key: value.detach() for key, value in entries.items()}
+
+
+def shared(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Split a state dict into tensors to store and aliases of them (tied weights: one memory, one view)."""
+    kept: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for key, value in state.items():
+        view = (str(value.device), value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
+        if value.numel() and view in first:
+            aliases[key] = first[view]
+        else:
+            first.setdefault(view, key)
+            kept[key] = value
+    return kept, aliases
+
+
+def describe(model: Model, aliases: Mapping[str, str]) -> Metadata:
+    """The document that goes into the file."""
+    origin = model.provenance
+    return Metadata(origin.architecture, dict(origin.architecture_options), tuple(model.recipes), aliases)
+
+
+def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors agree in dtype, shape and every bit (NaN equals the same NaN, 0.0 differs from -0.0)."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(*(each.cpu().contiguous().reshape(-1).view(torch.uint8) for each in (one, other)))
+
+
+def _write_safetensors(kept: Mapping[str, torch.Tensor], document: Metadata, temporary: Path) -> None:
+    from safetensors.torch import save_file
+
+    # One pass copies only what is not already a contiguous CPU tensor of its own.
+    packed = {key: _owned(value) for key, value in kept.items()}
+    save_file(packed, temporary, metadata={"format": "pt", metadata.KEY: document.to_json()})
+
+
+def _write_torch(state: Mapping[str, torch.Tensor], document: Metadata, temporary: Path) -> None:
+    done: dict[int, torch.Tensor] = {}
+    packed: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        # A small view would drag its whole storage into the file; tied tensors stay one.
+        packed[key] = done.setdefault(value.data_ptr(), value.cpu()) if _whole(value) else value.cpu().clone()
+    architecture = document.architecture or ""
+    torch.save(
+        {"arch": architecture.removeprefix("timm:"), "state_dict": packed, metadata.KEY: document.to_json()}, temporary
+    )
+
+
+def _check(state: Mapping[str, torch.Tensor], temporary: Path, suffix: str, destination: Path) -> None:
+    """Read the file back and compare every tensor with the model's."""
+    if suffix in PROGRAM:
+        written: Mapping[str, torch.Tensor] = torch.export.load(temporary).state_dict
+    else:
+        from cbsurgeon.models.checkpoint import open_checkpoint
+
+        written = open_checkpoint(temporary, digest=False).state_dict
+    different = [key for key in state if key not in written or not same_bytes(state[key], written[key])]
+    different += [key for key in written if key not in state]
+    if different:
+        raise OutputFileError(
+            "the checkpoint read back is not what was written",
+            code="CB-SAVE-03",
+            where=str(destination),
+            why=f"{len(different)} tensors differ, first {different[0]!r}; was the model changed meanwhile?",
+        )
+
+
+def _owned(value: torch.Tensor) -> torch.Tensor:
+    """A contiguous CPU tensor alone in its storage; the tensor itself where it is one already."""
+    packed = value.cpu().contiguous()
+    return packed if _whole(packed) else packed.clone()
+
+
+def _whole(value: torch.Tensor) -> bool:
+    return value.is_contiguous() and value.untyped_storage().nbytes() == value.numel() * value.element_size()
+
+
+def _unwritable(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"it is {type(value).__name__}, not a tensor"
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        return (
+            f"its layout is {value.layout}{', quantized' if value.is_quantized else ''}; only dense tensors are stored"
+        )
+    if value.is_meta:
+        return "it has no data (meta device)"
+    if type(value) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        return f"it is a {type(value).__name__}; gather a sharded model into plain tensors first"
+    return ""

@@ -1,0 +1,285 @@
+"""Making inserted Context Broadcasting cheaper, exactly.
+
+``0.5 * x + 0.5 * mean(x)`` with ``x = W z + b`` is ``x' + mean(x')`` with ``x' = (W / 2) z + b / 2``: halving is exact
+in floating point, so two multiplications per site disappear. An operator in front of the last projection (Mid) moves
+behind it first, because an affine map commutes with a convex average of tokens: the mean is then taken over the
+narrow tensor. Where the residual sum feeds one layer norm only, the mean joins the stream instead of the branch,
+``(r + mean(u)) + (u + b)`` with ``u = (W / 2) z``, so that ONNX Runtime still takes the bias into its
+SkipLayerNormalization.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from cbsurgeon.deploy.artifact import FoldedSite
+from cbsurgeon.deploy.pattern import (
+    Broadcast,
+    broadcasts,
+    identity_source,
+    layout_source,
+    operator_of,
+    site_of,
+    value,
+)
+from cbsurgeon.deploy.rewrite import Draft
+from cbsurgeon.graph import Program
+
+aten = torch.ops.aten
+
+_LINEAR = aten.linear.default
+_CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
+_PROJECTIONS = {_LINEAR, *_CONVOLUTIONS}
+
+
+def fold(program: Program, *, skip_side: bool = True) -> tuple[Program, tuple[FoldedSite, ...]]:
+    """Fold every Context Broadcasting that can be, whoever wrote it.
+
+    Args:
+        program: the captured model; it is not touched.
+        skip_side: move the mean to the residual stream where a layer norm alone reads the sum, the form ONNX Runtime
+            fuses best; compilers that fuse everything do not care.
+
+    Returns:
+        The edited program, and what was done at each inserted operator, in graph order. When nothing is inserted the
+        program is the one given.
+    """
+    draft = Draft(program)
+    found = list(broadcasts(draft.graph))
+    done = [_fold_one(draft, broadcast, skip_side) for broadcast in found]
+    others = _other_operators(draft.graph, done)
+    if not any(done):
+        return program, (*done, *others)
+    return draft.finish(), (*done, *others)
+
+
+def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSite, ...]:
+    """Inserted operators that are no plain CB, for the report."""
+    seen = {site.site for site in done}
+    rest: dict[str, str] = {}
+    for node in graph.nodes:
+        name, site = operator_of(node), site_of(node)
+        if name and name != "cb" and site not in seen:
+            rest.setdefault(site, name)
+    return tuple(
+        FoldedSite(site, name, reason=f"{name} is not an average of the tokens") for site, name in rest.items()
+    )
+
+
+def _fold_one(draft: Draft, broadcast: Broadcast, skip_side: bool) -> FoldedSite:
+    moved = _move_behind(draft, broadcast)
+    if moved is not None:
+        broadcast = moved
+    projection, reason = _projection_before(draft, broadcast.x)
+    if projection is not None:
+        if skip_side and _to_skip_side(draft, broadcast, projection.node):
+            _halve(draft, projection.weights[:1])
+            return FoldedSite(broadcast.site, "cb", "last-projection, skip side")
+        _halve(draft, projection.weights)
+        _drop_halves(broadcast)
+        return FoldedSite(broadcast.site, "cb", "last-projection")
+    scale = _scale_after(draft, broadcast.result)
+    if scale is not None:
+        _halve(draft, (scale,))
+        _drop_halves(broadcast)
+        return FoldedSite(broadcast.site, "cb", "layer-scale")
+    following = _projections_after(draft, broadcast.result)
+    if following:
+        _halve(draft, following)
+        _drop_halves(broadcast)
+        return FoldedSite(broadcast.site, "cb", "first-projection")
+    return FoldedSite(broadcast.site, "cb", reason=reason)
+
+
+def _halve(draft: Draft, names: tuple[str, ...]) -> None:
+    for name in names:
+        draft.replace_weight(name, draft.weights[name].detach() * 0.5)
+
+
+def _drop_halves(broadcast: Broadcast) -> None:
+    """``0.5 * x + 0.5 * mean(x)`` becomes ``x + mean(x)``, in the node that holds the result."""
+    broadcast.result.target = aten.add.Tensor
+    broadcast.result.args = (broadcast.x, broadcast.mean)
+    broadcast.result.kwargs = {}
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """A projection whose output may be halved by halving its weights (the weight first, then the bias)."""
+
+    node: fx.Node
+    weights: tuple[str, ...]
+
+
+def _projection_before(draft: Draft, x: fx.Node) -> tuple[_Projection | None, str]:
+    """The projection whose result reaches ``x`` through operators a factor passes through, read by nobody else."""
+    node, reader_count = x, 2
+    while True:
+        if len(node.users) > reader_count:
+            return None, f"{node.name} has other readers"
+        source = layout_source(node)
+        if source is None:
+            break
+        node, reader_count = source, 1
+    reader = f"{node.name} ({node.target})"
+    if node.op != "call_function" or node.kwargs:
+        return None, f"no projection stands before it, but {reader}"
+    if node.target in _PROJECTIONS:
+        operands = node.args[1:3]
+    elif node.target == aten.addmm.default:
+        operands = (node.args[2], node.args[0])
+    elif node.target == aten.batch_norm.default and node.args[5] is False:
+        operands = node.args[1:3]
+        if not all(isinstance(operand, fx.Node) for operand in operands):
+            return None, f"{reader} has no weight of its own"
+    else:
+        return None, f"{reader} is no projection, so a factor cannot go into its weights"
+    return _own_weights(draft, node, operands)
+
+
+def _own_weights(draft: Draft, node: fx.Node, operands: tuple[Any, ...]) -> tuple[_Projection | None, str]:
+    names = []
+    for operand in operands:
+        if operand is None:
+            continue
+        if not isinstance(operand, fx.Node) or operand.name not in draft.weights:
+            return None, f"the weight of {node.name} is computed in the graph"
+        if len(operand.users) != 1:
+            return None, f"the weight of {node.name} is shared by {len(operand.users)} operators"
+        names.append(operand.name)
+    return _Projection(node, tuple(names)), ""
+
+
+def _single_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _scale_after(draft: Draft, result: fx.Node) -> str | None:
+    """Name of the layer scale that alone reads the result."""
+    user = _single_user(result)
+    while user is not None and identity_source(user) is not None:
+        user = _single_user(user)
+    if user is None or user.target != aten.mul.Tensor:
+        return None
+    for operand in user.args:
+        if isinstance(operand, fx.Node) and operand.name in draft.weights and len(operand.users) == 1:
+            return operand.name
+    return None
+
+
+def _projections_after(draft: Draft, result: fx.Node) -> tuple[str, ...]:
+    """Weights of the projections that are all that reads the result; their biases stay whole."""
+    weights, pending = [], list(result.users)
+    while pending:
+        user = pending.pop()
+        if identity_source(user) is not None:
+            pending += user.users
+            continue
+        operand = user.args[1] if user.target in _PROJECTIONS else None
+        if not isinstance(operand, fx.Node) or operand.name not in draft.weights or len(operand.users) != 1:
+            return ()
+        weights.append(operand.name)
+    return tuple(weights)
+
+
+def _move_behind(draft: Draft, broadcast: Broadcast) -> Broadcast | None:
+    """Move the operator from the input of a projection to its output, where that is the same function."""
+    user = _single_user(broadcast.result)
+    while user is not None and identity_source(user) is not None:
+        user = _single_user(user)
+    if user is None or not _acts_per_token(user, broadcast):
+        return None
+    if value(user).shape[_channel_axis(user)] > value(broadcast.x).shape[_channel_axis(user)]:
+        return None  # the far side is the wide one (the first projection of an MLP)
+    readers = list(user.users)
+    broadcast.result.replace_all_uses_with(broadcast.x)
+    with draft.graph.inserting_after(user):
+        anchor = draft.graph.call_function(aten.alias.default, (user,))
+    with draft.graph.inserting_before(anchor):
+        mean = _mean(draft, user, broadcast)
+        half = draft.call(aten.mul.Tensor, (user, 0.5), like=broadcast.result)
+        scaled = draft.call(aten.mul.Tensor, (mean, 0.5), like=broadcast.result)
+        result = draft.call(aten.add.Tensor, (half, scaled), like=broadcast.result)
+    draft.graph.erase_node(anchor)
+    for reader in readers:
+        reader.replace_input_with(user, result)
+    draft.graph.eliminate_dead_code()
+    reduction = broadcast.reduction if mean.target != aten.mean.dim else mean
+    return Broadcast(user, result, mean, reduction, broadcast.axes, (mean, half, scaled, result), broadcast.site)
+
+
+def _channel_axis(projection: fx.Node) -> int:
+    return value(projection).dim() - 1 if projection.target == _LINEAR else 1
+
+
+def _acts_per_token(node: fx.Node, broadcast: Broadcast) -> bool:
+    """Whether a projection maps every token on its own, so that it commutes with the average."""
+    if node.target == _LINEAR:
+        return value(node).dim() - 1 not in broadcast.axes
+    if node.target not in _CONVOLUTIONS or 1 in broadcast.axes or 0 in broadcast.axes:
+        return False
+    weight = node.args[1]
+    padding = node.args[4] if len(node.args) > 4 else 0
+    stride = node.args[3] if len(node.args) > 3 else 1
+    return (
+        isinstance(weight, fx.Node)
+        and all(int(size) == 1 for size in value(weight).shape[2:])
+        and _all_equal(padding, 0)
+        and _all_equal(stride, 1)
+    )
+
+
+def _all_equal(setting: Any, wanted: int) -> bool:
+    return all(item == wanted for item in setting) if isinstance(setting, (list, tuple)) else setting == wanted
+
+
+def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
+    """``r + (x' + mean(x'))`` → ``(r + mean(u)) + (u + b)``, where one layer norm alone reads the sum."""
+    bias = linear.args[2] if len(linear.args) > 2 else None
+    if linear.target != _LINEAR or not isinstance(bias, fx.Node) or not _same_layout(broadcast.x, linear):
+        return False
+    tail, residual = broadcast.result, _single_user(broadcast.result)
+    while residual is not None and identity_source(residual) is not None:
+        tail, residual = residual, _single_user(residual)
+    if residual is None or residual.target != aten.add.Tensor or residual.kwargs or not _feeds_norm_only(residual):
+        return False
+    stream = residual.args[1] if residual.args[0] is tail else residual.args[0]
+    if not isinstance(stream, fx.Node) or stream is tail or value(stream).shape != value(residual).shape:
+        return False
+    with draft.graph.inserting_before(residual):
+        plain = draft.call(_LINEAR, linear.args[:2], like=linear)
+        mean = _mean(draft, plain, broadcast)
+        shifted = draft.call(aten.add.Tensor, (stream, mean), like=broadcast.result)
+        whole = draft.call(aten.add.Tensor, (plain, bias), like=linear)
+    residual.args = (shifted, whole)
+    draft.graph.eliminate_dead_code()
+    return True
+
+
+def _mean(draft: Draft, x: fx.Node, broadcast: Broadcast) -> fx.Node:
+    """The mean over the operator's axes, accumulated in float32 as the operator does."""
+    like, dtype = broadcast.reduction, value(x).dtype
+    if dtype == torch.float32 or dtype == torch.float64:
+        return draft.call(aten.mean.dim, (x, list(broadcast.axes), True), like=like)
+    wide = draft.call(aten.to.dtype, (x, torch.float32), like=like)
+    mean = draft.call(aten.mean.dim, (wide, list(broadcast.axes), True), like=like)
+    return draft.call(aten.to.dtype, (mean, dtype), like=like)
+
+
+def _same_layout(x: fx.Node, projection: fx.Node) -> bool:
+    """Whether only operators that change nothing stand between a projection and ``x``."""
+    node: fx.Node | None = x
+    while node is not None and node is not projection:
+        node = identity_source(node)
+    return node is projection
+
+
+def _feeds_norm_only(residual: fx.Node) -> bool:
+    user = _single_user(residual)
+    while user is not None and identity_source(user) is not None:
+        user = _single_user(user)
+    return user is not None and user.target == aten.layer_norm.default

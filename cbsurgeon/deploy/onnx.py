@@ -1,0 +1,322 @@
+"""Models → ONNX files, through ``torch.onnx`` on the captured program."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbsurgeon.deploy import onnx_file
+from cbsurgeon.deploy.artifact import Export, FoldedSite
+from cbsurgeon.deploy.cast import DTYPES, cast
+from cbsurgeon.deploy.clock import Clock, Progress
+from cbsurgeon.deploy.fold import fold as fold_program
+from cbsurgeon.deploy.quiet import quiet
+from cbsurgeon.errors import ExportError, UsageError, missing
+from cbsurgeon.graph import Program, capture
+from cbsurgeon.models import atomic
+from cbsurgeon.models.model import Model
+from cbsurgeon.version import __version__
+
+# 20 is read by every runtime of the last two years and has Gelu as one operator. 23 has Attention as one operator,
+# which needs ONNX Runtime from 2026 on a GPU, or TensorRT 10.14.
+OPSETS = (20, 22, 23)
+DEFAULT_OPSET = 20
+
+# The first operator set whose Conv, and a few more, take bfloat16.
+BFLOAT16_OPSET = 22
+
+BATCH = "batch"
+
+# What torch.onnx notes at each node beside the module path: it repeats the graph, and the source paths of the
+# machine the file was made on.
+_DROPPED_NOTES = (
+    "pkg.torch.onnx.stack_trace",
+    "pkg.torch.onnx.fx_node",
+    "pkg.torch.onnx.class_hierarchy",
+    "pkg.torch.onnx.original_node_name",
+)
+
+
+def export_onnx(
+    model: Model,
+    path: str | Path,
+    *,
+    opset: int = DEFAULT_OPSET,
+    dtype: str | None = None,
+    fold: bool = True,
+    external_data: bool | None = None,
+    force: bool = False,
+    program: Program | None = None,
+    progress: Progress | None = None,
+) -> Export:
+    """Write a model as ONNX: dynamic batch named ``batch``, our names, checked, and complete or absent.
+
+    Args:
+        model: what to export, in evaluation mode.
+        path: the file to write.
+        opset: 20, or 23 (``Attention`` as one operator); bfloat16 needs 22 and gets it.
+        dtype: ``float16`` or ``bfloat16`` for a typed export (means still accumulate in float32); ``None`` keeps
+            the model's own type.
+        fold: put the half of each Context Broadcasting into the model's weights where that is exact.
+        external_data: weights in a file beside it; ``None`` does so above 2 GB only.
+        force: replace an existing file.
+        program: the captured model, if the caller has it already.
+        progress: told each step.
+
+    Raises:
+        UsageError: an opset or dtype that is not offered (CB-EXPORT-01, CB-EXPORT-02).
+        CaptureError: the model cannot be captured.
+        ExportError: the exporter refused (CB-EXPORT-03), the result fails ``onnx.checker`` (CB-EXPORT-04), or the
+            batch is fixed in the file (CB-EXPORT-05). Nothing is written.
+        OutputFileError: the file cannot be written there.
+        MissingPackage: onnx or onnxscript is absent.
+    """
+    _check_arguments(opset, dtype)
+    _import_exporter()
+    target = atomic.check(path, force=force)
+    clock = Clock(progress)
+    prepared, sites = _prepare(model, program, dtype, fold, clock)
+    if floating_type(prepared) == "bfloat16":
+        opset = max(opset, BFLOAT16_OPSET)
+    with clock("export", f"exporting to ONNX, opset {opset}"):
+        exported = _translate(prepared, opset)
+        _finish(exported, prepared, _metadata(model, prepared, sites, fold))
+    data = f"{target.name}.data"
+    with atomic.bundle(target, force=force, companions=(data,)) as staged:
+        with clock("write", "writing"):
+            exported.save(staged, external_data=external_data)
+        with clock("check", "checking the file"):
+            proto = _read_back(staged, prepared)
+        size = sum(file.stat().st_size for file in staged.parent.iterdir())
+        digest = onnx_file.sha256(staged)
+        beside = (staged.parent / data).exists()
+    inputs, outputs = onnx_file.ports(proto)
+    return Export(
+        path=target,
+        format="onnx",
+        opset=onnx_file.opset(proto),
+        dtype=floating_type(prepared),
+        bytes=size,
+        sha256=digest,
+        inputs=inputs,
+        outputs=outputs,
+        external_data=target.parent / data if beside else None,
+        sites=sites,
+        versions=_versions(),
+        seconds=clock.seconds,
+    )
+
+
+def _check_arguments(opset: int, dtype: str | None) -> None:
+    if opset not in OPSETS:
+        raise UsageError(
+            f"ONNX opset {opset} is not offered",
+            code="CB-EXPORT-01",
+            where="--opset",
+            why=f"the exports are tested with {', '.join(map(str, OPSETS))}",
+            do=f"use --opset {DEFAULT_OPSET}",
+        )
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(
+            f"unknown dtype {dtype!r}",
+            code="CB-EXPORT-02",
+            where="--dtype",
+            why=f"the typed exports are {', '.join(DTYPES)}",
+            do="leave it out to keep the model's own type",
+        )
+
+
+def _import_exporter() -> None:
+    onnx_file.import_onnx()
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise missing("onnxscript", "onnx", "torch.onnx") from error
+
+
+def _prepare(
+    model: Model, program: Program | None, dtype: str | None, fold: bool, clock: Clock
+) -> tuple[Program, tuple[FoldedSite, ...]]:
+    sites: tuple[FoldedSite, ...] = ()
+    if program is None:
+        with clock("capture", "capturing the model"):
+            program = capture(model)
+    if fold:
+        with clock("fold", "folding"):
+            program, sites = fold_program(program)
+    if dtype is not None and dtype != floating_type(program):
+        with clock("cast", f"casting to {dtype}"):
+            program = cast(program, DTYPES[dtype])
+    return program, sites
+
+
+def floating_type(program: Program) -> str:
+    """The floating type most of a program's weights have."""
+    counts: dict[str, int] = {}
+    for tensor in program.exported.state_dict.values():
+        if tensor.is_floating_point():
+            counts[str(tensor.dtype)] = counts.get(str(tensor.dtype), 0) + tensor.numel()
+    return max(counts, key=lambda name: counts[name], default="torch.float32").removeprefix("torch.")
+
+
+def _translate(program: Program, opset: int) -> Any:
+    try:
+        with quiet(), torch.no_grad():
+            exported = torch.onnx.export(
+                program.exported,
+                (),
+                input_names=list(program.input_names),
+                output_names=list(program.output_names),
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:
+        raise _refused(program, error) from error
+    if exported is None:  # documented as possible for the older exporter only
+        raise ExportError("torch.onnx returned no model", code="CB-EXPORT-03", do="update torch")
+    return exported
+
+
+def _refused(program: Program, error: BaseException) -> ExportError:
+    """Where the exporter stopped: the deepest message names the operator, an outer one the node."""
+    messages: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(" ".join(str(cause).split()))
+        cause = cause.__cause__
+    text = " ".join(messages)
+    node = re.search(r"translating node %(\w+)", text)
+    operands = re.findall(r"%(\w+)", text[node.end() : node.end() + 300]) if node else []
+    place = _place(program, node.group(1), operands) if node else program.prefix or "the whole model"
+    return ExportError(
+        "torch.onnx cannot export this model",
+        code="CB-EXPORT-03",
+        where=place,
+        why=messages[-1][:300],
+        do="replace that operation in the model's forward(), or try --opset 23",
+    )
+
+
+def _place(program: Program, name: str, operands: list[str]) -> str:
+    """Node and module path; the exporter decomposes operators first, so an unknown node is placed by its operands."""
+    nodes = {node.name: node for node in program.exported.graph.nodes}
+    node = nodes.get(name)
+    if node is None:
+        users = [user for operand in operands if operand in nodes for user in nodes[operand].users]
+        stem = re.sub(r"_\d+$", "", name)
+        node = next((user for user in users if stem in user.name), users[0] if users else None)
+    path = node_path(node) if node is not None else ""
+    return f"node {name}" + (f", in {path}" if path else "")
+
+
+def node_path(node: torch.fx.Node) -> str:
+    """Module path a graph node came from, empty at the top level."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def _finish(exported: Any, program: Program, metadata: Mapping[str, Any]) -> None:
+    """Name the batch, drop what repeats, and write our metadata."""
+    model = exported.model
+    symbols = sorted(_batch_symbols(program), key=len, reverse=True)
+    graphs = [model.graph, *model.functions.values()]
+    for graph in graphs:
+        values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+        for value in values:
+            _rename_dims(value, symbols)
+        for node in graph:
+            for note in _DROPPED_NOTES:
+                node.metadata_props.pop(note, None)
+    model.producer_name, model.producer_version = "cbsurgeon", __version__
+    model.metadata_props[onnx_file.METADATA_KEY] = json.dumps(metadata, sort_keys=True)
+
+
+def _rename_dims(value: Any, symbols: list[str]) -> None:
+    if value.shape is None:
+        return
+    for axis, dim in enumerate(value.shape):
+        if isinstance(dim, int) or dim.value is None:
+            continue
+        text = str(dim.value)
+        for symbol in symbols:
+            text = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, text)
+        if text != dim.value:
+            value.shape[axis] = text
+
+
+def _batch_symbols(program: Program) -> set[str]:
+    return {
+        str(node.meta["val"].shape[program.batch_axes[node.name]])
+        for node in program.exported.graph.nodes
+        if node.op == "placeholder" and node.name in program.batch_axes
+    }
+
+
+def _metadata(model: Model, program: Program, sites: tuple[FoldedSite, ...], fold: bool) -> dict[str, Any]:
+    source = model.provenance
+    return {
+        "schema": onnx_file.METADATA_SCHEMA,
+        "version": __version__,
+        "recipes": [dict(recipe) for recipe in model.recipes],
+        "provenance": {
+            "reference": source.reference,
+            "architecture": source.architecture,
+            "architecture_options": dict(source.architecture_options),
+            "sha256": source.sha256,
+        },
+        "dtype": floating_type(program),
+        "fold": fold,
+        "sites": [site.to_dict() for site in sites],
+        # A runtime that only has the file can still make valid inputs for token ids and masks.
+        "integer_inputs": {
+            name: [int(tensor.min()), int(tensor.max())]
+            for name, tensor in program.example.items()
+            if not tensor.is_floating_point() and tensor.numel()
+        },
+        "batch_inputs": dict(program.batch_axes),
+    }
+
+
+def _read_back(path: Path, program: Program) -> Any:
+    """The file as it is on disk, after every check a reader would make."""
+    try:
+        onnx_file.check(path)
+    except Exception as error:
+        raise ExportError(
+            "the exported file fails onnx.checker",
+            code="CB-EXPORT-04",
+            where=path.name,
+            why=" ".join(str(error).split())[:300],
+            do="nothing was written; try the other --opset, and report this with the model's name",
+        ) from error
+    proto = onnx_file.load(path)
+    inputs, _ = onnx_file.ports(proto)
+    dims = {port.name: port.dims for port in inputs}
+    fixed = [name for name, axis in program.batch_axes.items() if dims.get(name, (0,) * 9)[axis] != BATCH]
+    if fixed:
+        raise ExportError(
+            "the batch is fixed in the exported file",
+            code="CB-EXPORT-05",
+            where=f"inputs {', '.join(f'{name} {list(dims.get(name, ()))}' for name in fixed)}",
+            why=f"axis 0 should read {BATCH!r}",
+            do="nothing was written; update torch and onnxscript",
+        )
+    return proto
+
+
+def _versions() -> dict[str, str]:
+    import onnx
+    import onnxscript
+
+    return {
+        "cbsurgeon": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxscript": onnxscript.__version__,
+    }

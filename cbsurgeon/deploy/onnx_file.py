@@ -1,0 +1,180 @@
+"""ONNX files as they lie on disk: names, types and dims read back, our metadata, and the checks before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.errors import InputFileError, MissingPackage, missing
+
+METADATA_KEY = "cbsurgeon"
+METADATA_SCHEMA = "cbsurgeon.onnx/1"
+
+# Below this, onnx follows symbolic and hard links out of the model's folder while it loads external data, and sets
+# arbitrary attributes from it (CVE-2026-27489, -34445, -34446, -34447).
+ONNX_FLOOR = (1, 21)
+
+# Protocol buffers hold at most 2 GiB; above it the weights live beside the file and everything works by path.
+PROTOBUF_LIMIT = 2**31 - 1
+
+_CHUNK = 1 << 22
+
+
+def import_onnx() -> Any:
+    """The onnx package, at a version whose loader is safe.
+
+    Raises:
+        MissingPackage: it is absent or too old (CB-MISSING-01, CB-MISSING-02).
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise missing("onnx", "onnx", "reading and writing ONNX files") from error
+    numbers = tuple(int(part) for part in re.findall(r"\d+", onnx.__version__)[:2])
+    if numbers < ONNX_FLOOR:
+        raise MissingPackage(
+            f"onnx {onnx.__version__} is too old to load files safely",
+            code="CB-MISSING-02",
+            why="before 1.21 a model's external data could reach files outside its folder",
+            do="pip install 'onnx>=1.21'",
+        )
+    return onnx
+
+
+def load(path: Path, *, weights: bool = False) -> Any:
+    """Parse an ONNX file.
+
+    Args:
+        path: the file.
+        weights: read external data as well.
+
+    Raises:
+        InputFileError: there is no such file (CB-ONNX-01) or it is not an ONNX model (CB-ONNX-02).
+        MissingPackage: no onnx.
+    """
+    onnx = import_onnx()
+    require_file(path, "CB-ONNX-01")
+    try:
+        proto = onnx.load(str(path), load_external_data=weights)
+    except Exception as error:
+        raise not_onnx(path, error) from error
+    if not proto.graph.node or not proto.opset_import:
+        raise not_onnx(path, ValueError("it has no graph"))
+    return proto
+
+
+def require_file(path: Path, code: str) -> None:
+    """Refuse a path that is no readable file."""
+    if path.is_file():
+        return
+    raise InputFileError(
+        "the file does not exist" if not path.exists() else "this is not a file",
+        code=code,
+        where=str(path),
+        do="check the name",
+    )
+
+
+def not_onnx(path: Path, error: Exception) -> InputFileError:
+    """The error for bytes that are no ONNX model."""
+    return InputFileError(
+        "this is not a readable ONNX model",
+        code="CB-ONNX-02",
+        where=str(path),
+        why=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; {path.stat().st_size} bytes",
+        do="export it again; a half-copied file, or one whose .data file is missing, reads like this",
+    )
+
+
+def check(path: Path) -> None:
+    """``onnx.checker`` with full checks: every node, strict shape inference, declared shapes included.
+
+    Raises:
+        Exception: whatever the checker found wrong, as it says it.
+    """
+    import_onnx().checker.check_model(str(path), full_check=True)
+
+
+def ports(proto: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs of a parsed model, initializers left out."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs = tuple(_port(value) for value in proto.graph.input if value.name not in weights)
+    return inputs, tuple(_port(value) for value in proto.graph.output)
+
+
+def _port(value: Any) -> Port:
+    onnx = import_onnx()
+    tensor = value.type.tensor_type
+    word = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    names = {"float": "float32", "double": "float64"}
+    dims = tuple(dim.dim_param or "?" if not dim.HasField("dim_value") else dim.dim_value for dim in tensor.shape.dim)
+    return Port(value.name, names.get(word, word), dims)
+
+
+def opset(proto: Any) -> int:
+    """Version of the default operator set."""
+    return int(next(item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")))
+
+
+def floating(found: tuple[Port, ...]) -> str:
+    """The floating type among some ports; ``float32`` where there is none."""
+    return next((port.dtype for port in found if port.dtype in ("float16", "bfloat16", "float64")), "float32")
+
+
+def read_metadata(path: str | Path) -> dict[str, Any] | None:
+    """What this tool wrote into an ONNX file: version, recipes, provenance, folded sites.
+
+    Returns:
+        The document (schema ``cbsurgeon.onnx/1``), or ``None`` for a file this tool did not write.
+
+    Raises:
+        InputFileError: no such file, no ONNX model, or damaged metadata (CB-ONNX-03).
+        MissingPackage: no onnx.
+    """
+    proto = load(Path(path))
+    return metadata_of(proto, Path(path))
+
+
+def metadata_of(proto: Any, path: Path) -> dict[str, Any] | None:
+    """As :func:`read_metadata`, of a parsed model."""
+    text = next((item.value for item in proto.metadata_props if item.key == METADATA_KEY), None)
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(document, dict) or document.get("schema") != METADATA_SCHEMA:
+        raise _damaged(path, f"schema {METADATA_SCHEMA!r} is expected")
+    return document
+
+
+def _damaged(path: Path, why: str) -> InputFileError:
+    return InputFileError(
+        "the file's cbsurgeon metadata cannot be read",
+        code="CB-ONNX-03",
+        where=f"{path}, metadata property {METADATA_KEY!r}",
+        why=why,
+        do="export the model again with this version",
+    )
+
+
+def module_path(metadata: Mapping[str, str]) -> str:
+    """Module path of the model part an exported node came from, as torch.onnx recorded it; empty if it did not."""
+    scopes = metadata.get("pkg.torch.onnx.name_scopes", "")
+    paths = re.findall(r"['\"]([^'\"]*)['\"]", scopes)[:-1]
+    return paths[-1] if paths else ""
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()

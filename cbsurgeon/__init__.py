@@ -1,0 +1,113 @@
+"""cbsurgeon: find MLP blocks by reading the graph, insert Context Broadcasting, deploy with proof.
+
+The public names are imported when they are first used, so that importing this package is quick and needs
+torch alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cbsurgeon.version import __version__
+
+if TYPE_CHECKING:
+    from cbsurgeon.checks.cost import Audit
+    from cbsurgeon.checks.latency import Benchmark
+    from cbsurgeon.checks.parity import Verification
+    from cbsurgeon.deploy import Export
+    from cbsurgeon.errors import CBSurgeonError
+    from cbsurgeon.graph.block import Block, Inspection
+    from cbsurgeon.models import Model
+    from cbsurgeon.operators import CB, CBS, Operator
+    from cbsurgeon.surgery import Recipe
+    from cbsurgeon.verbs import (
+        Shipment,
+        audit,
+        bench,
+        export,
+        insert,
+        insert_,
+        inspect,
+        load,
+        plan,
+        remove,
+        save,
+        ship,
+        verify,
+        write_report,
+    )
+
+_ROOMS = {
+    "cbsurgeon.errors": ("CBSurgeonError",),
+    "cbsurgeon.operators": ("CB", "CBS", "Operator"),
+    "cbsurgeon.models": ("Model",),
+    "cbsurgeon.graph.block": ("Block", "Inspection"),
+    "cbsurgeon.surgery": ("Recipe",),
+    "cbsurgeon.deploy": ("Export",),
+    "cbsurgeon.checks.parity": ("Verification",),
+    "cbsurgeon.checks.cost": ("Audit",),
+    "cbsurgeon.checks.latency": ("Benchmark",),
+    "cbsurgeon.verbs": (
+        "Shipment",
+        "audit",
+        "bench",
+        "export",
+        "insert",
+        "insert_",
+        "inspect",
+        "load",
+        "plan",
+        "remove",
+        "save",
+        "ship",
+        "verify",
+        "write_report",
+    ),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [  # noqa: RUF022 - in the order a user meets them
+    "load",
+    "inspect",
+    "plan",
+    "insert",
+    "insert_",
+    "remove",
+    "save",
+    "export",
+    "verify",
+    "audit",
+    "bench",
+    "ship",
+    "write_report",
+    "Model",
+    "Inspection",
+    "Block",
+    "Recipe",
+    "Operator",
+    "CB",
+    "CBS",
+    "Export",
+    "Verification",
+    "Audit",
+    "Benchmark",
+    "Shipment",
+    "CBSurgeonError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    try:
+        room = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(room), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,7 @@
+"""``python -m cbsurgeon``."""
+
+import sys
+
+from cbsurgeon.cli import main
+
+sys.exit(main())

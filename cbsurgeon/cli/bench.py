@@ -1,0 +1,70 @@
+"""``cbsurgeon bench``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from cbsurgeon.cli.options import model_options, reference_argument, terminal_options
+from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.errors import CheckFailed, UsageError
+
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@click.command("bench")
+@reference_argument("a", "A")
+@reference_argument("b", "B")
+@click.option("--backend", default="eager", show_default=True, metavar="NAME", help="eager, compile, onnxruntime, tensorrt.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call.")
+@click.option("--budget", default="60s", show_default=True, metavar="TIME", help="Time to spend measuring, such as 90s or 5m.")
+@click.option("--claim", default="1%", show_default=True, metavar="PERCENT", help="The slow-down to prove B stays within.")
+@model_options
+@terminal_options
+def command(
+    terminal: Terminal, a: str, b: str, how: dict[str, Any], backend: str, batch: int, budget: str, claim: str
+) -> None:
+    """Time B against A in interleaved pairs, with a confidence interval and A against itself as control.
+
+    Exit 0: B is within --claim, or the answer is INCONCLUSIVE (then it says how many pairs would settle it).
+    Exit 1: B is slower than claimed.
+
+    \b
+    Examples:
+      cbsurgeon bench timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
+      cbsurgeon bench a.onnx b.onnx --backend onnxruntime --budget 2m --claim 2%
+    """
+    from cbsurgeon import verbs
+
+    seconds, share = _seconds(budget), _share(claim)
+    with terminal.working() as progress:
+        progress("load")
+        sides = [verbs.side(reference, **how) for reference in (a, b)]
+        result = verbs.bench(*sides, backend=backend, batch=batch, budget=seconds, claim=share, progress=progress)
+    terminal.show(result.to_dict())
+    if result.outcome == "slower":
+        raise CheckFailed(
+            f"B is slower than claimed: {result.verdict}",
+            code="CB-BENCH-01",
+            where=f"{a} -> {b}, {backend}, batch {batch}",
+            why=f"ratio {result.ratio:.4f}, 95 % interval {result.ci95[0]:.4f} to {result.ci95[1]:.4f}, claim {claim}",
+            do="claim less (--claim), or export with folding, which removes CB's multiplications",
+        )
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if match is None or match[2] not in UNITS or float(match[1]) <= 0:
+        raise UsageError("--budget takes a time", code="CB-CLI-06", where=f"--budget {text}", do="--budget 60s, or 5m")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _share(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(
+            "--claim takes a percentage above zero", code="CB-CLI-06", where=f"--claim {text}", do="--claim 1%"
+        )
+    return float(match[1]) / 100

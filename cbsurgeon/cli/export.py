@@ -1,0 +1,101 @@
+"""``cbsurgeon export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cbsurgeon.cli.options import (
+    force_option,
+    model_options,
+    output_option,
+    reference_argument,
+    terminal_options,
+    whole_numbers,
+)
+from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.errors import UsageError
+
+
+@click.command("export")
+@reference_argument()
+@output_option(required=True, metavar="OUT", help="The suffix says what: .onnx, .engine or .plan, .pt2.")
+@click.option("--opset", type=click.IntRange(18, 25), default=20, show_default=True, help="ONNX operator set.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default=None,
+    help="Cast the weights before exporting.  [default: the model's own]",
+)
+@click.option(
+    "--batch",
+    default="1,8,64",
+    show_default=True,
+    metavar="MIN,OPT,MAX",
+    help="Batch sizes of an engine's optimization profile.",
+)
+@click.option("--fold/--no-fold", default=True, show_default=True, help="Fold CB's halves into the weights before it.")
+@click.option(
+    "--verify/--no-verify",
+    "check",
+    default=True,
+    show_default=True,
+    help="Run the ONNX file against the model at batches 1, 2 and 7; a file that differs is kept as *.unverified.onnx.",
+)
+@force_option
+@model_options
+@terminal_options
+def command(
+    terminal: Terminal,
+    reference: str,
+    how: dict[str, Any],
+    output: Path,
+    opset: int,
+    dtype: str | None,
+    batch: str,
+    fold: bool,
+    check: bool,
+    force: bool,
+) -> None:
+    """Write a model as ONNX, as a TensorRT engine, or as a .pt2 program, with a dynamic batch.
+
+    \b
+    Examples:
+      cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.onnx
+      cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.engine --batch 1,8,64
+      cbsurgeon export timm:swin_tiny_patch4_window7_224 -o swin-fp16.onnx --dtype float16
+    """
+    from cbsurgeon import verbs
+
+    profile = _profile(batch)
+    verbs.check_output(output, force=force, inputs=[reference])
+    with terminal.working() as progress:
+        progress("load the model")
+        model = verbs.load(reference, **how)
+        made, verdict = verbs.export_checked(
+            model,
+            output,
+            check=check,
+            opset=opset,
+            dtype=dtype,
+            fold=fold,
+            batch=profile,
+            force=force,
+            progress=progress,
+        )
+    terminal.show({**made.to_dict(), "verify": verdict.to_dict() if verdict is not None else None})
+    if verdict is None:
+        terminal.warn(f"not compared with the model: {verbs.why_unchecked(output, check)}")
+    else:
+        verdict.raise_if_failed()
+
+
+def _profile(text: str) -> tuple[int, int, int]:
+    numbers = whole_numbers(text, "--batch")
+    if len(numbers) != 3 or list(numbers) != sorted(numbers):
+        raise UsageError(
+            "--batch takes three sizes, smallest first", code="CB-CLI-06", where=f"--batch {text}", do="--batch 1,8,64"
+        )
+    return numbers[0], numbers[1], numbers[2]

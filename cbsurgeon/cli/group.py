@@ -1,0 +1,89 @@
+"""The main command. A verb's file is imported when the verb is used, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from cbsurgeon.cli.failure import nearest
+from cbsurgeon.errors import UsageError
+from cbsurgeon.version import __version__
+
+VERBS = {
+    "inspect": "Show the MLP blocks of a model, and what was rejected.",
+    "insert": "Put Context Broadcasting into the blocks you choose.",
+    "remove": "Take the inserted operators out again, bit for bit.",
+    "export": "Write ONNX, a TensorRT engine or a .pt2 program.",
+    "verify": "Prove that two models compute the same thing.",
+    "audit": "Count parameters, FLOPs and bytes, with the operators counted.",
+    "bench": "Measure which of two models is slower, and how sure that is.",
+    "report": "Turn JSON results into one HTML file or terminal tables.",
+    "ship": "The whole job: insert, export, verify, audit, bench, report.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in files named after them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"cbsurgeon.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0]
+        if word in VERBS or word.startswith("-"):
+            return super().resolve_command(ctx, args)
+        raise UsageError(
+            f"there is no command {word!r}",
+            code="CB-CLI-01",
+            where="cbsurgeon",
+            why=f"the commands are {', '.join(VERBS)}",
+            do=f"{nearest(word, VERBS)} see `cbsurgeon --help`".strip(),
+        )
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing their files."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+EPILOG = """\b
+Examples:
+  cbsurgeon inspect timm:deit_small_patch16_224
+  cbsurgeon insert timm:deit_small_patch16_224 --layers upper --pos end
+  cbsurgeon ship timm:deit_small_patch16_224 --layers upper --pos end -o shipped
+
+\b
+REF, the model, is a file (.safetensors, .pt, .pth, .tar; with --trust also
+pickled modules and .pt2) or timm:NAME, torchvision:NAME, hf:CLASS,
+hf:DIRECTORY, mod:package.module:factory.
+
+\b
+Exit codes: 0 done and true; 1 a check failed or nothing matched; 2 the command
+or the input file is wrong; 3 an optional package is missing; 70 a fault in
+cbsurgeon; 130 interrupted.
+"""
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    no_args_is_help=False,
+    invoke_without_command=True,
+)
+@click.version_option(__version__, prog_name="cbsurgeon", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context, **_: Any) -> None:
+    """Find the MLP blocks of a transformer or MLP-Mixer by reading its graph, put Context Broadcasting into
+    the ones you choose, and take the result to ONNX and TensorRT with proof.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())

@@ -1,0 +1,116 @@
+"""``cbsurgeon insert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cbsurgeon.cli.options import (
+    choice_options,
+    force_option,
+    model_options,
+    output_option,
+    reference_argument,
+    terminal_options,
+)
+from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from cbsurgeon.surgery import Recipe
+
+
+@click.command("insert")
+@reference_argument()
+@choice_options
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Do what this recipe says instead of --op, --layers, --pos and --exclude.",
+)
+@click.option(
+    "--recipe-out", type=click.Path(path_type=Path), metavar="FILE.json", help="Also write the recipe, to edit and replay."
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be done; write no model.")
+@output_option(required=False, metavar="OUT", help="Edited model, .safetensors or .pt.  [default: <name>-cb.safetensors]")
+@force_option
+@model_options
+@terminal_options
+@click.pass_context
+def command(
+    context: click.Context,
+    terminal: Terminal,
+    reference: str,
+    how: dict[str, Any],
+    choice: dict[str, Any],
+    recipe: Path | None,
+    recipe_out: Path | None,
+    dry_run: bool,
+    output: Path | None,
+    force: bool,
+) -> None:
+    """Put Context Broadcasting into the chosen blocks and write weights, recipe and architecture as one safe file.
+
+    No state-dict key changes: cb adds none, cb_s adds its own scale vectors. cb_s starts as the identity; cb changes
+    the function, so a model has to be trained or fine-tuned with it.
+
+    \b
+    Examples:
+      cbsurgeon insert timm:deit_small_patch16_224 --layers upper --pos end
+      cbsurgeon insert model.pt --arch timm:mixer_s16_224 --op cb_s --layers all -o mixer-cbs.safetensors
+      cbsurgeon insert model.safetensors --layers 6-11 --dry-run --recipe-out recipe.json
+    """
+    from cbsurgeon import verbs
+
+    if recipe is not None:
+        _refuse_both(context)
+    target = output or verbs.default_output(reference)
+    for path in (recipe_out, None if dry_run else target):
+        if path is not None:
+            verbs.check_output(path, force=force, inputs=[reference])
+    with terminal.working() as progress:
+        progress("load the model")
+        model = verbs.load(reference, **how)
+        if recipe is None:
+            progress("read its graph")
+            made = verbs.plan(verbs.inspect(model), **choice)
+        else:
+            made = verbs.read_recipe(recipe)
+        progress("insert")
+        edited = verbs.insert(model, made)
+        if recipe_out is not None:
+            verbs.write_text(recipe_out, made.to_json(), force=force)
+        if not dry_run:
+            progress("write")
+            verbs.save(edited, target, force=force)
+    terminal.show(verbs.insertion(model, edited, made, None if dry_run else target))
+    _warn(terminal, made)
+
+
+def _refuse_both(context: click.Context) -> None:
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("op", "layers", "pos", "exclude", "op_option")
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(
+            "a recipe and a choice were both given",
+            code="CB-CLI-07",
+            where=f"--recipe with {', '.join(given)}",
+            why="the recipe already says which operator goes where",
+            do="edit the recipe, or leave it out",
+        )
+
+
+def _warn(terminal: Terminal, recipe: Recipe) -> None:
+    from cbsurgeon.operators.registry import operator_class
+
+    if not operator_class(recipe.op).identity_at_start:
+        terminal.warn(
+            f"{recipe.op} changes what the model computes; train or fine-tune with it. No accuracy is promised "
+            "for a finished checkpoint without training."
+        )

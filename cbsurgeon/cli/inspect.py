@@ -1,0 +1,49 @@
+"""``cbsurgeon inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cbsurgeon.cli.options import model_options, reference_argument, terminal_options
+from cbsurgeon.cli.terminal import Terminal
+
+NOTHING_MATCHED = 1
+
+
+@click.command("inspect")
+@reference_argument()
+@click.option("--why", is_flag=True, help="Also list what was rejected, nearest misses first, with the reason.")
+@model_options
+@terminal_options
+def command(terminal: Terminal, reference: str, how: dict[str, Any], why: bool) -> int:
+    """Show the MLP blocks of a model, found by reading its graph.
+
+    Of an exported .onnx file it shows what was inserted before the export.
+
+    \b
+    Examples:
+      cbsurgeon inspect timm:deit_small_patch16_224
+      cbsurgeon inspect torchvision:swin_t --why
+      cbsurgeon inspect model.onnx --json
+    """
+    from cbsurgeon import verbs
+
+    if Path(reference).suffix == ".onnx":
+        terminal.show(verbs.read_inserted(reference))
+        return 0
+    with terminal.working() as progress:
+        progress("load the model")
+        model = verbs.load(reference, **how)
+        progress("read its graph")
+        found = verbs.inspect(model)
+    document = found.to_dict()
+    if terminal.json:
+        terminal.show(document)
+    else:
+        terminal.show({**document, "show_rejected": why})
+    if not found:
+        terminal.warn("no MLP block was found" + ("" if why else "; `--why` lists the near misses"))
+    return 0 if found else NOTHING_MATCHED

@@ -1,0 +1,201 @@
+"""Options that several verbs share, each group as one decorator."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.errors import UsageError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+OPERATORS = "cb, cb_s"
+POSITIONS = ("front", "mid", "end")
+
+
+def terminal_options(function: Command) -> Command:
+    """``--json``, ``-q``, ``-v``, ``--debug``; the verb gets ``terminal``."""
+
+    def flag(*names: str, help: str) -> Callable[[Command], Command]:
+        attribute = names[-1].removeprefix("--")
+
+        def switch(context: click.Context, _: click.Parameter, value: bool) -> None:
+            if value:
+                setattr(context.find_object(Terminal), attribute, True)
+
+        return click.option(*names, is_flag=True, is_eager=True, expose_value=False, callback=switch, help=help)
+
+    @functools.wraps(function)
+    def with_terminal(*args: Any, **kwargs: Any) -> Any:
+        terminal = click.get_current_context().find_object(Terminal)
+        return function(*args, terminal=terminal, **kwargs)
+
+    decorated: Any = with_terminal
+    for decorate in (
+        flag("--debug", help="Show the traceback of an error."),
+        flag("-v", "--verbose", help="Progress as plain lines, and what libraries print."),
+        flag("-q", "--quiet", help="Only the result and errors."),
+        flag("--json", help="Print the result as one JSON document on stdout."),
+    ):
+        decorated = decorate(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def model_options(function: Command) -> Command:
+    """How a REF is loaded; the verb gets them as one mapping, ``how``, for :func:`cbsurgeon.load`."""
+
+    @functools.wraps(function)
+    def with_how(
+        *args: Any,
+        arch: str | None,
+        input: str | None,
+        inputs: Path | None,
+        trust: bool,
+        model_option: tuple[str, ...],
+        **kwargs: Any,
+    ) -> Any:
+        how = {
+            "arch": arch,
+            "input": input,
+            "inputs": inputs,
+            "trust": trust,
+            "options": pairs(model_option, "--model-option"),
+        }
+        return function(*args, how=how, **kwargs)
+
+    decorated: Any = with_how
+    for decorate in (
+        click.option(
+            "--trust",
+            is_flag=True,
+            help="Read files that can run code (pickled modules, .pt2, engines). Only for files you made yourself: "
+            "opening one runs whatever it contains, with your rights.",
+        ),
+        click.option(
+            "--model-option",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Keyword for the model's constructor, such as num_classes=10 (JSON values; repeatable).",
+        ),
+        click.option(
+            "--inputs", type=click.Path(path_type=Path), metavar="FILE.npz", help="Example inputs, by input name."
+        ),
+        click.option("--input", metavar="CxHxW", help="Shape of one example input, such as 3x224x224."),
+        click.option(
+            "--arch", metavar="REF", help="Architecture of a file that does not name its own, such as timm:vit_base_patch16_224."
+        ),
+    ):
+        decorated = decorate(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def choice_options(function: Command) -> Command:
+    """Which operator goes where; the verb gets one mapping, ``choice``, for :func:`cbsurgeon.plan`."""
+
+    @functools.wraps(function)
+    def with_choice(
+        *args: Any, op: str, layers: str, pos: str, exclude: str | None, op_option: tuple[str, ...], **kwargs: Any
+    ) -> Any:
+        choice = {
+            "op": op,
+            "layers": layers,
+            "pos": pos,
+            "exclude": tuple(part for part in (exclude or "").split(",") if part),
+            "options": pairs(op_option, "--op-option"),
+        }
+        return function(*args, choice=choice, **kwargs)
+
+    decorated: Any = with_choice
+    for decorate in (
+        click.option(
+            "--op-option", metavar="KEY=VALUE", multiple=True, help="Option of the operator, such as initial=0.1 for cb_s."
+        ),
+        click.option("--exclude", metavar="LIST", help="Block indices to leave out of --layers, such as 7,11."),
+        click.option(
+            "--pos",
+            type=click.Choice(POSITIONS),
+            default="end",
+            show_default=True,
+            help="Where in the block: before the first projection, at the input of the last, or after the last and its dropout.",
+        ),
+        click.option(
+            "--layers",
+            default="upper",
+            show_default=True,
+            metavar="SELECTOR",
+            help="all, upper (last half), lower, last:3, 6-11, 0,2,4, or a stack's name; STACK:SELECTOR for one stack.",
+        ),
+        click.option("--op", default="cb", show_default=True, metavar="NAME", help=f"Operator: {OPERATORS}."),
+    ):
+        decorated = decorate(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def output_option(*, required: bool, metavar: str, help: str) -> Callable[[Command], Command]:
+    """``-o``."""
+    return click.option(
+        "-o", "--output", type=click.Path(path_type=Path), required=required, metavar=metavar, help=help
+    )
+
+
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+
+batches_option = click.option(
+    "--batches",
+    default="1,2,7",
+    show_default=True,
+    metavar="LIST",
+    callback=lambda _context, _parameter, value: whole_numbers(value, "--batches"),
+    help="Batch sizes to compare on.",
+)
+
+
+def reference_argument(name: str = "reference", metavar: str = "REF", required: bool = True) -> Callable[[Command], Command]:
+    """A model given on the command line."""
+    return click.argument(name, metavar=metavar, required=required)
+
+
+def pairs(words: tuple[str, ...], option: str) -> dict[str, Any]:
+    """``KEY=VALUE`` words as a mapping; a value that is JSON is read as JSON, anything else is text.
+
+    Raises:
+        UsageError: a word has no ``=``.
+    """
+    read: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(
+                f"{option} takes KEY=VALUE", code="CB-CLI-06", where=f"{option} {word}", do=f"{option} num_classes=10"
+            )
+        try:
+            read[key] = json.loads(value)
+        except json.JSONDecodeError:
+            read[key] = value
+    return read
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """``1,2,7`` as positive integers.
+
+    Raises:
+        UsageError: something else is written there.
+    """
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise UsageError(
+            f"{option} takes whole numbers from 1 on, separated by commas",
+            code="CB-CLI-06",
+            where=f"{option} {text}",
+            do=f"{option} 1,2,7",
+        )
+    return numbers

@@ -1,0 +1,38 @@
+"""``cbsurgeon remove``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cbsurgeon.cli.options import force_option, model_options, output_option, reference_argument, terminal_options
+from cbsurgeon.cli.terminal import Terminal
+
+
+@click.command("remove")
+@reference_argument()
+@output_option(required=True, metavar="OUT", help="The model without the operators, .safetensors or .pt.")
+@force_option
+@model_options
+@terminal_options
+def command(terminal: Terminal, reference: str, how: dict[str, Any], output: Path, force: bool) -> None:
+    """Take every inserted operator out again; weights and outputs are bit-equal to the original's.
+
+    \b
+    Examples:
+      cbsurgeon remove deit_small_patch16_224-cb.safetensors -o original.safetensors
+      cbsurgeon remove edited.pt -o plain.pt --force
+    """
+    from cbsurgeon import verbs
+
+    verbs.check_output(output, force=force, inputs=[reference])
+    with terminal.working() as progress:
+        progress("load the model")
+        model = verbs.load(reference, **how)
+        progress("remove")
+        plain = verbs.remove(model)
+        progress("write")
+        verbs.save(plain, output, force=force)
+    terminal.show(verbs.removal(model, output))

@@ -1,0 +1,162 @@
+"""The terminal: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import click
+
+from cbsurgeon.errors import CBSurgeonError
+
+ERROR_SCHEMA = "cbsurgeon.error/1"
+CODE_COLUMN = 78  # where the code of an error ends, when the headline leaves room
+WIDEST = 120  # tables wider than this are hard to read, however wide the window is
+
+
+def colored(stream: TextIO) -> bool:
+    """Whether to send colour codes to a stream (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def columns() -> int:
+    """Columns of the terminal, 100 where there is none."""
+    return min(shutil.get_terminal_size((100, 24)).columns, WIDEST)
+
+
+@dataclass
+class Terminal:
+    """Where a verb shows its result, its progress and its warnings.
+
+    Attributes:
+        json: print one JSON document instead of text.
+        quiet: no progress, warnings or notes.
+        verbose: progress as plain lines even without a terminal, and the libraries' own messages.
+        debug: tracebacks.
+        shown: a result was printed; an error after it adds no second JSON document.
+        wide: columns for the result's tables.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    shown: bool = False
+    wide: int = field(default_factory=columns)
+
+    def show(self, document: Mapping[str, Any], text: Callable[[], str] | None = None) -> None:
+        """Print a result: the document with ``--json``, else ``text()`` or the document as tables."""
+        self.shown = True
+        if self.json:
+            self._out(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        elif text is not None:
+            self._out(text())
+        else:
+            from cbsurgeon.report import render_text
+
+            self._out(render_text(document, width=self.wide, color=colored(sys.stdout)))
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """A line that starts with ``warning:``."""
+        label = click.style("warning:", fg="yellow") if colored(sys.stderr) else "warning:"
+        self.say(f"{label} {text}")
+
+    def fail(self, error: CBSurgeonError) -> None:
+        """Print an error, in four parts on stderr; with ``--json`` also as the document, if none was printed."""
+        click.echo(four_parts(error, colored(sys.stderr), columns() if sys.stderr.isatty() else None), err=True)
+        if self.json and not self.shown:
+            self.show({"schema": ERROR_SCHEMA, **error.to_dict()})
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[Callable[[str], None]]:
+        """Progress for long work, and silence for what libraries print while it runs."""
+        with self._hushed():
+            if self.quiet or not (self.verbose or sys.stderr.isatty()):
+                yield lambda step: None
+            elif sys.stderr.isatty():
+                with _spinner() as progress:
+                    yield progress
+            else:
+                yield _lines(time.monotonic())
+
+    @contextlib.contextmanager
+    def _hushed(self) -> Iterator[None]:
+        """Keep stdout ours: what libraries print goes to stderr with ``-v`` and nowhere otherwise."""
+        with contextlib.ExitStack() as stack:
+            if self.verbose or self.debug:
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+            else:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                logging.disable(logging.WARNING)
+                stack.callback(logging.disable, logging.NOTSET)
+            yield
+
+    def _out(self, text: str) -> None:
+        click.echo(text.rstrip("\n"), color=None)
+
+
+def four_parts(error: CBSurgeonError, color: bool, width: int | None) -> str:
+    """An error as people read it: what and its code, where, why, do; wrapped to ``width`` where there is one."""
+    code = f"[{error.code}]"
+    gap = " " * max(2, CODE_COLUMN - len("error: ") - len(error.what) - len(code))
+    label = click.style("error:", fg="red", bold=True) if color else "error:"
+    rows = [f"{label} {error.what}{gap}{code}"]
+    for name, text in error.parts():
+        if not text:
+            continue
+        lines = text.splitlines()
+        if width is not None:
+            lines = [part for line in lines for part in textwrap.wrap(line, max(width - 9, 40)) or [""]]
+        rows.append(f"  {name:<6} {lines[0]}")
+        rows += [f"         {line}" for line in lines[1:]]
+    return "\n".join(rows)
+
+
+def _lines(start: float) -> Callable[[str], None]:
+    def progress(step: str) -> None:
+        click.echo(f"[{time.monotonic() - start:6.1f} s] {step}", err=True)
+
+    return progress
+
+
+@contextlib.contextmanager
+def _spinner() -> Iterator[Callable[[str], None]]:
+    """A spinner on the current step; finished steps stay, with their time."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(file=sys.stderr, highlight=False)
+    current: list[tuple[str, float]] = []
+
+    def finish() -> None:
+        if current:
+            step, began = current.pop()
+            console.print(f"[green]✓[/green] {escape(step)} [dim]{time.monotonic() - began:.1f} s[/dim]")
+
+    with console.status("starting") as status:
+
+        def progress(step: str) -> None:
+            finish()
+            current.append((step, time.monotonic()))
+            status.update(escape(step))
+
+        yield progress
+        finish()

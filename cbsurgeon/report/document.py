@@ -1,0 +1,155 @@
+"""Result documents: the JSON that verbs print, read back, checked, and put together."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.errors import InputFileError, UsageError
+
+Document = Mapping[str, Any]
+
+REPORT_SCHEMA = "cbsurgeon.report/1"
+LARGEST = 64 * 2**20
+"""Bytes; the largest document a verb writes (a benchmark with every sample) stays under a tenth of this."""
+
+REQUIRED = {
+    "cbsurgeon.inspect": ("blocks", "rejected"),
+    "cbsurgeon.insert": ("chosen", "recipe"),
+    "cbsurgeon.remove": ("removed",),
+    "cbsurgeon.export": ("path", "format"),
+    "cbsurgeon.verify": ("ok", "rows", "tolerance"),
+    "cbsurgeon.audit": ("params", "flops", "bytes"),
+    "cbsurgeon.bench": ("ratio", "ci95", "verdict"),
+    "cbsurgeon.report": ("documents",),
+    "cbsurgeon.ship": ("documents",),
+    "cbsurgeon.error": ("code", "what"),
+}
+"""Kinds of document and the members without which one of that kind cannot be shown."""
+
+
+def kind_of(document: Document) -> str:
+    """The verb a document came from: ``audit`` for schema ``cbsurgeon.audit/1``."""
+    return str(document["schema"]).removeprefix("cbsurgeon.").partition("/")[0]
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """Read one result document.
+
+    Raises:
+        InputFileError: no such file, unreadable, too large or not JSON (CB-REPORT-01), or not a result document of
+            a version this program knows (CB-REPORT-02).
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > LARGEST:
+            raise _unreadable(file, f"it has {file.stat().st_size} bytes, the limit is {LARGEST}")
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(file, error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(file, f"it is not JSON: {str(error)[:120]}") from error
+    check(document, str(file))
+    return document  # type: ignore[no-any-return]
+
+
+def check(document: Any, where: str) -> None:
+    """Refuse what is not a result document.
+
+    Raises:
+        InputFileError: no schema, an unknown one, or a member is absent (CB-REPORT-02).
+    """
+    schema = document.get("schema") if isinstance(document, dict) else None
+    name, _, version = str(schema).partition("/")
+    if not isinstance(schema, str) or name not in REQUIRED or version != "1":
+        raise _not_ours(where, f"its schema is {schema!r}" if schema else 'it has no "schema"')
+    absent = [member for member in REQUIRED[name] if member not in document]
+    if absent:
+        raise _not_ours(where, f"a {schema} document has {', '.join(absent)}; this one does not")
+    for number, part in enumerate(document["documents"] if "documents" in REQUIRED[name] else ()):
+        check(part, f"{where}, document {number}")
+
+
+def combine(documents: Sequence[Document]) -> dict[str, Any]:
+    """One document of schema ``cbsurgeon.report/1`` that holds all parts, in order.
+
+    Raises:
+        UsageError: there is nothing to show (CB-REPORT-03).
+    """
+    found = [dict(part) for document in documents for part in parts(document)]
+    if not found:
+        raise UsageError("there is nothing to report", code="CB-REPORT-03", do="give the --json output of a verb")
+    environments = [document["environment"] for document in documents if document.get("environment")]
+    merged = {key: value for environment in environments for key, value in environment.items()}
+    titles = [str(document["title"]) for document in documents if document.get("title")]
+    return {
+        "schema": REPORT_SCHEMA,
+        "title": titles[0] if titles else _title(found),
+        "documents": found,
+        "environment": merged,
+    }
+
+
+def parts(document: Document) -> Iterator[Document]:
+    """The documents inside a report or a shipment, to any depth; any other document itself."""
+    if kind_of(document) not in ("report", "ship"):
+        yield document
+        return
+    for part in document["documents"]:
+        yield from parts(part)
+
+
+def of_kind(documents: Sequence[Document], kind: str) -> list[Document]:
+    """The documents of one verb."""
+    return [document for document in documents if kind_of(document) == kind]
+
+
+def chosen(documents: Sequence[Document]) -> set[int]:
+    """Indices of the blocks an operator was put into."""
+    return {int(index) for document in of_kind(documents, "insert") for index in document["chosen"]}
+
+
+def text_of(value: Any) -> str:
+    """A JSON value as people read it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(text_of(item) for item in value) or "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {text_of(item)}" for key, item in value.items()) or "–"
+    return re.sub(r"\s+", " ", str(value))
+
+
+def _title(documents: Sequence[Document]) -> str:
+    for document in documents:
+        for member in ("reference", "a", "path"):
+            if isinstance(document.get(member), str):
+                return str(document[member])
+    return "cbsurgeon"
+
+
+def _unreadable(file: Path, why: str) -> InputFileError:
+    return InputFileError(
+        "a result file cannot be read",
+        code="CB-REPORT-01",
+        where=str(file),
+        why=why,
+        do="give files written by `cbsurgeon VERB --json > file.json`",
+    )
+
+
+def _not_ours(where: str, why: str) -> InputFileError:
+    return InputFileError(
+        "this is not a result of cbsurgeon",
+        code="CB-REPORT-02",
+        where=where,
+        why=why,
+        do="give files written by `cbsurgeon VERB --json > file.json`",
+    )

@@ -1,0 +1,70 @@
+"""Numbers as people read them, the same in the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def count(value: float | None, *, signed: bool = False) -> str:
+    """``22.05 M``: three or four digits and a decimal unit; small values in full."""
+    if value is None:
+        return "–"
+    plus = "+" if signed and value >= 0 else ""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if abs(value) >= size / 10:
+            return f"{plus}{value / size:.2f} {unit}"
+    return f"{plus}{value:,.0f}"
+
+
+def size(value: float | None, *, signed: bool = False) -> str:
+    """Bytes in decimal units."""
+    if value is None:
+        return "–"
+    plus = "+" if signed and value >= 0 else ""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(value) >= factor:
+            return f"{plus}{value / factor:.1f} {unit}"
+    return f"{plus}{value:.0f} B"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A signed share as a percentage; more digits for what would round to nothing."""
+    if share is None:
+        return "–"
+    if share and abs(share) < 0.5 * 10 ** (-2 - digits):
+        return f"{100 * share:+.4f} %"
+    return f"{100 * share:+.{digits}f} %"
+
+
+def slowdown(ratio: float | None) -> str:
+    """A time ratio as a percentage: 1.01 is ``+1.00 %``."""
+    return "–" if ratio is None else f"{100 * (ratio - 1):+.2f} %"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """A confidence interval of time ratios."""
+    return "–" if bounds is None else f"{slowdown(bounds[0])} to {slowdown(bounds[1])}"
+
+
+def small(value: float | None) -> str:
+    """A difference: two digits and an exponent; what is not finite stands as ``null`` in a document."""
+    if value is None:
+        return "not finite"
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """``12.345 ms``."""
+    return "–" if seconds is None else f"{1e3 * seconds:.3f} ms"
+
+
+def indices(numbers: Sequence[int]) -> str:
+    """``0,2,6-11``: an explicit list, runs of three or more joined."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    joined = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(str(number) for number in run) for run in runs]
+    return ",".join(joined) or "none"

@@ -1,0 +1,154 @@
+"""The picture of the network: residual streams, the blocks on them, and where operators stand.
+
+This file decides what is drawn where; ``template/network.svg`` draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cbsurgeon.report.document import Document, of_kind
+
+POSITIONS = ("front", "mid", "end")
+PER_PANEL = 12
+"""Blocks in one panel: as tall as a phone's screen, and what most models have in one stage."""
+
+ROW = 46
+"""Height of one block, in units of the picture."""
+
+TOP = 34
+"""Room above the first block for the panel's title."""
+
+PATH_LETTERS = 30
+"""Letters of a module path that fit into a row; the whole path is in the tooltip."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One position of a block: ``state`` is ``inserted``, ``before`` (was already there), ``free`` or ``none``."""
+
+    position: str
+    state: str
+    operator: str = ""
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One block in the picture."""
+
+    index: int
+    y: int
+    label: str
+    title: str
+    size: str
+    chosen: bool
+    muted: bool
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a block's branch; ``operator`` marks the inserted one."""
+
+    label: str
+    operator: bool = False
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A block's branch before and after an insertion."""
+
+    op: str
+    position: str
+    formula: str
+    before: tuple[Step, ...]
+    after: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Up to :data:`PER_PANEL` blocks of one stack."""
+
+    title: str
+    rows: tuple[BlockRow, ...]
+    height: int
+    first: bool
+    last: bool
+
+
+def panels(inspection: Document, documents: Sequence[Document]) -> list[Panel]:
+    """The panels of a model's picture, in graph order, with the operators the insertions put in."""
+    placed = _placed(documents)
+    drawn: list[Panel] = []
+    for stack in dict.fromkeys(block["stack"] for block in inspection["blocks"]):
+        blocks = [block for block in inspection["blocks"] if block["stack"] == stack]
+        parts = [blocks[start : start + PER_PANEL] for start in range(0, len(blocks), PER_PANEL)]
+        for number, part in enumerate(parts):
+            rows = tuple(_row(block, TOP + ROW * place, placed) for place, block in enumerate(part))
+            title = stack or "blocks"
+            if len(parts) > 1:
+                title = f"{title}, {part[0]['index']}–{part[-1]['index']}"
+            height = TOP + ROW * len(rows) + 14
+            drawn.append(Panel(title, rows, height, number == 0, number == len(parts) - 1))
+    return drawn
+
+
+STEPS = ("norm", "first projection", "non-linearity", "last projection", "dropout")
+INSERTED_AT = {"front": 1, "mid": 3, "end": 5}
+FORMULAS = {"cb": "(x + mean x) / 2", "cb_s": "x + scale · mean x"}
+
+
+def anatomy(insertion: Document) -> Anatomy:
+    """The branch of one block with the operator at its position."""
+    op, position = str(insertion["op"]), str(insertion["position"])
+    before = tuple(Step(label) for label in STEPS)
+    at = INSERTED_AT[position]
+    after = (*before[:at], Step(op, operator=True), *before[at:])
+    return Anatomy(op, position, FORMULAS.get(op, ""), before, after)
+
+
+def _placed(documents: Sequence[Document]) -> dict[tuple[int, str], str]:
+    return {
+        (int(site["index"]), str(site["position"])): str(document["op"])
+        for document in of_kind(documents, "insert")
+        for site in document["sites"]
+    }
+
+
+def _row(block: Mapping[str, Any], y: int, placed: Mapping[tuple[int, str], str]) -> BlockRow:
+    index = int(block["index"])
+    dots = tuple(_dot(block, position, placed.get((index, position), "")) for position in POSITIONS)
+    path = str(block["path"]) or "(no module)"
+    size = f"{block['tokens']} × {block['channels']} → {block['hidden']}"
+    axes = ", ".join(str(axis) for axis in block["token_axes"])
+    title = f"{path}: {block['kind']}, tokens on axes {axes}, {size}"
+    return BlockRow(
+        index=index,
+        y=y,
+        label=_shortened(path),
+        title=title,
+        size=size,
+        chosen=any(dot.state == "inserted" for dot in dots),
+        muted=not block["default"],
+        dots=dots,
+    )
+
+
+def _dot(block: Mapping[str, Any], position: str, operator: str) -> Dot:
+    site = block["sites"].get(position)
+    if operator:
+        return Dot(position, "inserted", operator)
+    if site is None:
+        return Dot(position, "none")
+    if site["occupied"]:
+        return Dot(position, "before", str(site["occupied"]))
+    return Dot(position, "free")
+
+
+def _shortened(path: str) -> str:
+    if len(path) <= PATH_LETTERS:
+        return path
+    half = (PATH_LETTERS - 1) // 2
+    return f"{path[:half]}…{path[-half:]}"

@@ -1,0 +1,177 @@
+"""Result documents as one self-contained HTML file: no network, no script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cbsurgeon.report import figures, plots
+from cbsurgeon.report.document import Document, chosen, combine, of_kind, text_of
+from cbsurgeon.report.network import anatomy, panels
+from cbsurgeon.report.text import COSTS
+from cbsurgeon.version import __version__
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+TEMPLATE = Path(__file__).with_name("template")
+TONES = {"within": "good", "slower": "bad", "inconclusive": "warn"}
+SECTIONS = {
+    "network": "Found and changed",
+    "recipe": "Recipe",
+    "parity": "Parity",
+    "costs": "Costs",
+    "latency": "Latency",
+    "files": "Files",
+    "environment": "Environment",
+}
+
+
+def render_html(documents: Sequence[Document]) -> str:
+    """One HTML page for result documents; every text in it is escaped.
+
+    Raises:
+        UsageError: there is nothing to show (CB-REPORT-03).
+        MissingPackage: matplotlib or Jinja2 is not installed.
+    """
+    plots.require()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, undefined=StrictUndefined)
+    filters: dict[str, Callable[..., str]] = {
+        "count": figures.count,
+        "size": figures.size,
+        "small": figures.small,
+        "slowdown": figures.slowdown,
+        "interval": figures.interval,
+        "milliseconds": figures.milliseconds,
+        "text": text_of,
+    }
+    environment.filters.update(filters)
+    page = environment.get_template("page.html")
+    return page.render(**_content(documents), style=Markup((TEMPLATE / "style.css").read_text(encoding="utf-8"))) + "\n"
+
+
+def _content(documents: Sequence[Document]) -> dict[str, Any]:
+    """Everything the template shows."""
+    report = combine(documents)
+    found = report["documents"]
+    shipments = [document for document in documents if "files" in document]
+    content: dict[str, Any] = {
+        "title": report["title"],
+        "version": __version__,
+        "tones": TONES,
+        "chosen": chosen(found),
+        "inspections": [{**part, "panels": panels(part, found)} for part in of_kind(found, "inspect")],
+        "insertions": [_insertion(part) for part in of_kind(found, "insert")],
+        "verifications": [_verification(part) for part in _checks(found)],
+        "audits": [_audit(part) for part in of_kind(found, "audit")],
+        "benchmarks": [{**part, "plot": _svg(plots.latency(part))} for part in of_kind(found, "bench")],
+        "exports": of_kind(found, "export"),
+        "files": {name: entry for document in shipments for name, entry in document["files"].items()},
+        "left_out": {name: why for document in shipments for name, why in document["left_out"].items()},
+        "environment": _environment(report, found),
+    }
+    content["cards"] = _cards(content)
+    content["lead"] = _lead(content)
+    content["sections"] = [(name, label) for name, label in SECTIONS.items() if _present(name, content)]
+    return content
+
+
+def _checks(documents: Sequence[Document]) -> list[Document]:
+    inside = [document["verify"] for document in of_kind(documents, "export") if document.get("verify")]
+    return [*of_kind(documents, "verify"), *inside]
+
+
+def _present(section: str, content: Mapping[str, Any]) -> bool:
+    needs = {
+        "network": ("inspections", "insertions"),
+        "recipe": ("insertions",),
+        "parity": ("verifications",),
+        "costs": ("audits",),
+        "latency": ("benchmarks",),
+        "files": ("exports", "files"),
+        "environment": ("environment",),
+    }
+    return any(content[name] for name in needs[section])
+
+
+def _insertion(document: Document) -> dict[str, Any]:
+    return {**document, "anatomy": anatomy(document), "recipe_text": json.dumps(document["recipe"], indent=2, ensure_ascii=False)}
+
+
+def _verification(document: Document) -> dict[str, Any]:
+    drawn = [{"title": "By batch", "svg": _svg(plots.parity(document))}]
+    if document.get("bisection") and document["bisection"]["blocks"]:
+        drawn.append({"title": "By block", "svg": _svg(plots.blocks(document))})
+    return {**document, "plots": drawn}
+
+
+def _audit(document: Document) -> dict[str, Any]:
+    drawn = []
+    if document.get("b"):
+        drawn.append({"title": "What the operators add", "svg": _svg(plots.costs(document))})
+    drawn.append({"title": "Where the bytes go", "svg": _svg(plots.operators(document))})
+    table = []
+    for name, label in COSTS.items():
+        show: Callable[..., str] = figures.size if name == "bytes" else figures.count
+        row = document[name]
+        cells = [show(row["a"])]
+        if document.get("b"):
+            cells += [show(row["b"]), show(row["difference"], signed=True), figures.percent(row["relative"], 4)]
+        table.append({"label": label, "cells": cells, "convention": row["convention"]})
+    inserted = document["inserted"]
+    return {**document, "plots": drawn, "table": table, "inserted_rows": inserted["b"] or inserted["a"]}
+
+
+def _environment(report: Document, documents: Sequence[Document]) -> dict[str, Any]:
+    merged = dict(report["environment"])
+    for part in (*of_kind(documents, "export"), *of_kind(documents, "bench")):
+        merged.update(part.get("versions", {}))
+        merged.update(part.get("environment", {}))
+    versions = merged.pop("versions", None)
+    if isinstance(versions, Mapping):
+        merged = {**versions, **merged}
+    return merged
+
+
+def _cards(content: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The answers in one glance, one card each."""
+    cards: list[dict[str, str]] = []
+
+    def card(label: str, value: str, more: str = "", tone: str = "") -> None:
+        cards.append({"label": label, "value": value, "more": more, "tone": tone})
+
+    for part in content["insertions"]:
+        where = f"{part['op']} at {part['position']}, blocks {figures.indices(part['chosen'])}"
+        card("Changed", f"{len(part['chosen'])} of {part['blocks']} blocks", where)
+    for part in content["verifications"]:
+        ok = part["ok"]
+        batches = figures.indices(sorted({row["batch"] for row in part["rows"]}))
+        more = f"max |Δ| {figures.small(part['max_abs'])}, batches {batches}"
+        card("Parity", "same" if ok else "DIFFERENT", more, "good" if ok else "bad")
+    for part in content["audits"]:
+        if part.get("b"):
+            flops, params = part["flops"], part["params"]
+            more = f"{figures.percent(flops['relative'], 4)}; parameters {figures.count(params['difference'], signed=True)}"
+            card("FLOPs (paper)", figures.count(flops["difference"], signed=True), more)
+    for part in content["benchmarks"]:
+        value = "INCONCLUSIVE" if part["outcome"] == "inconclusive" else figures.slowdown(part["ratio"])
+        card("Latency", value, figures.interval(part["ci95"]), TONES[part["outcome"]])
+    return cards
+
+
+def _lead(content: Mapping[str, Any]) -> str:
+    kinds = {"inspections": "structure", "verifications": "parity", "audits": "costs", "benchmarks": "latency"}
+    present = [label for name, label in kinds.items() if content[name]]
+    return "Context Broadcasting surgery: " + (", ".join(present) or "files") + "."
+
+
+def _svg(text: str) -> Markup:
+    """Mark a plot as safe: it is matplotlib's output, which escapes the texts it draws."""
+    from markupsafe import Markup
+
+    return Markup(text)

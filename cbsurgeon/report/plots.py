@@ -1,0 +1,253 @@
+"""Plots as SVG that takes the page's colours, light or dark, and its fonts."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cbsurgeon.errors import missing
+from cbsurgeon.report.document import Document
+from cbsurgeon.report.figures import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Drawn in these colours, then replaced by the page's variables: a plot cannot know whether the page is dark.
+INK, MUTED, GRID, FIRST, SECOND, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule", FIRST: "--a", SECOND: "--b", BAD: "--bad"}
+
+WIDTH = 4.8
+"""Inches. At 72 points an inch the text stays readable where the plot is scaled to a phone's 360 points."""
+
+STYLE = {
+    "axes.edgecolor": GRID,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+    "ytick.left": False,
+}
+
+
+def require() -> None:
+    """Say before long work starts that plots cannot be drawn.
+
+    Raises:
+        MissingPackage: matplotlib or Jinja2 is not installed.
+    """
+    for package, name in (("matplotlib", "matplotlib"), ("jinja2", "Jinja2")):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise missing(name, "report", "the HTML report") from error
+
+
+def latency(document: Document) -> str:
+    """The two intervals against the claim, over the paired ratios they come from."""
+    with _figure(2.5, document["b"]) as (figure, axes):
+        rows = ((1, SECOND, document["ratio"], document["ci95"]), (0, FIRST, *_control(document)))
+        for (y, color, ratio, bounds), pairs in zip(rows, (_ratios(document, "b"), _ratios(document, "control")), strict=True):
+            axes.scatter([100 * d for d in pairs], _spread(len(pairs), y - 0.28), s=7, color=color, alpha=0.3, linewidths=0)
+            axes.plot([100 * (bound - 1) for bound in bounds], [y, y], color=color, linewidth=3, solid_capstyle="butt")
+            axes.plot([100 * (ratio - 1)], [y], "o", color=color, markersize=7)
+        axes.axvline(0, color=MUTED, linewidth=1)
+        axes.axvline(100 * document["claim"], color=BAD, linewidth=1.2, linestyle=(0, (4, 2)))
+        axes.annotate(
+            f"claim {100 * document['claim']:g} %", (100 * document["claim"], 1.47), color=BAD, ha="center", va="bottom"
+        )
+        axes.set_yticks([1, 0], ["B / A", "A / A"])
+        axes.set_ylim(-0.6, 1.5)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("slow-down in %: 95 % interval, and every pair")
+        _fit(axes, document, [*_ratios(document, "b"), *_ratios(document, "control")])
+        return _svg(figure, "latency")
+
+
+def costs(document: Document) -> str:
+    """By how many per cent B exceeds A, one bar per quantity."""
+    from cbsurgeon.report.text import COSTS
+
+    names = [name for name in COSTS if document[name]["relative"] is not None]
+    shares = [100 * document[name]["relative"] for name in names]
+    with _figure(0.5 + 0.42 * len(names), "costs") as (figure, axes):
+        places = range(len(names), 0, -1)
+        axes.barh(places, shares, height=0.5, color=SECOND)
+        for y, share in zip(places, shares, strict=True):
+            axes.annotate(percent(share / 100), (max(share, 0), y), (4, 0), textcoords="offset points", va="center")
+        axes.set_yticks(list(places), [COSTS[name] for name in names])
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("B more than A, in %")
+        low, high = min(0.0, *shares), max(0.0, *shares)
+        axes.set_xlim(low, (high or 1.0) * 1.35)
+        return _svg(figure, "costs")
+
+
+def operators(document: Document, quantity: str = "bytes", shown: int = 8) -> str:
+    """Where a quantity goes, by operator, A beside B; the inserted operators are always among the rows."""
+    rows = sorted(document["by_operator"], key=lambda row: -(row[quantity]["b"] or row[quantity]["a"]))
+    placed = {item["op"] for side in ("a", "b") for item in (document["inserted"].get(side) or ())}
+    kept = rows[:shown] + [row for row in rows[shown:] if row["operator"] in placed]
+    with _figure(0.6 + 0.36 * len(kept), "operators") as (figure, axes):
+        places = list(range(len(kept), 0, -1))
+        unit = 1e6
+        for side, color, shift in (("a", FIRST, 0.18), ("b", SECOND, -0.18)):
+            values = [(row[quantity][side] or 0) / unit for row in kept]
+            axes.barh([y + shift for y in places], values, height=0.34, color=color, label=side.upper())
+        axes.set_yticks(places, [_wrapped(row["operator"]) for row in kept])
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("MB read and written, unfused")
+        axes.legend(loc="lower right", ncols=2)
+        return _svg(figure, "operators")
+
+
+def parity(document: Document) -> str:
+    """Largest difference per batch and output against what is allowed and what rounding alone does."""
+    rows = [row for row in document["rows"] if row["max_abs"] is not None]
+    with _figure(1.1 + 0.34 * len(rows), "parity") as (figure, axes):
+        places = list(range(len(rows), 0, -1))
+        for y, row in zip(places, rows, strict=True):
+            color = SECOND if row["ok"] else BAD
+            axes.plot([_shown(row["max_abs"])], [y], "o", color=color, markersize=7)
+            axes.plot([_shown(row["tolerance"]["atol"])], [y], "|", color=BAD, markersize=14, markeredgewidth=2)
+            if row["noise"]:
+                axes.plot([_shown(row["noise"])], [y], "|", color=FIRST, markersize=14, markeredgewidth=2)
+        values = [row[name] for row in rows for name in ("max_abs", "noise") if row[name] is not None]
+        _decades(axes, "x", [*values, *(row["tolerance"]["atol"] for row in rows)])
+        axes.set_yticks(places, [f"batch {row['batch']}, {row['inputs']}" for row in rows])
+        axes.set_ylim(0.4, len(rows) + 0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("max |Δ|")
+        _key(figure, {"difference": ("o", SECOND), "noise": ("|", FIRST), "allowed": ("|", BAD)})
+        return _svg(figure, "parity")
+
+
+def blocks(document: Document) -> str:
+    """Relative difference after each block, against what rounding explains."""
+    gaps = [gap for gap in document["bisection"]["blocks"] if gap["rel_l2"] is not None]
+    with _figure(2.3, "blocks") as (figure, axes):
+        places = range(len(gaps))
+        axes.plot(places, [_shown(gap["rel_l2"]) for gap in gaps], "o-", color=SECOND, markersize=4, linewidth=1.2)
+        axes.plot(places, [_shown(gap["allowed"]) for gap in gaps], color=BAD, linewidth=1.2, linestyle=(0, (4, 2)))
+        bad = [place for place, gap in enumerate(gaps) if not gap["ok"]]
+        axes.plot(bad, [_shown(gaps[place]["rel_l2"]) for place in bad], "o", color=BAD, markersize=5)
+        _decades(axes, "y", [gap[name] for gap in gaps for name in ("rel_l2", "allowed")])
+        axes.set_xlabel("block, in graph order")
+        axes.set_ylabel("relative L2 difference")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _key(figure, {"difference": ("o", SECOND), "explained by rounding": ("_", BAD)})
+        return _svg(figure, "blocks")
+
+
+class _figure:
+    """A figure of the page's width in the page's style, and its axes."""
+
+    def __init__(self, height: float, name: str) -> None:
+        self.height = height
+        require()
+
+    def __enter__(self) -> tuple[Figure, Axes]:
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        self.style = matplotlib.rc_context(STYLE)
+        self.style.__enter__()
+        figure = Figure(figsize=(WIDTH, self.height), layout="constrained")
+        return figure, figure.add_subplot()
+
+    def __exit__(self, *exception: Any) -> None:
+        self.style.__exit__(*exception)
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an ``<svg>`` element: no prologue, no date, ids of its own, the page's colours."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.id": f"plot-{name}"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'id="(?!plot-)([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
+    for color, variable in VARIABLES.items():
+        text = text.replace(color, f"var({variable})")
+    return re.sub(r"font: ([^;\"]*?)(?:'[^']*'|sans-serif)[^;\"]*", r"font: \1var(--sans)", text)
+
+
+def _control(document: Document) -> tuple[float, Sequence[float]]:
+    return document["control"]["ratio"], document["control"]["ci95"]
+
+
+def _ratios(document: Document, arm: str) -> list[float]:
+    """Paired log-ratios of an arm over A, one per group: ``½ (ln B1 + ln B2 − ln A1 − ln A2)``."""
+    return [
+        0.5 * (math.log(b[0]) + math.log(b[1]) - math.log(a[0]) - math.log(a[1]))
+        for process in document.get("samples", ())
+        for a, b in zip(process["a"], process[arm], strict=True)
+        if min(*a, *b) > 0
+    ]
+
+
+def _fit(axes: Axes, document: Document, ratios: Sequence[float]) -> None:
+    """Show the intervals, the claim and nine tenths of the pairs; a few outliers must not squeeze the rest."""
+    ordered = sorted(100 * ratio for ratio in ratios)
+    tails = [ordered[int(0.05 * len(ordered))], ordered[int(0.95 * len(ordered)) - 1]] if len(ordered) > 20 else ordered
+    bounds = [100 * (bound - 1) for bound in (*document["ci95"], *document["control"]["ci95"])]
+    shown = [0.0, 100 * document["claim"], *bounds, *tails]
+    margin = 0.08 * (max(shown) - min(shown))
+    axes.set_xlim(min(shown) - margin, max(shown) + margin)
+
+
+def _spread(count: int, y: float) -> list[float]:
+    """Heights around ``y`` that keep neighbouring points apart (a golden-ratio sequence, the same every time)."""
+    return [y + 0.16 * ((place * 0.618034) % 1 - 0.5) for place in range(count)]
+
+
+def _key(figure: Figure, entries: Mapping[str, tuple[str, str]]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle="none", markersize=8, markeredgewidth=2 if marker == "|" else 1)
+        for marker, color in entries.values()
+    ]
+    figure.legend(handles, list(entries), loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2)
+
+
+def _decades(axes: Axes, direction: str, values: Sequence[float | None]) -> None:
+    """A logarithmic axis over whole decades, labelled at the decades alone."""
+    from matplotlib.ticker import NullFormatter
+
+    shown = [_shown(value) for value in values if value is not None] or [1e-7, 1e-5]
+    low, high = math.floor(math.log10(min(shown))), math.ceil(math.log10(max(shown)))
+    axis = axes.xaxis if direction == "x" else axes.yaxis
+    axes.set(**{f"{direction}scale": "log", f"{direction}lim": (10.0**low, 10.0 ** max(high, low + 1))})
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
+
+
+def _shown(value: float) -> float:
+    """A value on a logarithmic axis: an exact zero is drawn at float32's smallest step below one."""
+    return value or 2.0**-24
+
+
+def _wrapped(name: str) -> str:
+    return name.replace("scaled_dot_product_attention", "attention (sdpa)")

@@ -1,0 +1,298 @@
+"""Result documents as terminal tables."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cbsurgeon.errors import missing
+from cbsurgeon.report import figures
+from cbsurgeon.report.document import Document, chosen, kind_of, parts, text_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+Rows = Iterator["RenderableType"]
+
+
+def render_text(document: Document, *, width: int = 100, color: bool = False) -> str:
+    """A result document as text for a terminal of ``width`` columns, without colour codes unless asked.
+
+    Raises:
+        MissingPackage: rich is not installed.
+    """
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise missing("rich", "report", "drawing tables") from error
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=width,
+        force_terminal=color,
+        color_system="auto" if color else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    documents = list(parts(document))
+    for number, part in enumerate(documents):
+        if number:
+            console.print()
+        for row in VIEWS[kind_of(part)](part, documents):
+            console.print(row)
+    if kind_of(document) == "ship":
+        for row in _shipment(document):
+            console.print(row)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def _line(text: str, style: str = "") -> RenderableType:
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+def _fact(label: str, value: str, style: str = "") -> RenderableType:
+    from rich.text import Text
+
+    return Text.assemble((f"  {label:<10} ", "dim"), (value, style))
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        number = column in right
+        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
+
+
+def _cells(*values: Any, style: str = "") -> list[RenderableType]:
+    from rich.text import Text
+
+    return [Text(text_of(value), style=style) for value in values]
+
+
+def _inspect(document: Document, documents: Sequence[Document]) -> Rows:
+    blocks = document["blocks"]
+    rejected = document["rejected"]
+    yield _line(f"{document.get('reference', 'model')}: {len(blocks)} MLP blocks, {len(rejected)} rejected", "bold")
+    if document.get("inserted"):
+        yield from _inserted_before(document["inserted"])
+    if blocks:
+        yield _blocks(blocks, chosen(documents))
+    for path, reason in document.get("left_out", {}).items():
+        yield _fact("left out", f"{path}: {reason}", "yellow")
+    for name, label in (("causal", "causal"), ("masks", "masked by")):
+        if document.get(name):
+            yield _fact(label, text_of(document[name]), "yellow")
+    if document.get("show_rejected") and rejected:
+        yield _line("")
+        yield _rejected(rejected)
+
+
+def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:
+    table = _table("#", "block", "kind", "tokens", "channels", "hidden", "sites", right=("#", "tokens", "channels", "hidden"))
+    stacks = list(dict.fromkeys(block["stack"] for block in blocks))
+    for block in blocks:
+        where = block["path"] or "(no module)"
+        mark = "  <- here" if block["index"] in picked else "" if block["default"] else "  (on request)"
+        stack = f"  [{block['stack']}]" if len(stacks) > 1 else ""
+        occupied = [f"{site['occupied']}@{position}" for position, site in block["sites"].items() if site["occupied"]]
+        sites = text_of([*block["sites"], *occupied])
+        style = "green" if block["index"] in picked else "" if block["default"] else "dim"
+        table.add_row(
+            *_cells(
+                block["index"],
+                f"{where}{stack}{mark}",
+                block["kind"] + (f" x{block['calls']}" if block["calls"] > 1 else ""),
+                block["tokens"],
+                block["channels"],
+                block["hidden"],
+                sites,
+                style=style,
+            )
+        )
+    return table
+
+
+def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("rejected", "reason", "detail")
+    for candidate in rejected:
+        table.add_row(*_cells(candidate["path"] or text_of(candidate["nodes"][:2]), candidate["reason"], candidate["detail"]))
+    return table
+
+
+def _inserted_before(recipes: Sequence[Mapping[str, Any]]) -> Rows:
+    for recipe in recipes:
+        sites = [site for site in recipe.get("sites", ()) if site.get("enabled", True)]
+        listed = figures.indices([site["index"] for site in sites])
+        yield _fact("inserted", f"{recipe.get('op')} at {recipe.get('pos') or _positions(sites)} of blocks {listed}", "green")
+
+
+def _positions(sites: Sequence[Mapping[str, Any]]) -> str:
+    return text_of(list(dict.fromkeys(site["position"] for site in sites)))
+
+
+def _insert(document: Document, documents: Sequence[Document]) -> Rows:
+    verb = "would put" if document["dry_run"] else "put"
+    listed = ",".join(str(index) for index in document["chosen"])
+    yield _line(f"{verb} {document['op']} at {document['position']} of {len(document['chosen'])} blocks: {listed}", "bold")
+    yield _fact("asked for", f"--layers {document['layers']}" if document["layers"] else "the recipe's sites")
+    for site in document["sites"]:
+        axes = f"mean over axes {text_of(site['token_axes'])} ({site['tokens']} tokens), {site['channels']} channels"
+        yield _fact(str(site["index"]), f"{site['path'] or '(no module)'}  {axes}")
+    added = document["keys_added"]
+    yield _fact("keys", f"none changed, {len(added)} added" + (f" ({text_of(added[:2])} ...)" if added else ""))
+    if document.get("output"):
+        yield _fact("written", document["output"], "green")
+
+
+def _remove(document: Document, documents: Sequence[Document]) -> Rows:
+    yield _line(f"removed {len(document['removed'])} operators", "bold")
+    for site in document["removed"]:
+        yield _fact(str(site["index"]), f"{site['op']}@{site['position']}  {site['path']}")
+    if document.get("output"):
+        yield _fact("written", document["output"], "green")
+
+
+def _export(document: Document, documents: Sequence[Document]) -> Rows:
+    opset = f", opset {document['opset']}" if document.get("opset") else ""
+    total = sum(document.get("seconds", {}).values())
+    yield _line(f"{document['path']}: {document['format']}{opset}, {document['dtype']}", "bold")
+    yield _fact("size", f"{figures.size(document['bytes'])}, written in {total:.1f} s")
+    for label, ports in (("in", document["inputs"]), ("out", document["outputs"])):
+        for port in ports:
+            yield _fact(label, f"{port['name']} {port['dtype']} [{text_of(port['dims'])}]")
+    if document.get("batch"):
+        low, best, high = document["batch"]
+        yield _fact("batch", f"{low} to {high}, tuned for {best}")
+    sites = document.get("sites", ())
+    if sites:
+        folded = [site for site in sites if site["form"]]
+        yield _fact("folded", f"{len(folded)} of {len(sites)} inserted operators")
+        for site in sites:
+            if not site["form"]:
+                yield _fact("as written", f"{site['site']}: {site['reason']}")
+    if document.get("verify"):
+        yield from _verify(document["verify"], documents)
+
+
+def _verify(document: Document, documents: Sequence[Document]) -> Rows:
+    a, b = document["sides"]
+    word = "same" if document["ok"] else "DIFFERENT"
+    yield _line(f"{word}: {_side(b)} against {_side(a)}", "bold green" if document["ok"] else "bold red")
+    numbers = ("batch", "max |Δ|", "rel L2", "cosine", "top-1", "allowed")
+    table = _table("", "batch", "inputs", "output", "max |Δ|", "rel L2", "cosine", "top-1", "allowed", right=numbers)
+    for row in document["rows"]:
+        top = "–" if row["top1"] is None else f"{row['top1']:.0%}"
+        cosine = "–" if row["cosine"] is None else f"{row['cosine']:.6f}"
+        table.add_row(
+            *_cells(
+                "[✓]" if row["ok"] else "[x]",
+                row["batch"],
+                row["inputs"],
+                row["output"],
+                figures.small(row["max_abs"]),
+                figures.small(row["rel_l2"]),
+                cosine,
+                top,
+                figures.small(row["tolerance"]["atol"]),
+                style="" if row["ok"] else "red",
+            )
+        )
+    yield table
+    yield _fact("tolerance", f"{document['tolerance']['source']}: {document['tolerance']['reason']}")
+    if document["first_bad_block"]:
+        yield _fact("parts at", document["first_bad_block"], "red")
+    if not document["ok"]:
+        yield _fact("would pass", f"at atol {figures.small(document['would_pass_at'])}")
+
+
+def _side(side: Mapping[str, Any]) -> str:
+    return f"{side['name']} ({side['backend']}, {side['dtype']})"
+
+
+def _audit(document: Document, documents: Sequence[Document]) -> Rows:
+    b = document.get("b")
+    head = f"{document['a']} -> {b}" if b else str(document["a"])
+    yield _line(f"{head}   (batch {document['batch']}, {document['dtype']})", "bold")
+    columns = ("A", "B", "B - A", "share") if b else ("A",)
+    table = _table("", *columns, right=columns)
+    for name, label in COSTS.items():
+        show: Callable[..., str] = figures.size if name == "bytes" else figures.count
+        row = document[name]
+        cells = [show(row["a"])]
+        if b:
+            cells += [show(row["b"]), show(row["difference"], signed=True), figures.percent(row["relative"], 4)]
+        table.add_row(*_cells(label, *cells))
+    yield table
+    for side in ("a", "b"):
+        uncounted = (document.get("uncounted") or {}).get(side)
+        if uncounted:
+            yield _fact("uncounted", f"in {side.upper()}: {text_of(uncounted)}", "yellow")
+    inserted = (document.get("inserted") or {}).get("b") or (document.get("inserted") or {}).get("a") or []
+    for formula, items in _by(inserted, lambda item: f"{item['op']} on {item['tokens']} x {item['channels']}").items():
+        yield _fact("counted", f"{len(items)} x {formula}: {items[0]['formula']}")
+
+
+COSTS = {"params": "parameters", "flops": "FLOPs (paper)", "operations": "operations", "bytes": "bytes moved"}
+"""The audited quantities, as tables call them."""
+
+
+def _by(items: Sequence[Mapping[str, Any]], label: Callable[[Mapping[str, Any]], str]) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for item in items:
+        groups.setdefault(label(item), []).append(item)
+    return groups
+
+
+def _bench(document: Document, documents: Sequence[Document]) -> Rows:
+    styles = {"within": "bold green", "slower": "bold red", "inconclusive": "bold yellow"}
+    yield _line(f"{document['a']} -> {document['b']}: {document['verdict']}", styles.get(document["outcome"], "bold"))
+    times = document["median_seconds"]
+    table = _table("", "median", "ratio - 1", "95 % interval", right=("median", "ratio - 1", "95 % interval"))
+    table.add_row(*_cells("A", figures.milliseconds(times["a"]), "", ""))
+    ratio, ci95 = figures.slowdown(document["ratio"]), figures.interval(document["ci95"])
+    table.add_row(*_cells("B", figures.milliseconds(times["b"]), ratio, ci95))
+    control = document["control"]
+    table.add_row(*_cells("A again", "", figures.slowdown(control["ratio"]), figures.interval(control["ci95"])))
+    yield table
+    partial = ", partial" if document["partial"] else ""
+    yield _fact("pairs", f"{document['pairs']} groups in {document['processes']} processes{partial}")
+    for note in document["notes"]:
+        yield _fact("note", note, "yellow")
+
+
+def _shipment(document: Document) -> Rows:
+    yield _line("")
+    yield _line(f"{document['directory']}: {'shipped' if document['ok'] else 'NOT PROVEN'}", "bold")
+    for name, entry in document["files"].items():
+        yield _fact(figures.size(entry["bytes"]), name)
+    for name, reason in document["left_out"].items():
+        yield _fact("no " + name, reason, "yellow")
+
+
+def _error(document: Document, documents: Sequence[Document]) -> Rows:
+    yield _line(f"error: {document['what']}  [{document['code']}]", "bold red")
+    for label in ("where", "why", "do"):
+        if document.get(label):
+            yield _fact(label, document[label])
+
+
+VIEWS: dict[str, Callable[[Document, Sequence[Document]], Rows]] = {
+    "inspect": _inspect,
+    "insert": _insert,
+    "remove": _remove,
+    "export": _export,
+    "verify": _verify,
+    "audit": _audit,
+    "bench": _bench,
+    "error": _error,
+}

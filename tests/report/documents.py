@@ -1,0 +1,185 @@
+"""Result documents for the tests of the report, made from the real result classes with invented numbers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
+from cbsurgeon.checks.latency import Benchmark, Process
+from cbsurgeon.checks.parity_result import Bisection, BlockGap, Row, Side, Tolerance, Verification
+from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
+from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use
+
+HOSTILE = "<script>alert('x')</script>&\"]]>"
+"""Stands in names that come from a model or a path; a page that shows it raw would run it."""
+
+
+def block(index: int, path: str, stack: str = "blocks") -> Block:
+    sites = {
+        position: Site(position, (1,), 2, (0,), 197, width, (Use(f"node_{index}"),), (Hook(f"{path}.fc2", "output"),))
+        for position, width in (("front", 384), ("mid", 1536), ("end", 384))
+    }
+    return Block(index, stack, "mlp", path, (f"{path}.fc1",), (f"{path}.fc2",), (1,), 197, 384, 1536, True, 1, sites)
+
+
+def inspection(depth: int = 12, stack: str = "blocks") -> dict[str, Any]:
+    blocks = tuple(block(i, f"blocks.{i}.mlp", stack) for i in range(depth))
+    rejected = (
+        Rejected("not-residual", f"the result of head is added to nothing {HOSTILE}", ("linear_49",), "head", 2),
+        Rejected("one-token", "the stream holds one token; a mean over it is the identity", ("add_7",), "", 1),
+    )
+    return Inspection(blocks, rejected, reference="timm:deit_small_patch16_224", fingerprint="ab12" * 8).to_dict()
+
+
+def insertion(chosen: tuple[int, ...] = (6, 7, 8, 9, 10, 11)) -> dict[str, Any]:
+    sites = [
+        {
+            "index": index,
+            "stack": "blocks",
+            "path": f"blocks.{index}.mlp",
+            "position": "end",
+            "channels": 384,
+            "tokens": 197,
+            "token_axes": [1],
+            "channel_axis": 2,
+            "batch_axes": [0],
+            "enabled": True,
+        }
+        for index in chosen
+    ]
+    return {
+        "schema": "cbsurgeon.insert/1",
+        "reference": "timm:deit_small_patch16_224",
+        "op": "cb",
+        "position": "end",
+        "layers": "upper",
+        "chosen": list(chosen),
+        "blocks": 12,
+        "sites": sites,
+        "keys_added": [],
+        "dry_run": False,
+        "output": "model.safetensors",
+        "identity_at_start": False,
+        "recipe": {"schema": "cbsurgeon.recipe/1", "op": "cb", "layers": "upper", "sites": sites},
+    }
+
+
+def export(name: str = "model.onnx") -> dict[str, Any]:
+    dims: tuple[int | str, ...] = ("batch", 3, 224, 224)
+    return Export(
+        path=Path(name),
+        format="onnx",
+        opset=20,
+        dtype="float32",
+        bytes=88_345_678,
+        sha256="c0ffee" * 10 + "abcd",
+        inputs=(Port("x", "float32", dims),),
+        outputs=(Port("output", "float32", ("batch", 1000)),),
+        sites=tuple(FoldedSite(f"blocks.{i}.mlp:end", "cb", "last-projection") for i in range(6, 12)),
+        versions={"onnx": "1.23.2", "torch": "2.15.0"},
+        seconds={"capture": 2.5, "export": 3.0},
+    ).to_dict()
+
+
+def verification(ok: bool = True, bisected: bool = True) -> dict[str, Any]:
+    tolerance = Tolerance(2.1e-5, 1e-4, 4e-6, "measured", "8 times the rounding noise of this model on these inputs")
+    rows = tuple(
+        Row("generated", batch, "output", error, error / 3, 1.0, 1.0, 2.4e-6, error, tolerance, error < 2e-5)
+        for batch, error in ((1, 1.4e-6), (2, 1.9e-6), (7, 2.2e-6 if ok else 3.1e-2))
+    )
+    gaps = tuple(
+        BlockGap(f"blocks.{i}.mlp", f"add_{i}", 1e-6 * (i + 1), 2e-7 * (i + 1), 6e-6, 1e-6 * (i + 1), True)
+        for i in range(12)
+    )
+    sides = (
+        Side("timm:deit_small_patch16_224", "eager", "cpu", "float32"),
+        Side("model.onnx", "onnxruntime", "cpu", "float32"),
+    )
+    found = Bisection(gaps, sides, None) if bisected else None
+    return Verification(*sides, rows, "float64 program", found, 7.0).to_dict()
+
+
+def audit() -> dict[str, Any]:
+    cb = Tally(0, 75_648, 227_712, 1_212_672)
+    operators = {
+        "linear": Tally(21_600_000, 4_200_000_000, 8_400_000_000, 310_000_000),
+        "conv2d": Tally(295_000, 57_802_752, 115_000_000, 1_900_000),
+        "layer_norm": Tally(19_200, 1_000_000, 13_000_000, 15_000_000),
+        "scaled_dot_product_attention": Tally(0, 357_663_744, 730_000_000, 29_000_000),
+        "gelu": Tally(0, 0, 18_000_000, 29_000_000),
+        "add": Tally(75_648, 1_900_000, 1_900_000, 22_000_000),
+    }
+    total = sum(operators.values(), Tally())
+    inserted = tuple(
+        Inserted(f"blocks.{i}.mlp", "cb", 197, 384, 1, cb, "3NC + 2C: sum, 1/N, half x, half mean, add")
+        for i in range(6, 12)
+    )
+    extra = Tally(0, 6 * cb.flops, 6 * cb.operations, 6 * cb.bytes)
+    blocks = {f"blocks.{i}.mlp": Tally(1_181_568, 232_000_000, 465_000_000, 12_000_000) for i in range(12)}
+    calls = dict.fromkeys(operators, 12)
+    a = Count("timm:deit_small_patch16_224", total, blocks, operators, calls, weight_bytes=88_202_656)
+    b = Count(
+        "timm:deit_small_patch16_224 + cb",
+        total + extra,
+        {path: tally + (cb if i > 5 else Tally()) for i, (path, tally) in enumerate(blocks.items())},
+        {**operators, "cb": extra},
+        {**calls, "cb": 6},
+        uncounted={"aten.frobnicate": 2},
+        inserted=inserted,
+        weight_bytes=88_202_656,
+    )
+    return Audit(a, b).to_dict()
+
+
+def benchmark(outcome: str = "within") -> dict[str, Any]:
+    random.seed(4)
+
+    def pair(mean: float) -> tuple[float, float]:
+        return random.gauss(mean, 0.0003), random.gauss(mean, 0.0003)
+
+    samples = tuple(
+        Process(
+            tuple(pair(0.0400) for _ in range(12)),
+            tuple(pair(0.04008) for _ in range(12)),
+            tuple(pair(0.0400) for _ in range(12)),
+            (0.4, 0.6),
+            (510_000_000, 512_000_000),
+        )
+        for _ in range(5)
+    )
+    return Benchmark(
+        a="timm:deit_small_patch16_224",
+        b="model.onnx",
+        ratio=1.0021,
+        ci95=(0.9989, 1.0052),
+        upper95=1.0047,
+        lower95=0.9993,
+        outcome=outcome,  # type: ignore[arg-type]
+        verdict="at most 0.5 % slower with 95 % confidence",
+        claim=0.01,
+        pairs=60,
+        processes=5,
+        pairs_needed=None,
+        control_ratio=1.0003,
+        control_ci95=(0.9981, 1.0022),
+        median_seconds=(0.0400, 0.0401),
+        peak_memory=(510_000_000, 512_000_000),
+        environment={"processor": "a processor", "threads": 2, "versions": {"torch": "2.15.0"}},
+        samples=samples,
+        notes=("the machine was shared",),
+    ).to_dict()
+
+
+def shipment(ok: bool = True) -> dict[str, Any]:
+    return {
+        "schema": "cbsurgeon.ship/1",
+        "title": "timm:deit_small_patch16_224",
+        "ok": ok,
+        "directory": "shipped",
+        "files": {"model.onnx": {"bytes": 88_345_678, "sha256": "c0ffee" * 10 + "abcd"}},
+        "left_out": {"engine": "no TensorRT builder is installed"},
+        "environment": {"python": "3.11.2", "torch": "2.15.0", "platform": "Linux"},
+        "documents": [inspection(), insertion(), export(), verification(ok), audit(), benchmark()],
+    }

@@ -1,0 +1,165 @@
+"""The house's import direction, what ``import cbsurgeon`` needs, and that no name shadows a module."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cbsurgeon
+
+ROOT = Path(cbsurgeon.__file__).parent
+
+# From the bottom. A file imports from its own room and from the rooms before it.
+ROOMS = ("errors", "operators", "models", "graph", "surgery", "deploy", "checks", "report", "verbs", "cli")
+EVERYWHERE = {"version"}
+
+# Imported inside the functions that need them: they are optional, or too slow for every start.
+INSIDE_FUNCTIONS = {
+    "fvcore",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "rich",
+    "safetensors",
+    "tensorrt",
+    "tensorrt_rtx",
+    "timm",
+    "torchvision",
+    "transformers",
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, int, bool]]:
+    """Every imported module: its full name, its line, and whether the import runs at import time."""
+
+    def walk(node: ast.AST, at_start: bool) -> Iterator[tuple[str, int, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, child.lineno, at_start) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = package.rsplit(".", child.level - 1)[0] if child.level else ""
+                origin = ".".join(part for part in (base, child.module) if part)
+                yield origin, child.lineno, at_start
+                yield from ((f"{origin}.{alias.name}", child.lineno, at_start) for alias in child.names)
+            else:
+                typing_only = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+                inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or typing_only
+                yield from walk(child, at_start and not inside)
+
+    yield from walk(tree, True)
+
+
+def package_of(path: Path) -> str:
+    return ".".join(("cbsurgeon", *path.relative_to(ROOT).parent.parts))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_towards_the_bottom_only(path: Path) -> None:
+    room = room_of(path)
+    if room in ("__init__", "__main__"):
+        pytest.skip("the package itself names its public parts from every room")
+    if room in EVERYWHERE:
+        allowed: set[str] = set()
+    else:
+        assert room in ROOMS, f"{path} is in a room that the house does not have"
+        allowed = {*ROOMS[: ROOMS.index(room) + 1], *EVERYWHERE}
+    wrong = [
+        f"line {line}: {name}"
+        for name, line, _ in imports(ast.parse(path.read_text()), package_of(path))
+        if name.startswith("cbsurgeon.") and name.split(".")[1] not in allowed
+    ]
+    assert not wrong, f"{path.relative_to(ROOT)} reaches upwards: {wrong}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_optional_and_slow_packages_are_imported_inside_functions(path: Path) -> None:
+    banned = INSIDE_FUNCTIONS | ({"torch", "numpy"} if room_of(path) in ("cli", "__init__", "__main__") else set())
+    wrong = [
+        f"line {line}: {name}"
+        for name, line, at_start in imports(ast.parse(path.read_text()), package_of(path))
+        if at_start and name.split(".")[0] in banned
+    ]
+    assert not wrong, f"{path.relative_to(ROOT)}: {wrong}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_command_line_writes_to_the_terminal(path: Path) -> None:
+    if room_of(path) == "cli":
+        pytest.skip("this room is the one that writes")
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    wrong = [f"line {call.lineno}" for call in calls if ast.unparse(call.func) in ("print", "sys.stdout.write", "click.echo")]
+    assert not wrong, f"{path.relative_to(ROOT)} prints: {wrong}"
+
+
+def test_the_parser_sees_what_it_must_refuse() -> None:
+    """The checks above are worth something only if a wrong import is seen in each of its spellings."""
+    source = (
+        "import timm\n"
+        "from cbsurgeon.cli import options\n"
+        "from cbsurgeon import verbs\n"
+        "from .. import report\n"
+        "def late():\n    import onnx\n"
+        "if TYPE_CHECKING:\n    import rich\n"
+    )
+    seen = {(name, at_start) for name, _, at_start in imports(ast.parse(source), "cbsurgeon.graph")}
+    assert {("timm", True), ("cbsurgeon.cli", True), ("cbsurgeon.verbs", True), ("cbsurgeon.report", True)} <= seen
+    assert {("onnx", False), ("rich", False)} <= seen
+
+
+def packages() -> list[str]:
+    found = [name for _, name, is_package in pkgutil.walk_packages([str(ROOT)], "cbsurgeon.") if is_package]
+    return ["cbsurgeon", *found]
+
+
+@pytest.mark.parametrize("package", packages())
+def test_no_public_name_is_also_a_submodule(package: str) -> None:
+    """``from package import name`` would give the function or the module, depending on what was imported first."""
+    module = importlib.import_module(package)
+    public = set(getattr(module, "__all__", ()))
+    submodules = {name for _, name, _ in pkgutil.iter_modules(module.__path__)}
+    assert not public & submodules
+
+
+def test_every_public_name_exists() -> None:
+    for name in cbsurgeon.__all__:
+        assert getattr(cbsurgeon, name) is not None
+    assert set(cbsurgeon.__all__) <= set(dir(cbsurgeon))
+    with pytest.raises(AttributeError, match="no attribute 'inspekt'"):
+        cbsurgeon.inspekt  # noqa: B018
+
+
+def test_import_needs_torch_alone() -> None:
+    """With every optional package made unimportable, every public name still resolves."""
+    code = f"""
+import sys, importlib.abc
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {INSIDE_FUNCTIONS | {"click"}!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+import cbsurgeon
+for name in cbsurgeon.__all__:
+    getattr(cbsurgeon, name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_naming_the_package_does_not_import_torch() -> None:
+    code = "import sys, cbsurgeon, cbsurgeon.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

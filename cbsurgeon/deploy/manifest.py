@@ -1,0 +1,132 @@
+"""The JSON document beside an engine: what it was built from and with, and whether this user's tool wrote it.
+
+An engine is machine code. Its digest in a manifest proves that the two belong together, not who made them, so the
+manifest also carries a seal: a keyed digest whose key never leaves this user's state folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.deploy.onnx_file import require_file, sha256
+from cbsurgeon.errors import InputFileError
+
+SCHEMA = "cbsurgeon.engine/1"
+_KEY_BYTES = 32
+
+
+def beside(engine: Path) -> Path:
+    """Where an engine's manifest lies: ``m.engine`` → ``m.engine.json``."""
+    return engine.with_name(engine.name + ".json")
+
+
+def write(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a sealed manifest."""
+    body = {"schema": SCHEMA, **document}
+    path.write_text(json.dumps({**body, "seal": _seal(body)}, indent=2, sort_keys=True) + "\n")
+
+
+def read(engine: Path) -> dict[str, Any] | None:
+    """The manifest beside an engine, or ``None`` when there is none.
+
+    Raises:
+        InputFileError: it is not a manifest (CB-ENGINE-02).
+    """
+    path = beside(engine)
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise _damaged(path, f"its schema is not {SCHEMA}")
+    return document
+
+
+def _damaged(path: Path, why: str) -> InputFileError:
+    return InputFileError(
+        "the engine's manifest cannot be read",
+        code="CB-ENGINE-02",
+        where=str(path),
+        why=why,
+        do="build the engine again",
+    )
+
+
+def require_trusted(engine: Path, *, trust: bool = False) -> dict[str, Any]:
+    """Refuse an engine that is not known to come from this user's own builds.
+
+    Args:
+        engine: the engine file.
+        trust: the user vouches for it.
+
+    Returns:
+        The manifest; empty when there is none and the user vouches.
+
+    Raises:
+        InputFileError: no such file (CB-ENGINE-03), it is not the file its manifest was written for
+            (CB-ENGINE-04, even with ``trust``), or nothing shows that this tool built it here (CB-ENGINE-05).
+    """
+    require_file(engine, "CB-ENGINE-03")
+    document = read(engine)
+    if document is not None:
+        wanted = (document.get("engine") or {}).get("sha256")
+        found = sha256(engine)
+        if found != wanted:
+            raise InputFileError(
+                "the engine is not the one its manifest was written for",
+                code="CB-ENGINE-04",
+                where=str(engine),
+                why=f"sha256 {found[:16]}..., the manifest says {str(wanted)[:16]}...",
+                do="build the engine again",
+            )
+    if trust or (document is not None and _sealed_here(document)):
+        return document or {}
+    raise InputFileError(
+        "an engine is code, and nothing shows that this one was built here",
+        code="CB-ENGINE-05",
+        where=str(engine),
+        why="there is no manifest beside it"
+        if document is None
+        else "its manifest was sealed by another user or machine",
+        do="build it from the ONNX file; only if you built this engine yourself elsewhere, repeat with --trust",
+    )
+
+
+def _sealed_here(document: Mapping[str, Any]) -> bool:
+    seal = document.get("seal")
+    body = {name: value for name, value in document.items() if name != "seal"}
+    expected = _seal(body, create=False)
+    return isinstance(seal, str) and expected is not None and hmac.compare_digest(seal, expected)
+
+
+def _seal(body: Mapping[str, Any], *, create: bool = True) -> str | None:
+    key = _key(create)
+    if key is None:
+        return None
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _key(create: bool) -> bytes | None:
+    """This user's sealing key; ``None`` where no state folder can be written (then engines need ``--trust``)."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    path = Path(state) / "cbsurgeon" / "engine-key"
+    try:
+        if create and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(_KEY_BYTES))
+        key = path.read_bytes()
+    except OSError:
+        return None
+    return key if len(key) == _KEY_BYTES else None

@@ -1,0 +1,22 @@
+"""The table of hand-written networks: ``CASES`` maps a name to a network, its trap and what it must yield."""
+
+from __future__ import annotations
+
+from tests.graph import (
+    networks_axes,
+    networks_branches,
+    networks_forms,
+    networks_negative,
+    networks_projections,
+)
+from tests.graph.expectations import CASES, Case, Refusal, Want
+
+ROOMS = (networks_projections, networks_forms, networks_branches, networks_negative, networks_axes)
+
+__all__ = ["CASES", "ROOMS", "Case", "Refusal", "Want", "of"]
+
+
+def of(*rooms: object) -> list[Case]:
+    """The cases written down in the given modules, in order."""
+    names = {getattr(room, "__name__", "") for room in rooms}
+    return [case for case in CASES.values() if case.build.__module__ in names]

@@ -1,10 +1,44 @@
-"""References → models, and models → files."""
+"""References → models, and models → files.
+
+``load`` takes any reference or file. It never runs code from a file without ``trust=True`` and never drops what a
+file says.
+
+A checkpoint of ours may carry *recipes* (insertions). Repeating them is surgery, which this room does not know, so the
+caller hands it in::
+
+    model = models.load(path, replay=lambda model, recipes: ...)   # Model with the insertions made
+
+``replay`` gets the bare architecture (random weights, ``model.recipes == ()``) and the recipe documents, oldest
+first, and returns the model with the same insertions made on its module, ``model.recipes`` set. It is called only for
+checkpoints that have recipes; without it such a checkpoint is refused (``CB-LOAD-22``). The same in steps::
+
+    checkpoint = models.open_checkpoint(path)            # tensors mapped, nothing built
+    bare = models.architecture(checkpoint, arch=arch)    # Model with random weights
+    edited = ...                                         # replay checkpoint.recipes on it
+    model = models.finish(edited, checkpoint)            # strict load; CB-FIT-01 says what does not fit
+
+``fit(module, state_dict, where)`` is the strict load alone.
+"""
 
 from cbsurgeon.models import atomic
 from cbsurgeon.models.builders import build
+from cbsurgeon.models.checkpoint import Checkpoint, open_checkpoint
 from cbsurgeon.models.fitting import fit
-from cbsurgeon.models.loading import load
+from cbsurgeon.models.loading import Replay, architecture, finish, load
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.saving import save
 
-__all__ = ["Model", "Provenance", "atomic", "build", "fit", "load", "save"]
+__all__ = [
+    "Checkpoint",
+    "Model",
+    "Provenance",
+    "Replay",
+    "architecture",
+    "atomic",
+    "build",
+    "finish",
+    "fit",
+    "load",
+    "open_checkpoint",
+    "save",
+]

@@ -180,7 +180,7 @@ def _publish(temporary: Path, final: Path, force: bool) -> None:
             # A file system without hard links: check and rename, the best it can do.
             if _lstat(final) is not None:
                 raise _exists(final) from None
-    os.replace(temporary, final)
+    temporary.replace(final)
 
 
 def _require_regular(temporary: Path, final: Path) -> None:

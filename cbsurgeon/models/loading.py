@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cbsurgeon.models.builders import build
-from cbsurgeon.models.model import Model
-from cbsurgeon.models.reference import Reference, parse
+import torch
+from torch import nn
+
+from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.models import builders, files, shapes, torch_file
+from cbsurgeon.models import inputs as example
+from cbsurgeon.models.builders import timm, torchvision
+from cbsurgeon.models.checkpoint import Checkpoint, open_file
+from cbsurgeon.models.fitting import differences, fit
+from cbsurgeon.models.model import Model, Provenance
+from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
+
+Replay = Callable[[Model, tuple[Mapping[str, Any], ...]], Model]
+"""Repeats insertions: takes the bare architecture and recipe documents, gives the model they were made on."""
+
+_MODULES_PER_TENSOR, _MODULES_AT_LEAST = 20, 2000
+_LARGEST_OPTION = 1 << 20
 
 
 def load(
-    reference: str,
+    reference: str | Path,
     *,
     arch: str | None = None,
     input: str | None = None,
@@ -20,9 +35,213 @@ def load(
     trust: bool = False,
     batch: int = 2,
     options: Mapping[str, Any] | None = None,
+    entry: str | None = None,
+    replay: Replay | None = None,
 ) -> Model:
-    """Load a model from a reference."""
-    found = parse(reference)
+    """Load a model from a builder reference or a file.
+
+    Args:
+        reference: ``timm:NAME``, ``torchvision:NAME``, ``hf:CLASS``, ``hf:DIRECTORY``,
+            ``mod:package.module:factory``, or a file.
+        arch: builder reference for a file that does not name its architecture, or instead of the one it names.
+        input: example shapes without the batch (``3x224x224``).
+        inputs: ``.npz`` file of example inputs.
+        trust: allow files that run code when read: pickled modules and ``.pt2`` programs.
+        batch: batch size of generated example inputs.
+        options: JSON keyword arguments for the builder; they win over what the file says.
+        entry: which entry of a training checkpoint holds the weights to take.
+        replay: repeats the insertions a checkpoint was saved with, before its weights are loaded.
+
+    Raises:
+        UsageError: a bad reference or option (``CB-REF-*``, ``CB-INPUT-*``), a file that names no architecture
+            (``CB-LOAD-20``) or one that needs code (``CB-LOAD-21``), insertions and no ``replay`` (``CB-LOAD-22``).
+        InputFileError: the file cannot be read safely, or its weights do not fit (``CB-FIT-01``).
+        MissingPackage: a library the reference needs is absent.
+    """
+    found = parse(str(reference))
     if isinstance(found, Reference):
-        return build(found, options=options, input=input, inputs=inputs, batch=batch)
-    raise NotImplementedError
+        if arch is not None:
+            raise UsageError(
+                "--arch is for files",
+                code="CB-REF-01",
+                where=str(reference),
+                why="this reference names its architecture itself",
+            )
+        return builders.build(found, options=options, input=input, inputs=inputs, batch=batch)
+    files.readable(found)
+    if files.sniff(found) == "zip" and torch_file.is_program(found):
+        from cbsurgeon.models import program
+
+        return program.read(found, trust=trust)
+    opened = open_file(found, trust=trust, entry=entry, digest=True)
+    if isinstance(opened, nn.Module):
+        return _whole(found, opened, input=input, inputs=inputs, batch=batch)
+    if opened.recipes and replay is None:
+        raise UsageError(
+            "the checkpoint was saved with insertions",
+            code="CB-LOAD-22",
+            where=str(found),
+            why=f"{len(opened.recipes)} recipes must be replayed before its weights mean what they meant",
+            do="load it with cbsurgeon.load, which replays them",
+        )
+    bare = architecture(opened, arch=arch, options=options, input=input, inputs=inputs, batch=batch)
+    model = replay(bare, opened.recipes) if replay is not None and opened.recipes else bare
+    return finish(model, opened)
+
+
+def architecture(
+    checkpoint: Checkpoint,
+    *,
+    arch: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    input: str | None = None,
+    inputs: Path | None = None,
+    batch: int = 2,
+) -> Model:
+    """Build the architecture a checkpoint belongs to, with random weights and no insertions.
+
+    The first half of loading: replay the checkpoint's recipes on the result, then call :func:`finish`. What the file
+    claims is compared with its tensors on the meta device first, so a small file cannot ask for a large model.
+
+    Raises:
+        UsageError: no architecture is named (``CB-LOAD-20``); the file names one that runs code (``CB-LOAD-21``).
+        InputFileError: keys are missing or shapes differ (``CB-FIT-01``).
+    """
+    reference, stated = _reference(checkpoint, arch)
+    given = {**stated, **(options or {})}
+    state, implied = checkpoint.state_dict, {}
+    limit = _MODULES_AT_LEAST + _MODULES_PER_TENSOR * len(state)
+    bare = builders.skeleton(reference, given, limit)
+    if bare is not None:
+        state = shapes.plain(state, bare.state_dict())
+        if checkpoint.written_by != "cbsurgeon":
+            found = shapes.options(reference, bare, state)
+            implied = {key: value for key, value in found.items() if key not in given}
+        if implied:
+            bare = builders.skeleton(reference, {**given, **implied}, limit) or bare
+        _check_claims(checkpoint, bare, state)
+    model = builders.build(reference, options={**given, **implied}, input=input, inputs=inputs, batch=batch)
+    origin = Provenance(
+        str(checkpoint.path),
+        model.provenance.architecture,
+        model.provenance.architecture_options,
+        checkpoint.sha256,
+    )
+    return replace(model, provenance=origin)
+
+
+def finish(model: Model, checkpoint: Checkpoint) -> Model:
+    """Load a checkpoint's weights into the architecture (after its recipes were replayed), strictly.
+
+    The module is changed in place; example inputs take the weights' floating-point type.
+
+    Raises:
+        InputFileError: the weights do not fit (``CB-FIT-01``).
+    """
+    if model.module is None:
+        raise UsageError("the model has no module to load weights into", code="CB-LOAD-17", where=str(checkpoint.path))
+    fit(model.module, shapes.plain(checkpoint.state_dict, model.module.state_dict()), str(checkpoint.path))
+    return _matching_inputs(model, checkpoint.state_dict)
+
+
+def _matching_inputs(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
+    floating = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(floating) != 1 or floating == {torch.float32}:
+        return model
+    dtype = floating.pop()
+
+    def cast(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    keywords = {name: cast(value) for name, value in model.example_kwargs.items()}
+    return replace(model, example_inputs=tuple(map(cast, model.example_inputs)), example_kwargs=keywords)
+
+
+def _reference(checkpoint: Checkpoint, arch: str | None) -> tuple[Reference, Mapping[str, Any]]:
+    """The builder to use and the options the file states for it."""
+    stated = checkpoint.architecture
+    if arch is not None:
+        wanted = parse_builder(arch)
+        same = stated in (str(wanted), wanted.name)
+        return wanted, _bounded(checkpoint) if same else {}
+    if stated is None:
+        raise _nameless(checkpoint)
+    reference = parse_builder(stated) if checkpoint.written_by == "cbsurgeon" else _trained(checkpoint, stated)
+    plain = reference.kind != "mod" and reference.name.replace(".", "_").isidentifier()
+    if not plain:
+        raise UsageError(
+            "the checkpoint names an architecture that a file may not name",
+            code="CB-LOAD-21",
+            where=str(checkpoint.path),
+            why=f"{str(reference)[:120]} imports code or reads other files; only you may ask for that",
+            do=f"if it is your own, say so: --arch {str(reference)[:120]}",
+        )
+    return reference, _bounded(checkpoint)
+
+
+def _bounded(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The options a file states, once no number among them is absurd."""
+    pending: list[Any] = [dict(checkpoint.architecture_options)]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            pending += value.values()
+        elif isinstance(value, list | tuple):
+            pending += value
+        elif isinstance(value, int | float) and not abs(value) <= _LARGEST_OPTION:
+            raise InputFileError(
+                "the checkpoint's description of itself cannot be read",
+                code="CB-META-01",
+                where=str(checkpoint.path),
+                why=f"an option of its architecture is {str(value)[:40]}, beyond any architecture",
+                do="do not use this file, or state the architecture yourself with --arch",
+            )
+    return checkpoint.architecture_options
+
+
+def _trained(checkpoint: Checkpoint, name: str) -> Reference:
+    """The builder behind ``arch`` in a training checkpoint: timm's names, then torchvision's, which trainers share."""
+    for kind, library in (("timm", timm), ("torchvision", torchvision)):
+        if library.knows(name):
+            return Reference(kind, name)
+    near = nearest(name, timm.all_names())
+    raise UsageError(
+        f"the checkpoint names the architecture {name[:80]!r}, which neither timm nor torchvision has",
+        code="CB-REF-02",
+        where=str(checkpoint.path),
+        why=f"the nearest names are {', '.join(near)}" if near else "no known name is like it",
+        do=f"cbsurgeon inspect {checkpoint.path} --arch timm:{near[0] if near else 'NAME'}",
+    )
+
+
+def _nameless(checkpoint: Checkpoint) -> UsageError:
+    keys = list(checkpoint.state_dict)
+    return UsageError(
+        "the file holds weights and does not name their architecture",
+        code="CB-LOAD-20",
+        where=str(checkpoint.path),
+        why=f"it has {len(keys)} tensors: {', '.join(key[:60] for key in keys[:3])}{' ...' if len(keys) > 3 else ''}",
+        do=f"cbsurgeon inspect {checkpoint.path} --arch timm:NAME   (or torchvision:NAME, hf:CLASS, mod:MODULE:FACTORY)",
+    )
+
+
+def _check_claims(checkpoint: Checkpoint, bare: nn.Module, state: shapes.State) -> None:
+    own = bare.state_dict()
+    held = {key: value for key, value in state.items() if key in own} if checkpoint.recipes else state
+    problems = differences(own, held)
+    if problems:
+        raise InputFileError(
+            "the weights do not fit the architecture",
+            code="CB-FIT-01",
+            where=str(checkpoint.path),
+            why="; ".join(problems),
+            do="check --arch and its options (num_classes, img_size): the file must hold exactly this architecture",
+        )
+
+
+def _whole(path: Path, module: nn.Module, *, input: str | None, inputs: Path | None, batch: int) -> Model:
+    """A trusted pickled module as a model."""
+    model = replace(builders.guess(module.eval(), batch), provenance=Provenance(str(path), sha256=files.digest(path)))
+    if input is not None or inputs is not None:
+        return example.override(model, input=input, inputs=inputs, batch=batch)
+    return example.require(model)

@@ -19,9 +19,10 @@ SAFETENSORS, TORCH, PROGRAM = (".safetensors",), (".pt", ".pth"), (".pt2",)
 def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
     """Write a model's weights with what is needed to build it again; the format follows the suffix.
 
-    ``.safetensors`` (the default choice) and ``.pt``/``.pth`` (read back with ``weights_only=True``) hold every tensor of
-    the state dict once; ``.pt2`` holds the program, which only ``trust=True`` reads back. The file is written beside its
-    place, read back, compared with the model byte for byte, and renamed: it appears complete or not at all.
+    ``.safetensors`` (the default choice) and ``.pt``/``.pth`` (read back with ``weights_only=True``) hold every
+    tensor of the state dict once; ``.pt2`` holds the program, which only ``trust=True`` reads back. The file is
+    written beside its place, read back, compared with the model byte for byte, and renamed: it appears complete or
+    not at all.
 
     Args:
         model: its module's state dict is written, or its program's where it has no module.
@@ -67,7 +68,7 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
             _write_safetensors(kept, document, temporary)
         elif suffix in TORCH:
             _write_torch(state, document, temporary)
-        else:
+        elif model.program is not None:
             torch.export.save(model.program, temporary, extra_files={metadata.KEY: document.to_json()})
     except RuntimeError as error:
         # torch's own writer reports a full disk or a vanished folder as a RuntimeError.

@@ -1,11 +1,13 @@
 """Builders: a reference and JSON options → a model with random, reproducible weights and inputs that run it.
 
-Weights are drawn under the fixed seed of :mod:`cbsurgeon.models.seed` on the CPU; nothing is downloaded; the model comes
-in evaluation mode. One file per source: ``timm``, ``torchvision``, ``transformers`` (``hf:``) and ``factory`` (``mod:``).
+Weights are drawn under the fixed seed of :mod:`cbsurgeon.models.seed` on the CPU; nothing is downloaded; the model
+comes in evaluation mode. One file per source: ``timm``, ``torchvision``, ``transformers`` (``hf:``) and ``factory``
+(``mod:``).
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from cbsurgeon.errors import CBSurgeonError, UsageError
 from cbsurgeon.models import inputs as example
@@ -42,7 +45,8 @@ def build(
     """Build the architecture a reference names, in evaluation mode, with example inputs.
 
     Args:
-        reference: ``timm:NAME``, ``torchvision:NAME``, ``hf:CLASS``, ``hf:DIRECTORY`` or ``mod:package.module:factory``.
+        reference: ``timm:NAME``, ``torchvision:NAME``, ``hf:CLASS``, ``hf:DIRECTORY`` or
+            ``mod:package.module:factory``.
         options: JSON keyword arguments for the builder (``num_classes``, ``img_size``; for ``hf`` the configuration's).
         input: shapes without the batch, ``3x224x224`` or ``3x224x224,16:int64``; overrides the model's own.
         inputs: ``.npz`` file with one array per parameter of ``forward``; overrides the model's own.
@@ -69,24 +73,50 @@ def build(
     return example.require(model)
 
 
-def skeleton(reference: str | Reference, options: Mapping[str, Any]) -> nn.Module | None:
+def skeleton(reference: str | Reference, options: Mapping[str, Any], most_modules: int) -> nn.Module | None:
     """The same architecture without weights (on the meta device), or ``None`` where the builder needs real numbers.
 
-    Costs no memory, so that a file's claims can be compared with its tensors before anything is allocated.
+    Costs no memory for tensors, so that a file's claims can be compared with what it holds before anything is
+    allocated.
+
+    Raises:
+        UsageError: the architecture does not exist, or grows beyond ``most_modules`` modules (``CB-REF-06``).
     """
     known = parse_builder(reference) if isinstance(reference, str) else reference
+    wanted = checked(options, known)
     if known.kind == "mod":
         return None
-    wanted = checked(options, known)
+    count = itertools.count(1)
+
+    def limit(*_: object) -> None:
+        if next(count) > most_modules:
+            raise UsageError(
+                "the architecture is larger than the file",
+                code="CB-REF-06",
+                where=f"{known} with {wanted}",
+                why=f"it has more than {most_modules} modules, far more than the file has tensors",
+                do="check the options, or do not use this file",
+            )
+
+    hook = register_module_module_registration_hook(limit)
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _BUILDERS[known.kind](known, {**wanted, **_NO_INPUTS}, 1).module
+            return _BUILDERS[known.kind](known, wanted, 1).module
     except (NotImplementedError, RuntimeError):
+        # Some constructors read numbers from tensors, which a skeleton does not have.
         return None
+    except CBSurgeonError:
+        raise
+    except Exception as error:
+        raise _failed(known, wanted, error) from error
+    finally:
+        hook.remove()
 
 
-_NO_INPUTS: dict[str, Any] = {}
+def guess(module: nn.Module, batch: int) -> Model:
+    """A module that came without inputs, with those its own configuration implies; none where it implies none."""
+    return factory.with_inputs(module, {}, batch)
 
 
 def _run(known: Reference, wanted: dict[str, Any], batch: int) -> Model:
@@ -97,14 +127,18 @@ def _run(known: Reference, wanted: dict[str, Any], batch: int) -> Model:
         raise
     except Exception as error:
         # The builder is other people's code and may raise anything; the user needs the sentence, not the class.
-        raise UsageError(
-            "the architecture could not be built",
-            code="CB-REF-03",
-            where=f"{known}{f' with {wanted}' if wanted else ''}",
-            why=reason(error),
-            do="check the options against the builder's own documentation",
-        ) from error
+        raise _failed(known, wanted, error) from error
     if model.provenance.architecture is None:
         named = Provenance(reference=str(known), architecture=str(known), architecture_options=wanted)
         model = replace(model, provenance=named)
     return model
+
+
+def _failed(known: Reference, wanted: dict[str, Any], error: Exception) -> UsageError:
+    return UsageError(
+        "the architecture could not be built",
+        code="CB-REF-03",
+        where=f"{known}{f' with {wanted}' if wanted else ''}",
+        why=reason(error),
+        do="check the options against the builder's own documentation",
+    )

@@ -25,9 +25,9 @@ from cbsurgeon.models.reference import Reference, nearest
 def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
     """Call the factory with ``options`` as keyword arguments.
 
-    It returns an ``nn.Module``, ``(module, example_inputs)`` with a tensor, a tuple of positional inputs or a mapping of
-    keyword inputs, or a :class:`~cbsurgeon.models.model.Model`, which is taken as it is. ``batch`` applies where the
-    inputs come from the module's own configuration; a factory's inputs are its own.
+    It returns an ``nn.Module``, ``(module, example_inputs)`` with a tensor, a tuple of positional inputs or a mapping
+    of keyword inputs, or a :class:`~cbsurgeon.models.model.Model`, which is taken as it is. ``batch`` applies where
+    the inputs come from the module's own configuration; a factory's inputs are its own.
 
     Raises:
         UsageError: the module or the factory does not exist, the call fails, or it returns something else
@@ -37,7 +37,7 @@ def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
     if isinstance(produced, Model):
         return produced
     if isinstance(produced, nn.Module):
-        return _guessed(produced.eval(), options, batch)
+        return with_inputs(produced.eval(), options, batch)
     if isinstance(produced, tuple) and len(produced) == 2 and isinstance(produced[0], nn.Module):
         module, given = produced
         if isinstance(given, torch.Tensor):
@@ -95,8 +95,8 @@ def _call(reference: Reference, factory: Any, options: dict[str, Any]) -> Any:
         raise _failure(reference, f"the call failed: {reason(error)}", "fix the factory") from error
 
 
-def _guessed(module: nn.Module, options: dict[str, Any], batch: int) -> Model:
-    """Inputs from the configuration that timm and transformers models carry; none where there is no such thing."""
+def with_inputs(module: nn.Module, options: dict[str, Any], batch: int) -> Model:
+    """The module with inputs from the configuration timm and transformers models carry; none where there is none."""
     from cbsurgeon.models import inputs
     from cbsurgeon.models.builders import timm, transformers
 

@@ -1,8 +1,8 @@
 """Inputs for a transformers model, from its configuration and the parameters of its ``forward``.
 
-Nothing here knows a model class. A parameter's *name* says its modality (``pixel_values``, ``input_ids`` ...: the library
-uses them everywhere), the configuration gives the sizes, and where several sets of inputs are possible the first one
-the model itself accepts is taken.
+Nothing here knows a model class. A parameter's *name* says its modality (``pixel_values``, ``input_ids`` ...: the
+library uses them everywhere), the configuration gives the sizes, and where several sets of inputs are possible the
+first one the model itself accepts is taken.
 """
 
 from __future__ import annotations

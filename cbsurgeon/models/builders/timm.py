@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from cbsurgeon.errors import UsageError, missing
+from cbsurgeon.errors import missing
 from cbsurgeon.models import inputs
 from cbsurgeon.models.model import Model
 from cbsurgeon.models.reference import Reference, unknown_name
@@ -30,6 +30,12 @@ def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
 def knows(name: str) -> bool:
     """Whether timm registers this architecture (a pretrained tag after the dot is allowed)."""
     return bool(_library().is_model(name))
+
+
+def all_names() -> list[str]:
+    """Every architecture timm registers."""
+    names: list[str] = _library().list_models()
+    return names
 
 
 def input_size(module: nn.Module, options: Mapping[str, Any]) -> tuple[int, int, int] | None:
@@ -90,6 +96,3 @@ def classifier(module: nn.Module) -> tuple[str, ...]:
     configuration = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     named = configuration.get("classifier") or ()
     return (named,) if isinstance(named, str) else tuple(named)
-
-
-__all__ = ["UsageError", "build", "classifier", "input_size", "knows", "with_image_size"]

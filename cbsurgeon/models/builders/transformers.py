@@ -45,7 +45,7 @@ def find_class(library: Any, reference: Reference) -> Any:
     Raises:
         UsageError: no such class, or a class that is no model or needs a checkpoint (``CB-REF-02``).
     """
-    found = getattr(library, reference.name, None) if reference.name in dir(library) else None
+    found: Any = getattr(library, reference.name, None) if reference.name in dir(library) else None
     if found is None:
         models = [name for name in dir(library) if name.endswith(("Model", "Backbone")) or "For" in name]
         raise unknown_name(reference, models, "transformers")
@@ -87,7 +87,7 @@ def with_inputs(module: nn.Module, batch: int) -> Model:
 
     A single input is positional; several are keyword inputs, in the order of ``forward``.
     """
-    if next(module.parameters()).is_meta:
+    if any(parameter.is_meta for parameter in module.parameters()):
         return Model(module)
     found, _ = hf_inputs.find(module, batch)
     order = list(inspect.signature(module.forward).parameters)

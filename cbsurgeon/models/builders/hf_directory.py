@@ -1,0 +1,136 @@
+"""``hf:DIRECTORY``: a transformers folder with ``config.json`` and safetensors; never its code, never its pickles."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.errors import InputFileError, UsageError, missing
+from cbsurgeon.models import files, metadata, safetensors_file
+from cbsurgeon.models.builders.options import checked, reason
+from cbsurgeon.models.model import Model, Provenance
+from cbsurgeon.models.reference import Reference
+
+LARGEST_CONFIG = 8 << 20
+"""Bytes of config.json read at most."""
+_DROPPED = ("_name_or_path", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
+_SHOWN = 3
+
+
+def read(folder: Path, options: dict[str, Any], batch: int) -> Model:
+    """Read the folder through transformers itself, which knows how older checkpoints spell their keys.
+
+    Before it may look, the configuration and every weight file are checked by our own rules; afterwards every parameter
+    must have come from the files.
+
+    Raises:
+        UsageError: there is no such folder (``CB-REF-02``).
+        InputFileError: config.json is missing or asks for code (``CB-HF-01``, ``CB-HF-02``); no safetensors, or
+            weights that do not fit (``CB-HF-03``, ``CB-FIT-01``).
+        MissingPackage: transformers is not installed.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            "there is no such transformers class or folder",
+            code="CB-REF-02",
+            where=f"hf:{folder}",
+            why="models are not downloaded here",
+            do=f"hf download {folder} --local-dir DIR, then hf:DIR; or name a class: hf:ViTForImageClassification",
+        )
+    try:
+        import transformers as library
+    except ImportError as error:
+        raise missing("transformers", "hf", "an hf: reference") from error
+    from cbsurgeon.models.builders import transformers
+
+    config = _config(folder)
+    _check_weights(folder)
+    name = _class_name(folder, config)
+    model_class = transformers.find_class(library, Reference("hf", name))
+    given = {key: value for key, value in config.items() if key not in _DROPPED}
+    module = _from_pretrained(folder, model_class, {**given, **options})
+    model = transformers.with_inputs(module, batch)
+    origin = Provenance(f"hf:{folder}", f"hf:{name}", {**given, **options})
+    return Model(module, model.example_inputs, origin, model.example_kwargs)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = files.readable(folder / "config.json")
+    if files.size(path) > LARGEST_CONFIG:
+        raise _refusal(path, "CB-HF-01", f"it has more than {LARGEST_CONFIG >> 20} MiB")
+    try:
+        config = metadata.parse_json(path.read_bytes(), str(path), LARGEST_CONFIG)
+    except InputFileError as error:
+        raise _refusal(path, "CB-HF-01", error.why) from error
+    if not isinstance(config, dict):
+        raise _refusal(path, "CB-HF-01", "it is not an object")
+    if "auto_map" in config:
+        raise _refusal(path, "CB-HF-02", "auto_map asks to run Python files from the folder, which is never done")
+    try:
+        checked({key: value for key, value in config.items() if key not in _DROPPED}, Reference("hf", str(folder)))
+    except UsageError as error:
+        raise _refusal(path, "CB-HF-02", f"{error.what}: {error.why}") from error
+    if (folder / "adapter_config.json").exists():
+        raise _refusal(path, "CB-HF-02", "the folder holds an adapter, which would fetch its base model")
+    return config
+
+
+def _check_weights(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if index.exists():
+        safetensors_file.read_index(files.readable(index))
+    elif single.exists():
+        safetensors_file.read_header(files.readable(single))
+    else:
+        pickles = [path.name for path in folder.glob("*.bin")]
+        why = "it has no model.safetensors" + (f"; {pickles[0]} is a pickle and is not read here" if pickles else "")
+        raise _refusal(folder, "CB-HF-03", why, do="convert it: model.save_pretrained(folder, safe_serialization=True)")
+
+
+def _class_name(folder: Path, config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    if isinstance(named, list) and len(named) == 1 and isinstance(named[0], str) and named[0].isidentifier():
+        return named[0]
+    raise _refusal(folder / "config.json", "CB-HF-01", "architectures does not name one model class")
+
+
+def _from_pretrained(folder: Path, model_class: Any, values: dict[str, Any]) -> Any:
+    from cbsurgeon.models.builders import transformers
+
+    config = model_class.config_class(**values)
+    transformers.prepare(config)
+    try:
+        with transformers.offline(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module, report = model_class.from_pretrained(
+                folder,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise _refusal(folder, "CB-HF-03", reason(error)) from error
+    problems = [
+        f"{len(keys)} keys are {word}, first {', '.join(sorted(map(str, keys))[:_SHOWN])}"
+        for word, keys in (
+            ("missing from the file", report["missing_keys"]),
+            ("not in the architecture", report["unexpected_keys"]),
+            ("of another shape", report["mismatched_keys"]),
+        )
+        if keys
+    ]
+    if problems:
+        raise InputFileError(
+            "the weights do not fit the architecture", code="CB-FIT-01", where=str(folder), why="; ".join(problems)
+        )
+    return module.eval()
+
+
+def _refusal(path: Path, code: str, why: str, do: str = "") -> InputFileError:
+    return InputFileError(
+        "the model folder cannot be read", code=code, where=str(path), why=why, do=do or "use a folder you know"
+    )

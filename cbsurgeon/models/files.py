@@ -1,0 +1,142 @@
+"""Input files as files: there, regular, readable, not empty; what they hold by their first bytes; their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+from typing import Literal
+
+from cbsurgeon.errors import InputFileError
+
+Format = Literal["zip", "pickle", "safetensors", "index"]
+
+_HEAD = 512
+_FOREIGN = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run git lfs pull"),
+    (b"<!DOCTYPE", "a web page", "download the file itself, not the page that shows it"),
+    (b"<html", "a web page", "download the file itself, not the page that shows it"),
+    (b"\x1f\x8b", "gzip data", "unpack it with gunzip"),
+    (b"BZh", "bzip2 data", "unpack it with bunzip2"),
+    (b"\xfd7zXZ", "xz data", "unpack it with unxz"),
+    (b"\x28\xb5\x2f\xfd", "zstd data", "unpack it with zstd -d"),
+    (b"7z\xbc\xaf", "a 7-Zip archive", "unpack it"),
+    (b"\x89HDF", "an HDF5 file", "convert it to safetensors"),
+    (b"GGUF", "a GGUF file", "convert it to safetensors"),
+    (b"\x93NUMPY", "a NumPy array", "give a checkpoint; arrays are inputs: --inputs FILE.npz"),
+    (b"ftrt", "a TensorRT engine", "an engine is executable code and is never read back; give the model it came from"),
+    (b"ptrt", "a TensorRT engine", "an engine is executable code and is never read back; give the model it came from"),
+)
+
+
+def readable(path: Path) -> Path:
+    """The path itself, once it is known to be a regular, readable file with something in it.
+
+    Special files are refused before they are opened: reading a pipe or a device may never end.
+
+    Raises:
+        InputFileError: missing (``CB-LOAD-01``), a folder (``CB-LOAD-02``), not a regular file (``CB-LOAD-03``), empty
+            (``CB-LOAD-04``), or unreadable (``CB-LOAD-05``).
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        broken = path.is_symlink()
+        raise InputFileError(
+            "no such file",
+            code="CB-LOAD-01",
+            where=str(path),
+            why="it is a link to a file that does not exist" if broken else "",
+            do="check the path",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if stat.S_ISDIR(found.st_mode):
+        hugging = (path / "config.json").exists()
+        raise InputFileError(
+            "the model is a folder",
+            code="CB-LOAD-02",
+            where=str(path),
+            do=f"a transformers folder is read with: cbsurgeon inspect hf:{path}" if hugging else "name a file in it",
+        )
+    if not stat.S_ISREG(found.st_mode):
+        raise InputFileError(
+            "the model is not a regular file",
+            code="CB-LOAD-03",
+            where=str(path),
+            why="it is a pipe, a socket or a device",
+            do="copy it into a file first",
+        )
+    if found.st_size == 0:
+        raise InputFileError("the file is empty", code="CB-LOAD-04", where=str(path), do="download or write it again")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return path
+
+
+def sniff(path: Path) -> Format:
+    """What a file is, by its contents; the suffix decides nothing but the word "index".
+
+    Raises:
+        InputFileError: it is something else, named where it can be recognised (``CB-LOAD-06``).
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if (
+        head[:1] == b"\x80"
+        and head[1:2] in (b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x05")
+        and head[8:9] != b"{"
+    ):
+        return "pickle"
+    if path.name.endswith(".index.json"):
+        return "index"
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        _refuse_foreign(path, head)
+        return "safetensors"
+    _refuse_foreign(path, head)
+    what = "a tar archive" if head[257:262] == b"ustar" else "no format cbsurgeon reads"
+    raise InputFileError(
+        "the file is not a checkpoint",
+        code="CB-LOAD-06",
+        where=str(path),
+        why=f"it is {what} (it begins with {head[:8].hex(' ')})",
+        do="unpack the archive" if "tar" in what else "give a .safetensors, .pt or .pth file",
+    )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's contents, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size(path: Path) -> int:
+    """Size in bytes."""
+    return path.stat().st_size
+
+
+def truncated(path: Path, why: str) -> InputFileError:
+    """The error for a file that ends too soon or whose parts contradict each other."""
+    return InputFileError(
+        "the file is damaged", code="CB-LOAD-07", where=str(path), why=why, do="download or write the file again"
+    )
+
+
+def _refuse_foreign(path: Path, head: bytes) -> None:
+    for magic, what, do in _FOREIGN:
+        if head.startswith(magic):
+            raise InputFileError(
+                "the file is not a checkpoint", code="CB-LOAD-06", where=str(path), why=f"it is {what}", do=do
+            )
+
+
+def _unreadable(path: Path, error: Exception) -> InputFileError:
+    why = getattr(error, "strerror", None) or str(error)
+    return InputFileError(
+        "the file cannot be read", code="CB-LOAD-05", where=str(path), why=why, do="check its permissions"
+    )

@@ -1,5 +1,27 @@
 """Taking a model out: folding, ONNX, TensorRT, and the runtimes that run any of them."""
 
 from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
+from cbsurgeon.deploy.folding import fold
+from cbsurgeon.deploy.formats import export
+from cbsurgeon.deploy.onnx import export_onnx
+from cbsurgeon.deploy.onnx_file import read_metadata
+from cbsurgeon.deploy.runtimes import BACKENDS, Runtime, RuntimeSpec, open_runtime, stage
+from cbsurgeon.deploy.tensorrt import BuildOptions, build_engine, export_engine
 
-__all__ = ["Export", "FoldedSite", "Port"]
+__all__ = [
+    "BACKENDS",
+    "BuildOptions",
+    "Export",
+    "FoldedSite",
+    "Port",
+    "Runtime",
+    "RuntimeSpec",
+    "build_engine",
+    "export",
+    "export_engine",
+    "export_onnx",
+    "fold",
+    "open_runtime",
+    "read_metadata",
+    "stage",
+]

@@ -12,9 +12,9 @@ import torch
 
 from cbsurgeon.deploy import onnx_file
 from cbsurgeon.deploy.artifact import Export, FoldedSite
-from cbsurgeon.deploy.cast import DTYPES, cast
+from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.deploy.clock import Clock, Progress
-from cbsurgeon.deploy.fold import fold as fold_program
+from cbsurgeon.deploy.folding import fold as fold_program
 from cbsurgeon.deploy.quiet import quiet
 from cbsurgeon.errors import ExportError, UsageError, missing
 from cbsurgeon.graph import Program, capture

@@ -1,0 +1,246 @@
+"""ONNX Runtime: CPU, CUDA and TensorRT execution providers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from cbsurgeon.deploy import onnx_file
+from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
+from cbsurgeon.errors import CheckFailed, InputFileError, UsageError, missing
+
+_PROVIDERS = {
+    "onnxruntime": {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"},
+    "onnxruntime-tensorrt": {"cuda": "TensorrtExecutionProvider"},
+}
+
+# Operators on shapes and indices; ONNX Runtime keeps these few integers on the CPU on purpose.
+_SHAPE_OPERATORS = {
+    "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast", "Range", "Constant",
+    "ConstantOfShape", "Add", "Sub", "Mul", "Div", "Mod", "Equal", "Where", "Reshape", "Expand", "ReduceProd",
+}  # fmt: skip
+_ERRORS_ONLY = 3
+
+Transform = Callable[[Any], Any]
+
+
+class OnnxRuntime(Runtime):
+    """An ONNX file in an ONNX Runtime session.
+
+    Args:
+        path: the file.
+        device: ``cpu`` or ``cuda``; on ``cuda`` inputs and outputs stay there (IOBinding).
+        backend: ``onnxruntime``, or ``onnxruntime-tensorrt`` for its TensorRT provider.
+        threads: threads within one operator; ``None`` leaves it to ONNX Runtime.
+        optimize: let ONNX Runtime rewrite the graph.
+        extra_outputs: names of inner values to return as well.
+        profile: prefix of a profile file to write when the session is closed.
+
+    Raises:
+        InputFileError: the file cannot be read or run (CB-ONNX-01, CB-ONNX-02, CB-RUN-05).
+        UsageError: a provider that this installation does not have (CB-RUN-06).
+        CheckFailed: part of the model fell back to the CPU (CB-RUN-07).
+        MissingPackage: onnxruntime is absent.
+    """
+
+    backend = "onnxruntime"
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "cpu",
+        *,
+        backend: str = "onnxruntime",
+        threads: int | None = None,
+        optimize: bool = True,
+        extra_outputs: Sequence[str] = (),
+        profile: Path | None = None,
+    ) -> None:
+        self.path, self.backend = Path(path), backend
+        onnx_file.require_file(self.path, "CB-ONNX-01")
+        provider = _provider(backend, device)
+        proto = onnx_file.load(self.path)
+        inputs, outputs = onnx_file.ports(proto)
+        dtype = _compute_type(proto, inputs)
+        options = _options(threads, optimize, profile)
+        notes: tuple[str, ...] = ()
+        self._wide = dtype == "bfloat16" and provider == "CPUExecutionProvider"
+        if self._wide:
+            from cbsurgeon.deploy.runtimes.bfloat16 import round_after_every_operator
+
+            notes = ("ONNX Runtime has no bfloat16 CPU kernels: computed in float32, rounded after every operator",)
+            proto = round_after_every_operator(onnx_file.load(self.path, weights=True))
+            options.graph_optimization_level = _ort().GraphOptimizationLevel.ORT_DISABLE_ALL
+        self.session = _session(self.path, proto, extra_outputs, options, provider, self._wide)
+        names = tuple(item.name for item in self.session.get_outputs())
+        super().__init__(str(self.path), device, inputs, names, dtype, notes)
+        self._output_types = {port.name: port.dtype for port in outputs}
+        _check_placement(self.session, provider, self.path)
+
+    def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.device.type == "cuda":
+            binding = self._bind(inputs)
+            self.session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            values = binding.get_outputs()
+            return {name: from_dlpack(v) for name, v in zip(self.output_names, values, strict=True)}
+        feeds = {name: _to_numpy(tensor, self._wide) for name, tensor in inputs.items()}
+        values = self.session.run(None, feeds)
+        return {
+            name: self._restore(name, torch.from_numpy(value))
+            for name, value in zip(self.output_names, values, strict=True)
+        }
+
+    def _restore(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.bfloat16() if self._wide and tensor.is_floating_point() else tensor
+
+    def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
+        """As :meth:`Runtime.prepare`; inputs and outputs are bound once, so that no copy is timed."""
+        fitted = self.fit(inputs)
+        if self.device.type == "cuda":
+            binding = self._bind(fitted)
+            return lambda: self.session.run_with_iobinding(binding)
+        feeds = {name: _to_numpy(tensor, self._wide) for name, tensor in fitted.items()}
+        return lambda: self.session.run(None, feeds)
+
+    def _bind(self, inputs: Mapping[str, Tensor]) -> Any:
+        binding = self.session.io_binding()
+        for name, tensor in inputs.items():
+            held = tensor.contiguous()
+            binding.bind_input(
+                name, "cuda", self.device.index or 0, _element_type(held.dtype), tuple(held.shape), held.data_ptr()
+            )
+        for name in self.output_names:
+            binding.bind_output(name, "cuda", self.device.index or 0)
+        return binding
+
+    def end_profiling(self) -> Path:
+        """Write the profile that was asked for and say where it lies."""
+        return Path(self.session.end_profiling())
+
+
+def _ort() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing("onnxruntime", "onnx", "running ONNX files") from error
+    return onnxruntime
+
+
+def _provider(backend: str, device: str) -> str:
+    ort = _ort()
+    kind = torch.device(device).type
+    provider = _PROVIDERS[backend].get(kind)
+    if kind == "cuda" or backend == "onnxruntime-tensorrt":
+        require_cuda(f"the {backend} backend on {device}")
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+    available = ort.get_available_providers()
+    if provider is None or provider not in available:
+        raise UsageError(
+            f"this ONNX Runtime has no {provider or backend}",
+            code="CB-RUN-06",
+            where=f"onnxruntime {ort.__version__}",
+            why=f"it has {', '.join(available)}",
+            do="pip uninstall onnxruntime && pip install 'cbsurgeon[gpu]'",
+        )
+    return provider
+
+
+def _options(threads: int | None, optimize: bool, profile: Path | None) -> Any:
+    ort = _ort()
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    return options
+
+
+def _session(path: Path, proto: Any, extra: Sequence[str], options: Any, provider: str, in_memory: bool) -> Any:
+    ort = _ort()
+    source: Any = str(path)
+    if extra or in_memory:
+        known = {output.name for output in proto.graph.output}
+        proto.graph.output.extend(
+            onnx_file.import_onnx().ValueInfoProto(name=name) for name in extra if name not in known
+        )
+        source = proto.SerializeToString()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    try:
+        return ort.InferenceSession(source, options, providers=[(provider, _provider_options(provider))])
+    except Exception as error:
+        raise InputFileError(
+            "ONNX Runtime cannot run this file",
+            code="CB-RUN-05",
+            where=str(path),
+            why=" ".join(str(error).split())[:300],
+            do="check it with `cbsurgeon inspect`, or export it again",
+        ) from error
+
+
+def _provider_options(provider: str) -> dict[str, str]:
+    return {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+
+
+def _check_placement(session: Any, provider: str, path: Path) -> None:
+    """Refuse a session that quietly computes elsewhere: its numbers would be about another machine."""
+    if provider == "CPUExecutionProvider":
+        return
+    first = session.get_providers()[0]
+    strays: list[str] = []
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        allowed = {provider, "CUDAExecutionProvider"}
+        strays = [
+            f"{node.name} ({node.op_type})"
+            for part in session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+            if part.ep_name not in allowed and node.op_type not in _SHAPE_OPERATORS
+        ]
+    if first == provider and not strays:
+        return
+    raise CheckFailed(
+        "part of the model fell back to the CPU",
+        code="CB-RUN-07",
+        where=f"{path}: {', '.join(strays[:3]) or 'all of it'}",
+        why=f"asked for {provider}, {len(strays) or 'all'} operators run on {first if not strays else 'the CPU'}",
+        do="export with --opset 20, and check the CUDA and cuDNN libraries of this installation",
+    )
+
+
+def _compute_type(proto: Any, inputs: tuple[Port, ...]) -> str:
+    """The type of most weights: inputs may all be integers."""
+    names = {1: "float32", 10: "float16", 16: "bfloat16", 11: "float64"}
+    counts: dict[str, int] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in names:
+            size = 1
+            for dim in tensor.dims:
+                size *= dim
+            counts[names[tensor.data_type]] = counts.get(names[tensor.data_type], 0) + size
+    return max(counts, key=lambda name: counts[name]) if counts else onnx_file.floating(inputs)
+
+
+def _to_numpy(tensor: Tensor, wide: bool) -> Any:
+    if wide and tensor.is_floating_point():
+        tensor = tensor.bfloat16().float()
+    return tensor.contiguous().numpy()
+
+
+def _element_type(dtype: torch.dtype) -> Any:
+    import numpy
+
+    if dtype == torch.bfloat16:
+        return onnx_file.import_onnx().TensorProto.BFLOAT16
+    return numpy.dtype(str(dtype).removeprefix("torch."))

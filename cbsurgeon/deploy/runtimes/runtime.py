@@ -1,0 +1,137 @@
+"""What every runtime is: named tensors in, named tensors out, on one device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.errors import UsageError
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+
+class Runtime(ABC):
+    """Something that computes a model.
+
+    Attributes:
+        backend: the word that chose it (``eager``, ``program``, ``compile``, ``onnxruntime``, ``tensorrt`` ...).
+        name: what it runs, for people.
+        device: where it computes.
+        inputs: names, types and dims of the inputs, in order.
+        output_names: names of the outputs, in order.
+        dtype: floating type it computes in, such as ``float32``.
+        notes: facts a user should see about how it computes.
+    """
+
+    backend: str
+
+    def __init__(
+        self,
+        name: str,
+        device: str,
+        inputs: tuple[Port, ...],
+        output_names: tuple[str, ...],
+        dtype: str,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.name, self.dtype, self.notes = name, dtype, notes
+        self.device = torch.device(device)
+        self.inputs, self.output_names = inputs, output_names
+        self._closing: list[Callable[[], None]] = []
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the outputs of named inputs; floating inputs are cast to the type the runtime takes.
+
+        Returns:
+            Output name → tensor, on the runtime's device.
+
+        Raises:
+            UsageError: an input is missing, unknown or of another shape (CB-RUN-01, CB-RUN-02).
+        """
+        return self._run(self.fit(inputs))
+
+    def fit(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs by this runtime's names, in its types, on its device."""
+        wanted = [port.name for port in self.inputs]
+        if set(inputs) != set(wanted):
+            raise UsageError(
+                "these are not the model's inputs",
+                code="CB-RUN-01",
+                where=self.name,
+                why=f"it takes {', '.join(wanted)}; given are {', '.join(inputs) or 'none'}",
+                do="name the arrays in the file as the model names its inputs",
+            )
+        return {port.name: self._fit(port, inputs[port.name]) for port in self.inputs}
+
+    def _fit(self, port: Port, tensor: Tensor) -> Tensor:
+        fixed = [(axis, dim) for axis, dim in enumerate(port.dims) if isinstance(dim, int)]
+        if port.dims and (tensor.dim() != len(port.dims) or any(tensor.shape[axis] != dim for axis, dim in fixed)):
+            raise UsageError(
+                f"input {port.name} has another shape",
+                code="CB-RUN-02",
+                where=self.name,
+                why=f"it takes {list(port.dims)}; given is {list(tensor.shape)}",
+                do="check the inputs, or export the model for this size",
+            )
+        dtype = getattr(torch, port.dtype, tensor.dtype)
+        convertible = tensor.is_floating_point() == dtype.is_floating_point
+        return tensor.to(self.device, dtype if convertible else tensor.dtype)
+
+    @abstractmethod
+    def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute on fitted inputs."""
+
+    def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
+        """A call that computes once on these inputs with nothing else in it, for timing.
+
+        On a CUDA device it only enqueues: :meth:`synchronize` waits.
+        """
+        fitted = self.fit(inputs)
+        return lambda: self._run(fitted)
+
+    def synchronize(self) -> None:
+        """Wait until everything enqueued is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def on_close(self, action: Callable[[], None]) -> Runtime:
+        """Have something done when the runtime is closed."""
+        self._closing.append(action)
+        return self
+
+    def close(self) -> None:
+        """Give back files and device memory."""
+        while self._closing:
+            self._closing.pop()()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.device}, {self.dtype})"
+
+
+def require_cuda(purpose: str) -> None:
+    """Refuse, in words, to do on a machine without a GPU what needs one.
+
+    Raises:
+        UsageError: PyTorch sees no CUDA device (CB-RUN-03).
+    """
+    if torch.cuda.is_available():
+        return
+    raise UsageError(
+        f"{purpose} needs an NVIDIA GPU",
+        code="CB-RUN-03",
+        why=f"PyTorch {torch.__version__} sees no CUDA device on this machine",
+        do="run it on a machine with one; building, exporting and verifying ONNX need none",
+    )

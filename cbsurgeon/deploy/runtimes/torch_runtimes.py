@@ -1,0 +1,134 @@
+"""PyTorch itself: the eager module, the captured program, and ``torch.compile``."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
+from cbsurgeon.errors import UsageError
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture import output_names, refuse_training
+from cbsurgeon.models.model import Model
+
+
+class EagerRuntime(Runtime):
+    """An ``nn.Module`` called as it is."""
+
+    backend = "eager"
+
+    def __init__(self, model: Model, device: str = "cpu") -> None:
+        module = model.module
+        if module is None:
+            raise UsageError(
+                "this model has no eager form",
+                code="CB-RUN-04",
+                where=model.provenance.reference,
+                why="it is an exported program",
+                do="use the program backend",
+            )
+        refuse_training(module, model.provenance.reference)
+        self.module = _on_device(module, device)
+        args, kwargs = model.example_inputs, dict(model.example_kwargs)
+        self._names, self._leaves, self._spec = _name_leaves(module, args, kwargs)
+        with torch.no_grad():
+            outputs = self._call(dict(zip(self._names, _tensors(self._leaves), strict=True)), device)
+        ports = tuple(_port(name, tensor) for name, tensor in zip(self._names, _tensors(self._leaves), strict=True))
+        super().__init__(model.provenance.reference, device, ports, output_names(outputs), _dtype(module))
+        self._forward = self._compiled()
+
+    def _compiled(self) -> Callable[..., Any]:
+        return self.module
+
+    def _call(self, inputs: Mapping[str, Tensor], device: str | None = None) -> Any:
+        names = iter(self._names)
+        filled = [inputs[next(names)] if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        if device is not None:
+            filled = [leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in filled]
+        args, kwargs = pytree.tree_unflatten(filled, self._spec)
+        forward = getattr(self, "_forward", self.module)
+        return forward(*args, **kwargs)
+
+    def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            outputs = self._call(inputs)
+        return dict(zip(self.output_names, _tensors(pytree.tree_leaves(outputs)), strict=True))
+
+
+class CompiledRuntime(EagerRuntime):
+    """The module through ``torch.compile``."""
+
+    backend = "compile"
+
+    def _compiled(self) -> Callable[..., Any]:
+        return torch.compile(self.module)
+
+    def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad():  # inference tensors would be a second variant to compile
+            outputs = self._call(inputs)
+        return dict(zip(self.output_names, _tensors(pytree.tree_leaves(outputs)), strict=True))
+
+
+class ProgramRuntime(Runtime):
+    """A captured program: as its own module, folded, or compiled (``backend`` says which)."""
+
+    backend = "program"
+
+    def __init__(
+        self, program: Program, name: str = "program", device: str = "cpu", *, backend: str = "program"
+    ) -> None:
+        self.program, self.backend = program, backend
+        module = _on_device(program.module(), device)
+        self._forward: Callable[..., Any] = torch.compile(module) if backend == "compile" else module
+        ports = tuple(_port(key, tensor, program.batch_axes.get(key)) for key, tensor in program.example.items())
+        super().__init__(name, device, ports, program.output_names, _dtype(module))
+
+    def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        args, kwargs = self.program.arguments(inputs)
+        with torch.no_grad():
+            return self.program.name_outputs(self._forward(*args, **kwargs))
+
+
+def _on_device(module: nn.Module, device: str) -> nn.Module:
+    """The module on a device; a copy where it has to move, so that the caller's stays where it is."""
+    if torch.device(device).type == "cpu":
+        return module
+    require_cuda(f"running on {device}")
+    return copy.deepcopy(module).to(device)
+
+
+def _name_leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[str], list[Any], Any]:
+    """Names of the tensor inputs as torch.export gives them: the parameter, then the keys that lead to the tensor."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    named = [leaf for leaf in pytree.tree_flatten_with_path(dict(bound))[0] if isinstance(leaf[1], Tensor)]
+    names = {id(tensor): "_".join(_word(key) for key in path) for path, tensor in named}
+    return [names[id(leaf)] for leaf in leaves if isinstance(leaf, Tensor)], leaves, spec
+
+
+def _word(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))).lower()
+
+
+def _tensors(leaves: list[Any]) -> list[Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _port(name: str, tensor: Tensor, batch_axis: int | None = 0) -> Port:
+    dims = tuple("batch" if axis == batch_axis else size for axis, size in enumerate(tensor.shape))
+    return Port(name, str(tensor.dtype).removeprefix("torch."), dims)
+
+
+def _dtype(module: nn.Module) -> str:
+    counts: dict[str, int] = {}
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            counts[str(parameter.dtype)] = counts.get(str(parameter.dtype), 0) + parameter.numel()
+    return max(counts, key=lambda name: counts[name], default="torch.float32").removeprefix("torch.")

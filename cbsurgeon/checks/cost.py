@@ -211,7 +211,7 @@ def _line(quantity: str, values: Mapping[str, Any]) -> str:
 def readable(value: int, *, signed: bool = False) -> str:
     """``value`` with three or four digits and a decimal unit (k, M, G, T)."""
     sign = "+" if signed and value >= 0 else ""
-    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
-        if abs(value) >= size // 10:
+    for unit, size, start in (("T", 10**12, 10**12), ("G", 10**9, 10**9), ("M", 10**6, 10**5)):
+        if abs(value) >= start:
             return f"{sign}{value / size:.2f} {unit}"
     return f"{sign}{value:,}"

@@ -2,6 +2,20 @@
 
 from cbsurgeon.graph.block import POSITIONS, Block, Hook, Inspection, Rejected, Site, Use
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.inspect import inspect, inspect_program
 from cbsurgeon.graph.program import Program, wrap
 
-__all__ = ["POSITIONS", "Block", "Hook", "Inspection", "Program", "Rejected", "Site", "Use", "capture", "wrap"]
+__all__ = [
+    "POSITIONS",
+    "Block",
+    "Hook",
+    "Inspection",
+    "Program",
+    "Rejected",
+    "Site",
+    "Use",
+    "capture",
+    "inspect",
+    "inspect_program",
+    "wrap",
+]

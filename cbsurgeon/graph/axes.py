@@ -1,0 +1,223 @@
+"""Where every axis of every tensor comes from: factors of the batch, of token axes, of channel axes.
+
+Each tensor dimension is a tuple of *factors*, in row-major order, so that splits and merges (``view``, windows, heads)
+can be followed exactly. A factor has a size and an identity; identities that are added to each other, or contracted with
+each other, are the same axis and are joined (union-find). No two sizes are ever compared to decide a role: the batch is
+known by its symbol, and for the arithmetic of ``view`` the symbol is replaced by a large prime.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import fx
+
+PRIME = 1_000_003
+"""Stands for the symbolic batch in size arithmetic: no real dimension is a multiple of it."""
+
+BATCH = 0
+"""Identity of the batch axis."""
+
+
+class Factor(NamedTuple):
+    """A piece of a dimension: ``size`` positions along the axis called ``axis``."""
+
+    size: int
+    axis: int
+
+
+Dim = tuple[Factor, ...]
+Dims = tuple[Dim, ...]
+
+
+@dataclass
+class Evidence:
+    """What was seen happening to one axis.
+
+    Attributes:
+        normalised: how often a normalisation ran along it (and along nothing else).
+        contracted: how often a projection contracted it.
+        scaled: how often a vector parameter was multiplied or added along it.
+        slid: how often a spatial convolution or pooling slid along it.
+        feature: it was produced by a projection or an embedding.
+        given: it is an axis of an input.
+    """
+
+    normalised: int = 0
+    contracted: int = 0
+    scaled: int = 0
+    slid: int = 0
+    feature: bool = False
+    given: bool = False
+
+    def add(self, other: Evidence) -> None:
+        """Join what was seen of two axes that turned out to be one."""
+        self.normalised += other.normalised
+        self.contracted += other.contracted
+        self.scaled += other.scaled
+        self.slid += other.slid
+        self.feature |= other.feature
+        self.given |= other.given
+
+
+@dataclass
+class AxisTable:
+    """Factors of every node's dimensions, and the evidence about every axis."""
+
+    dims: dict[fx.Node, Dims] = field(default_factory=dict)
+    parts: dict[fx.Node, list[Dims]] = field(default_factory=dict)
+    _parent: list[int] = field(default_factory=lambda: [BATCH])
+    _evidence: dict[int, Evidence] = field(default_factory=lambda: defaultdict(Evidence))
+    _sizes: dict[object, int] = field(default_factory=dict)
+
+    def new(self, *, feature: bool = False, given: bool = False) -> int:
+        """A new axis identity."""
+        self._parent.append(len(self._parent))
+        axis = len(self._parent) - 1
+        if feature or given:
+            self._evidence[axis] = Evidence(feature=feature, given=given)
+        return axis
+
+    def root(self, axis: int) -> int:
+        """The representative of an axis identity."""
+        parent = self._parent
+        while parent[axis] != axis:
+            parent[axis] = parent[parent[axis]]
+            axis = parent[axis]
+        return axis
+
+    def join(self, first: int, second: int) -> None:
+        """Two identities are one axis. The batch is never joined to anything."""
+        a, b = self.root(first), self.root(second)
+        if a == b or BATCH in (a, b):
+            return
+        low, high = min(a, b), max(a, b)
+        self._parent[high] = low
+        if high in self._evidence:
+            self._evidence[low].add(self._evidence.pop(high))
+
+    def evidence(self, axis: int) -> Evidence:
+        """What was seen of an axis."""
+        return self._evidence[self.root(axis)]
+
+    def size(self, dim: int | torch.SymInt) -> int:
+        """The size of a dimension with the prime in place of the batch; reads the expression, adds no guard."""
+        if isinstance(dim, int):
+            return dim
+        expression = dim.node.expr
+        known = self._sizes.get(expression)
+        if known is None:
+            known = int(expression.subs({symbol: PRIME for symbol in expression.free_symbols}))
+            self._sizes[expression] = known
+        return known
+
+    def sizes(self, node: fx.Node) -> tuple[int, ...]:
+        """All sizes of a node's tensor."""
+        return tuple(self.size(dim) for dim in node.meta["val"].shape)
+
+    def fresh(self, size: int, *, feature: bool = False, given: bool = False) -> Dim:
+        """A dimension nothing is known about, except that a multiple of the prime holds the batch."""
+        if size == 1:
+            return ()
+        if size and size % PRIME == 0:
+            rest = size // PRIME
+            return (Factor(PRIME, BATCH), *((Factor(rest, self.new(given=given)),) if rest > 1 else ()))
+        return (Factor(size, self.new(feature=feature, given=given)),)
+
+    def resized(self, dim: Dim, size: int) -> Dim:
+        """The same axis with another number of positions (a slice, a pad, a stride)."""
+        if extent(dim) == size:
+            return dim
+        if size == 1:
+            return ()
+        if not dim:
+            return self.fresh(size)
+        if len(dim) == 1 and dim[0].axis != BATCH:
+            return (Factor(size, dim[0].axis),)
+        result = self.fresh(size)
+        tail = dim[-1]
+        if tail.axis != BATCH and result[-1].axis != BATCH:
+            self.join(result[-1].axis, tail.axis)
+        return result
+
+    def align(self, first: Dim, second: Dim) -> None:
+        """Two dimensions are laid over each other (added, multiplied, contracted): their axes are the same."""
+        if first == second or not first or not second or extent(first) != extent(second):
+            return
+        if len(first) == len(second):
+            if all(a.size == b.size for a, b in zip(first, second, strict=True)):
+                for a, b in zip(first, second, strict=True):
+                    self.join(a.axis, b.axis)
+            return
+        axes = [self.axes(first), self.axes(second)]
+        if all(len(roots) == 1 and BATCH not in roots for roots in axes):
+            self.join(axes[0].pop(), axes[1].pop())
+
+    def regroup(self, factors: Sequence[Factor], sizes: Sequence[int]) -> Dims:
+        """Distribute row-major factors over the dimensions of a ``view``, splitting factors where it cuts them."""
+        queue = list(reversed(factors))
+        result: list[Dim] = []
+        for place, size in enumerate(sizes):
+            taken: list[Factor] = []
+            need = size
+            while need > 1 and queue:
+                factor = queue.pop()
+                common = math.gcd(need, factor.size)
+                if common == factor.size:
+                    taken.append(factor)
+                elif common > 1 and (common == need or factor.size % need == 0):
+                    taken.append(self._piece(factor, need))
+                    queue.append(self._piece(factor, factor.size // need))
+                elif common > 1:
+                    taken.append(self._piece(factor, common))
+                    queue.append(self._piece(factor, factor.size // common))
+                else:
+                    return (*result, *(self.fresh(rest) for rest in sizes[place:]))
+                need //= taken[-1].size
+            if need > 1:
+                return (*result, *(self.fresh(rest) for rest in sizes[place:]))
+            result.append(tuple(taken))
+        return tuple(result)
+
+    def _piece(self, factor: Factor, size: int) -> Factor:
+        """One piece of a split factor: still the same axis for every question of role."""
+        if factor.axis == BATCH:
+            return Factor(size, BATCH)
+        return Factor(size, factor.axis)
+
+    # questions
+
+    def axes(self, dim: Dim) -> set[int]:
+        """Representatives of the axes in a dimension."""
+        return {self.root(factor.axis) for factor in dim}
+
+    def holds_batch(self, dim: Dim) -> bool:
+        """Whether the batch is (part of) this dimension."""
+        return any(factor.axis == BATCH for factor in dim)
+
+
+def extent(dim: Iterable[Factor]) -> int:
+    """Number of positions of a dimension."""
+    return math.prod(factor.size for factor in dim)
+
+
+def most_normalised(table: AxisTable, axes: Iterable[int]) -> int | None:
+    """The one axis that is normalised more often than every other, if there is one."""
+    return _winner(Counter({axis: table.evidence(axis).normalised for axis in axes}))
+
+
+def most_scaled(table: AxisTable, axes: Iterable[int]) -> int | None:
+    """The one axis along which vector parameters act more often than along every other, if there is one."""
+    return _winner(Counter({axis: table.evidence(axis).scaled for axis in axes}))
+
+
+def _winner(votes: Counter[int]) -> int | None:
+    ranked = votes.most_common(2)
+    if not ranked or ranked[0][1] == 0 or (len(ranked) > 1 and ranked[1][1] == ranked[0][1]):
+        return None
+    return ranked[0][0]

@@ -1,0 +1,146 @@
+"""Residual branches: an addition whose one operand (the stream) is what the other (the branch) was computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from cbsurgeon.graph import ops
+from cbsurgeon.graph.flow import Flow
+from cbsurgeon.graph.middle import Middle, middle
+from cbsurgeon.graph.projection import Projection, projection
+from cbsurgeon.graph.steps import chain, operands, step
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One operand of a sum, read back to the stream it was computed from.
+
+    Attributes:
+        total: the addition.
+        stream: the tensor both the branch and the other operand come from; ``None`` where it was not found.
+        last: the last projection.
+        between: what stands before the last projection.
+        tail: nodes from the last projection's output (included) to the addition (excluded), in graph order.
+        head_spatial: a depthwise convolution or pooling stands between stream and first projection.
+    """
+
+    total: fx.Node
+    stream: fx.Node | None
+    last: Projection
+    between: Middle
+    tail: tuple[fx.Node, ...]
+    head_spatial: bool = False
+    others: tuple[fx.Node, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A branch whose tail holds a step that is not element-wise."""
+
+    total: fx.Node
+    node: fx.Node
+
+
+def branches(flow: Flow, total: fx.Node, stop: Container[fx.Node]) -> Iterator[Branch | Blocked]:
+    """Every operand of a sum read as a branch.
+
+    Args:
+        flow: axis factors of the graph.
+        total: a node that adds two or more full-sized activations.
+        stop: additions already known to end a branch; a walk never crosses them.
+    """
+    terms = operands(flow, total)
+    for place, term in enumerate(terms):
+        rest = [other for k, other in enumerate(terms) if k != place and other is not term]
+        others = [node for other in rest for node in _streams(flow, other)]
+        if others:
+            yield from _read(flow, total, term, others, stop, [])
+
+
+def _streams(flow: Flow, node: fx.Node, depth: int = 4) -> list[fx.Node]:
+    """Candidates for the stream in the other operand: its chain, and the chains of a sum used only here."""
+    nodes = chain(flow, node)
+    inner = operands(flow, nodes[-1])
+    if depth and inner and all(len(one.users) == 1 for one in nodes):
+        for term in inner:
+            nodes = nodes + _streams(flow, term, depth - 1)
+    return nodes
+
+
+def _read(
+    flow: Flow, total: fx.Node, term: fx.Node, others: list[fx.Node], stop: Container[fx.Node], tail: list[fx.Node]
+) -> Iterator[Branch | Blocked]:
+    """Walk one operand back to its last projection; a sum of branches is followed into each of them."""
+    current, tail = term, list(tail)
+    while True:
+        last = projection(flow, current)
+        if last is not None:
+            yield _complete(flow, total, last, others, stop, [current, *reversed(tail)])
+            return
+        if current in others:
+            return
+        inner = operands(flow, current)
+        if inner and current not in stop:
+            for one in inner:
+                yield from _read(flow, total, one, others, stop, [*tail, current])
+            return
+        up = step(flow, current)
+        if up is None or up.kind in ("activation", "spatial"):
+            yield Blocked(total, current)
+            return
+        tail.append(current)
+        current = up.source
+
+
+class _Either:
+    """Membership in either of two containers."""
+
+    def __init__(self, first: Container[fx.Node], second: Container[fx.Node]) -> None:
+        self.first, self.second = first, second
+
+    def __contains__(self, node: object) -> bool:
+        return node in self.first or node in self.second
+
+
+def _complete(
+    flow: Flow,
+    total: fx.Node,
+    last: Projection,
+    others: list[fx.Node],
+    stop: Container[fx.Node],
+    tail: list[fx.Node],
+) -> Branch:
+    streams = frozenset(others)
+    between = middle(flow, last, _Either(streams, stop))
+    paths = [chain(flow, first.source) for first in between.firsts]
+    stream = next((node for node in paths[0] if node in streams and all(node in p for p in paths)), None) if paths else None
+    spatial = False
+    for path in paths:
+        before = path[: path.index(stream)] if stream is not None else path
+        spatial |= any((up := step(flow, node)) is not None and up.kind == "spatial" for node in before)
+    return Branch(total, stream, last, between, tuple(tail), spatial, tuple(others))
+
+
+def mixes_tokens(flow: Flow, total: fx.Node, stop: Container[fx.Node], limit: int = 300) -> bool:
+    """Whether a sum that is no block adds a token mixer (attention, pooling, depthwise convolution) to its stream."""
+    terms = operands(flow, total)
+    for place, term in enumerate(terms):
+        streams = {node for k, other in enumerate(terms) if k != place for node in _streams(flow, other)}
+        queue, seen, mixing = [term], set[fx.Node](), False
+        while queue and len(seen) < limit:
+            node = queue.pop()
+            if node in seen or node in streams or node in stop or not flow.is_activation(node):
+                continue
+            seen.add(node)
+            name = ops.name(node)
+            live = [source for source in ops.tensors(node) if flow.is_activation(source)]
+            up = step(flow, node)
+            mixing |= name in ops.ATTENTION or (name in ops.MATMUL and len(live) > 1)
+            mixing |= up is not None and up.kind == "spatial"
+            queue.extend(live)
+        if mixing:
+            return True
+    return False

@@ -1,0 +1,170 @@
+"""From a reading to the public answer: numbered blocks, stacks, reasons, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import fx
+
+from cbsurgeon.graph.block import Block, Hook, Inspection, Site
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.reader import Found, Reading, read
+from cbsurgeon.models.model import Model
+
+DEFAULT_KINDS = frozenset({"mlp", "glu", "conv-mlp"})
+"""Kinds chosen when nothing narrower is asked for: channel MLPs, the paper's place for CB (section 4.1)."""
+
+
+def inspect(model: Model, *, check: bool = True) -> Inspection:
+    """Capture a model and find its MLP blocks, the axes of each, and the reasons for what was rejected.
+
+    Args:
+        model: a module with example inputs, or a program.
+        check: compare the captured program with the eager model (see :func:`cbsurgeon.graph.capture.capture`).
+
+    Raises:
+        CaptureError: the model cannot be captured.
+    """
+    start = time.perf_counter()
+    program = capture(model, check=check)
+    captured = time.perf_counter() - start
+    found = inspect_program(program, model.provenance.reference)
+    return replace(found, seconds={"capture": captured, **found.seconds})
+
+
+def inspect_program(program: Program, reference: str = "program") -> Inspection:
+    """Find the blocks of a captured program."""
+    start = time.perf_counter()
+    reading = read(program)
+    groups = _same_weights(reading)
+    names = _stack_names(reading, groups)
+    every = [_block(reading, group, names[place]) for place, group in enumerate(groups)]
+    blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
+    attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
+    rejected = tuple(sorted(reading.rejected.values(), key=lambda candidate: -candidate.nearness))
+    return Inspection(
+        blocks=blocks,
+        rejected=rejected,
+        attention=attention,
+        reference=reference,
+        fingerprint=fingerprint(blocks),
+        seconds={"read": time.perf_counter() - start},
+    )
+
+
+def fingerprint(blocks: Sequence[Block]) -> str:
+    """Digest of a structure: kinds, paths, projections and widths of its blocks; not the number of tokens."""
+    facts = [[b.kind, b.path, list(b.fc1), list(b.fc2), b.channels, b.hidden, b.calls] for b in blocks]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _same_weights(reading: Reading) -> list[list[Found]]:
+    """Occurrences of one block (a module that runs several times) together, in order of the first."""
+    groups: dict[tuple[object, ...], list[Found]] = {}
+    for found in reading.found:
+        cores = [first.core for first in found.branch.between.firsts] + [found.branch.last.core]
+        key = (found.kind, *(_weight(reading, core) for core in cores))
+        groups.setdefault(key, []).append(found)
+    return list(groups.values())
+
+
+def _weight(reading: Reading, core: fx.Node) -> fx.Node:
+    """The parameter behind a projection's weight, through transposes and casts."""
+    node = reading.flow.projections[core][1]
+    while node.op == "call_function" and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _block(reading: Reading, group: list[Found], stack: str) -> Block:
+    calls, first = reading.calls, group[0]
+    between, last = first.branch.between, first.branch.last
+    firsts = [one.core for one in between.firsts]
+    fc1 = tuple(dict.fromkeys(path for core in firsts if (path := calls.leaf(core, ()))))
+    fc2 = calls.leaf(last.core, ())
+    sites = {position: _merged(reading, [one.sites[position] for one in group]) for position in first.sites}
+    notes = []
+    end = sites.get("end")
+    if end is not None and end.hooks and end.hooks[0].before_dropout:
+        notes.append("dropout is a function call: on the module, End stands before it")
+    return Block(
+        index=-1,
+        stack=stack,
+        kind=first.kind,
+        path=calls.common([*firsts, last.core]),
+        fc1=fc1 if len(fc1) else (),
+        fc2=(fc2,) if fc2 else (),
+        token_axes=first.token_axes,
+        tokens=first.tokens,
+        channels=first.channels,
+        hidden=reading.flow.table.sizes(last.source)[_place(reading, first)],
+        default=first.kind in DEFAULT_KINDS,
+        calls=len(group),
+        sites=sites,
+        unavailable=first.unavailable,
+        notes=tuple(notes),
+    )
+
+
+def _place(reading: Reading, found: Found) -> int:
+    """Index of the axis the last projection contracts."""
+    dims = reading.flow.of(found.branch.last.source)
+    return len(dims) - 1 - dims[::-1].index(found.branch.last.contracted)
+
+
+def _merged(reading: Reading, sites: list[Site]) -> Site:
+    """One site for all calls of a block; a module counts only if it runs just as often as the block does."""
+    first = sites[0]
+    hooks: list[Hook] = [
+        hook
+        for hook in first.hooks
+        if reading.calls.runs(hook.module) == len(sites) and all(hook in other.hooks for other in sites)
+    ]
+    return replace(first, uses=tuple(use for site in sites for use in site.uses), hooks=tuple(hooks[:1]))
+
+
+def _stack_names(reading: Reading, groups: list[list[Found]]) -> list[str]:
+    """A name per group: blocks whose streams descend from each other share a stack, named by their common path."""
+    owner: dict[fx.Node, int] = {}
+    stacks: list[list[str]] = []
+    member: list[int] = []
+    for group in groups:
+        for found in group:
+            stream = found.branch.stream
+            before = reading.lineage.previous(stream) if stream is not None else None
+            if found.branch.total not in owner:
+                if before is not None and before in owner:
+                    owner[found.branch.total] = owner[before]
+                else:
+                    owner[found.branch.total] = len(stacks)
+                    stacks.append([])
+        number = owner[group[0].branch.total]
+        member.append(number)
+        between, last = group[0].branch.between, group[0].branch.last
+        stacks[number].append(reading.calls.common([*(one.core for one in between.firsts), last.core]))
+    labels: list[str] = []
+    for paths in stacks:
+        label = _common_prefix(paths) or "model"
+        labels.append(label if label not in labels else f"{label}#{sum(x.split('#')[0] == label for x in labels) + 1}")
+    return [labels[number] for number in member]
+
+
+def _common_prefix(paths: Sequence[str]) -> str:
+    """The shared leading components of paths, each cut at its first number."""
+    cut = []
+    for path in paths:
+        parts = path.split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
+        cut.append(parts[:number])
+    shared = cut[0]
+    for parts in cut[1:]:
+        same = 0
+        while same < min(len(shared), len(parts)) and shared[same] == parts[same]:
+            same += 1
+        shared = shared[:same]
+    return ".".join(shared)

@@ -1,0 +1,104 @@
+"""Projections: linear maps of one axis by a parameter, with the bias, batch norm or low-rank update that belongs to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from cbsurgeon.graph import ops
+from cbsurgeon.graph.axes import Dim
+from cbsurgeon.graph.flow import Flow, groups
+from cbsurgeon.graph.steps import chain, operands, step
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map of one axis.
+
+    Attributes:
+        core: the operator that contracts (``linear``, ``addmm``, ``conv2d`` ...).
+        source: the activation it reads.
+        readers: the nodes that read ``source`` (two for a low-rank adapted projection).
+        output: its result, with bias, batch norm and low-rank update.
+        contracted: the dimension it contracts.
+        spatial: it is a convolution wider than one position.
+        convolution: it is a convolution.
+    """
+
+    core: fx.Node
+    source: fx.Node
+    readers: tuple[fx.Node, ...]
+    output: fx.Node
+    contracted: Dim
+    spatial: bool = False
+    convolution: bool = False
+
+
+def projection(flow: Flow, node: fx.Node) -> Projection | None:
+    """The projection whose result ``node`` is, if it is one."""
+    if node in flow.projections:
+        source, weight, contracted = flow.projections[node]
+        if ops.name(node) in ops.CONVOLUTION:
+            spatial = any(size > 1 for size in flow.table.sizes(weight)[2:])
+            return Projection(node, source, (node,), node, contracted, spatial, True)
+        return Projection(node, source, (node,), node, contracted)
+    name = ops.name(node)
+    if name == "batch_norm":
+        return _under(flow, node, ops.tensors(node)[0])
+    if name == "add":
+        if len(operands(flow, node)) == 2:
+            return _low_rank(flow, node)
+        live = [source for source in ops.tensors(node) if flow.is_activation(source)]
+        rest = [source for source in flow.sources(node) if source not in live]
+        if len(live) == 1 and rest and sum(bool(dim) for dim in flow.of(rest[0])) == 1:
+            return _under(flow, node, live[0])
+    return None
+
+
+def _under(flow: Flow, node: fx.Node, source: fx.Node) -> Projection | None:
+    """The projection below a bias or a batch norm, reached through layout alone; it must feed nothing else."""
+    current = source
+    while ops.name(current) in ops.LAYOUT and len(current.users) == 1:
+        current = ops.tensors(current)[0]
+    if len(current.users) != 1:
+        return None
+    found = projection(flow, current)
+    return replace(found, output=node) if found is not None else None
+
+
+def _low_rank(flow: Flow, node: fx.Node) -> Projection | None:
+    """``W x + s * B(A(dropout(x)))``: a frozen projection and its low-rank update, without anything non-linear."""
+    first, second = operands(flow, node)
+    for base_end, update_end in ((first, second), (second, first)):
+        base = projection(flow, _past_scale(flow, base_end))
+        update = projection(flow, _past_scale(flow, update_end))
+        if base is None or update is None or update.core not in flow.projections:
+            continue
+        down = projection(flow, _past_scale(flow, update.source))
+        if down is None:
+            continue
+        path = chain(flow, down.source)
+        if base.source in path and _plain(flow, path[: path.index(base.source)]):
+            entry = path[path.index(base.source) - 1] if base.source is not down.source else down.core
+            return replace(base, readers=(base.core, entry), output=node)
+    return None
+
+
+def _past_scale(flow: Flow, node: fx.Node) -> fx.Node:
+    """Walk back over constants, dropout and layout."""
+    while node not in flow.projections:
+        up = step(flow, node)
+        if up is None or up.kind not in ("scale", "dropout", "layout"):
+            break
+        node = up.source
+    return node
+
+
+def _plain(flow: Flow, nodes: list[fx.Node]) -> bool:
+    return all((up := step(flow, node)) is not None and up.kind in ("scale", "dropout", "layout") for node in nodes)
+
+
+def is_grouped(node: fx.Node) -> bool:
+    """Whether a convolution works on groups of channels."""
+    return ops.name(node) in ops.CONVOLUTION and groups(node) > 1

@@ -1,0 +1,253 @@
+"""Read a captured program: find its residual branches, decide what each one is, and say why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from cbsurgeon.graph import ops, sites
+from cbsurgeon.graph.axes import BATCH
+from cbsurgeon.graph.block import Kind, Rejected, Site
+from cbsurgeon.graph.branch import Blocked, Branch, branches, mixes_tokens
+from cbsurgeon.graph.flow import Flow
+from cbsurgeon.graph.lineage import Lineage
+from cbsurgeon.graph.middle import is_pooled, middle
+from cbsurgeon.graph.modules import ModuleCalls
+from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.projection import Projection, projection
+from cbsurgeon.graph.roles import channel_axis, roles
+from cbsurgeon.graph.steps import chain, operands
+
+
+@dataclass(frozen=True)
+class Found:
+    """One occurrence of a block: a branch, what it is, and its sites."""
+
+    branch: Branch
+    kind: Kind
+    channels: int
+    tokens: int
+    token_axes: tuple[int, ...]
+    sites: dict[str, Site]
+    unavailable: dict[str, str]
+
+
+@dataclass
+class Reading:
+    """Everything read from one program.
+
+    Attributes:
+        flow: axis factors.
+        calls: module calls.
+        found: occurrences of blocks (attention included), in graph order.
+        rejected: candidates by last projection, so that each has one reason.
+        lineage: which block's result each stream comes from.
+    """
+
+    flow: Flow
+    calls: ModuleCalls
+    found: list[Found] = field(default_factory=list)
+    rejected: dict[fx.Node, Rejected] = field(default_factory=dict)
+    lineage: Lineage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lineage = Lineage(self.flow)
+
+
+def read(program: Program) -> Reading:
+    """Find every residual branch of a program and classify it. The graph is not changed."""
+    graph = program.exported.graph
+    flow = Flow(graph, program.input_names, dict(program.batch_axes) or {name: 0 for name in program.input_names})
+    reading = Reading(flow, ModuleCalls(flow, graph))
+    claimed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if operands(flow, node):
+            _read_sum(reading, node, claimed)
+    reading.found.sort(key=lambda found: flow.order[found.branch.last.core])
+    _reject_the_rest(reading, claimed)
+    return reading
+
+
+def _read_sum(reading: Reading, total: fx.Node, claimed: set[fx.Node]) -> None:
+    flow, lineage = reading.flow, reading.lineage
+    for branch in branches(flow, total, lineage.totals):
+        if isinstance(branch, Blocked) or branch.last.core in claimed:
+            continue
+        outcome = _classify(reading, branch)
+        if isinstance(outcome, Found):
+            claimed.add(branch.last.core)
+            reading.rejected.pop(branch.last.core, None)
+            reading.found.append(outcome)
+            lineage.add(total, outcome.kind, branch.stream)
+        elif outcome is not None:
+            known = reading.rejected.get(branch.last.core)
+            if known is None or known.nearness < outcome.nearness:
+                reading.rejected[branch.last.core] = outcome
+    if total not in lineage.totals and mixes_tokens(flow, total, lineage.totals):
+        lineage.mixers.add(total)
+
+
+def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
+    """What a branch is: a block, a near miss with its reason, or nothing worth a word."""
+    flow, between = reading.flow, branch.between
+    if between.attention:
+        return _attention(reading, branch)
+    problem = _shape_problem(branch)
+    if problem is not None:
+        return _reject(reading, branch.last, *problem, branch=branch)
+    assert branch.stream is not None  # _shape_problem asked
+    if not flow.is_activation(branch.stream):
+        return _reject(reading, branch.last, "not-batched", "the stream does not depend on any input", 4, branch=branch)
+    channel = channel_axis(flow, branch.stream)
+    axes = {axis for dim in flow.of(branch.stream) for axis in flow.table.axes(dim)} - {BATCH}
+    contracted = flow.table.axes(between.firsts[0].contracted)
+    if channel is None or not contracted <= axes:
+        detail = f"axes of {branch.stream.name}: nothing tells channels from tokens"
+        return _reject(reading, branch.last, "axes-undecided", detail, 4, branch=branch)
+    known = roles(flow, flow.of(branch.stream), {channel})
+    if known is None or not known.tokens:
+        return _reject(reading, branch.last, *_tokenless(flow, branch.stream, known is not None and known.folded > 1), branch=branch)
+    return _assemble(reading, branch, _kind(reading, branch, contracted == {channel}), {channel})
+
+
+def _shape_problem(branch: Branch) -> tuple[str, str, int] | None:
+    """What keeps a branch from being projection, non-linearity, projection on its stream: reason, detail, nearness."""
+    between, last = branch.between, branch.last
+    wide = [one for one in (*between.firsts, last) if one.spatial]
+    if wide and (between.firsts or not between.others):
+        return "spatial-convolution", f"{wide[0].core.name} is a convolution wider than one position", 1
+    if not between.firsts:
+        return "single-projection", f"{last.core.name} is the only projection of the branch", 1
+    if branch.stream is None:
+        return "no-residual", f"{branch.total.name} adds it to a tensor it was not computed from", 2
+    if not (between.activation or between.gate):
+        return "no-activation", f"between {between.firsts[0].core.name} and {last.core.name} everything is linear", 3
+    return None
+
+
+def _tokenless(flow: Flow, stream: fx.Node, folded: bool) -> tuple[str, str, int]:
+    sizes = [str(dim) for dim in stream.meta["val"].shape]
+    shape = f"{stream.name} has shape [{', '.join(sizes)}]"
+    if folded:
+        return "tokens-folded", f"{shape}: tokens and batch share an axis", 4
+    if len(sizes) > 2:
+        return "one-token", f"{shape}: the mean over one token is that token", 4
+    return "no-token-axis", f"{shape}: a batch axis and a channel axis only", 4
+
+
+def _kind(reading: Reading, branch: Branch, channels_mixed: bool) -> Kind:
+    between = branch.between
+    if not channels_mixed:
+        return "token-mlp"
+    assert branch.stream is not None
+    if (between.spatial or branch.head_spatial) and not reading.lineage.follows_mixer(branch.stream):
+        return "inverted-bottleneck"
+    if between.gate:
+        return "glu"
+    return "conv-mlp" if branch.last.convolution and between.firsts[0].convolution else "mlp"
+
+
+def _assemble(reading: Reading, branch: Branch, kind: Kind, channels: set[int]) -> Found | Rejected:
+    flow = reading.flow
+    places: dict[str, Site] = {}
+    unavailable: dict[str, str] = {}
+    makers = {"front": sites.front, "mid": sites.mid, "end": sites.end}
+    if kind == "attention":
+        makers = {"end": sites.end}
+    for position, make in makers.items():
+        try:
+            places[position] = make(flow, reading.calls, branch, channels)
+        except sites.NoSite as reason:
+            unavailable[position] = str(reason)
+    if not places:
+        return _reject(reading, branch.last, "tokens-folded", unavailable["end"], 4, branch=branch)
+    assert branch.stream is not None
+    known = roles(flow, flow.of(branch.stream), channels)
+    shown = places.get("end") or next(iter(places.values()))
+    return Found(
+        branch,
+        kind,
+        known.channels if known else shown.channels,
+        known.count if known else shown.tokens,
+        shown.token_axes,
+        places,
+        unavailable,
+    )
+
+
+def _attention(reading: Reading, branch: Branch) -> Found | Rejected | None:
+    """Tokens mixed with weights computed from tokens, between a stream and its addition."""
+    flow = reading.flow
+    readers = (*branch.between.firsts, *branch.between.others)
+    stream = next(
+        (node for one in readers for node in chain(flow, one.source) if node in branch.others), branch.stream
+    )
+    if stream is None or not flow.is_activation(stream):
+        return None
+    channel = channel_axis(flow, stream)
+    if channel is None:
+        return None
+    known = roles(flow, flow.of(stream), {channel})
+    if known is None or not known.tokens:
+        return None
+    placed = Branch(branch.total, stream, branch.last, branch.between, branch.tail, branch.head_spatial, branch.others)
+    outcome = _assemble(reading, placed, "attention", {channel})
+    return outcome if isinstance(outcome, Found) else None
+
+
+def _reject(
+    reading: Reading, last: Projection, reason: str, detail: str, nearness: int, *, branch: Branch | None = None
+) -> Rejected:
+    firsts = branch.between.firsts if branch is not None else []
+    nodes = [*(first.core for first in firsts), last.core, *([branch.total] if branch is not None else [])]
+    path = reading.calls.common([*(first.core for first in firsts), last.core])
+    return Rejected(reason, detail, tuple(node.name for node in nodes), path, nearness)
+
+
+def _reject_the_rest(reading: Reading, claimed: set[fx.Node]) -> None:
+    """Every other projection, non-linearity, projection: not on a residual stream, pooled, or not batched."""
+    flow = reading.flow
+    for core in flow.projections:
+        if core in claimed or core in reading.rejected:
+            continue
+        last = projection(flow, core)
+        if last is None or last.spatial:
+            continue
+        between = middle(flow, last, reading.lineage.totals)
+        firsts = [first for first in between.firsts if not first.spatial]
+        if not firsts or between.attention or not between.activation or len(firsts) != len(between.firsts):
+            continue
+        reason, detail = _why_no_branch(flow, last)
+        nodes = tuple(node.name for node in (*(first.core for first in firsts), core))
+        path = reading.calls.common([*(first.core for first in firsts), core])
+        reading.rejected[core] = Rejected(reason, detail, nodes, path, 2)
+
+
+def _why_no_branch(flow: Flow, last: Projection) -> tuple[str, str]:
+    if not flow.is_activation(last.source):
+        return "not-batched", "it is computed from parameters alone"
+    if is_pooled(flow, last) and _gates(flow, last.output):
+        return "pooled-gate", "it reads a pooled token and multiplies the tensor that was pooled"
+    return "no-residual", "its result is not added to the tensor it was computed from"
+
+
+def _gates(flow: Flow, node: fx.Node, limit: int = 12) -> bool:
+    """Whether a pooled result is multiplied, broadcast, onto a tensor with tokens."""
+    queue, seen = [node], set[fx.Node]()
+    while queue and len(seen) < limit:
+        current = queue.pop()
+        seen.add(current)
+        for user in current.users:
+            name = ops.name(user)
+            if name == "mul" and flow.table.sizes(user) != flow.table.sizes(current):
+                return True
+            if (name in ops.ELEMENTWISE or name in ops.LAYOUT) and user not in seen and ops.value(user) is not None:
+                queue.append(user)
+    return False
+
+
+def readers_of(found: Sequence[Found]) -> list[fx.Node]:
+    """Cores of the last projections, in order."""
+    return [one.branch.last.core for one in found]

@@ -1,0 +1,94 @@
+"""One step upstream from a node: what kind of step it is, and which input carries the stream on.
+
+The walk follows the *full-sized* operand: of ``x * gate`` with a gate of shape ``[B, 1, C]`` it is ``x``; of
+``x * rsqrt(mean(x * x))`` (a normalisation spelled out) it is ``x`` again. Where two operands are full-sized the walk
+stops: that is a sum of two streams, a gate, or an activation spelled out, and someone else has to decide.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import fx
+
+from cbsurgeon.graph import ops
+from cbsurgeon.graph.flow import Flow, is_depthwise
+
+Kind = Literal["layout", "crop", "dropout", "norm", "scale", "activation", "spatial"]
+
+
+class Step(NamedTuple):
+    """A step from a node to the input that carries the stream."""
+
+    kind: Kind
+    source: fx.Node
+
+
+def step(flow: Flow, node: fx.Node) -> Step | None:
+    """The step that made ``node``, or ``None`` at a boundary (projection, sum of two streams, input, attention ...)."""
+    name = ops.name(node)
+    if node in flow.projections or not name:
+        return None
+    live = [source for source in ops.tensors(node) if flow.is_activation(source)]
+    if not live:
+        return None
+    for kind, names in (("layout", ops.LAYOUT), ("crop", ops.CROP), ("dropout", ops.DROPOUT), ("norm", ops.NORM)):
+        if name in names:
+            return Step(kind, live[0])  # type: ignore[arg-type]
+    if is_spatial(flow, node):
+        return Step("spatial", live[0])
+    if name in ops.POOL or (name in ops.CONVOLUTION and is_depthwise(flow, node)):
+        return Step("scale", live[0])
+    if name in ("index_select", "gather", "index", "getitem") and ops.value(node) is not None:
+        return Step("crop", live[0])
+    if name in ops.NONLINEAR and len(live) == 1:
+        return Step("activation", live[0])
+    if name in ops.ELEMENTWISE:
+        return _elementwise(flow, node, live)
+    return None
+
+
+def is_spatial(flow: Flow, node: fx.Node) -> bool:
+    """Mixes neighbouring tokens with fixed weights: a depthwise convolution wider than one position, a pooling that
+    leaves more than one position, a Fourier transform."""
+    name = ops.name(node)
+    if name in ops.CONVOLUTION and is_depthwise(flow, node):
+        return any(size > 1 for size in flow.table.sizes(node.args[1])[2:])  # type: ignore[arg-type]
+    if name in ops.POOL:
+        return node in flow.table.dims and any(flow.of(node)[2:])
+    return name in ops.FOURIER
+
+
+def _elementwise(flow: Flow, node: fx.Node, live: list[fx.Node]) -> Step | None:
+    if ops.name(node) in ("softmax", "_softmax", "log_softmax", "cumsum", "sort"):
+        return None
+    sizes = flow.table.sizes(node)
+    full = [source for source in live if ops.value(source) is not None and flow.table.sizes(source) == sizes]
+    if len(live) == 1:
+        return Step("scale", live[0])
+    if len(full) == 1:
+        return Step("scale", full[0])
+    return None
+
+
+def chain(flow: Flow, start: fx.Node, limit: int = 64) -> list[fx.Node]:
+    """The nodes met walking upstream from ``start`` (included) until a boundary (included)."""
+    nodes = [start]
+    while len(nodes) < limit:
+        up = step(flow, nodes[-1])
+        if up is None or up.kind == "activation":
+            break
+        nodes.append(up.source)
+    return nodes
+
+
+def operands(flow: Flow, node: fx.Node) -> list[fx.Node]:
+    """The two or more full-sized activations a node adds up; empty when it is no such sum."""
+    name = ops.name(node)
+    if name in ("addcmul", "addcdiv") or name in ops.SUM:
+        sizes = flow.table.sizes(node)
+        live = [source for source in ops.tensors(node) if flow.is_activation(source) and ops.value(source) is not None]
+        full = [source for source in live if flow.table.sizes(source) == sizes]
+        if len(full) >= 2:
+            return full
+    return []

@@ -125,6 +125,15 @@ def mlp(path: str, fc1: str = "fc1", fc2: str = "fc2", **changes: Any) -> Want:
     return replace(Want((first,), (last,), end=last, front=first, mid=last), **changes)
 
 
+def token_mlp(path: str, **changes: Any) -> Want:
+    """The expectation for a token-mixing MLP on (B, C, N): tokens are what it contracts, chosen only on request.
+
+    There is no Mid: the hidden axis holds units made of all tokens, and no axis of that tensor is a token axis.
+    """
+    want = mlp(path, kind="token-mlp", tokens=(2,), channel=1, default=False, unavailable=("mid",), mid=None)
+    return replace(want, **changes)
+
+
 def each(depth: int, path: str, make: Callable[[str], Want]) -> tuple[Want, ...]:
     """The same expectation for ``depth`` blocks; ``{}`` in the path becomes the block's number."""
     return tuple(make(path.format(i)) for i in range(depth))

@@ -6,12 +6,22 @@ from tests.graph import (
     networks_axes,
     networks_branches,
     networks_forms,
+    networks_mixers,
     networks_negative,
     networks_projections,
+    networks_streams,
 )
 from tests.graph.expectations import CASES, Case, Refusal, Want
 
-ROOMS = (networks_projections, networks_forms, networks_branches, networks_negative, networks_axes)
+ROOMS = (
+    networks_projections,
+    networks_forms,
+    networks_branches,
+    networks_streams,
+    networks_mixers,
+    networks_negative,
+    networks_axes,
+)
 
 __all__ = ["CASES", "ROOMS", "Case", "Refusal", "Want", "of"]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.graph.expectations import Refusal, each, mlp, network
+from tests.graph.expectations import Refusal, each, mlp, network, token_mlp
 from tests.graph.parts import Attention, ConvMlp, LayerScale, Mlp
 
 SAME = 4  # batch = tokens = channels = hidden = heads * head width, in every network of this file
@@ -109,7 +109,7 @@ class SameMixerBlock(nn.Module):
         want
         for i in range(2)
         for want in (
-            mlp(f"blocks.{i}.tokens", kind="token-mlp", tokens=(2,), channel=1, default=False),
+            token_mlp(f"blocks.{i}.tokens"),
             mlp(f"blocks.{i}.channels"),
         )
     ),
@@ -137,7 +137,7 @@ class SameTransposedMixerBlock(SameMixerBlock):
         want
         for i in range(2)
         for want in (
-            mlp(f"blocks.{i}.tokens", kind="token-mlp", tokens=(2,), channel=1, default=False),
+            token_mlp(f"blocks.{i}.tokens"),
             mlp(f"blocks.{i}.channels"),
         )
     ),
@@ -319,7 +319,7 @@ class BareMixerWide(SameStack):
         want
         for i in range(2)
         for want in (
-            mlp(f"blocks.{i}.first", kind="token-mlp", tokens=(2,), channel=1, default=False),
+            token_mlp(f"blocks.{i}.first"),
             mlp(f"blocks.{i}.second"),
         )
     ),
@@ -359,7 +359,7 @@ class SameBatchNormBlock(nn.Module):
         want
         for i in range(2)
         for want in (
-            mlp(f"blocks.{i}.tokens", kind="token-mlp", tokens=(2,), channel=1, default=False),
+            token_mlp(f"blocks.{i}.tokens"),
             mlp(f"blocks.{i}.channels"),
         )
     ),

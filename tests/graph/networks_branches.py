@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.graph.expectations import HIDDEN, WIDTH, each, mlp, network
-from tests.graph.parts import Attention, Block, CrossAttention, LayerScale, Mlp, Stack
+from tests.graph.parts import Attention, LayerScale, Mlp, Stack
 
 RAW = (2, 5, WIDTH)
 ATTENTION = ("blocks.0.attn.proj", "blocks.1.attn.proj")
@@ -238,6 +238,8 @@ class SeveralBlock(nn.Module):
 
 
 SEVERAL = tuple(mlp(f"blocks.{i}.mlps.{j}") for i in range(2) for j in range(2))
+
+
 SEVERAL_ATTENTION = tuple(f"blocks.{i}.attns.{j}.proj" for i in range(2) for j in range(2))
 
 
@@ -316,128 +318,6 @@ class ResidualInside(Stack):
         super().__init__(ResidualInsideBlock(), ResidualInsideBlock())
 
 
-@network(*RAW, blocks=(mlp("layer.mlp", calls=3),), attention=("layer.attn.proj",))
-class SharedLayer(nn.Module):
-    """ALBERT: one layer is run three times, so one block with three calls, and a site with three uses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.norm = Block(), nn.LayerNorm(WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for _ in range(3):
-            x = self.layer(x)
-        return self.norm(x)
-
-
-class Merging(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.reduction = nn.LayerNorm(4 * WIDTH), nn.Linear(4 * WIDTH, 2 * WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
-        x = x.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.reduction(self.norm(x))
-
-
-class GridBlock(nn.Module):
-    """NHWC stream, attention over the flattened grid."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn, self.mlp = Attention(width), Mlp(width, width + 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x).flatten(1, 2)).view(x.shape)
-        return x + self.mlp(self.norm2(x))
-
-
-@network(
-    2,
-    4,
-    6,
-    WIDTH,
-    blocks=tuple(mlp(f"stages.{i}.mlp", tokens=(1, 2), channel=3) for i in (0, 2)),
-    attention=("stages.0.attn.proj", "stages.2.attn.proj"),
-)
-class Hierarchical(nn.Module):
-    """Patch merging changes the width and the token count between stages: one stack all the same, tokens (1, 2)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stages = nn.Sequential(GridBlock(WIDTH), Merging(), GridBlock(2 * WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x)
-
-
-class DecoderBlock(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH) for _ in range(3)])
-        self.attn, self.cross, self.mlp = CrossAttention(), CrossAttention(), Mlp()
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        x = x + self.attn(self.norms[0](x))
-        x = x + self.cross(self.norms[1](x), memory)
-        return x + self.mlp(self.norms[2](x))
-
-
-@network(
-    inputs=lambda: (torch.randn(2, 5, WIDTH), torch.randn(2, 3, WIDTH)),
-    blocks=(
-        *each(2, "encoder.{}.mlp", mlp),
-        *each(2, "decoder.{}.mlp", lambda path: mlp(path, stack=1)),
-    ),
-    attention=(
-        "encoder.0.attn.proj",
-        "encoder.1.attn.proj",
-        "decoder.0.attn.proj",
-        "decoder.0.cross.proj",
-        "decoder.1.attn.proj",
-        "decoder.1.cross.proj",
-    ),
-)
-class EncoderDecoder(nn.Module):
-    """Two streams joined by cross attention: two stacks, and cross attention is an attention block of the decoder."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.ModuleList([Block(), Block()])
-        self.norm, self.decoder = nn.LayerNorm(WIDTH), nn.ModuleList([DecoderBlock(), DecoderBlock()])
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        for block in self.encoder:
-            x = block(x)
-        memory = self.norm(x)
-        for block in self.decoder:
-            target = block(target, memory)
-        return target
-
-
-@network(
-    inputs=lambda: (torch.randn(2, 5, WIDTH), torch.randn(2, 4, 10)),
-    blocks=(
-        *each(2, "image.blocks.{}.mlp", mlp),
-        *each(2, "text.blocks.{}.mlp", lambda path: mlp(path, stack=1)),
-    ),
-    attention=tuple(f"{tower}.blocks.{i}.attn.proj" for tower in ("image", "text") for i in range(2)),
-)
-class TwoTowers(nn.Module):
-    """CLIP: two towers that meet in a product of pooled features only. Two stacks, in graph order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.image, self.text = Stack(Block(), Block()), Stack(Block(10), Block(10))
-        self.image_head, self.text_head = nn.Linear(WIDTH, 6), nn.Linear(10, 6)
-
-    def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        x, y = self.image_head(self.image(image).mean(1)), self.text_head(self.text(text).mean(1))
-        return F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).t()
-
-
 class InPlaceBlock(Parts):
     def __init__(self) -> None:
         super().__init__()
@@ -455,32 +335,6 @@ class InPlaceOperations(Stack):
 
     def __init__(self) -> None:
         super().__init__(InPlaceBlock(), InPlaceBlock())
-
-
-class StageBlock(nn.Module):
-    """Two layers, a 3x3 convolution, and an addition of the stage's input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers, self.conv = Stack(Block(), Block()), nn.Conv2d(WIDTH, WIDTH, 3, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layers(x).transpose(1, 2).reshape(x.shape[0], WIDTH, 3, 4)
-        return x + self.conv(y).flatten(2).transpose(1, 2)
-
-
-@network(
-    2,
-    12,
-    WIDTH,
-    blocks=tuple(mlp(f"blocks.{i}.layers.blocks.{j}.mlp") for i in range(2) for j in range(2)),
-    attention=tuple(f"blocks.{i}.layers.blocks.{j}.attn.proj" for i in range(2) for j in range(2)),
-)
-class NestedResidual(Stack):
-    """SwinIR: an outer addition spans a whole stage. Its branch holds projections, but the stage is no MLP block."""
-
-    def __init__(self) -> None:
-        super().__init__(StageBlock(), StageBlock())
 
 
 class PermutedBlock(nn.Module):
@@ -540,26 +394,6 @@ class Modulated(nn.Module):
         for block in self.blocks:
             x = block(x, condition)
         return x
-
-
-class ConvPositionBlock(Parts):
-    def __init__(self) -> None:
-        super().__init__()
-        self.pos = nn.Conv2d(WIDTH, WIDTH, 3, 1, 1, groups=WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        grid = x.transpose(1, 2).view(x.shape[0], WIDTH, 3, 4)
-        x = x + self.pos(grid).flatten(2).transpose(1, 2)
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-@network(2, 12, WIDTH, blocks=MLPS, attention=ATTENTION)
-class ConditionalPositions(Stack):
-    """A depthwise convolution added to the stream before every layer (CPVT, Twins) is not a block."""
-
-    def __init__(self) -> None:
-        super().__init__(ConvPositionBlock(), ConvPositionBlock())
 
 
 class FunctionalDropoutBlock(Parts):

@@ -257,7 +257,9 @@ class Spelled(nn.Module):
             return x * F.relu6(x + 3.0) / 6.0
         if self.name == "clamped":
             return x.clamp(min=0.0)
-        return torch.where(x > 0, x, self.slope * x)  # a PReLU
+        if self.name == "where":
+            return torch.where(x > 0, x, self.slope * x)
+        return F.prelu(x, self.scale.reshape(1))
 
 
 SPELLED = (
@@ -270,6 +272,7 @@ SPELLED = (
     "mish",
     "hard-swish",
     "clamped",
+    "where",
     "prelu",
 )
 

@@ -128,7 +128,7 @@ def test_sites_partition_the_axes_of_real_tensors(name: str) -> None:
                 check_partition(site, node_values(name)[use.value].shape)
         assert (block.tokens, block.channels) == (block.sites["end"].tokens, block.sites["end"].channels)
         assert block.token_axes == block.sites["end"].token_axes
-        if "mid" in block.sites and block.kind != "token-mlp":
+        if "mid" in block.sites:
             assert block.hidden == block.sites["mid"].channels
 
 

@@ -17,10 +17,16 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 @click.command("bench")
 @reference_argument("a", "A")
 @reference_argument("b", "B")
-@click.option("--backend", default="eager", show_default=True, metavar="NAME", help="eager, compile, onnxruntime, tensorrt.")
+@click.option(
+    "--backend", default="eager", show_default=True, metavar="NAME", help="eager, compile, onnxruntime, tensorrt."
+)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call.")
-@click.option("--budget", default="60s", show_default=True, metavar="TIME", help="Time to spend measuring, such as 90s or 5m.")
-@click.option("--claim", default="1%", show_default=True, metavar="PERCENT", help="The slow-down to prove B stays within.")
+@click.option(
+    "--budget", default="60s", show_default=True, metavar="TIME", help="Time to spend measuring, such as 90s or 5m."
+)
+@click.option(
+    "--claim", default="1%", show_default=True, metavar="PERCENT", help="The slow-down to prove B stays within."
+)
 @model_options
 @terminal_options
 def command(
@@ -36,12 +42,12 @@ def command(
       cbsurgeon bench timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
       cbsurgeon bench a.onnx b.onnx --backend onnxruntime --budget 2m --claim 2%
     """
+    seconds, share = _seconds(budget), _share(claim)
     from cbsurgeon import verbs
 
-    seconds, share = _seconds(budget), _share(claim)
     with terminal.working() as progress:
         progress("load")
-        sides = [verbs.side(reference, **how) for reference in (a, b)]
+        sides = [verbs.open_side(reference, **how) for reference in (a, b)]
         result = verbs.bench(*sides, backend=backend, batch=batch, budget=seconds, claim=share, progress=progress)
     terminal.show(result.to_dict())
     if result.outcome == "slower":

@@ -22,10 +22,10 @@ from cbsurgeon.errors import UsageError
 @click.command("export")
 @reference_argument()
 @output_option(required=True, metavar="OUT", help="The suffix says what: .onnx, .engine or .plan, .pt2.")
-@click.option("--opset", type=click.IntRange(18, 25), default=20, show_default=True, help="ONNX operator set.")
+@click.option("--opset", type=int, default=20, show_default=True, metavar="N", help="ONNX operator set: 20 or 23.")
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=click.Choice(["float16", "bfloat16"]),
     default=None,
     help="Cast the weights before exporting.  [default: the model's own]",
 )
@@ -67,10 +67,12 @@ def command(
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.engine --batch 1,8,64
       cbsurgeon export timm:swin_tiny_patch4_window7_224 -o swin-fp16.onnx --dtype float16
     """
-    from cbsurgeon import verbs
-
     profile = _profile(batch)
-    verbs.check_output(output, force=force, inputs=[reference])
+    from cbsurgeon import verbs
+    from cbsurgeon.models import atomic
+    from cbsurgeon.verbs.proving import why_unchecked
+
+    atomic.check(output, force=force, inputs=[reference])
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.load(reference, **how)
@@ -87,7 +89,7 @@ def command(
         )
     terminal.show({**made.to_dict(), "verify": verdict.to_dict() if verdict is not None else None})
     if verdict is None:
-        terminal.warn(f"not compared with the model: {verbs.why_unchecked(output, check)}")
+        terminal.warn(f"not compared with the model: {why_unchecked(output, check)}")
     else:
         verdict.raise_if_failed()
 

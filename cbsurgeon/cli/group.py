@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 import click
 
@@ -24,19 +23,27 @@ VERBS = {
 }
 
 
+NO_COMMAND = 2
+
+
 class LazyGroup(click.Group):
     """A group whose commands live in files named after them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order of a session."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the verb's file and take its command."""
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"cbsurgeon.cli.{cmd_name}").command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, but an unknown command is answered with the nearest one."""
         word = args[0]
         if word in VERBS or word.startswith("-"):
             return super().resolve_command(ctx, args)
@@ -76,14 +83,15 @@ cbsurgeon; 130 interrupted.
     cls=LazyGroup,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    no_args_is_help=False,
     invoke_without_command=True,
 )
 @click.version_option(__version__, prog_name="cbsurgeon", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(context: click.Context, **_: Any) -> None:
+def cli(context: click.Context) -> int | None:
     """Find the MLP blocks of a transformer or MLP-Mixer by reading its graph, put Context Broadcasting into
     the ones you choose, and take the result to ONNX and TensorRT with proof.
     """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+    if context.invoked_subcommand is not None:
+        return None
+    click.echo(context.get_help())
+    return NO_COMMAND

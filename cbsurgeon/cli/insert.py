@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,15 @@ if TYPE_CHECKING:
     help="Do what this recipe says instead of --op, --layers, --pos and --exclude.",
 )
 @click.option(
-    "--recipe-out", type=click.Path(path_type=Path), metavar="FILE.json", help="Also write the recipe, to edit and replay."
+    "--recipe-out",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Also write the recipe, to edit and replay.",
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be done; write no model.")
-@output_option(required=False, metavar="OUT", help="Edited model, .safetensors or .pt.  [default: <name>-cb.safetensors]")
+@output_option(
+    required=False, metavar="OUT", help="Edited model, .safetensors or .pt.  [default: <name>-cb.safetensors]"
+)
 @force_option
 @model_options
 @terminal_options
@@ -63,20 +69,23 @@ def command(
       cbsurgeon insert model.pt --arch timm:mixer_s16_224 --op cb_s --layers all -o mixer-cbs.safetensors
       cbsurgeon insert model.safetensors --layers 6-11 --dry-run --recipe-out recipe.json
     """
-    from cbsurgeon import verbs
-
     if recipe is not None:
         _refuse_both(context)
-    target = output or verbs.default_output(reference)
+    from cbsurgeon import verbs
+    from cbsurgeon.models import atomic
+
+    target = output or _beside(reference)
     for path in (recipe_out, None if dry_run else target):
         if path is not None:
-            verbs.check_output(path, force=force, inputs=[reference])
+            atomic.check(path, force=force, inputs=[reference])
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.load(reference, **how)
+        found = None
         if recipe is None:
             progress("read its graph")
-            made = verbs.plan(verbs.inspect(model), **choice)
+            found = verbs.inspect(model)
+            made = verbs.plan(found, **choice)
         else:
             made = verbs.read_recipe(recipe)
         progress("insert")
@@ -86,8 +95,22 @@ def command(
         if not dry_run:
             progress("write")
             verbs.save(edited, target, force=force)
-    terminal.show(verbs.insertion(model, edited, made, None if dry_run else target))
+    document = verbs.insertion(
+        model,
+        edited,
+        made,
+        layers=None if recipe else choice["layers"],
+        blocks=None if found is None else len(found),
+        output=None if dry_run else target,
+    )
+    terminal.show(document)
     _warn(terminal, made)
+
+
+def _beside(reference: str) -> Path:
+    """``timm:deit_small`` → ``deit_small-cb.safetensors`` in the current folder."""
+    name = Path(reference).stem if Path(reference).suffix else re.sub(r"\W+", "_", reference.rpartition(":")[2])
+    return Path(f"{name.strip('_') or 'model'}-cb.safetensors")
 
 
 def _refuse_both(context: click.Context) -> None:

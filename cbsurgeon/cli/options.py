@@ -58,6 +58,7 @@ def model_options(function: Command) -> Command:
         inputs: Path | None,
         trust: bool,
         model_option: tuple[str, ...],
+        entry: str | None,
         **kwargs: Any,
     ) -> Any:
         how = {
@@ -65,6 +66,7 @@ def model_options(function: Command) -> Command:
             "input": input,
             "inputs": inputs,
             "trust": trust,
+            "entry": entry,
             "options": pairs(model_option, "--model-option"),
         }
         return function(*args, how=how, **kwargs)
@@ -84,11 +86,16 @@ def model_options(function: Command) -> Command:
             help="Keyword for the model's constructor, such as num_classes=10 (JSON values; repeatable).",
         ),
         click.option(
+            "--entry", metavar="NAME", help="Which entry of a training checkpoint to take, such as state_dict_ema."
+        ),
+        click.option(
             "--inputs", type=click.Path(path_type=Path), metavar="FILE.npz", help="Example inputs, by input name."
         ),
         click.option("--input", metavar="CxHxW", help="Shape of one example input, such as 3x224x224."),
         click.option(
-            "--arch", metavar="REF", help="Architecture of a file that does not name its own, such as timm:vit_base_patch16_224."
+            "--arch",
+            metavar="REF",
+            help="Architecture of a file that does not name its own, such as timm:vit_base_patch16_224.",
         ),
     ):
         decorated = decorate(decorated)
@@ -114,7 +121,10 @@ def choice_options(function: Command) -> Command:
     decorated: Any = with_choice
     for decorate in (
         click.option(
-            "--op-option", metavar="KEY=VALUE", multiple=True, help="Option of the operator, such as initial=0.1 for cb_s."
+            "--op-option",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Option of the operator, such as initial=0.1 for cb_s.",
         ),
         click.option("--exclude", metavar="LIST", help="Block indices to leave out of --layers, such as 7,11."),
         click.option(
@@ -122,7 +132,7 @@ def choice_options(function: Command) -> Command:
             type=click.Choice(POSITIONS),
             default="end",
             show_default=True,
-            help="Where in the block: before the first projection, at the input of the last, or after the last and its dropout.",
+            help="Before the first projection, at the input of the last, or after the last and its dropout.",
         ),
         click.option(
             "--layers",
@@ -156,7 +166,9 @@ batches_option = click.option(
 )
 
 
-def reference_argument(name: str = "reference", metavar: str = "REF", required: bool = True) -> Callable[[Command], Command]:
+def reference_argument(
+    name: str = "reference", metavar: str = "REF", required: bool = True
+) -> Callable[[Command], Command]:
     """A model given on the command line."""
     return click.argument(name, metavar=metavar, required=required)
 

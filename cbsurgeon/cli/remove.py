@@ -26,8 +26,9 @@ def command(terminal: Terminal, reference: str, how: dict[str, Any], output: Pat
       cbsurgeon remove edited.pt -o plain.pt --force
     """
     from cbsurgeon import verbs
+    from cbsurgeon.models import atomic
 
-    verbs.check_output(output, force=force, inputs=[reference])
+    atomic.check(output, force=force, inputs=[reference])
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.load(reference, **how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,7 +13,9 @@ from cbsurgeon.cli.terminal import Terminal
 
 @click.command("report")
 @click.argument("files", metavar="FILE.json...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@output_option(required=False, metavar="OUT.html", help="Write one self-contained HTML file.  [default: tables on stdout]")
+@output_option(
+    required=False, metavar="OUT.html", help="Write one self-contained HTML file.  [default: tables on stdout]"
+)
 @force_option
 @terminal_options
 def command(terminal: Terminal, files: tuple[Path, ...], output: Path | None, force: bool) -> None:
@@ -23,17 +26,25 @@ def command(terminal: Terminal, files: tuple[Path, ...], output: Path | None, fo
       cbsurgeon report shipped/report.json
       cbsurgeon report inspect.json audit.json bench.json -o report.html
     """
-    from cbsurgeon import verbs
+    from cbsurgeon import report
 
-    documents = [verbs.read_document(path) for path in files]
+    documents = [report.read_document(path) for path in files]
     if output is None:
-        terminal.show(verbs.combine(documents))
+        with report.shown(", ".join(map(str, files))):
+            terminal.show(report.combine(documents))
         return
-    verbs.check_output(output, force=force, inputs=list(files))
-    with terminal.working() as progress:
+    _write(terminal, documents, files, output, force)
+
+
+def _write(
+    terminal: Terminal, documents: list[dict[str, Any]], files: tuple[Path, ...], output: Path, force: bool
+) -> None:
+    from cbsurgeon import report, verbs
+    from cbsurgeon.models import atomic
+
+    atomic.check(output, force=force, inputs=list(files))
+    with terminal.working() as progress, report.shown(", ".join(map(str, files))):
         progress("draw")
         verbs.write_report(documents, output, force=force)
-    terminal.show(
-        {"schema": "cbsurgeon.report/1", "path": str(output), "documents": [document["schema"] for document in documents]},
-        lambda: str(output),
-    )
+    kinds = [document["schema"] for document in documents]
+    terminal.show({"schema": "cbsurgeon.report/1", "path": str(output), "documents": kinds}, lambda: str(output))

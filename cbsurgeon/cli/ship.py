@@ -22,10 +22,17 @@ from cbsurgeon.cli.terminal import Terminal
 @reference_argument()
 @choice_options
 @output_option(required=True, metavar="DIR", help="Folder for the results; it appears complete or not at all.")
-@click.option("--opset", type=click.IntRange(18, 25), default=20, show_default=True, help="ONNX operator set.")
-@click.option("--engine/--no-engine", default=True, show_default=True, help="Build a TensorRT engine if a builder is installed.")
+@click.option("--opset", type=int, default=20, show_default=True, metavar="N", help="ONNX operator set: 20 or 23.")
 @click.option(
-    "--bench-budget", default=15, show_default=True, type=click.IntRange(min=0), metavar="SECONDS", help="0: no benchmark."
+    "--engine/--no-engine", default=True, show_default=True, help="Build a TensorRT engine if a builder is installed."
+)
+@click.option(
+    "--bench-budget",
+    default=15,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="0: no benchmark.",
 )
 @force_option
 @model_options
@@ -53,8 +60,9 @@ def command(
       cbsurgeon ship model.pt --arch timm:mixer_s16_224 --op cb_s --layers all -o shipped --force
     """
     from cbsurgeon import verbs
+    from cbsurgeon.verbs.folder import check_folder
 
-    verbs.check_folder(output, force=force)
+    check_folder(output, force=force)
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.load(reference, **how)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,8 +14,12 @@ from cbsurgeon.cli.terminal import Terminal
 @reference_argument("a", "A")
 @reference_argument("b", "B")
 @batches_option
-@click.option("--atol", type=click.FloatRange(min=0), default=None, help="Absolute tolerance.  [default: from rounding noise]")
-@click.option("--rtol", type=click.FloatRange(min=0), default=None, help="Relative tolerance.  [default: from rounding noise]")
+@click.option(
+    "--atol", type=click.FloatRange(min=0), default=None, help="Absolute tolerance.  [default: from rounding noise]"
+)
+@click.option(
+    "--rtol", type=click.FloatRange(min=0), default=None, help="Relative tolerance.  [default: from rounding noise]"
+)
 @click.option("--bisect", is_flag=True, help="When they differ, find the first block at which they part.")
 @model_options
 @terminal_options
@@ -44,7 +47,7 @@ def command(
 
     with terminal.working() as progress:
         progress("load")
-        sides = [verbs.side(reference, **how) for reference in (a, b)]
+        sides = [verbs.open_side(reference, **how) for reference in (a, b)]
         verdict = verbs.verify(
             *sides, batches=batches, inputs=how["inputs"], atol=atol, rtol=rtol, bisect=bisect, progress=progress
         )

@@ -1,7 +1,7 @@
 """Result documents → terminal tables, one JSON document, one self-contained HTML file."""
 
-from cbsurgeon.report.document import combine, parts, read_document
+from cbsurgeon.report.document import combine, parts, read_document, shown
 from cbsurgeon.report.page import render_html
 from cbsurgeon.report.text import render_text
 
-__all__ = ["combine", "parts", "read_document", "render_html", "render_text"]
+__all__ = ["combine", "parts", "read_document", "render_html", "render_text", "shown"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,19 @@ def text_of(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {text_of(item)}" for key, item in value.items()) or "–"
     return re.sub(r"\s+", " ", str(value))
+
+
+@contextmanager
+def shown(where: str) -> Iterator[None]:
+    """Answer for files that have the members their schema promises, but not of the kind it promises.
+
+    Raises:
+        InputFileError: what is shown inside is not as its schema says (CB-REPORT-02).
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _not_ours(where, f"a member is not what its schema says: {type(error).__name__}: {error}") from error
 
 
 def _title(documents: Sequence[Document]) -> str:

@@ -100,7 +100,11 @@ def _present(section: str, content: Mapping[str, Any]) -> bool:
 
 
 def _insertion(document: Document) -> dict[str, Any]:
-    return {**document, "anatomy": anatomy(document), "recipe_text": json.dumps(document["recipe"], indent=2, ensure_ascii=False)}
+    return {
+        **document,
+        "anatomy": anatomy(document),
+        "recipe_text": json.dumps(document["recipe"], indent=2, ensure_ascii=False),
+    }
 
 
 def _verification(document: Document) -> dict[str, Any]:
@@ -156,7 +160,8 @@ def _cards(content: Mapping[str, Any]) -> list[dict[str, str]]:
     for part in content["audits"]:
         if part.get("b"):
             flops, params = part["flops"], part["params"]
-            more = f"{figures.percent(flops['relative'], 4)}; parameters {figures.count(params['difference'], signed=True)}"
+            added = figures.count(params["difference"], signed=True)
+            more = f"{figures.percent(flops['relative'], 4)}; parameters {added}"
             card("FLOPs (paper)", figures.count(flops["difference"], signed=True), more)
     for part in content["benchmarks"]:
         value = "INCONCLUSIVE" if part["outcome"] == "inconclusive" else figures.slowdown(part["ratio"])

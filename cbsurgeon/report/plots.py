@@ -23,7 +23,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule", FIRST: "--a", SECON
 WIDTH = 4.8
 """Inches. At 72 points an inch the text stays readable where the plot is scaled to a phone's 360 points."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": GRID,
     "axes.grid": True,
     "axes.labelcolor": INK,
@@ -64,8 +64,12 @@ def latency(document: Document) -> str:
     """The two intervals against the claim, over the paired ratios they come from."""
     with _figure(2.5, document["b"]) as (figure, axes):
         rows = ((1, SECOND, document["ratio"], document["ci95"]), (0, FIRST, *_control(document)))
-        for (y, color, ratio, bounds), pairs in zip(rows, (_ratios(document, "b"), _ratios(document, "control")), strict=True):
-            axes.scatter([100 * d for d in pairs], _spread(len(pairs), y - 0.28), s=7, color=color, alpha=0.3, linewidths=0)
+        for (y, color, ratio, bounds), pairs in zip(
+            rows, (_ratios(document, "b"), _ratios(document, "control")), strict=True
+        ):
+            axes.scatter(
+                [100 * d for d in pairs], _spread(len(pairs), y - 0.28), s=7, color=color, alpha=0.3, linewidths=0
+            )
             axes.plot([100 * (bound - 1) for bound in bounds], [y, y], color=color, linewidth=3, solid_capstyle="butt")
             axes.plot([100 * (ratio - 1)], [y], "o", color=color, markersize=7)
         axes.axvline(0, color=MUTED, linewidth=1)
@@ -151,7 +155,7 @@ def blocks(document: Document) -> str:
         _decades(axes, "y", [gap[name] for gap in gaps for name in ("rel_l2", "allowed")])
         axes.set_xlabel("block, in graph order")
         axes.set_ylabel("relative L2 difference")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         _key(figure, {"difference": ("o", SECOND), "explained by rounding": ("_", BAD)})
         return _svg(figure, "blocks")
 
@@ -226,7 +230,15 @@ def _key(figure: Figure, entries: Mapping[str, tuple[str, str]]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=color, marker=marker, linestyle="none", markersize=8, markeredgewidth=2 if marker == "|" else 1)
+        Line2D(
+            [],
+            [],
+            color=color,
+            marker=marker,
+            linestyle="none",
+            markersize=8,
+            markeredgewidth=2 if marker == "|" else 1,
+        )
         for marker, color in entries.values()
     ]
     figure.legend(handles, list(entries), loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2)

@@ -98,7 +98,9 @@ def _inspect(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:
-    table = _table("#", "block", "kind", "tokens", "channels", "hidden", "sites", right=("#", "tokens", "channels", "hidden"))
+    table = _table(
+        "#", "block", "kind", "tokens", "channels", "hidden", "sites", right=("#", "tokens", "channels", "hidden")
+    )
     stacks = list(dict.fromkeys(block["stack"] for block in blocks))
     for block in blocks:
         where = block["path"] or "(no module)"
@@ -125,7 +127,9 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:
 def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("rejected", "reason", "detail")
     for candidate in rejected:
-        table.add_row(*_cells(candidate["path"] or text_of(candidate["nodes"][:2]), candidate["reason"], candidate["detail"]))
+        table.add_row(
+            *_cells(candidate["path"] or text_of(candidate["nodes"][:2]), candidate["reason"], candidate["detail"])
+        )
     return table
 
 
@@ -133,7 +137,9 @@ def _inserted_before(recipes: Sequence[Mapping[str, Any]]) -> Rows:
     for recipe in recipes:
         sites = [site for site in recipe.get("sites", ()) if site.get("enabled", True)]
         listed = figures.indices([site["index"] for site in sites])
-        yield _fact("inserted", f"{recipe.get('op')} at {recipe.get('pos') or _positions(sites)} of blocks {listed}", "green")
+        yield _fact(
+            "inserted", f"{recipe.get('op')} at {recipe.get('pos') or _positions(sites)} of blocks {listed}", "green"
+        )
 
 
 def _positions(sites: Sequence[Mapping[str, Any]]) -> str:
@@ -143,7 +149,9 @@ def _positions(sites: Sequence[Mapping[str, Any]]) -> str:
 def _insert(document: Document, documents: Sequence[Document]) -> Rows:
     verb = "would put" if document["dry_run"] else "put"
     listed = ",".join(str(index) for index in document["chosen"])
-    yield _line(f"{verb} {document['op']} at {document['position']} of {len(document['chosen'])} blocks: {listed}", "bold")
+    yield _line(
+        f"{verb} {document['op']} at {document['position']} of {len(document['chosen'])} blocks: {listed}", "bold"
+    )
     yield _fact("asked for", f"--layers {document['layers']}" if document["layers"] else "the recipe's sites")
     for site in document["sites"]:
         axes = f"mean over axes {text_of(site['token_axes'])} ({site['tokens']} tokens), {site['channels']} channels"
@@ -246,7 +254,9 @@ COSTS = {"params": "parameters", "flops": "FLOPs (paper)", "operations": "operat
 """The audited quantities, as tables call them."""
 
 
-def _by(items: Sequence[Mapping[str, Any]], label: Callable[[Mapping[str, Any]], str]) -> dict[str, list[Mapping[str, Any]]]:
+def _by(
+    items: Sequence[Mapping[str, Any]], label: Callable[[Mapping[str, Any]], str]
+) -> dict[str, list[Mapping[str, Any]]]:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
         groups.setdefault(label(item), []).append(item)

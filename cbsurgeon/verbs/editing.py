@@ -1,0 +1,162 @@
+"""Load, inspect, plan, insert, remove, save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from cbsurgeon import graph, models, surgery
+from cbsurgeon.errors import UsageError
+from cbsurgeon.graph import Inspection
+from cbsurgeon.models import Model
+from cbsurgeon.surgery import Recipe
+
+
+def load(
+    reference: str,
+    *,
+    arch: str | None = None,
+    input: str | None = None,
+    inputs: Path | None = None,
+    trust: bool = False,
+    batch: int = 2,
+    options: Mapping[str, Any] | None = None,
+    entry: str | None = None,
+) -> Model:
+    """Load a model; a checkpoint that carries recipes gets its insertions replayed before its weights.
+
+    Args:
+        reference: a file, or ``timm:NAME``, ``torchvision:NAME``, ``hf:CLASS``, ``hf:DIRECTORY``,
+            ``mod:package.module:factory``.
+        arch: the architecture of a file that does not name its own, as a reference.
+        input: shape of one example input, such as ``3x224x224``.
+        inputs: ``.npz`` file of example inputs by name.
+        trust: read files that can run code.
+        batch: samples in the example inputs.
+        options: keywords of the model's constructor.
+        entry: which entry of a training checkpoint to take, such as ``state_dict_ema``.
+
+    Raises:
+        UsageError: an unknown reference.
+        InputFileError: a file that cannot be read safely, or does not fit its architecture.
+        SurgeryError: its recipes do not fit its architecture.
+        MissingPackage: the package of the reference is not installed.
+    """
+    return models.load(
+        reference,
+        arch=arch,
+        input=input,
+        inputs=inputs,
+        trust=trust,
+        batch=batch,
+        options=options,
+        entry=entry,
+        replay=replay,
+    )
+
+
+def replay(model: Model, recipes: Sequence[Mapping[str, Any]]) -> Model:
+    """Repeat insertions on a freshly built architecture, oldest first.
+
+    Raises:
+        SurgeryError: a recipe does not fit the model.
+    """
+    for recipe in recipes:
+        model = insert(model, Recipe.from_dict(recipe))
+    return model
+
+
+def inspect(model: Model | nn.Module, example_inputs: tuple[Any, ...] = ()) -> Inspection:
+    """Find the MLP blocks of a model by reading its graph.
+
+    Args:
+        model: a :class:`Model`, or a module together with ``example_inputs``.
+        example_inputs: positional inputs of the module, batch first.
+
+    Raises:
+        CaptureError: the model cannot be captured.
+    """
+    return graph.inspect(_model(model, example_inputs))
+
+
+def plan(
+    found: Inspection,
+    *,
+    op: str = "cb",
+    layers: str = "upper",
+    pos: str = "end",
+    exclude: Iterable[str | int] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Choose blocks, a position and an operator.
+
+    Raises:
+        NothingMatched: no block, or not every requested block, exists.
+        UsageError: an unknown operator, position or selector.
+        SurgeryError: a causal or padded model, or a site that is occupied.
+    """
+    return surgery.plan(found, op=op, layers=layers, pos=pos, exclude=exclude, options=options)
+
+
+def insert(model: Model, recipe: Recipe, *, on: Literal["module", "program"] | None = None) -> Model:
+    """A new model with the recipe's operators; ``model`` is untouched.
+
+    Args:
+        model: what to edit.
+        recipe: from :func:`plan`, or read from JSON.
+        on: edit the ``nn.Module`` (to train it) or the exported program; the module where there is one by default.
+
+    Raises:
+        SurgeryError: the recipe does not fit, or a site is occupied.
+        UsageError: ``on="module"`` for a model that is a program (CB-INSERT-01).
+    """
+    way = on or ("program" if model.module is None else "module")
+    if way == "module" and model.module is None:
+        raise UsageError(
+            "the model is a program and has no module",
+            code="CB-INSERT-01",
+            where=model.provenance.reference,
+            do='insert(model, recipe, on="program")',
+        )
+    return surgery.insert_module(model, recipe) if way == "module" else surgery.insert_program(model, recipe)
+
+
+def insert_(module: nn.Module, recipe: Recipe) -> nn.Module:
+    """Insert in place, into a module the caller owns; returned for chaining.
+
+    Raises:
+        SurgeryError: the recipe does not fit, or a site is occupied; the module is untouched.
+    """
+    return surgery.insert_(module, recipe)
+
+
+def remove(model: Model) -> Model:
+    """A new model without the inserted operators, bit-equal to the original; ``model`` is untouched.
+
+    Raises:
+        SurgeryError: nothing is inserted.
+    """
+    return surgery.remove(model)
+
+
+def save(model: Model, path: str | Path, *, force: bool = False) -> Path:
+    """Write weights, recipe and architecture as one file (``.safetensors``, ``.pt``, ``.pth`` or ``.pt2``).
+
+    Raises:
+        OutputFileError: it cannot be written there; nothing was.
+        UsageError: an unknown suffix.
+    """
+    return models.save(model, Path(path), force=force)
+
+
+def captured(model: Model) -> Model:
+    """The same model with its program, so that several steps need one capture."""
+    return model if model.program is not None else replace(model, program=graph.capture(model).exported)
+
+
+def _model(model: Model | nn.Module, example_inputs: tuple[Any, ...]) -> Model:
+    return model if isinstance(model, Model) else Model(model, tuple(example_inputs))

@@ -1,0 +1,109 @@
+"""A folder of results that appears complete or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cbsurgeon.errors import OutputFileError
+
+MARK = "report.json"
+"""A folder that holds this file, written by ``ship``, is ours to replace."""
+
+
+def check_folder(path: str | Path, *, force: bool = False) -> Path:
+    """Refuse a destination before long work starts.
+
+    Raises:
+        OutputFileError: it exists (CB-OUT-01), is a symbolic link (CB-OUT-02) or a file (CB-OUT-04), its parent is
+            absent (CB-OUT-05) or not writable (CB-OUT-06), or it holds files ``ship`` did not write (CB-OUT-09).
+    """
+    final = Path(path)
+    if final.is_symlink():
+        raise _refused("the output folder is a symbolic link", "CB-OUT-02", final, do="name the folder it points to")
+    if final.exists() and not final.is_dir():
+        raise _refused("the output folder is a file", "CB-OUT-04", final, do="name a folder")
+    if final.is_dir() and any(final.iterdir()):
+        if not force:
+            raise _refused(
+                "the output folder exists and is not empty",
+                "CB-OUT-01",
+                final,
+                do="name another folder, or pass --force to replace it",
+            )
+        if not _ours(final):
+            raise _refused(
+                "the output folder holds other files",
+                "CB-OUT-09",
+                final,
+                why="--force replaces the whole folder, and only one that `ship` wrote",
+                do="name another folder",
+            )
+    parent = final.absolute().parent
+    if not parent.is_dir():
+        raise _refused(
+            "the parent of the output folder does not exist",
+            "CB-OUT-05",
+            final,
+            why=f"{parent}",
+            do=f"mkdir -p {parent}",
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise _refused(
+            "the output folder cannot be made",
+            "CB-OUT-06",
+            final,
+            why=f"{parent}: no permission",
+            do="name another place",
+        )
+    return final
+
+
+@contextmanager
+def results_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Fill a folder beside the destination, and move it into place when all of it is there.
+
+    Raises:
+        OutputFileError: as :func:`check_folder`. On any exception the destination is as it was.
+    """
+    final = check_folder(path, force=force)
+    absolute = final.absolute()
+    staged = absolute.with_name(f".{absolute.name}.{secrets.token_hex(8)}.tmp")
+    staged.mkdir()
+    try:
+        yield staged
+        check_folder(final, force=force)
+        _publish(staged, absolute)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _publish(staged: Path, final: Path) -> None:
+    if not final.exists():
+        staged.rename(final)
+        return
+    old = staged.with_suffix(".old")
+    final.rename(old)
+    try:
+        staged.rename(final)
+    except BaseException:
+        old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _ours(folder: Path) -> bool:
+    try:
+        document = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and str(document.get("schema", "")).startswith("cbsurgeon.ship/")
+
+
+def _refused(what: str, code: str, path: Path, why: str = "", do: str = "") -> OutputFileError:
+    return OutputFileError(what, code=code, where=str(path), why=why, do=do)

@@ -1,0 +1,192 @@
+"""Export, verify, audit, bench."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon import checks, deploy, graph
+from cbsurgeon.checks.cost import Audit
+from cbsurgeon.checks.latency import Benchmark
+from cbsurgeon.checks.parity_result import Verification
+from cbsurgeon.deploy import Export
+from cbsurgeon.deploy.formats import ENGINE_SUFFIXES
+from cbsurgeon.graph import Program
+from cbsurgeon.models import Model, atomic
+from cbsurgeon.verbs.editing import load
+
+Progress = Callable[[str], None]
+Side = Model | str | Path
+
+FILES = (".onnx", *ENGINE_SUFFIXES)
+"""Files that a runtime opens as they are."""
+
+BATCHES = (1, 2, 7)
+"""One sample, the smallest real batch, and a batch that divides nothing: where a fixed batch would show."""
+
+
+def export(
+    model: Model,
+    path: str | Path,
+    *,
+    opset: int = 20,
+    dtype: str | None = None,
+    fold: bool = True,
+    batch: tuple[int, int, int] = (1, 8, 64),
+    force: bool = False,
+    program: Program | None = None,
+    progress: Progress | None = None,
+) -> Export:
+    """Write a model in the format the suffix names: ``.onnx``, ``.engine``/``.plan`` (TensorRT), or ``.pt2``.
+
+    Args:
+        model: in evaluation mode.
+        path: the file.
+        opset: ONNX operator set.
+        dtype: ``float16`` or ``bfloat16`` to cast first; ``None`` keeps the model's own type.
+        fold: put CB's halves into the weights before it, where that is exact.
+        batch: smallest, most common and largest batch of an engine.
+        force: replace an existing file.
+        program: the captured model, if the caller has it already.
+        progress: told each step.
+
+    Raises:
+        UsageError: an unknown suffix, or an option that is not offered.
+        CaptureError, ExportError: the model cannot be captured or exported; nothing is written.
+        OutputFileError: it cannot be written there.
+        MissingPackage: a package the format needs is absent.
+    """
+    return deploy.export(
+        model, path, opset=opset, dtype=dtype, fold=fold, batch=batch, force=force, program=program, progress=progress
+    )
+
+
+def export_checked(
+    model: Model,
+    path: str | Path,
+    *,
+    check: bool = True,
+    force: bool = False,
+    progress: Progress | None = None,
+    **how: Any,
+) -> tuple[Export, Verification | None]:
+    """Export, and compare an ONNX file with the model before it gets its name.
+
+    A file that differs from the model is kept as ``<stem>.unverified.onnx`` instead.
+
+    Args:
+        model: what to export.
+        path: the file.
+        check: compare; engines and programs are not compared here.
+        force: replace an existing file.
+        progress: told each step.
+        how: as :func:`export`.
+
+    Returns:
+        The export, and the comparison: ``None`` where none was made (:func:`why_unchecked` says why).
+    """
+    final = Path(path)
+    if why_unchecked(final, check):
+        return export(model, final, force=force, progress=progress, **how), None
+    program = graph.capture(model)
+    with atomic.bundle(final, force=force, companions=(f"{final.name}.data",)) as staged:
+        made = export(model, staged, program=program, force=True, progress=progress, **how)
+        verdict = _named(verify(model, staged, progress=progress), model, final)
+        if not verdict:
+            staged.unlink()
+            (staged.parent / f"{final.name}.data").unlink(missing_ok=True)
+            kept = unverified(final)
+            made = export(model, kept, program=program, force=True, progress=progress, **how)
+            return made, _named(verdict, model, kept)
+    data = final.with_name(made.external_data.name) if made.external_data else None
+    return replace(made, path=final, external_data=data), verdict
+
+
+def why_unchecked(path: str | Path, check: bool = True) -> str:
+    """Why :func:`export_checked` would not compare a file with its model; empty when it would."""
+    if not check:
+        return "--no-verify was given"
+    if Path(path).suffix.lower() != ".onnx":
+        return "only an ONNX file is compared at export; run `cbsurgeon verify`"
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed (pip install 'cbsurgeon[onnx]')"
+    return ""
+
+
+def unverified(path: Path) -> Path:
+    """Where a file that failed its check is kept: ``m.onnx`` → ``m.unverified.onnx``."""
+    return path.with_name(f"{path.stem}.unverified{path.suffix}")
+
+
+def open_side(reference: str, **how: Any) -> Side:
+    """What a user named as one side of a comparison: an exported file by its path, anything else loaded.
+
+    Args:
+        reference: a file or a reference.
+        how: as :func:`cbsurgeon.load`.
+    """
+    if Path(reference).suffix.lower() in FILES:
+        return Path(reference)
+    return load(reference, **how)
+
+
+def verify(
+    a: Side,
+    b: Side,
+    *,
+    batches: Sequence[int] = BATCHES,
+    inputs: Path | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    bisect: bool = False,
+    progress: Progress | None = None,
+) -> Verification:
+    """Whether ``b`` computes what ``a`` computes, on the same inputs at several batch sizes.
+
+    Args:
+        a, b: models, or paths of exported files.
+        batches: batch sizes.
+        inputs: ``.npz`` file of inputs to compare on, beside the generated ones.
+        atol, rtol: tolerances; ``None`` measures the model's own rounding noise.
+        bisect: when they differ, find the first block at which they part.
+        progress: told each step.
+    """
+    return checks.verify(
+        a, b, batches=tuple(batches), inputs=inputs, atol=atol, rtol=rtol, bisect=bisect, progress=progress
+    )
+
+
+def audit(a: Model, b: Model | None = None, *, batch: int = 1, progress: Progress | None = None) -> Audit:
+    """Parameters, FLOPs, operations and bytes of ``a``, of ``b``, and the difference."""
+    return checks.audit(a, b, batch=batch, progress=progress)
+
+
+def bench(
+    a: Side,
+    b: Side,
+    *,
+    backend: str = "eager",
+    batch: int = 1,
+    budget: float = 60.0,
+    claim: float = 0.01,
+    progress: Progress | None = None,
+) -> Benchmark:
+    """Time ``b`` against ``a`` in interleaved pairs.
+
+    Args:
+        a, b: models, or paths of exported files.
+        backend: ``eager``, ``compile``, ``onnxruntime`` or ``tensorrt``.
+        batch: samples per call.
+        budget: seconds to spend measuring.
+        claim: the slow-down, as a fraction, that B is to be shown within.
+        progress: told each step.
+    """
+    return checks.bench(a, b, backend=backend, batch=batch, budget=budget, claim=claim, progress=progress)
+
+
+def _named(verdict: Verification, model: Model, file: Path) -> Verification:
+    """The verdict with names a user can type again."""
+    return replace(verdict, a=replace(verdict.a, name=model.provenance.reference), b=replace(verdict.b, name=str(file)))

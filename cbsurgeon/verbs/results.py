@@ -1,0 +1,142 @@
+"""The JSON documents of verbs whose result is a model or a file, and the report made from documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.deploy.onnx_file import read_metadata
+from cbsurgeon.errors import InputFileError
+from cbsurgeon.models import Model, atomic
+from cbsurgeon.operators.registry import operator_class
+from cbsurgeon.report import render_html
+from cbsurgeon.surgery import Recipe
+
+
+def insertion(
+    model: Model, edited: Model, recipe: Recipe, *, layers: str | None, blocks: int | None, output: Path | None
+) -> dict[str, Any]:
+    """What an insertion did, schema ``cbsurgeon.insert/1``.
+
+    Args:
+        model, edited: before and after.
+        recipe: what was done.
+        layers: the selector, where there was one.
+        blocks: how many blocks the model has, where that is known.
+        output: the file written; ``None`` for a dry run.
+    """
+    document = recipe.to_dict()
+    sites = [site for site in document["sites"] if site.get("enabled", True)]
+    return {
+        "schema": "cbsurgeon.insert/1",
+        "reference": model.provenance.reference,
+        "op": recipe.op,
+        "position": ", ".join(dict.fromkeys(str(site["position"]) for site in sites)),
+        "layers": layers,
+        "chosen": [site["index"] for site in sites],
+        "blocks": blocks,
+        "identity_at_start": operator_class(recipe.op).identity_at_start,
+        "sites": sites,
+        "keys_added": sorted(keys(edited) - keys(model)),
+        "dry_run": output is None,
+        "output": str(output) if output else None,
+        "recipe": document,
+    }
+
+
+def removal(model: Model, output: Path) -> dict[str, Any]:
+    """What a removal took out, schema ``cbsurgeon.remove/1``."""
+    return {
+        "schema": "cbsurgeon.remove/1",
+        "reference": model.provenance.reference,
+        "removed": [
+            {
+                "index": site["index"],
+                "op": recipe["op"],
+                "position": site["position"],
+                "path": site["path"],
+            }
+            for recipe in model.recipes
+            for site in recipe["sites"]
+            if site.get("enabled", True)
+        ],
+        "output": str(output),
+    }
+
+
+def read_inserted(path: str | Path) -> dict[str, Any]:
+    """What was inserted before an ONNX file was exported, schema ``cbsurgeon.inspect/1``.
+
+    Raises:
+        InputFileError: it is no ONNX file, or cbsurgeon did not write it (CB-ONNX-04).
+        MissingPackage: onnx is not installed.
+    """
+    found = read_metadata(path)
+    if found is None:
+        raise InputFileError(
+            "the ONNX file does not say what was inserted",
+            code="CB-ONNX-04",
+            where=str(path),
+            why="cbsurgeon did not export it",
+            do="inspect the model it was exported from",
+        )
+    return {
+        "schema": "cbsurgeon.inspect/1",
+        "reference": str(path),
+        "blocks": [],
+        "rejected": [],
+        "inserted": found.get("recipes", []),
+        "metadata": found,
+    }
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        InputFileError: it cannot be read (CB-RECIPE-*).
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputFileError(
+            "the recipe cannot be read",
+            code="CB-RECIPE-01",
+            where=str(file),
+            why=getattr(error, "strerror", None) or str(error)[:120],
+            do="make one with `cbsurgeon insert REF --dry-run --recipe-out recipe.json`",
+        ) from error
+    return Recipe.from_json(text)
+
+
+def write_report(documents: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = False) -> Path:
+    """Write result documents as one self-contained HTML file.
+
+    Args:
+        documents: what ``to_dict()`` of any result, or ``--json`` of any verb, gave.
+        path: the ``.html`` file.
+        force: replace an existing file.
+
+    Raises:
+        UsageError: there is nothing to show.
+        InputFileError: a document lacks what its schema promises (CB-REPORT-02).
+        OutputFileError: it cannot be written there.
+        MissingPackage: matplotlib or Jinja2 is not installed.
+    """
+    write_text(path, render_html(documents), force=force)
+    return Path(path)
+
+
+def write_text(path: str | Path, text: str, *, force: bool = False) -> None:
+    """Write a text file, complete or not at all."""
+    with atomic.output(path, force=force) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def keys(model: Model) -> set[str]:
+    """The state-dict keys of a model."""
+    if model.module is not None:
+        return set(model.module.state_dict())
+    return set(model.program.state_dict) if model.program is not None else set()

@@ -1,0 +1,244 @@
+"""The whole job: insert, export, verify, audit, bench, report, in one folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon import deploy
+from cbsurgeon.checks.parity_result import Verification
+from cbsurgeon.deploy import Export
+from cbsurgeon.deploy.onnx_file import sha256
+from cbsurgeon.errors import ExportError, MissingPackage, missing
+from cbsurgeon.models import Model
+from cbsurgeon.report import plots, render_html
+from cbsurgeon.surgery import Recipe
+from cbsurgeon.verbs.editing import insert, inspect, plan, save
+from cbsurgeon.verbs.folder import MARK, results_folder
+from cbsurgeon.verbs.proving import audit, bench, export_checked
+from cbsurgeon.verbs.results import insertion
+
+SCHEMA = "cbsurgeon.ship/1"
+WEIGHTS, RECIPE, ONNX, ENGINE, PAGE = "model.safetensors", "recipe.json", "model.onnx", "model.engine", "report.html"
+PACKAGES = ("cbsurgeon", "torch", "timm", "torchvision", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What ``ship`` made.
+
+    Attributes:
+        directory: the folder with all files.
+        document: everything as JSON, schema ``cbsurgeon.ship/1``.
+        verification: the ONNX file against the edited model.
+        warnings: facts the user must see.
+    """
+
+    directory: Path
+    document: Mapping[str, Any] = field(repr=False)
+    verification: Verification
+    warnings: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """True when the ONNX file is proven equal to the edited model."""
+        return bool(self.verification)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return dict(self.document)
+
+    def raise_if_failed(self) -> Shipment:
+        """Return itself, or raise.
+
+        Raises:
+            CheckFailed: parity failed.
+        """
+        self.verification.raise_if_failed()
+        return self
+
+
+def ship(
+    model: Model,
+    directory: str | Path,
+    *,
+    layers: str = "upper",
+    pos: str = "end",
+    op: str = "cb",
+    exclude: Iterable[str | int] = (),
+    options: Mapping[str, Any] | None = None,
+    opset: int = 20,
+    engine: bool = True,
+    bench_budget: float = 15.0,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Shipment:
+    """Insert, export to ONNX (and an engine where a TensorRT builder is installed), verify, audit, bench, report.
+
+    Args:
+        model: what to edit; untouched.
+        directory: folder for the results; it appears complete or not at all.
+        layers, pos, op, exclude, options: as :func:`cbsurgeon.plan`.
+        opset: ONNX operator set.
+        engine: build an engine where a builder is installed.
+        bench_budget: seconds of measuring; 0 leaves the benchmark out.
+        force: replace a folder an earlier ``ship`` wrote.
+        progress: told each step.
+
+    Raises:
+        CBSurgeonError: as the verbs it is made of; then nothing is written. A failed parity check is no exception
+            but a false :class:`Shipment`, whose ONNX file is kept as ``model.unverified.onnx``.
+    """
+    _require_packages()
+    tell = progress or (lambda step: None)
+    with results_folder(directory, force=force) as folder:
+        job = _Job(model, Path(directory), folder, tell)
+        job.edit(op=op, layers=layers, pos=pos, exclude=exclude, options=options)
+        job.export(opset)
+        if engine:
+            job.build_engine()
+        else:
+            job.left_out["engine"] = "--no-engine was given"
+        tell("count parameters, FLOPs and bytes")
+        job.documents.append(audit(model, job.edited).to_dict())
+        job.bench(bench_budget, opset)
+        tell("write the report")
+        document = job.finish()
+    return Shipment(Path(directory), document, job.verdict, tuple(job.warnings))
+
+
+class _Job:
+    """The state of one shipment while its folder fills."""
+
+    edited: Model
+    recipe: Recipe
+    verdict: Verification
+
+    def __init__(self, model: Model, final: Path, folder: Path, tell: Callable[[str], None]) -> None:
+        self.model, self.final, self.folder, self.tell = model, final, folder, tell
+        self.documents: list[dict[str, Any]] = []
+        self.left_out: dict[str, str] = {}
+        self.warnings: list[str] = []
+
+    def edit(self, *, layers: str, **choice: Any) -> None:
+        """Inspect, plan, insert; weights and recipe."""
+        self.tell("read the graph")
+        found = inspect(self.model)
+        self.recipe = plan(found, layers=layers, **choice)
+        self.tell("insert")
+        edited = insert(self.model, self.recipe)
+        save(edited, self.folder / WEIGHTS)
+        # From here on the edited model is what the file in the folder says it is, so commands in messages run.
+        origin = replace(edited.provenance, reference=str(self.final / WEIGHTS))
+        self.edited = replace(edited, provenance=origin)
+        (self.folder / RECIPE).write_text(self.recipe.to_json(), encoding="utf-8")
+        done = insertion(self.model, edited, self.recipe, layers=layers, blocks=len(found), output=self.final / WEIGHTS)
+        self.documents += [found.to_dict(), done]
+        if not done["identity_at_start"]:
+            self.warnings.append(
+                f"{self.recipe.op} changes what the model computes; train or fine-tune with it. No accuracy is "
+                "promised for a finished checkpoint without training."
+            )
+
+    def export(self, opset: int) -> None:
+        """ONNX, compared with the edited model."""
+        made, verdict = export_checked(self.edited, self.folder / ONNX, opset=opset, progress=self.tell)
+        assert verdict is not None, "_require_packages asks for onnxruntime"
+        self.made = made
+        self.verdict = replace(verdict, b=replace(verdict.b, name=str(self.final / made.path.name)))
+        self.documents += [self._placed(made), self.verdict.to_dict()]
+
+    def build_engine(self) -> None:
+        """An engine from the ONNX file, where that file is proven and a builder is installed."""
+        if not self.verdict:
+            self.left_out["engine"] = "the ONNX file is not proven equal to the model"
+            return
+        try:
+            built = deploy.build_engine(self.made.path, self.folder / ENGINE, progress=self.tell)
+        except MissingPackage as error:
+            self.left_out["engine"] = f"{error.what}; {error.do}"
+        except ExportError as error:
+            self.left_out["engine"] = f"{error.what}: {error.why} [{error.code}]"
+            self.warnings.append(f"no engine was built: {error.what}: {error.why}")
+        else:
+            self.documents.append(self._placed(built))
+
+    def bench(self, budget: float, opset: int) -> None:
+        """Original against edited, both as ONNX files on the CPU."""
+        if budget <= 0 or not self.verdict:
+            self.left_out["benchmark"] = "no time was given" if self.verdict else "the ONNX file is not proven"
+            return
+        with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place:
+            self.tell("export the original, to compare with")
+            plain = Path(place) / "original.onnx"
+            deploy.export_onnx(self.model, plain, opset=opset)
+            self.tell(f"benchmark original against edited, {budget:.0f} s")
+            result = bench(plain, self.made.path, backend="onnxruntime", budget=budget, progress=self.tell)
+        named = replace(result, a=self.model.provenance.reference, b=str(self.final / ONNX))
+        self.documents.append(named.to_dict())
+
+    def finish(self) -> dict[str, Any]:
+        """The report, as JSON and as a page."""
+        document = {
+            "schema": SCHEMA,
+            "title": self.model.provenance.reference,
+            "ok": bool(self.verdict),
+            "directory": str(self.final),
+            "files": self._files(),
+            "left_out": dict(self.left_out),
+            "environment": environment(),
+            "documents": self.documents,
+        }
+        (self.folder / PAGE).write_text(render_html([document]), encoding="utf-8")
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        (self.folder / MARK).write_text(text + "\n", encoding="utf-8")
+        return document
+
+    def _placed(self, made: Export) -> dict[str, Any]:
+        """An export's document with its files where they will be, not where they were made."""
+        beside = [self.final / file.name if file else None for file in (made.external_data, made.manifest)]
+        moved = replace(made, path=self.final / made.path.name, external_data=beside[0], manifest=beside[1])
+        return moved.to_dict()
+
+    def _files(self) -> dict[str, Any]:
+        return {
+            file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(self.folder.iterdir())
+        }
+
+
+def environment() -> dict[str, str]:
+    """The machine and the packages that took part."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "processor": _processor()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _require_packages() -> None:
+    """Say what is missing before the work, not after it.
+
+    Raises:
+        MissingPackage: onnx, onnxscript, onnxruntime, or what the report needs, is not installed.
+    """
+    plots.require()
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise missing(package, "onnx", "exporting to ONNX and proving the file")

@@ -1,0 +1,71 @@
+"""Reading result documents back: what is not one is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.report import combine, parts, read_document
+from tests.report import documents
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "CB-REPORT-01"),
+        ("{", "CB-REPORT-01"),
+        ("[" * 100_000, "CB-REPORT-01"),
+        ("[]", "CB-REPORT-02"),
+        ("{}", "CB-REPORT-02"),
+        ('{"schema": 3}', "CB-REPORT-02"),
+        ('{"schema": "other.tool/1"}', "CB-REPORT-02"),
+        ('{"schema": "cbsurgeon.audit/2", "params": {}, "flops": {}, "bytes": {}}', "CB-REPORT-02"),
+        ('{"schema": "cbsurgeon.audit/1"}', "CB-REPORT-02"),
+        ('{"schema": "cbsurgeon.report/1", "documents": [{"schema": "cbsurgeon.audit/1"}]}', "CB-REPORT-02"),
+    ],
+)
+def test_what_is_not_a_result_is_refused(tmp_path: Path, text: str, code: str) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(text)
+    with pytest.raises(InputFileError) as caught:
+        read_document(file)
+    assert caught.value.code == code and "result.json" in caught.value.where
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_bytes(b"\x80\x81\xff")
+    with pytest.raises(InputFileError, match="cannot be read"):
+        read_document(file)
+
+
+@pytest.mark.parametrize("name", ["absent.json", "."])
+def test_no_such_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputFileError, match="cannot be read"):
+        read_document(tmp_path / name)
+
+
+def test_a_document_survives_the_round_trip(tmp_path: Path) -> None:
+    file = tmp_path / "ship.json"
+    document = documents.shipment()
+    file.write_text(json.dumps(document))
+    assert read_document(file) == document
+
+
+def test_combining_flattens_and_keeps_the_order() -> None:
+    one, two = documents.shipment(), documents.audit()
+    combined = combine([two, one])
+    assert [part["schema"] for part in combined["documents"]] == [
+        two["schema"],
+        *(p["schema"] for p in one["documents"]),
+    ]
+    assert combined["title"] == one["title"] and combined["environment"] == one["environment"]
+    assert list(parts(combined)) == combined["documents"]
+
+
+def test_combining_nothing_is_an_error() -> None:
+    with pytest.raises(UsageError):
+        combine([])

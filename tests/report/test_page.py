@@ -1,0 +1,161 @@
+"""The HTML report as text: self-contained, escaped, complete."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+
+from cbsurgeon.errors import MissingPackage, UsageError
+from cbsurgeon.report import render_html
+from cbsurgeon.report.page import SECTIONS
+from tests.report import documents
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Outline(HTMLParser):
+    """Tags, ids, references, and whether every element that was opened was closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: Counter[str] = Counter()
+        self.ids: Counter[str] = Counter()
+        self.links: list[str] = []
+        self.handlers: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids[str(value)] += 1
+            if name in ("href", "src", "xlink:href", "action", "data"):
+                self.links.append(str(value))
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render_html([documents.shipment()])
+
+
+def test_every_section_is_present_once_and_linked(page: str) -> None:
+    found = outline(page)
+    assert [name for name in SECTIONS if found.ids[name] == 1] == list(SECTIONS)
+    assert {f"#{name}" for name in SECTIONS} <= set(found.links)
+
+
+def test_the_page_is_self_contained(page: str) -> None:
+    found = outline(page)
+    assert found.tags["script"] == 0 and found.tags["img"] == 0 and found.handlers == []
+    outside = [link for link in found.links if not link.startswith("#") and link != "data:,"]
+    assert outside == []
+    assert not re.search(r"@import|url\((?!#)", page)
+
+
+def test_ids_are_unique_and_references_resolve(page: str) -> None:
+    """Several plots stand in one document: a clip path of one must not be taken from another."""
+    found = outline(page)
+    assert [name for name, times in found.ids.items() if times > 1] == []
+    references = {link[1:] for link in found.links if link.startswith("#")} | set(re.findall(r"url\(#([^)]+)\)", page))
+    assert references <= set(found.ids)
+
+
+def test_plots_take_the_page_colours(page: str) -> None:
+    """A colour of matplotlib's own would be invisible on one of the two backgrounds."""
+    plots = re.findall(r"<svg[^>]*matplotlib.*?</svg>|<figure><figcaption>.*?</figure>", page, re.DOTALL)
+    assert len(plots) >= 5
+    assert not [color for plot in plots for color in re.findall(r"#0[1-6]0[1-6]0[1-6]", plot)]
+    assert "var(--b)" in page and "var(--ink)" in page
+
+
+def hostile() -> list[dict[str, object]]:
+    inspection = documents.inspection(2, documents.HOSTILE)
+    inspection["blocks"][0]["path"] = documents.HOSTILE
+    insertion = {**documents.insertion((0,)), "op": documents.HOSTILE, "layers": documents.HOSTILE}
+    insertion["recipe"] = {"note": documents.HOSTILE}
+    verification = documents.verification()
+    verification["sides"][0]["name"] = documents.HOSTILE
+    verification["rows"][0]["inputs"] = documents.HOSTILE
+    audit = documents.audit()
+    audit["a"] = audit["by_operator"][0]["operator"] = audit["inserted"]["b"][0]["path"] = documents.HOSTILE
+    bench = {**documents.benchmark(), "b": documents.HOSTILE, "verdict": documents.HOSTILE}
+    shipment = {
+        **documents.shipment(),
+        "title": documents.HOSTILE,
+        "environment": {documents.HOSTILE: documents.HOSTILE},
+    }
+    shipment["files"] = {documents.HOSTILE: {"bytes": 1, "sha256": documents.HOSTILE}}
+    shipment["documents"] = [inspection, insertion, documents.export(documents.HOSTILE), verification, audit, bench]
+    return [shipment]
+
+
+def test_names_from_models_and_paths_are_escaped() -> None:
+    page = render_html(hostile())
+    found = outline(page)
+    assert found.tags["script"] == 0
+    assert "alert(" in page and "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("document", "sections"),
+    [
+        (documents.inspection(), ["network"]),
+        (documents.verification(bisected=False), ["parity"]),
+        (documents.audit(), ["costs"]),
+        (documents.benchmark("inconclusive"), ["latency", "environment"]),
+        (documents.export(), ["files", "environment"]),
+    ],
+)
+def test_one_document_alone_makes_a_page(document: dict[str, object], sections: list[str]) -> None:
+    found = outline(render_html([document]))
+    assert [name for name in SECTIONS if found.ids[name]] == sections
+
+
+def test_verdicts_are_told_apart() -> None:
+    assert "INCONCLUSIVE" in render_html([documents.benchmark("inconclusive")])
+    assert "DIFFERENT" in render_html([documents.verification(ok=False)])
+    assert "DIFFERENT" not in render_html([documents.verification(ok=True)])
+
+
+def test_a_difference_that_is_not_finite_is_drawn_as_failed() -> None:
+    document = documents.verification(ok=False)
+    for name in ("max_abs", "rel_l2", "would_pass_at", "cosine"):
+        document["rows"][2][name] = None
+    document["max_abs"] = document["would_pass_at"] = None
+    assert "not finite" in render_html([document])
+
+
+def test_nothing_to_show_is_an_error() -> None:
+    with pytest.raises(UsageError, match="nothing to report"):
+        render_html([])
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_an_absent_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackage, match=f"(?i){package}") as caught:
+        render_html([documents.audit()])
+    assert "cbsurgeon[report]" in caught.value.do

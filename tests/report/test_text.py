@@ -1,0 +1,90 @@
+"""Terminal tables: everything a verdict rests on is in them, at any width, without colour codes unless asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cbsurgeon.report import figures, render_text
+from tests.report import documents
+
+ALL = {
+    "inspect": documents.inspection(),
+    "insert": documents.insertion(),
+    "export": documents.export(),
+    "verify": documents.verification(),
+    "audit": documents.audit(),
+    "bench": documents.benchmark(),
+    "ship": documents.shipment(),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_text_fits_its_width(name: str, width: int) -> None:
+    text = render_text(ALL[name], width=width)
+    assert text
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_colour_only_when_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in render_text(ALL[name], color=True)
+
+
+def test_what_was_chosen_is_an_explicit_list() -> None:
+    assert "6,7,8,9,10,11" in render_text(documents.insertion())
+
+
+def test_a_dry_run_does_not_claim_to_have_done_it() -> None:
+    text = render_text({**documents.insertion(), "dry_run": True, "output": None})
+    assert text.startswith("would put") and "written" not in text
+
+
+def test_rejected_candidates_only_on_request() -> None:
+    assert "not-residual" not in render_text(documents.inspection())
+    assert "not-residual" in render_text({**documents.inspection(), "show_rejected": True})
+
+
+def test_a_failed_check_shows_limit_and_what_would_pass() -> None:
+    text = render_text(documents.verification(ok=False))
+    assert (
+        text.startswith("DIFFERENT")
+        and "[x]" in text
+        and "3.1e-02" in text
+        and "2.1e-05" in text
+        and "would pass" in text
+    )
+
+
+def test_uncounted_operators_are_named() -> None:
+    assert "aten.frobnicate" in render_text(documents.audit())
+
+
+def test_a_block_that_is_occupied_says_by_what() -> None:
+    document = documents.inspection(1)
+    document["blocks"][0]["sites"]["end"]["occupied"] = "cb"
+    assert "cb@end" in render_text(document)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: figures.indices([0, 2, 6, 7, 8, 10, 11]), "0,2,6-8,10,11"),
+        (lambda: figures.indices([]), "none"),
+        (lambda: figures.count(22_050_664), "22.05 M"),
+        (lambda: figures.count(4608, signed=True), "+4,608"),
+        (lambda: figures.count(-2_300_000, signed=True), "-2.30 M"),
+        (lambda: figures.size(96_900_000), "96.9 MB"),
+        (lambda: figures.percent(0.0), "+0.00 %"),
+        (lambda: figures.percent(0.000_02), "+0.0020 %"),
+        (lambda: figures.slowdown(1.0123), "+1.23 %"),
+        (lambda: figures.small(None), "not finite"),
+    ],
+)
+def test_numbers_read_well(call: Any, expected: str) -> None:
+    assert call() == expected

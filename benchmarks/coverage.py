@@ -1,0 +1,207 @@
+"""Coverage of the finder: every model of the zoo, what is expected, what is found.
+
+    python benchmarks/coverage.py                    the whole sweep: a table, and results/coverage.json
+    python benchmarks/coverage.py --only 'timm/swin' those models again; the other results stay
+    python benchmarks/coverage.py --missing          only models without a result
+    python benchmarks/coverage.py --truth            write coverage_truth.json anew (reviewed data: look at the diff)
+
+Ends with 1 when a block was missed, one too many was found, or a model could not be captured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# Run as a script, this folder leads the search path, and this file would be taken for the package `coverage`.
+sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
+
+TRUTH = ROOT / "benchmarks" / "coverage_truth.json"
+RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
+SCHEMA = "cbsurgeon.coverage/1"
+PACKAGES = ("torch", "timm", "torchvision", "transformers")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the sweep, or write the truth; the exit code is the verdict."""
+    options = _options(arguments)
+    if options.worker:
+        return _work()
+    if options.truth:
+        return _write_truth(options.only)
+    return _sweep(options)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", metavar="PATTERN", default="", help="regular expression on the names of the models")
+    parser.add_argument("--missing", action="store_true", help="leave out models that have a result")
+    parser.add_argument("--truth", action="store_true", help="write the expected blocks instead of looking for them")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds per model (default: 600)")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="where the results go")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def read_truth() -> dict[str, Any]:
+    """Expected blocks by name of the model."""
+    models: dict[str, Any] = json.loads(TRUTH.read_text())["models"]
+    return models
+
+
+def _write_truth(only: str) -> int:
+    from benchmarks.zoo import entries
+    from benchmarks.zoo.truth import truth
+
+    known = read_truth() if only else {}
+    for entry in entries():
+        if re.search(only, entry.name):
+            known[entry.name] = truth(entry)
+            print(f"{len(known[entry.name]['blocks']):4} {entry.name}", file=sys.stderr)
+    document = {"schema": "cbsurgeon.coverage-truth/1", "packages": _packages(), "models": known}
+    TRUTH.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    blocks = sum(len(model["blocks"]) for model in known.values())
+    print(f"{TRUTH.name}: {blocks} blocks in {len(known)} models")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from benchmarks.zoo import entries
+    from benchmarks.zoo.pool import sweep
+
+    expected = read_truth()
+    known: dict[str, Any] = json.loads(options.output.read_text())["models"] if options.output.exists() else {}
+    names = [entry.name for entry in entries()]
+    chosen = [name for name in names if re.search(options.only, name) and not (options.missing and name in known)]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+
+    def report(name: str, result: dict[str, Any]) -> None:
+        known[name] = result if "expected" in result else _lost(result, expected[name])
+        _save(options.output, {name: known[name] for name in names if name in known})
+        print(f"{'ok ' if _good(known[name]) else 'BAD'} {name}", file=sys.stderr, flush=True)
+
+    sweep(Path(__file__), chosen, workers=options.workers, timeout=options.timeout, report=report)
+    shown = {name: known[name] for name in names if name in known and (not options.only or name in chosen)}
+    print(table(shown))
+    return 0 if all(_good(result) for result in shown.values()) else 1
+
+
+def _lost(result: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a model whose worker died or took too long."""
+    return {
+        "group": expected["group"],
+        "family": expected["family"],
+        "expected": len(expected["blocks"]),
+        "found": 0,
+        "missed": ["+".join(block["fc2"]) for block in expected["blocks"]],
+        "extra": [],
+        "seconds": {},
+        **result,
+    }
+
+
+def _work() -> int:
+    """Measure the models named on the standard input; nothing else may reach the standard output."""
+    import logging
+    import warnings
+
+    import torch
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    from benchmarks.zoo import entry
+    from benchmarks.zoo.measure import measure
+
+    expected = read_truth()
+    for line in sys.stdin:
+        name = line.strip()
+        answers.write(json.dumps(measure(entry(name), expected[name])) + "\n")
+        answers.flush()
+    return 0
+
+
+def _good(result: Mapping[str, Any]) -> bool:
+    return not (result["missed"] or result["extra"] or result.get("error"))
+
+
+def summary(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sums per group and over all: models, blocks expected, found, missed, extra; recall and precision."""
+    sums: dict[str, dict[str, Any]] = {}
+    for result in models.values():
+        for group in (result["group"], "all"):
+            row = sums.setdefault(group, dict.fromkeys(("models", "failed", "expected", "found", "missed", "extra"), 0))
+            row["models"] += 1
+            row["failed"] += bool(result.get("error"))
+            row["expected"] += result["expected"]
+            row["found"] += result["found"]
+            row["missed"] += len(result["missed"])
+            row["extra"] += len(result["extra"])
+    for row in sums.values():
+        hits = row["found"] - row["extra"]
+        row["recall"] = hits / row["expected"] if row["expected"] else None
+        row["precision"] = hits / row["found"] if row["found"] else None
+    return sums
+
+
+def _save(path: Path, models: Mapping[str, Any]) -> None:
+    document = {"schema": SCHEMA, "packages": _packages(), "summary": summary(models), "models": models}
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def table(models: Mapping[str, Any]) -> str:
+    """One line per model, its remarks below it, and the sums per group."""
+    head = f"{'model':<58}{'expected':>9}{'found':>7}{'missed':>8}{'extra':>7}{'capture s':>11}{'read s':>8}"
+    lines = [head, "-" * len(head)]
+    for name, result in models.items():
+        seconds = result.get("seconds", {})
+        lines.append(
+            f"{name:<58}{result['expected']:>9}{result['found']:>7}{len(result['missed']):>8}{len(result['extra']):>7}"
+            f"{seconds.get('capture', float('nan')):>11.2f}{seconds.get('read', float('nan')):>8.2f}"
+        )
+        lines += [f"    {remark}" for remark in _remarks(result)]
+    lines.append("-" * len(head))
+    for group, row in summary(models).items():
+        rates = "  ".join(f"{rate} {row[rate]:.3f}" for rate in ("recall", "precision") if row[rate] is not None)
+        lines.append(
+            f"{group:<20}{row['models']:>4} models, {row['failed']} failed{'':<14}{row['expected']:>12}{row['found']:>7}"
+            f"{row['missed']:>8}{row['extra']:>7}  {rates}"
+        )
+    return "\n".join(lines)
+
+
+def _remarks(result: Mapping[str, Any]) -> list[str]:
+    remarks = [f"error: {result['error']} {result.get('why', '')}".rstrip()] if result.get("error") else []
+    if not result.get("error"):
+        remarks += [f"missed: {place}" for place in result["missed"]]
+    remarks += [f"extra: {place}" for place in result["extra"]]
+    remarks += [f"first projection of {text}" for text in result.get("fc1_differs", ())]
+    remarks += [f"calls of {text}" for text in result.get("calls_differ", ())]
+    remarks += ["the order differs"] if result.get("order_differs") else []
+    remarks += [f"left out: {path}: {why}" for path, why in result.get("left_out", {}).items()]
+    return remarks
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

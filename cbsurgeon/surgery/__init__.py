@@ -1,1 +1,19 @@
-""""""
+"""Choosing sites, writing them down, and operating: on a module or on a program."""
+
+from cbsurgeon.surgery.operating import insert_, insert_module, insert_program, remove, remove_
+from cbsurgeon.surgery.planning import plan
+from cbsurgeon.surgery.recipe import Recipe, RecipeSite
+from cbsurgeon.surgery.selection import select, spans
+
+__all__ = [
+    "Recipe",
+    "RecipeSite",
+    "insert_",
+    "insert_module",
+    "insert_program",
+    "plan",
+    "remove",
+    "remove_",
+    "select",
+    "spans",
+]

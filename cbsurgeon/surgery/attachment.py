@@ -1,0 +1,198 @@
+"""Operators on a module: a child module plus a module-level hook on an existing layer.
+
+No key is renamed, and the pair survives ``torch.export``, ``torch.compile``, deepcopy and pickling.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cbsurgeon.errors import SurgeryError
+from cbsurgeon.operators import Operator, build
+from cbsurgeon.surgery.recipe import Recipe, RecipeSite
+
+ON_OUTPUT = "context_broadcast"
+"""Name of the child module whose operator is applied to the parent's output."""
+
+ON_INPUT = "context_broadcast_input"
+"""Name of the child module whose operator is applied to the parent's input."""
+
+
+def broadcast_output(module: nn.Module, args: Any, output: Any) -> Any:
+    """Forward hook: apply the child operator to the module's (first tensor) output."""
+    return _on_first_tensor(module._modules[ON_OUTPUT], output)
+
+
+def broadcast_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Forward pre-hook: apply the child operator to the module's first tensor input."""
+    operator = module._modules[ON_INPUT]
+    if any(isinstance(arg, Tensor) for arg in args):
+        return _on_first_tensor(operator, args), kwargs
+    return args, _on_first_tensor(operator, kwargs)
+
+
+def _on_first_tensor(operator: Any, values: Any) -> Any:
+    if isinstance(values, Tensor):
+        return operator(values)
+    if isinstance(values, Mapping):
+        key = next(key for key, value in values.items() if isinstance(value, Tensor))
+        changed = copy.copy(values)
+        changed[key] = operator(values[key])  # type: ignore[index]
+        return changed
+    place = next(i for i, value in enumerate(values) if isinstance(value, Tensor))
+    items = [operator(value) if i == place else value for i, value in enumerate(values)]
+    return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
+
+
+def attach(module: nn.Module, recipe: Recipe) -> None:
+    """Insert a recipe's operators into a module, in place; on any refusal the module is left as it was.
+
+    Raises:
+        SurgeryError: the structure is not the recipe's, a site is occupied, or a site has no module.
+    """
+    check_structure(module, recipe)
+    parts = dict(module.named_modules())
+    planned: list[tuple[nn.Module, str, Operator]] = []
+    for site in recipe.active:
+        host, name = _host(parts, site)
+        operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options))
+        planned.append((host, name, _like(operator, host, module)))
+    for host, name, operator in planned:
+        host.add_module(name, operator)
+        if name == ON_OUTPUT:
+            host.register_forward_hook(broadcast_output)
+        else:
+            host.register_forward_pre_hook(broadcast_input, with_kwargs=True)
+
+
+def _host(parts: Mapping[str, nn.Module], site: RecipeSite) -> tuple[nn.Module, str]:
+    if not site.hooks:
+        raise SurgeryError(
+            f"block {site.index} has no module at its {site.position} position",
+            code="CB-SURGERY-02",
+            where=site.path or site.stack,
+            why="the tensor is made and read inside one forward(), where no module begins or ends",
+            do='insert into the program instead: cbs.insert(model, recipe, on="program") or --on program',
+        )
+    hook = site.hooks[0]
+    host, name = parts[hook.module], ON_OUTPUT if hook.when == "output" else ON_INPUT
+    if name in host._modules:
+        raise SurgeryError(
+            f"block {site.index} already has an operator at its {site.position} position",
+            code="CB-SURGERY-03",
+            where=hook.module,
+            why="Context Broadcasting twice is another operator: 0.25 x + 0.75 mean",
+            do="remove the first one: cbsurgeon remove REF -o OUT",
+        )
+    return host, name
+
+
+def _like(operator: Operator, host: nn.Module, module: nn.Module) -> Operator:
+    """An operator on the device and in the floating type of the layer it joins."""
+    near = [p for p in (*host.parameters(), *module.parameters()) if p.is_floating_point()]
+    if near:
+        operator = operator.to(device=near[0].device, dtype=near[0].dtype)
+    return operator.train(host.training)
+
+
+def check_structure(module: nn.Module, recipe: Recipe) -> None:
+    """Refuse a module that is not of the structure a recipe was made for, naming the first difference."""
+    parts = dict(module.named_modules())
+    for number, block in enumerate(recipe.structure):
+        for path in (*block["fc1"], *block["fc2"]):
+            if path not in parts:
+                raise _other_structure(recipe, f"block {number} needs a module {path}, which this model does not have")
+            shapes = [tuple(p.shape) for p in parts[path].parameters() if p.dim() > 1]
+            sizes = {size for shape in shapes for size in shape}
+            if shapes and block["channels"] not in sizes:
+                raise _other_structure(
+                    recipe, f"block {number}: {path} has weights of shape {shapes[0]}, not of {block['channels']} channels"
+                )
+    for site in recipe.active:
+        for hook in site.hooks[:1]:
+            if hook.module not in parts:
+                raise _other_structure(recipe, f"there is no module {hook.module}")
+
+
+def _other_structure(recipe: Recipe, why: str) -> SurgeryError:
+    return SurgeryError(
+        "the recipe was made for another structure",
+        code="CB-RECIPE-03",
+        where=f"recipe for {recipe.reference}, fingerprint {recipe.fingerprint}",
+        why=why,
+        do="make a recipe for this model: cbsurgeon insert REF --dry-run --json",
+    )
+
+
+def attached(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Operator]]:
+    """Every attached operator: path of its host, host, child name, operator."""
+    for path, host in module.named_modules():
+        for name in (ON_OUTPUT, ON_INPUT):
+            operator = host._modules.get(name)
+            if isinstance(operator, Operator):
+                yield path, host, name, operator
+
+
+def detach(module: nn.Module) -> int:
+    """Take every attached operator out of a module, in place.
+
+    Returns:
+        how many were removed.
+    """
+    return detach_named(module, {f"{path}.{name}" for path, _, name, _ in attached(module)})
+
+
+def detach_named(module: nn.Module, names: set[str]) -> int:
+    """Take the operators with these state-dict prefixes out, in place."""
+    found = [(host, name) for path, host, name, _ in attached(module) if f"{path}.{name}" in names]
+    for host, name in found:
+        del host._modules[name]
+        if name == ON_OUTPUT:
+            _drop(host._forward_hooks, broadcast_output)
+        else:
+            for key in _drop(host._forward_pre_hooks, broadcast_input):
+                host._forward_pre_hooks_with_kwargs.pop(key, None)
+    return len(found)
+
+
+def _drop(hooks: dict[int, Any], function: Any) -> list[int]:
+    keys = [key for key, hook in hooks.items() if hook is function]
+    for key in keys:
+        del hooks[key]
+    return keys
+
+
+def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """How often each attached operator runs in one forward pass on these inputs, computed without arithmetic."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    ran: dict[str, int] = {}
+    handles = []
+    for path, _, name, operator in attached(module):
+        key = f"{path}.{name}"
+        ran[key] = 0
+        handles.append(operator.register_forward_hook(_counter(ran, key)))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with mode, torch.no_grad():
+            state = {
+                key: mode.from_tensor(tensor) for key, tensor in (*module.named_parameters(), *module.named_buffers())
+            }
+            fake = torch.utils._pytree.tree_map_only(Tensor, mode.from_tensor, (tuple(args), dict(kwargs)))
+            torch.func.functional_call(module, state, fake[0], fake[1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran
+
+
+def _counter(ran: dict[str, int], key: str) -> Any:
+    def count(module: nn.Module, args: Any, output: Any) -> None:
+        ran[key] += 1
+
+    return count

@@ -1,0 +1,110 @@
+"""Insert and remove: on a module (training) or on a program (deployment), never on the input itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+from torch import nn
+
+from cbsurgeon.errors import NothingMatched, SurgeryError
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.models.model import Model
+from cbsurgeon.surgery import attachment, program
+from cbsurgeon.surgery.recipe import Recipe
+
+
+def insert_module(model: Model, recipe: Recipe, *, in_place: bool = False) -> Model:
+    """A model whose module carries the recipe's operators; the input model keeps its own module and weights.
+
+    Args:
+        model: a model with a module.
+        recipe: what to insert where.
+        in_place: operate on ``model.module`` itself (the returned model holds the same module).
+
+    Raises:
+        SurgeryError: there is no module, the structure differs, a site is occupied, or an operator did not run.
+    """
+    if model.module is None:
+        raise SurgeryError(
+            "the model is a program: it has no module to operate on",
+            code="CB-SURGERY-01",
+            where=model.provenance.reference,
+            do='cbs.insert(model, recipe, on="program") or --on program',
+        )
+    module = model.module if in_place else copy.deepcopy(model.module)
+    before = {f"{path}.{name}" for path, _, name, _ in attachment.attached(module)}
+    attachment.attach(module, recipe)
+    _assert_runs(module, model, recipe, before)
+    return replace(model, module=module, program=None, recipes=(*model.recipes, recipe.to_dict()))
+
+
+def _assert_runs(module: nn.Module, model: Model, recipe: Recipe, before: set[str]) -> None:
+    """Every operator must run as often as its block does: a hook that is bypassed would change nothing, silently."""
+    if not (model.example_inputs or model.example_kwargs):
+        return
+    ran = attachment.count_calls(module, model.example_inputs, model.example_kwargs)
+    expected = {block["path"]: block["calls"] for block in recipe.structure}
+    for site in recipe.active:
+        hook = site.hooks[0]
+        name = f"{hook.module}.{attachment.ON_OUTPUT if hook.when == 'output' else attachment.ON_INPUT}"
+        times = expected.get(site.path, 1)
+        if ran.get(name) != times:
+            attachment.detach_named(module, {key for key in ran if key not in before})
+            raise SurgeryError(
+                f"the operator of block {site.index} runs {ran.get(name, 0)} times instead of {times}",
+                code="CB-SURGERY-04",
+                where=name,
+                why="the model calls this layer's forward() directly, or iterates over its children",
+                do='insert into the program instead: cbs.insert(model, recipe, on="program") or --on program',
+            )
+
+
+def insert_program(model: Model, recipe: Recipe) -> Model:
+    """A model that is a program with the recipe's operators inserted.
+
+    Raises:
+        CaptureError: the model cannot be captured.
+        SurgeryError: the structure differs, or a site is occupied.
+    """
+    edited = program.rewrite(capture(model), recipe)
+    return replace(model, module=None, program=edited.exported, recipes=(*model.recipes, recipe.to_dict()))
+
+
+def insert_(module: nn.Module, recipe: Recipe) -> nn.Module:
+    """Insert into a module in place (a freshly built one in a training script) and return it.
+
+    Raises:
+        SurgeryError: the structure differs, or a site is occupied; the module is then as it was.
+    """
+    attachment.attach(module, recipe)
+    return module
+
+
+def remove(model: Model) -> Model:
+    """A model without any inserted operator: weights, outputs and, for a program, the graph are the original's.
+
+    Raises:
+        NothingMatched: nothing was inserted in it.
+    """
+    if model.module is not None:
+        module = copy.deepcopy(model.module)
+        taken = attachment.detach(module)
+        result = replace(model, module=module, recipes=())
+    else:
+        restored, taken = program.restore(capture(model))
+        result = replace(model, program=restored.exported, recipes=())
+    if not taken:
+        raise NothingMatched(
+            "there is nothing to remove",
+            code="CB-REMOVE-01",
+            where=model.provenance.reference,
+            why="no operator inserted by cbsurgeon was found",
+        )
+    return result
+
+
+def remove_(module: nn.Module) -> nn.Module:
+    """Take every inserted operator out of a module, in place, and return it."""
+    attachment.detach(module)
+    return module

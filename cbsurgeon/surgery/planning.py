@@ -1,0 +1,147 @@
+"""From an inspection and a wish to a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
+from cbsurgeon.graph.block import POSITIONS, Block, Inspection
+from cbsurgeon.operators.registry import operator_class
+from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
+from cbsurgeon.surgery.selection import select
+from cbsurgeon.version import __version__
+
+PLACES = ("mlp", "msa", "both")
+
+
+def plan(
+    found: Inspection,
+    op: str = "cb",
+    layers: str = "upper",
+    pos: str = "end",
+    *,
+    at: str = "mlp",
+    exclude: Iterable[int] = (),
+    kinds: Iterable[str] | None = None,
+    allow_partial: bool = False,
+    **options: Any,
+) -> Recipe:
+    """Choose sites for one operator.
+
+    Args:
+        found: what :func:`cbsurgeon.inspect` returned.
+        op: operator name (``cb``, ``cb_s`` ...).
+        layers: selector, see :func:`cbsurgeon.surgery.selection.select`.
+        pos: ``front``, ``mid`` or ``end`` of the branch (Table 4b; ``end`` is the paper's place).
+        at: ``mlp``, ``msa`` (attention) or ``both`` (Table 4a); attention has only its End.
+        exclude: indices of blocks to leave out.
+        kinds: block kinds to choose from instead of the default ones.
+        allow_partial: leave out blocks where the position does not exist instead of refusing.
+        options: operator options, such as ``initial`` of ``cb_s``.
+
+    Raises:
+        NothingMatched: nothing answers, or a requested block or position does not exist.
+        UsageError: unknown operator, position, place or selector.
+        SurgeryError: the operator would leak the future of a causal model, or padding.
+    """
+    _known(pos, POSITIONS, "position", "--pos")
+    _known(at, PLACES, "place", "--at")
+    operator = operator_class(op)
+    if operator.mixes_tokens:
+        _refuse_leaks(found)
+    chosen: list[Block] = []
+    if at in ("mlp", "both"):
+        chosen += select(found.blocks, layers, kinds)
+    if at in ("msa", "both"):
+        chosen += select(found.attention, layers, ["attention"])
+    left_out = set(exclude)
+    excluded = [_left_out(block, left_out) for block in found.blocks if block not in chosen or block.index in left_out]
+    chosen = [block for block in chosen if block.index not in left_out]
+    sites, absent = _sites(chosen, pos)
+    if absent and not allow_partial:
+        raise _absent(absent, pos, chosen)
+    if not sites:
+        raise NothingMatched("no block is left", code="CB-LOCATE-02", where=f"--layers {layers}", why="all were excluded")
+    return Recipe(
+        op=op,
+        options=options,
+        layers=layers,
+        position=pos,
+        fingerprint=found.fingerprint,
+        structure=tuple(outline(block) for block in found.blocks),
+        sites=tuple(sites),
+        excluded=tuple(excluded + [Excluded(block.index, block.path, reason) for block, reason in absent]),
+        reference=found.reference,
+        versions={"cbsurgeon": __version__, "torch": torch.__version__.split("+")[0]},
+    )
+
+
+def _known(word: str, words: Sequence[str], what: str, where: str) -> None:
+    if word not in words:
+        raise UsageError(f"unknown {what} {word!r}", code="CB-PLAN-01", where=where, do=f"one of {', '.join(words)}")
+
+
+def _left_out(block: Block, excluded: set[int]) -> Excluded:
+    if block.index in excluded:
+        return Excluded(block.index, block.path, "excluded on request")
+    if not block.default:
+        return Excluded(block.index, block.path, f"kind {block.kind} is chosen only on request")
+    return Excluded(block.index, block.path, "not in the selected layers")
+
+
+def _sites(blocks: Sequence[Block], pos: str) -> tuple[list[RecipeSite], list[tuple[Block, str]]]:
+    sites, absent = list[RecipeSite](), list[tuple[Block, str]]()
+    for block in blocks:
+        site = block.sites.get("end" if block.kind == "attention" else pos)
+        if site is None:
+            absent.append((block, block.unavailable.get(pos, "this position does not exist")))
+            continue
+        sites.append(
+            RecipeSite(
+                block.index,
+                block.stack,
+                block.kind,
+                block.path,
+                site.position,
+                site.token_axes,
+                site.channel_axis,
+                site.batch_axes,
+                site.tokens,
+                site.channels,
+                site.hooks,
+            )
+        )
+    return sites, absent
+
+
+def _absent(absent: Sequence[tuple[Block, str]], pos: str, chosen: Sequence[Block]) -> NothingMatched:
+    block, reason = absent[0]
+    return NothingMatched(
+        f"{len(absent)} of {len(chosen)} requested blocks have no {pos} position",
+        code="CB-LOCATE-04",
+        where=f"block {block.index} ({block.path or 'no module'})",
+        why=reason,
+        do="choose another --pos, other --layers, or --allow-partial",
+    )
+
+
+def _refuse_leaks(found: Inspection) -> None:
+    if found.causal:
+        raise SurgeryError(
+            "the model is causal: a mean over all tokens would show every token its future",
+            code="CB-LEAK-01",
+            where=found.reference,
+            why="; ".join(found.causal),
+            do="Context Broadcasting is for models whose attention sees all tokens",
+        )
+    if found.masks:
+        raise SurgeryError(
+            "the model takes a padding mask: a mean over all tokens would mix padding into every token",
+            code="CB-LEAK-02",
+            where=f"{found.reference}, input {', '.join(found.masks)}",
+            why="the output of a sample would depend on how much its neighbours in the batch are padded",
+            do="inspect the model without the mask input if it is never padded",
+        )

@@ -1,0 +1,240 @@
+"""Operators in an exported program: new nodes with values, provenance and parameters in the signature."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from cbsurgeon.errors import SurgeryError
+from cbsurgeon.graph.block import Block, Site
+from cbsurgeon.graph.inspect import inspect_program
+from cbsurgeon.graph.program import Program
+from cbsurgeon.operators import Operator, build
+from cbsurgeon.surgery.attachment import ON_INPUT, ON_OUTPUT
+from cbsurgeon.surgery.recipe import Recipe, RecipeSite, outline
+
+MARK = "cbsurgeon"
+"""Key in ``node.meta["custom"]`` that marks an inserted node."""
+
+
+@dataclass
+class Editor:
+    """A copy of a program's graph under the knife; the program itself is never touched."""
+
+    exported: ExportedProgram
+    graph: fx.Graph
+    inputs: list[InputSpec]
+    state: dict[str, Any]
+    renamed: dict[str, str]
+
+    @classmethod
+    def of(cls, exported: ExportedProgram) -> Editor:
+        """Copy the graph and the signature; tensors are shared."""
+        signature = exported.graph_signature
+        return cls(exported, copy.deepcopy(exported.graph), list(signature.input_specs), dict(exported.state_dict), {})
+
+    def add_parameter(self, path: str, parameter: nn.Parameter) -> fx.Node:
+        """A new parameter: a placeholder before the user's inputs, and its line in the signature."""
+        first = self.exported.graph_signature.user_inputs[0]
+        anchor = next(node for node in self.graph.nodes if node.name == first)
+        place = next(i for i, spec in enumerate(self.inputs) if getattr(spec.arg, "name", None) == first)
+        mode = fake_mode(self.graph)
+        with self.graph.inserting_before(anchor):
+            node = self.graph.placeholder("p_" + path.replace(".", "_"))
+        node.target = node.name
+        node.meta["val"] = mode.from_tensor(parameter.detach(), static_shapes=True)
+        self.inputs.insert(place, InputSpec(InputKind.PARAMETER, TensorArgument(node.name), path))
+        self.state[path] = parameter
+        return node
+
+    def finish(self) -> ExportedProgram:
+        """The edited program, validated by torch's own verifier."""
+        old = self.exported
+        self.graph.lint()
+        outputs = [
+            OutputSpec(spec.kind, TensorArgument(self.renamed[spec.arg.name]), spec.target)
+            if isinstance(spec.arg, TensorArgument) and spec.arg.name in self.renamed
+            else spec
+            for spec in old.graph_signature.output_specs
+        ]
+        module = fx.GraphModule(old.graph_module, self.graph)
+        module.meta = dict(old.graph_module.meta)
+        return ExportedProgram(
+            root=module,
+            graph=module.graph,
+            graph_signature=ExportGraphSignature(self.inputs, outputs),
+            state_dict=self.state,
+            range_constraints=old.range_constraints,
+            module_call_graph=old.module_call_graph,
+            example_inputs=old.example_inputs,
+            constants=old.constants,
+        )
+
+
+def fake_mode(graph: fx.Graph) -> Any:
+    """The mode under which the graph's values were made."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and hasattr(value, "fake_mode"):
+            return value.fake_mode
+    raise SurgeryError("the program's nodes carry no values", code="CB-SURGERY-05", why='meta["val"] is missing')
+
+
+def rewrite(program: Program, recipe: Recipe) -> Program:
+    """A new program with the recipe's operators inserted.
+
+    Raises:
+        SurgeryError: the structure is not the recipe's, or a site is occupied.
+    """
+    found = inspect_program(program)
+    _check(found.blocks, recipe)
+    editor = Editor.of(program.exported)
+    by_name = {node.name: node for node in editor.graph.nodes}
+    kinds = {False: found.blocks, True: found.attention}
+    for site in recipe.active:
+        block = kinds[site.kind == "attention"][site.index]
+        _insert(editor, by_name, block, _free(block, site), recipe)
+    return program.replace(editor.finish())
+
+
+def _free(block: Block, wanted: RecipeSite) -> Site:
+    site = block.sites[wanted.position]
+    if site.occupied is not None:
+        raise SurgeryError(
+            f"block {block.index} already has an operator at its {site.position} position",
+            code="CB-SURGERY-03",
+            where=f"{block.path or site.uses[0].value} ({site.occupied})",
+            why="Context Broadcasting twice is another operator: 0.25 x + 0.75 mean",
+            do="remove the first one: cbsurgeon remove REF -o OUT",
+        )
+    return site
+
+
+def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
+    here = [outline(block) for block in blocks]
+    for number, (old, new) in enumerate(zip(recipe.structure, here, strict=False)):
+        for key, value in old.items():
+            if value != new[key]:
+                raise _other(recipe, f"block {number}: {key} is {new[key]!r} here and {value!r} in the recipe")
+    if recipe.structure and len(here) != len(recipe.structure):
+        raise _other(recipe, f"{len(here)} blocks here, {len(recipe.structure)} in the recipe")
+
+
+def _other(recipe: Recipe, why: str) -> SurgeryError:
+    return SurgeryError(
+        "the recipe was made for another structure",
+        code="CB-RECIPE-03",
+        where=f"recipe for {recipe.reference}, fingerprint {recipe.fingerprint}",
+        why=why,
+        do="make a recipe for this model: cbsurgeon insert REF --dry-run --json",
+    )
+
+
+def _insert(editor: Editor, by_name: Mapping[str, fx.Node], block: Block, site: Site, recipe: Recipe) -> None:
+    operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options)).eval()
+    first = by_name[site.uses[0].value]
+    dtype = first.meta["val"].dtype
+    operator = operator.to(dtype) if dtype.is_floating_point else operator
+    path = operator_path(block, site)
+    parameters = {
+        name: editor.add_parameter(f"{path}.{name}", parameter) for name, parameter in operator.named_parameters()
+    }
+    for number, use in enumerate(site.uses):
+        value = by_name[use.value]
+        made, result = _splice(editor.graph, value, operator, parameters)
+        _describe(made, value, path, operator, number)
+        if use.consumers:
+            for consumer in use.consumers:
+                by_name[consumer].replace_input_with(value, result)
+        else:
+            value.replace_all_uses_with(result, delete_user_cb=lambda user, made=made: user not in made)
+            editor.renamed[value.name] = result.name
+
+
+def operator_path(block: Block, site: Site) -> str:
+    """The state-dict prefix an operator gets: that of module surgery where a module has the site."""
+    if site.hooks:
+        hook = site.hooks[0]
+        return f"{hook.module}.{ON_OUTPUT if hook.when == 'output' else ON_INPUT}"
+    return f"{ON_OUTPUT}.{block.stack}.{block.index}.{site.position}".replace("#", "_")
+
+
+def _splice(
+    graph: fx.Graph, value: fx.Node, operator: Operator, parameters: Mapping[str, fx.Node]
+) -> tuple[list[fx.Node], fx.Node]:
+    """Trace the operator on the node's own fake value and copy its nodes in after it."""
+    names = list(parameters)
+    mode = value.meta["val"].fake_mode
+
+    def call(x: Tensor, *tensors: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(operator, dict(zip(names, tensors, strict=True)), (x,))
+        return result
+
+    with mode, torch.no_grad():
+        traced = make_fx(call, pre_dispatch=True)(value.meta["val"], *(parameters[name].meta["val"] for name in names))
+    sources = [value, *(parameters[name] for name in names)]
+    env: dict[fx.Node, fx.Node] = {}
+    made: list[fx.Node] = []
+    result = value
+    with graph.inserting_after(value):
+        for node in traced.graph.nodes:
+            if node.op == "placeholder":
+                env[node] = sources[len(env)]
+            elif node.op == "output":
+                result = env[node.args[0]]  # type: ignore[index]
+            else:
+                env[node] = graph.node_copy(node, env.__getitem__)
+                env[node].meta = {"val": node.meta["val"]}
+                made.append(env[node])
+                graph.inserting_after(env[node]).__enter__()
+    return made, result
+
+
+def _describe(made: list[fx.Node], value: fx.Node, path: str, operator: Operator, number: int) -> None:
+    """Provenance of inserted nodes: the module they would belong to, and our mark."""
+    kind = f"{type(operator).__module__}.{type(operator).__qualname__}"
+    stack = dict(value.meta.get("nn_module_stack") or {})
+    call = f"L__self__{path}" + (f"@{number}" if number else "")
+    for node in made:
+        node.meta["nn_module_stack"] = {**stack, call: (path, kind)}
+        node.meta["stack_trace"] = f"inserted by cbsurgeon: {operator.name} at {path}"
+        node.meta["torch_fn"] = (node.name, f"{kind}.forward")
+        node.meta["custom"] = {MARK: {"op": operator.name, "site": path, "call": number, "source": value.name}}
+
+
+def restore(program: Program) -> tuple[Program, int]:
+    """The program without any inserted operator, and how many were taken out."""
+    editor = Editor.of(program.exported)
+    groups: dict[tuple[str, int], list[fx.Node]] = {}
+    for node in editor.graph.nodes:
+        mark = (node.meta.get("custom") or {}).get(MARK)
+        if mark:
+            groups.setdefault((mark["site"], mark["call"]), []).append(node)
+    by_name = {node.name: node for node in editor.graph.nodes}
+    for nodes in groups.values():
+        value = by_name[nodes[0].meta["custom"][MARK]["source"]]
+        result = next(node for node in nodes if any(user not in nodes for user in node.users))
+        result.replace_all_uses_with(value)
+        editor.renamed[result.name] = value.name
+        for node in reversed(nodes):
+            editor.graph.erase_node(node)
+    for site in {site for site, _ in groups}:
+        for spec in [spec for spec in editor.inputs if spec.target and spec.target.startswith(f"{site}.")]:
+            editor.graph.erase_node(by_name[spec.arg.name])
+            editor.inputs.remove(spec)
+            editor.state.pop(str(spec.target))
+    return program.replace(editor.finish()), len({site for site, _ in groups})

@@ -1,0 +1,230 @@
+"""The recipe: a small JSON document that says which operator stands where, editable by hand and replayable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cbsurgeon.errors import UsageError
+from cbsurgeon.graph.block import Block, Hook
+
+SCHEMA = "cbsurgeon.recipe/1"
+
+
+@dataclass(frozen=True)
+class RecipeSite:
+    """One place an operator goes.
+
+    Attributes:
+        index, stack, kind, path: the block, as ``inspect`` shows it.
+        position: ``front``, ``mid`` or ``end``.
+        token_axes, channel_axis, batch_axes: roles of the tensor's axes there.
+        tokens, channels: sizes when the recipe was made; only ``channels`` has to stay the same.
+        hooks: where the tensor is reached on a module; empty when only a program can be edited.
+        enabled: set to false to leave this site out.
+    """
+
+    index: int
+    stack: str
+    kind: str
+    path: str
+    position: str
+    token_axes: tuple[int, ...]
+    channel_axis: int
+    batch_axes: tuple[int, ...]
+    tokens: int
+    channels: int
+    hooks: tuple[Hook, ...]
+    enabled: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "index": self.index,
+            "stack": self.stack,
+            "kind": self.kind,
+            "path": self.path,
+            "position": self.position,
+            "token_axes": list(self.token_axes),
+            "channel_axis": self.channel_axis,
+            "batch_axes": list(self.batch_axes),
+            "tokens": self.tokens,
+            "channels": self.channels,
+            "hooks": [
+                {"module": hook.module, "when": hook.when, "before_dropout": hook.before_dropout} for hook in self.hooks
+            ],
+            "enabled": self.enabled,
+        }
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A block that could have been chosen and was not, and why."""
+
+    index: int
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An operator and its sites in one structure.
+
+    Attributes:
+        op: operator name.
+        options: operator options, JSON values.
+        layers: the selector as it was asked for.
+        position: ``front``, ``mid`` or ``end``.
+        fingerprint: digest of the structure the recipe was made for.
+        structure: the blocks of that structure (kind, path, fc1, fc2, channels, hidden, calls), so that a difference
+            can be named.
+        sites: where the operator goes.
+        excluded: what was left out, with reasons.
+        reference: the model it was made from; for people only.
+        versions: of cbsurgeon and torch when it was made; for people only.
+    """
+
+    op: str
+    sites: tuple[RecipeSite, ...]
+    fingerprint: str
+    structure: tuple[Mapping[str, Any], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    layers: str = "upper"
+    position: str = "end"
+    excluded: tuple[Excluded, ...] = ()
+    reference: str = "object"
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.active)
+
+    @property
+    def active(self) -> tuple[RecipeSite, ...]:
+        """The sites that are enabled."""
+        return tuple(site for site in self.sites if site.enabled)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Indices of the blocks that are enabled, in order."""
+        return tuple(sorted({site.index for site in self.active}))
+
+    def without(self, *indices: int) -> Recipe:
+        """The same recipe with some blocks disabled."""
+        return replace(
+            self,
+            sites=tuple(replace(site, enabled=site.enabled and site.index not in indices) for site in self.sites),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, schema ``cbsurgeon.recipe/1``; the order of keys never changes."""
+        return {
+            "schema": SCHEMA,
+            "op": self.op,
+            "options": dict(self.options),
+            "layers": self.layers,
+            "position": self.position,
+            "reference": self.reference,
+            "fingerprint": self.fingerprint,
+            "sites": [site.to_dict() for site in self.sites],
+            "excluded": [
+                {"index": block.index, "path": block.path, "reason": block.reason} for block in self.excluded
+            ],
+            "structure": [dict(block) for block in self.structure],
+            "versions": dict(self.versions),
+        }
+
+    def to_json(self) -> str:
+        """The document as text, two-space indented, byte-stable."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Recipe:
+        """Read a document.
+
+        Raises:
+            UsageError: it is not a recipe, or a field is missing or has the wrong type.
+        """
+        if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
+            found = document.get("schema") if isinstance(document, Mapping) else type(document).__name__
+            raise UsageError(
+                "this is not a recipe",
+                code="CB-RECIPE-01",
+                why=f'"schema" is {found!r}, not {SCHEMA!r}',
+                do="make one with `cbsurgeon insert REF --dry-run --json`",
+            )
+        try:
+            return cls(
+                op=str(document["op"]),
+                options=dict(document.get("options", {})),
+                layers=str(document.get("layers", "")),
+                position=str(document.get("position", "end")),
+                fingerprint=str(document["fingerprint"]),
+                structure=tuple(dict(block) for block in document.get("structure", ())),
+                sites=tuple(_site(site) for site in document["sites"]),
+                excluded=tuple(
+                    Excluded(int(block["index"]), str(block["path"]), str(block["reason"]))
+                    for block in document.get("excluded", ())
+                ),
+                reference=str(document.get("reference", "object")),
+                versions={str(key): str(text) for key, text in document.get("versions", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(
+                "the recipe cannot be read",
+                code="CB-RECIPE-02",
+                why=f"{type(error).__name__}: {error}",
+                do="compare it with the output of `cbsurgeon insert REF --dry-run --json`",
+            ) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Read a document from text.
+
+        Raises:
+            UsageError: it is not JSON, or not a recipe.
+        """
+        try:
+            document = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UsageError("the recipe is not JSON", code="CB-RECIPE-01", why=str(error)) from error
+        return cls.from_dict(document)
+
+
+def _site(document: Mapping[str, Any]) -> RecipeSite:
+    if document["position"] not in ("front", "mid", "end"):
+        raise ValueError(f"position {document['position']!r} is not front, mid or end")
+    enabled = document.get("enabled", True)
+    if not isinstance(enabled, bool):
+        raise ValueError(f"enabled is {enabled!r}, not true or false")
+    return RecipeSite(
+        index=int(document["index"]),
+        stack=str(document["stack"]),
+        kind=str(document["kind"]),
+        path=str(document["path"]),
+        position=str(document["position"]),
+        token_axes=tuple(int(axis) for axis in document["token_axes"]),
+        channel_axis=int(document["channel_axis"]),
+        batch_axes=tuple(int(axis) for axis in document["batch_axes"]),
+        tokens=int(document["tokens"]),
+        channels=int(document["channels"]),
+        hooks=tuple(
+            Hook(str(hook["module"]), hook["when"], bool(hook.get("before_dropout", False)))
+            for hook in document.get("hooks", ())
+        ),
+        enabled=enabled,
+    )
+
+
+def outline(block: Block) -> dict[str, Any]:
+    """The facts of a block that a recipe depends on."""
+    return {
+        "kind": block.kind,
+        "path": block.path,
+        "fc1": list(block.fc1),
+        "fc2": list(block.fc2),
+        "channels": block.channels,
+        "hidden": block.hidden,
+        "calls": block.calls,
+    }

@@ -1,0 +1,149 @@
+"""Which blocks: ``--layers``, ``--exclude`` and kinds, turned into an explicit list."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+from cbsurgeon.errors import NothingMatched, UsageError
+from cbsurgeon.graph.block import Block
+
+_RANGE = re.compile(r"^(\d+)-(\d+)$")
+_COUNT = re.compile(r"^(first|last):(\d+)$")
+FORMS = "all, upper, lower, first:N, last:N, 6-11, 0,2,4, a stack name, or stack:upper"
+
+
+def select(blocks: Sequence[Block], layers: str = "upper", kinds: Iterable[str] | None = None) -> list[Block]:
+    """The blocks a selector names, in graph order.
+
+    Args:
+        blocks: all blocks of one model.
+        layers: ``all``; ``upper`` (positions ``n // 2`` and up of each stack, section 4.1: deeper layers gain more);
+            ``lower``; ``first:N``; ``last:N``; ``6-11`` or ``0,2,4`` (block indices as printed by ``inspect``); a stack
+            name; or ``stack:selector``, where numbers count inside the stack. Commas join several.
+        kinds: block kinds to choose from instead of the default ones. A block named by its own index is always taken.
+
+    Raises:
+        NothingMatched: there are no such blocks, or not all of them exist.
+        UsageError: the selector cannot be read.
+    """
+    wanted = set(kinds) if kinds else None
+    candidates = [block for block in blocks if (block.kind in wanted if wanted else block.default)]
+    if not candidates:
+        raise NothingMatched(
+            "no MLP block to choose from",
+            code="CB-LOCATE-01",
+            why=_nothing(blocks, wanted),
+            do="see `cbsurgeon inspect REF --why` for what was rejected and the reason",
+        )
+    chosen: dict[int, Block] = {}
+    for part in _parts(layers):
+        for block in _select_one(part, blocks, candidates):
+            chosen[block.index] = block
+    return [chosen[index] for index in sorted(chosen)]
+
+
+def _nothing(blocks: Sequence[Block], wanted: set[str] | None) -> str:
+    if not blocks:
+        return "no residual branch of the model is an MLP"
+    kinds = ", ".join(sorted({block.kind for block in blocks}))
+    return f"the model has blocks of kind {kinds}" + (f", none of {', '.join(sorted(wanted))}" if wanted else " only")
+
+
+def _parts(layers: str) -> list[str]:
+    parts = [part.strip() for part in layers.split(",") if part.strip()]
+    if not parts:
+        raise UsageError("empty layer selector", code="CB-SELECT-01", where="--layers", do=f"one of: {FORMS}")
+    return parts
+
+
+def _select_one(part: str, blocks: Sequence[Block], candidates: Sequence[Block]) -> list[Block]:
+    stacks = dict.fromkeys(block.stack for block in candidates)
+    if part in stacks:
+        return [block for block in candidates if block.stack == part]
+    head, colon, tail = part.rpartition(":")
+    if colon and head in stacks:
+        own = [block for block in candidates if block.stack == head]
+        return _words(tail, [own]) or _numbers_inside(tail, own, head)
+    words = _words(part, [[block for block in candidates if block.stack == stack] for stack in stacks])
+    if words is not None:
+        return words
+    numbers = _numbers(part)
+    if numbers is None:
+        near = difflib.get_close_matches(part, ["all", "upper", "lower", *stacks], n=2)
+        raise UsageError(
+            f"cannot read the layer selector {part!r}",
+            code="CB-SELECT-01",
+            where="--layers",
+            why=f"stacks of this model: {', '.join(stacks)}",
+            do=f"did you mean {' or '.join(near)}?" if near else f"one of: {FORMS}",
+        )
+    known = {block.index: block for block in blocks}
+    absent = [number for number in numbers if number not in known]
+    if absent:
+        raise _absent(part, absent, [block.index for block in candidates])
+    explicit = len(numbers) == 1
+    return [known[number] for number in numbers if explicit or known[number] in candidates]
+
+
+def _words(word: str, stacks: Sequence[Sequence[Block]]) -> list[Block] | None:
+    count = _COUNT.match(word)
+    picked: list[Block] = []
+    for own in stacks:
+        half = len(own) // 2
+        if word == "all":
+            picked += own
+        elif word == "upper":
+            picked += own[half:]
+        elif word == "lower":
+            picked += own[:half]
+        elif count:
+            number = int(count[2])
+            if number == 0 or number > len(own):
+                raise _absent(word, [number], [block.index for block in own])
+            picked += own[:number] if count[1] == "first" else own[-number:]
+        else:
+            return None
+    return picked
+
+
+def _numbers(part: str) -> list[int] | None:
+    span = _RANGE.match(part)
+    if span:
+        low, high = int(span[1]), int(span[2])
+        return list(range(low, high + 1)) or None
+    return [int(part)] if part.isdigit() else None
+
+
+def _numbers_inside(part: str, own: Sequence[Block], stack: str) -> list[Block]:
+    numbers = _numbers(part)
+    if numbers is None:
+        raise UsageError(f"cannot read {part!r} after {stack}:", code="CB-SELECT-01", where="--layers", do=f"one of: {FORMS}")
+    absent = [number for number in numbers if number >= len(own)]
+    if absent:
+        raise _absent(f"{stack}:{part}", absent, list(range(len(own))))
+    return [own[number] for number in numbers]
+
+
+def _absent(part: str, absent: Sequence[int], present: Sequence[int]) -> NothingMatched:
+    return NothingMatched(
+        f"{len(absent)} requested block{'s' if len(absent) > 1 else ''} not found",
+        code="CB-LOCATE-03",
+        where=f"--layers {part}: no block {', '.join(map(str, absent[:5]))}{' ...' if len(absent) > 5 else ''}",
+        why=f"the blocks are {spans(present)}",
+        do="rerun with blocks that exist; `cbsurgeon inspect REF` lists them",
+    )
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Sorted numbers as ``0-3, 6, 8-11``."""
+    ordered = sorted(numbers)
+    pieces: list[str] = []
+    start = 0
+    for i in range(1, len(ordered) + 1):
+        if i == len(ordered) or ordered[i] != ordered[i - 1] + 1:
+            first, last = ordered[start], ordered[i - 1]
+            pieces.append(str(first) if first == last else f"{first}-{last}")
+            start = i
+    return ", ".join(pieces)

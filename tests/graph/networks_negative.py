@@ -27,18 +27,27 @@ class ClassifierHead(Stack):
         return self.head(self.norm(super().forward(x).mean(1)))
 
 
+class BoxPredictor(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc6, self.fc7 = nn.Linear(5 * WIDTH, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+        self.cls, self.box = nn.Linear(HIDDEN, 3), nn.Linear(HIDDEN, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
+        return self.cls(x), self.box(x)
+
+
 @network(*RAW, blocks=MLPS, rejected=(Refusal("no-residual", "head"),), attention=ATTENTION)
 class TwoMlpHead(Stack):
     """Detection's two-layer head on flattened features, with two predictors: no addition."""
 
     def __init__(self) -> None:
         super().__init__(Block(), Block())
-        self.head = nn.ModuleDict({"fc6": nn.Linear(5 * WIDTH, HIDDEN), "fc7": nn.Linear(HIDDEN, HIDDEN)})
-        self.cls, self.box = nn.Linear(HIDDEN, 3), nn.Linear(HIDDEN, 4)
+        self.head = BoxPredictor()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.head["fc7"](F.relu(self.head["fc6"](super().forward(x).flatten(1)))))
-        return self.cls(x), self.box(x)
+        return self.head(super().forward(x))
 
 
 @network(*RAW, blocks=MLPS, rejected=(Refusal("no-token-axis", "head.mlp"),), attention=ATTENTION)

@@ -10,19 +10,19 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.graph import Inspection, Program, capture, inspect
+from cbsurgeon.graph import Inspection, Program, capture, inspect_program
 from tests.graph.networks import CASES
 
 
 @cache
 def inspection(name: str) -> Inspection:
-    """What the finder says about a network."""
-    return inspect(CASES[name].model())
+    """What the finder says about a network; ``inspect(model)`` is this and the capture, tested on a few."""
+    return inspect_program(program(name), name)
 
 
 @cache
 def program(name: str) -> Program:
-    """The network's graph, captured again: capture is deterministic, so node names are those of the inspection."""
+    """The network's graph."""
     return capture(CASES[name].model())
 
 

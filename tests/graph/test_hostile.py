@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from cbsurgeon.graph import POSITIONS, Block, Rejected, Site
+from cbsurgeon.graph import POSITIONS, Block, Rejected, Site, inspect
 from cbsurgeon.graph.reasons import REASONS
+from cbsurgeon.models.model import Model
 from tests.graph import networks_axes
 from tests.graph.networks import CASES, ROOMS, Want, of
 from tests.graph.readings import inspection, module_values, node_values, program
@@ -268,22 +269,17 @@ def test_hidden_is_what_the_last_projection_reads() -> None:
 
 def test_inspecting_twice_gives_the_same() -> None:
     """Same model, same answer and fingerprint; other weights change neither."""
-    from cbsurgeon.graph import inspect
-    from cbsurgeon.models.model import Model
-
     first = inspection("PostNorm")
     module = CASES["PostNorm"].build().eval()  # not seeded: other weights
     again = inspect(Model(module, CASES["PostNorm"].arguments()))
     assert again.blocks == first.blocks
     assert again.rejected == first.rejected
     assert again.fingerprint == first.fingerprint != ""
-    assert first.fingerprint != inspection("ResPostNorm").fingerprint
+    assert first.fingerprint != inspection("TwoProjectionGlu").fingerprint
 
 
 def test_inspecting_leaves_the_model_alone() -> None:
     """No parameter, buffer, hook or mode of the module changes."""
-    from cbsurgeon.graph import inspect
-
     model = CASES["ConvBatchNorm"].model()
     assert model.module is not None
     before = {key: value.clone() for key, value in model.module.state_dict().items()}
@@ -296,14 +292,15 @@ def test_inspecting_leaves_the_model_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["TwoProjectionGlu", "LocalVit", "ParallelBranches", "FusedInputProjection", "Mixer"])
-def test_a_program_alone_gives_the_same_blocks(name: str) -> None:
-    """Without the module, the captured program is enough: same blocks, paths, axes and reasons."""
-    from cbsurgeon.graph import inspect
-    from cbsurgeon.models.model import Model
-
-    found, alone = inspection(name), inspect(Model(None, program=program(name).exported))
-    assert [summary(block) for block in alone.blocks] == [summary(block) for block in found.blocks]
-    assert [(r.reason, r.path) for r in alone.rejected] == [(r.reason, r.path) for r in found.rejected]
+def test_the_module_and_its_program_give_the_same_blocks(name: str) -> None:
+    """``inspect`` of a module, and of a program alone: same blocks, paths, axes and reasons."""
+    found = inspection(name)
+    of_module, of_program = inspect(CASES[name].model()), inspect(Model(None, program=program(name).exported))
+    for other in (of_module, of_program):
+        assert [summary(block) for block in other.blocks] == [summary(block) for block in found.blocks]
+        assert listed(other.rejected) == listed(found.rejected)
+    assert of_module.reference == name
+    assert set(of_module.seconds) == {"capture", "read"}
 
 
 # What the tests above are made of.

@@ -185,8 +185,8 @@ def table(models: Mapping[str, Any]) -> str:
     for group, row in summary(models).items():
         rates = "  ".join(f"{rate} {row[rate]:.3f}" for rate in ("recall", "precision") if row[rate] is not None)
         lines.append(
-            f"{group:<20}{row['models']:>4} models, {row['failed']} failed{'':<14}{row['expected']:>12}{row['found']:>7}"
-            f"{row['missed']:>8}{row['extra']:>7}  {rates}"
+            f"{group:<20}{row['models']:>4} models, {row['failed']} failed{'':<14}{row['expected']:>12}"
+            f"{row['found']:>7}{row['missed']:>8}{row['extra']:>7}  {rates}"
         )
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from cbsurgeon.errors import UsageError
 from cbsurgeon.models.model import Model
 from cbsurgeon.models.seed import SEED
 
-_SHAPE = re.compile(r"(\d{1,6}(?:x\d{1,6})*)(?::([a-z0-9]+))?")
+_SHAPE = re.compile(r"([0-9]{1,6}(?:x[0-9]{1,6})*)(?::([a-z0-9]+))?")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _DTYPES |= {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool}
 MOST_ELEMENTS = 1 << 30

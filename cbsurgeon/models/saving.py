@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,21 @@ def _write_safetensors(kept: Mapping[str, torch.Tensor], document: Metadata, tem
     # One pass copies only what is not already a contiguous CPU tensor of its own.
     packed = {key: _owned(value) for key, value in kept.items()}
     save_file(packed, temporary, metadata={"format": "pt", metadata.KEY: document.to_json()})
+    _sort_notes(temporary)
+
+
+def _sort_notes(path: Path) -> None:
+    """Put the header's text metadata in a fixed order: the library's order changes from run to run, and with it the
+    file's digest.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _write_torch(state: Mapping[str, torch.Tensor], document: Metadata, temporary: Path) -> None:

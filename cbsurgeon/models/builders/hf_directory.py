@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +104,13 @@ def _from_pretrained(folder: Path, model_class: Any, values: dict[str, Any]) -> 
     config = model_class.config_class(**values)
     transformers.prepare(config)
     try:
-        with transformers.offline(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with transformers.offline(), _quiet():
             module, report = model_class.from_pretrained(
                 folder,
                 config=config,
                 local_files_only=True,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported below, in our own words
                 trust_remote_code=False,
                 output_loading_info=True,
             )
@@ -128,6 +130,24 @@ def _from_pretrained(folder: Path, model_class: Any, values: dict[str, Any]) -> 
             "the weights do not fit the architecture", code="CB-FIT-01", where=str(folder), why="; ".join(problems)
         )
     return module.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bar and its report off the terminal; what it found is reported as an error or not."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _refusal(path: Path, code: str, why: str, do: str = "") -> InputFileError:

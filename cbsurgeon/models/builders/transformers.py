@@ -49,7 +49,8 @@ def find_class(library: Any, reference: Reference) -> Any:
     if found is None:
         models = [name for name in dir(library) if name.endswith(("Model", "Backbone")) or "For" in name]
         raise unknown_name(reference, models, "transformers")
-    if not (inspect.isclass(found) and issubclass(found, library.PreTrainedModel)) or found.config_class is None:
+    is_model = inspect.isclass(found) and issubclass(found, library.PreTrainedModel)
+    if not is_model or found.config_class is None:
         near = nearest(
             reference.name.removeprefix("Auto"), [n for n in dir(library) if "For" in n or n.endswith("Model")]
         )

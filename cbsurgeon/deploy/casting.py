@@ -1,14 +1,17 @@
-"""Typed exports: a captured program in float16 or bfloat16, with means accumulated in float32."""
+"""A captured program in another floating type: 16-bit for typed exports, float64 as a reference."""
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.deploy.rewrite import Draft, label
+from cbsurgeon.deploy.rewrite import Draft, shaped
 from cbsurgeon.errors import ExportError
 from cbsurgeon.graph import Program
 
@@ -34,97 +37,185 @@ def cast(program: Program, dtype: torch.dtype) -> Program:
     Raises:
         ExportError: an operator of the model has no such form (CB-EXPORT-06), with its node and module path.
     """
-    draft = Draft(program)
-    for name, tensor in draft.weights.items():
-        if tensor.dtype == torch.float32:
-            draft.replace_weight(name, tensor.detach().to(dtype))
-    for node in list(draft.graph.nodes):
-        if node.op == "placeholder":
-            node.meta["val"] = _cast_value(node.meta.get("val"), dtype)
-        elif node.op == "call_function":
-            _cast_node(draft, node, dtype)
-    _cast_outputs(draft, dtype)
-    example = {name: tensor.to(dtype) if _full(tensor) else tensor for name, tensor in program.example.items()}
-    return draft.finish(example)
+    return _Casting(program, dtype).run()
 
 
-def _cast_value(value: Any, dtype: torch.dtype) -> Any:
-    if not _full(value):
-        return value
-    with value.fake_mode:
-        return value.to(dtype)
+def in_float64(program: Program) -> nn.Module:
+    """A copy of the program as a module that computes everything in float64, explicit casts included.
+
+    Takes and returns what the program does, with float64 in place of every floating type. Costs eight bytes per
+    weight.
+    """
+    module = copy.deepcopy(program.module()).double()
+    assert isinstance(module, fx.GraphModule)
+    drop_type_assertions(module.graph)
+    for node in module.graph.nodes:
+        node.args = pytree.tree_map_only(torch.dtype, _widest, node.args)
+        node.kwargs = pytree.tree_map_only(torch.dtype, _widest, node.kwargs)
+    module.recompile()
+    return module
+
+
+def _widest(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype.is_floating_point else dtype
+
+
+def drop_type_assertions(graph: fx.Graph) -> None:
+    """Remove the checks torch.export adds beside explicit casts: they name the type of the day."""
+    for node in list(graph.nodes):
+        if node.target == aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+
+
+class _Casting:
+    """One cast under way.
+
+    Types are found by running every operator on tensors without data *and without symbols*: the symbolic shapes belong
+    to the original program, and an operator that asks whether two of them are equal can fix the batch in both.
+    """
+
+    def __init__(self, program: Program, dtype: torch.dtype) -> None:
+        self.draft, self.dtype = Draft(program), dtype
+        self.example = program.example
+        self.mode = FakeTensorMode()
+        self.plain: dict[fx.Node, Any] = {}
+
+    def run(self) -> Program:
+        graph = self.draft.graph
+        drop_type_assertions(graph)
+        for name, tensor in self.draft.weights.items():
+            if tensor.dtype == torch.float32:
+                self.draft.replace_weight(name, tensor.detach().to(self.dtype))
+        for node in list(graph.nodes):
+            if node.op == "placeholder":
+                self._label(node, pytree.tree_map(self._narrow, pytree.tree_map(self._plain, node.meta.get("val"))))
+            elif node.op == "call_function":
+                self._cast(node)
+        self._cast_outputs()
+        example = {name: tensor.to(self.dtype) if _full(tensor) else tensor for name, tensor in self.example.items()}
+        return self.draft.finish(example)
+
+    def _plain(self, value: Any) -> Any:
+        """A value without symbols: sizes as they were at capture."""
+        if isinstance(value, Tensor):
+            with self.mode:
+                return torch.empty_strided(
+                    [_hint(size) for size in value.shape],
+                    [_hint(step) for step in value.stride()],
+                    dtype=value.dtype,
+                    device=value.device,
+                )
+        return _hint(value)
+
+    def _narrow(self, value: Any) -> Any:
+        if not _full(value):
+            return value
+        with self.mode:
+            return value.to(self.dtype)
+
+    def _label(self, node: fx.Node, plain: Any) -> None:
+        """Note a node's plain value, and give its symbolic one the same types."""
+        self.plain[node] = plain
+        old, spec = pytree.tree_flatten(node.meta.get("val"))
+        new = pytree.tree_leaves(plain)
+        if len(old) == len(new):
+            node.meta["val"] = pytree.tree_unflatten([_retyped(*pair) for pair in zip(old, new, strict=True)], spec)
+        node.meta.pop("tensor_meta", None)
+
+    def _compute(self, node: fx.Node) -> Any:
+        args, kwargs = pytree.tree_map_only(fx.Node, lambda operand: self.plain[operand], (node.args, node.kwargs))
+        assert callable(node.target)
+        with self.mode, torch.no_grad():
+            return node.target(*args, **kwargs)
+
+    def _cast(self, node: fx.Node) -> None:
+        self._clamp_literals(node)
+        self._meet(node)
+        source = node.args[0] if node.args else None
+        if node.target in _ACCUMULATING and isinstance(source, fx.Node) and self._type(source) == self.dtype:
+            self._accumulate(node, source)
+            return
+        try:
+            plain = self._compute(node)
+        except Exception as error:
+            raise _no_such_form(node, self.dtype, error) from error
+        self._label(node, plain)
+
+    def _type(self, node: fx.Node) -> torch.dtype | None:
+        value = self.plain.get(node)
+        return value.dtype if isinstance(value, Tensor) else None
+
+    def _to(self, node: fx.Node, dtype: torch.dtype) -> fx.Node:
+        """A cast of a node, at the current insertion point."""
+        made = self.draft.call(aten.to.dtype, (node, dtype), shaped(node.meta["val"], dtype=dtype), like=node)
+        with self.mode:
+            self.plain[made] = self.plain[node].to(dtype)
+        return made
+
+    def _meet(self, node: fx.Node) -> None:
+        """Cast float32 operands down where they meet one of the 16-bit type."""
+        types = {operand: self._type(operand) for operand in node.all_input_nodes}
+        if self.dtype not in types.values() or torch.float32 not in types.values():
+            return
+        for operand, dtype in types.items():
+            if dtype == torch.float32:
+                with self.draft.graph.inserting_before(node):
+                    down = self._to(operand, self.dtype)
+                node.replace_input_with(operand, down)
+
+    def _accumulate(self, node: fx.Node, source: fx.Node) -> None:
+        with self.draft.graph.inserting_before(node):
+            up = self._to(source, torch.float32)
+        node.replace_input_with(source, up)
+        self._label(node, self._compute(node))
+        readers = list(node.users)
+        with self.draft.graph.inserting_after(node):
+            down = self._to(node, self.dtype)
+        for reader in readers:
+            reader.replace_input_with(node, down)
+
+    def _clamp_literals(self, node: fx.Node) -> None:
+        """Keep literals such as float32's lowest number (attention masks) finite: 0 times infinity would be NaN."""
+        limit = torch.finfo(self.dtype).max
+
+        def clamp(value: float) -> float:
+            return max(-limit, min(limit, value)) if math.isfinite(value) else value
+
+        node.args = pytree.tree_map_only(float, clamp, node.args)
+
+    def _cast_outputs(self) -> None:
+        """Outputs that stayed in float32 inside come out in the export's type."""
+        output = self.draft.graph.output_node()
+        for operand in list(output.all_input_nodes):
+            if self._type(operand) == torch.float32:
+                with self.draft.graph.inserting_before(output):
+                    down = self._to(operand, self.dtype)
+                output.replace_input_with(operand, down)
+
+
+def _no_such_form(node: fx.Node, dtype: torch.dtype, error: Exception) -> ExportError:
+    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+    path = list(stack.values())[-1][0]
+    return ExportError(
+        f"the model has no {str(dtype).removeprefix('torch.')} form",
+        code="CB-EXPORT-06",
+        where=f"node {node.name} ({node.target})" + (f", in {path}" if path else ""),
+        why=" ".join(str(error).split())[:300],
+        do="export in float32, or the other 16-bit type",
+    )
+
+
+def _hint(value: Any) -> Any:
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return value.node.hint
+    return value
 
 
 def _full(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float32
 
 
-def _cast_node(draft: Draft, node: fx.Node, dtype: torch.dtype) -> None:
-    _clamp_literals(node, dtype)
-    _meet(draft, node, dtype)
-    if node.target in _ACCUMULATING and _type(node.args[0]) == dtype:
-        _accumulate(draft, node, dtype)
-        return
-    try:
-        label(node)
-    except Exception as error:
-        stack = node.meta.get("nn_module_stack") or {"": ("", "")}
-        path = list(stack.values())[-1][0]
-        raise ExportError(
-            f"the model has no {str(dtype).removeprefix('torch.')} form",
-            code="CB-EXPORT-06",
-            where=f"node {node.name} ({node.target})" + (f", in {path}" if path else ""),
-            why=" ".join(str(error).split())[:300],
-            do="export in float32, or the other 16-bit type",
-        ) from error
-
-
-def _type(node: Any) -> torch.dtype | None:
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return value.dtype if isinstance(value, Tensor) else None
-
-
-def _meet(draft: Draft, node: fx.Node, dtype: torch.dtype) -> None:
-    """Cast float32 operands down where they meet one of the 16-bit type."""
-    operands = list(node.all_input_nodes)
-    types = {operand: _type(operand) for operand in operands}
-    tensors = [leaf for leaf in pytree.tree_leaves(node.args) if isinstance(leaf, fx.Node)]
-    if dtype not in types.values() or torch.float32 not in types.values() or len(tensors) < 2:
-        return
-    for operand in operands:
-        if types[operand] == torch.float32:
-            with draft.graph.inserting_before(node):
-                down = draft.call(aten.to.dtype, (operand, dtype), like=operand)
-            node.replace_input_with(operand, down)
-
-
-def _accumulate(draft: Draft, node: fx.Node, dtype: torch.dtype) -> None:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    with draft.graph.inserting_before(node):
-        up = draft.call(aten.to.dtype, (source, torch.float32), like=node)
-    node.replace_input_with(source, up)
-    label(node)
-    with draft.graph.inserting_after(node):
-        down = draft.call(aten.to.dtype, (node, dtype), like=node)
-    node.replace_all_uses_with(down, delete_user_cb=lambda user: user is not down)
-
-
-def _clamp_literals(node: fx.Node, dtype: torch.dtype) -> None:
-    """Keep literals such as float32's lowest number (attention masks) finite: 0 times infinity would be NaN."""
-    limit = torch.finfo(dtype).max
-
-    def clamp(value: float) -> float:
-        return max(-limit, min(limit, value)) if value - value == 0.0 else value
-
-    node.args = pytree.tree_map_only(float, clamp, node.args)
-
-
-def _cast_outputs(draft: Draft, dtype: torch.dtype) -> None:
-    """Outputs that stayed in float32 inside come out in the export's type."""
-    output = draft.graph.output_node()
-    for operand in list(output.all_input_nodes):
-        if _type(operand) == torch.float32 and operand.op != "placeholder":
-            with draft.graph.inserting_before(output):
-                down = draft.call(aten.to.dtype, (operand, dtype), like=operand)
-            output.replace_input_with(operand, down)
+def _retyped(old: Any, new: Any) -> Any:
+    if not isinstance(old, Tensor) or not isinstance(new, Tensor) or old.dtype == new.dtype:
+        return old
+    return shaped(old, dtype=new.dtype)

@@ -26,7 +26,7 @@ from cbsurgeon.deploy.pattern import (
     site_of,
     value,
 )
-from cbsurgeon.deploy.rewrite import Draft
+from cbsurgeon.deploy.rewrite import Draft, shaped
 from cbsurgeon.graph import Program
 
 aten = torch.ops.aten
@@ -201,9 +201,9 @@ def _move_behind(draft: Draft, broadcast: Broadcast) -> Broadcast | None:
         anchor = draft.graph.call_function(aten.alias.default, (user,))
     with draft.graph.inserting_before(anchor):
         mean = _mean(draft, user, broadcast)
-        half = draft.call(aten.mul.Tensor, (user, 0.5), like=broadcast.result)
-        scaled = draft.call(aten.mul.Tensor, (mean, 0.5), like=broadcast.result)
-        result = draft.call(aten.add.Tensor, (half, scaled), like=broadcast.result)
+        half = draft.call(aten.mul.Tensor, (user, 0.5), value(user), like=broadcast.result)
+        scaled = draft.call(aten.mul.Tensor, (mean, 0.5), value(mean), like=broadcast.result)
+        result = draft.call(aten.add.Tensor, (half, scaled), value(user), like=broadcast.result)
     draft.graph.erase_node(anchor)
     for reader in readers:
         reader.replace_input_with(user, result)
@@ -251,10 +251,10 @@ def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
     if not isinstance(stream, fx.Node) or stream is tail or value(stream).shape != value(residual).shape:
         return False
     with draft.graph.inserting_before(residual):
-        plain = draft.call(_LINEAR, linear.args[:2], like=linear)
+        plain = draft.call(_LINEAR, linear.args[:2], value(linear), like=linear)
         mean = _mean(draft, plain, broadcast)
-        shifted = draft.call(aten.add.Tensor, (stream, mean), like=broadcast.result)
-        whole = draft.call(aten.add.Tensor, (plain, bias), like=linear)
+        shifted = draft.call(aten.add.Tensor, (stream, mean), value(stream), like=broadcast.result)
+        whole = draft.call(aten.add.Tensor, (plain, bias), value(linear), like=linear)
     residual.args = (shifted, whole)
     draft.graph.eliminate_dead_code()
     return True
@@ -262,12 +262,13 @@ def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
 
 def _mean(draft: Draft, x: fx.Node, broadcast: Broadcast) -> fx.Node:
     """The mean over the operator's axes, accumulated in float32 as the operator does."""
-    like, dtype = broadcast.reduction, value(x).dtype
-    if dtype == torch.float32 or dtype == torch.float64:
-        return draft.call(aten.mean.dim, (x, list(broadcast.axes), True), like=like)
-    wide = draft.call(aten.to.dtype, (x, torch.float32), like=like)
-    mean = draft.call(aten.mean.dim, (wide, list(broadcast.axes), True), like=like)
-    return draft.call(aten.to.dtype, (mean, dtype), like=like)
+    like, axes, dtype = broadcast.reduction, list(broadcast.axes), value(x).dtype
+    result = shaped(value(x), [1 if axis in axes else size for axis, size in enumerate(value(x).shape)])
+    if dtype in (torch.float32, torch.float64):
+        return draft.call(aten.mean.dim, (x, axes, True), result, like=like)
+    wide = draft.call(aten.to.dtype, (x, torch.float32), shaped(value(x), dtype=torch.float32), like=like)
+    mean = draft.call(aten.mean.dim, (wide, axes, True), shaped(result, dtype=torch.float32), like=like)
+    return draft.call(aten.to.dtype, (mean, dtype), result, like=like)
 
 
 def _same_layout(x: fx.Node, projection: fx.Node) -> bool:

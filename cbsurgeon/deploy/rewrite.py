@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
-from torch.utils import _pytree as pytree
 
 from cbsurgeon.graph import Program
 
@@ -49,15 +48,17 @@ class Draft:
         self.weights[name] = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
         self._replaced[self.targets[name]] = self.weights[name]
 
-    def call(
-        self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, like: fx.Node
-    ) -> fx.Node:
-        """Append one operator at the current insertion point, labelled with its shape and ``like``'s origin."""
+    def call(self, target: Any, args: tuple[Any, ...], value: Any, *, like: fx.Node) -> fx.Node:
+        """Append one operator at the current insertion point, labelled with its value and ``like``'s origin.
+
+        The value is given, not computed: running operators on symbolic shapes can fix the batch for good, in the
+        original program as well, because the two share their symbols.
+        """
         node: fx.Node = self.graph.call_function(target, args)
         for key in ("nn_module_stack", "stack_trace", "torch_fn", "custom"):
             if key in like.meta:
                 node.meta[key] = like.meta[key]
-        label(node)
+        node.meta["val"] = value
         return node
 
     def finish(self, example: Mapping[str, Tensor] | None = None) -> Program:
@@ -90,19 +91,10 @@ class Draft:
         return edited if example is None else dataclasses.replace(edited, example=dict(example))
 
 
-def label(node: fx.Node) -> None:
-    """Set ``meta["val"]`` of an operator node from its operands' labels.
-
-    Raises:
-        Exception: the operator does not accept operands of these shapes and types.
-    """
-    args, kwargs = pytree.tree_map_only(fx.Node, lambda operand: operand.meta["val"], (node.args, node.kwargs))
-    fakes = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if hasattr(leaf, "fake_mode")]
-    if not fakes:
-        known = node.meta.get("val")
-        fakes = [leaf for leaf in pytree.tree_leaves(known) if hasattr(leaf, "fake_mode")]
-    if not fakes or not callable(node.target):
-        return
-    with fakes[0].fake_mode, torch.no_grad():
-        node.meta["val"] = node.target(*args, **kwargs)
-    node.meta.pop("tensor_meta", None)
+def shaped(like: Tensor, shape: Sequence[Any] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """A symbolic tensor of another shape or type."""
+    fake: Any = like
+    with fake.fake_mode:
+        if shape is None:
+            return torch.empty_strided(like.shape, like.stride(), dtype=dtype or like.dtype, device=like.device)
+        return torch.empty(tuple(shape), dtype=dtype or like.dtype, device=like.device)

@@ -25,7 +25,7 @@ _SHAPE_OPERATORS = {
     "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast", "Range", "Constant",
     "ConstantOfShape", "Add", "Sub", "Mul", "Div", "Mod", "Equal", "Where", "Reshape", "Expand", "ReduceProd",
 }  # fmt: skip
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # errors come back as exceptions as well
 
 Transform = Callable[[Any], Any]
 
@@ -86,16 +86,22 @@ class OnnxRuntime(Runtime):
     def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.device.type == "cuda":
             binding = self._bind(inputs)
-            self.session.run_with_iobinding(binding)
+            self._guarded(lambda: self.session.run_with_iobinding(binding))
             binding.synchronize_outputs()
             values = binding.get_outputs()
             return {name: from_dlpack(v) for name, v in zip(self.output_names, values, strict=True)}
         feeds = {name: _to_numpy(tensor, self._wide) for name, tensor in inputs.items()}
-        values = self.session.run(None, feeds)
+        values = self._guarded(lambda: self.session.run(None, feeds))
         return {
             name: self._restore(name, torch.from_numpy(value))
             for name, value in zip(self.output_names, values, strict=True)
         }
+
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:
+            raise _cannot_run(self.path, error) from error
 
     def _restore(self, name: str, tensor: Tensor) -> Tensor:
         return tensor.bfloat16() if self._wide and tensor.is_floating_point() else tensor
@@ -156,7 +162,7 @@ def _provider(backend: str, device: str) -> str:
 def _options(threads: int | None, optimize: bool, profile: Path | None) -> Any:
     ort = _ort()
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -181,13 +187,17 @@ def _session(path: Path, proto: Any, extra: Sequence[str], options: Any, provide
     try:
         return ort.InferenceSession(source, options, providers=[(provider, _provider_options(provider))])
     except Exception as error:
-        raise InputFileError(
-            "ONNX Runtime cannot run this file",
-            code="CB-RUN-05",
-            where=str(path),
-            why=" ".join(str(error).split())[:300],
-            do="check it with `cbsurgeon inspect`, or export it again",
-        ) from error
+        raise _cannot_run(path, error) from error
+
+
+def _cannot_run(path: Path, error: Exception) -> InputFileError:
+    return InputFileError(
+        "ONNX Runtime cannot run this file",
+        code="CB-RUN-05",
+        where=str(path),
+        why=" ".join(str(error).split())[:300],
+        do="check it with `cbsurgeon inspect`, or export it again",
+    )
 
 
 def _provider_options(provider: str) -> dict[str, str]:

@@ -1,0 +1,228 @@
+"""Whether two sides compute the same thing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.checks import parity_compare as compare
+from cbsurgeon.checks import parity_policy as policy
+from cbsurgeon.checks.parity_inputs import Arrays, Feed, Source, feeds
+from cbsurgeon.checks.parity_result import Row, Side, Tolerance, Verification
+from cbsurgeon.deploy import onnx_file
+from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, Target
+from cbsurgeon.errors import CheckFailed
+from cbsurgeon.graph import Program, capture
+from cbsurgeon.models.model import Model
+
+BATCHES = (1, 2, 7)
+
+Progress = Callable[[str], None]
+
+_CONTRACTIONS = ("linear", "matmul", "bmm", "mm", "addmm", "conv", "attention")
+_ONNX_CONTRACTIONS = {"MatMul", "Gemm", "Conv", "Attention", "Einsum"}
+
+
+def verify(
+    a: Target,
+    b: Target,
+    *,
+    batches: Sequence[int] = BATCHES,
+    inputs: Arrays | str | Path | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    backends: tuple[str | None, str | None] = (None, None),
+    device: str = "cpu",
+    trust: bool = False,
+    program: Program | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Run two sides on the same inputs and judge the difference against rounding noise.
+
+    Args:
+        a, b: a model, a program, or a file (``.onnx``, ``.engine``, ``.pt2``); ``b`` is judged against ``a``.
+        batches: batch sizes to run.
+        inputs: arrays by input name, or an ``.npz`` file of them; generated when absent, one set large in magnitude.
+        atol, rtol: a tolerance of the user's own; when absent it follows from measured rounding noise
+            (:mod:`cbsurgeon.checks.parity_policy`).
+        backends: how to run each side (:data:`cbsurgeon.deploy.BACKENDS`); ``None`` runs it as it is.
+        device: where to run.
+        trust: the user vouches for files that can run code.
+        program: the captured program of ``a``, if the caller has it already.
+        progress: told each step.
+
+    Returns:
+        The result; it never raises because of a difference (see :meth:`Verification.raise_if_failed`).
+
+    Raises:
+        CheckFailed: the sides differ in the number or the shape of their outputs (CB-VERIFY-02, CB-VERIFY-03).
+        CBSurgeonError: a side cannot be opened or run.
+    """
+    start = time.perf_counter()
+    tell = progress or (lambda message: None)
+    targets = (program if program is not None and backends[0] == "program" else a, b)
+    specs = [
+        RuntimeSpec(target, backend, device, trust=trust) for target, backend in zip(targets, backends, strict=True)
+    ]
+    tell("opening both sides")
+    with specs[0].open() as first, specs[1].open() as second:
+        if program is None:
+            program = _program_of(a, first) or _program_of(b, second)
+        source = Source(program, first.inputs, _integers(a) or _integers(b))
+        reference = policy.Reference(program)
+        judge = _Judge(first, second, source, reference, policy.given(atol, rtol), _depth(program, b))
+        rows: list[Row] = []
+        plan = list(feeds(source, batches, inputs))
+        for feed in plan:
+            tell(f"comparing {feed.label} inputs, batch {feed.batch}")
+            rows += judge.rows(feed, plan)
+        return Verification(
+            a=side(first),
+            b=side(second),
+            rows=tuple(rows),
+            reference=str(reference),
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+
+def side(runtime: Runtime) -> Side:
+    """A runtime as the result names it."""
+    return Side(runtime.name, runtime.backend, runtime.device.type, runtime.dtype)
+
+
+class _Judge:
+    """Compares two runtimes, one set of inputs at a time."""
+
+    def __init__(
+        self,
+        a: Runtime,
+        b: Runtime,
+        source: Source,
+        reference: policy.Reference,
+        given: Tolerance | None,
+        depth: int,
+    ) -> None:
+        self.a, self.b, self.source, self.reference = a, b, source, reference
+        self.given, self.depth = given, depth
+        self._floors: dict[str, dict[str, policy.Floor]] = {}
+
+    def rows(self, feed: Feed, plan: Sequence[Feed]) -> list[Row]:
+        tensors = renamed(feed.tensors, self.a)
+        left = self.a.run(tensors)
+        right = self.b.run(renamed(feed.tensors, self.b))
+        right = match_outputs(left, right, self.a.name, self.b.name)
+        floors = self._noise(feed.label, plan)
+        return [self._row(feed, name, left[name], right[name], floors.get(name)) for name in left]
+
+    def _noise(self, label: str, plan: Sequence[Feed]) -> dict[str, policy.Floor]:
+        """Noise on a few samples of one kind of inputs; it belongs to samples, not to how many are stacked."""
+        if self.given is not None:
+            return {}
+        if label not in self._floors:
+            alike = sorted((feed for feed in plan if feed.label == label), key=lambda feed: feed.batch)
+            chosen = next((feed for feed in alike if feed.batch >= policy.NOISE_BATCH), alike[-1])
+            few = chosen.first(policy.NOISE_BATCH, self.source.batch_axes)
+            self._floors[label] = self.reference.floors(few, (self.a.dtype, self.b.dtype))
+        return self._floors[label]
+
+    def _row(self, feed: Feed, name: str, a: Tensor, b: Tensor, floor: policy.Floor | None) -> Row:
+        gap = compare.difference(b, a)
+        tolerance = self._tolerance(feed, a, floor)
+        needed = compare.passing_atol(gap, a, tolerance.rtol)
+        relative = compare.relative_l2(gap, a)
+        within = needed <= tolerance.atol and (tolerance.rel_l2 is None or relative <= tolerance.rel_l2)
+        return Row(
+            inputs=feed.label,
+            batch=feed.batch,
+            output=name,
+            max_abs=compare.largest(gap),
+            rel_l2=relative,
+            cosine=compare.cosine(a, b),
+            top1=compare.top1(a, b),
+            noise=floor.max_abs if floor else None,
+            would_pass_at=needed,
+            tolerance=tolerance,
+            ok=within,
+        )
+
+    def _tolerance(self, feed: Feed, a: Tensor, floor: policy.Floor | None) -> Tolerance:
+        if not a.is_floating_point():
+            return Tolerance(0.0, 0.0, None, "given", "integers are compared exactly")
+        if self.given is not None:
+            return self.given
+        dtypes = (self.a.dtype, self.b.dtype)
+        coarser = max(dtypes, key=policy.eps)
+        if floor is not None:
+            return policy.measured(floor, coarser, feed.label)
+        scale = compare.largest(torch.nan_to_num(a.detach().cpu().double(), posinf=0.0, neginf=0.0).abs())
+        return policy.estimated(dtypes, self.depth, scale, self.reference.reason)
+
+
+def renamed(tensors: Mapping[str, Tensor], runtime: Runtime) -> dict[str, Tensor]:
+    """Inputs under a runtime's own names: as they are where they agree, in order where they are as many."""
+    names = [port.name for port in runtime.inputs]
+    if set(names) == set(tensors) or len(names) != len(tensors):
+        return dict(tensors)
+    return dict(zip(names, tensors.values(), strict=True))
+
+
+def match_outputs(left: Mapping[str, Tensor], right: Mapping[str, Tensor], a: str, b: str) -> dict[str, Tensor]:
+    """The second side's outputs under the first side's names.
+
+    Raises:
+        CheckFailed: other numbers of outputs (CB-VERIFY-02), or another shape (CB-VERIFY-03).
+    """
+    if len(left) != len(right):
+        raise CheckFailed(
+            "the two sides have different outputs",
+            code="CB-VERIFY-02",
+            where=f"{a} and {b}",
+            why=f"{', '.join(left)} against {', '.join(right)}",
+            do="compare a model with its own export",
+        )
+    matched = dict(right) if set(left) == set(right) else dict(zip(left, right.values(), strict=True))
+    for name, tensor in left.items():
+        if tensor.shape != matched[name].shape:
+            raise CheckFailed(
+                "an output has another shape",
+                code="CB-VERIFY-03",
+                where=f"output {name}",
+                why=f"{list(tensor.shape)} in {a}, {list(matched[name].shape)} in {b}",
+                do="compare a model with its own export",
+            )
+    return matched
+
+
+def _program_of(target: Target, runtime: Runtime) -> Program | None:
+    """The captured program behind a side, or ``None`` for a file that is not one."""
+    if isinstance(target, Program):
+        return target
+    held: Any = getattr(runtime, "program", None)
+    if isinstance(held, Program) and runtime.backend != "folded":
+        return held
+    return capture(target) if isinstance(target, Model) else None
+
+
+def _integers(target: Target) -> dict[str, list[int]]:
+    if not isinstance(target, (str, Path)) or Path(target).suffix.lower() != ".onnx":
+        return {}
+    metadata = onnx_file.read_metadata(target) or {}
+    return dict(metadata.get("integer_inputs") or {})
+
+
+def _depth(program: Program | None, target: Target) -> int:
+    """Matrix products and convolutions in the model, however it can be read."""
+    if program is not None:
+        nodes = (str(node.target) for node in program.exported.graph.nodes if node.op == "call_function")
+        return sum(any(word in name for word in _CONTRACTIONS) for name in nodes)
+    if isinstance(target, (str, Path)) and Path(target).suffix.lower() == ".onnx":
+        return sum(node.op_type in _ONNX_CONTRACTIONS for node in onnx_file.load(Path(target)).graph.node)
+    return 1
+
+
+__all__ = ["BATCHES", "Verification", "match_outputs", "renamed", "side", "verify"]

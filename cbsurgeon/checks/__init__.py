@@ -1,5 +1,28 @@
 """Checking what was made: parity, bisection, cost, latency."""
 
+from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
+from cbsurgeon.checks.cost_audit import audit, count
+from cbsurgeon.checks.latency import Benchmark
+from cbsurgeon.checks.latency_bench import bench
+from cbsurgeon.checks.latency_compare import Timed, compare, compare_processes
 from cbsurgeon.checks.parity_result import Bisection, BlockGap, Row, Side, Tolerance, Verification
 
-__all__ = ["Bisection", "BlockGap", "Row", "Side", "Tolerance", "Verification"]
+__all__ = [
+    "Audit",
+    "Benchmark",
+    "Bisection",
+    "BlockGap",
+    "Count",
+    "Inserted",
+    "Row",
+    "Side",
+    "Tally",
+    "Timed",
+    "Tolerance",
+    "Verification",
+    "audit",
+    "bench",
+    "compare",
+    "compare_processes",
+    "count",
+]

@@ -1,0 +1,86 @@
+"""What a measurement was made on: processor, threads, versions, load, clocks. No host name, no paths."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "numpy", "timm", "torchvision", "transformers", "onnx", "onnxscript", "onnxruntime", "tensorrt")
+
+
+def environment() -> dict[str, Any]:
+    """The stamp of this process on this machine, JSON values only."""
+    return {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "affinity": affinity(),
+        "threads": {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
+        "clock_mhz": clock_mhz(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "load": list(load()),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": packages(),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Versions of the installed packages that can matter."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """The processor's name."""
+    match = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def clock_mhz() -> float | None:
+    """Mean clock of the cores at this moment, where the system tells it."""
+    clocks = [float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", _read("/proc/cpuinfo") or "", re.M)]
+    return round(sum(clocks) / len(clocks), 1) if clocks else None
+
+
+def affinity() -> list[int] | None:
+    """Cores this process may run on, where the system tells it."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def load() -> tuple[float, float, float]:
+    """Load averages over 1, 5 and 15 minutes; zeros where the system has none."""
+    return os.getloadavg() if hasattr(os, "getloadavg") else (0.0, 0.0, 0.0)
+
+
+def resident_bytes(*, peak: bool = False) -> int | None:
+    """Memory this process holds now, or at most since :func:`reset_peak`; ``None`` off Linux."""
+    match = re.search(rf"^{'VmHWM' if peak else 'VmRSS'}:\s*(\d+) kB", _read("/proc/self/status") or "", re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def reset_peak() -> bool:
+    """Start the peak anew (Linux); says whether it could."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

@@ -1,0 +1,90 @@
+"""One fresh measuring process: reads a task from a folder, says how far it is, leaves the answer in the folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from cbsurgeon.checks.environment import environment, reset_peak, resident_bytes
+from cbsurgeon.checks.latency_compare import WARM_SHARE, Answer, Task, Timed
+from cbsurgeon.checks.latency_sampling import ROTATION, WARM_SECONDS, Pace, groups_within, sample, warm_up
+
+Progress = Callable[[str], None]
+
+
+def main(place: Path) -> None:
+    """Do the task of a folder."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
+    progress = _channel()
+    task: Task = pickle.loads((place / "task").read_bytes())  # written by the process that started us
+    answer = answered(task, progress, (place / "stop").exists)
+    unfinished = place / "answer.part"
+    unfinished.write_bytes(pickle.dumps(answer))
+    unfinished.replace(place / "answer")
+
+
+def answered(task: Task, progress: Progress, stopped: Callable[[], bool]) -> Answer:
+    """Build A, B and the control arm, warm up, sample."""
+    left = math.inf if task.deadline is None else task.deadline - time.time()
+    progress("building")
+    timed, peak = _build(task)
+    arms = [item.call for item in timed]
+
+    def synchronize() -> None:
+        for item in timed:
+            item.synchronize()
+
+    progress("warming up")
+    per_call = warm_up(arms, synchronize, min(WARM_SECONDS, WARM_SHARE * left))
+    start = time.perf_counter()
+    left = 0.0 if task.deadline is None else task.deadline - time.time()
+    groups = task.groups or max(groups_within(per_call, task.min_sample, left), len(ROTATION))
+    pace = Pace(task.min_sample, groups, None if task.deadline is None else start + left, fewest=len(ROTATION))
+    samples = sample(arms, pace, per_call, synchronize=synchronize, progress=progress, stopped=stopped)
+    seconds = time.perf_counter() - start
+    stamp = environment()
+    for item in timed:
+        item.close()
+    return Answer(replace(samples, peak_memory=peak), seconds, stamp)
+
+
+def _build(task: Task) -> tuple[list[Timed], tuple[int | None, int | None]]:
+    """A, B, control, the one at ``index`` first; and the memory that first one took when it was built and run."""
+    factories = (task.a, task.b, task.a)
+    first = task.index % len(factories)
+    built: dict[int, Timed] = {}
+    peaks: dict[int, int | None] = {}
+    for step in range(len(factories)):
+        place = (first + step) % len(factories)
+        before, can = resident_bytes(), reset_peak()
+        built[place] = factories[place]()
+        built[place].call()
+        built[place].synchronize()
+        highest = resident_bytes(peak=True)
+        if step == 0 and can and before is not None and highest is not None:
+            peaks[0 if place == 2 else place] = highest - before
+    return [built[place] for place in range(3)], (peaks.get(0), peaks.get(1))
+
+
+def _channel() -> Progress:
+    """Say things on the real standard output, and send whatever libraries print there to standard error."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(message: str) -> None:
+        channel.write(json.dumps({"progress": message}) + "\n")
+        channel.flush()
+
+    return say
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,225 @@
+"""Paired log-ratios of interleaved timings → an estimate, its bounds and a verdict. Pure arithmetic, no clock.
+
+One value is one group of six samples in mirrored order (``A B C C B A``): ``½ (ln B1 + ln B2 − ln A1 − ln A2)``. A
+drift that is linear over the group cancels. Values of one process share that process's luck (memory layout, kernel
+choice), so processes are the independent units, and two bounds are taken, the wider of which counts:
+
+* the exact bound of the median by order statistics over all groups (no assumption on the distribution), and
+* Student's bound of the mean of the processes' medians (with one process: of the medians of its consecutive blocks).
+
+A bootstrap over processes is not added: with few processes it is narrower than Student's bound by construction
+(its spread is smaller by ``sqrt((P-1)/P)`` and its quantile is the normal one).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+Outcome = Literal["within", "slower", "inconclusive"]
+
+ONE_PROCESS_FLOOR = 0.02
+"""No claim below this is proven by a single process: memory layout and kernel choice differ by about as much."""
+
+BLOCKS = 8
+"""Blocks a single process is cut into, long enough that their medians are nearly independent."""
+
+FEWEST = 6
+"""With fewer groups no order statistic bounds the median at 97.5 %."""
+
+MOST_PAIRS = 100_000
+"""A larger number of needed groups is no plan; it is reported as none."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Time of B over time of A.
+
+    Attributes:
+        ratio: ``exp`` of the median of all groups.
+        ci95: two-sided 95 % interval.
+        lower95, upper95: one-sided 95 % bounds.
+        deviation: robust standard deviation of one group's log-ratio.
+        spread: standard deviation of the processes' (or blocks') medians.
+        units: how many processes (or blocks).
+        groups: how many groups in all.
+        autocorrelation: lag 1, within processes.
+    """
+
+    ratio: float
+    ci95: tuple[float, float]
+    lower95: float
+    upper95: float
+    deviation: float
+    spread: float
+    units: int
+    groups: int
+    autocorrelation: float
+
+    @property
+    def covers_one(self) -> bool:
+        """Whether "no difference" lies in the interval."""
+        return self.ci95[0] <= 1.0 <= self.ci95[1]
+
+
+def log_ratios(a: Values, b: Values) -> Values:
+    """One value per group from its two samples of A and of B, shapes ``[..., 2]``."""
+    ratios: Values = 0.5 * (np.log(b).sum(-1) - np.log(a).sum(-1))
+    return ratios
+
+
+@cache
+def order_rank(n: int, confidence: float) -> int | None:
+    """Rank (from 1) of the order statistic that bounds the median from above, or ``None`` for too few values.
+
+    The smallest k with ``P(Binomial(n, ½) ≤ k − 1) ≥ confidence``: 20 → 15, 60 → 37, 100 → 59 at 95 %.
+    """
+    total, target = 0, confidence * 2**n
+    for k in range(1, n + 1):
+        total += math.comb(n, k - 1)
+        if total >= target:
+            return k
+    return None
+
+
+@cache
+def student_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t for a whole number of degrees of freedom, from the closed form of its distribution."""
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _student_cdf(middle, freedom) < probability else (low, middle)
+    return 0.5 * (low + high)
+
+
+def _student_cdf(t: float, freedom: int) -> float:
+    """Abramowitz and Stegun 26.7.3 and 26.7.4, for t ≥ 0."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine = math.cos(angle)
+    start = 2 if freedom % 2 == 0 else 3
+    term = total = 1.0 if freedom % 2 == 0 else cosine
+    for step in range(start, freedom - 1, 2):
+        term *= cosine * cosine * (step - 1) / step
+        total += term
+    if freedom % 2 == 0:
+        return 0.5 + 0.5 * math.sin(angle) * total
+    return 0.5 + (angle + (math.sin(angle) * total if freedom > 1 else 0.0)) / math.pi
+
+
+def order_bounds(values: Values, confidence: float) -> tuple[Values, Values]:
+    """Exact lower and upper bound of the median over the last axis, each one-sided at ``confidence``."""
+    n = values.shape[-1]
+    rank = order_rank(n, confidence)
+    if rank is None:
+        infinite = np.full(values.shape[:-1], np.inf)
+        return -infinite, infinite
+    ordered = np.sort(values, axis=-1)
+    return ordered[..., n - rank], ordered[..., rank - 1]
+
+
+def unit_bounds(medians: Values, confidence: float) -> tuple[Values, Values]:
+    """Student's lower and upper bound of the mean of independent units (last axis), one-sided at ``confidence``."""
+    units = medians.shape[-1]
+    centre = medians.mean(-1)
+    if units < 2:
+        infinite = np.full(centre.shape, np.inf)
+        return -infinite, infinite
+    half = student_quantile(confidence, units - 1) * medians.std(-1, ddof=1) / math.sqrt(units)
+    return centre - half, centre + half
+
+
+def unit_medians(groups: Values) -> Values:
+    """Medians of the independent units of groups ``[..., processes, groups]``: processes, or blocks of a single one."""
+    if groups.shape[-2] > 1:
+        per_process: Values = np.median(groups, axis=-1)
+        return per_process
+    values = groups[..., 0, :]
+    blocks = min(BLOCKS, values.shape[-1])
+    return np.stack([np.median(part, axis=-1) for part in np.array_split(values, blocks, axis=-1)], axis=-1)
+
+
+def bounds(groups: Values, confidence: float) -> tuple[Values, Values]:
+    """The wider of both bounds on each side, for log-ratios ``[..., processes, groups]``."""
+    pooled = groups.reshape(*groups.shape[:-2], -1)
+    exact, clustered = order_bounds(pooled, confidence), unit_bounds(unit_medians(groups), confidence)
+    return np.minimum(exact[0], clustered[0]), np.maximum(exact[1], clustered[1])
+
+
+def estimate(processes: Sequence[Values]) -> Estimate:
+    """Estimate and bounds from each process's groups; longer ones are cut to the shortest.
+
+    Raises:
+        ValueError: fewer than :data:`FEWEST` groups in all, which bound nothing.
+    """
+    length = min((len(values) for values in processes), default=0)
+    if length * len(processes) < FEWEST:
+        raise ValueError(f"{length} groups in each of {len(processes)} processes; {FEWEST} in all are the fewest")
+    groups = np.stack([np.asarray(values[:length], dtype=np.float64) for values in processes])
+    pooled = groups.ravel()
+    median = float(np.median(pooled))
+    two_sided, one_sided = bounds(groups, 0.975), bounds(groups, 0.95)
+    medians = unit_medians(groups)
+    return Estimate(
+        ratio=math.exp(median),
+        ci95=(math.exp(two_sided[0]), math.exp(two_sided[1])),
+        lower95=math.exp(one_sided[0]),
+        upper95=math.exp(one_sided[1]),
+        deviation=1.4826 * float(np.median(np.abs(pooled - median))),
+        spread=float(medians.std(ddof=1)) if medians.size > 1 else math.inf,
+        units=int(medians.size),
+        groups=int(pooled.size),
+        autocorrelation=autocorrelation(groups),
+    )
+
+
+def autocorrelation(groups: Values) -> float:
+    """Lag-1 autocorrelation within processes, of values clipped to three robust deviations."""
+    centred = groups - np.median(groups, axis=-1, keepdims=True)
+    limit = 3 * 1.4826 * np.median(np.abs(centred))
+    clipped = np.clip(centred, -limit, limit) if limit > 0 else centred
+    power = float((clipped**2).sum())
+    return float((clipped[..., 1:] * clipped[..., :-1]).sum()) / power if power else 0.0
+
+
+def judge(measured: Estimate, control: Estimate, claim: float, processes: int) -> Outcome:
+    """The verdict on "B takes at most ``claim`` longer than A".
+
+    ``within`` needs the upper bound inside the claim, a control arm (A against itself) that shows no difference and is
+    known twice as finely as the claim, and, for claims below :data:`ONE_PROCESS_FLOOR`, more than one process.
+    ``slower`` needs the lower bound beyond the claim by more than the control arm's own deviation.
+    """
+    control_bias = 0.0 if control.covers_one else abs(math.log(control.ratio))
+    if measured.lower95 > (1 + claim) * math.exp(control_bias):
+        return "slower"
+    fine = control.covers_one and control.upper95 <= 1 + claim / 2
+    enough = processes > 1 or claim >= ONE_PROCESS_FLOOR
+    return "within" if measured.upper95 <= 1 + claim and fine and enough else "inconclusive"
+
+
+def pairs_needed(measured: Estimate, control: Estimate, claim: float, processes: int) -> int | None:
+    """Groups that would settle the claim if the estimates stay as they are; ``None`` when no number would."""
+    margins = [
+        (measured, abs(math.log1p(claim) - math.log(measured.ratio))),
+        (control, math.log1p(claim / 2) - math.log(control.ratio)),
+    ]
+    if measured.ratio > 1 + claim:
+        margins.pop()  # the fine control arm is only asked of a proof
+    needed = max(_groups_for(part, margin, processes) for part, margin in margins)
+    return max(math.ceil(needed), measured.groups + 1) if needed <= MOST_PAIRS else None
+
+
+def _groups_for(part: Estimate, margin: float, processes: int) -> float:
+    """Groups for a half-width of ``margin``: the median's (1.25 deviations), and the units' at ten of them."""
+    if margin <= 0 or not math.isfinite(part.spread):
+        return math.inf
+    median = (1.645 * 1.2533 * part.deviation / margin) ** 2
+    units = max(5.0, (student_quantile(0.95, 9) * part.spread / margin) ** 2)
+    per_unit = part.groups / part.units
+    return max(median, units * per_unit, 2 * per_unit if processes < 2 else 0.0)

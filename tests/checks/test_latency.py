@@ -1,0 +1,219 @@
+"""Measuring: the rotation, the budget, interruption, fresh processes, and what the result says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from cbsurgeon.checks import latency_compare, latency_sampling
+from cbsurgeon.checks.environment import environment, reset_peak, resident_bytes
+from cbsurgeon.checks.latency import Benchmark, Process
+from cbsurgeon.checks.latency_bench import bench
+from cbsurgeon.checks.latency_compare import compare, compare_processes
+from cbsurgeon.checks.latency_sampling import MIN_GROUPS, ROTATION, calls_per_sample
+from cbsurgeon.checks.latency_verdict import conclude
+from cbsurgeon.errors import CBSurgeonError, CheckFailed
+from cbsurgeon.models.model import Model, Provenance
+from tests.checks.arms import Broken, Clock, Product, Slow
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (latency_sampling, latency_compare):
+        monkeypatch.setattr(module, "time", made)
+    return made
+
+
+def test_rotation_is_fair() -> None:
+    """Every order mirrors itself, and over the three every arm stands in every place equally often."""
+    assert all(order == order[::-1] for order in ROTATION)
+    for place in range(6):
+        assert Counter(order[place] for order in ROTATION) == {0: 1, 1: 1, 2: 1}
+
+
+def test_every_arm_gets_the_same_number_of_calls() -> None:
+    assert calls_per_sample([0.004, 0.005, 0.004], 0.020) == 5
+    assert calls_per_sample([0.1, 0.1, 0.1], 0.020) == 1
+
+
+def test_equal_arms(clock: Clock) -> None:
+    result = compare(clock.arm(0.01), clock.arm(0.01), pairs=12, claim=0.02)
+    assert result.outcome == "within" and result
+    assert result.ratio == pytest.approx(1.0) and result.control_ratio == pytest.approx(1.0)
+    assert result.pairs == 12 and result.processes == 1 and not result.partial
+    assert result.median_seconds == pytest.approx((0.01, 0.01))
+
+
+def test_a_slower_arm(clock: Clock) -> None:
+    result = compare(clock.arm(0.0100), clock.arm(0.0103), pairs=12, claim=0.02)
+    assert result.outcome == "slower" and not result
+    assert result.ratio == pytest.approx(1.03)
+    assert result.verdict.startswith("slower by 3.00 %")
+
+
+def test_a_faster_arm(clock: Clock) -> None:
+    result = compare(clock.arm(0.010), clock.arm(0.009), pairs=12, claim=0.02)
+    assert result
+    assert result.verdict == "no slower: at least 10.00 % faster with 95 % confidence"
+
+
+def test_one_process_does_not_prove_one_per_cent(clock: Clock) -> None:
+    """Even on a perfect clock: what one process cannot see is not proven by it."""
+    result = compare(clock.arm(0.01), clock.arm(0.01), pairs=40, claim=0.01)
+    assert result.outcome == "inconclusive"
+    assert result.verdict.startswith("INCONCLUSIVE")
+    assert any("one process" in note for note in result.notes)
+
+
+def test_budget_decides_the_number_of_groups(clock: Clock) -> None:
+    """A group is six samples of two calls of 10 ms: 0.12 s."""
+    result = compare(clock.arm(0.01), clock.arm(0.01), budget=12.0, claim=0.02)
+    assert 90 <= result.pairs <= 100
+    assert clock.now <= 12.0 + 0.12
+    assert not result.partial
+
+
+def test_progress_is_told(clock: Clock) -> None:
+    said: list[str] = []
+    compare(clock.arm(0.01), clock.arm(0.01), pairs=20, progress=said.append)
+    assert said[-1] == "20 of 20 groups"
+    assert len(said) == 10
+
+
+def test_interrupted_with_enough_gives_a_partial_result(clock: Clock) -> None:
+    warm, group = 18, 12  # two rounds of three calls of three arms; six samples of two calls
+    arms = [clock.arm(0.01, interrupt_after=warm + 8 * group) for _ in range(2)]
+    result = compare(*arms, pairs=100, claim=0.02)
+    assert result.partial
+    assert result.pairs == 8
+    assert "partial" in str(result)
+
+
+def test_interrupted_too_early_stays_interrupted(clock: Clock) -> None:
+    arms = [clock.arm(0.01, interrupt_after=18 + 2 * 12) for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        compare(*arms, pairs=100)
+
+
+def _samples(factor: float, groups: int = 24, control: float = 1.0) -> Process:
+    wobble = [1 + 0.001 * (index % 5 - 2) for index in range(groups)]
+    return Process(
+        a=tuple((0.01, 0.01) for _ in wobble),
+        b=tuple((0.01 * factor * part, 0.01 * factor * part) for part in wobble),
+        control=tuple((0.01 * control * part, 0.01 * control * part) for part in wobble),
+    )
+
+
+def test_processes_count_as_units() -> None:
+    """Five processes that disagree by 2 % prove less than their many groups would suggest."""
+    agreeing = conclude([_samples(1.0)] * 5, claim=0.01, environment={})
+    disagreeing = conclude([_samples(f) for f in (0.98, 0.99, 1.0, 1.01, 1.02)], claim=0.01, environment={})
+    assert agreeing.outcome == "within"
+    assert disagreeing.outcome == "inconclusive"
+    assert disagreeing.pairs_needed is not None and disagreeing.pairs_needed > disagreeing.pairs
+    assert f"about {disagreeing.pairs_needed} pairs would settle it" in disagreeing.verdict
+
+
+def test_a_machine_that_differs_from_itself_is_named() -> None:
+    result = conclude([_samples(1.0, control=1.05)] * 5, claim=0.01, environment={})
+    assert result.outcome == "inconclusive"
+    assert any("A differs from itself by +5.00 %" in note for note in result.notes)
+
+
+def test_document_is_plain_json() -> None:
+    result = conclude([_samples(1.002)] * 5, claim=0.01, environment=environment())
+    document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert document["schema"] == "cbsurgeon.bench/1"
+    assert {"ratio", "ci95", "verdict", "pairs", "environment"} <= set(document)
+    assert document["ci95"][0] <= document["ratio"] <= document["ci95"][1]
+    assert len(document["samples"]) == 5 and len(document["samples"][0]["b"]) == 24
+    assert document["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_fresh_processes_measure() -> None:
+    """Twice the work takes about twice the time, in two new interpreters."""
+    said: list[str] = []
+    result = compare_processes(
+        Product(20), Product(40), processes=2, groups=6, min_sample_ms=2, claim=0.1, progress=said.append
+    )
+    assert isinstance(result, Benchmark)
+    assert result.processes == 2 and result.pairs == 12
+    # wide on purpose: this asks whether the right things were timed, on a machine others may be using
+    assert 1.2 < result.ratio < 3.5
+    assert result.environment["threads"]["torch"] >= 1
+    assert any(line.startswith("process 2 of 2") for line in said)
+    if resident_bytes() is not None and reset_peak():
+        assert all(value is not None and value >= 0 for value in result.peak_memory)
+
+
+def test_a_failing_process_is_an_error_with_its_last_words() -> None:
+    with pytest.raises(CheckFailed, match="CB-BENCH-02") as caught:
+        compare_processes(Product(1), Broken(), processes=2, groups=2)
+    assert "this arm cannot be built" in caught.value.why
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent as a POSIX signal")
+def test_ctrl_c_gives_the_result_so_far() -> None:
+    """The running process is asked to stop, and what it has counts, marked partial."""
+    seen = threading.Event()
+
+    def press(message: str) -> None:
+        if "groups" in message and not seen.is_set():
+            seen.set()
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    result = compare_processes(Slow(), Slow(), processes=2, groups=100, min_sample_ms=10, claim=0.5, progress=press)
+    assert result.partial
+    assert result.processes == 1
+    assert MIN_GROUPS <= result.pairs < 100
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def _tiny() -> Model:
+    return Model(Tiny().eval(), (torch.randn(2, 8),), Provenance("tiny"))
+
+
+def test_bench_of_two_models_in_this_process() -> None:
+    result = bench(_tiny(), _tiny(), budget=1.0, batch=4, claim=5.0)
+    assert result.processes == 1
+    assert (result.a, result.b) == ("tiny", "tiny")
+    assert result.environment["backend"] == "eager"
+    assert result.environment["batch"] == 4
+
+
+def test_bench_in_fresh_processes() -> None:
+    result = bench(_tiny(), _tiny(), budget=10.0, processes=2, claim=5.0)
+    assert result.processes == 2
+
+
+def test_bench_says_when_a_model_cannot_travel() -> None:
+    """A class defined inside a function does not pickle."""
+
+    class Local(Tiny):
+        pass
+
+    model = Model(Local().eval(), (torch.randn(2, 8),), Provenance("local"))
+    result = bench(model, model, budget=1.0, processes=2, claim=5.0)
+    assert result.processes == 1
+    assert any("cannot be sent to another process" in note for note in result.notes)
+
+
+def test_bench_refuses_an_unknown_backend() -> None:
+    with pytest.raises(CBSurgeonError, match="CB-RUN-09"):
+        bench(_tiny(), _tiny(), backend="abacus", budget=1.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import model_options, reference_argument, terminal_options
+from cbsurgeon.cli.options import for_side, model_options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
 
 
@@ -29,7 +29,7 @@ def command(terminal: Terminal, a: str, b: str | None, how: dict[str, Any]) -> N
 
     with terminal.working() as progress:
         progress("load")
-        models = [verbs.load(reference, **how) for reference in (a, b) if reference is not None]
+        models = [verbs.load(reference, **for_side(how, reference)) for reference in (a, b) if reference is not None]
         progress("count")
         counted = verbs.audit(*models)
     terminal.show(counted.to_dict())

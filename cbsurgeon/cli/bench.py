@@ -7,18 +7,24 @@ from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import model_options, reference_argument, terminal_options
+from cbsurgeon.cli.options import for_side, model_options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.errors import CheckFailed, UsageError
 
+BACKENDS = "eager, program, folded, compile, onnxruntime, onnxruntime-tensorrt, tensorrt"
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @click.command("bench")
 @reference_argument("a", "A")
 @reference_argument("b", "B")
+@click.option("--backend", metavar="NAME", help=f"{BACKENDS}.  [default: what runs both]")
+@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu or cuda.")
 @click.option(
-    "--backend", default="eager", show_default=True, metavar="NAME", help="eager, compile, onnxruntime, tensorrt."
+    "--threads", type=click.IntRange(min=1), help="Threads within one operator.  [default: the backend's own]"
+)
+@click.option(
+    "--processes", type=click.IntRange(min=1), help="Fresh processes to measure in.  [default: by the budget]"
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call.")
 @click.option(
@@ -29,9 +35,7 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 )
 @model_options
 @terminal_options
-def command(
-    terminal: Terminal, a: str, b: str, how: dict[str, Any], backend: str, batch: int, budget: str, claim: str
-) -> None:
+def command(terminal: Terminal, a: str, b: str, how: dict[str, Any], budget: str, claim: str, **measuring: Any) -> None:
     """Time B against A in interleaved pairs, with a confidence interval and A against itself as control.
 
     Exit 0: B is within --claim, or the answer is INCONCLUSIVE (then it says how many pairs would settle it).
@@ -40,21 +44,21 @@ def command(
     \b
     Examples:
       cbsurgeon bench timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
-      cbsurgeon bench a.onnx b.onnx --backend onnxruntime --budget 2m --claim 2%
+      cbsurgeon bench a.onnx b.onnx --budget 2m --claim 2%
     """
     seconds, share = _seconds(budget), _share(claim)
     from cbsurgeon import verbs
 
     with terminal.working() as progress:
         progress("load")
-        sides = [verbs.open_side(reference, **how) for reference in (a, b)]
-        result = verbs.bench(*sides, backend=backend, batch=batch, budget=seconds, claim=share, progress=progress)
+        sides = [verbs.open_side(reference, **for_side(how, reference)) for reference in (a, b)]
+        result = verbs.bench(*sides, budget=seconds, claim=share, trust=how["trust"], progress=progress, **measuring)
     terminal.show(result.to_dict())
     if result.outcome == "slower":
         raise CheckFailed(
             f"B is slower than claimed: {result.verdict}",
             code="CB-BENCH-01",
-            where=f"{a} -> {b}, {backend}, batch {batch}",
+            where=f"{a} -> {b}, {result.environment['backend']}, batch {result.environment['batch']}",
             why=f"ratio {result.ratio:.4f}, 95 % interval {result.ci95[0]:.4f} to {result.ci95[1]:.4f}, claim {claim}",
             do="claim less (--claim), or export with folding, which removes CB's multiplications",
         )

@@ -99,7 +99,6 @@ def command(
         model,
         edited,
         made,
-        layers=None if recipe else choice["layers"],
         blocks=None if found is None else len(found),
         output=None if dry_run else target,
     )
@@ -109,14 +108,17 @@ def command(
 
 def _beside(reference: str) -> Path:
     """``timm:deit_small`` → ``deit_small-cb.safetensors`` in the current folder."""
-    name = Path(reference).stem if Path(reference).suffix else re.sub(r"\W+", "_", reference.rpartition(":")[2])
-    return Path(f"{name.strip('_') or 'model'}-cb.safetensors")
+    from cbsurgeon.models.reference import Reference, parse
+
+    found = parse(reference)
+    name = re.split(r"[/:]", found.name.rstrip("/"))[-1] if isinstance(found, Reference) else found.name.split(".")[0]
+    return Path(f"{name or 'model'}-cb.safetensors")
 
 
 def _refuse_both(context: click.Context) -> None:
     given = [
         f"--{name.replace('_', '-')}"
-        for name in ("op", "layers", "pos", "exclude", "op_option")
+        for name in ("op", "layers", "pos", "at", "exclude", "kinds", "allow_partial", "op_option")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
     if given:

@@ -17,6 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 OPERATORS = "cb, cb_s"
 POSITIONS = ("front", "mid", "end")
+PLACES = ("mlp", "msa", "both")
 
 
 def terminal_options(function: Command) -> Command:
@@ -102,18 +103,36 @@ def model_options(function: Command) -> Command:
     return decorated  # type: ignore[no-any-return]
 
 
+def for_side(how: dict[str, Any], reference: str) -> dict[str, Any]:
+    """The loading options for one of two sides: ``--arch`` is meant for the side that is a file."""
+    is_file = Path(reference).exists()
+    return how if is_file else {**how, "arch": None}
+
+
 def choice_options(function: Command) -> Command:
     """Which operator goes where; the verb gets one mapping, ``choice``, for :func:`cbsurgeon.plan`."""
 
     @functools.wraps(function)
     def with_choice(
-        *args: Any, op: str, layers: str, pos: str, exclude: str | None, op_option: tuple[str, ...], **kwargs: Any
+        *args: Any,
+        op: str,
+        layers: str,
+        pos: str,
+        at: str,
+        exclude: str | None,
+        kinds: str | None,
+        allow_partial: bool,
+        op_option: tuple[str, ...],
+        **kwargs: Any,
     ) -> Any:
         choice = {
             "op": op,
             "layers": layers,
             "pos": pos,
-            "exclude": tuple(part for part in (exclude or "").split(",") if part),
+            "at": at,
+            "exclude": whole_numbers(exclude, "--exclude", least=0) if exclude else (),
+            "kinds": tuple(kinds.split(",")) if kinds else None,
+            "allow_partial": allow_partial,
             "options": pairs(op_option, "--op-option"),
         }
         return function(*args, choice=choice, **kwargs)
@@ -125,6 +144,19 @@ def choice_options(function: Command) -> Command:
             metavar="KEY=VALUE",
             multiple=True,
             help="Option of the operator, such as initial=0.1 for cb_s.",
+        ),
+        click.option("--allow-partial", is_flag=True, help="Leave out blocks that have no such position."),
+        click.option(
+            "--kinds",
+            metavar="LIST",
+            help="Block kinds to choose from, such as mlp,token-mlp.  [default: channel MLPs]",
+        ),
+        click.option(
+            "--at",
+            type=click.Choice(PLACES),
+            default="mlp",
+            show_default=True,
+            help="The MLP branches (the paper's place), the attention branches, or both.",
         ),
         click.option("--exclude", metavar="LIST", help="Block indices to leave out of --layers, such as 7,11."),
         click.option(
@@ -193,8 +225,8 @@ def pairs(words: tuple[str, ...], option: str) -> dict[str, Any]:
     return read
 
 
-def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """``1,2,7`` as positive integers.
+def whole_numbers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
+    """``1,2,7`` as integers from ``least`` on.
 
     Raises:
         UsageError: something else is written there.
@@ -203,9 +235,9 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < 1:
+    if not numbers or min(numbers) < least:
         raise UsageError(
-            f"{option} takes whole numbers from 1 on, separated by commas",
+            f"{option} takes whole numbers from {least} on, separated by commas",
             code="CB-CLI-06",
             where=f"{option} {text}",
             do=f"{option} 1,2,7",

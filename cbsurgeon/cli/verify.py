@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import batches_option, model_options, reference_argument, terminal_options
+from cbsurgeon.cli.options import batches_option, for_side, model_options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
 
 
@@ -21,6 +21,9 @@ from cbsurgeon.cli.terminal import Terminal
     "--rtol", type=click.FloatRange(min=0), default=None, help="Relative tolerance.  [default: from rounding noise]"
 )
 @click.option("--bisect", is_flag=True, help="When they differ, find the first block at which they part.")
+@click.option(
+    "--device", default="cpu", show_default=True, metavar="NAME", help="cpu or cuda; an engine always runs on the GPU."
+)
 @model_options
 @terminal_options
 def command(
@@ -32,6 +35,7 @@ def command(
     atol: float | None,
     rtol: float | None,
     bisect: bool,
+    device: str,
 ) -> None:
     """Run A and B on the same inputs and fail (exit 1) where B differs from A by more than rounding explains.
 
@@ -47,9 +51,17 @@ def command(
 
     with terminal.working() as progress:
         progress("load")
-        sides = [verbs.open_side(reference, **how) for reference in (a, b)]
+        sides = [verbs.open_side(reference, **for_side(how, reference)) for reference in (a, b)]
         verdict = verbs.verify(
-            *sides, batches=batches, inputs=how["inputs"], atol=atol, rtol=rtol, bisect=bisect, progress=progress
+            *sides,
+            batches=batches,
+            inputs=how["inputs"],
+            atol=atol,
+            rtol=rtol,
+            bisect=bisect,
+            device=device,
+            trust=how["trust"],
+            progress=progress,
         )
     terminal.show(verdict.to_dict())
     verdict.raise_if_failed()

@@ -80,11 +80,11 @@ def _cells(*values: Any, style: str = "") -> list[RenderableType]:
 
 
 def _inspect(document: Document, documents: Sequence[Document]) -> Rows:
-    blocks = document["blocks"]
-    rejected = document["rejected"]
+    if "inserted" in document:
+        yield from _inserted_before(document)
+        return
+    blocks, rejected = document["blocks"], document["rejected"]
     yield _line(f"{document.get('reference', 'model')}: {len(blocks)} MLP blocks, {len(rejected)} rejected", "bold")
-    if document.get("inserted"):
-        yield from _inserted_before(document["inserted"])
     if blocks:
         yield _blocks(blocks, chosen(documents))
     for path, reason in document.get("left_out", {}).items():
@@ -133,7 +133,10 @@ def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _inserted_before(recipes: Sequence[Mapping[str, Any]]) -> Rows:
+def _inserted_before(document: Document) -> Rows:
+    """An exported file: its graph is not read again, its own account of the surgery is."""
+    recipes = document["inserted"]
+    yield _line(f"{document['reference']}: {len(recipes) or 'no'} insertion{'' if len(recipes) == 1 else 's'}", "bold")
     for recipe in recipes:
         sites = [site for site in recipe.get("sites", ()) if site.get("enabled", True)]
         listed = figures.indices([site["index"] for site in sites])

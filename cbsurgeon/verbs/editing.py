@@ -89,17 +89,41 @@ def plan(
     op: str = "cb",
     layers: str = "upper",
     pos: str = "end",
-    exclude: Iterable[str | int] = (),
+    at: str = "mlp",
+    exclude: Iterable[int] = (),
+    kinds: Iterable[str] | None = None,
+    allow_partial: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Choose blocks, a position and an operator.
 
+    Args:
+        found: what :func:`inspect` returned.
+        op: ``cb``, ``cb_s`` ...
+        layers: ``all``, ``upper``, ``lower``, ``last:3``, ``6-11``, ``0,2,4``, or a stack's name.
+        pos: ``front``, ``mid`` or ``end`` of the branch.
+        at: ``mlp``, ``msa`` (attention) or ``both``.
+        exclude: indices of blocks to leave out.
+        kinds: block kinds to choose from instead of the default ones.
+        allow_partial: leave out blocks where the position does not exist, instead of refusing.
+        options: of the operator, such as ``{"initial": 0.1}`` for ``cb_s``.
+
     Raises:
         NothingMatched: no block, or not every requested block, exists.
         UsageError: an unknown operator, position or selector.
-        SurgeryError: a causal or padded model, or a site that is occupied.
+        SurgeryError: the operator would leak the future of a causal model, or padding.
     """
-    return surgery.plan(found, op=op, layers=layers, pos=pos, exclude=exclude, options=options)
+    return surgery.plan(
+        found,
+        op=op,
+        layers=layers,
+        pos=pos,
+        at=at,
+        exclude=exclude,
+        kinds=kinds,
+        allow_partial=allow_partial,
+        **(options or {}),
+    )
 
 
 def insert(model: Model, recipe: Recipe, *, on: Literal["module", "program"] | None = None) -> Model:

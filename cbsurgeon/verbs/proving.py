@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon import checks, deploy, graph
+from cbsurgeon.checks import cost_audit, latency_bench, parity
 from cbsurgeon.checks.cost import Audit
 from cbsurgeon.checks.latency import Benchmark
 from cbsurgeon.checks.parity_result import Verification
@@ -91,18 +92,29 @@ def export_checked(
     final = Path(path)
     if why_unchecked(final, check):
         return export(model, final, force=force, progress=progress, **how), None
+    if progress is not None:
+        progress("capture the model")
     program = graph.capture(model)
-    with atomic.bundle(final, force=force, companions=(f"{final.name}.data",)) as staged:
-        made = export(model, staged, program=program, force=True, progress=progress, **how)
-        verdict = _named(verify(model, staged, progress=progress), model, final)
-        if not verdict:
-            staged.unlink()
-            (staged.parent / f"{final.name}.data").unlink(missing_ok=True)
-            kept = unverified(final)
-            made = export(model, kept, program=program, force=True, progress=progress, **how)
-            return made, _named(verdict, model, kept)
+    how |= {"program": program, "force": True, "progress": progress}
+    try:
+        with atomic.bundle(final, force=force, companions=(f"{final.name}.data",)) as staged:
+            made = export(model, staged, **how)
+            verdict = _named(verify(model, staged, program=program, progress=progress), model, final)
+            if not verdict:
+                raise _Differs(verdict)
+    except _Differs as difference:
+        kept = unverified(final)
+        return export(model, kept, **how), _named(difference.verdict, model, kept)
     data = final.with_name(made.external_data.name) if made.external_data else None
     return replace(made, path=final, external_data=data), verdict
+
+
+class _Differs(Exception):
+    """Leaves the staged file behind, so that it never gets the name that was asked for."""
+
+    def __init__(self, verdict: Verification) -> None:
+        super().__init__()
+        self.verdict = verdict
 
 
 def why_unchecked(path: str | Path, check: bool = True) -> str:
@@ -142,6 +154,9 @@ def verify(
     atol: float | None = None,
     rtol: float | None = None,
     bisect: bool = False,
+    device: str = "cpu",
+    trust: bool = False,
+    program: Program | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Whether ``b`` computes what ``a`` computes, on the same inputs at several batch sizes.
@@ -149,42 +164,98 @@ def verify(
     Args:
         a, b: models, or paths of exported files.
         batches: batch sizes.
-        inputs: ``.npz`` file of inputs to compare on, beside the generated ones.
+        inputs: ``.npz`` file of inputs to compare on; generated when absent.
         atol, rtol: tolerances; ``None`` measures the model's own rounding noise.
         bisect: when they differ, find the first block at which they part.
+        device: ``cpu`` or ``cuda``; an engine always runs on the GPU.
+        trust: the user vouches for files that can run code.
+        program: the captured program of ``a``, if the caller has it already.
         progress: told each step.
+
+    Returns:
+        The result; a difference is no exception (see :meth:`Verification.raise_if_failed`).
+
+    Raises:
+        CheckFailed: the two have other outputs altogether.
+        CBSurgeonError: a side cannot be opened or run.
     """
-    return checks.verify(
-        a, b, batches=tuple(batches), inputs=inputs, atol=atol, rtol=rtol, bisect=bisect, progress=progress
+    verdict = parity.verify(
+        a,
+        b,
+        batches=batches,
+        inputs=inputs,
+        atol=atol,
+        rtol=rtol,
+        device=device,
+        trust=trust,
+        program=program,
+        progress=progress,
     )
+    if verdict or not bisect:
+        return verdict
+    return verdict.with_bisection(checks.bisect(a, b, device=device, trust=trust, progress=progress))
 
 
 def audit(a: Model, b: Model | None = None, *, batch: int = 1, progress: Progress | None = None) -> Audit:
     """Parameters, FLOPs, operations and bytes of ``a``, of ``b``, and the difference."""
-    return checks.audit(a, b, batch=batch, progress=progress)
+    return cost_audit.audit(a, b, batch=batch, progress=progress)
 
 
 def bench(
     a: Side,
     b: Side,
     *,
-    backend: str = "eager",
+    backend: str | None = None,
     batch: int = 1,
     budget: float = 60.0,
     claim: float = 0.01,
+    processes: int | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Benchmark:
-    """Time ``b`` against ``a`` in interleaved pairs.
+    """Time ``b`` against ``a`` in interleaved groups, with ``a`` against itself as control.
 
     Args:
         a, b: models, or paths of exported files.
-        backend: ``eager``, ``compile``, ``onnxruntime`` or ``tensorrt``.
+        backend: one of :data:`cbsurgeon.deploy.BACKENDS`; ``None`` takes what runs both. Models are exported first
+            where it needs a file.
         batch: samples per call.
         budget: seconds to spend measuring.
         claim: the slow-down, as a fraction, that B is to be shown within.
+        processes: fresh processes to measure in; several where the budget allows, by default.
+        device: ``cpu`` or ``cuda``.
+        threads: threads within one operator; ``None`` leaves it alone.
+        trust: the user vouches for files that can run code.
         progress: told each step.
+
+    Raises:
+        CBSurgeonError: a side cannot be opened, or a measuring process failed.
     """
-    return checks.bench(a, b, backend=backend, batch=batch, budget=budget, claim=claim, progress=progress)
+    return latency_bench.bench(
+        a,
+        b,
+        backend=backend or _running_both(a, b),
+        batch=batch,
+        budget=budget,
+        claim=claim,
+        processes=processes,
+        device=device,
+        threads=threads,
+        trust=trust,
+        progress=progress,
+    )
+
+
+def _running_both(a: Side, b: Side) -> str:
+    suffixes = {Path(side).suffix.lower() for side in (a, b) if not isinstance(side, Model)}
+    if suffixes & set(ENGINE_SUFFIXES):
+        return "tensorrt"
+    if ".onnx" in suffixes:
+        return "onnxruntime"
+    modules = all(isinstance(side, Model) and side.module is not None for side in (a, b))
+    return "eager" if modules else "program"
 
 
 def _named(verdict: Verification, model: Model, file: Path) -> Verification:

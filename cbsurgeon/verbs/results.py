@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon.deploy.onnx_file import read_metadata
-from cbsurgeon.errors import InputFileError
+from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models import Model, atomic
 from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.report import render_html
@@ -15,29 +15,27 @@ from cbsurgeon.surgery import Recipe
 
 
 def insertion(
-    model: Model, edited: Model, recipe: Recipe, *, layers: str | None, blocks: int | None, output: Path | None
+    model: Model, edited: Model, recipe: Recipe, *, blocks: int | None, output: Path | None
 ) -> dict[str, Any]:
     """What an insertion did, schema ``cbsurgeon.insert/1``.
 
     Args:
         model, edited: before and after.
         recipe: what was done.
-        layers: the selector, where there was one.
         blocks: how many blocks the model has, where that is known.
         output: the file written; ``None`` for a dry run.
     """
     document = recipe.to_dict()
-    sites = [site for site in document["sites"] if site.get("enabled", True)]
     return {
         "schema": "cbsurgeon.insert/1",
         "reference": model.provenance.reference,
         "op": recipe.op,
-        "position": ", ".join(dict.fromkeys(str(site["position"]) for site in sites)),
-        "layers": layers,
-        "chosen": [site["index"] for site in sites],
+        "position": recipe.position,
+        "layers": recipe.layers,
+        "chosen": list(recipe.indices),
         "blocks": blocks,
         "identity_at_start": operator_class(recipe.op).identity_at_start,
-        "sites": sites,
+        "sites": [site.to_dict() for site in recipe.active],
         "keys_added": sorted(keys(edited) - keys(model)),
         "dry_run": output is None,
         "output": str(output) if output else None,
@@ -98,17 +96,16 @@ def read_recipe(path: str | Path) -> Recipe:
         InputFileError: it cannot be read (CB-RECIPE-*).
     """
     file = Path(path)
+    make = "make one with `cbsurgeon insert REF --dry-run --recipe-out recipe.json`"
     try:
-        text = file.read_text(encoding="utf-8")
+        return Recipe.from_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)[:120]
         raise InputFileError(
-            "the recipe cannot be read",
-            code="CB-RECIPE-01",
-            where=str(file),
-            why=getattr(error, "strerror", None) or str(error)[:120],
-            do="make one with `cbsurgeon insert REF --dry-run --recipe-out recipe.json`",
+            "the recipe cannot be read", code="CB-RECIPE-01", where=str(file), why=why, do=make
         ) from error
-    return Recipe.from_json(text)
+    except UsageError as error:
+        raise InputFileError(error.what, code=error.code, where=str(file), why=error.why, do=make) from error
 
 
 def write_report(documents: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = False) -> Path:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
-import platform
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon import deploy
+from cbsurgeon.checks.environment import environment
 from cbsurgeon.checks.parity_result import Verification
 from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.onnx_file import sha256
@@ -24,10 +23,10 @@ from cbsurgeon.verbs.editing import insert, inspect, plan, save
 from cbsurgeon.verbs.folder import MARK, results_folder
 from cbsurgeon.verbs.proving import audit, bench, export_checked
 from cbsurgeon.verbs.results import insertion
+from cbsurgeon.version import __version__
 
 SCHEMA = "cbsurgeon.ship/1"
 WEIGHTS, RECIPE, ONNX, ENGINE, PAGE = "model.safetensors", "recipe.json", "model.onnx", "model.engine", "report.html"
-PACKAGES = ("cbsurgeon", "torch", "timm", "torchvision", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,10 @@ def ship(
     layers: str = "upper",
     pos: str = "end",
     op: str = "cb",
-    exclude: Iterable[str | int] = (),
+    at: str = "mlp",
+    exclude: Iterable[int] = (),
+    kinds: Iterable[str] | None = None,
+    allow_partial: bool = False,
     options: Mapping[str, Any] | None = None,
     opset: int = 20,
     engine: bool = True,
@@ -84,7 +86,7 @@ def ship(
     Args:
         model: what to edit; untouched.
         directory: folder for the results; it appears complete or not at all.
-        layers, pos, op, exclude, options: as :func:`cbsurgeon.plan`.
+        layers, pos, op, at, exclude, kinds, allow_partial, options: as :func:`cbsurgeon.plan`.
         opset: ONNX operator set.
         engine: build an engine where a builder is installed.
         bench_budget: seconds of measuring; 0 leaves the benchmark out.
@@ -99,7 +101,16 @@ def ship(
     tell = progress or (lambda step: None)
     with results_folder(directory, force=force) as folder:
         job = _Job(model, Path(directory), folder, tell)
-        job.edit(op=op, layers=layers, pos=pos, exclude=exclude, options=options)
+        job.edit(
+            op=op,
+            layers=layers,
+            pos=pos,
+            at=at,
+            exclude=exclude,
+            kinds=kinds,
+            allow_partial=allow_partial,
+            options=options,
+        )
         job.export(opset)
         if engine:
             job.build_engine()
@@ -126,11 +137,11 @@ class _Job:
         self.left_out: dict[str, str] = {}
         self.warnings: list[str] = []
 
-    def edit(self, *, layers: str, **choice: Any) -> None:
+    def edit(self, **choice: Any) -> None:
         """Inspect, plan, insert; weights and recipe."""
         self.tell("read the graph")
         found = inspect(self.model)
-        self.recipe = plan(found, layers=layers, **choice)
+        self.recipe = plan(found, **choice)
         self.tell("insert")
         edited = insert(self.model, self.recipe)
         save(edited, self.folder / WEIGHTS)
@@ -138,7 +149,7 @@ class _Job:
         origin = replace(edited.provenance, reference=str(self.final / WEIGHTS))
         self.edited = replace(edited, provenance=origin)
         (self.folder / RECIPE).write_text(self.recipe.to_json(), encoding="utf-8")
-        done = insertion(self.model, edited, self.recipe, layers=layers, blocks=len(found), output=self.final / WEIGHTS)
+        done = insertion(self.model, edited, self.recipe, blocks=len(found), output=self.final / WEIGHTS)
         self.documents += [found.to_dict(), done]
         if not done["identity_at_start"]:
             self.warnings.append(
@@ -178,7 +189,7 @@ class _Job:
             self.tell("export the original, to compare with")
             plain = Path(place) / "original.onnx"
             deploy.export_onnx(self.model, plain, opset=opset)
-            self.tell(f"benchmark original against edited, {budget:.0f} s")
+            self.tell(f"time original against edited for {budget:.0f} s")
             result = bench(plain, self.made.path, backend="onnxruntime", budget=budget, progress=self.tell)
         named = replace(result, a=self.model.provenance.reference, b=str(self.final / ONNX))
         self.documents.append(named.to_dict())
@@ -192,7 +203,7 @@ class _Job:
             "directory": str(self.final),
             "files": self._files(),
             "left_out": dict(self.left_out),
-            "environment": environment(),
+            "environment": {"cbsurgeon": __version__, **environment()},
             "documents": self.documents,
         }
         (self.folder / PAGE).write_text(render_html([document]), encoding="utf-8")
@@ -210,26 +221,6 @@ class _Job:
         return {
             file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(self.folder.iterdir())
         }
-
-
-def environment() -> dict[str, str]:
-    """The machine and the packages that took part."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "processor": _processor()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _require_packages() -> None:

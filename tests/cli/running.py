@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from cbsurgeon import Model
 from cbsurgeon.cli import main
 
 VIT = "mod:tests.cli.running:tiny_vit"
+TIMM = "timm:deit_tiny_patch16_224"
 CONVOLUTIONS = "mod:tests.cli.running:convolutions"
 TRAINING = "mod:tests.cli.running:training_vit"
 SMALL = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 10}
@@ -49,10 +51,10 @@ def tiny_vit() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     return timm.create_model("deit_tiny_patch16_224", **SMALL).eval(), (torch.randn(2, 3, 64, 64),)
 
 
-def training_vit() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
-    """The same, left in training mode."""
+def training_vit() -> Model:
+    """The same, left in training mode; a factory that returns a Model is taken at its word."""
     module, inputs = tiny_vit()
-    return module.train(), inputs
+    return Model(module.train(), inputs)
 
 
 def convolutions() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

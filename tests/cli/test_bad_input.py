@@ -99,13 +99,14 @@ def test_a_state_dict_of_another_architecture(tmp_path: Path) -> None:
         (("inspect", "timn:vit"), "timm"),
         (("inspect", TRAINING), "training mode"),
         (("insert", VIT, "--op", "cbs"), "cb_s"),
+        (("insert", VIT, "--layers", "block"), "did you mean blocks?"),
     ],
 )
 def test_names_that_do_not_exist_and_models_that_cannot_be_read(words: tuple[str, ...], said: str) -> None:
     refused(run(*words), 2, said)
 
 
-@pytest.mark.parametrize("layers", ["90", "1-9", "nowhere"])
+@pytest.mark.parametrize("layers", ["90", "1-9", "last:3"])
 def test_layers_that_do_not_exist(layers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     refused(run("insert", VIT, "--layers", layers), 1, layers)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import cbsurgeon as cbs
-from tests.cli.running import VIT, run, tiny_vit
+from tests.cli.running import SMALL, TIMM, VIT, run, tiny_vit
 
 SEEDED = 7
 
@@ -19,7 +19,7 @@ SEEDED = 7
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that carry their architecture, as every later step of a session starts from."""
     path = tmp_path_factory.mktemp("plain") / "plain.safetensors"
-    cbs.save(cbs.load(VIT), path)
+    cbs.save(cbs.load(TIMM, options=SMALL), path)
     return path
 
 
@@ -239,7 +239,11 @@ def _plant_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     true_export = deploy.export
 
     def wrong(model: cbs.Model, *args: object, **kwargs: object) -> object:
-        copy = cbs.load(VIT) if model.module is None else replace(model, module=_moved(model.module), program=None)
+        copy = (
+            cbs.load(TIMM, options=SMALL)
+            if model.module is None
+            else replace(model, module=_moved(model.module), program=None)
+        )
         kwargs.pop("program", None)
         return true_export(copy, *args, **kwargs)  # type: ignore[arg-type]
 

@@ -112,7 +112,7 @@ class AxisTable:
         expression = dim.node.expr
         known = self._sizes.get(expression)
         if known is None:
-            known = int(expression.subs({symbol: PRIME for symbol in expression.free_symbols}))
+            known = int(expression.subs(dict.fromkeys(expression.free_symbols, PRIME)))
             self._sizes[expression] = known
         return known
 

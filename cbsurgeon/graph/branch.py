@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
 from cbsurgeon.graph import ops
 from cbsurgeon.graph.flow import Flow
-from cbsurgeon.graph.middle import Middle, middle
+from cbsurgeon.graph.middle import Middle, deepen, middle
 from cbsurgeon.graph.projection import Projection, projection
-from cbsurgeon.graph.steps import chain, operands, step
+from cbsurgeon.graph.steps import chain, is_spatial, operands, step
+
+DEPTH = 3
+"""How many projections beyond two an MLP may have."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Branch:
         between: what stands before the last projection.
         tail: nodes from the last projection's output (included) to the addition (excluded), in graph order.
         head_spatial: a depthwise convolution or pooling stands between stream and first projection.
+        others: candidates for the stream in the other operands.
+        blocked_by: a step after the last projection that is not element-wise, where there is one.
     """
 
     total: fx.Node
@@ -34,17 +39,10 @@ class Branch:
     tail: tuple[fx.Node, ...]
     head_spatial: bool = False
     others: tuple[fx.Node, ...] = field(default=(), repr=False)
+    blocked_by: fx.Node | None = None
 
 
-@dataclass(frozen=True)
-class Blocked:
-    """A branch whose tail holds a step that is not element-wise."""
-
-    total: fx.Node
-    node: fx.Node
-
-
-def branches(flow: Flow, total: fx.Node, stop: Container[fx.Node]) -> Iterator[Branch | Blocked]:
+def branches(flow: Flow, total: fx.Node, stop: Container[fx.Node]) -> Iterator[Branch]:
     """Every operand of a sum read as a branch.
 
     Args:
@@ -72,7 +70,7 @@ def _streams(flow: Flow, node: fx.Node, depth: int = 4) -> list[fx.Node]:
 
 def _read(
     flow: Flow, total: fx.Node, term: fx.Node, others: list[fx.Node], stop: Container[fx.Node], tail: list[fx.Node]
-) -> Iterator[Branch | Blocked]:
+) -> Iterator[Branch]:
     """Walk one operand back to its last projection; a sum of branches is followed into each of them."""
     current, tail = term, list(tail)
     while True:
@@ -89,10 +87,30 @@ def _read(
             return
         up = step(flow, current)
         if up is None or up.kind in ("activation", "spatial"):
-            yield Blocked(total, current)
+            yield from _behind(flow, total, current, others, stop)
             return
         tail.append(current)
         current = up.source
+
+
+def _behind(
+    flow: Flow, total: fx.Node, blocker: fx.Node, others: list[fx.Node], stop: Container[fx.Node]
+) -> Iterator[Branch]:
+    """The projections a few steps behind a step that is not element-wise: near misses to be explained."""
+    if is_spatial(flow, blocker):
+        core = Projection(blocker, ops.tensors(blocker)[0], (blocker,), blocker, (), spatial=True, convolution=True)
+        yield Branch(total, None, core, Middle(), (blocker,), others=tuple(others), blocked_by=blocker)
+    queue, seen = [blocker], set[fx.Node]()
+    while queue and len(seen) < 12:
+        node = queue.pop()
+        if node in seen or node in others or node in stop or not flow.is_activation(node):
+            continue
+        seen.add(node)
+        last = projection(flow, node)
+        if last is None:
+            queue.extend(ops.tensors(node))
+        else:
+            yield replace(_complete(flow, total, last, others, stop, [node]), blocked_by=blocker)
 
 
 class _Either:
@@ -115,13 +133,30 @@ def _complete(
 ) -> Branch:
     streams = frozenset(others)
     between = middle(flow, last, _Either(streams, stop))
-    paths = [chain(flow, first.source) for first in between.firsts]
-    stream = next((node for node in paths[0] if node in streams and all(node in p for p in paths)), None) if paths else None
+    paths, stream = _meet(flow, between, streams)
+    for _ in range(DEPTH):
+        spatial = any(first.spatial for first in between.firsts)
+        if stream is not None or not between.firsts or between.attention or spatial:
+            break
+        deeper = deepen(flow, between, _Either(streams, stop))
+        if not deeper.firsts:
+            break
+        paths, stream = _meet(flow, deeper, streams)
+        if stream is not None:
+            between = deeper
     spatial = False
     for path in paths:
         before = path[: path.index(stream)] if stream is not None else path
         spatial |= any((up := step(flow, node)) is not None and up.kind == "spatial" for node in before)
     return Branch(total, stream, last, between, tuple(tail), spatial, tuple(others))
+
+
+def _meet(flow: Flow, between: Middle, streams: Container[fx.Node]) -> tuple[list[list[fx.Node]], fx.Node | None]:
+    """The way from each first projection upstream, and the first node of the stream they all meet."""
+    paths = [chain(flow, first.source) for first in between.firsts]
+    if not paths:
+        return [], None
+    return paths, next((node for node in paths[0] if node in streams and all(node in path for path in paths)), None)
 
 
 def mixes_tokens(flow: Flow, total: fx.Node, stop: Container[fx.Node], limit: int = 300) -> bool:

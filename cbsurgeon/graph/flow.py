@@ -84,7 +84,9 @@ class Flow:
         sizes = self.table.sizes(node)
         if len(dims) != len(sizes):
             return tuple(self.table.fresh(size) for size in sizes)
-        return tuple(dim if extent(dim) == size else self.table.fresh(size) for dim, size in zip(dims, sizes, strict=True))
+        return tuple(
+            dim if extent(dim) == size else self.table.fresh(size) for dim, size in zip(dims, sizes, strict=True)
+        )
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """Tensor inputs whose dimensions are known."""
@@ -256,7 +258,11 @@ def _note_slid(flow: Flow, dims: Sequence[Dim]) -> None:
 def _reduce(flow: Flow, node: fx.Node) -> Dims:
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
     where: Any = ops.argument(node, 2 if ops.name(node) in ("linalg_vector_norm", "norm") else 1, "dim")
-    places = {place % len(dims) for place in ([where] if isinstance(where, int) else where or range(len(dims)))} if dims else set()
+    places = (
+        {place % len(dims) for place in ([where] if isinstance(where, int) else where or range(len(dims)))}
+        if dims
+        else set()
+    )
     if len(sizes) == len(dims):
         return tuple(() if place in places else dim for place, dim in enumerate(dims))
     return tuple(dim for place, dim in enumerate(dims) if place not in places)
@@ -353,7 +359,11 @@ def _einsum(flow: Flow, node: fx.Node) -> Dims:
         for letter, dim in zip(term, flow.of(operand), strict=True):
             held.setdefault(letter, []).append(active)
             if letter not in seen:
-                seen[letter] = dim if active or not flow.is_activation(ranked[0][1]) else flow.table.fresh(extent(dim), feature=True)
+                seen[letter] = (
+                    dim
+                    if active or not flow.is_activation(ranked[0][1])
+                    else flow.table.fresh(extent(dim), feature=True)
+                )
             elif active:
                 flow.table.align(seen[letter], dim)
     gone = [letter for letter, who in held.items() if letter not in out and who == [True, False]]
@@ -460,13 +470,16 @@ RULES: dict[str, Rule] = _table(
     ("permute", _permute),
     ("transpose t numpy_T mT swapaxes swapdims", _transpose),
     ("movedim moveaxis", _movedim),
-    ("view reshape _unsafe_view flatten unflatten view_as", _view),
+    ("view reshape _unsafe_view flatten unflatten view_as reshape_as", _view),
     ("expand expand_as", _expand),
     ("unsqueeze", _unsqueeze),
     ("squeeze", _squeeze),
     ("select", _select),
     ("repeat tile repeat_interleave", _repeat),
-    ("slice narrow constant_pad_nd pad index_select gather take_along_dim reflection_pad2d replication_pad2d", _same_rank),
+    (
+        "glu slice narrow constant_pad_nd pad index_select gather take_along_dim reflection_pad2d replication_pad2d",
+        _same_rank,
+    ),
     (ops.FOURIER, _same_rank),
     (ops.POOL, _pool),
     (ops.REDUCE, _reduce),

@@ -131,37 +131,36 @@ def _merged(reading: Reading, sites: list[Site]) -> Site:
 def _stack_names(reading: Reading, groups: list[list[Found]]) -> list[str]:
     """A name per group: blocks whose streams descend from each other share a stack, named by their common path."""
     owner: dict[fx.Node, int] = {}
-    stacks: list[list[str]] = []
+    paths: list[list[str]] = []
     member: list[int] = []
     for group in groups:
         for found in group:
-            stream = found.branch.stream
-            before = reading.lineage.previous(stream) if stream is not None else None
-            if found.branch.total not in owner:
-                if before is not None and before in owner:
-                    owner[found.branch.total] = owner[before]
-                else:
-                    owner[found.branch.total] = len(stacks)
-                    stacks.append([])
+            assert found.branch.stream is not None
+            origin = reading.lineage.origin(found.branch.stream)
+            if origin not in owner:
+                owner[origin] = len(paths)
+                paths.append([])
+            owner.setdefault(found.branch.total, owner[origin])
         number = owner[group[0].branch.total]
         member.append(number)
         between, last = group[0].branch.between, group[0].branch.last
-        stacks[number].append(reading.calls.common([*(one.core for one in between.firsts), last.core]))
+        paths[number].append(reading.calls.common([*(one.core for one in between.firsts), last.core]))
     labels: list[str] = []
-    for paths in stacks:
-        label = _common_prefix(paths) or "model"
-        labels.append(label if label not in labels else f"{label}#{sum(x.split('#')[0] == label for x in labels) + 1}")
+    for own in paths:
+        label = _common_prefix(own) or "model"
+        again = sum(known.split("#")[0] == label for known in labels) if own else 0
+        labels.append(f"{label}#{again + 1}" if again else label)
     return [labels[number] for number in member]
 
 
 def _common_prefix(paths: Sequence[str]) -> str:
     """The shared leading components of paths, each cut at its first number."""
-    cut = []
+    cut: list[list[str]] = []
     for path in paths:
         parts = path.split(".")
         number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
         cut.append(parts[:number])
-    shared = cut[0]
+    shared = cut[0] if cut else []
     for parts in cut[1:]:
         same = 0
         while same < min(len(shared), len(parts)) and shared[same] == parts[same]:

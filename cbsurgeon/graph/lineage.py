@@ -45,14 +45,20 @@ class Lineage:
             node = self.upstream(node)
         return False
 
-    def previous(self, stream: fx.Node) -> fx.Node | None:
-        """The last block's addition a stream comes from, through changes of width and resolution."""
+    def origin(self, stream: fx.Node) -> fx.Node:
+        """The last block's addition a stream comes from, through changes of width and resolution, or where it begins:
+        at its first embedding or projection, so that two towers on one input are two streams."""
         node: fx.Node | None = stream
+        begin = stream
         for _ in range(_FAR):
-            if node is None or node in self.totals:
+            if node is None:
+                break
+            if node in self.totals:
                 return node
+            if node in self._flow.projections or ops.name(node) == "embedding":
+                begin = node
             node = self.upstream(node)
-        return None
+        return begin
 
     def before(self, total: fx.Node) -> fx.Node | None:
         """The stream a known addition was computed from."""

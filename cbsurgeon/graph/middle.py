@@ -63,18 +63,32 @@ def middle(flow: Flow, last: Projection, stop: Container[fx.Node]) -> Middle:
         inner = projection(flow, node)
         if inner is None:
             _note(flow, node, tokens, found)
-            queue.extend(ops.tensors(node))
+            queue.extend(ops.tensors(node)[:1] if ops.name(node).endswith("_as") else ops.tensors(node))
         elif is_pooled(flow, inner) and not pooled_last:
             queue.append(inner.source)
         elif flow.table.axes(inner.contracted) <= tokens and not inner.spatial:
             found.token_mixing = True
             queue.append(inner.source)
         elif _features(flow, inner) & hidden:
-            found.firsts.append(inner)
+            if all(inner.core is not first.core for first in found.firsts):
+                found.firsts.append(inner)
         else:
             found.others.append(inner)
     found.firsts.sort(key=lambda first: flow.order[first.core])
     return found
+
+
+def deepen(flow: Flow, between: Middle, stop: Container[fx.Node]) -> Middle:
+    """The same middle, one projection deeper: an MLP of three or more layers."""
+    joined = Middle(nodes=set(between.nodes), others=list(between.others))
+    for first in between.firsts:
+        below = middle(flow, first, stop)
+        joined.firsts += [one for one in below.firsts if all(one.core is not known.core for known in joined.firsts)]
+        joined.others += below.others
+        joined.nodes |= below.nodes | {first.core, first.output}
+        for flag in ("activation", "gate", "attention", "spatial", "token_mixing", "opened"):
+            setattr(joined, flag, getattr(joined, flag) or getattr(below, flag) or getattr(between, flag))
+    return joined
 
 
 def _features(flow: Flow, found: Projection) -> set[int]:
@@ -108,7 +122,13 @@ def _note(flow: Flow, node: fx.Node, tokens: set[int], found: Middle) -> None:
         dims = flow.of(node)
         if isinstance(place, int) and flow.table.axes(dims[place]) & tokens:
             found.attention = True
-    elif name in ops.NONLINEAR:
+    elif name == "glu":
+        found.activation = found.gate = True
+    elif (
+        name in ops.NONLINEAR
+        or name in ("where", "gt", "ge", "lt", "le")
+        or (name == "mul" and node.args[0] is node.args[1])
+    ):
         found.activation = True
     elif is_spatial(flow, node):
         found.spatial = True

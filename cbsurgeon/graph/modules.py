@@ -57,7 +57,9 @@ class ModuleCalls:
     def output_hooks(self, value: fx.Node) -> list[Hook]:
         """Modules whose one result is ``value``, the outermost first."""
         stack = self._stack.get(value, ())
-        return [Hook(self._path[call], "output") for call in stack if self._path[call] and self._leaving(call) == {value}]
+        return [
+            Hook(self._path[call], "output") for call in stack if self._path[call] and self._leaving(call) == {value}
+        ]
 
     def input_hooks(self, value: fx.Node, readers: Sequence[fx.Node]) -> list[Hook]:
         """Modules whose one input is ``value`` and in which only ``readers`` read it, the innermost first."""

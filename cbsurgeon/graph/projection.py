@@ -59,12 +59,17 @@ def projection(flow: Flow, node: fx.Node) -> Projection | None:
 def _under(flow: Flow, node: fx.Node, source: fx.Node) -> Projection | None:
     """The projection below a bias or a batch norm, reached through layout alone; it must feed nothing else."""
     current = source
-    while ops.name(current) in ops.LAYOUT and len(current.users) == 1:
+    while ops.name(current) in ops.LAYOUT and len(_readers(current)) == 1:
         current = ops.tensors(current)[0]
-    if len(current.users) != 1:
+    if len(_readers(current)) != 1:
         return None
     found = projection(flow, current)
     return replace(found, output=node) if found is not None else None
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """Users that read a tensor's values, not only its shape."""
+    return [user for user in node.users if not (ops.name(user).endswith("_as") and user.args[0] is not node)]
 
 
 def _low_rank(flow: Flow, node: fx.Node) -> Projection | None:

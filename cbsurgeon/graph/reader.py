@@ -10,7 +10,7 @@ from torch import fx
 from cbsurgeon.graph import ops, sites
 from cbsurgeon.graph.axes import BATCH
 from cbsurgeon.graph.block import Kind, Rejected, Site
-from cbsurgeon.graph.branch import Blocked, Branch, branches, mixes_tokens
+from cbsurgeon.graph.branch import Branch, branches, mixes_tokens
 from cbsurgeon.graph.flow import Flow
 from cbsurgeon.graph.lineage import Lineage
 from cbsurgeon.graph.middle import is_pooled, middle
@@ -18,7 +18,7 @@ from cbsurgeon.graph.modules import ModuleCalls
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.projection import Projection, projection
 from cbsurgeon.graph.roles import channel_axis, roles
-from cbsurgeon.graph.steps import chain, operands
+from cbsurgeon.graph.steps import chain, is_spatial, operands
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Reading:
 def read(program: Program) -> Reading:
     """Find every residual branch of a program and classify it. The graph is not changed."""
     graph = program.exported.graph
-    flow = Flow(graph, program.input_names, dict(program.batch_axes) or {name: 0 for name in program.input_names})
+    flow = Flow(graph, program.input_names, dict(program.batch_axes) or dict.fromkeys(program.input_names, 0))
     reading = Reading(flow, ModuleCalls(flow, graph))
     claimed: set[fx.Node] = set()
     for node in graph.nodes:
@@ -73,9 +73,9 @@ def read(program: Program) -> Reading:
 def _read_sum(reading: Reading, total: fx.Node, claimed: set[fx.Node]) -> None:
     flow, lineage = reading.flow, reading.lineage
     for branch in branches(flow, total, lineage.totals):
-        if isinstance(branch, Blocked) or branch.last.core in claimed:
+        if branch.last.core in claimed:
             continue
-        outcome = _classify(reading, branch)
+        outcome = _blocked(reading, branch) if branch.blocked_by is not None else _classify(reading, branch)
         if isinstance(outcome, Found):
             claimed.add(branch.last.core)
             reading.rejected.pop(branch.last.core, None)
@@ -108,8 +108,29 @@ def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
         return _reject(reading, branch.last, "axes-undecided", detail, 4, branch=branch)
     known = roles(flow, flow.of(branch.stream), {channel})
     if known is None or not known.tokens:
-        return _reject(reading, branch.last, *_tokenless(flow, branch.stream, known is not None and known.folded > 1), branch=branch)
+        return _reject(
+            reading,
+            branch.last,
+            *_tokenless(flow, branch.stream, known is not None and known.folded > 1),
+            branch=branch,
+        )
     return _assemble(reading, branch, _kind(reading, branch, contracted == {channel}), {channel})
+
+
+def _blocked(reading: Reading, branch: Branch) -> Rejected | None:
+    """Why a branch does not reach its addition element by element."""
+    flow, between, node = reading.flow, branch.between, branch.blocked_by
+    assert node is not None
+    if is_spatial(flow, node) and branch.stream is None:
+        return _reject(
+            reading, branch.last, "spatial-convolution", f"{node.name} mixes neighbouring positions", 1, branch=branch
+        )
+    if branch.stream is None or between.attention or not (between.activation or between.gate):
+        return None
+    if is_pooled(flow, branch.last):
+        return _reject(reading, branch.last, *_tokenless(flow, branch.last.output, False), branch=branch)
+    detail = f"{node.name} ({ops.name(node)}) stands between {branch.last.core.name} and {branch.total.name}"
+    return _reject(reading, branch.last, "not-elementwise", detail, 4, branch=branch)
 
 
 def _shape_problem(branch: Branch) -> tuple[str, str, int] | None:
@@ -181,9 +202,7 @@ def _attention(reading: Reading, branch: Branch) -> Found | Rejected | None:
     """Tokens mixed with weights computed from tokens, between a stream and its addition."""
     flow = reading.flow
     readers = (*branch.between.firsts, *branch.between.others)
-    stream = next(
-        (node for one in readers for node in chain(flow, one.source) if node in branch.others), branch.stream
-    )
+    stream = next((node for one in readers for node in chain(flow, one.source) if node in branch.others), branch.stream)
     if stream is None or not flow.is_activation(stream):
         return None
     channel = channel_axis(flow, stream)
@@ -209,6 +228,10 @@ def _reject(
 def _reject_the_rest(reading: Reading, claimed: set[fx.Node]) -> None:
     """Every other projection, non-linearity, projection: not on a residual stream, pooled, or not batched."""
     flow = reading.flow
+    own = {first.core for found in reading.found for first in found.branch.between.firsts}
+    for found in reading.found:
+        for part in (*found.branch.between.firsts, *found.branch.between.others):
+            reading.rejected.pop(part.core, None)
     for core in flow.projections:
         if core in claimed or core in reading.rejected:
             continue
@@ -217,6 +240,8 @@ def _reject_the_rest(reading: Reading, claimed: set[fx.Node]) -> None:
             continue
         between = middle(flow, last, reading.lineage.totals)
         firsts = [first for first in between.firsts if not first.spatial]
+        if core in own or any(first.core in own for first in firsts):
+            continue
         if not firsts or between.attention or not between.activation or len(firsts) != len(between.firsts):
             continue
         reason, detail = _why_no_branch(flow, last)
@@ -243,7 +268,11 @@ def _gates(flow: Flow, node: fx.Node, limit: int = 12) -> bool:
             name = ops.name(user)
             if name == "mul" and flow.table.sizes(user) != flow.table.sizes(current):
                 return True
-            if (name in ops.ELEMENTWISE or name in ops.LAYOUT) and user not in seen and ops.value(user) is not None:
+            if (
+                name in ops.ELEMENTWISE | ops.LAYOUT | ops.CROP | ops.DROPOUT
+                and user not in seen
+                and ops.value(user) is not None
+            ):
                 queue.append(user)
     return False
 

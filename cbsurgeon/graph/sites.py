@@ -46,6 +46,8 @@ def front(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) ->
 
 def mid(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> Site:
     """The input of the last projection."""
+    if not flow.table.axes(branch.between.firsts[0].contracted) <= channels:
+        raise NoSite("the hidden axis of a token-mixing MLP holds mixtures of all tokens")
     hidden = flow.table.axes(branch.last.contracted)
     place = _input_place(flow, [branch.last], hidden)
     return _site(flow, calls, "mid", place, hidden)
@@ -53,7 +55,9 @@ def mid(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> S
 
 def end(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> Site:
     """After the last projection and its dropout, before layer scale, drop path, norm and the addition."""
-    made = channels | flow.table.axes(_feature_dim(flow, branch.last))
+    made = set(channels)
+    if flow.table.axes(branch.between.firsts[0].contracted) <= channels or branch.between.attention:
+        made |= flow.table.axes(_feature_dim(flow, branch.last))
     value = branch.tail[0]
     dropped = False
     for node in branch.tail[1:]:
@@ -95,12 +99,14 @@ def _feeds_elsewhere(output: fx.Node, branch: Branch) -> fx.Node | None:
     queue = list(output.users)
     while queue:
         user = queue.pop()
-        if user in inside or not user.users and user.op != "output":
-            continue
         name = ops.name(user)
-        if name in ops.LAYOUT or name in ops.CROP or name in ("getitem", "split", "split_with_sizes", "chunk", "unbind"):
+        if (
+            name in ops.LAYOUT
+            or name in ops.CROP
+            or name in ("getitem", "split", "split_with_sizes", "chunk", "unbind")
+        ):
             queue.extend(user.users)
-        elif ops.value(user) is not None or user.op == "output":
+        elif user not in inside and (user.op == "output" or (ops.value(user) is not None and user.users)):
             return user
     return None
 

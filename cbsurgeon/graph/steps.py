@@ -91,4 +91,17 @@ def operands(flow: Flow, node: fx.Node) -> list[fx.Node]:
         full = [source for source in live if flow.table.sizes(source) == sizes]
         if len(full) >= 2:
             return full
-    return []
+    return _stacked(flow, node) if name == "sum" else []
+
+
+def _stacked(flow: Flow, node: fx.Node) -> list[fx.Node]:
+    """``stack([a, b, ...], dim).sum(dim)`` adds its parts."""
+    source = ops.tensors(node)[0]
+    where = ops.argument(node, 1, "dim")
+    if ops.name(source) != "stack" or where not in (
+        [ops.argument(source, 1, "dim", 0)],
+        ops.argument(source, 1, "dim", 0),
+    ):
+        return []
+    parts = [part for part in ops.tensors(source) if flow.is_activation(part)]
+    return parts if len(parts) >= 2 else []

@@ -111,7 +111,8 @@ def check_structure(module: nn.Module, recipe: Recipe) -> None:
             sizes = {size for shape in shapes for size in shape}
             if shapes and block["channels"] not in sizes:
                 raise _other_structure(
-                    recipe, f"block {number}: {path} has weights of shape {shapes[0]}, not of {block['channels']} channels"
+                    recipe,
+                    f"block {number}: {path} has weights of shape {shapes[0]}, not of {block['channels']} channels",
                 )
     for site in recipe.active:
         for hook in site.hooks[:1]:

@@ -64,7 +64,9 @@ def plan(
     if absent and not allow_partial:
         raise _absent(absent, pos, chosen)
     if not sites:
-        raise NothingMatched("no block is left", code="CB-LOCATE-02", where=f"--layers {layers}", why="all were excluded")
+        raise NothingMatched(
+            "no block is left", code="CB-LOCATE-02", where=f"--layers {layers}", why="all were excluded"
+        )
     return Recipe(
         op=op,
         options=options,

@@ -128,9 +128,7 @@ class Recipe:
             "reference": self.reference,
             "fingerprint": self.fingerprint,
             "sites": [site.to_dict() for site in self.sites],
-            "excluded": [
-                {"index": block.index, "path": block.path, "reason": block.reason} for block in self.excluded
-            ],
+            "excluded": [{"index": block.index, "path": block.path, "reason": block.reason} for block in self.excluded],
             "structure": [dict(block) for block in self.structure],
             "versions": dict(self.versions),
         }

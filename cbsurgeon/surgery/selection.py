@@ -119,7 +119,9 @@ def _numbers(part: str) -> list[int] | None:
 def _numbers_inside(part: str, own: Sequence[Block], stack: str) -> list[Block]:
     numbers = _numbers(part)
     if numbers is None:
-        raise UsageError(f"cannot read {part!r} after {stack}:", code="CB-SELECT-01", where="--layers", do=f"one of: {FORMS}")
+        raise UsageError(
+            f"cannot read {part!r} after {stack}:", code="CB-SELECT-01", where="--layers", do=f"one of: {FORMS}"
+        )
     absent = [number for number in numbers if number >= len(own)]
     if absent:
         raise _absent(f"{stack}:{part}", absent, list(range(len(own))))

@@ -13,7 +13,7 @@ import math
 import pickletools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -21,6 +21,8 @@ from cbsurgeon.models import pickle_names
 
 LARGEST = 16 << 20
 """Bytes of pickle read at most; a state dict of ten thousand tensors needs about two million."""
+MOST_OPERATIONS = 1_000_000
+"""Operations followed at most; a tensor takes about 35. They take some seconds."""
 HEAVIEST = 1 << 20
 """Most elements a tuple may expand to, shared parts counted each time (hashing visits them each time)."""
 DEEPEST = 64
@@ -75,13 +77,15 @@ class Scan:
     called: list[str] = field(default_factory=list)
 
 
-def scan(stream: BinaryIO | bytes) -> Scan:
+def scan(stream: io.BytesIO) -> Scan:
     """Walk one pickle, leaving the stream after it.
+
+    The stream is in memory: a file would allocate whatever length an operation claims before it finds the end.
 
     Raises:
         Refused: it is not plain weights.
     """
-    return _Machine().run(io.BytesIO(stream) if isinstance(stream, bytes) else stream)
+    return _Machine().run(stream)
 
 
 class _Machine:
@@ -93,12 +97,14 @@ class _Machine:
         self.memo: dict[int, Value] = {}
         self.found = Scan()
 
-    def run(self, stream: BinaryIO) -> Scan:
+    def run(self, stream: io.BytesIO) -> Scan:
         start = stream.tell()
         try:
-            for opcode, argument, position in pickletools.genops(stream):
-                if (position or 0) - start > LARGEST:
-                    raise Refused("limit", f"its pickle is longer than {LARGEST >> 20} MiB")
+            for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
+                if (position or 0) - start > LARGEST or count > MOST_OPERATIONS:
+                    raise Refused(
+                        "limit", f"its pickle is longer than {LARGEST >> 20} MiB or {MOST_OPERATIONS} operations"
+                    )
                 step = _STEPS.get(opcode.name)
                 if step is None:
                     raise Refused(
@@ -191,7 +197,7 @@ def _width(dtype: Value) -> int:
 def _integers(value: Value) -> list[int] | None:
     items = value.data
     if value.kind == "size":
-        items = items[0].data if items and items[0].kind in ("tuple", "list") else ()
+        items = items[0].data if items and items[0].kind == "tuple" else ()
     elif value.kind != "tuple":
         return None
     if len(items) > 64 or any(item.kind != "int" for item in items):
@@ -260,8 +266,10 @@ def _require(machine: _Machine, kind: str) -> None:
 
 
 def _push(kind: str, keep: bool = False) -> Callable[[_Machine, Any], None]:
+    same = Value(kind)
+
     def step(machine: _Machine, argument: Any) -> None:
-        machine.push(Value(kind, argument if keep else None))
+        machine.push(Value(kind, argument) if keep else same)
 
     return step
 
@@ -295,7 +303,7 @@ def _steps() -> Iterator[tuple[str, Callable[[_Machine, Any], None]]]:
             _tuple(size),
         )
     yield "EMPTY_TUPLE", lambda machine, _: machine.make_tuple([])
-    yield "EMPTY_LIST", lambda machine, _: machine.push(Value("list", ()))
+    yield "EMPTY_LIST", _push("list")
     yield "EMPTY_DICT", _push("dict")
     yield "EMPTY_SET", _push("set")
     yield "APPEND", _discard(1, "list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def _scan_archive(path: Path) -> None:
     opened = archive.check(path)
     if opened.members["data.pkl"].size > pickle_scan.LARGEST:
         raise Refused("limit", f"its pickle is longer than {pickle_scan.LARGEST >> 20} MiB")
-    found = pickle_scan.scan(opened.read("data.pkl", pickle_scan.LARGEST))
+    found = pickle_scan.scan(io.BytesIO(opened.read("data.pkl", pickle_scan.LARGEST)))
     for storage in found.storages.values():
         member = opened.members.get(f"data/{storage.key}")
         held = member.size if member else 0
@@ -93,14 +94,14 @@ def _scan_archive(path: Path) -> None:
 def _scan_legacy(path: Path) -> None:
     """Scan the five pickles of the old format; the storages must then fill the rest of the file exactly."""
     with path.open("rb") as file:
-        head = file.read(len(_MAGIC))
-        if head != _MAGIC:
-            raise Refused("object", "it is a pickle that torch.save did not write")
-        for _ in ("protocol", "system"):
-            pickle_scan.scan(file)
-        main: Scan = pickle_scan.scan(file)
-        pickle_scan.scan(file)
-        rest = files.size(path) - file.tell()
+        opened = io.BytesIO(file.read(2 * pickle_scan.LARGEST))
+    if opened.read(len(_MAGIC)) != _MAGIC:
+        raise Refused("object", "it is a pickle that torch.save did not write")
+    for _ in ("protocol", "system"):
+        pickle_scan.scan(opened)
+    main: Scan = pickle_scan.scan(opened)
+    pickle_scan.scan(opened)
+    rest = files.size(path) - opened.tell()
     needed = sum(8 + storage.size for storage in main.storages.values())
     if needed != rest:
         raise Refused("limit", f"its storages claim {needed} bytes and {rest} follow")

@@ -1,0 +1,103 @@
+"""Roofline shares: ordered by form, growing where they must, and honest about where CB is not negligible."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cbsurgeon import graph, surgery
+from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
+from cbsurgeon.checks.cost_audit import audit
+from cbsurgeon.checks.roofline import FORMS, HARDWARE, ITEM, Hardware, measured_cpu, model_seconds, shares
+from tests.checks.cost_models import TIMM, counted, timm_model, with_operator
+
+
+@pytest.fixture(scope="module")
+def audited() -> Audit:
+    model = counted("deit_tiny_patch16_224")[0]
+    return audit(model, with_operator(model, "cb"))
+
+
+def test_every_device_names_its_source_and_dense_peaks() -> None:
+    for device in HARDWARE:
+        assert "NVIDIA" in device.source
+        assert device.peak["float16"] >= 2 * device.peak["float32"] > 0
+        assert 1e11 < device.bandwidth < 1e13
+    assert "bfloat16" not in next(device for device in HARDWARE if device.name == "T4").peak
+
+
+def test_a_faster_form_never_has_the_larger_share(audited: Audit) -> None:
+    rows = shares(audited)
+    for device in HARDWARE:
+        for dtype in ("float32", "float16"):
+            found = [row for row in rows if (row.hardware, row.dtype) == (device.name, dtype)]
+            assert [row.form for row in found] == [form.name for form in FORMS]
+            fused = [row for row in found if row.form != "line"]  # the others share one model time
+            assert [row.least for row in fused] == sorted((row.least for row in fused), reverse=True)
+            assert [row.operator_seconds for row in found] == sorted(
+                (row.operator_seconds for row in found), reverse=True
+            )
+
+
+def test_bytes_of_the_line_are_those_of_the_nodes(audited: Audit) -> None:
+    """The closed form of the unfused operator is what its nodes move in the audit."""
+    item = audited.b.inserted[0]
+    assert FORMS[0].elements(item) * ITEM["float32"] == item.tally.bytes
+
+
+def test_operator_time_is_bytes_over_bandwidth() -> None:
+    device = Hardware("toy", "test", 1e9, {"float32": 1e9}, 0.0)
+    item = Inserted("x", "cb", tokens=100, channels=10, calls=2, tally=Tally(), formula="")
+    base = Count("a", Tally(), by_operator={"linear": Tally(operations=10**9, bytes=10)})
+    edited = Count("b", Tally(), by_operator=base.by_operator, inserted=(item,))
+    row = next(row for row in shares(Audit(base, edited, batch=3), hardware=[device], dtypes=["float32"]))
+    assert row.model_seconds == pytest.approx(1.0)
+    assert row.operator_seconds == pytest.approx(2 * 3 * (5 * 1000 + 40) * 4 / 1e9)
+    assert row.least == pytest.approx(row.operator_seconds / (1 + row.operator_seconds))
+
+
+def test_half_precision_makes_memory_cheaper_but_arithmetic_more_so(audited: Audit) -> None:
+    """Why the share of CB is larger in float16: the products gain more than the bytes do."""
+    rows = {(row.dtype, row.form): row for row in shares(audited, hardware=HARDWARE[:1])}
+    wide, narrow = rows["float32", "folded"], rows["float16", "folded"]
+    assert narrow.operator_seconds == pytest.approx(wide.operator_seconds / 2)
+    assert narrow.model_seconds < wide.model_seconds
+
+
+def test_unfused_models_take_longer(audited: Audit) -> None:
+    fused, plain = (model_seconds(audited.a, HARDWARE[0], "float32", 1.0, fused=flag) for flag in (True, False))
+    assert fused < plain
+    assert model_seconds(audited.a, HARDWARE[0], "float32", 1.0, fused=True, reached=True) > fused
+
+
+def test_real_insertion_counts_the_same_on_module_and_program() -> None:
+    """Operators placed by surgery, both ways, are found and cost their closed form."""
+    model = timm_model("deit_tiny_patch16_224", **TIMM["deit_tiny_patch16_224"])
+    recipe = surgery.plan(graph.inspect(model), op="cb_s", layers="all", pos="end")
+    module, program = surgery.insert_module(model, recipe), surgery.insert_program(model, recipe)
+    assert program.module is None
+    first, second = audit(model, module), audit(model, program)
+    assert first.b.total == second.b.total
+    assert first.difference == second.difference == audit(model, with_operator(model, "cb_s")).difference
+    assert len(second.b.inserted) == 2
+
+
+def test_an_audit_without_operators_has_no_roofline(audited: Audit) -> None:
+    with pytest.raises(ValueError, match="with operators"):
+        shares(Audit(audited.a))
+    with pytest.raises(ValueError, match="with operators"):
+        shares(Audit(audited.a, audited.a))
+
+
+def test_rows_are_plain_json(audited: Audit) -> None:
+    rows = json.loads(json.dumps([row.to_dict() for row in shares(audited)], allow_nan=False))
+    assert all(row["negligible"] == (row["estimate"] <= 0.01) for row in rows)
+
+
+def test_this_processor_can_be_measured() -> None:
+    device = measured_cpu(repeats=1)
+    assert 1e8 < device.bandwidth < 1e13  # between a very slow and an impossible memory
+    assert 1e8 < device.peak["float32"] < 1e15
+    assert 0 < device.kernel < 0.1
+    assert "measured on the spot" in device.source

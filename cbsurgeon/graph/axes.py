@@ -1,9 +1,9 @@
 """Where every axis of every tensor comes from: factors of the batch, of token axes, of channel axes.
 
 Each tensor dimension is a tuple of *factors*, in row-major order, so that splits and merges (``view``, windows, heads)
-can be followed exactly. A factor has a size and an identity; identities that are added to each other, or contracted with
-each other, are the same axis and are joined (union-find). No two sizes are ever compared to decide a role: the batch is
-known by its symbol, and for the arithmetic of ``view`` the symbol is replaced by a large prime.
+can be followed exactly. A factor has a size and an identity; identities that are added to each other, or contracted
+with each other, are the same axis and are joined (union-find). No two sizes are ever compared to decide a role: the
+batch is known by its symbol, and for the arithmetic of ``view`` the symbol is replaced by a large prime.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def _movedim(flow: Flow, node: fx.Node) -> Dims:
     dims = flow.of(flow.sources(node)[0])
     source, target = node.args[1], node.args[2]
     numbered = torch.empty(tuple(range(1, len(dims) + 1)), device="meta")  # the size of an axis is its number
-    return tuple(dims[size - 1] for size in torch.movedim(numbered, source, target).shape)  # type: ignore[call-overload]
+    return tuple(dims[size - 1] for size in torch.movedim(numbered, source, target).shape)  # type: ignore[arg-type]
 
 
 def _view(flow: Flow, node: fx.Node) -> Dims:

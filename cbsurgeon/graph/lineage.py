@@ -49,16 +49,17 @@ class Lineage:
         """The last block's addition a stream comes from, through changes of width and resolution, or where it begins:
         at its first embedding or projection, so that two towers on one input are two streams."""
         node: fx.Node | None = stream
-        begin = stream
+        begin, reached = None, stream
         for _ in range(_FAR):
             if node is None:
                 break
             if node in self.totals:
                 return node
+            reached = node
             if node in self._flow.projections or ops.name(node) == "embedding":
                 begin = node
             node = self.upstream(node)
-        return begin
+        return begin or reached
 
     def before(self, total: fx.Node) -> fx.Node | None:
         """The stream a known addition was computed from."""

@@ -124,11 +124,7 @@ def _note(flow: Flow, node: fx.Node, tokens: set[int], found: Middle) -> None:
             found.attention = True
     elif name == "glu":
         found.activation = found.gate = True
-    elif (
-        name in ops.NONLINEAR
-        or name in ("where", "gt", "ge", "lt", "le")
-        or (name == "mul" and node.args[0] is node.args[1])
-    ):
+    elif name in ops.NONLINEAR or name in ops.COMPARISON or (name == "mul" and node.args[0] is node.args[1]):
         found.activation = True
     elif is_spatial(flow, node):
         found.spatial = True

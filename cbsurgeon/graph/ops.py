@@ -7,210 +7,61 @@ import operator
 import torch
 from torch import Tensor, fx
 
-LAYOUT = frozenset(
-    [
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "flatten",
-        "unflatten",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "mT",
-        "movedim",
-        "moveaxis",
-        "swapaxes",
-        "swapdims",
-        "contiguous",
-        "reshape_as",
-        "clone",
-        "alias",
-        "detach",
-        "to",
-        "_to_copy",
-        "type_as",
-        "unsqueeze",
-        "squeeze",
-        "expand",
-        "expand_as",
-        "view_as",
-        "lift_fresh_copy",
-        "roll",
-        "float",
-        "half",
-        "bfloat16",
-        "double",
-        "_assert_tensor_metadata",
-    ]
-)
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LAYOUT = _names("""
+    view reshape _unsafe_view flatten unflatten view_as reshape_as permute transpose t numpy_T mT movedim moveaxis
+    swapaxes swapdims unsqueeze squeeze expand expand_as contiguous clone alias detach lift_fresh_copy roll to _to_copy
+    type_as float half bfloat16 double _assert_tensor_metadata
+""")
 """Steps that move elements, or only their names, and compute nothing."""
 
-CROP = frozenset(["slice", "constant_pad_nd", "pad", "narrow", "select"])
+CROP = _names("slice constant_pad_nd pad narrow select")
 """Steps that drop or pad positions."""
 
-DROPOUT = frozenset(
-    ["dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "native_dropout"]
-)
+DROPOUT = _names("dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout native_dropout")
 
-NORM = frozenset(
-    ["layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "native_layer_norm", "_fused_rms_norm"]
-)
+NORM = _names("layer_norm rms_norm group_norm batch_norm instance_norm native_layer_norm _fused_rms_norm")
 """Normalisations that are one node; those spelled out in arithmetic are followed through their full-sized operand."""
 
-NONLINEAR = frozenset(
-    [
-        "gelu",
-        "relu",
-        "relu6",
-        "silu",
-        "mish",
-        "elu",
-        "selu",
-        "celu",
-        "leaky_relu",
-        "prelu",
-        "rrelu",
-        "hardswish",
-        "hardsigmoid",
-        "hardtanh",
-        "sigmoid",
-        "tanh",
-        "softplus",
-        "softsign",
-        "log_sigmoid",
-        "threshold",
-        "erf",
-        "exp",
-        "pow",
-        "square",
-        "abs",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "maximum",
-        "minimum",
-        "glu",
-        "quick_gelu",
-        "hardshrink",
-        "softshrink",
-        "tanhshrink",
-        "sin",
-        "cos",
-    ]
-)
+NONLINEAR = _names("""
+    gelu relu relu6 silu mish elu selu celu leaky_relu prelu rrelu hardswish hardsigmoid hardtanh sigmoid tanh softplus
+    softsign log_sigmoid threshold erf exp pow square abs clamp clamp_min clamp_max maximum minimum glu hardshrink
+    softshrink tanhshrink sin cos
+""")
 """Pointwise non-linearities, and the pieces they are spelled with."""
 
-ELEMENTWISE = NONLINEAR | frozenset(
-    [
-        "add",
-        "sub",
-        "rsub",
-        "mul",
-        "div",
-        "neg",
-        "reciprocal",
-        "rsqrt",
-        "sqrt",
-        "log",
-        "log1p",
-        "addcmul",
-        "addcdiv",
-        "where",
-        "masked_fill",
-        "lerp",
-        "nan_to_num",
-        "floor",
-        "round",
-        "sign",
-        "ge",
-        "gt",
-        "le",
-        "lt",
-        "eq",
-        "ne",
-        "logical_and",
-        "logical_or",
-        "logical_not",
-        "bitwise_and",
-        "bitwise_or",
-        "bitwise_not",
-        "true_divide",
-        "fill",
-        "zeros_like",
-        "ones_like",
-        "masked_scatter",
-        "cumsum",
-        "softmax",
-        "log_softmax",
-        "_softmax",
-        "flip",
-        "sort",
-        "scalar_tensor",
-    ]
+COMPARISON = _names("where gt ge lt le")
+
+ELEMENTWISE = (
+    NONLINEAR
+    | COMPARISON
+    | _names("""
+    add sub rsub mul div true_divide neg reciprocal rsqrt sqrt log log1p addcmul addcdiv masked_fill lerp nan_to_num
+    floor round sign eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not fill zeros_like
+    ones_like masked_scatter cumsum softmax log_softmax _softmax flip sort scalar_tensor
+""")
 )
 """Steps whose output axes are the broadcast axes of their inputs (softmax and friends keep every axis too)."""
 
-SUM = frozenset(["add", "sub"])
-CONVOLUTION = frozenset(["conv1d", "conv2d", "conv3d", "convolution"])
-POOL = frozenset(
-    [
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "max_pool1d",
-        "max_pool2d",
-        "max_pool3d",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_avg_pool3d",
-        "adaptive_max_pool2d",
-        "upsample_nearest1d",
-        "upsample_nearest2d",
-        "upsample_bilinear2d",
-        "upsample_bicubic2d",
-        "_upsample_bilinear2d_aa",
-        "_upsample_bicubic2d_aa",
-        "upsample_linear1d",
-        "upsample_trilinear3d",
-        "max_pool2d_with_indices",
-    ]
-)
-REDUCE = frozenset(
-    [
-        "mean",
-        "sum",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "var",
-        "std",
-        "var_mean",
-        "std_mean",
-        "linalg_vector_norm",
-        "norm",
-        "prod",
-        "logsumexp",
-    ]
-)
-MATMUL = frozenset(["matmul", "bmm", "mm", "baddbmm", "einsum"])
-ATTENTION = frozenset(["scaled_dot_product_attention", "softmax", "_softmax"])
-FOURIER = frozenset(
-    [
-        "fft_rfft2",
-        "fft_irfft2",
-        "fft_fft",
-        "fft_fft2",
-        "fft_fftn",
-        "fft_ifft2",
-        "fft_rfft",
-        "fft_irfft",
-        "fft_rfftn",
-        "fft_irfftn",
-    ]
-)
+SUM = _names("add sub")
+CONVOLUTION = _names("conv1d conv2d conv3d convolution")
+POOL = _names("""
+    avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices adaptive_avg_pool1d
+    adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d upsample_nearest1d upsample_nearest2d
+    upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa
+    _upsample_bicubic2d_aa
+""")
+REDUCE = _names("mean sum amax amin max min var std var_mean std_mean linalg_vector_norm norm prod logsumexp")
+MATMUL = _names("matmul bmm mm baddbmm einsum")
+ATTENTION = _names("scaled_dot_product_attention softmax _softmax")
+FOURIER = _names("""
+    fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn
+""")
+SPLIT = _names("getitem split split_with_sizes chunk unbind tensor_split")
 
 
 def name(node: fx.Node) -> str:
@@ -234,9 +85,8 @@ def value(node: fx.Node) -> Tensor | None:
 
 def tensors(node: fx.Node) -> list[fx.Node]:
     """The tensor-valued (or list-valued) inputs of a node, in argument order, sizes left out."""
-    return [
-        source for source in node.all_input_nodes if not isinstance(source.meta.get("val"), torch.SymInt | int | float)
-    ]
+    sizes = (torch.SymInt, torch.SymFloat, int, float)
+    return [source for source in node.all_input_nodes if not isinstance(source.meta.get("val"), sizes)]
 
 
 def argument(node: fx.Node, index: int, keyword: str, default: object = None) -> object:

@@ -1,4 +1,4 @@
-"""Projections: linear maps of one axis by a parameter, with the bias, batch norm or low-rank update that belongs to them."""
+"""Projections: linear maps of one axis by a parameter, with the bias, batch norm or low-rank update they come with."""
 
 from __future__ import annotations
 

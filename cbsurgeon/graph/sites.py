@@ -100,11 +100,7 @@ def _feeds_elsewhere(output: fx.Node, branch: Branch) -> fx.Node | None:
     while queue:
         user = queue.pop()
         name = ops.name(user)
-        if (
-            name in ops.LAYOUT
-            or name in ops.CROP
-            or name in ("getitem", "split", "split_with_sizes", "chunk", "unbind")
-        ):
+        if name in ops.LAYOUT or name in ops.CROP or name in ops.SPLIT:
             queue.extend(user.users)
         elif user not in inside and (user.op == "output" or (ops.value(user) is not None and user.users)):
             return user

@@ -181,7 +181,7 @@ def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with mode, torch.no_grad():
-            state = {
+            state: dict[str, Tensor] = {
                 key: mode.from_tensor(tensor) for key, tensor in (*module.named_parameters(), *module.named_buffers())
             }
             fake = torch.utils._pytree.tree_map_only(Tensor, mode.from_tensor, (tuple(args), dict(kwargs)))

@@ -161,8 +161,13 @@ def _insert(editor: Editor, by_name: Mapping[str, fx.Node], block: Block, site: 
             for consumer in use.consumers:
                 by_name[consumer].replace_input_with(value, result)
         else:
-            value.replace_all_uses_with(result, delete_user_cb=lambda user, made=made: user not in made)
+            _replace_readers(value, result, made)
             editor.renamed[value.name] = result.name
+
+
+def _replace_readers(value: fx.Node, result: fx.Node, made: list[fx.Node]) -> None:
+    """Everyone who read ``value`` reads ``result``, except the operator itself."""
+    value.replace_all_uses_with(result, delete_user_cb=lambda user: user not in made)
 
 
 def operator_path(block: Block, site: Site) -> str:

@@ -1,10 +1,12 @@
 """Checking what was made: parity, bisection, cost, latency."""
 
+from cbsurgeon.checks.bisection import bisect, end_nodes
 from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
 from cbsurgeon.checks.cost_audit import audit, count
 from cbsurgeon.checks.latency import Benchmark
 from cbsurgeon.checks.latency_bench import bench
 from cbsurgeon.checks.latency_compare import Timed, compare, compare_processes
+from cbsurgeon.checks.parity import verify
 from cbsurgeon.checks.parity_result import Bisection, BlockGap, Row, Side, Tolerance, Verification
 
 __all__ = [
@@ -22,7 +24,10 @@ __all__ = [
     "Verification",
     "audit",
     "bench",
+    "bisect",
     "compare",
     "compare_processes",
     "count",
+    "end_nodes",
+    "verify",
 ]

@@ -99,7 +99,8 @@ class Reference:
             self.reason = f"the program does not run in float64 or {dtypes[1]}: {' '.join(str(error).split())[:120]}"
             return {}
         return {
-            name: _floor(found[dtypes[0]][name], value, dtypes[0]) + _floor(found[dtypes[1]][name], value, dtypes[1])
+            name: floor_of(found[dtypes[0]][name], value, dtypes[0])
+            + floor_of(found[dtypes[1]][name], value, dtypes[1])
             for name, value in exact.items()
             if value.is_floating_point()
         }
@@ -133,7 +134,7 @@ def run_in(program: Program, dtype: str) -> Run:
     return run
 
 
-def _floor(value: Tensor, exact: Tensor, dtype: str) -> Floor:
+def floor_of(value: Tensor, exact: Tensor, dtype: str) -> Floor:
     """Noise of one output, never less than one rounding of it."""
     exact = exact.double()
     difference = (value.double() - exact).abs()

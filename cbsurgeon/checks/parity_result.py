@@ -131,7 +131,7 @@ class BlockGap:
     Attributes:
         block: module path of the block.
         node: the value compared, by its node name in the program.
-        max_abs, rel_l2: the difference there.
+        max_abs, rel_l2, cosine: the difference there.
         allowed: largest relative L2 difference that rounding explains there.
         would_pass_at: the absolute tolerance under which it would pass.
         ok: whether it is explained by rounding.
@@ -141,6 +141,7 @@ class BlockGap:
     node: str
     max_abs: float
     rel_l2: float
+    cosine: float
     allowed: float
     would_pass_at: float
     ok: bool
@@ -152,6 +153,7 @@ class BlockGap:
             "node": self.node,
             "max_abs": _finite(self.max_abs),
             "rel_l2": _finite(self.rel_l2),
+            "cosine": _finite(self.cosine),
             "allowed": _finite(self.allowed),
             "would_pass_at": _finite(self.would_pass_at),
             "ok": self.ok,
@@ -224,6 +226,7 @@ class Verification:
         rows: one per set of inputs, batch and output.
         reference: what the rounding noise was measured against: ``float64 program``, or ``none: <reason>``.
         bisection: where they part, when that was asked for.
+        notes: facts that weaken or explain the answer.
         seconds: time the whole check took.
     """
 
@@ -232,6 +235,7 @@ class Verification:
     rows: tuple[Row, ...]
     reference: str
     bisection: Bisection | None = None
+    notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def __bool__(self) -> bool:
@@ -313,6 +317,7 @@ class Verification:
             "sides": [self.a.to_dict(), self.b.to_dict()],
             "rows": [row.to_dict() for row in self.rows],
             "bisection": self.bisection.to_dict() if self.bisection is not None else None,
+            "notes": list(self.notes),
             "seconds": self.seconds,
         }
 
@@ -325,7 +330,7 @@ class Verification:
             + f"  allowed {row.tolerance.atol:.1e}"
             for row in self.rows
         ]
-        tail = [f"  noise measured against: {self.reference}"]
+        tail = [f"  noise measured against: {self.reference}", *(f"  note: {note}" for note in self.notes)]
         if not self.ok:
             tail.append(f"  would pass at atol {self.would_pass_at:.1e}")
         if self.bisection is not None:

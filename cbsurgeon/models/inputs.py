@@ -108,8 +108,8 @@ def override(model: Model, *, input: str | None, inputs: Path | None, batch: int
     return replace(model, example_inputs=tuple(tensor(batch, spec) for spec in specs), example_kwargs={})
 
 
-def require(model: Model) -> Model:
-    """The model itself, when it has example inputs.
+def require(model: Model, tried: str = "") -> Model:
+    """The model itself, when it has example inputs; ``tried`` says what its answer to guessed ones was.
 
     Raises:
         UsageError: it has none, and nobody said what it takes (``CB-INPUT-02``).
@@ -120,7 +120,7 @@ def require(model: Model) -> Model:
         "the inputs of this model are not known",
         code="CB-INPUT-02",
         where=model.provenance.reference,
-        why=f"its forward takes {_signature(model)}, and nothing in the model says of which shape",
+        why=f"its forward takes {_signature(model)}; {tried or 'nothing in the model says of which shape'}",
         do="pass --input 3x224x224 (shapes without the batch), or --inputs FILE.npz with one array per parameter",
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cbsurgeon.errors import InputFileError, UsageError
-from cbsurgeon.models import builders, files, shapes, torch_file
+from cbsurgeon.models import builders, files, program, shapes, torch_file
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import timm, torchvision
 from cbsurgeon.models.checkpoint import Checkpoint, open_file
@@ -70,9 +70,9 @@ def load(
         return builders.build(found, options=options, input=input, inputs=inputs, batch=batch)
     files.readable(found)
     if files.sniff(found) == "zip" and torch_file.is_program(found):
-        from cbsurgeon.models import program
-
-        return program.read(found, trust=trust)
+        return _program(
+            found, trust=trust, unused={"--arch": arch, "--input": input, "--inputs": inputs, "entry": entry}
+        )
     opened = open_file(found, trust=trust, entry=entry, digest=True)
     if isinstance(opened, nn.Module):
         return _whole(found, opened, input=input, inputs=inputs, batch=batch)
@@ -237,6 +237,20 @@ def _check_claims(checkpoint: Checkpoint, bare: nn.Module, state: shapes.State) 
             why="; ".join(problems),
             do="check --arch and its options (num_classes, img_size): the file must hold exactly this architecture",
         )
+
+
+def _program(path: Path, *, trust: bool, unused: Mapping[str, Any]) -> Model:
+    """An exported program, which has an architecture and example inputs of its own."""
+    given = [name for name, value in unused.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"{given[0]} has no meaning for an exported program",
+            code="CB-LOAD-23",
+            where=str(path),
+            why="it brings its own architecture and example inputs",
+            do=f"leave out {' and '.join(given)}",
+        )
+    return program.read(path, trust=trust)
 
 
 def _whole(path: Path, module: nn.Module, *, input: str | None, inputs: Path | None, batch: int) -> Model:

@@ -29,7 +29,7 @@ def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterabl
         model: its module's state dict is written, or its program's where it has no module.
         path: the destination.
         force: replace an existing file.
-        inputs: files the model came from; none may be the destination.
+        inputs: files the result was made from, besides the one the model was loaded from; none may be the destination.
 
     Returns:
         The path written.
@@ -55,7 +55,7 @@ def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterabl
             where=str(destination),
             do="save a .safetensors file, or capture the model first",
         )
-    with atomic.output(destination, force=force, inputs=inputs) as temporary:
+    with atomic.output(destination, force=force, inputs=[*inputs, *sources(model)]) as temporary:
         _write(model, temporary, suffix, destination)
     return destination
 
@@ -77,6 +77,20 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
             "the checkpoint could not be written", code="CB-OUT-07", where=str(destination), why=str(error)[:200]
         ) from error
     _check(state, temporary, suffix, destination)
+
+
+def sources(model: Model) -> list[Path]:
+    """The files a model was loaded from (every shard, every file of a folder); empty for one that was built."""
+    origin = Path(model.provenance.reference.removeprefix("hf:"))
+    try:
+        if origin.name.endswith(".index.json"):
+            return [origin, *origin.parent.glob("*.safetensors")]
+        if origin.is_dir():
+            return [entry for entry in origin.iterdir() if entry.is_file()]
+        return [origin] if origin.is_file() else []
+    except (OSError, ValueError):
+        # The reference is free text; one that is no possible path names no file.
+        return []
 
 
 def state_dict(model: Model, where: str) -> dict[str, torch.Tensor]:

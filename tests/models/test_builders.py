@@ -150,6 +150,15 @@ def test_what_cannot_be_built_says_so(reference: str, options: dict[str, Any], c
     assert caught.value.do
 
 
+def test_inputs_that_cannot_be_guessed_are_explained_in_the_models_words() -> None:
+    small = {"d_model": 16, "num_hidden_layers": 1, "prediction_length": 4, "context_length": 8}
+    with pytest.raises(UsageError) as caught:
+        build("hf:PatchTSTModel", options=small)
+    assert caught.value.code == "CB-INPUT-02"
+    assert "past_values" in caught.value.why
+    assert "--inputs" in caught.value.do
+
+
 def test_a_misspelt_factory_gets_the_nearest() -> None:
     with pytest.raises(UsageError, match="bare"):
         build("mod:tests.models.factories:bear")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -324,6 +325,8 @@ def test_an_exported_program_needs_trust_and_keeps_its_recipes(tmp_path: Path) -
     path = models.save(replace(model, program=program, recipes=({"op": "cb"},)), tmp_path / "m.pt2")
     with pytest.raises(InputFileError, match="CB-LOAD-13"):
         models.load(str(path))
+    with pytest.raises(UsageError, match="CB-LOAD-23"):
+        models.load(str(path), trust=True, input="3")
     loaded = models.load(str(path), trust=True)
     assert loaded.module is None
     assert loaded.recipes == ({"op": "cb"},)
@@ -374,6 +377,27 @@ def write_shards(state: dict[str, torch.Tensor], folder: Path) -> Path:
 def test_shards_are_read_through_their_index(vit: Model, tmp_path: Path) -> None:
     index = write_shards(state_of(vit), tmp_path)
     assert_same(vit, models.load(str(index), arch=TIMM, options={"depth": 2}))
+
+
+def test_no_shard_is_ever_overwritten(vit: Model, tmp_path: Path) -> None:
+    loaded = models.load(str(write_shards(state_of(vit), tmp_path)), arch=TIMM, options={"depth": 2})
+    with pytest.raises(CBSurgeonError, match="CB-OUT-03"):
+        models.save(loaded, tmp_path / "model-00002-of-00002.safetensors", force=True)
+
+
+def test_a_file_without_permission_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.pt"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # root reads everything, so the system's answer is played
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputFileError, match="Permission denied") as caught:
+        models.load(str(path))
+    assert caught.value.code == "CB-LOAD-05"
 
 
 def test_one_shard_points_to_the_index(vit: Model, tmp_path: Path) -> None:

@@ -155,6 +155,11 @@ def test_a_file_is_never_written_onto_its_input(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(OutputFileError, match="CB-OUT-03"):
         models.save(linear(), path, force=True, inputs=[path])
+    loaded = models.load(
+        str(path), arch="mod:torch.nn:Linear", options={"in_features": 3, "out_features": 2}, input="3"
+    )
+    with pytest.raises(OutputFileError, match="CB-OUT-03"):
+        models.save(loaded, path, force=True)
     assert path.read_bytes() == before
 
 

@@ -70,7 +70,14 @@ def build(
     model = _run(known, wanted, batch)
     if input is not None or inputs is not None:
         return example.override(model, input=input, inputs=inputs, batch=batch)
-    return example.require(model)
+    return example.require(model, _tried(model))
+
+
+def _tried(model: Model) -> str:
+    """Why a transformers model has no example inputs, in its own words; empty for others and where it has some."""
+    if model.example_inputs or model.example_kwargs or not hasattr(model.module, "main_input_name"):
+        return ""
+    return transformers.refusal(model.module)
 
 
 def skeleton(reference: str | Reference, options: Mapping[str, Any], most_modules: int) -> nn.Module | None:

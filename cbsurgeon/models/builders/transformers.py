@@ -97,6 +97,11 @@ def with_inputs(module: nn.Module, batch: int) -> Model:
     return Model(module, example_kwargs={name: found[name] for name in order if name in found})
 
 
+def refusal(module: Any) -> str:
+    """What the model answered to the inputs that were tried."""
+    return hf_inputs.find(module, 1)[1]
+
+
 @contextmanager
 def offline() -> Iterator[None]:
     """Keep the hub client from the network: a configuration can name a backbone it would fetch."""

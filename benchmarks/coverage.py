@@ -1,7 +1,7 @@
 """Coverage of the finder: every model of the zoo, what is expected, what is found.
 
     python benchmarks/coverage.py                    the whole sweep: a table, and results/coverage.json
-    python benchmarks/coverage.py --only 'timm/swin' those models again; the other results stay
+    python benchmarks/coverage.py --only timm/swin   those models again; the other results stay
     python benchmarks/coverage.py --missing          only models without a result
     python benchmarks/coverage.py --truth            write coverage_truth.json anew (reviewed data: look at the diff)
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", metavar="PATTERN", default="", help="regular expression on the names of the models")
+    parser.add_argument("--only", metavar="PATTERN", default="", help="regular expression on group and name")
     parser.add_argument("--missing", action="store_true", help="leave out models that have a result")
     parser.add_argument("--truth", action="store_true", help="write the expected blocks instead of looking for them")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
@@ -64,7 +64,7 @@ def _write_truth(only: str) -> int:
 
     known = read_truth() if only else {}
     for entry in entries():
-        if re.search(only, entry.name):
+        if re.search(only, f"{entry.group} {entry.name}"):
             known[entry.name] = truth(entry)
             print(f"{len(known[entry.name]['blocks']):4} {entry.name}", file=sys.stderr)
     document = {"schema": "cbsurgeon.coverage-truth/1", "packages": _packages(), "models": known}
@@ -80,8 +80,11 @@ def _sweep(options: argparse.Namespace) -> int:
 
     expected = read_truth()
     known: dict[str, Any] = json.loads(options.output.read_text())["models"] if options.output.exists() else {}
-    names = [entry.name for entry in entries()]
-    chosen = [name for name in names if re.search(options.only, name) and not (options.missing and name in known)]
+    labels = {entry.name: f"{entry.group} {entry.name}" for entry in entries()}
+    names = list(labels)
+    chosen = [
+        name for name in names if re.search(options.only, labels[name]) and not (options.missing and name in known)
+    ]
     options.output.parent.mkdir(parents=True, exist_ok=True)
 
     def report(name: str, result: dict[str, Any]) -> None:

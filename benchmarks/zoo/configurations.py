@@ -126,6 +126,16 @@ def pairs(length: int = 16) -> Inputs:
     return lambda: {"input_ids": tokens(length), "decoder_input_ids": tokens(length // 2)}
 
 
+def masked_pairs(length: int = 16) -> Inputs:
+    """Token numbers for an encoder and a decoder, each with a mask that hides nothing."""
+    return lambda: {
+        "input_ids": tokens(length),
+        "attention_mask": torch.ones(2, length, dtype=torch.long),
+        "decoder_input_ids": tokens(length // 2),
+        "decoder_attention_mask": torch.ones(2, length // 2, dtype=torch.long),
+    }
+
+
 def wave(length: int = 2000) -> Inputs:
     """Waveforms: ``[2, length]``."""
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from benchmarks.zoo.configurations import DECODER_SIZES, SEQ2SEQ_SIZES, T5_SIZES, TEXT_SIZES, Row, ids, pairs
+from benchmarks.zoo.configurations import (
+    DECODER_SIZES,
+    SEQ2SEQ_SIZES,
+    T5_SIZES,
+    TEXT_SIZES,
+    Row,
+    ids,
+    masked_pairs,
+    pairs,
+)
 from benchmarks.zoo.entry import merged
 
 DECODERS: tuple[Row, ...] = (
@@ -159,7 +168,7 @@ SEQUENCES: tuple[Row, ...] = (
     ("t5", "T5Model", T5_SIZES, pairs()),
     ("mt5", "MT5Model", merged(T5_SIZES, {"feed_forward_proj": "gated-gelu"}), pairs()),
     ("umt5", "UMT5Model", T5_SIZES, pairs()),
-    ("longt5", "LongT5Model", merged(T5_SIZES, {"local_radius": 4}), pairs()),
+    ("longt5", "LongT5Model", merged(T5_SIZES, {"local_radius": 4}), masked_pairs()),
     (
         "prophetnet",
         "ProphetNetModel",

@@ -86,7 +86,7 @@ ENCODERS: tuple[Row, ...] = (
     (
         "nystromformer",
         "NystromformerModel",
-        merged(TEXT_SIZES, {"num_landmarks": 4, "segment_means_seq_len": 16, "max_position_embeddings": 510}),
+        merged(TEXT_SIZES, {"num_landmarks": 16, "segment_means_seq_len": 16, "max_position_embeddings": 510}),
         ids(),
     ),
     ("fnet", "FNetModel", merged(TEXT_SIZES, {"use_tpu_fourier_optimizations": False}), ids()),

@@ -257,6 +257,8 @@ def _note_slid(flow: Flow, dims: Sequence[Dim]) -> None:
 
 def _reduce(flow: Flow, node: fx.Node) -> Dims:
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
+    if len(flow.sources(node)) == 2:  # min(a, b) and max(a, b) compare two tensors
+        return _like_inputs(flow, node)
     where: Any = ops.argument(node, 2 if ops.name(node) in ("linalg_vector_norm", "norm") else 1, "dim")
     places = (
         {place % len(dims) for place in ([where] if isinstance(where, int) else where or range(len(dims)))}

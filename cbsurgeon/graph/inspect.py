@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from torch import fx
 
+from cbsurgeon.graph import leaks
 from cbsurgeon.graph.block import Block, Hook, Inspection, Site
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.program import Program
@@ -37,8 +38,14 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
     return replace(found, seconds={"capture": captured, **found.seconds})
 
 
-def inspect_program(program: Program, reference: str = "program") -> Inspection:
-    """Find the blocks of a captured program."""
+def inspect_program(program: Program, reference: str = "program", *, probe: bool = True) -> Inspection:
+    """Find the blocks of a captured program.
+
+    Args:
+        program: what :func:`cbsurgeon.graph.capture` returned.
+        reference: what to call it.
+        probe: run the program to tell causal masks from others where the graph does not say.
+    """
     start = time.perf_counter()
     reading = read(program)
     groups = _same_weights(reading)
@@ -53,8 +60,15 @@ def inspect_program(program: Program, reference: str = "program") -> Inspection:
         attention=attention,
         reference=reference,
         fingerprint=fingerprint(blocks),
+        causal=leaks.causal(program, reading, probe=probe and has_weights(program)),
+        masks=leaks.masks(reading),
         seconds={"read": time.perf_counter() - start},
     )
+
+
+def has_weights(program: Program) -> bool:
+    """Whether the program's parameters hold values (a model may be read on the meta device)."""
+    return all(not getattr(tensor, "is_meta", False) for tensor in program.exported.state_dict.values())
 
 
 def fingerprint(blocks: Sequence[Block]) -> str:

@@ -1,0 +1,204 @@
+"""Would a mean over all tokens leak? Causal attention hides the future, padding masks hide filler: both must be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from cbsurgeon.graph import ops
+from cbsurgeon.graph.execute import Override, values
+from cbsurgeon.graph.flow import Flow
+from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.reader import Found, Reading
+from cbsurgeon.graph.roles import channel_axis, roles
+
+_NEAR = 40
+"""Nodes between attention scores and the softmax; the longest chain seen has eleven."""
+
+
+def masks(reading: Reading) -> tuple[str, ...]:
+    """Names of the inputs that, as a mask and not through an embedding or projection, decide which tokens are attended."""
+    raw = _raw_inputs(reading.flow)
+    found: dict[str, None] = {}
+    for attention in _attention(reading):
+        for mask in _mask_operands(reading.flow, attention):
+            found.update(dict.fromkeys(sorted(raw.get(mask, frozenset()))))
+    return tuple(found)
+
+
+def causal(program: Program, reading: Reading, *, probe: bool = True) -> tuple[str, ...]:
+    """Evidence that attention hides the future; empty when every token may see every other.
+
+    Static evidence is an attention operator told to be causal, or a triangular mask. Where attention takes a mask that
+    the graph does not explain, the stream is probed: the last token is changed, and if no earlier token of the last
+    block moves (while a change of the first token does move later ones), the attention is causal.
+
+    Args:
+        program: the captured program.
+        reading: what was read from it.
+        probe: run the probe; turned off where weights are not materialised.
+    """
+    evidence: list[str] = []
+    unexplained = False
+    for attention in _attention(reading):
+        path = reading.calls.path(attention.branch.last.core) or attention.branch.last.core.name
+        for node in attention.branch.between.nodes:
+            if ops.name(node) == "scaled_dot_product_attention" and ops.argument(node, 5, "is_causal", False):
+                evidence.append(f"{node.name} ({path}) is told to be causal")
+        for mask in _mask_operands(reading.flow, attention):
+            triangle = _triangular(mask)
+            if triangle is not None:
+                evidence.append(f"{triangle.name} makes a triangular mask for {path}")
+            unexplained = True
+    if unexplained and probe:
+        return tuple(_probe(program, reading))
+    return tuple(dict.fromkeys(evidence))[:3]
+
+
+def _attention(reading: Reading) -> list[Found]:
+    return [found for found in reading.found if found.kind == "attention"]
+
+
+def _mask_operands(flow: Flow, attention: Found) -> list[fx.Node]:
+    """Tensors added to, or selecting among, attention scores."""
+    found: list[fx.Node] = []
+    for node in attention.branch.between.nodes:
+        name = ops.name(node)
+        if name == "scaled_dot_product_attention":
+            mask = ops.argument(node, 3, "attn_mask")
+            found += [mask] if isinstance(mask, fx.Node) else []
+        elif name in ("softmax", "_softmax"):
+            found += _beside_scores(flow, ops.tensors(node)[0])
+    return found
+
+
+def _beside_scores(flow: Flow, node: fx.Node) -> list[fx.Node]:
+    """Walk from a softmax back to its scores; whatever is combined with them on the way is a mask or a bias."""
+    found: list[fx.Node] = []
+    for _ in range(_NEAR):
+        sources = ops.tensors(node)
+        if not sources or ops.name(node) in ops.MATMUL or node in flow.projections:
+            break
+        if len(sources) == 1:
+            node = sources[0]
+            continue
+        scores = next((source for source in sources if _reaches_scores(flow, source)), sources[0])
+        found += [source for source in sources if source is not scores]
+        node = scores
+    return found
+
+
+def _reaches_scores(flow: Flow, node: fx.Node) -> bool:
+    """Whether a product of two activations (queries and keys) is upstream, before any projection."""
+    queue, seen = [node], set[fx.Node]()
+    while queue and len(seen) < _NEAR:
+        current = queue.pop()
+        if current in seen or current in flow.projections:
+            continue
+        seen.add(current)
+        live = [source for source in ops.tensors(current) if flow.is_activation(source)]
+        if ops.name(current) in ops.MATMUL and len(live) == 2:
+            return True
+        queue += live
+    return False
+
+
+def _raw_inputs(flow: Flow) -> dict[fx.Node, frozenset[str]]:
+    """For each node, the inputs whose values reach it without passing an embedding, a projection or a norm."""
+    raw: dict[fx.Node, frozenset[str]] = {}
+    for node in flow.order:
+        if node.op == "placeholder" and node.name in flow.inputs:
+            raw[node] = frozenset({node.name})
+        elif node.op == "call_function" and node not in flow.projections:
+            if ops.name(node) in ops.NORM or ops.name(node) in ops.CONVOLUTION or ops.name(node) == "embedding":
+                continue
+            reached = [raw[source] for source in ops.tensors(node) if source in raw]
+            if reached:
+                raw[node] = frozenset[str]().union(*reached)
+    return raw
+
+
+def _triangular(mask: fx.Node) -> fx.Node | None:
+    """A node upstream of a mask that makes a triangle: ``tril``, ``triu``, or a comparison of two ranges."""
+    queue, seen = [mask], set[fx.Node]()
+    while queue and len(seen) < 4 * _NEAR:
+        node = queue.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        name = ops.name(node)
+        if name in ("tril", "triu"):
+            return node
+        if name in ("le", "ge", "lt", "gt") and sum(_is_range(source) for source in ops.tensors(node)) == 2:
+            return node
+        queue += ops.tensors(node)
+    return None
+
+
+def _is_range(node: fx.Node) -> bool:
+    for _ in range(12):
+        if ops.name(node) == "arange":
+            return True
+        sources = ops.tensors(node)
+        if not sources or ops.name(node) not in ops.ELEMENTWISE | ops.LAYOUT | ops.CROP | {"index"}:
+            return False
+        node = sources[0]
+    return False
+
+
+def _probe(program: Program, reading: Reading) -> list[str]:
+    """Change the last token of each stream and look whether any earlier one moves at its last block."""
+    by_stream: dict[fx.Node, list[Found]] = {}
+    for found in reading.found:
+        assert found.branch.stream is not None
+        origin = reading.lineage.origin(found.branch.stream)
+        first = next((s for s, group in by_stream.items() if group[-1].branch.total is origin), found.branch.stream)
+        by_stream.setdefault(first, []).append(found)
+    return [
+        evidence
+        for stream, group in by_stream.items()
+        if any(found.kind == "attention" for found in group)
+        for evidence in _probe_stream(program, reading.flow, stream, group)
+    ]
+
+
+def _probe_stream(program: Program, flow: Flow, stream: fx.Node, group: Sequence[Found]) -> list[str]:
+    channel = channel_axis(flow, stream)
+    known = roles(flow, flow.of(stream), {channel}) if channel is not None else None
+    last = group[-1].branch.total
+    after = roles(flow, flow.of(last), {channel}) if channel is not None else None
+    if known is None or after is None or not known.tokens or after.count != known.count:
+        return []
+    axes = known.tokens
+
+    def positions(tensor: Tensor) -> Tensor:
+        return tensor.movedim(after.tokens, tuple(range(len(after.tokens)))).reshape(after.count, -1)
+
+    plain = values(program, program.example, [stream.name, last.name])
+    moved = {end: _moved(program, stream, last, plain, axes, positions, end) for end in (0, -1)}
+    # The future is hidden if the last token moves nobody else, while the first one does move others.
+    if not moved[-1][:-1].any() and moved[0][1:].any():
+        return [f"changing the last token at {stream.name} moves no earlier token at {last.name}"]
+    return []
+
+
+def _moved(
+    program: Program,
+    stream: fx.Node,
+    last: fx.Node,
+    plain: dict[str, Tensor],
+    axes: tuple[int, ...],
+    positions: Callable[[Tensor], Tensor],
+    end: int,
+) -> Tensor:
+    """Which tokens of ``last`` change when one end of ``stream`` does."""
+    changed = plain[stream.name].clone()
+    index = tuple(end if axis in axes else slice(None) for axis in range(changed.dim()))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(changed[index].shape, generator=generator).to(changed.dtype)
+    changed[index] += noise * (changed.float().std() + 1e-3).to(changed.dtype)
+    override: Override = {stream.name: changed}
+    after = values(program, program.example, [last.name], override)[last.name]
+    return (positions(after) != positions(plain[last.name])).any(dim=1)

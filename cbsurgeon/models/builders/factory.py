@@ -59,8 +59,8 @@ def _find(reference: Reference) -> Any:
         raise _failure(reference, "the reference has no factory", "write mod:package.module:factory")
     here = str(Path.cwd())
     if here not in sys.path:
-        # As `python -m` does: a user's own model file usually lies in the folder the command is run from.
-        sys.path.insert(0, here)
+        # A user's own model file usually lies in the folder the command is run from; last, so that it hides no library.
+        sys.path.append(here)
     try:
         found: Any = importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from torch.export.graph_signature import InputKind
 from cbsurgeon.checks.cost import Audit, Count, Tally
 from cbsurgeon.checks.cost_graph import NodeCost, Sizes, batch_symbols, blocks, node_costs
 from cbsurgeon.checks.cost_inserted import Group, groups
-from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capturing import capture
 from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model
 

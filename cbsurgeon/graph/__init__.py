@@ -1,8 +1,8 @@
 """Reading graphs: capture, axis roles, residual branches, blocks. Reads; changes nothing."""
 
 from cbsurgeon.graph.block import POSITIONS, Block, Hook, Inspection, Rejected, Site, Use
-from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.inspect import inspect, inspect_program
+from cbsurgeon.graph.capturing import capture
+from cbsurgeon.graph.inspection import inspect, inspect_program
 from cbsurgeon.graph.program import Program, wrap
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Would a mean over all tokens leak? Causal attention hides the future, padding masks hide filler: both must be seen."""
+"""Would a mean over all tokens leak? Causal attention hides the future, padding masks hide filler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NEAR = 40
 
 
 def masks(reading: Reading) -> tuple[str, ...]:
-    """Names of the inputs that, as a mask and not through an embedding or projection, decide which tokens are attended."""
+    """Names of the inputs that decide, as they are and not through an embedding or projection, what is attended."""
     raw = _raw_inputs(reading.flow)
     found: dict[str, None] = {}
     for attention in _attention(reading):

@@ -65,6 +65,10 @@ class Program:
             for name, tensor in self.example.items()
         }
 
+    def under(self, prefix: str) -> Program:
+        """The same program as a part of a larger model."""
+        return replace(self, prefix=prefix)
+
     def replace(self, exported: ExportedProgram) -> Program:
         """The same names around an edited program."""
         return replace(self, exported=exported)

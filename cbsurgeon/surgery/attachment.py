@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -169,27 +170,43 @@ def _drop(hooks: dict[int, Any], function: Any) -> list[int]:
 
 
 def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
-    """How often each attached operator runs in one forward pass on these inputs, computed without arithmetic."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    """How often each attached operator runs in one forward pass on these inputs.
 
+    The pass is done on shapes alone; a model whose forward needs values (it looks at its data) is run for real.
+    """
+    try:
+        with _counting(module) as ran:
+            _run_on_shapes(module, args, kwargs)
+    except Exception:  # whatever a forward does with a tensor that has no values: the real run below decides
+        with _counting(module) as ran, torch.no_grad():
+            module(*args, **kwargs)
+    return ran
+
+
+@contextmanager
+def _counting(module: nn.Module) -> Iterator[dict[str, int]]:
     ran: dict[str, int] = {}
     handles = []
     for path, _, name, operator in attached(module):
-        key = f"{path}.{name}"
-        ran[key] = 0
-        handles.append(operator.register_forward_hook(_counter(ran, key)))
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+        ran[f"{path}.{name}"] = 0
+        handles.append(operator.register_forward_hook(_counter(ran, f"{path}.{name}")))
     try:
-        with mode, torch.no_grad():
-            state: dict[str, Tensor] = {
-                key: mode.from_tensor(tensor) for key, tensor in (*module.named_parameters(), *module.named_buffers())
-            }
-            fake = torch.utils._pytree.tree_map_only(Tensor, mode.from_tensor, (tuple(args), dict(kwargs)))
-            torch.func.functional_call(module, state, fake[0], fake[1])
+        yield ran
     finally:
         for handle in handles:
             handle.remove()
-    return ran
+
+
+def _run_on_shapes(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, torch.no_grad():
+        state: dict[str, Tensor] = {
+            key: mode.from_tensor(tensor) for key, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
+        fake = torch.utils._pytree.tree_map_only(Tensor, mode.from_tensor, (tuple(args), dict(kwargs)))
+        torch.func.functional_call(module, state, fake[0], fake[1])
 
 
 def _counter(ran: dict[str, int], key: str) -> Any:

@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph.block import Block, Site
-from cbsurgeon.graph.inspect import inspect_program
+from cbsurgeon.graph.inspection import inspect_program
 from cbsurgeon.graph.program import Program
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.surgery.attachment import ON_INPUT, ON_OUTPUT

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import Program, capture, inspect
-from cbsurgeon.graph.capture import two_samples
+from cbsurgeon.graph.capturing import two_samples
 from cbsurgeon.models.model import Model
 from tests.graph.networks import CASES
 from tests.graph.parts import Block, Mlp, Stack

@@ -15,7 +15,7 @@ from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
-from cbsurgeon.graph.capture import output_names, refuse_training
+from cbsurgeon.graph.capturing import output_names, refuse_training
 from cbsurgeon.models.model import Model
 
 

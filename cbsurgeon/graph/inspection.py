@@ -8,14 +8,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import fx
+from torch import fx, nn
 
+from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import leaks
 from cbsurgeon.graph.block import Block, Hook, Inspection, Site
-from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capturing import capture
+from cbsurgeon.graph.partial import capture_parts
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reader import Found, Reading, read
 from cbsurgeon.models.model import Model
+
+PARTIAL = frozenset({"CB-CAPTURE-03", "CB-CAPTURE-04", "CB-CAPTURE-05"})
+"""Failures of the whole after which its parts are tried."""
 
 DEFAULT_KINDS = frozenset({"mlp", "glu", "conv-mlp"})
 """Kinds chosen when nothing narrower is asked for: channel MLPs, the paper's place for CB (section 4.1)."""
@@ -26,23 +31,108 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
 
     Args:
         model: a module with example inputs, or a program.
-        check: compare the captured program with the eager model (see :func:`cbsurgeon.graph.capture.capture`).
+        check: compare the captured program with the eager model (see :func:`cbsurgeon.graph.capturing.capture`).
 
     Raises:
         CaptureError: the model cannot be captured.
     """
     start = time.perf_counter()
-    program = capture(model, check=check)
+    containers = _containers(model)
+    try:
+        programs: tuple[Program, ...] = (capture(model, check=check),)
+        left_out: dict[str, str] = {}
+    except CaptureError as error:
+        if error.code not in PARTIAL:
+            raise
+        parts = capture_parts(model)
+        programs, left_out = parts.programs, parts.left_out
+        if not programs:
+            raise
     captured = time.perf_counter() - start
-    found = inspect_program(program, model.provenance.reference)
-    return replace(found, seconds={"capture": captured, **found.seconds})
+    found = [_inspect_part(program, model.provenance.reference, containers) for program in programs]
+    if len(found) == 1 and not programs[0].prefix:
+        return replace(found[0], seconds={"capture": captured, **found[0].seconds})
+    return _joined(found, left_out, captured, model.provenance.reference)
+
+
+def _containers(model: Model) -> frozenset[str]:
+    """Modules that run their children in turn: a child added to one would run as a layer of its own."""
+    if model.module is None:
+        return frozenset()
+    kinds = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return frozenset(path for path, module in model.module.named_modules() if isinstance(module, kinds))
+
+
+def _inspect_part(program: Program, reference: str, containers: frozenset[str]) -> Inspection:
+    """Inspect one program; paths of a part become paths of the whole model."""
+    found = inspect_program(program, reference)
+
+    def settle(block: Block) -> Block:
+        block = _under(block, program.prefix) if program.prefix else block
+        sites = {
+            position: replace(site, hooks=tuple(hook for hook in site.hooks if hook.module not in containers))
+            for position, site in block.sites.items()
+        }
+        return _noted(replace(block, sites={p: replace(site, hooks=site.hooks[:1]) for p, site in sites.items()}))
+
+    return replace(
+        found,
+        blocks=tuple(map(settle, found.blocks)),
+        attention=tuple(map(settle, found.attention)),
+        rejected=tuple(
+            replace(one, path=_path(program.prefix, one.path)) if program.prefix else one for one in found.rejected
+        ),
+    )
+
+
+def _path(prefix: str, path: str) -> str:
+    return f"{prefix}.{path}" if path else prefix
+
+
+def _under(block: Block, prefix: str) -> Block:
+    sites = {
+        position: replace(site, hooks=tuple(replace(hook, module=_path(prefix, hook.module)) for hook in site.hooks))
+        for position, site in block.sites.items()
+    }
+    return replace(
+        block,
+        stack=prefix if block.stack == "model" else _path(prefix, block.stack),
+        path=_path(prefix, block.path),
+        fc1=tuple(_path(prefix, path) for path in block.fc1),
+        fc2=tuple(_path(prefix, path) for path in block.fc2),
+        sites=sites,
+    )
+
+
+def _noted(block: Block) -> Block:
+    end = block.sites.get("end")
+    if end is None or not end.hooks or not end.hooks[0].before_dropout:
+        return block
+    return replace(block, notes=(*block.notes, "dropout is a function call: on the module, End stands before it"))
+
+
+def _joined(found: Sequence[Inspection], left_out: dict[str, str], captured: float, reference: str) -> Inspection:
+    """One answer for several captured parts, blocks numbered through."""
+    blocks = tuple(replace(b, index=i) for i, b in enumerate(b for part in found for b in part.blocks))
+    attention = tuple(replace(b, index=i) for i, b in enumerate(b for part in found for b in part.attention))
+    return Inspection(
+        blocks=blocks,
+        rejected=tuple(sorted((r for part in found for r in part.rejected), key=lambda one: -one.nearness)),
+        attention=attention,
+        reference=reference,
+        fingerprint=fingerprint(blocks),
+        causal=tuple(reason for part in found for reason in part.causal),
+        masks=tuple(dict.fromkeys(name for part in found for name in part.masks)),
+        left_out=left_out,
+        seconds={"capture": captured, "read": sum(part.seconds["read"] for part in found)},
+    )
 
 
 def inspect_program(program: Program, reference: str = "program", *, probe: bool = True) -> Inspection:
     """Find the blocks of a captured program.
 
     Args:
-        program: what :func:`cbsurgeon.graph.capture` returned.
+        program: what :func:`cbsurgeon.graph.capturing` returned.
         reference: what to call it.
         probe: run the program to tell causal masks from others where the graph does not say.
     """
@@ -102,10 +192,6 @@ def _block(reading: Reading, group: list[Found], stack: str) -> Block:
     fc1 = tuple(dict.fromkeys(path for core in firsts if (path := calls.leaf(core, ()))))
     fc2 = calls.leaf(last.core, ())
     sites = {position: _merged(reading, [one.sites[position] for one in group]) for position in first.sites}
-    notes = []
-    end = sites.get("end")
-    if end is not None and end.hooks and end.hooks[0].before_dropout:
-        notes.append("dropout is a function call: on the module, End stands before it")
     return Block(
         index=-1,
         stack=stack,
@@ -121,7 +207,6 @@ def _block(reading: Reading, group: list[Found], stack: str) -> Block:
         calls=len(group),
         sites=sites,
         unavailable=first.unavailable,
-        notes=tuple(notes),
     )
 
 
@@ -139,7 +224,7 @@ def _merged(reading: Reading, sites: list[Site]) -> Site:
         for hook in first.hooks
         if reading.calls.runs(hook.module) == len(sites) and all(hook in other.hooks for other in sites)
     ]
-    return replace(first, uses=tuple(use for site in sites for use in site.uses), hooks=tuple(hooks[:1]))
+    return replace(first, uses=tuple(use for site in sites for use in site.uses), hooks=tuple(hooks))
 
 
 def _stack_names(reading: Reading, groups: list[list[Found]]) -> list[str]:

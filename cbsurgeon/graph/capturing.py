@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import io
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -95,7 +99,7 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ref
 
     shapes = (pytree.tree_map(shape, args), pytree.tree_map(shape, kwargs))
     try:
-        with _plain_attention(), torch.no_grad():
+        with _plain_attention(), _quiet(), torch.no_grad():
             exported = torch.export.export(
                 module, args, kwargs, dynamic_shapes=_by_parameter(module, *shapes), strict=False
             )
@@ -117,8 +121,6 @@ def _by_parameter(module: nn.Module, arg_shapes: Any, kwarg_shapes: dict[str, An
     """Dynamic shapes as torch.export wants them: a tuple when there are only positional inputs, else by name."""
     if not kwarg_shapes:
         return arg_shapes
-    import inspect
-
     names = list(inspect.signature(module.forward).parameters)
     return {**dict(zip(names, arg_shapes, strict=False)), **kwarg_shapes}
 
@@ -183,6 +185,18 @@ def _differs(reference: str, name: str, why: str) -> CaptureError:
         why=f"{why}; a random operation in forward(), or state that changes between calls, does this",
         do="make forward() deterministic in evaluation mode",
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging whole graphs when a capture fails: the error carries what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

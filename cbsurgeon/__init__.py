@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cbsurgeon.version import __version__
 
 if TYPE_CHECKING:
-    from cbsurgeon.checks.cost import Audit
-    from cbsurgeon.checks.latency import Benchmark
-    from cbsurgeon.checks.parity import Verification
+    from cbsurgeon.checks import Audit, Benchmark, Verification
     from cbsurgeon.deploy import Export
     from cbsurgeon.errors import CBSurgeonError
     from cbsurgeon.graph.block import Block, Inspection
@@ -45,9 +43,7 @@ _ROOMS = {
     "cbsurgeon.graph.block": ("Block", "Inspection"),
     "cbsurgeon.surgery": ("Recipe",),
     "cbsurgeon.deploy": ("Export",),
-    "cbsurgeon.checks.parity": ("Verification",),
-    "cbsurgeon.checks.cost": ("Audit",),
-    "cbsurgeon.checks.latency": ("Benchmark",),
+    "cbsurgeon.checks": ("Audit", "Benchmark", "Verification"),
     "cbsurgeon.verbs": (
         "Shipment",
         "audit",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -131,10 +132,23 @@ def four_parts(error: CBSurgeonError, color: bool, width: int | None) -> str:
 
 
 def _lines(start: float) -> Callable[[str], None]:
+    shown = ""
+
     def progress(step: str) -> None:
-        click.echo(f"[{time.monotonic() - start:6.1f} s] {step}", err=True)
+        nonlocal shown
+        if _stage(step) not in ("", shown):
+            shown = _stage(step)
+            click.echo(f"[{time.monotonic() - start:6.1f} s] {shown}", err=True)
 
     return progress
+
+
+def _stage(step: str) -> str:
+    """The part of a message that stays the same while a step goes on: ``build: layers, 40 %`` → ``build``.
+
+    Nothing, for a message that only counts (``3 of 40 groups``): it belongs to the step before.
+    """
+    return re.sub(r"(: .*)?(, ?\d+ ?%)?$|^\d+ of .*", "", step)
 
 
 @contextlib.contextmanager
@@ -154,8 +168,9 @@ def _spinner() -> Iterator[Callable[[str], None]]:
     with console.status("starting") as status:
 
         def progress(step: str) -> None:
-            finish()
-            current.append((step, time.monotonic()))
+            if not current or _stage(step) not in ("", current[0][0]):
+                finish()
+                current.append((_stage(step), time.monotonic()))
             status.update(escape(step))
 
         yield progress

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbsurgeon.errors import missing
 from cbsurgeon.report import figures
-from cbsurgeon.report.document import Document, chosen, kind_of, parts, text_of
+from cbsurgeon.report.document import Document, chosen, kind_of, of_kind, parts, text_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,14 +38,14 @@ def render_text(document: Document, *, width: int = 100, color: bool = False) ->
         emoji=False,
         legacy_windows=False,
     )
-    documents = list(parts(document))
+    if kind_of(document) == "ship":
+        documents, views = [document], {"ship": lambda part, _: _ship(part)}
+    else:
+        documents, views = list(parts(document)), VIEWS
     for number, part in enumerate(documents):
         if number:
             console.print()
-        for row in VIEWS[kind_of(part)](part, documents):
-            console.print(row)
-    if kind_of(document) == "ship":
-        for row in _shipment(document):
+        for row in views[kind_of(part)](part, documents):
             console.print(row)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
@@ -57,9 +57,14 @@ def _line(text: str, style: str = "") -> RenderableType:
 
 
 def _fact(label: str, value: str, style: str = "") -> RenderableType:
+    from rich.table import Table
     from rich.text import Text
 
-    return Text.assemble((f"  {label:<10} ", "dim"), (value, style))
+    row = Table.grid()
+    row.add_column(width=max(13, len(label) + 3))
+    row.add_column(overflow="fold")
+    row.add_row(Text(f"  {label}", style="dim"), Text(value, style=style))
+    return row
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -222,6 +227,8 @@ def _verify(document: Document, documents: Sequence[Document]) -> Rows:
     yield _fact("tolerance", f"{document['tolerance']['source']}: {document['tolerance']['reason']}")
     if document["first_bad_block"]:
         yield _fact("parts at", document["first_bad_block"], "red")
+    for note in document.get("notes", ()):
+        yield _fact("note", note, "yellow")
     if not document["ok"]:
         yield _fact("would pass", f"at atol {figures.small(document['would_pass_at'])}")
 
@@ -253,6 +260,9 @@ def _audit(document: Document, documents: Sequence[Document]) -> Rows:
         yield _fact("counted", f"{len(items)} x {formula}: {items[0]['formula']}")
 
 
+OUTCOMES = {"within": "green", "slower": "red", "inconclusive": "yellow"}
+"""The colour of a benchmark's outcome."""
+
 COSTS = {"params": "parameters", "flops": "FLOPs (paper)", "operations": "operations", "bytes": "bytes moved"}
 """The audited quantities, as tables call them."""
 
@@ -267,8 +277,8 @@ def _by(
 
 
 def _bench(document: Document, documents: Sequence[Document]) -> Rows:
-    styles = {"within": "bold green", "slower": "bold red", "inconclusive": "bold yellow"}
-    yield _line(f"{document['a']} -> {document['b']}: {document['verdict']}", styles.get(document["outcome"], "bold"))
+    style = f"bold {OUTCOMES.get(document['outcome'], '')}".strip()
+    yield _line(f"{document['a']} -> {document['b']}: {document['verdict']}", style)
     times = document["median_seconds"]
     table = _table("", "median", "ratio - 1", "95 % interval", right=("median", "ratio - 1", "95 % interval"))
     table.add_row(*_cells("A", figures.milliseconds(times["a"]), "", ""))
@@ -283,13 +293,41 @@ def _bench(document: Document, documents: Sequence[Document]) -> Rows:
         yield _fact("note", note, "yellow")
 
 
-def _shipment(document: Document) -> Rows:
+def _ship(document: Document) -> Rows:
+    """The answers of a shipment, a line each; ``cbsurgeon report`` shows its parts in full."""
+    found = list(parts(document))
+    yield _line(f"{document['title']}: {'shipped' if document['ok'] else 'NOT PROVEN'}", "bold")
+    for part in of_kind(found, "insert"):
+        listed = ",".join(str(index) for index in part["chosen"])
+        yield _fact(
+            "put", f"{part['op']} at {part['position']} of {len(part['chosen'])} of {part['blocks']} blocks: {listed}"
+        )
+    for part in of_kind(found, "verify"):
+        yield _fact("parity", _parity(part), "green" if part["ok"] else "red")
+    for part in of_kind(found, "audit"):
+        yield _fact("cost", "\n".join(_extra(part, name) for name in COSTS))
+    for part in of_kind(found, "bench"):
+        yield _fact("latency", part["verdict"], OUTCOMES.get(part["outcome"], ""))
+    for name, reason in document["left_out"].items():
+        yield _fact(f"no {name}", reason, "yellow")
     yield _line("")
-    yield _line(f"{document['directory']}: {'shipped' if document['ok'] else 'NOT PROVEN'}", "bold")
+    yield _line(f"{document['directory']}/", "bold")
     for name, entry in document["files"].items():
         yield _fact(figures.size(entry["bytes"]), name)
-    for name, reason in document["left_out"].items():
-        yield _fact("no " + name, reason, "yellow")
+    yield _fact("", "report.html, report.json")
+
+
+def _parity(document: Document) -> str:
+    batches = figures.indices(sorted({row["batch"] for row in document["rows"]}))
+    worst = figures.small(document["max_abs"])
+    allowed = figures.small(document["tolerance"]["atol"])
+    return f"{'same' if document['ok'] else 'DIFFERENT'} at batches {batches}: max |Δ| {worst}, allowed {allowed}"
+
+
+def _extra(document: Document, name: str) -> str:
+    show: Callable[..., str] = figures.size if name == "bytes" else figures.count
+    row = document[name]
+    return f"{COSTS[name]} {show(row['difference'], signed=True)} ({figures.percent(row['relative'])})"
 
 
 def _error(document: Document, documents: Sequence[Document]) -> Rows:

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon import checks, deploy, graph
-from cbsurgeon.checks import cost_audit, latency_bench, parity
-from cbsurgeon.checks.cost import Audit
-from cbsurgeon.checks.latency import Benchmark
-from cbsurgeon.checks.parity_result import Verification
+from cbsurgeon.checks import Audit, Benchmark, Verification
 from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.formats import ENGINE_SUFFIXES
 from cbsurgeon.graph import Program
@@ -71,6 +68,7 @@ def export_checked(
     *,
     check: bool = True,
     force: bool = False,
+    program: Program | None = None,
     progress: Progress | None = None,
     **how: Any,
 ) -> tuple[Export, Verification | None]:
@@ -83,6 +81,7 @@ def export_checked(
         path: the file.
         check: compare; engines and programs are not compared here.
         force: replace an existing file.
+        program: the captured model, if the caller has it already.
         progress: told each step.
         how: as :func:`export`.
 
@@ -91,10 +90,11 @@ def export_checked(
     """
     final = Path(path)
     if why_unchecked(final, check):
-        return export(model, final, force=force, progress=progress, **how), None
-    if progress is not None:
-        progress("capture the model")
-    program = graph.capture(model)
+        return export(model, final, force=force, program=program, progress=progress, **how), None
+    if program is None:
+        if progress is not None:
+            progress("capture the model")
+        program = graph.capture(model)
     how |= {"program": program, "force": True, "progress": progress}
     try:
         with atomic.bundle(final, force=force, companions=(f"{final.name}.data",)) as staged:
@@ -179,7 +179,7 @@ def verify(
         CheckFailed: the two have other outputs altogether.
         CBSurgeonError: a side cannot be opened or run.
     """
-    verdict = parity.verify(
+    verdict = checks.verify(
         a,
         b,
         batches=batches,
@@ -193,12 +193,12 @@ def verify(
     )
     if verdict or not bisect:
         return verdict
-    return verdict.with_bisection(checks.bisect(a, b, device=device, trust=trust, progress=progress))
+    return verdict.with_bisection(checks.bisect(a, b, trust=trust, progress=progress))
 
 
 def audit(a: Model, b: Model | None = None, *, batch: int = 1, progress: Progress | None = None) -> Audit:
     """Parameters, FLOPs, operations and bytes of ``a``, of ``b``, and the difference."""
-    return cost_audit.audit(a, b, batch=batch, progress=progress)
+    return checks.audit(a, b, batch=batch, progress=progress)
 
 
 def bench(
@@ -233,7 +233,7 @@ def bench(
     Raises:
         CBSurgeonError: a side cannot be opened, or a measuring process failed.
     """
-    return latency_bench.bench(
+    return checks.bench(
         a,
         b,
         backend=backend or _running_both(a, b),

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cbsurgeon import deploy
+from cbsurgeon import checks, deploy, graph
+from cbsurgeon.checks import Verification
 from cbsurgeon.checks.environment import environment
-from cbsurgeon.checks.parity_result import Verification
 from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.onnx_file import sha256
 from cbsurgeon.errors import ExportError, MissingPackage, missing
@@ -159,10 +159,15 @@ class _Job:
 
     def export(self, opset: int) -> None:
         """ONNX, compared with the edited model."""
-        made, verdict = export_checked(self.edited, self.folder / ONNX, opset=opset, progress=self.tell)
+        self.tell("capture the edited model")
+        program = graph.capture(self.edited)
+        made, verdict = export_checked(
+            self.edited, self.folder / ONNX, opset=opset, program=program, progress=self.tell
+        )
         assert verdict is not None, "_require_packages asks for onnxruntime"
         self.made = made
-        self.verdict = replace(verdict, b=replace(verdict.b, name=str(self.final / made.path.name)))
+        named = replace(verdict, b=replace(verdict.b, name=str(self.final / made.path.name)))
+        self.verdict = named.with_bisection(checks.bisect(program, made.path, progress=self.tell))
         self.documents += [self._placed(made), self.verdict.to_dict()]
 
     def build_engine(self) -> None:

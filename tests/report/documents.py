@@ -86,11 +86,32 @@ def export(name: str = "model.onnx") -> dict[str, Any]:
 def verification(ok: bool = True, bisected: bool = True) -> dict[str, Any]:
     tolerance = Tolerance(2.1e-5, 1e-4, 4e-6, "measured", "8 times the rounding noise of this model on these inputs")
     rows = tuple(
-        Row("generated", batch, "output", error, error / 3, 1.0, 1.0, 2.4e-6, error, tolerance, error < 2e-5)
+        Row(
+            inputs="generated",
+            batch=batch,
+            output="output",
+            max_abs=error,
+            rel_l2=error / 3,
+            cosine=1.0,
+            top1=1.0,
+            noise=2.4e-6,
+            would_pass_at=error,
+            tolerance=tolerance,
+            ok=error < 2e-5,
+        )
         for batch, error in ((1, 1.4e-6), (2, 1.9e-6), (7, 2.2e-6 if ok else 3.1e-2))
     )
     gaps = tuple(
-        BlockGap(f"blocks.{i}.mlp", f"add_{i}", 1e-6 * (i + 1), 2e-7 * (i + 1), 6e-6, 1e-6 * (i + 1), True)
+        BlockGap(
+            block=f"blocks.{i}.mlp",
+            node=f"add_{i}",
+            max_abs=1e-6 * (i + 1),
+            rel_l2=2e-7 * (i + 1),
+            cosine=1.0,
+            allowed=6e-6,
+            would_pass_at=1e-6 * (i + 1),
+            ok=True,
+        )
         for i in range(12)
     )
     sides = (
@@ -98,7 +119,9 @@ def verification(ok: bool = True, bisected: bool = True) -> dict[str, Any]:
         Side("model.onnx", "onnxruntime", "cpu", "float32"),
     )
     found = Bisection(gaps, sides, None) if bisected else None
-    return Verification(*sides, rows, "float64 program", found, 7.0).to_dict()
+    return Verification(
+        a=sides[0], b=sides[1], rows=rows, reference="float64 program", bisection=found, seconds=7.0
+    ).to_dict()
 
 
 def audit() -> dict[str, Any]:

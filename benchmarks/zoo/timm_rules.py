@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.zoo.rules import Remark, Rule, Veto, Where, matches
+from typing import Any
 
-_FC = {"fc1": ("fc1",), "fc2": ("fc2",)}
+from benchmarks.zoo.rules import Remark, Rule, Veto, Where, matches
 
 _OWN_MIXER = "one branch with its own spatial convolution, no separate token mixer before it (inverted bottleneck)"
 _ONE_TOKEN = "runs on the class token alone: one token, where the mean changes nothing"
@@ -17,16 +17,21 @@ def _has_mixer(where: Where) -> bool:
 
 
 def _visformer(where: Where) -> bool:
-    return getattr(where.module, "attn", None) is not None or not where.module.mlp.spatial_conv  # type: ignore[union-attr]
+    block: Any = where.module
+    return block.attn is not None or not block.mlp.spatial_conv
 
 
 def _feed_forward(where: Where) -> bool:
     """A universal inverted residual with a skip that has no depthwise convolution, or follows an attention branch."""
-    block = where.module
+    block: Any = where.module
     if not block.has_skip:
         return False
     plain = not any(hasattr(getattr(block, name), "conv") for name in ("dw_start", "dw_mid", "dw_end"))
     return plain or (where.previous is not None and matches(where.previous, "timm.*MobileAttention"))
+
+
+def _one_latent(where: Where) -> bool:
+    return getattr(where.module, "latent_len", 0) == 1
 
 
 def _separate_output(where: Where) -> bool:
@@ -34,19 +39,24 @@ def _separate_output(where: Where) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("timm.layers.mlp.Mlp", **_FC),
-    Rule("timm.layers.mlp.GluMlp", **_FC),
+    Rule("timm.layers.mlp.Mlp", ("fc1",), ("fc2",)),
+    Rule("timm.layers.mlp.GluMlp", ("fc1",), ("fc2",)),
     Rule("timm.layers.mlp.SwiGLU", ("fc1_g", "fc1_x"), ("fc2",)),
-    Rule("timm.layers.mlp.GatedMlp", **_FC, why="gMLP: the channel MLP of a block, with the spatial gate inside"),
-    Rule("timm.layers.mlp.ConvMlp", **_FC),
-    Rule("timm.layers.mlp.GlobalResponseNormMlp", **_FC),
+    Rule(
+        "timm.layers.mlp.GatedMlp",
+        ("fc1",),
+        ("fc2",),
+        why="gMLP: the channel MLP of a block, with the spatial gate inside",
+    ),
+    Rule("timm.layers.mlp.ConvMlp", ("fc1",), ("fc2",)),
+    Rule("timm.layers.mlp.GlobalResponseNormMlp", ("fc1",), ("fc2",)),
     Rule(
         "timm.models.cpubone.CPUBoneBlock",
         ("total.0.1.main.1",),
         ("total.0.1.main.3",),
         why="MLP branch after the attention branch; the local convolution branch that follows it is a bottleneck",
     ),
-    Rule("timm.models.efficientformer.ConvMlpWithNorm", **_FC),
+    Rule("timm.models.efficientformer.ConvMlpWithNorm", ("fc1",), ("fc2",)),
     Rule(
         "timm.models.efficientformer_v2.EfficientFormerV2Block",
         ("mlp.fc1.conv",),
@@ -70,7 +80,8 @@ RULES: tuple[Rule, ...] = (
     Rule("timm.models.efficientvit_msra.ConvMlp", ("pw1.conv",), ("pw2.conv",)),
     Rule(
         "timm.models.fastvit.ConvMlp",
-        **_FC,
+        ("fc1",),
+        ("fc2",),
         why="feed-forward with a depthwise convolution in front, after a RepMixer or attention branch",
     ),
     Rule("timm.models.gemma4_vit.Gemma4GatedMlp", ("gate_proj.linear", "up_proj.linear"), ("down_proj.linear",)),
@@ -92,7 +103,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "timm.models.pvt_v2.MlpWithDepthwiseConv",
-        **_FC,
+        ("fc1",),
+        ("fc2",),
         why="feed-forward with a depthwise convolution inside, after the attention branch",
     ),
     Rule(
@@ -105,8 +117,8 @@ RULES: tuple[Rule, ...] = (
         "timm.models.repvit.RepVitDownsample", ("ffn.conv1.c",), ("ffn.conv2.c",), why="feed-forward of a downsampler"
     ),
     Rule("timm.models.shvit.FFN", ("pw1.c",), ("pw2.c",)),
-    Rule("timm.models.swiftformer.Mlp", **_FC),
-    Rule("timm.models.tiny_vit.NormMlp", **_FC),
+    Rule("timm.models.swiftformer.Mlp", ("fc1",), ("fc2",)),
+    Rule("timm.models.tiny_vit.NormMlp", ("fc1",), ("fc2",)),
     Rule(
         "timm.models.visformer.Block",
         ("mlp.conv1",),
@@ -136,7 +148,7 @@ VETOES: tuple[Veto, ...] = (
         "timm.layers.attention_pool.AttentionPoolLatent",
         "mlp",
         "attention pooling to one token",
-        when=lambda where: where.module.latent_len == 1,
+        when=_one_latent,
     ),
     Veto("timm.models.mlp_mixer.MixerBlock", "mlp_tokens", "token-mixing MLP: contracts the token axis"),
     Veto("timm.models.swin_transformer_v2_cr.WindowMultiHeadAttention", "meta_mlp", _POSITION),
@@ -144,6 +156,11 @@ VETOES: tuple[Veto, ...] = (
     Veto("timm.models.convnext.ConvNeXtBlock", "mlp", _OWN_MIXER),
     Veto("timm.models.maxxvit.ConvNeXtBlock", "mlp", _OWN_MIXER),
     Veto("timm.models.edgenext.ConvBlock", "mlp", _OWN_MIXER),
+    Veto(
+        "timm.models.csatv2.SpatialTransformerBlock",
+        "mlp",
+        "a gate's map of one channel: its layer norm leaves the same bias for all tokens, so the mean changes nothing",
+    ),
     Veto("timm.layers.global_context.GlobalContext", "", _POOLED),
     Veto("timm.layers.gather_excite.GatherExcite", "", _POOLED),
     Veto("torchvision.models.swin_transformer.ShiftedWindowAttentionV2", "cpb_mlp", _POSITION),
@@ -153,10 +170,6 @@ REMARKS: tuple[Remark, ...] = (
     Remark("timm.models.coat.ParallelBlock", "one MLP called for three resolutions: one block with three calls"),
     Remark("timm.models.convmixer.Residual", "only the depthwise convolution has a residual, the 1x1 has none"),
     Remark("timm.models.csatv2.Block", _OWN_MIXER),
-    Remark(
-        "timm.models.csatv2.SpatialTransformerBlock",
-        "attention and MLP on a stream of 49 tokens with one channel inside the gate: a transformer block like others",
-    ),
     Remark(
         "timm.models.efficientvit_mit.MBConv", "inverted bottleneck; a feed-forward only behind an attention branch"
     ),

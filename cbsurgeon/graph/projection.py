@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 from torch import fx
 
@@ -35,8 +36,31 @@ class Projection:
     convolution: bool = False
 
 
+class Projections:
+    """The projection, if any, that each node of a graph is the result of; found once, in graph order."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._known: dict[fx.Node, Projection | None] = {}
+        for node in flow.order:
+            self._known[node] = _find(flow, self, node)
+
+    def __call__(self, node: fx.Node) -> Projection | None:
+        """The projection whose result ``node`` is, if it is one."""
+        return self._known[node]
+
+
 def projection(flow: Flow, node: fx.Node) -> Projection | None:
     """The projection whose result ``node`` is, if it is one."""
+    table = _TABLES.get(flow)
+    if table is None:
+        table = _TABLES[flow] = Projections(flow)
+    return table(node)
+
+
+_TABLES: WeakKeyDictionary[Flow, Projections] = WeakKeyDictionary()
+
+
+def _find(flow: Flow, known: Projections, node: fx.Node) -> Projection | None:
     if node in flow.projections:
         source, weight, contracted = flow.projections[node]
         if ops.name(node) in ops.CONVOLUTION:
@@ -45,25 +69,25 @@ def projection(flow: Flow, node: fx.Node) -> Projection | None:
         return Projection(node, source, (node,), node, contracted)
     name = ops.name(node)
     if name == "batch_norm":
-        return _under(flow, node, ops.tensors(node)[0])
+        return _under(known, node, ops.tensors(node)[0])
     if name == "add":
         if len(operands(flow, node)) == 2:
-            return _low_rank(flow, node)
+            return _low_rank(flow, known, node)
         live = [source for source in ops.tensors(node) if flow.is_activation(source)]
         rest = [source for source in flow.sources(node) if source not in live]
         if len(live) == 1 and rest and sum(bool(dim) for dim in flow.of(rest[0])) == 1:
-            return _under(flow, node, live[0])
+            return _under(known, node, live[0])
     return None
 
 
-def _under(flow: Flow, node: fx.Node, source: fx.Node) -> Projection | None:
+def _under(known: Projections, node: fx.Node, source: fx.Node) -> Projection | None:
     """The projection below a bias or a batch norm, reached through layout alone; it must feed nothing else."""
     current = source
     while ops.name(current) in ops.LAYOUT and len(_readers(current)) == 1:
         current = ops.tensors(current)[0]
     if len(_readers(current)) != 1:
         return None
-    found = projection(flow, current)
+    found = known(current)
     return replace(found, output=node) if found is not None else None
 
 
@@ -72,15 +96,15 @@ def _readers(node: fx.Node) -> list[fx.Node]:
     return [user for user in node.users if not (ops.name(user).endswith("_as") and user.args[0] is not node)]
 
 
-def _low_rank(flow: Flow, node: fx.Node) -> Projection | None:
+def _low_rank(flow: Flow, known: Projections, node: fx.Node) -> Projection | None:
     """``W x + s * B(A(dropout(x)))``: a frozen projection and its low-rank update, without anything non-linear."""
     first, second = operands(flow, node)
     for base_end, update_end in ((first, second), (second, first)):
-        base = projection(flow, _past_scale(flow, base_end))
-        update = projection(flow, _past_scale(flow, update_end))
+        base = known(_past_scale(flow, base_end))
+        update = known(_past_scale(flow, update_end))
         if base is None or update is None or update.core not in flow.projections:
             continue
-        down = projection(flow, _past_scale(flow, update.source))
+        down = known(_past_scale(flow, update.source))
         if down is None:
             continue
         path = chain(flow, down.source)

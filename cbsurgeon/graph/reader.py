@@ -203,7 +203,9 @@ def _attention(reading: Reading, branch: Branch) -> Found | Rejected | None:
     flow = reading.flow
     readers = (*branch.between.firsts, *branch.between.others)
     stream = next((node for one in readers for node in chain(flow, one.source) if node in branch.others), branch.stream)
-    if stream is None or not flow.is_activation(stream):
+    if stream is None:  # learned queries, expanded to the batch, begin a stream no input reaches
+        stream = next((node for node in branch.others if not flow.is_activation(node)), None)
+    if stream is None:
         return None
     channel = channel_axis(flow, stream)
     if channel is None:

@@ -83,13 +83,20 @@ def chain(flow: Flow, start: fx.Node, limit: int = 64) -> list[fx.Node]:
 
 
 def operands(flow: Flow, node: fx.Node) -> list[fx.Node]:
-    """The two or more full-sized activations a node adds up; empty when it is no such sum."""
+    """The two or more full-sized tensors a node adds up, one of them an activation; empty when it is no such sum.
+
+    A constant counts when it was expanded to the batch: a stream may begin as learned queries.
+    """
     name = ops.name(node)
     if name in ("addcmul", "addcdiv") or name in ops.SUM:
         sizes = flow.table.sizes(node)
-        live = [source for source in ops.tensors(node) if flow.is_activation(source) and ops.value(source) is not None]
-        full = [source for source in live if flow.table.sizes(source) == sizes]
-        if len(full) >= 2:
+        known = [source for source in flow.sources(node) if flow.table.sizes(source) == sizes]
+        full = [
+            source
+            for source in known
+            if flow.is_activation(source) or any(map(flow.table.holds_batch, flow.of(source)))
+        ]
+        if len(full) >= 2 and any(map(flow.is_activation, full)):
             return full
     return _stacked(flow, node) if name == "sum" else []
 

@@ -11,7 +11,7 @@ from typing import Any
 from cbsurgeon import checks, deploy, graph
 from cbsurgeon.checks import Audit, Benchmark, Verification
 from cbsurgeon.deploy import Export
-from cbsurgeon.deploy.formats import ENGINE_SUFFIXES
+from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
 from cbsurgeon.graph import Program
 from cbsurgeon.models import Model, atomic
 from cbsurgeon.verbs.editing import load

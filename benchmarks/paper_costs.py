@@ -4,9 +4,9 @@
     python benchmarks/paper_costs.py --only ViT-S    the figures of one row
     python benchmarks/paper_costs.py -o FILE         where the JSON goes
 
-Each model is built by timm with random weights, captured once, and its operators are inserted into the captured
-program, so what is counted is what would be deployed. FLOPs are the paper's: multiply-accumulates as torchprofile counts
-them. A figure agrees when it rounds to the digits the paper prints; where it does not, the reason is given, and a difference
+Each model is built by timm with random weights and captured once; its operators are inserted into the captured program,
+so what is counted is what would be deployed. FLOPs are the paper's: multiply-accumulates as torchprofile counts them. A
+figure agrees when it rounds to the digits the paper prints; where it does not, the reason is given, and a difference
 without a known reason ends the run with 1.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     metavar="FILE.json",
     help="Also write the recipe, to edit and replay.",
 )
+@click.option(
+    "--on",
+    type=click.Choice(["module", "program"]),
+    help="Edit the module, or the exported program (then OUT is a .pt2).  [default: the module where there is one]",
+)
 @click.option("--dry-run", is_flag=True, help="Only show what would be done; write no model.")
 @output_option(
     required=False, metavar="OUT", help="Edited model, .safetensors or .pt.  [default: <name>-cb.safetensors]"
@@ -54,6 +59,7 @@ def command(
     choice: dict[str, Any],
     recipe: Path | None,
     recipe_out: Path | None,
+    on: Literal["module", "program"] | None,
     dry_run: bool,
     output: Path | None,
     force: bool,
@@ -74,7 +80,8 @@ def command(
     from cbsurgeon import verbs
     from cbsurgeon.models import atomic
 
-    target = output or _beside(reference)
+    target = output or _beside(reference, on)
+    _refuse_losing_the_program(on, target)
     for path in (recipe_out, None if dry_run else target):
         if path is not None:
             atomic.check(path, force=force, inputs=[reference])
@@ -89,7 +96,7 @@ def command(
         else:
             made = verbs.read_recipe(recipe)
         progress("insert")
-        edited = verbs.insert(model, made)
+        edited = verbs.insert(model, made, on=on)
         if recipe_out is not None:
             verbs.write_text(recipe_out, made.to_json(), force=force)
         if not dry_run:
@@ -106,13 +113,26 @@ def command(
     _warn(terminal, made)
 
 
-def _beside(reference: str) -> Path:
+def _beside(reference: str, on: str | None) -> Path:
     """``timm:deit_small`` → ``deit_small-cb.safetensors`` in the current folder."""
     from cbsurgeon.models.reference import Reference, parse
 
     found = parse(reference)
     name = re.split(r"[/:]", found.name.rstrip("/"))[-1] if isinstance(found, Reference) else found.name.split(".")[0]
-    return Path(f"{name or 'model'}-cb.safetensors")
+    suffix = ".pt2" if on == "program" or reference.endswith(".pt2") else ".safetensors"
+    return Path(f"{name or 'model'}-cb{suffix}")
+
+
+def _refuse_losing_the_program(on: str | None, target: Path) -> None:
+    """Weights and a recipe give back an edited module, not an edited program."""
+    if on == "program" and target.suffix != ".pt2":
+        raise UsageError(
+            "an edited program is written as .pt2",
+            code="CB-CLI-07",
+            where=f"--on program with -o {target}",
+            why="a weights file holds no graph, so the operators would be put into the module when it is loaded",
+            do=f"-o {target.with_suffix('.pt2')}, or leave out --on program",
+        )
 
 
 def _refuse_both(context: click.Context) -> None:

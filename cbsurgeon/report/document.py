@@ -108,9 +108,31 @@ def of_kind(documents: Sequence[Document], kind: str) -> list[Document]:
     return [document for document in documents if kind_of(document) == kind]
 
 
+Place = tuple[bool, int, str]
+"""Whether it is an attention branch (those are numbered on their own), its index, and the position."""
+
+
+def placed(documents: Sequence[Document]) -> dict[Place, str]:
+    """Every place an insertion put an operator at → the operator."""
+    return {
+        (site["kind"] == "attention", int(site["index"]), str(site["position"])): str(document["op"])
+        for document in of_kind(documents, "insert")
+        for site in document["sites"]
+    }
+
+
 def chosen(documents: Sequence[Document]) -> set[int]:
-    """Indices of the blocks an operator was put into."""
-    return {int(index) for document in of_kind(documents, "insert") for index in document["chosen"]}
+    """Indices of the MLP blocks an operator was put into."""
+    return {index for attention, index, _ in placed(documents) if not attention}
+
+
+def listed(insertion: Document) -> str:
+    """The changed blocks as an explicit list: ``6,7,8``, or ``6,7,8 and attention 6,7,8``."""
+    indices: dict[bool, list[str]] = {False: [], True: []}
+    for site in insertion["sites"]:
+        indices[site["kind"] == "attention"].append(str(site["index"]))
+    mlp, attention = (",".join(dict.fromkeys(indices[kind])) for kind in (False, True))
+    return " and ".join(part for part in (mlp, attention and f"attention {attention}") if part) or "none"
 
 
 def text_of(value: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cbsurgeon.report.document import Document, of_kind
+from cbsurgeon.report.document import Document, Place, placed
 
 POSITIONS = ("front", "mid", "end")
 PER_PANEL = 12
@@ -74,24 +74,31 @@ class Panel:
     title: str
     rows: tuple[BlockRow, ...]
     height: int
-    first: bool
-    last: bool
 
 
 def panels(inspection: Document, documents: Sequence[Document]) -> list[Panel]:
-    """The panels of a model's picture, in graph order, with the operators the insertions put in."""
-    placed = _placed(documents)
+    """The panels of a model's picture, in graph order, with the operators the insertions put in.
+
+    Attention branches are drawn where an operator was put into one of them.
+    """
+    places = placed(documents)
+    drawn = _stacks(inspection["blocks"], places, "")
+    if any(attention for attention, _, _ in places):
+        drawn += _stacks(inspection.get("attention", ()), places, "attention of ")
+    return drawn
+
+
+def _stacks(blocks: Sequence[Mapping[str, Any]], places: Mapping[Place, str], prefix: str) -> list[Panel]:
     drawn: list[Panel] = []
-    for stack in dict.fromkeys(block["stack"] for block in inspection["blocks"]):
-        blocks = [block for block in inspection["blocks"] if block["stack"] == stack]
-        parts = [blocks[start : start + PER_PANEL] for start in range(0, len(blocks), PER_PANEL)]
-        for number, part in enumerate(parts):
-            rows = tuple(_row(block, TOP + ROW * place, placed) for place, block in enumerate(part))
-            title = stack or "blocks"
+    for stack in dict.fromkeys(block["stack"] for block in blocks):
+        own = [block for block in blocks if block["stack"] == stack]
+        parts = [own[start : start + PER_PANEL] for start in range(0, len(own), PER_PANEL)]
+        for part in parts:
+            rows = tuple(_row(block, TOP + ROW * place, places) for place, block in enumerate(part))
+            title = prefix + (stack or "blocks")
             if len(parts) > 1:
                 title = f"{title}, {part[0]['index']}–{part[-1]['index']}"
-            height = TOP + ROW * len(rows) + 14
-            drawn.append(Panel(title, rows, height, number == 0, number == len(parts) - 1))
+            drawn.append(Panel(title, rows, TOP + ROW * len(rows) + 14))
     return drawn
 
 
@@ -100,26 +107,21 @@ INSERTED_AT = {"front": 1, "mid": 3, "end": 5}
 FORMULAS = {"cb": "(x + mean x) / 2", "cb_s": "x + scale · mean x"}
 
 
-def anatomy(insertion: Document) -> Anatomy:
-    """The branch of one block with the operator at its position."""
+def anatomy(insertion: Document) -> Anatomy | None:
+    """The branch of one MLP block with the operator at its position; none where only attention was changed."""
     op, position = str(insertion["op"]), str(insertion["position"])
+    if all(site["kind"] == "attention" for site in insertion["sites"]):
+        return None
     before = tuple(Step(label) for label in STEPS)
     at = INSERTED_AT[position]
     after = (*before[:at], Step(op, operator=True), *before[at:])
     return Anatomy(op, position, FORMULAS.get(op, ""), before, after)
 
 
-def _placed(documents: Sequence[Document]) -> dict[tuple[int, str], str]:
-    return {
-        (int(site["index"]), str(site["position"])): str(document["op"])
-        for document in of_kind(documents, "insert")
-        for site in document["sites"]
-    }
-
-
-def _row(block: Mapping[str, Any], y: int, placed: Mapping[tuple[int, str], str]) -> BlockRow:
+def _row(block: Mapping[str, Any], y: int, places: Mapping[Place, str]) -> BlockRow:
     index = int(block["index"])
-    dots = tuple(_dot(block, position, placed.get((index, position), "")) for position in POSITIONS)
+    attention = block["kind"] == "attention"
+    dots = tuple(_dot(block, position, places.get((attention, index, position), "")) for position in POSITIONS)
     path = str(block["path"]) or "(no module)"
     size = f"{block['tokens']} × {block['channels']} → {block['hidden']}"
     axes = ", ".join(str(axis) for axis in block["token_axes"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbsurgeon.report import figures, plots
-from cbsurgeon.report.document import Document, chosen, combine, of_kind, text_of
+from cbsurgeon.report.document import Document, chosen, combine, listed, of_kind, text_of
 from cbsurgeon.report.network import anatomy, panels
 from cbsurgeon.report.text import COSTS
 from cbsurgeon.version import __version__
@@ -102,6 +102,7 @@ def _present(section: str, content: Mapping[str, Any]) -> bool:
 def _insertion(document: Document) -> dict[str, Any]:
     return {
         **document,
+        "listed": listed(document),
         "anatomy": anatomy(document),
         "recipe_text": json.dumps(document["recipe"], indent=2, ensure_ascii=False),
     }

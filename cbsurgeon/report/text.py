@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbsurgeon.errors import missing
 from cbsurgeon.report import figures
-from cbsurgeon.report.document import Document, chosen, kind_of, of_kind, parts, text_of
+from cbsurgeon.report.document import Document, chosen, kind_of, listed, of_kind, parts, text_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -143,22 +143,15 @@ def _inserted_before(document: Document) -> Rows:
     recipes = document["inserted"]
     yield _line(f"{document['reference']}: {len(recipes) or 'no'} insertion{'' if len(recipes) == 1 else 's'}", "bold")
     for recipe in recipes:
-        sites = [site for site in recipe.get("sites", ()) if site.get("enabled", True)]
-        listed = figures.indices([site["index"] for site in sites])
-        yield _fact(
-            "inserted", f"{recipe.get('op')} at {recipe.get('pos') or _positions(sites)} of blocks {listed}", "green"
-        )
-
-
-def _positions(sites: Sequence[Mapping[str, Any]]) -> str:
-    return text_of(list(dict.fromkeys(site["position"] for site in sites)))
+        sites = [site for site in recipe["sites"] if site.get("enabled", True)]
+        yield _fact("inserted", f"{recipe['op']} at {recipe['position']} of blocks {listed({'sites': sites})}", "green")
 
 
 def _insert(document: Document, documents: Sequence[Document]) -> Rows:
     verb = "would put" if document["dry_run"] else "put"
-    listed = ",".join(str(index) for index in document["chosen"])
     yield _line(
-        f"{verb} {document['op']} at {document['position']} of {len(document['chosen'])} blocks: {listed}", "bold"
+        f"{verb} {document['op']} at {document['position']} of {len(document['sites'])} blocks: {listed(document)}",
+        "bold",
     )
     yield _fact("asked for", f"--layers {document['layers']}" if document["layers"] else "the recipe's sites")
     for site in document["sites"]:
@@ -298,9 +291,9 @@ def _ship(document: Document) -> Rows:
     found = list(parts(document))
     yield _line(f"{document['title']}: {'shipped' if document['ok'] else 'NOT PROVEN'}", "bold")
     for part in of_kind(found, "insert"):
-        listed = ",".join(str(index) for index in part["chosen"])
         yield _fact(
-            "put", f"{part['op']} at {part['position']} of {len(part['chosen'])} of {part['blocks']} blocks: {listed}"
+            "put",
+            f"{part['op']} at {part['position']} of {len(part['sites'])} of {part['blocks']} blocks: {listed(part)}",
         )
     for part in of_kind(found, "verify"):
         yield _fact("parity", _parity(part), "green" if part["ok"] else "red")

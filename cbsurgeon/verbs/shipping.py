@@ -26,7 +26,8 @@ from cbsurgeon.verbs.results import insertion
 from cbsurgeon.version import __version__
 
 SCHEMA = "cbsurgeon.ship/1"
-WEIGHTS, RECIPE, ONNX, ENGINE, PAGE = "model.safetensors", "recipe.json", "model.onnx", "model.engine", "report.html"
+WEIGHTS, PROGRAM, RECIPE = "model.safetensors", "model.pt2", "recipe.json"
+ONNX, ENGINE, PAGE = "model.onnx", "model.engine", "report.html"
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,13 @@ class _Job:
         self.recipe = plan(found, **choice)
         self.tell("insert")
         edited = insert(self.model, self.recipe)
-        save(edited, self.folder / WEIGHTS)
+        name = WEIGHTS if edited.module is not None else PROGRAM
+        save(edited, self.folder / name)
         # From here on the edited model is what the file in the folder says it is, so commands in messages run.
-        origin = replace(edited.provenance, reference=str(self.final / WEIGHTS))
+        origin = replace(edited.provenance, reference=str(self.final / name))
         self.edited = replace(edited, provenance=origin)
         (self.folder / RECIPE).write_text(self.recipe.to_json(), encoding="utf-8")
-        done = insertion(self.model, edited, self.recipe, blocks=len(found), output=self.final / WEIGHTS)
+        done = insertion(self.model, edited, self.recipe, blocks=len(found), output=self.final / name)
         self.documents += [found.to_dict(), done]
         if not done["identity_at_start"]:
             self.warnings.append(

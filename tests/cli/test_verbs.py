@@ -258,3 +258,23 @@ def _moved(module: torch.nn.Module) -> torch.nn.Module:
         for parameter in other.parameters():
             parameter.add_(0.01)
     return other
+
+
+def test_the_program_can_be_edited_instead_and_gives_the_same_numbers(
+    plain: Path, edited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("insert", plain, "--layers", "all", "--on", "program", "-q").code == 0
+    same = run("verify", edited, "plain-cb.pt2", "--trust", "--json")
+    assert same.code == 0 and same.document["ok"], same.err
+    refused = run("insert", plain, "--on", "program", "-o", "x.safetensors")
+    assert refused.code == 2 and "-o x.pt2" in refused.err
+
+
+def test_ship_of_a_program(plain: Path, tmp_path: Path) -> None:
+    program = tmp_path / "plain.pt2"
+    assert run("export", plain, "-o", program).code == 0
+    folder = tmp_path / "shipped"
+    outcome = run("ship", program, "--trust", "-o", folder, "--bench-budget", "0", "--no-engine", "--json")
+    assert outcome.code == 0, outcome.err
+    assert {"model.pt2", "model.onnx", "report.html"} <= {path.name for path in folder.iterdir()}

@@ -38,6 +38,7 @@ def insertion(chosen: tuple[int, ...] = (6, 7, 8, 9, 10, 11)) -> dict[str, Any]:
         {
             "index": index,
             "stack": "blocks",
+            "kind": "mlp",
             "path": f"blocks.{index}.mlp",
             "position": "end",
             "channels": 384,

@@ -159,3 +159,18 @@ def test_an_absent_package_is_named(package: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MissingPackage, match=f"(?i){package}") as caught:
         render_html([documents.audit()])
     assert "cbsurgeon[report]" in caught.value.do
+
+
+def test_attention_is_drawn_where_it_was_changed_and_not_taken_for_an_mlp() -> None:
+    inspection = documents.inspection(2)
+    branches = [
+        {**block, "kind": "attention", "path": f"blocks.{i}.attn"} for i, block in enumerate(inspection["blocks"])
+    ]
+    inspection["attention"] = branches
+    insertion = documents.insertion((1,))
+    insertion["sites"][0].update(kind="attention", path="blocks.1.attn")
+    page = render_html([inspection, insertion])
+    assert "attention of blocks" in page
+    changed = re.findall(r'<g class="block chosen".*?<text class="path"[^>]*>([^<]*)', page, re.DOTALL)
+    assert changed == ["blocks.1.attn"]
+    assert "attention of blocks" not in render_html([inspection, documents.insertion((1,))])

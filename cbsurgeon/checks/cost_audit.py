@@ -13,8 +13,7 @@ from torch.export.graph_signature import InputKind
 from cbsurgeon.checks.cost import Audit, Count, Tally
 from cbsurgeon.checks.cost_graph import NodeCost, Sizes, batch_symbols, blocks, node_costs
 from cbsurgeon.checks.cost_inserted import Group, groups
-from cbsurgeon.graph.capturing import capture
-from cbsurgeon.graph.program import Program
+from cbsurgeon.graph import Program, capture
 from cbsurgeon.models.model import Model
 
 _WEIGHT_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)

@@ -13,7 +13,7 @@ from cbsurgeon.checks.cost import QUANTITIES, Tally, readable
 from cbsurgeon.checks.cost_audit import audit, count
 from cbsurgeon.checks.cost_fvcore import count_traced
 from cbsurgeon.checks.cost_graph import Sizes, batch_symbols, node_costs
-from cbsurgeon.graph.capturing import capture
+from cbsurgeon.graph import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import CB, CBS
 from tests.checks.cost_models import TIMM, counted, with_operator

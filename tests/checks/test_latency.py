@@ -20,6 +20,7 @@ from cbsurgeon.checks.latency_compare import compare, compare_processes
 from cbsurgeon.checks.latency_sampling import MIN_GROUPS, ROTATION, calls_per_sample
 from cbsurgeon.checks.latency_verdict import conclude
 from cbsurgeon.errors import CBSurgeonError, CheckFailed
+from cbsurgeon.graph import capture
 from cbsurgeon.models.model import Model, Provenance
 from tests.checks.arms import Broken, Clock, Product, Slow
 
@@ -200,6 +201,15 @@ def test_bench_of_two_models_in_this_process() -> None:
 def test_bench_in_fresh_processes() -> None:
     result = bench(_tiny(), _tiny(), budget=10.0, processes=2, claim=5.0)
     assert result.processes == 2
+
+
+@pytest.mark.slow
+def test_bench_of_programs_travels_as_files() -> None:
+    """A model that exists as a program only cannot be pickled; it is sent as a file of our own."""
+    program = Model(None, provenance=Provenance("program"), program=capture(_tiny()).exported)
+    result = bench(program, program, backend="program", budget=10.0, processes=2, batch=3, claim=5.0)
+    assert result.processes == 2
+    assert not any("cannot be sent" in note for note in result.notes)
 
 
 def test_bench_says_when_a_model_cannot_travel() -> None:

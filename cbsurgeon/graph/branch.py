@@ -160,11 +160,12 @@ def _meet(flow: Flow, between: Middle, streams: Container[fx.Node]) -> tuple[lis
 
 
 def mixes_tokens(flow: Flow, total: fx.Node, stop: Container[fx.Node], limit: int = 300) -> bool:
-    """Whether a sum that is no block adds a token mixer (attention, pooling, depthwise convolution) to its stream."""
+    """Whether a sum that is no block adds a token mixer to its stream: attention, or pooling and depthwise convolution
+    without an expansion of their own (that would be an inverted bottleneck, mixing both ways at once)."""
     terms = operands(flow, total)
     for place, term in enumerate(terms):
         streams = {node for k, other in enumerate(terms) if k != place for node in _streams(flow, other)}
-        queue, seen, mixing = [term], set[fx.Node](), False
+        queue, seen, attention, spatial, projections = [term], set[fx.Node](), False, False, 0
         while queue and len(seen) < limit:
             node = queue.pop()
             if node in seen or node in streams or node in stop or not flow.is_activation(node):
@@ -173,9 +174,10 @@ def mixes_tokens(flow: Flow, total: fx.Node, stop: Container[fx.Node], limit: in
             name = ops.name(node)
             live = [source for source in ops.tensors(node) if flow.is_activation(source)]
             up = step(flow, node)
-            mixing |= name in ops.ATTENTION or (name in ops.MATMUL and len(live) > 1)
-            mixing |= up is not None and up.kind == "spatial"
+            attention |= name in ops.ATTENTION or (name in ops.MATMUL and len(live) > 1)
+            spatial |= up is not None and up.kind == "spatial"
+            projections += node in flow.projections
             queue.extend(live)
-        if mixing:
+        if attention or (spatial and projections < 2):
             return True
     return False

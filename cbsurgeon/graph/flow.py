@@ -437,6 +437,14 @@ def _unfold(flow: Flow, node: fx.Node) -> Dims:
     return (*dims[:place], flow.table.resized(dims[place], sizes[place]), *dims[place + 1 :], window)
 
 
+def _im2col(flow: Flow, node: fx.Node) -> Dims:
+    """Patches of an image: channels and the positions inside a patch in one axis, the patches in another."""
+    dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
+    kernel = cast(Sequence[int], node.args[1])
+    inside = tuple(factor for size in kernel for factor in flow.table.fresh(size))
+    return (dims[0], (*dims[1], *inside), flow.table.fresh(sizes[2]))
+
+
 def _unknown(flow: Flow, node: fx.Node) -> Dims:
     return tuple(flow.table.fresh(size) for size in flow.table.sizes(node))
 
@@ -496,6 +504,7 @@ RULES: dict[str, Rule] = _table(
     (ops.CONVOLUTION, _conv),
     ("index", _index),
     ("unfold", _unfold),
-    ("pixel_shuffle pixel_unshuffle im2col col2im", _unknown),
+    ("im2col", _im2col),
+    ("pixel_shuffle pixel_unshuffle col2im", _unknown),
 )
 """Operator name → axis rule; everything else keeps the axes of its inputs where the shapes allow it."""

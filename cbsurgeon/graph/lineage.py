@@ -88,7 +88,7 @@ class Lineage:
 
     def _constant_stream(self, node: fx.Node, source: fx.Node) -> bool:
         """``queries + attention(...)``: the stream is the constant operand, so it starts here."""
-        if ops.name(node) != "add":
+        if ops.name(node) != "add" or not self._from_attention(source):
             return False
         sizes = self._flow.table.sizes(node)
         return any(
@@ -96,6 +96,18 @@ class Lineage:
             for other in ops.tensors(node)
             if ops.value(other) is not None
         )
+
+    def _from_attention(self, node: fx.Node) -> bool:
+        """Whether a tensor is an attention's result, as opposed to a stream that position embeddings are added to."""
+        flow = self._flow
+        for _ in range(16):
+            live = [source for source in ops.tensors(node) if flow.is_activation(source)]
+            if ops.name(node) in ops.ATTENTION or (ops.name(node) in ops.MATMUL and len(live) == 2):
+                return True
+            if not live or node in self.totals:
+                return False
+            node = live[0]
+        return False
 
 
 def _positions(flow: Flow, node: fx.Node) -> int:

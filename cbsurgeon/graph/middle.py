@@ -116,6 +116,8 @@ def _note(flow: Flow, node: fx.Node, tokens: set[int], found: Middle) -> None:
     live = [source for source in ops.tensors(node) if flow.is_activation(source)]
     if name == "scaled_dot_product_attention" or (name in ops.MATMUL and len(live) >= 2):
         found.attention = True
+    elif (region := ops.inner(node)) is not None:
+        _note_region(region, found)
     elif name in ("softmax", "_softmax", "log_softmax"):
         found.activation = True
         place = ops.argument(node, 1, "dim", -1)
@@ -132,6 +134,16 @@ def _note(flow: Flow, node: fx.Node, tokens: set[int], found: Middle) -> None:
         first, second = (_origin(flow, one) for one in live)
         found.gate = found.gate or first is not second
         found.activation = found.activation or first is second
+
+
+def _note_region(region: fx.Graph, found: Middle) -> None:
+    """What happens inside a region kept apart, as far as kinds of operators tell."""
+    constant = {node for node in region.nodes if node.op == "get_attr"}
+    for node in region.nodes:
+        name = ops.name(node)
+        pair = sum(source not in constant for source in ops.tensors(node)) >= 2
+        found.attention |= name == "scaled_dot_product_attention" or (name in ops.MATMUL and pair)
+        found.activation |= name in ops.NONLINEAR
 
 
 def _origin(flow: Flow, node: fx.Node) -> fx.Node:

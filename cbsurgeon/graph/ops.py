@@ -89,6 +89,24 @@ def tensors(node: fx.Node) -> list[fx.Node]:
     return [source for source in node.all_input_nodes if not isinstance(source.meta.get("val"), sizes)]
 
 
+def is_guard(node: fx.Node) -> bool:
+    """A clamp to a two-sided range: a guard of number formats around a projection, not an activation."""
+    low, high = argument(node, 1, "min"), argument(node, 2, "max")
+    return name(node) == "clamp" and low is not None and high is not None and low != 0
+
+
+def inner(node: fx.Node) -> fx.Graph | None:
+    """The graph of a region torch.export keeps apart (autocast or gradient mode switched inside forward)."""
+    if not name(node).startswith("wrap_with"):
+        return None
+    for arg in node.args:
+        if isinstance(arg, fx.Node) and arg.op == "get_attr":
+            module = getattr(node.graph.owning_module, str(arg.target), None)
+            if isinstance(module, fx.GraphModule):
+                return module.graph
+    return None
+
+
 def argument(node: fx.Node, index: int, keyword: str, default: object = None) -> object:
     """A positional or keyword argument."""
     if len(node.args) > index:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -19,6 +19,9 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.projection import Projection, projection
 from cbsurgeon.graph.roles import channel_axis, roles
 from cbsurgeon.graph.steps import chain, is_spatial, operands
+
+_NESTED = 200
+"""Steps upstream in which the outer stream of a nested residual must be met."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
     flow, between = reading.flow, branch.between
     if between.attention:
         return _attention(reading, branch)
+    if branch.stream is None and between.firsts:
+        branch = replace(branch, stream=_nested_stream(reading, branch))
     problem = _shape_problem(branch)
     if problem is not None:
         return _reject(reading, branch.last, *problem, branch=branch)
@@ -115,6 +120,23 @@ def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
             branch=branch,
         )
     return _assemble(reading, branch, _kind(reading, branch, contracted == {channel}), {channel})
+
+
+def _nested_stream(reading: Reading, branch: Branch) -> fx.Node | None:
+    """A residual inside the branch: the MLP reads a stream that an earlier block of the same branch was added to.
+
+    ``y = x + attention(x); out = x + mlp(y)``: the MLP's own stream is ``y``, as long as ``y`` descends from ``x``.
+    """
+    flow, lineage, others = reading.flow, reading.lineage, set(branch.others)
+    paths = [chain(flow, first.source) for first in branch.between.firsts]
+    for node in paths[0]:
+        if (node in lineage.totals or node in lineage.mixers) and all(node in path for path in paths):
+            before: fx.Node | None = node
+            for _ in range(_NESTED):
+                before = lineage.upstream(before) if before is not None else None
+                if before in others:
+                    return node
+    return None
 
 
 def _blocked(reading: Reading, branch: Branch) -> Rejected | None:

@@ -33,10 +33,10 @@ def front(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) ->
     Raises:
         NoSite: the first projections read different tensors, or one of them also feeds something else.
     """
-    firsts = branch.between.firsts
+    firsts = [_behind_guard(first) for first in branch.between.firsts]
     if len({first.source for first in firsts}) != 1:
         raise NoSite("the first projections read different tensors")
-    for first in firsts:
+    for first in branch.between.firsts:
         stranger = _feeds_elsewhere(first.output, branch)
         if stranger is not None:
             raise NoSite(f"the first projection also feeds {stranger.name}, which is not part of this branch")
@@ -62,7 +62,9 @@ def end(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> S
     dropped = False
     for node in branch.tail[1:]:
         name = ops.name(node)
-        if name in ops.DROPOUT:
+        if ops.is_guard(node):
+            value = node
+        elif name in ops.DROPOUT:
             value, dropped = node, True
         elif name not in ops.LAYOUT:
             break
@@ -91,6 +93,13 @@ def _input_place(flow: Flow, projections: list[Projection], channels: set[int]) 
         if ops.name(value) not in ops.LAYOUT or set(value.users) != set(readers):
             return Place(projections[0].source, tuple(r for one in projections for r in one.readers))
         value, readers = ops.tensors(value)[0], (value,)
+
+
+def _behind_guard(first: Projection) -> Projection:
+    """A projection together with the clamp in front of it, which belongs to it."""
+    if ops.is_guard(first.source) and set(first.source.users) == set(first.readers):
+        return replace(first, source=ops.tensors(first.source)[0], readers=(first.source,))
+    return first
 
 
 def _feeds_elsewhere(output: fx.Node, branch: Branch) -> fx.Node | None:

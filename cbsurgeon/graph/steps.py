@@ -42,6 +42,8 @@ def step(flow: Flow, node: fx.Node) -> Step | None:
     if name in ("index_select", "gather", "index", "getitem") and ops.value(node) is not None:
         return Step("crop", live[0])
     if name in ops.NONLINEAR and len(live) == 1:
+        if ops.is_guard(node):
+            return Step("scale", live[0])
         return Step("activation", live[0])
     if name in ops.ELEMENTWISE:
         return _elementwise(flow, node, live)

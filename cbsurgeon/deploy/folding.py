@@ -63,11 +63,9 @@ def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSit
     rest: dict[str, str] = {}
     for node in graph.nodes:
         name, site = operator_of(node), site_of(node)
-        if name and name != "cb" and site not in seen:
+        if name and site not in seen:
             rest.setdefault(site, name)
-    return tuple(
-        FoldedSite(site, name, reason=f"{name} is not an average of the tokens") for site, name in rest.items()
-    )
+    return tuple(FoldedSite(site, name, reason="it is not the plain average of eq. 1") for site, name in rest.items())
 
 
 def _fold_one(draft: Draft, broadcast: Broadcast, skip_side: bool) -> FoldedSite:
@@ -207,7 +205,7 @@ def _move_behind(draft: Draft, broadcast: Broadcast) -> Broadcast | None:
     draft.graph.erase_node(anchor)
     for reader in readers:
         reader.replace_input_with(user, result)
-    draft.graph.eliminate_dead_code()
+    _erase_unread(draft.graph, broadcast.result)
     reduction = broadcast.reduction if mean.target != aten.mean.dim else mean
     return Broadcast(user, result, mean, reduction, broadcast.axes, (mean, half, scaled, result), broadcast.site)
 
@@ -256,8 +254,18 @@ def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
         shifted = draft.call(aten.add.Tensor, (stream, mean), value(stream), like=broadcast.result)
         whole = draft.call(aten.add.Tensor, (plain, bias), value(linear), like=linear)
     residual.args = (shifted, whole)
-    draft.graph.eliminate_dead_code()
+    _erase_unread(draft.graph, tail)
     return True
+
+
+def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
+    """Erase a node nobody reads and what only it read; dropout too, which dead-code elimination spares."""
+    if node.users or node.op != "call_function":
+        return
+    operands = node.all_input_nodes
+    graph.erase_node(node)
+    for operand in operands:
+        _erase_unread(graph, operand)
 
 
 def _mean(draft: Draft, x: fx.Node, broadcast: Broadcast) -> fx.Node:

@@ -41,10 +41,12 @@ def output(path: str | Path, *, force: bool = False, inputs: Iterable[str | Path
     """
     final = check(path, force=force, inputs=inputs)
     temporary = _create(final)
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
         with _disk_errors(final):
             yield temporary
             _require_regular(temporary, final)
+            temporary.chmod(mode)  # a writer may have replaced the file with a private one of its own
             _sync(temporary)
             _publish(temporary, final, force)
             _sync(final.parent)

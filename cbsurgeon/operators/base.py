@@ -80,5 +80,6 @@ class Operator(nn.Module):
         raise NotImplementedError(f"{cls.__name__} states no cost")
 
     def extra_repr(self) -> str:
+        """Channels, axes and options, for ``print(module)``."""
         options = "".join(f", {key}={value!r}" for key, value in self.options().items())
         return f"channels={self.channels}, channel_axis={self.channel_axis}, token_axes={self.token_axes}{options}"

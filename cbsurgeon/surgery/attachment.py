@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
+from cbsurgeon.surgery.refusals import other_structure
 
 ON_OUTPUT = "context_broadcast"
 """Name of the child module whose operator is applied to the parent's output."""
@@ -107,28 +108,18 @@ def check_structure(module: nn.Module, recipe: Recipe) -> None:
     for number, block in enumerate(recipe.structure):
         for path in (*block["fc1"], *block["fc2"]):
             if path not in parts:
-                raise _other_structure(recipe, f"block {number} needs a module {path}, which this model does not have")
+                raise other_structure(recipe, f"block {number} needs a module {path}, which this model does not have")
             shapes = [tuple(p.shape) for p in parts[path].parameters() if p.dim() > 1]
             sizes = {size for shape in shapes for size in shape}
             if shapes and block["channels"] not in sizes:
-                raise _other_structure(
+                raise other_structure(
                     recipe,
                     f"block {number}: {path} has weights of shape {shapes[0]}, not of {block['channels']} channels",
                 )
     for site in recipe.active:
         for hook in site.hooks[:1]:
             if hook.module not in parts:
-                raise _other_structure(recipe, f"there is no module {hook.module}")
-
-
-def _other_structure(recipe: Recipe, why: str) -> SurgeryError:
-    return SurgeryError(
-        "the recipe was made for another structure",
-        code="CB-RECIPE-03",
-        where=f"recipe for {recipe.reference}, fingerprint {recipe.fingerprint}",
-        why=why,
-        do="make a recipe for this model: cbsurgeon insert REF --dry-run --json",
-    )
+                raise other_structure(recipe, f"there is no module {hook.module}")
 
 
 def attached(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Operator]]:

@@ -11,6 +11,7 @@ from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
 from cbsurgeon.graph.block import POSITIONS, Block, Inspection
 from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
+from cbsurgeon.surgery.refusals import occupied
 from cbsurgeon.surgery.selection import select
 from cbsurgeon.version import __version__
 
@@ -101,6 +102,8 @@ def _sites(blocks: Sequence[Block], pos: str) -> tuple[list[RecipeSite], list[tu
         if site is None:
             absent.append((block, block.unavailable.get(pos, "this position does not exist")))
             continue
+        if site.occupied is not None:
+            raise occupied(block, site)
         sites.append(
             RecipeSite(
                 block.index,

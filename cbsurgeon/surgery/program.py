@@ -26,6 +26,7 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.surgery.attachment import ON_INPUT, ON_OUTPUT
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite, outline
+from cbsurgeon.surgery.refusals import occupied, other_structure
 
 MARK = "cbsurgeon"
 """Key in ``node.meta["custom"]`` that marks an inserted node."""
@@ -114,13 +115,7 @@ def rewrite(program: Program, recipe: Recipe) -> Program:
 def _free(block: Block, wanted: RecipeSite) -> Site:
     site = block.sites[wanted.position]
     if site.occupied is not None:
-        raise SurgeryError(
-            f"block {block.index} already has an operator at its {site.position} position",
-            code="CB-SURGERY-03",
-            where=f"{block.path or site.uses[0].value} ({site.occupied})",
-            why="Context Broadcasting twice is another operator: 0.25 x + 0.75 mean",
-            do="remove the first one: cbsurgeon remove REF -o OUT",
-        )
+        raise occupied(block, site)
     return site
 
 
@@ -129,19 +124,9 @@ def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
     for number, (old, new) in enumerate(zip(recipe.structure, here, strict=False)):
         for key, value in old.items():
             if value != new[key]:
-                raise _other(recipe, f"block {number}: {key} is {new[key]!r} here and {value!r} in the recipe")
+                raise other_structure(recipe, f"block {number}: {key} is {new[key]!r} here and {value!r} in the recipe")
     if recipe.structure and len(here) != len(recipe.structure):
-        raise _other(recipe, f"{len(here)} blocks here, {len(recipe.structure)} in the recipe")
-
-
-def _other(recipe: Recipe, why: str) -> SurgeryError:
-    return SurgeryError(
-        "the recipe was made for another structure",
-        code="CB-RECIPE-03",
-        where=f"recipe for {recipe.reference}, fingerprint {recipe.fingerprint}",
-        why=why,
-        do="make a recipe for this model: cbsurgeon insert REF --dry-run --json",
-    )
+        raise other_structure(recipe, f"{len(here)} blocks here, {len(recipe.structure)} in the recipe")
 
 
 def _insert(editor: Editor, by_name: Mapping[str, fx.Node], block: Block, site: Site, recipe: Recipe) -> None:

@@ -41,6 +41,11 @@ class Branch:
     others: tuple[fx.Node, ...] = field(default=(), repr=False)
     blocked_by: fx.Node | None = None
 
+    @property
+    def has_spatial(self) -> bool:
+        """Whether a depthwise convolution or pooling stands anywhere between stream and last projection."""
+        return self.between.spatial or self.head_spatial
+
 
 def branches(flow: Flow, total: fx.Node, stop: Container[fx.Node]) -> Iterator[Branch]:
     """Every operand of a sum read as a branch.
@@ -82,6 +87,10 @@ def _read(
             return
         inner = operands(flow, current)
         if inner and current not in stop:
+            mixed = _mixed(flow, inner)
+            if mixed is not None:
+                yield from _behind(flow, total, mixed, others, stop)
+                return
             for one in inner:
                 yield from _read(flow, total, one, others, stop, [*tail, current])
             return
@@ -91,6 +100,21 @@ def _read(
             return
         tail.append(current)
         current = up.source
+
+
+def _mixed(flow: Flow, terms: list[fx.Node]) -> fx.Node | None:
+    """A convolution or pooling in a sum of several functions of one tensor (re-parameterised branches)."""
+    walks = []
+    for term in terms:
+        nodes = [term]
+        while (up := step(flow, nodes[-1])) is not None and len(nodes) < 16:
+            nodes.append(up.source)
+        walks.append(nodes)
+    for walk in walks:
+        spatial = next((node for node in walk if is_spatial(flow, node)), None)
+        if spatial is not None and any(set(walk) & set(other) for other in walks if other is not walk):
+            return spatial
+    return None
 
 
 def _behind(
@@ -165,19 +189,21 @@ def mixes_tokens(flow: Flow, total: fx.Node, stop: Container[fx.Node], limit: in
     terms = operands(flow, total)
     for place, term in enumerate(terms):
         streams = {node for k, other in enumerate(terms) if k != place for node in _streams(flow, other)}
-        queue, seen, attention, spatial, projections = [term], set[fx.Node](), False, False, 0
+        queue, seen, touched = [term], set[fx.Node](), False
+        attention, spatial, projections = False, False, 0
         while queue and len(seen) < limit:
             node = queue.pop()
+            touched |= node in streams
             if node in seen or node in streams or node in stop or not flow.is_activation(node):
                 continue
             seen.add(node)
             name = ops.name(node)
             live = [source for source in ops.tensors(node) if flow.is_activation(source)]
             up = step(flow, node)
-            attention |= name in ops.ATTENTION or (name in ops.MATMUL and len(live) > 1)
+            attention |= name in ops.ATTENTION | ops.SAMPLED or (name in ops.MATMUL and len(live) > 1)
             spatial |= up is not None and up.kind == "spatial"
             projections += node in flow.projections
             queue.extend(live)
-        if attention or (spatial and projections < 2):
+        if touched and (attention or (spatial and projections < 2)):
             return True
     return False

@@ -114,7 +114,7 @@ def is_pooled(flow: Flow, found: Projection) -> bool:
 def _note(flow: Flow, node: fx.Node, tokens: set[int], found: Middle) -> None:
     name = ops.name(node)
     live = [source for source in ops.tensors(node) if flow.is_activation(source)]
-    if name == "scaled_dot_product_attention" or (name in ops.MATMUL and len(live) >= 2):
+    if name in ops.SAMPLED or (name in ops.MATMUL and len(live) >= 2) or _weighted_sum(flow, node, tokens):
         found.attention = True
     elif (region := ops.inner(node)) is not None:
         _note_region(region, found)
@@ -134,6 +134,19 @@ def _note(flow: Flow, node: fx.Node, tokens: set[int], found: Middle) -> None:
         first, second = (_origin(flow, one) for one in live)
         found.gate = found.gate or first is not second
         found.activation = found.activation or first is second
+
+
+def _weighted_sum(flow: Flow, node: fx.Node, tokens: set[int]) -> bool:
+    """A sum over tokens of one activation weighted by another (additive attention)."""
+    if ops.name(node) not in ("sum", "mean"):
+        return False
+    product = ops.tensors(node)[0]
+    live = [source for source in ops.tensors(product) if flow.is_activation(source)]
+    if ops.name(product) != "mul" or len(live) != 2 or product not in flow.table.dims:
+        return False
+    before = set().union(*(flow.table.axes(dim) for dim in flow.of(product)))
+    after = set().union(*(flow.table.axes(dim) for dim in flow.of(node)))
+    return bool((before - after) & tokens)
 
 
 def _note_region(region: fx.Graph, found: Middle) -> None:

@@ -58,6 +58,9 @@ POOL = _names("""
 REDUCE = _names("mean sum amax amin max min var std var_mean std_mean linalg_vector_norm norm prod logsumexp")
 MATMUL = _names("matmul bmm mm baddbmm einsum")
 ATTENTION = _names("scaled_dot_product_attention softmax _softmax")
+SAMPLED = _names("scaled_dot_product_attention grid_sampler grid_sampler_2d")
+"""Tokens mixed with weights or positions computed from tokens."""
+
 FOURIER = _names("""
     fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn
 """)

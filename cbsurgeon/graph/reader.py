@@ -69,8 +69,24 @@ def read(program: Program) -> Reading:
         if operands(flow, node):
             _read_sum(reading, node, claimed)
     reading.found.sort(key=lambda found: flow.order[found.branch.last.core])
+    _demote_mixers(reading)
     _reject_the_rest(reading, claimed)
     return reading
+
+
+def _demote_mixers(reading: Reading) -> None:
+    """A branch with a convolution inside is not the feed-forward when one without follows on the same stream."""
+    followed = {
+        reading.lineage.origin(found.branch.stream)
+        for found in reading.found
+        if found.branch.stream is not None and found.kind in ("mlp", "glu", "conv-mlp") and not found.branch.has_spatial
+    }
+    reading.found[:] = [
+        replace(found, kind="inverted-bottleneck")
+        if found.branch.has_spatial and found.kind in ("mlp", "glu", "conv-mlp") and found.branch.total in followed
+        else found
+        for found in reading.found
+    ]
 
 
 def _read_sum(reading: Reading, total: fx.Node, claimed: set[fx.Node]) -> None:
@@ -185,7 +201,7 @@ def _kind(reading: Reading, branch: Branch, channels_mixed: bool) -> Kind:
     if not channels_mixed:
         return "token-mlp"
     assert branch.stream is not None
-    if (between.spatial or branch.head_spatial) and not reading.lineage.follows_mixer(branch.stream):
+    if branch.has_spatial and not reading.lineage.follows_mixer(branch.stream):
         return "inverted-bottleneck"
     if between.gate:
         return "glu"

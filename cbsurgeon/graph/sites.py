@@ -56,7 +56,7 @@ def mid(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> S
 def end(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> Site:
     """After the last projection and its dropout, before layer scale, drop path, norm and the addition."""
     made = set(channels)
-    if flow.table.axes(branch.between.firsts[0].contracted) <= channels or branch.between.attention:
+    if branch.between.attention or flow.table.axes(branch.between.firsts[0].contracted) <= channels:
         made |= flow.table.axes(_feature_dim(flow, branch.last))
     value = branch.tail[0]
     dropped = False

@@ -26,9 +26,12 @@ class _Reader(fx.Interpreter):
         self.found: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        # A placeholder runs even when it is replaced: running it is what moves on to the next input.
-        result = super().run_node(n) if n.op == "placeholder" or n.name not in self.override else None
-        result = self.override.get(n.name, result)
+        if n.name not in self.override:
+            result = super().run_node(n)
+        else:
+            if n.op == "placeholder":  # running it is what moves on to the next input
+                super().run_node(n)
+            result = self.override[n.name]
         if n.name in self.wanted:
             self.found[n.name] = result
             if len(self.found) == len(self.wanted):

@@ -82,10 +82,10 @@ VISION: tuple[Row, ...] = (
     (
         "mobilevit",
         "MobileViTForImageClassification",
-        {"image_size": 64, "hidden_sizes": [48, 64, 80], "neck_hidden_sizes": [8, 16, 24, 32, 48, 64, 96]},
-        pixels(64),
+        {"image_size": 128, "hidden_sizes": [48, 64, 80], "neck_hidden_sizes": [8, 16, 24, 32, 48, 64, 96]},
+        pixels(128),
     ),
-    ("mobilevitv2", "MobileViTV2ForImageClassification", {"image_size": 64, "width_multiplier": 0.5}, pixels(64)),
+    ("mobilevitv2", "MobileViTV2ForImageClassification", {"image_size": 128, "width_multiplier": 0.5}, pixels(128)),
     (
         "swiftformer",
         "SwiftFormerForImageClassification",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from torch import fx, nn
@@ -14,9 +14,10 @@ from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import leaks
 from cbsurgeon.graph.block import Block, Hook, Inspection, Site
 from cbsurgeon.graph.capturing import capture
-from cbsurgeon.graph.partial import capture_parts
+from cbsurgeon.graph.partial import Parts, capture_parts
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reader import Found, Reading, read
+from cbsurgeon.graph.tracing import origins
 from cbsurgeon.models.model import Model
 
 PARTIAL = frozenset({"CB-CAPTURE-03", "CB-CAPTURE-04", "CB-CAPTURE-05"})
@@ -39,20 +40,18 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
     start = time.perf_counter()
     containers = _containers(model)
     try:
-        programs: tuple[Program, ...] = (capture(model, check=check),)
-        left_out: dict[str, str] = {}
+        parts = Parts((capture(model, check=check),), {}, {})
     except CaptureError as error:
-        if error.code not in PARTIAL:
+        if error.code not in PARTIAL or model.module is None:
             raise
         parts = capture_parts(model)
-        programs, left_out = parts.programs, parts.left_out
-        if not programs:
+        if not parts.programs:
             raise
     captured = time.perf_counter() - start
-    found = [_inspect_part(program, model.provenance.reference, containers) for program in programs]
-    if len(found) == 1 and not programs[0].prefix:
+    found = [_inspect_part(program, model.provenance.reference, containers) for program in parts.programs]
+    if len(found) == 1 and not parts.programs[0].prefix:
         return replace(found[0], seconds={"capture": captured, **found[0].seconds})
-    return _joined(found, left_out, captured, model.provenance.reference)
+    return _joined(model, parts, found, captured)
 
 
 def _containers(model: Model) -> frozenset[str]:
@@ -96,11 +95,22 @@ def _under(block: Block, prefix: str) -> Block:
     }
     return replace(
         block,
-        stack=prefix if block.stack == "model" else _path(prefix, block.stack),
+        stack=_stack_under(prefix, block.stack),
         path=_path(prefix, block.path),
         fc1=tuple(_path(prefix, path) for path in block.fc1),
         fc2=tuple(_path(prefix, path) for path in block.fc2),
         sites=sites,
+    )
+
+
+def _stack_under(prefix: str, stack: str) -> str:
+    """A part's stack in the whole model; layers that were captured one by one share the stack of their container."""
+    if stack == "model":
+        stack = ""
+    return (
+        _common_prefix([prefix]) or prefix
+        if any(part.isdigit() for part in prefix.split("."))
+        else _path(prefix, stack)
     )
 
 
@@ -111,19 +121,29 @@ def _noted(block: Block) -> Block:
     return replace(block, notes=(*block.notes, "dropout is a function call: on the module, End stands before it"))
 
 
-def _joined(found: Sequence[Inspection], left_out: dict[str, str], captured: float, reference: str) -> Inspection:
+def _joined(model: Model, parts: Parts, found: Sequence[Inspection], captured: float) -> Inspection:
     """One answer for several captured parts, blocks numbered through."""
-    blocks = tuple(replace(b, index=i) for i, b in enumerate(b for part in found for b in part.blocks))
-    attention = tuple(replace(b, index=i) for i, b in enumerate(b for part in found for b in part.attention))
+    prefixes = [program.prefix for program in parts.programs]
+
+    def through(branches: Iterable[tuple[str, Block]]) -> tuple[Block, ...]:
+        """A block runs as often in its part as was read there, times as often as the part runs in the model."""
+        return tuple(
+            replace(block, index=i, calls=block.calls * parts.runs.get(prefix, 1))
+            for i, (prefix, block) in enumerate(branches)
+        )
+
+    blocks = through((prefix, block) for prefix, part in zip(prefixes, found, strict=True) for block in part.blocks)
+    attention = through((prefix, b) for prefix, part in zip(prefixes, found, strict=True) for b in part.attention)
+    masks = {prefix: part.masks for prefix, part in zip(prefixes, found, strict=True)}
     return Inspection(
         blocks=blocks,
         rejected=tuple(sorted((r for part in found for r in part.rejected), key=lambda one: -one.nearness)),
         attention=attention,
-        reference=reference,
+        reference=model.provenance.reference,
         fingerprint=fingerprint(blocks),
         causal=tuple(reason for part in found for reason in part.causal),
-        masks=tuple(dict.fromkeys(name for part in found for name in part.masks)),
-        left_out=left_out,
+        masks=origins(model, parts.programs, masks),
+        left_out=dict(parts.left_out),
         seconds={"capture": captured, "read": sum(part.seconds["read"] for part in found)},
     )
 

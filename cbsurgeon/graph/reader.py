@@ -115,6 +115,8 @@ def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
         return _attention(reading, branch)
     if branch.stream is None and between.firsts:
         branch = replace(branch, stream=_nested_stream(reading, branch))
+    if not between.firsts and not _touches(branch):
+        return None  # an embedding that positions are added to, a lateral connection: no branch of this stream
     problem = _shape_problem(branch)
     if problem is not None:
         return _reject(reading, branch.last, *problem, branch=branch)
@@ -169,6 +171,13 @@ def _blocked(reading: Reading, branch: Branch) -> Rejected | None:
         return _reject(reading, branch.last, *_tokenless(flow, branch.last.output, False), branch=branch)
     detail = f"{node.name} ({ops.name(node)}) stands between {branch.last.core.name} and {branch.total.name}"
     return _reject(reading, branch.last, "not-elementwise", detail, 4, branch=branch)
+
+
+def _touches(branch: Branch) -> bool:
+    """Whether what stands before the last projection reads the stream."""
+    nodes = branch.between.nodes | {branch.last.core}
+    others = set(branch.others)
+    return any(source in others for node in nodes for source in node.all_input_nodes)
 
 
 def _shape_problem(branch: Branch) -> tuple[str, str, int] | None:

@@ -29,6 +29,10 @@ class ModuleCalls:
             for call, (path, _) in stack.items():
                 self._nodes[call].append(node)
                 self._path[call] = path.split("@")[0]
+        self._inside = {call: frozenset(nodes) for call, nodes in self._nodes.items()}
+        # The model itself holds every node, so what enters and leaves a call is worked out once.
+        self._left: dict[Call, frozenset[fx.Node]] = {}
+        self._entered: dict[Call, frozenset[fx.Node]] = {}
         self._runs = Counter(self._path[call] for call in self._nodes)
 
     def path(self, node: fx.Node) -> str:
@@ -67,26 +71,30 @@ class ModuleCalls:
         shared = [call for call in stacks[0] if self._path[call] and all(call in stack for stack in stacks)]
         found = []
         for call in reversed(shared):
-            inside = set(self._nodes[call])
+            inside = self._inside[call]
             if {user for user in value.users if user in inside} == set(readers) and self._entering(call) == {value}:
                 found.append(Hook(self._path[call], "input"))
         return found
 
-    def _leaving(self, call: Call) -> set[fx.Node]:
-        inside = set(self._nodes[call])
-        return {
-            node
-            for node in inside
-            if ops.value(node) is not None
-            and self._flow.is_activation(node)
-            and any(user not in inside for user in node.users)
-        }
+    def _leaving(self, call: Call) -> frozenset[fx.Node]:
+        if call not in self._left:
+            inside = self._inside[call]
+            self._left[call] = frozenset(
+                node
+                for node in inside
+                if ops.value(node) is not None
+                and self._flow.is_activation(node)
+                and any(user not in inside for user in node.users)
+            )
+        return self._left[call]
 
-    def _entering(self, call: Call) -> set[fx.Node]:
-        inside = set(self._nodes[call])
-        return {
-            source
-            for node in inside
-            for source in node.all_input_nodes
-            if source not in inside and self._flow.is_activation(source)
-        }
+    def _entering(self, call: Call) -> frozenset[fx.Node]:
+        if call not in self._entered:
+            inside = self._inside[call]
+            self._entered[call] = frozenset(
+                source
+                for node in inside
+                for source in node.all_input_nodes
+                if source not in inside and self._flow.is_activation(source)
+            )
+        return self._entered[call]

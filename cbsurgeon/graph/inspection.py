@@ -64,23 +64,16 @@ def _containers(model: Model) -> frozenset[str]:
 
 def _inspect_part(program: Program, reference: str, containers: frozenset[str]) -> Inspection:
     """Inspect one program; paths of a part become paths of the whole model."""
-    found = inspect_program(program, reference)
-
-    def settle(block: Block) -> Block:
-        block = _under(block, program.prefix) if program.prefix else block
-        sites = {
-            position: replace(site, hooks=tuple(hook for hook in site.hooks if hook.module not in containers))
-            for position, site in block.sites.items()
-        }
-        return _noted(replace(block, sites={p: replace(site, hooks=site.hooks[:1]) for p, site in sites.items()}))
-
+    prefix = program.prefix
+    if not prefix:
+        return inspect_program(program, reference, containers=containers)
+    inside = frozenset(path.removeprefix(f"{prefix}.") for path in containers if path.startswith(f"{prefix}."))
+    found = inspect_program(program, reference, containers=inside)
     return replace(
         found,
-        blocks=tuple(map(settle, found.blocks)),
-        attention=tuple(map(settle, found.attention)),
-        rejected=tuple(
-            replace(one, path=_path(program.prefix, one.path)) if program.prefix else one for one in found.rejected
-        ),
+        blocks=tuple(_under(block, prefix) for block in found.blocks),
+        attention=tuple(_under(block, prefix) for block in found.attention),
+        rejected=tuple(replace(one, path=_path(prefix, one.path)) for one in found.rejected),
     )
 
 
@@ -114,13 +107,6 @@ def _stack_under(prefix: str, stack: str) -> str:
     )
 
 
-def _noted(block: Block) -> Block:
-    end = block.sites.get("end")
-    if end is None or not end.hooks or not end.hooks[0].before_dropout:
-        return block
-    return replace(block, notes=(*block.notes, "dropout is a function call: on the module, End stands before it"))
-
-
 def _joined(model: Model, parts: Parts, found: Sequence[Inspection], captured: float) -> Inspection:
     """One answer for several captured parts, blocks numbered through."""
     prefixes = [program.prefix for program in parts.programs]
@@ -148,19 +134,26 @@ def _joined(model: Model, parts: Parts, found: Sequence[Inspection], captured: f
     )
 
 
-def inspect_program(program: Program, reference: str = "program", *, probe: bool = True) -> Inspection:
+def inspect_program(
+    program: Program,
+    reference: str = "program",
+    *,
+    probe: bool = True,
+    containers: frozenset[str] = frozenset(),
+) -> Inspection:
     """Find the blocks of a captured program.
 
     Args:
         program: what :func:`cbsurgeon.graph.capturing` returned.
         reference: what to call it.
         probe: run the program to tell causal masks from others where the graph does not say.
+        containers: modules no operator can be a child of, because they run their children in turn.
     """
     start = time.perf_counter()
     reading = read(program)
     groups = _same_weights(reading)
     names = _stack_names(reading, groups)
-    every = [_block(reading, group, names[place]) for place, group in enumerate(groups)]
+    every = [_block(reading, group, names[place], containers) for place, group in enumerate(groups)]
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
     rejected = tuple(sorted(reading.rejected.values(), key=lambda candidate: -candidate.nearness))
@@ -205,13 +198,15 @@ def _weight(reading: Reading, core: fx.Node) -> fx.Node:
     return node
 
 
-def _block(reading: Reading, group: list[Found], stack: str) -> Block:
+def _block(reading: Reading, group: list[Found], stack: str, containers: frozenset[str]) -> Block:
     calls, first = reading.calls, group[0]
     between, last = first.branch.between, first.branch.last
     firsts = [one.core for one in between.firsts]
     fc1 = tuple(dict.fromkeys(path for core in firsts if (path := calls.leaf(core, ()))))
     fc2 = calls.leaf(last.core, ())
-    sites = {position: _merged(reading, [one.sites[position] for one in group]) for position in first.sites}
+    sites = {position: _merged(reading, [one.sites[position] for one in group], containers) for position in first.sites}
+    end = sites.get("end")
+    late = end is not None and end.hooks and end.hooks[0].before_dropout
     return Block(
         index=-1,
         stack=stack,
@@ -227,6 +222,7 @@ def _block(reading: Reading, group: list[Found], stack: str) -> Block:
         calls=len(group),
         sites=sites,
         unavailable=first.unavailable,
+        notes=("dropout is a function call: on the module, End stands before it",) if late else (),
     )
 
 
@@ -236,15 +232,17 @@ def _place(reading: Reading, found: Found) -> int:
     return len(dims) - 1 - dims[::-1].index(found.branch.last.contracted)
 
 
-def _merged(reading: Reading, sites: list[Site]) -> Site:
+def _merged(reading: Reading, sites: list[Site], containers: frozenset[str]) -> Site:
     """One site for all calls of a block; a module counts only if it runs just as often as the block does."""
     first = sites[0]
     hooks: list[Hook] = [
         hook
         for hook in first.hooks
-        if reading.calls.runs(hook.module) == len(sites) and all(hook in other.hooks for other in sites)
+        if hook.module not in containers
+        and reading.calls.runs(hook.module) == len(sites)
+        and all(hook in other.hooks for other in sites)
     ]
-    return replace(first, uses=tuple(use for site in sites for use in site.uses), hooks=tuple(hooks))
+    return replace(first, uses=tuple(use for site in sites for use in site.uses), hooks=tuple(hooks[:1]))
 
 
 def _stack_names(reading: Reading, groups: list[list[Found]]) -> list[str]:

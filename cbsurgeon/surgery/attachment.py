@@ -83,6 +83,14 @@ def _host(parts: Mapping[str, nn.Module], site: RecipeSite) -> tuple[nn.Module, 
         )
     hook = site.hooks[0]
     host, name = parts[hook.module], ON_OUTPUT if hook.when == "output" else ON_INPUT
+    if isinstance(host, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        raise SurgeryError(
+            f"block {site.index} has only a container at its {site.position} position",
+            code="CB-SURGERY-02",
+            where=hook.module,
+            why=f"a child added to {type(host).__name__} would also run as a layer of its own",
+            do="make the recipe from the module instead of from a program: it finds the layer inside",
+        )
     if name in host._modules:
         raise SurgeryError(
             f"block {site.index} already has an operator at its {site.position} position",
@@ -111,7 +119,9 @@ def check_structure(module: nn.Module, recipe: Recipe) -> None:
                 raise other_structure(recipe, f"block {number} needs a module {path}, which this model does not have")
             shapes = [tuple(p.shape) for p in parts[path].parameters() if p.dim() > 1]
             sizes = {size for shape in shapes for size in shape}
-            if shapes and block["channels"] not in sizes:
+            # A token-mixing projection contracts tokens, a grouped one holds a share of its channels per weight.
+            tells = block["kind"] != "token-mlp" and getattr(parts[path], "groups", 1) == 1
+            if tells and shapes and block["channels"] not in sizes:
                 raise other_structure(
                     recipe,
                     f"block {number}: {path} has weights of shape {shapes[0]}, not of {block['channels']} channels",

@@ -44,15 +44,13 @@ def _assert_runs(module: nn.Module, model: Model, recipe: Recipe, before: set[st
     if not (model.example_inputs or model.example_kwargs):
         return
     ran = attachment.count_calls(module, model.example_inputs, model.example_kwargs)
-    expected = {block["path"]: block["calls"] for block in recipe.structure}
     for site in recipe.active:
         hook = site.hooks[0]
         name = f"{hook.module}.{attachment.ON_OUTPUT if hook.when == 'output' else attachment.ON_INPUT}"
-        times = expected.get(site.path, 1)
-        if ran.get(name) != times:
+        if ran.get(name) != site.calls:
             attachment.detach_named(module, {key for key in ran if key not in before})
             raise SurgeryError(
-                f"the operator of block {site.index} runs {ran.get(name, 0)} times instead of {times}",
+                f"the operator of block {site.index} runs {ran.get(name, 0)} times instead of {site.calls}",
                 code="CB-SURGERY-04",
                 where=name,
                 why="the model calls this layer's forward() directly, or iterates over its children",

@@ -117,6 +117,7 @@ def _sites(blocks: Sequence[Block], pos: str) -> tuple[list[RecipeSite], list[tu
                 site.tokens,
                 site.channels,
                 site.hooks,
+                block.calls,
             )
         )
     return sites, absent

@@ -83,6 +83,8 @@ class Editor:
             module_call_graph=old.module_call_graph,
             example_inputs=old.example_inputs,
             constants=old.constants,
+            # A captured graph may write in place; torch's default verifier takes functional graphs only.
+            verifiers=old.verifiers,
         )
 
 
@@ -108,7 +110,7 @@ def rewrite(program: Program, recipe: Recipe) -> Program:
     kinds = {False: found.blocks, True: found.attention}
     for site in recipe.active:
         block = kinds[site.kind == "attention"][site.index]
-        _insert(editor, by_name, block, _free(block, site), recipe)
+        _insert(editor, by_name, _free(block, site), operator_path(site), recipe)
     return program.replace(editor.finish())
 
 
@@ -129,12 +131,11 @@ def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
         raise other_structure(recipe, f"{len(here)} blocks here, {len(recipe.structure)} in the recipe")
 
 
-def _insert(editor: Editor, by_name: Mapping[str, fx.Node], block: Block, site: Site, recipe: Recipe) -> None:
+def _insert(editor: Editor, by_name: Mapping[str, fx.Node], site: Site, path: str, recipe: Recipe) -> None:
     operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options)).eval()
     first = by_name[site.uses[0].value]
     dtype = first.meta["val"].dtype
     operator = operator.to(dtype) if dtype.is_floating_point else operator
-    path = operator_path(block, site)
     parameters = {
         name: editor.add_parameter(f"{path}.{name}", parameter) for name, parameter in operator.named_parameters()
     }
@@ -155,12 +156,15 @@ def _replace_readers(value: fx.Node, result: fx.Node, made: list[fx.Node]) -> No
     value.replace_all_uses_with(result, delete_user_cb=lambda user: user not in made)
 
 
-def operator_path(block: Block, site: Site) -> str:
-    """The state-dict prefix an operator gets: that of module surgery where a module has the site."""
+def operator_path(site: RecipeSite) -> str:
+    """The state-dict prefix an operator gets: that of module surgery where a module has the site.
+
+    It is read off the recipe, which knows what only a module shows (an ``nn.Sequential`` cannot carry an operator).
+    """
     if site.hooks:
         hook = site.hooks[0]
         return f"{hook.module}.{ON_OUTPUT if hook.when == 'output' else ON_INPUT}"
-    return f"{ON_OUTPUT}.{block.stack}.{block.index}.{site.position}".replace("#", "_")
+    return f"{ON_OUTPUT}.{site.stack}.{site.index}.{site.position}".replace("#", "_")
 
 
 def _splice(

@@ -23,6 +23,7 @@ class RecipeSite:
         token_axes, channel_axis, batch_axes: roles of the tensor's axes there.
         tokens, channels: sizes when the recipe was made; only ``channels`` has to stay the same.
         hooks: where the tensor is reached on a module; empty when only a program can be edited.
+        calls: how often the block runs in one forward pass.
         enabled: set to false to leave this site out.
     """
 
@@ -37,6 +38,7 @@ class RecipeSite:
     tokens: int
     channels: int
     hooks: tuple[Hook, ...]
+    calls: int = 1
     enabled: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class RecipeSite:
             "hooks": [
                 {"module": hook.module, "when": hook.when, "before_dropout": hook.before_dropout} for hook in self.hooks
             ],
+            "calls": self.calls,
             "enabled": self.enabled,
         }
 
@@ -211,6 +214,7 @@ def _site(document: Mapping[str, Any]) -> RecipeSite:
             Hook(str(hook["module"]), hook["when"], bool(hook.get("before_dropout", False)))
             for hook in document.get("hooks", ())
         ),
+        calls=int(document.get("calls", 1)),
         enabled=enabled,
     )
 

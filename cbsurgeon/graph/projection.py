@@ -9,7 +9,7 @@ from torch import fx
 
 from cbsurgeon.graph import ops
 from cbsurgeon.graph.axes import Dim
-from cbsurgeon.graph.flow import Flow, groups
+from cbsurgeon.graph.flow import Flow
 from cbsurgeon.graph.steps import chain, operands, step
 
 
@@ -126,8 +126,3 @@ def _past_scale(flow: Flow, node: fx.Node) -> fx.Node:
 
 def _plain(flow: Flow, nodes: list[fx.Node]) -> bool:
     return all((up := step(flow, node)) is not None and up.kind in ("scale", "dropout", "layout") for node in nodes)
-
-
-def is_grouped(node: fx.Node) -> bool:
-    """Whether a convolution works on groups of channels."""
-    return ops.name(node) in ops.CONVOLUTION and groups(node) > 1

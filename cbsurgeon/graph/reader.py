@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import fx
@@ -324,8 +323,3 @@ def _gates(flow: Flow, node: fx.Node, limit: int = 12) -> bool:
             ):
                 queue.append(user)
     return False
-
-
-def readers_of(found: Sequence[Found]) -> list[fx.Node]:
-    """Cores of the last projections, in order."""
-    return [one.branch.last.core for one in found]

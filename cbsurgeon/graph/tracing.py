@@ -96,7 +96,7 @@ def _moved(before: Given, after: Given) -> set[tuple[str, str]]:
 
 def _mask_like(model: Model, leaves: Sequence[Any]) -> Iterator[tuple[int, str]]:
     """Place and name of every tensor input that holds only zeros and ones."""
-    for place, name in enumerate(_names(model)):
+    for place, name in enumerate(input_names(model)):
         leaf = leaves[place]
         if (
             isinstance(leaf, Tensor)
@@ -114,7 +114,7 @@ def _half_hidden(tensor: Tensor) -> Tensor:
     return hidden
 
 
-def _names(model: Model) -> list[str]:
+def input_names(model: Model) -> list[str]:
     """A name per leaf of the example inputs: the parameter of forward(), with the way into it where it is nested."""
     assert model.module is not None
     args, kwargs = example(model)

@@ -20,16 +20,24 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from cbsurgeon.errors import CBSurgeonError, UsageError
 from cbsurgeon.models import inputs as example
-from cbsurgeon.models.builders import factory, timm, torchvision, transformers
+from cbsurgeon.models.builders import factory, hf_directory, timm, torchvision, transformers
 from cbsurgeon.models.builders.options import checked, reason
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference, parse_builder
 from cbsurgeon.models.seed import fixed_seed
 
+
+def _build_hf(reference: Reference, options: dict[str, Any], batch: int) -> Model:
+    """A transformers class by its name, or a model directory by its path."""
+    if reference.name.isidentifier():
+        return transformers.build(reference, options, batch)
+    return hf_directory.read(Path(reference.name), options, batch)
+
+
 _BUILDERS: Mapping[str, Callable[[Reference, dict[str, Any], int], Model]] = {
     "timm": timm.build,
     "torchvision": torchvision.build,
-    "hf": transformers.build,
+    "hf": _build_hf,
     "mod": factory.build,
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from cbsurgeon.errors import InputFileError, UsageError, missing
 from cbsurgeon.models import files, metadata, safetensors_file
+from cbsurgeon.models.builders import transformers
 from cbsurgeon.models.builders.options import checked, reason
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference
@@ -44,7 +45,6 @@ def read(folder: Path, options: dict[str, Any], batch: int) -> Model:
         import transformers as library
     except ImportError as error:
         raise missing("transformers", "hf", "an hf: reference") from error
-    from cbsurgeon.models.builders import transformers
 
     config = _config(folder)
     _check_weights(folder)

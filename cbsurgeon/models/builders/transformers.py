@@ -1,4 +1,4 @@
-"""``hf:CLASS`` (default configuration, random weights) and ``hf:DIRECTORY`` (config.json and safetensors).
+"""``hf:CLASS``: a transformers model class from its default configuration, with random weights.
 
 No code from a model directory is ever run and nothing is downloaded.
 """
@@ -9,7 +9,6 @@ import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -21,20 +20,14 @@ from cbsurgeon.models.reference import Reference, nearest, unknown_name
 
 
 def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
-    """Build a model class from its default configuration, changed by ``options``; or read a model directory.
+    """Build a model class from its default configuration, changed by ``options``.
 
     Raises:
         UsageError: transformers has no such model class (``CB-REF-02``); the class needs a configuration of its own
             (``CB-REF-03``).
-        InputFileError: the directory is not safe to read, or incomplete (``CB-HF-*``).
         MissingPackage: transformers is not installed.
     """
     library = _library()
-    name = reference.name
-    if not name.isidentifier():
-        from cbsurgeon.models.builders import hf_directory
-
-        return hf_directory.read(Path(name), options, batch)
     module = create(find_class(library, reference), options)
     return with_inputs(module, batch)
 

@@ -31,6 +31,9 @@ from cbsurgeon.graph import Program
 
 aten = torch.ops.aten
 
+AVERAGE = "token_average"
+"""Last part of the module path of every folded mean."""
+
 _LINEAR = aten.linear.default
 _CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
 _PROJECTIONS = {_LINEAR, *_CONVOLUTIONS}
@@ -72,25 +75,26 @@ def _fold_one(draft: Draft, broadcast: Broadcast, skip_side: bool) -> FoldedSite
     moved = _move_behind(draft, broadcast)
     if moved is not None:
         broadcast = moved
+    site = broadcast.site
     projection, reason = _projection_before(draft, broadcast.x)
     if projection is not None:
         if skip_side and _to_skip_side(draft, broadcast, projection.node):
             _halve(draft, projection.weights[:1])
-            return FoldedSite(broadcast.site, "cb", "last-projection, skip side")
+            return FoldedSite(site, "cb", "last-projection, skip side")
         _halve(draft, projection.weights)
         _drop_halves(broadcast)
-        return FoldedSite(broadcast.site, "cb", "last-projection")
+        return FoldedSite(site, "cb", "last-projection")
     scale = _scale_after(draft, broadcast.result)
     if scale is not None:
         _halve(draft, (scale,))
         _drop_halves(broadcast)
-        return FoldedSite(broadcast.site, "cb", "layer-scale")
+        return FoldedSite(site, "cb", "layer-scale")
     following = _projections_after(draft, broadcast.result)
     if following:
         _halve(draft, following)
         _drop_halves(broadcast)
-        return FoldedSite(broadcast.site, "cb", "first-projection")
-    return FoldedSite(broadcast.site, "cb", reason=reason)
+        return FoldedSite(site, "cb", "first-projection")
+    return FoldedSite(site, "cb", reason=reason)
 
 
 def _halve(draft: Draft, names: tuple[str, ...]) -> None:
@@ -100,6 +104,7 @@ def _halve(draft: Draft, names: tuple[str, ...]) -> None:
 
 def _drop_halves(broadcast: Broadcast) -> None:
     """``0.5 * x + 0.5 * mean(x)`` becomes ``x + mean(x)``, in the node that holds the result."""
+    _mark_average(broadcast.reduction)
     broadcast.result.target = aten.add.Tensor
     broadcast.result.args = (broadcast.x, broadcast.mean)
     broadcast.result.kwargs = {}
@@ -251,6 +256,7 @@ def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
     with draft.graph.inserting_before(residual):
         plain = draft.call(_LINEAR, linear.args[:2], value(linear), like=linear)
         mean = _mean(draft, plain, broadcast)
+        _mark_average(mean)
         shifted = draft.call(aten.add.Tensor, (stream, mean), value(stream), like=broadcast.result)
         whole = draft.call(aten.add.Tensor, (plain, bias), value(linear), like=linear)
     residual.args = (shifted, whole)
@@ -277,6 +283,14 @@ def _mean(draft: Draft, x: fx.Node, broadcast: Broadcast) -> fx.Node:
     wide = draft.call(aten.to.dtype, (x, torch.float32), shaped(value(x), dtype=torch.float32), like=like)
     mean = draft.call(aten.mean.dim, (wide, axes, True), shaped(result, dtype=torch.float32), like=like)
     return draft.call(aten.to.dtype, (mean, dtype), result, like=like)
+
+
+def _mark_average(reduction: fx.Node) -> None:
+    """Note at a folded mean that it is one, where it survives every exporter: in its module stack."""
+    stack = dict(reduction.meta.get("nn_module_stack") or {})
+    path = str(list(stack.values())[-1][0]) if stack else ""
+    stack[AVERAGE] = (f"{path}.{AVERAGE}" if path else AVERAGE, f"cbsurgeon.deploy.{AVERAGE}")
+    reduction.meta["nn_module_stack"] = stack
 
 
 def _same_layout(x: fx.Node, projection: fx.Node) -> bool:

@@ -15,6 +15,7 @@ from cbsurgeon.deploy.artifact import Export, FoldedSite
 from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.deploy.clock import Clock, Progress
 from cbsurgeon.deploy.folding import fold as fold_program
+from cbsurgeon.deploy.onnx_means import write_means_as_products
 from cbsurgeon.deploy.quiet import quiet
 from cbsurgeon.errors import ExportError, UsageError, missing
 from cbsurgeon.graph import Program, capture
@@ -50,6 +51,7 @@ def export_onnx(
     dtype: str | None = None,
     fold: bool = True,
     external_data: bool | None = None,
+    for_tensorrt: bool = False,
     force: bool = False,
     program: Program | None = None,
     progress: Progress | None = None,
@@ -64,6 +66,7 @@ def export_onnx(
             the model's own type.
         fold: put the half of each Context Broadcasting into the model's weights where that is exact.
         external_data: weights in a file beside it; ``None`` does so above 2 GB only.
+        for_tensorrt: write folded operators in the form a fusing compiler likes instead of the one ONNX Runtime likes.
         force: replace an existing file.
         program: the captured model, if the caller has it already.
         progress: told each step.
@@ -80,11 +83,13 @@ def export_onnx(
     _import_exporter()
     target = atomic.check(path, force=force)
     clock = Clock(progress)
-    prepared, sites = _prepare(model, program, dtype, fold, clock)
+    prepared, sites = _prepare(model, program, dtype, fold, not for_tensorrt, clock)
     if floating_type(prepared) == "bfloat16":
         opset = max(opset, BFLOAT16_OPSET)
     with clock("export", f"exporting to ONNX, opset {opset}"):
         exported = _translate(prepared, opset)
+        if not for_tensorrt and floating_type(prepared) == "float32":
+            write_means_as_products(exported.model)
         _finish(exported, prepared, _metadata(model, prepared, sites, fold))
     data = f"{target.name}.data"
     with atomic.bundle(target, force=force, companions=(data,)) as staged:
@@ -140,7 +145,7 @@ def _import_exporter() -> None:
 
 
 def _prepare(
-    model: Model, program: Program | None, dtype: str | None, fold: bool, clock: Clock
+    model: Model, program: Program | None, dtype: str | None, fold: bool, skip_side: bool, clock: Clock
 ) -> tuple[Program, tuple[FoldedSite, ...]]:
     sites: tuple[FoldedSite, ...] = ()
     if program is None:
@@ -148,7 +153,7 @@ def _prepare(
             program = capture(model)
     if fold:
         with clock("fold", "folding"):
-            program, sites = fold_program(program)
+            program, sites = fold_program(program, skip_side=skip_side)
     if dtype is not None and dtype != floating_type(program):
         with clock("cast", f"casting to {dtype}"):
             program = cast(program, DTYPES[dtype])

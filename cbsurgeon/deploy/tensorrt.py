@@ -70,7 +70,9 @@ def export_engine(
     target = atomic.check(path, force=force)
     with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
         middle = Path(folder) / (target.stem + ".onnx")
-        made = export_onnx(model, middle, opset=opset, dtype=dtype, fold=fold, program=program, progress=progress)
+        made = export_onnx(
+            model, middle, opset=opset, dtype=dtype, fold=fold, for_tensorrt=True, program=program, progress=progress
+        )
         built = build_engine(middle, target, options=options, force=force, progress=progress)
     return replace(built, sites=made.sites, seconds={**made.seconds, **built.seconds})
 

@@ -210,3 +210,18 @@ def test_a_fresh_process_reads_the_same(exported: Export, tmp_path: Path) -> Non
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     with open_runtime(exported.path) as runtime:
         assert float(answer.stdout) == pytest.approx(float(runtime.run(inputs)["output"].double().sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_means_written_as_products_are_means(batch: int, tmp_path: Path) -> None:
+    model, program = networks.edited("vit"), networks.program("vit")
+    fast = export_onnx(model, tmp_path / "fast.onnx")
+    plain = export_onnx(model, tmp_path / "plain.onnx", for_tensorrt=True)
+    counts = [[node.op_type for node in onnx.load(made.path).graph.node].count("ReduceMean") for made in (fast, plain)]
+    assert counts == [0, 2]
+    inputs = program.with_batch(batch)
+    expected = program.run(inputs)["output"]
+    for made in (fast, plain):
+        with open_runtime(made.path) as runtime:
+            gap = (runtime.run(inputs)["output"] - expected).abs().max()
+        assert gap <= FLOAT32_RTOL * expected.abs().max()

@@ -1,4 +1,4 @@
-"""Checking what was made: parity, bisection, cost, latency."""
+"""Checking what was made: parity, bisection, leaks, cost, latency."""
 
 from cbsurgeon.checks.bisection import bisect, end_nodes
 from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
@@ -6,6 +6,7 @@ from cbsurgeon.checks.cost_audit import audit, count
 from cbsurgeon.checks.latency import Benchmark
 from cbsurgeon.checks.latency_bench import bench
 from cbsurgeon.checks.latency_compare import Timed, compare, compare_processes
+from cbsurgeon.checks.leaks import Leak, future_leak, padding_leak
 from cbsurgeon.checks.parity import verify
 from cbsurgeon.checks.parity_result import Bisection, BlockGap, Row, Side, Tolerance, Verification
 
@@ -16,6 +17,7 @@ __all__ = [
     "BlockGap",
     "Count",
     "Inserted",
+    "Leak",
     "Row",
     "Side",
     "Tally",
@@ -29,5 +31,7 @@ __all__ = [
     "compare_processes",
     "count",
     "end_nodes",
+    "future_leak",
+    "padding_leak",
     "verify",
 ]

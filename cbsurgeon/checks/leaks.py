@@ -1,0 +1,315 @@
+"""Black-box probes: does an edited model show a token its future, or its padding?
+
+Static evidence decides what may be inserted (:mod:`cbsurgeon.graph.leaks`); these probes look at nothing but inputs and
+outputs, so they also judge models that were edited elsewhere, by hand, or with the refusal bypassed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from cbsurgeon.errors import CheckFailed, UsageError
+from cbsurgeon.graph.capturing import output_names
+from cbsurgeon.graph.partial import example
+from cbsurgeon.graph.program import wrap
+from cbsurgeon.graph.tracing import input_names
+from cbsurgeon.models.model import Model
+
+ROUNDINGS = 100
+"""A kernel may sum in another order when a sequence is shorter. Through a deep network that adds up to some tens of
+roundings of the output's largest magnitude; a mean over tokens that should not be seen moves outputs by far more."""
+
+COARSE = 1e-4
+"""Types that round more than this (half precision) would hide a leak behind their rounding and are not compared."""
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far one output moved that should not have moved.
+
+    Attributes:
+        probe: ``suffix``, ``filler`` (what is hidden was changed) or ``length`` (what is hidden was cut off).
+        output: name of the output.
+        max_abs: the largest change of a value that must not move.
+        scale: the largest magnitude of the output.
+        eps: relative rounding of the output's type.
+    """
+
+    probe: str
+    output: str
+    max_abs: float
+    scale: float
+    eps: float
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it moved by more than rounding."""
+        return self.max_abs > self.tolerance
+
+    @property
+    def tolerance(self) -> float:
+        """The change that rounding may cause."""
+        return ROUNDINGS * self.eps * self.scale
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What a probe saw.
+
+    Attributes:
+        kind: ``future`` or ``padding``.
+        reference: the model.
+        what: what was changed, in words.
+        gaps: one per probe and output that was compared.
+        not_run: probe or output → why it was not compared.
+    """
+
+    kind: str
+    reference: str
+    what: str
+    gaps: tuple[Gap, ...]
+    not_run: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing moved that must not."""
+        return not any(gap.leaks for gap in self.gaps)
+
+    def raise_if_failed(self) -> None:
+        """Turn a leak into an error.
+
+        Raises:
+            CheckFailed: something moved (CB-LEAK-03).
+        """
+        worst = max(
+            (gap for gap in self.gaps if gap.leaks), key=lambda gap: gap.max_abs / (gap.scale or 1), default=None
+        )
+        if worst is None:
+            return
+        raise CheckFailed(
+            f"the model leaks {'the future' if self.kind == 'future' else 'padding'}",
+            code="CB-LEAK-03",
+            where=f"{self.reference}, output {worst.output}",
+            why=f"{self.what}; what that must not touch moved by {worst.max_abs:.2e} on values up to {worst.scale:.2e}",
+            do="remove the operator, or use one that keeps to what each token may see",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "kind": self.kind,
+            "ok": self.ok,
+            "reference": self.reference,
+            "what": self.what,
+            "gaps": [
+                {"probe": g.probe, "output": g.output, "max_abs": g.max_abs, "tolerance": g.tolerance, "leaks": g.leaks}
+                for g in self.gaps
+            ],
+            "not_run": dict(self.not_run),
+        }
+
+
+def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> Leak:
+    """Change the last half of a sequence and look whether outputs of the first half move.
+
+    Meant for models whose tokens must not see later ones. Of a model that sees all tokens it rightly says it leaks.
+
+    Args:
+        model: a module with example inputs, or a program.
+        sequence: name of the input that holds the sequence; the only or first one with that axis by default.
+        axis: the token axis of that input and of the outputs.
+
+    Raises:
+        UsageError: no such input (CB-LEAK-04), or no output that follows the sequence moves at all (CB-LEAK-05).
+    """
+    inputs, call = _callable(model)
+    name = _sequence(model, inputs, sequence, axis)
+    length = inputs[name].shape[axis]
+    cut = length - length // 2
+    before = call(inputs)
+    after = call({**inputs, name: _other(inputs[name], axis, cut)})
+    gaps: list[Gap] = []
+    not_run: dict[str, str] = {}
+    seen = False
+    for output, plain in before.items():
+        if _coarse(plain):
+            not_run[output] = _coarse(plain)
+            continue
+        if plain.dim() <= axis or plain.shape[axis] != length:
+            not_run[output] = f"shape {list(plain.shape)} does not follow the {length} tokens of {name}"
+            continue
+        gaps.append(_gap("suffix", output, plain.narrow(axis, 0, cut), after[output].narrow(axis, 0, cut), plain))
+        seen |= not torch.equal(plain, after[output])
+    what = f"tokens {cut} to {length - 1} of {name} were changed"
+    if not seen:
+        raise _blind(model, what, not_run)
+    return Leak("future", model.provenance.reference, what, tuple(gaps), not_run)
+
+
+def padding_leak(model: Model, *, mask: str, axis: int = 1) -> Leak:
+    """Pad one sample and look whether outputs of its own tokens move.
+
+    Two probes. ``filler``: the last quarter of the last sample is hidden, and what is hidden gets other values.
+    ``length``: the same batch with that quarter cut off altogether. Own tokens must come out the same in all of them.
+
+    Args:
+        model: a module with example inputs, or a program.
+        mask: name of the input that holds 1 for a token and 0 for padding, ``[batch, tokens]``.
+        axis: the token axis of all inputs as long as the mask, and of the outputs.
+
+    Raises:
+        UsageError: no such input, or it is no mask (CB-LEAK-04), or nothing could be compared (CB-LEAK-05).
+    """
+    inputs, call = _callable(model)
+    length = _mask_length(model, inputs, mask, axis)
+    kept = length - max(1, length // 4)
+    follows = [n for n, t in inputs.items() if n != mask and t.dim() > axis and t.shape[axis] == length]
+    open_mask = torch.ones_like(inputs[mask])
+    hidden = open_mask.clone()
+    hidden[-1].narrow(axis - 1, kept, length - kept).zero_()
+    padded = {**inputs, mask: hidden}
+    before = call(padded)
+    gaps: list[Gap] = []
+    not_run: dict[str, str] = {}
+    filled = call({**padded, **{name: _other(inputs[name], axis, kept, only_last=True) for name in follows}})
+    shorter: dict[str, Tensor] = {}
+    try:
+        cut = {name: inputs[name].narrow(axis, 0, kept) for name in follows}
+        shorter = call({**inputs, **cut, mask: open_mask.narrow(axis, 0, kept)})
+    except Exception as error:  # whatever a model with a fixed number of tokens does with fewer
+        not_run["length"] = f"it does not take {kept} tokens: {str(error).splitlines()[0][:120]}"
+    for output, plain in before.items():
+        own = _own(plain, axis, length, kept)
+        if own is None or _coarse(plain):
+            unknown = f"shape {list(plain.shape)} does not tell which values belong to the sample's own tokens"
+            not_run[output] = _coarse(plain) or unknown
+            continue
+        for probe, other in (("filler", filled), ("length", shorter)):
+            got = _own(other[output], axis, length if probe == "filler" else kept, kept) if output in other else None
+            if got is not None and got.shape == own.shape:
+                gaps.append(_gap(probe, output, own, got, plain))
+    what = f"tokens {kept} to {length - 1} of one sample were hidden by {mask}"
+    if not gaps:
+        raise _blind(model, what, not_run)
+    return Leak("padding", model.provenance.reference, what, tuple(gaps), not_run)
+
+
+def _own(output: Tensor, axis: int, length: int, kept: int) -> Tensor | None:
+    """What an output says of the last sample's own tokens: their rows, or the whole of a vector per sample."""
+    if output.dim() > axis and output.shape[axis] == length:
+        return output[-1].narrow(axis - 1, 0, kept)
+    return output[-1] if output.dim() == 2 else None
+
+
+def _gap(probe: str, output: str, before: Tensor, after: Tensor, whole: Tensor) -> Gap:
+    # Values that are not numbers on both sides did not move; on one side only they did, however far.
+    moved = (before.double() - after.double()).abs()
+    moved = torch.where(before.isnan() & after.isnan(), 0.0, moved).nan_to_num(nan=float("inf"))
+    scale = whole.double().abs().nan_to_num(posinf=0.0, neginf=0.0)
+    return Gap(probe, output, float(moved.max()), float(scale.max()), _eps(whole))
+
+
+def _eps(tensor: Tensor) -> float:
+    return float(torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else 0.0
+
+
+def _coarse(tensor: Tensor) -> str:
+    """Why an output is not compared, empty where it is."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return (
+        f"{kind} rounds so much that a leak could hide in it: probe the float32 model" if _eps(tensor) > COARSE else ""
+    )
+
+
+def _other(tensor: Tensor, axis: int, begin: int, *, only_last: bool = False) -> Tensor:
+    """Other values from ``begin`` on: numbers of the same kind, none where it was."""
+    changed = tensor.clone()
+    part = changed.narrow(axis, begin, tensor.shape[axis] - begin)
+    part = part[-1:] if only_last else part
+    generator = torch.Generator().manual_seed(SEED)
+    if tensor.is_floating_point():
+        spread = float(tensor.double().std()) or 1.0
+        part += (torch.randn(part.shape, generator=generator, dtype=torch.float64) * spread).to(tensor)
+        return changed
+    known = torch.unique(tensor)  # other values the model is known to take
+    place = torch.searchsorted(known, part.contiguous())
+    step = torch.randint(1, max(len(known), 2), part.shape, generator=generator)
+    part.copy_(known[(place + step) % len(known)])
+    return changed
+
+
+def _callable(model: Model) -> tuple[dict[str, Tensor], Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]:
+    """Named example inputs of a model, and the model as a function of them."""
+    if model.module is None:
+        assert model.program is not None
+        program = wrap(model.program)
+        return dict(program.example), program.run
+    module = model.module
+    leaves, spec = pytree.tree_flatten(example(model))
+    names = input_names(model)
+    tensors = {name: leaf for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)}
+
+    def call(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        filled = [inputs.get(name, leaf) for name, leaf in zip(names, leaves, strict=True)]
+        args, kwargs = pytree.tree_unflatten(filled, spec)
+        with torch.no_grad():
+            outputs = module(*args, **kwargs)
+        return dict(zip(output_names(outputs), _tensors(outputs), strict=True))
+
+    return tensors, call
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
+
+
+def _sequence(model: Model, inputs: Mapping[str, Tensor], name: str | None, axis: int) -> str:
+    able = [key for key, tensor in inputs.items() if tensor.dim() > axis and tensor.shape[axis] > 1]
+    if name is None and able:
+        return able[0]
+    if name in able:
+        return str(name)
+    raise UsageError(
+        f"there is no sequence {name!r} among the inputs" if name else "no input holds a sequence",
+        code="CB-LEAK-04",
+        where=f"{model.provenance.reference}: {', '.join(inputs) or 'no tensors'}",
+        why=f"a sequence has at least two tokens along axis {axis}",
+        do=f"one of {', '.join(able)}" if able else "give another axis",
+    )
+
+
+def _mask_length(model: Model, inputs: Mapping[str, Tensor], mask: str, axis: int) -> int:
+    tensor = inputs.get(mask)
+    if (
+        tensor is not None
+        and tensor.dim() > axis
+        and tensor.shape[axis] > 1
+        and bool(((tensor == 0) | (tensor == 1)).all())
+    ):
+        return int(tensor.shape[axis])
+    why = "there is no such input" if tensor is None else f"shape {list(tensor.shape)}, not zeros and ones over tokens"
+    raise UsageError(
+        f"{mask!r} is no padding mask of this model",
+        code="CB-LEAK-04",
+        where=f"{model.provenance.reference}: {', '.join(inputs) or 'no tensors'}",
+        why=why,
+        do="name the input that is 1 for a token and 0 for padding, and give it in the example inputs",
+    )
+
+
+def _blind(model: Model, what: str, not_run: Mapping[str, str]) -> UsageError:
+    return UsageError(
+        "the probe sees nothing",
+        code="CB-LEAK-05",
+        where=model.provenance.reference,
+        why=f"{what}, and no output follows; " + "; ".join(f"{name}: {why}" for name, why in not_run.items()),
+        do="let the model return its tokens, or name another input or axis",
+    )

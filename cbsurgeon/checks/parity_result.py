@@ -324,7 +324,7 @@ class Verification:
     def __str__(self) -> str:
         head = f"{'same' if self.ok else 'DIFFERENT'}: {self.b} against {self.a}"
         rows = [
-            f"  [{'x' if row.ok else ' '}] batch {row.batch:<3} {row.inputs:<10} {row.output:<16} "
+            f"  [{'✓' if row.ok else 'x'}] batch {row.batch:<3} {row.inputs:<10} {row.output:<16} "
             f"max |Δ| {row.max_abs:.1e}  rel L2 {row.rel_l2:.1e}  cosine {row.cosine:.6f}"
             + ("" if row.top1 is None else f"  top-1 {row.top1:.0%}")
             + f"  allowed {row.tolerance.atol:.1e}"

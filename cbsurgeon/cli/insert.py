@@ -79,6 +79,7 @@ def command(
         _refuse_both(context)
     from cbsurgeon import verbs
     from cbsurgeon.models import atomic
+    from cbsurgeon.verbs.editing import refuse_foreign_code
 
     target = output or _beside(reference, on)
     _refuse_losing_the_program(on, target)
@@ -95,6 +96,7 @@ def command(
             made = verbs.plan(found, **choice)
         else:
             made = verbs.read_recipe(recipe)
+            refuse_foreign_code(made, str(recipe), trust=how["trust"])
         progress("insert")
         edited = verbs.insert(model, made, on=on)
         if recipe_out is not None:
@@ -138,7 +140,7 @@ def _refuse_losing_the_program(on: str | None, target: Path) -> None:
 def _refuse_both(context: click.Context) -> None:
     given = [
         f"--{name.replace('_', '-')}"
-        for name in ("op", "layers", "pos", "at", "exclude", "kinds", "allow_partial", "op_option")
+        for name in ("op", "layers", "pos", "at", "exclude", "kinds", "allow_partial", "op_option", "tokens", "causal")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
     if given:

@@ -15,7 +15,7 @@ from cbsurgeon.errors import UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-OPERATORS = "cb, cb_s"
+OPERATORS = "cb, cb_s, cb_gate, cb_hybrid, cb_retrofit, se"
 POSITIONS = ("front", "mid", "end")
 PLACES = ("mlp", "msa", "both")
 
@@ -123,8 +123,11 @@ def choice_options(function: Command) -> Command:
         kinds: str | None,
         allow_partial: bool,
         op_option: tuple[str, ...],
+        tokens: str | None,
+        causal: bool,
         **kwargs: Any,
     ) -> Any:
+        form = {**({"tokens": tokens} if tokens else {}), **({"causal": True} if causal else {})}
         choice = {
             "op": op,
             "layers": layers,
@@ -133,7 +136,7 @@ def choice_options(function: Command) -> Command:
             "exclude": whole_numbers(exclude, "--exclude", least=0) if exclude else (),
             "kinds": tuple(kinds.split(",")) if kinds else None,
             "allow_partial": allow_partial,
-            "options": pairs(op_option, "--op-option"),
+            "options": {**pairs(op_option, "--op-option"), **form},
         }
         return function(*args, choice=choice, **kwargs)
 
@@ -143,8 +146,12 @@ def choice_options(function: Command) -> Command:
             "--op-option",
             metavar="KEY=VALUE",
             multiple=True,
-            help="Option of the operator, such as initial=0.1 for cb_s.",
+            help="Option of the operator, such as initial=0.1 for cb_s (repeatable).",
         ),
+        click.option(
+            "--causal", is_flag=True, help="Each token gets the mean of those up to it; for causal models (cb, cb_s)."
+        ),
+        click.option("--tokens", metavar="SLICE", help="Only among these tokens, such as 1: or :40 (cb, cb_s)."),
         click.option("--allow-partial", is_flag=True, help="Leave out blocks that have no such position."),
         click.option(
             "--kinds",
@@ -173,7 +180,13 @@ def choice_options(function: Command) -> Command:
             metavar="SELECTOR",
             help="all, upper (last half), lower, last:3, 6-11, 0,2,4, or a stack's name; STACK:SELECTOR for one stack.",
         ),
-        click.option("--op", default="cb", show_default=True, metavar="NAME", help=f"Operator: {OPERATORS}."),
+        click.option(
+            "--op",
+            default="cb",
+            show_default=True,
+            metavar="NAME",
+            help=f"Operator: {OPERATORS}; or mod:package.module:Class.",
+        ),
     ):
         decorated = decorate(decorated)
     return decorated  # type: ignore[no-any-return]

@@ -1,7 +1,10 @@
 """The mathematics of Context Broadcasting: what is done to a tensor of tokens, and what it costs."""
 
 from cbsurgeon.operators.base import Cost, Operator
+from cbsurgeon.operators.class_token import CBGate, CBHybrid
 from cbsurgeon.operators.context import CB, CBS
 from cbsurgeon.operators.registry import build, names
+from cbsurgeon.operators.retrofit import CBRetrofit, set_strength
+from cbsurgeon.operators.squeeze import SE
 
-__all__ = ["CB", "CBS", "Cost", "Operator", "build", "names"]
+__all__ = ["CB", "CBS", "SE", "CBGate", "CBHybrid", "CBRetrofit", "Cost", "Operator", "build", "names", "set_strength"]

@@ -62,11 +62,25 @@ class Operator(nn.Module):
         """Options that rebuild this operator beside its channels and axes; JSON values only."""
         return {}
 
+    def refusal(self, tokens: int) -> str:
+        """Why this operator cannot stand at a site of so many tokens; empty where it can."""
+        return ""
+
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the token axes, kept as axes of size 1; accumulated in float32 for 16-bit inputs."""
         if x.dtype in (torch.float16, torch.bfloat16):
             return x.float().mean(dim=self.token_axes, keepdim=True).to(x.dtype)
         return x.mean(dim=self.token_axes, keepdim=True)
+
+    def single_token_axis(self, purpose: str) -> int:
+        """The one token axis.
+
+        Raises:
+            ValueError: there are several, so that tokens have no order; ``purpose`` says what needs one.
+        """
+        if len(self.token_axes) != 1:
+            raise ValueError(f"{purpose} needs a single token axis, and the site has {len(self.token_axes)}")
+        return self.token_axes[0]
 
     def per_channel(self, vector: Tensor, like: Tensor) -> Tensor:
         """Shape a ``[C]`` vector so that it broadcasts along the channel axis of ``like``."""

@@ -1,17 +1,72 @@
-"""CB and CB_S (section 3.2 of the paper)."""
+"""CB and CB_S (section 3.2 of the paper), over all tokens, a slice of them, or causally."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cbsurgeon.operators.base import Cost, Operator
+from cbsurgeon.operators.span import Span
 
 
-class CB(Operator):
+class Context(Operator):
+    """An operator around the mean of the tokens.
+
+    Args:
+        tokens: a slice of the single token axis, such as ``1:``, ``:40`` or ``40:``. The mean is that of these tokens
+            and only they receive it; the others pass through untouched (ViLT's image or text part, Table 10).
+        causal: token ``i`` receives the mean of tokens ``0 .. i`` instead of all of them, accumulated in float32 (in
+            float64 for float64), so that nothing of its future reaches it. It needs the whole sequence in one pass:
+            with a key-value cache the mean would be that of the newest tokens alone.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        channel_axis: int,
+        token_axes: Sequence[int],
+        *,
+        tokens: str | None = None,
+        causal: bool = False,
+    ) -> None:
+        super().__init__(channels, channel_axis, token_axes)
+        self.span = Span.read(tokens) if tokens is not None else None
+        self.causal = bool(causal)
+        if self.span is not None:
+            self.single_token_axis("a slice of tokens")
+        if self.causal:
+            self.single_token_axis("the causal mean")
+
+    def options(self) -> dict[str, Any]:
+        """``tokens`` and ``causal``, where they are given."""
+        given: dict[str, Any] = {} if self.span is None else {"tokens": str(self.span)}
+        return {**given, "causal": True} if self.causal else given
+
+    def refusal(self, tokens: int) -> str:
+        """A slice must hold a token."""
+        return self.span.refusal(tokens) if self.span is not None else ""
+
+    def context(self, x: Tensor) -> Tensor:
+        """What is broadcast: the mean over the tokens (axes of size 1), or every token's mean of those up to it."""
+        return self._prefix_mean(x) if self.causal else self.mean(x)
+
+    def _prefix_mean(self, x: Tensor) -> Tensor:
+        axis = self.token_axes[0]
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        count = torch.arange(1, x.shape[axis] + 1, device=x.device, dtype=wide.dtype)
+        shape = [1] * x.dim()
+        shape[axis] = -1
+        return (wide.cumsum(dim=axis) / count.view(shape)).to(x.dtype)
+
+    def over(self, x: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply ``mix`` to the chosen tokens of ``x``."""
+        return mix(x) if self.span is None else self.span.apply(x, self.token_axes[0], mix)
+
+
+class CB(Context):
     """Context Broadcasting: ``CB(x_i) = (x_i + mean_j x_j) / 2`` (eq. 1), without parameters.
 
     Written as the paper's line, ``0.5 * x + 0.5 * x.mean(dim, keepdim=True)``, so that eager fp32 results are
@@ -23,7 +78,10 @@ class CB(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Eq. 1 on a tensor of any shape; the result has the same shape and type."""
-        return 0.5 * x + 0.5 * self.mean(x)
+        return self.over(x, self._mix)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return 0.5 * x + 0.5 * self.context(x)
 
     @classmethod
     def cost(cls, tokens: int, channels: int) -> Cost:
@@ -32,7 +90,7 @@ class CB(Operator):
         return Cost(n * c, 3 * n * c + 2 * c, 5 * n * c + 4 * c, 0, "3NC + 2C: sum, 1/N, half x, half mean, add")
 
 
-class CBS(Operator):
+class CBS(Context):
     """CB with dimension scaling: ``CB_S(x_i) = x_i + scale * mean_j x_j`` (section 3.2), ``scale`` of shape ``[C]``.
 
     ``scale`` starts at ``initial``; at 0, the default, the operator is the exact identity and its gradient
@@ -43,19 +101,29 @@ class CBS(Operator):
     identity_at_start = True
 
     def __init__(
-        self, channels: int, channel_axis: int, token_axes: Sequence[int], *, initial: float = 0.0
+        self,
+        channels: int,
+        channel_axis: int,
+        token_axes: Sequence[int],
+        *,
+        initial: float = 0.0,
+        tokens: str | None = None,
+        causal: bool = False,
     ) -> None:
-        super().__init__(channels, channel_axis, token_axes)
+        super().__init__(channels, channel_axis, token_axes, tokens=tokens, causal=causal)
         self.initial = float(initial)
         self.scale = nn.Parameter(torch.full((channels,), self.initial))
 
     def options(self) -> dict[str, Any]:
-        """``initial``, where it is not 0."""
-        return {"initial": self.initial} if self.initial else {}
+        """``initial`` where it is not 0, and the form."""
+        return {**({"initial": self.initial} if self.initial else {}), **super().options()}
 
     def forward(self, x: Tensor) -> Tensor:
         """``x + scale * mean``, same shape and type as ``x``."""
-        return x + self.per_channel(self.scale, x) * self.mean(x)
+        return self.over(x, self._mix)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return x + self.per_channel(self.scale, x) * self.context(x)
 
     @classmethod
     def cost(cls, tokens: int, channels: int) -> Cost:

@@ -1,16 +1,24 @@
-"""Operators by name."""
+"""Operators by name: the built-in ones, and a user's own as ``mod:package.module:Class``."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from cbsurgeon.errors import UsageError
 from cbsurgeon.operators.base import Operator
+from cbsurgeon.operators.class_token import CBGate, CBHybrid
 from cbsurgeon.operators.context import CB, CBS
+from cbsurgeon.operators.retrofit import CBRetrofit
+from cbsurgeon.operators.squeeze import SE
 
-_OPERATORS: dict[str, type[Operator]] = {cls.name: cls for cls in (CB, CBS)}
+_OPERATORS: dict[str, type[Operator]] = {cls.name: cls for cls in (CB, CBS, CBGate, CBHybrid, CBRetrofit, SE)}
+
+USERS = "mod:"
+"""What the name of a user's own operator starts with."""
 
 
 def names() -> tuple[str, ...]:
@@ -19,11 +27,13 @@ def names() -> tuple[str, ...]:
 
 
 def operator_class(name: str) -> type[Operator]:
-    """The class behind an operator name.
+    """The class behind an operator name; a user's own is imported.
 
     Raises:
-        UsageError: the name is unknown; the nearest names are given.
+        UsageError: the name is unknown (CB-OP-01; the nearest names are given), or names no operator class (CB-OP-04).
     """
+    if name.startswith(USERS):
+        return _users_class(name)
     try:
         return _OPERATORS[name]
     except KeyError:
@@ -32,9 +42,40 @@ def operator_class(name: str) -> type[Operator]:
             f"unknown operator {name!r}",
             code="CB-OP-01",
             where="--op",
-            why=f"the operators are {', '.join(_OPERATORS)}",
+            why=f"the operators are {', '.join(_OPERATORS)}, or your own as mod:package.module:Class",
             do=f"did you mean {' or '.join(near)}?",
         ) from None
+
+
+def needs_import(name: str) -> bool:
+    """Whether finding this operator would import a module that nobody has imported yet."""
+    return name.startswith(USERS) and name.removeprefix(USERS).partition(":")[0] not in sys.modules
+
+
+def _users_class(name: str) -> type[Operator]:
+    module, colon, attribute = name.removeprefix(USERS).partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise _no_operator(name, "it is not of the form mod:package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:  # whatever the user's module raises while it is imported
+        raise _no_operator(name, f"importing {module} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, type) or not issubclass(found, Operator):
+        raise _no_operator(name, f"{attribute} is no subclass of cbsurgeon.Operator")
+    if not isinstance(getattr(found, "name", None), str):
+        raise _no_operator(name, f'{attribute} has no name; give the class one: name = "{attribute.lower()}"')
+    return found
+
+
+def _no_operator(name: str, why: str) -> UsageError:
+    return UsageError(
+        f"{name} is no operator",
+        code="CB-OP-04",
+        where="--op",
+        why=why,
+        do="class Mine(cbsurgeon.Operator) with a name and forward(x); its constructor takes channels, channel_axis, "
+        "token_axes and your options",
+    )
 
 
 def build(
@@ -43,7 +84,8 @@ def build(
     """Make one operator for one site.
 
     Raises:
-        UsageError: unknown name, or options the operator does not take.
+        UsageError: unknown name (CB-OP-01), options the operator does not take (CB-OP-02), or values or axes it
+            cannot work with (CB-OP-03).
     """
     cls = operator_class(name)
     try:
@@ -55,4 +97,12 @@ def build(
             where=", ".join(options or {}),
             why=str(error).replace(f"{cls.__name__}.__init__() ", ""),
             do="see `cbsurgeon insert --help`",
+        ) from None
+    except ValueError as error:
+        raise UsageError(
+            f"operator {name} cannot be built for this site",
+            code="CB-OP-03",
+            where=", ".join(f"{key}={value}" for key, value in (options or {}).items()),
+            why=str(error),
+            do="choose another operator or option, or other --layers",
         ) from None

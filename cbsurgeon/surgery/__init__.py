@@ -1,11 +1,13 @@
 """Choosing sites, writing them down, and operating: on a module or on a program."""
 
 from cbsurgeon.surgery.operating import insert_, insert_module, insert_program, remove, remove_
+from cbsurgeon.surgery.passes import InsertPass
 from cbsurgeon.surgery.planning import plan
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 from cbsurgeon.surgery.selection import select, spans
 
 __all__ = [
+    "InsertPass",
     "Recipe",
     "RecipeSite",
     "insert_",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
-from cbsurgeon.surgery.refusals import other_structure
+from cbsurgeon.surgery.refusals import occupied, other_structure
 
 ON_OUTPUT = "context_broadcast"
 """Name of the child module whose operator is applied to the parent's output."""
@@ -92,13 +92,7 @@ def _host(parts: Mapping[str, nn.Module], site: RecipeSite) -> tuple[nn.Module, 
             do="make the recipe from the module instead of from a program: it finds the layer inside",
         )
     if name in host._modules:
-        raise SurgeryError(
-            f"block {site.index} already has an operator at its {site.position} position",
-            code="CB-SURGERY-03",
-            where=hook.module,
-            why="Context Broadcasting twice is another operator: 0.25 x + 0.75 mean",
-            do="remove the first one: cbsurgeon remove REF -o OUT",
-        )
+        raise occupied(site, f"{hook.module}.{name}")
     return host, name
 
 
@@ -117,19 +111,27 @@ def check_structure(module: nn.Module, recipe: Recipe) -> None:
         for path in (*block["fc1"], *block["fc2"]):
             if path not in parts:
                 raise other_structure(recipe, f"block {number} needs a module {path}, which this model does not have")
-            shapes = [tuple(p.shape) for p in parts[path].parameters() if p.dim() > 1]
-            sizes = {size for shape in shapes for size in shape}
-            # A token-mixing projection contracts tokens, a grouped one holds a share of its channels per weight.
-            tells = block["kind"] != "token-mlp" and getattr(parts[path], "groups", 1) == 1
-            if tells and shapes and block["channels"] not in sizes:
-                raise other_structure(
-                    recipe,
-                    f"block {number}: {path} has weights of shape {shapes[0]}, not of {block['channels']} channels",
-                )
+            widths = [] if block["kind"] == "token-mlp" else [block["channels"]]
+            widths += [block["hidden"]] if path in block["fc2"] else []
+            _check_widths(recipe, number, path, parts[path], widths)
     for site in recipe.active:
         for hook in site.hooks[:1]:
             if hook.module not in parts:
                 raise other_structure(recipe, f"there is no module {hook.module}")
+
+
+def _check_widths(recipe: Recipe, number: int, path: str, projection: nn.Module, widths: list[int]) -> None:
+    """A projection's weights show its widths; the first of a gated MLP may hold several, so only some are asked for."""
+    shapes = [tuple(p.shape) for p in projection.parameters() if p.dim() > 1]
+    sizes = {size for shape in shapes for size in shape}
+    if not shapes or getattr(projection, "groups", 1) != 1:  # a grouped one holds a share of its channels per weight
+        return
+    for width in widths:
+        if width not in sizes:
+            raise other_structure(
+                recipe,
+                f"block {number}: {path} has weights of shape {shapes[0]}, without the recipe's {width} channels",
+            )
 
 
 def attached(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Operator]]:

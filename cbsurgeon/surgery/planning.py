@@ -9,9 +9,9 @@ import torch
 
 from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
 from cbsurgeon.graph.block import POSITIONS, Block, Inspection
-from cbsurgeon.operators.registry import operator_class
+from cbsurgeon.operators.registry import build, operator_class
 from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
-from cbsurgeon.surgery.refusals import occupied
+from cbsurgeon.surgery.refusals import cannot_stand, occupied
 from cbsurgeon.surgery.selection import select
 from cbsurgeon.version import __version__
 
@@ -41,18 +41,19 @@ def plan(
         exclude: indices of blocks to leave out.
         kinds: block kinds to choose from instead of the default ones.
         allow_partial: leave out blocks where the position does not exist instead of refusing.
-        options: operator options, such as ``initial`` of ``cb_s``.
+        options: operator options, such as ``initial`` of ``cb_s``, ``tokens="1:"`` or ``causal=True``.
 
     Raises:
         NothingMatched: nothing answers, or a requested block or position does not exist.
         UsageError: unknown operator, position, place or selector.
-        SurgeryError: the operator would leak the future of a causal model, or padding.
+        SurgeryError: the operator would leak the future of a causal model (unless it is ``causal``), or padding; a site
+            is occupied; or the operator cannot work on a site's axes.
     """
     _known(pos, POSITIONS, "position", "--pos")
     _known(at, PLACES, "place", "--at")
     operator = operator_class(op)
     if operator.mixes_tokens:
-        _refuse_leaks(found)
+        _refuse_leaks(found, hides_future=bool(options.get("causal")))
     chosen: list[Block] = []
     if at in ("mlp", "both"):
         chosen += select(found.blocks, layers, kinds)
@@ -64,6 +65,7 @@ def plan(
     sites, absent = _sites(chosen, pos)
     if absent and not allow_partial:
         raise _absent(absent, pos, chosen)
+    _refuse_misfits(op, options, sites)
     if not sites:
         raise NothingMatched(
             "no block is left", code="CB-LOCATE-02", where=f"--layers {layers}", why="all were excluded"
@@ -98,28 +100,27 @@ def _left_out(block: Block, excluded: set[int]) -> Excluded:
 def _sites(blocks: Sequence[Block], pos: str) -> tuple[list[RecipeSite], list[tuple[Block, str]]]:
     sites, absent = list[RecipeSite](), list[tuple[Block, str]]()
     for block in blocks:
-        site = block.sites.get("end" if block.kind == "attention" else pos)
-        if site is None:
+        there = block.sites.get("end" if block.kind == "attention" else pos)
+        if there is None:
             absent.append((block, block.unavailable.get(pos, "this position does not exist")))
             continue
-        if site.occupied is not None:
-            raise occupied(block, site)
-        sites.append(
-            RecipeSite(
-                block.index,
-                block.stack,
-                block.kind,
-                block.path,
-                site.position,
-                site.token_axes,
-                site.channel_axis,
-                site.batch_axes,
-                site.tokens,
-                site.channels,
-                site.hooks,
-                block.calls,
-            )
+        site = RecipeSite(
+            block.index,
+            block.stack,
+            block.kind,
+            block.path,
+            there.position,
+            there.token_axes,
+            there.channel_axis,
+            there.batch_axes,
+            there.tokens,
+            there.channels,
+            there.hooks,
+            block.calls,
         )
+        if there.occupied is not None:
+            raise occupied(site, there.occupied)
+        sites.append(site)
     return sites, absent
 
 
@@ -134,14 +135,28 @@ def _absent(absent: Sequence[tuple[Block, str]], pos: str, chosen: Sequence[Bloc
     )
 
 
-def _refuse_leaks(found: Inspection) -> None:
-    if found.causal:
+def _refuse_misfits(op: str, options: dict[str, Any], sites: Sequence[RecipeSite]) -> None:
+    """Build the operator of every site without memory: options and axes it cannot work with are refused here."""
+    for site in sites:
+        try:
+            with torch.device("meta"):
+                operator = build(op, site.channels, site.channel_axis, site.token_axes, options)
+        except UsageError as error:
+            if error.code != "CB-OP-03":
+                raise
+            raise cannot_stand(site, op, error.why) from None
+        if why := operator.refusal(site.tokens):
+            raise cannot_stand(site, op, why)
+
+
+def _refuse_leaks(found: Inspection, *, hides_future: bool) -> None:
+    if found.causal and not hides_future:
         raise SurgeryError(
             "the model is causal: a mean over all tokens would show every token its future",
             code="CB-LEAK-01",
             where=found.reference,
             why="; ".join(found.causal),
-            do="Context Broadcasting is for models whose attention sees all tokens",
+            do="take the causal form, every token with the mean of those before it: --op-option causal=true",
         )
     if found.masks:
         raise SurgeryError(

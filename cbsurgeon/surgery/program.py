@@ -48,18 +48,20 @@ class Editor:
         signature = exported.graph_signature
         return cls(exported, copy.deepcopy(exported.graph), list(signature.input_specs), dict(exported.state_dict), {})
 
-    def add_parameter(self, path: str, parameter: nn.Parameter) -> fx.Node:
-        """A new parameter: a placeholder before the user's inputs, and its line in the signature."""
+    def add_tensor(self, path: str, tensor: Tensor) -> fx.Node:
+        """A new parameter or buffer: a placeholder before the user's inputs, and its line in the signature."""
         first = self.exported.graph_signature.user_inputs[0]
         anchor = next(node for node in self.graph.nodes if node.name == first)
         place = next(i for i, spec in enumerate(self.inputs) if getattr(spec.arg, "name", None) == first)
         mode = fake_mode(self.graph)
+        learned = isinstance(tensor, nn.Parameter)
         with self.graph.inserting_before(anchor):
-            node = self.graph.placeholder("p_" + path.replace(".", "_"))
+            node = self.graph.placeholder(("p_" if learned else "b_") + path.replace(".", "_"))
         node.target = node.name
-        node.meta["val"] = mode.from_tensor(parameter.detach(), static_shapes=True)
-        self.inputs.insert(place, InputSpec(InputKind.PARAMETER, TensorArgument(node.name), path))
-        self.state[path] = parameter
+        node.meta["val"] = mode.from_tensor(tensor.detach(), static_shapes=True)
+        kind, persistent = (InputKind.PARAMETER, None) if learned else (InputKind.BUFFER, True)
+        self.inputs.insert(place, InputSpec(kind, TensorArgument(node.name), path, persistent))
+        self.state[path] = tensor
         return node
 
     def finish(self) -> ExportedProgram:
@@ -103,6 +105,7 @@ def rewrite(program: Program, recipe: Recipe) -> Program:
     Raises:
         SurgeryError: the structure is not the recipe's, or a site is occupied.
     """
+    _refuse_marked({node.name: node for node in program.exported.graph.nodes}, recipe)
     found = inspect_program(program)
     _check(found.blocks, recipe)
     editor = Editor.of(program.exported)
@@ -117,8 +120,17 @@ def rewrite(program: Program, recipe: Recipe) -> Program:
 def _free(block: Block, wanted: RecipeSite) -> Site:
     site = block.sites[wanted.position]
     if site.occupied is not None:
-        raise occupied(block, site)
+        raise occupied(wanted, site.occupied)
     return site
+
+
+def _refuse_marked(by_name: Mapping[str, fx.Node], recipe: Recipe) -> None:
+    """An operator that arithmetic alone does not give away is known by the mark it was inserted with."""
+    taken = {mark["site"] for node in by_name.values() if (mark := (node.meta.get("custom") or {}).get(MARK))}
+    for site in recipe.active:
+        path = operator_path(site)
+        if path in taken:
+            raise occupied(site, path)
 
 
 def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
@@ -136,12 +148,13 @@ def _insert(editor: Editor, by_name: Mapping[str, fx.Node], site: Site, path: st
     first = by_name[site.uses[0].value]
     dtype = first.meta["val"].dtype
     operator = operator.to(dtype) if dtype.is_floating_point else operator
-    parameters = {
-        name: editor.add_parameter(f"{path}.{name}", parameter) for name, parameter in operator.named_parameters()
+    tensors = {
+        name: editor.add_tensor(f"{path}.{name}", tensor)
+        for name, tensor in (*operator.named_parameters(), *operator.named_buffers())
     }
     for number, use in enumerate(site.uses):
         value = by_name[use.value]
-        made, result = _splice(editor.graph, value, operator, parameters)
+        made, result = _splice(editor.graph, value, operator, tensors)
         _describe(made, value, path, operator, number)
         if use.consumers:
             for consumer in use.consumers:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from cbsurgeon.errors import SurgeryError
-from cbsurgeon.graph.block import Block, Site
-from cbsurgeon.surgery.recipe import Recipe
+from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 
 
-def occupied(block: Block, site: Site) -> SurgeryError:
-    """An operator already stands at a site."""
-    where = block.path or site.uses[0].value
+def occupied(site: RecipeSite, by: str) -> SurgeryError:
+    """An operator already stands at a site.
+
+    Args:
+        site: where the second one was to go.
+        by: the operator there, or its path.
+    """
     return SurgeryError(
-        f"block {block.index} already has an operator at its {site.position} position",
+        f"block {site.index} already has an operator at its {site.position} position",
         code="CB-SURGERY-03",
-        where=f"{where} ({site.occupied})" if site.occupied else where,
+        where=f"{site.path or site.stack} ({by})",
         why="Context Broadcasting twice is another operator: 0.25 x + 0.75 mean",
         do="remove the first one: cbsurgeon remove REF -o OUT",
+    )
+
+
+def cannot_stand(site: RecipeSite, op: str, why: str) -> SurgeryError:
+    """An operator does not work on the tensor of a site."""
+    return SurgeryError(
+        f"{op} cannot stand at block {site.index}",
+        code="CB-SURGERY-06",
+        where=f"{site.path or site.stack}, {site.position}",
+        why=why,
+        do="leave the block out (--layers, --exclude), or choose another operator or option",
     )
 
 

@@ -62,8 +62,9 @@ def _select_one(part: str, blocks: Sequence[Block], candidates: Sequence[Block])
     stacks = dict.fromkeys(block.stack for block in candidates)
     if part in stacks:
         return [block for block in candidates if block.stack == part]
-    head, colon, tail = part.rpartition(":")
-    if colon and head in stacks:
+    head = max((stack for stack in stacks if part.startswith(f"{stack}:")), key=len, default=None)
+    if head is not None:
+        tail = part[len(head) + 1 :]
         own = [block for block in candidates if block.stack == head]
         return _words(tail, [own]) or _numbers_inside(tail, own, head)
     words = _words(part, [[block for block in candidates if block.stack == stack] for stack in stacks])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any, Literal
 from torch import nn
 
 from cbsurgeon import graph, models, surgery
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.graph import Inspection
 from cbsurgeon.models import Model
+from cbsurgeon.operators.registry import needs_import
 from cbsurgeon.surgery import Recipe
 
 
@@ -55,19 +57,39 @@ def load(
         batch=batch,
         options=options,
         entry=entry,
-        replay=replay,
+        replay=functools.partial(replay, trust=trust),
     )
 
 
-def replay(model: Model, recipes: Sequence[Mapping[str, Any]]) -> Model:
+def replay(model: Model, recipes: Sequence[Mapping[str, Any]], *, trust: bool = False) -> Model:
     """Repeat insertions on a freshly built architecture, oldest first.
 
     Raises:
         SurgeryError: a recipe does not fit the model.
+        InputFileError: a recipe names a user's own operator whose module nobody has imported, without ``trust``.
     """
-    for recipe in recipes:
-        model = insert(model, Recipe.from_dict(recipe))
+    for document in recipes:
+        recipe = Recipe.from_dict(document)
+        refuse_foreign_code(recipe, model.provenance.reference, trust=trust)
+        model = insert(model, recipe)
     return model
+
+
+def refuse_foreign_code(recipe: Recipe, file: str, *, trust: bool) -> None:
+    """A file must not decide what is imported: an operator of the user's own has to be imported already, or trusted.
+
+    Raises:
+        InputFileError: it is neither (CB-TRUST-02).
+    """
+    if trust or not needs_import(recipe.op):
+        return
+    raise InputFileError(
+        "the recipe names code to import",
+        code="CB-TRUST-02",
+        where=f"{file}: op {recipe.op}",
+        why="importing a module runs it",
+        do="import that module before loading, or --trust if the file is your own",
+    )
 
 
 def inspect(model: Model | nn.Module, example_inputs: tuple[Any, ...] = ()) -> Inspection:
@@ -99,14 +121,14 @@ def plan(
 
     Args:
         found: what :func:`inspect` returned.
-        op: ``cb``, ``cb_s`` ...
+        op: ``cb``, ``cb_s``, ``cb_gate``, ``cb_hybrid``, ``cb_retrofit``, ``se``, or ``mod:package.module:Class``.
         layers: ``all``, ``upper``, ``lower``, ``last:3``, ``6-11``, ``0,2,4``, or a stack's name.
         pos: ``front``, ``mid`` or ``end`` of the branch.
         at: ``mlp``, ``msa`` (attention) or ``both``.
         exclude: indices of blocks to leave out.
         kinds: block kinds to choose from instead of the default ones.
         allow_partial: leave out blocks where the position does not exist, instead of refusing.
-        options: of the operator, such as ``{"initial": 0.1}`` for ``cb_s``.
+        options: of the operator, such as ``{"initial": 0.1}`` for ``cb_s``, ``{"tokens": "1:"}``, ``{"causal": True}``.
 
     Raises:
         NothingMatched: no block, or not every requested block, exists.

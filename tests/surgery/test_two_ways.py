@@ -19,9 +19,17 @@ OPERATORS = ("cb", "cb_s")
 WITHOUT_TRAINING = [name for name, case in CASES.items() if not case.training]
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("op", OPERATORS)
-@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def _table() -> list[object]:
+    """Every architecture at every position with each operator; half of it by default, in a checkerboard."""
+    return [
+        pytest.param(name, op, position, marks=() if (number + place + turn) % 2 == 0 else pytest.mark.slow)
+        for number, name in enumerate(architectures.ARCHITECTURES)
+        for place, position in enumerate(POSITIONS)
+        for turn, op in enumerate(OPERATORS)
+    ]
+
+
+@pytest.mark.parametrize(("name", "op", "position"), _table())
 def test_architecture(name: str, op: str, position: str) -> None:
     found, model, program = architectures.inspection(name), architectures.model(name), architectures.program(name)
     recipe = plan(found, op=op, layers="all", pos=position)

@@ -1,0 +1,62 @@
+"""CB_gate and CB_hybrid (appendix B.7): the class token takes part in what is broadcast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from cbsurgeon.operators.base import Cost, Operator
+
+
+class ClassToken(Operator):
+    """An operator that reads the class token.
+
+    The class token is taken to be token 0 of a single token axis, where timm, torchvision and transformers put it. A
+    site with several token axes (a picture, windows) has none and is refused. Whether token 0 of a single axis *is* a
+    class token cannot be seen in one tensor: in a model without one (Mixer, global pooling) it is the first patch.
+    """
+
+    def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
+        super().__init__(channels, channel_axis, token_axes)
+        self.single_token_axis("a class token (token 0)")
+
+    def class_token(self, x: Tensor) -> Tensor:
+        """Token 0, its axis kept with size 1."""
+        return x.narrow(self.token_axes[0], 0, 1)
+
+
+class CBGate(ClassToken):
+    """``CB_gate(x_i) = x_i * (x_cls + 1)`` (appendix B.7), without parameters."""
+
+    name = "cb_gate"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated tensor, same shape and type as ``x``."""
+        return x * (self.class_token(x) + 1)
+
+    @classmethod
+    def cost(cls, tokens: int, channels: int) -> Cost:
+        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1."""
+        n, c = tokens, channels
+        return Cost(n * c, n * c + c, 2 * n * c + 3 * c, 0, "NC + C: gate x, class token + 1")
+
+
+class CBHybrid(ClassToken):
+    """``CB_hybrid(x_i) = x_i * x_cls + CB(x_i)`` (appendix B.7), without parameters.
+
+    The paper reports that it diverged when put on the MLP and on the attention together.
+    """
+
+    name = "cb_hybrid"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated tensor plus CB of it, same shape and type as ``x``."""
+        return x * self.class_token(x) + (0.5 * x + 0.5 * self.mean(x))
+
+    @classmethod
+    def cost(cls, tokens: int, channels: int) -> Cost:
+        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1; the paper counts (2N + 1)C."""
+        n, c = tokens, channels
+        formula = "5NC + 2C: gate x, add; CB: sum, 1/N, half x, half mean, add"
+        return Cost(2 * n * c + c, 5 * n * c + 2 * c, 10 * n * c + 5 * c, 0, formula)

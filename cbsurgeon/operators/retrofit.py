@@ -1,0 +1,104 @@
+"""A way for a finished model to grow into CB: the identity at first, CB at the end of a schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cbsurgeon.errors import UsageError
+from cbsurgeon.operators.base import Cost
+from cbsurgeon.operators.context import Context
+
+FULL = 0.5
+"""The strength at which the operator is CB."""
+
+
+class CBRetrofit(Context):
+    """``x_i + a * (mean_j x_j - x_i)`` with ``a`` a buffer: bit-exact identity at 0, CB at 0.5.
+
+    The strength is saved with the weights (one key, ``strength``, per site), so that training resumes in the middle of
+    a schedule. Move it with :func:`set_strength`. It is not trained and adds no parameter.
+
+    Args:
+        strength: ``a`` at the start.
+        tokens, causal: as for ``cb``.
+    """
+
+    name = "cb_retrofit"
+    identity_at_start = True
+    strength: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        channel_axis: int,
+        token_axes: Sequence[int],
+        *,
+        strength: float = 0.0,
+        tokens: str | None = None,
+        causal: bool = False,
+    ) -> None:
+        super().__init__(channels, channel_axis, token_axes, tokens=tokens, causal=causal)
+        self.initial = _checked(strength)
+        self.register_buffer("strength", torch.tensor(self.initial))
+
+    def options(self) -> dict[str, Any]:
+        """``strength`` where it does not start at 0, and the form."""
+        return {**({"strength": self.initial} if self.initial else {}), **super().options()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mixture, same shape and type as ``x``."""
+        return self.over(x, self._mix)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return x + self.strength * (self.context(x) - x)
+
+    @classmethod
+    def cost(cls, tokens: int, channels: int) -> Cost:
+        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1."""
+        n, c = tokens, channels
+        return Cost(n * c, 4 * n * c + c, 8 * n * c + 2 * c, 0, "4NC + C: sum, 1/N, subtract, scale, add")
+
+
+def set_strength(module: nn.Module, strength: float) -> int:
+    """Set the strength of every ``cb_retrofit`` in a module, in place; call it as training goes on.
+
+    Args:
+        module: a model, or any part of one.
+        strength: from 0 (identity) to 0.5 (CB).
+
+    Returns:
+        how many sites were set.
+
+    Raises:
+        UsageError: the strength is out of range (CB-OP-05), or there is no such operator (CB-OP-06).
+    """
+    try:
+        value = _checked(strength)
+    except ValueError as error:
+        raise UsageError(
+            "the strength cannot be set", code="CB-OP-05", why=str(error), do="0 is the identity, 0.5 is CB"
+        ) from None
+    sites = [part for part in module.modules() if isinstance(part, CBRetrofit)]
+    if not sites:
+        raise UsageError(
+            "there is no strength to set",
+            code="CB-OP-06",
+            where=type(module).__name__,
+            why="the module holds no cb_retrofit operator",
+            do='insert one: cbs.plan(found, op="cb_retrofit")',
+        )
+    for site in sites:
+        site.strength.fill_(value)
+    return len(sites)
+
+
+def _checked(strength: float) -> float:
+    value = float(strength)
+    if not math.isfinite(value) or not 0.0 <= value <= FULL:
+        raise ValueError(f"the strength is {strength!r}, not between 0 and {FULL}")
+    return value

@@ -1,0 +1,62 @@
+"""The program rewrite as a pass for anyone's ``torch.fx`` ``PassManager``."""
+
+from __future__ import annotations
+
+from torch import fx
+from torch.export import ExportedProgram
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from cbsurgeon.errors import SurgeryError
+from cbsurgeon.graph.program import wrap
+from cbsurgeon.surgery.program import rewrite
+from cbsurgeon.surgery.recipe import Recipe
+
+
+class InsertPass(PassBase):  # type: ignore[misc]
+    """Insert a recipe's operators into the graph of an exported program.
+
+    ``PassManager`` hands passes a graph module, which does not know which of its placeholders are parameters; the
+    program it belongs to is therefore given when the pass is made. The pass leaves that program and the graph module
+    as they are. Its result is the edited graph module, and :attr:`exported` is the edited program.
+
+    Args:
+        exported: the program whose ``graph_module`` the pass will be called with.
+        recipe: what to insert where.
+
+    Example:
+        ``InsertPass(program, recipe)(program.graph_module).graph_module``
+    """
+
+    def __init__(self, exported: ExportedProgram, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.source = exported
+        self.exported: ExportedProgram | None = None
+
+    def requires(self, graph_module: fx.GraphModule) -> None:
+        """The graph must be that of the program the pass was made for.
+
+        Raises:
+            SurgeryError: another pass has changed it, or it is another program's (CB-SURGERY-07).
+        """
+        if graph_module is self.source.graph_module or str(graph_module.graph) == str(self.source.graph):
+            return
+        raise SurgeryError(
+            "the graph is not that of the program the pass was made for",
+            code="CB-SURGERY-07",
+            where="InsertPass",
+            why="new parameters have to enter the program's signature, which only fits its own graph",
+            do="run this pass first, or make it from the program as it is then",
+        )
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Insert; a recipe without an enabled site changes nothing.
+
+        Raises:
+            SurgeryError: the structure is not the recipe's, or a site is occupied.
+        """
+        if not self.recipe.active:
+            self.exported = self.source
+            return PassResult(graph_module, False)
+        self.exported = rewrite(wrap(self.source), self.recipe).exported
+        return PassResult(self.exported.graph_module, True)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cbsurgeon.errors import NothingMatched, SurgeryError
+from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph import Inspection, capture, inspect
 from cbsurgeon.graph.execute import values
 from cbsurgeon.models.model import Model
@@ -324,9 +324,3 @@ def test_replacing_an_input_leaves_the_inputs_after_it() -> None:
     program = capture(Model(FilledPadding().eval(), (x, filler)))
     other = values(program, program.example, ["filler"], {"x": torch.zeros_like(x)})["filler"]
     assert torch.equal(other, filler)
-
-
-def test_an_operator_that_mixes_no_tokens_needs_no_refusal() -> None:
-    """What is refused is the mean, not the model: asking for blocks that do not exist is another error."""
-    with pytest.raises(NothingMatched):
-        plan(hand_made(PositionBias()), "cb", "7-9")

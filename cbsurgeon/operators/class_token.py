@@ -56,7 +56,7 @@ class CBHybrid(ClassToken):
 
     @classmethod
     def cost(cls, tokens: int, channels: int) -> Cost:
-        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1; the paper counts (2N + 1)C."""
+        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1; in the paper's convention 2NC."""
         n, c = tokens, channels
         formula = "5NC + 2C: gate x, add; CB: sum, 1/N, half x, half mean, add"
-        return Cost(2 * n * c + c, 5 * n * c + 2 * c, 10 * n * c + 5 * c, 0, formula)
+        return Cost(2 * n * c, 5 * n * c + 2 * c, 10 * n * c + 5 * c, 0, formula)

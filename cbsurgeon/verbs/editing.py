@@ -79,13 +79,13 @@ def refuse_foreign_code(recipe: Recipe, file: str, *, trust: bool) -> None:
     """A file must not decide what is imported: an operator of the user's own has to be imported already, or trusted.
 
     Raises:
-        InputFileError: it is neither (CB-TRUST-02).
+        InputFileError: it is neither (CB-TRUST-01).
     """
     if trust or not needs_import(recipe.op):
         return
     raise InputFileError(
         "the recipe names code to import",
-        code="CB-TRUST-02",
+        code="CB-TRUST-01",
         where=f"{file}: op {recipe.op}",
         why="importing a module runs it",
         do="import that module before loading, or --trust if the file is your own",

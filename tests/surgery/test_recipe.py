@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from typing import Any
 
 import pytest
 import torch
 
-from cbsurgeon.errors import CBSurgeonError, NothingMatched, SurgeryError, UsageError
+from cbsurgeon.errors import CBSurgeonError, InputFileError, NothingMatched, SurgeryError, UsageError
 from cbsurgeon.graph import Inspection
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import Recipe, insert_, insert_module, insert_program, plan
 from cbsurgeon.surgery.attachment import attached
 from cbsurgeon.surgery.program import rewrite
+from cbsurgeon.verbs.editing import replay
 from tests.surgery import architectures, arms
 
 NAME = "deit"
@@ -194,3 +196,13 @@ def test_the_input_model_is_untouched() -> None:
     assert list(before) == list(after)
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert not list(attached(model.module))
+
+
+def test_a_file_does_not_decide_what_is_imported() -> None:
+    """``this`` is a module that prints when it is imported, and that nothing here imports."""
+    document = {**recipe().to_dict(), "op": "mod:this:Zen"}
+    with pytest.raises(InputFileError, match="CB-TRUST-01"):
+        replay(architectures.model(NAME), [document])
+    assert "this" not in sys.modules
+    with pytest.raises(UsageError, match="CB-OP-04"):
+        replay(architectures.model(NAME), [document], trust=True)

@@ -39,7 +39,7 @@ def verify(
     atol: float | None = None,
     rtol: float | None = None,
     backends: tuple[str | None, str | None] = (None, None),
-    device: str = "cpu",
+    device: str | tuple[str, str] = "cpu",
     trust: bool = False,
     program: Program | None = None,
     bisect: bool = False,
@@ -55,7 +55,7 @@ def verify(
         atol, rtol: a tolerance of the user's own; when absent it follows from measured rounding noise
             (:mod:`cbsurgeon.checks.parity_policy`).
         backends: how to run each side (:data:`cbsurgeon.deploy.BACKENDS`); ``None`` runs it as it is.
-        device: where to run.
+        device: where to run, one for both sides or one for each; an engine runs on the GPU in any case.
         trust: the user vouches for files that can run code.
         program: the captured program of ``a``, if the caller has it already.
         bisect: where a row fails, find the first block at which the sides part.
@@ -72,9 +72,8 @@ def verify(
     start = time.perf_counter()
     tell = progress or (lambda message: None)
     targets = (program if program is not None and backends[0] == "program" else a, b)
-    specs = [
-        RuntimeSpec(target, backend, device, trust=trust) for target, backend in zip(targets, backends, strict=True)
-    ]
+    devices = (device, device) if isinstance(device, str) else device
+    specs = [RuntimeSpec(*each, trust=trust) for each in zip(targets, backends, devices, strict=True)]
     tell("opening both sides")
     with specs[0].open() as first, specs[1].open() as second:
         if program is None:

@@ -241,6 +241,7 @@ def _check_claims(checkpoint: Checkpoint, bare: nn.Module, state: shapes.State) 
 
 def _program(path: Path, *, trust: bool, unused: Mapping[str, Any]) -> Model:
     """An exported program, which has an architecture and example inputs of its own."""
+    program.require_trust(path, trust)
     given = [name for name, value in unused.items() if value is not None]
     if given:
         raise UsageError(

@@ -11,13 +11,8 @@ from cbsurgeon.models import archive, files, metadata
 from cbsurgeon.models.model import Model, Provenance
 
 
-def read(path: Path, *, trust: bool) -> Model:
-    """Read an exported program, with its own example inputs and the recipes it was saved with.
-
-    Raises:
-        InputFileError: ``trust`` was not given (``CB-LOAD-13``), the archive is unsafe (``CB-ZIP-*``), or this torch
-            cannot read it (``CB-LOAD-14``).
-    """
+def require_trust(path: Path, trust: bool) -> None:
+    """Refuse an exported program nobody vouched for (``CB-LOAD-13``)."""
     if not trust:
         raise InputFileError(
             "the file is an exported program",
@@ -27,6 +22,16 @@ def read(path: Path, *, trust: bool) -> Model:
             do="give the weights and the architecture instead: cbsurgeon inspect weights.safetensors --arch timm:NAME; "
             "or, only for a file of your own, add --trust",
         )
+
+
+def read(path: Path, *, trust: bool) -> Model:
+    """Read an exported program, with its own example inputs and the recipes it was saved with.
+
+    Raises:
+        InputFileError: ``trust`` was not given (``CB-LOAD-13``), the archive is unsafe (``CB-ZIP-*``), or this torch
+            cannot read it (``CB-LOAD-14``).
+    """
+    require_trust(path, trust)
     archive.check(path)
     notes = {metadata.KEY: ""}
     try:

@@ -116,9 +116,9 @@ def _look_inside(
     except UsageError as error:
         note = f"every output is one constant, so this proves little; looking inside failed: {error.what}"
         return dataclasses.replace(found, notes=(*found.notes, note))
-    limit = Tolerance(
-        gap.would_pass_at, 0.0, gap.allowed, "measured", "at the last block; every output is one constant"
-    )
+    # The block is judged by its relative L2 error; the absolute limit is that judgement in the unit of max |Δ|.
+    absolute = gap.max_abs * gap.allowed / gap.rel_l2 if gap.rel_l2 else 0.0
+    limit = Tolerance(absolute, 0.0, gap.allowed, "measured", "at the last block; every output is one constant")
     row = Row("generated", policy.NOISE_BATCH, f"{gap.block} ({gap.node})", gap.max_abs, gap.rel_l2, gap.cosine, None,
               None, gap.would_pass_at, limit, gap.ok)  # fmt: skip
     return dataclasses.replace(found, rows=(*found.rows, row))

@@ -14,5 +14,4 @@ REASONS: dict[str, str] = {
     "tokens-folded": "tokens share an axis with the batch or the channels and cannot be told apart",
     "axes-undecided": "nothing in the graph tells the token axis from the channel axis",
     "not-elementwise": "between the last projection and the addition stands a step that is not element-wise",
-    "recurrent-stream": "the stream cannot be followed from the first projection back to the addition",
 }

@@ -10,13 +10,10 @@ Ends with 1 when a block was missed, one too many was found, or a model could no
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +21,35 @@ ROOT = Path(__file__).resolve().parent.parent
 # Run as a script, this folder leads the search path, and this file would be taken for the package `coverage`.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
 
+from benchmarks.zoo import entries  # noqa: E402
+from benchmarks.zoo.measure import measure  # noqa: E402
+from benchmarks.zoo.sweeping import Sweep, installed, parser  # noqa: E402
+
 TRUTH = ROOT / "benchmarks" / "coverage_truth.json"
 RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
-SCHEMA = "cbsurgeon.coverage/1"
 PACKAGES = ("torch", "timm", "torchvision", "transformers")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the sweep, or write the truth; the exit code is the verdict."""
-    options = _options(arguments)
-    if options.worker:
-        return _work()
+    accepted = parser((__doc__ or "").splitlines()[0], RESULTS)
+    accepted.add_argument("--truth", action="store_true", help="write the expected blocks instead of looking for them")
+    options = accepted.parse_args(arguments)
     if options.truth:
         return _write_truth(options.only)
-    return _sweep(options)
-
-
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", metavar="PATTERN", default="", help="regular expression on group and name")
-    parser.add_argument("--missing", action="store_true", help="leave out models that have a result")
-    parser.add_argument("--truth", action="store_true", help="write the expected blocks instead of looking for them")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds per model (default: 600)")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="where the results go")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    expected = read_truth()
+    return Sweep(
+        script=Path(__file__),
+        schema="cbsurgeon.coverage/1",
+        results=RESULTS,
+        entries=entries,
+        measure=lambda entry: measure(entry, expected[entry.name]),
+        lost=lambda entry, result: _lost(result, expected[entry.name]),
+        good=_good,
+        summary=summary,
+        table=table,
+        packages=PACKAGES,
+    ).run(options)
 
 
 def read_truth() -> dict[str, Any]:
@@ -59,7 +59,6 @@ def read_truth() -> dict[str, Any]:
 
 
 def _write_truth(only: str) -> int:
-    from benchmarks.zoo import entries
     from benchmarks.zoo.truth import truth
 
     known = read_truth() if only else {}
@@ -67,35 +66,11 @@ def _write_truth(only: str) -> int:
         if re.search(only, f"{entry.group} {entry.name}"):
             known[entry.name] = truth(entry)
             print(f"{len(known[entry.name]['blocks']):4} {entry.name}", file=sys.stderr)
-    document = {"schema": "cbsurgeon.coverage-truth/1", "packages": _packages(), "models": known}
+    document = {"schema": "cbsurgeon.coverage-truth/1", "packages": installed(PACKAGES), "models": known}
     TRUTH.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     blocks = sum(len(model["blocks"]) for model in known.values())
     print(f"{TRUTH.name}: {blocks} blocks in {len(known)} models")
     return 0
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from benchmarks.zoo import entries
-    from benchmarks.zoo.pool import sweep
-
-    expected = read_truth()
-    known: dict[str, Any] = json.loads(options.output.read_text())["models"] if options.output.exists() else {}
-    labels = {entry.name: f"{entry.group} {entry.name}" for entry in entries()}
-    names = list(labels)
-    chosen = [
-        name for name in names if re.search(options.only, labels[name]) and not (options.missing and name in known)
-    ]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-
-    def report(name: str, result: dict[str, Any]) -> None:
-        known[name] = result if "expected" in result else _lost(result, expected[name])
-        _save(options.output, {name: known[name] for name in names if name in known})
-        print(f"{'ok ' if _good(known[name]) else 'BAD'} {name}", file=sys.stderr, flush=True)
-
-    sweep(Path(__file__), chosen, workers=options.workers, timeout=options.timeout, report=report)
-    shown = {name: known[name] for name in names if name in known and (not options.only or name in chosen)}
-    print(table(shown))
-    return 0 if all(_good(result) for result in shown.values()) else 1
 
 
 def _lost(result: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,29 +85,6 @@ def _lost(result: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, A
         "seconds": {},
         **result,
     }
-
-
-def _work() -> int:
-    """Measure the models named on the standard input; nothing else may reach the standard output."""
-    import logging
-    import warnings
-
-    import torch
-
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    from benchmarks.zoo import entry
-    from benchmarks.zoo.measure import measure
-
-    expected = read_truth()
-    for line in sys.stdin:
-        name = line.strip()
-        answers.write(json.dumps(measure(entry(name), expected[name])) + "\n")
-        answers.flush()
-    return 0
 
 
 def _good(result: Mapping[str, Any]) -> bool:
@@ -156,21 +108,6 @@ def summary(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         row["recall"] = hits / row["expected"] if row["expected"] else None
         row["precision"] = hits / row["found"] if row["found"] else None
     return sums
-
-
-def _save(path: Path, models: Mapping[str, Any]) -> None:
-    document = {"schema": SCHEMA, "packages": _packages(), "summary": summary(models), "models": models}
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-
-def _packages() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
 
 
 def table(models: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.zoo.entry import Entry
+from benchmarks.zoo.sweeping import failure
 
 Places = frozenset[str]
 
@@ -27,14 +28,8 @@ def measure(entry: Entry, expected: Mapping[str, Any]) -> dict[str, Any]:
     try:
         result |= _compare(entry, expected)
     except Exception as error:  # the sweep reports every failure and goes on
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        result |= {
-            "error": f"{type(error).__name__}: {lines[0] if lines else ''}"[:300],
-            "why": " ".join(lines[1:])[:600],
-            "found": 0,
-            "missed": ["+".join(block["fc2"]) for block in expected["blocks"]],
-            "extra": [],
-        }
+        missed = ["+".join(block["fc2"]) for block in expected["blocks"]]
+        result |= {**failure(error), "found": 0, "missed": missed, "extra": []}
     result["seconds"] = {**result.get("seconds", {}), "total": round(time.perf_counter() - began, 2)}
     gc.collect()
     result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -1,0 +1,103 @@
+"""One model of the sweep: operators inserted through the module and through the program, and by hand."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from benchmarks.zoo.entry import Entry
+from benchmarks.zoo.sweeping import failure
+from cbsurgeon.errors import CaptureError
+from cbsurgeon.graph import Inspection, Program, capture, inspect
+from cbsurgeon.graph.partial import capture_parts, record
+from cbsurgeon.models.model import Model, Provenance
+from cbsurgeon.surgery import Recipe, insert_module, insert_program, plan
+from tests.surgery import arms, by_hand
+
+CASES = (("cb", "end"), ("cb_s", "end"), ("cb_s", "mid"), ("cb_s", "front"))
+
+
+def measure(entry: Entry) -> dict[str, Any]:
+    """All cases of one entry; a model that cannot be captured whole is compared part by part."""
+    result: dict[str, Any] = {"group": entry.group, "family": entry.family, "cases": []}
+    began = time.perf_counter()
+    try:
+        for model, program in parts(entry):
+            result["cases"] += _cases(model, program)
+    except Exception as error:  # the sweep reports every failure and goes on
+        result |= failure(error)
+    result["seconds"] = round(time.perf_counter() - began, 2)
+    gc.collect()
+    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return result
+
+
+def parts(entry: Entry) -> Iterator[tuple[Model, Program]]:
+    """The model with its program, or each of its largest sub-modules that can be captured, with recorded inputs."""
+    module, args, kwargs = entry.build()
+    whole = Model(module, args, Provenance(entry.name), kwargs)
+    try:
+        program = capture(whole)
+    except CaptureError:
+        programs = capture_parts(whole).programs
+        recorded = record(module, args, kwargs, only={program.prefix for program in programs})
+        for program in programs:
+            inputs, prefix = recorded[program.prefix], program.prefix
+            origin = Provenance(f"{entry.name} {prefix}")
+            part = module.get_submodule(prefix)
+            yield Model(part, inputs.args, origin, dict(inputs.kwargs), program=program.exported), program.under("")
+    else:
+        yield replace(whole, program=program.exported), program
+
+
+def _cases(model: Model, program: Program) -> Iterator[dict[str, Any]]:
+    # Where an operator may stand is the question here, not whether it leaks there.
+    found = replace(inspect(model), causal=(), masks=())
+    assert model.module is not None
+    _wake(model.module)
+    for op, position in CASES:
+        here = [block for block in found.blocks if block.default and position in block.sites]
+        if here:
+            recipe = plan(found, op=op, layers="all", pos=position, allow_partial=True)
+            yield {"op": op, "position": position, "sites": len(recipe.active)} | _compare(
+                model, program, found, recipe
+            )
+
+
+def _wake(module: nn.Module) -> None:
+    """Parameters that start at zero (layer scale, heads) would hide every difference: they get small random values."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point() and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+
+
+def _compare(model: Model, program: Program, found: Inspection, recipe: Recipe) -> dict[str, Any]:
+    rewritten = insert_program(Model(None, (), program=program.exported), recipe)
+    assert rewritten.program is not None
+    scaled = arms.scales(rewritten.program.state_dict)
+    plain = by_hand.run(program, {}, program.example)
+    by_program = by_hand.run(capture(rewritten), {}, program.example)
+    reference = by_hand.run(program, arms.operators(found, recipe, scaled), program.example)
+    away = arms.distance(by_program, reference)
+    moves = arms.distance(by_program, plain)
+    if all(site.hooks for site in recipe.active):
+        edited = insert_module(model, recipe)
+        assert edited.module is not None
+        arms.scales(edited.module.state_dict())
+        by_module = arms.run_module(edited.module, model)
+        apart, equal = arms.distance(by_module, by_program), arms.same(by_module, by_program)
+    else:  # no module has the tensor of some site, and the module is refused there
+        apart, equal = None, False
+    return {
+        "two_ways": apart,
+        "by_hand": away,
+        "moves": moves,
+        "bit_equal": equal,
+        "agree": (apart or 0.0) <= arms.SHARE and away <= arms.SHARE and moves > arms.TELLING * arms.SHARE,
+    }

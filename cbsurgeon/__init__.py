@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cbsurgeon.errors import CBSurgeonError
     from cbsurgeon.graph.block import Block, Inspection
     from cbsurgeon.models import Model
-    from cbsurgeon.operators import CB, CBS, Operator, set_strength
+    from cbsurgeon.operators import CB, CBS, Operator, parameter_groups, set_strength
     from cbsurgeon.surgery import Recipe
     from cbsurgeon.verbs import (
         Shipment,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "cbsurgeon.errors": ("CBSurgeonError",),
-    "cbsurgeon.operators": ("CB", "CBS", "Operator", "set_strength"),
+    "cbsurgeon.operators": ("CB", "CBS", "Operator", "parameter_groups", "set_strength"),
     "cbsurgeon.models": ("Model",),
     "cbsurgeon.graph.block": ("Block", "Inspection"),
     "cbsurgeon.surgery": ("Recipe",),
@@ -85,6 +85,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "CB",
     "CBS",
     "set_strength",
+    "parameter_groups",
     "Export",
     "Verification",
     "Audit",

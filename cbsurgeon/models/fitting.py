@@ -13,6 +13,9 @@ from cbsurgeon.errors import InputFileError
 SHOWN = 3
 """How many keys of each kind an error lists; the rest are counted."""
 
+CHILD = "context_broadcast"
+"""What the name of an inserted operator begins with, in state-dict keys."""
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -39,11 +42,23 @@ def fit(module: M, state: Mapping[str, torch.Tensor], where: str) -> M:
             code="CB-FIT-01",
             where=where,
             why="; ".join(problems),
-            do="check --arch and its options (num_classes, img_size): the file must hold exactly this architecture",
+            do=advice(module.state_dict(), state),
         )
     _take_dtypes(module, state)
     module.load_state_dict(dict(state), strict=True)
     return module
+
+
+def advice(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
+    """What to do about weights that do not fit."""
+    if any(inserted(key) for key in given if key not in own):
+        return "it was trained with an insertion: cbs.load(file, arch=..., recipe=the recipe it was made with)"
+    return "check --arch and its options (num_classes, img_size): the file must hold exactly this architecture"
+
+
+def inserted(key: str) -> bool:
+    """Whether a state-dict key is that of an inserted operator."""
+    return any(part.startswith(CHILD) for part in key.split("."))
 
 
 def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:

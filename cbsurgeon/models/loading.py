@@ -15,7 +15,7 @@ from cbsurgeon.models import builders, files, program, shapes, torch_file
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import timm, torchvision
 from cbsurgeon.models.checkpoint import Checkpoint, open_file
-from cbsurgeon.models.fitting import differences, fit
+from cbsurgeon.models.fitting import advice, differences, fit
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
 
@@ -37,6 +37,7 @@ def load(
     options: Mapping[str, Any] | None = None,
     entry: str | None = None,
     replay: Replay | None = None,
+    recipes: tuple[Mapping[str, Any], ...] = (),
 ) -> Model:
     """Load a model from a builder reference or a file.
 
@@ -51,6 +52,7 @@ def load(
         options: JSON keyword arguments for the builder; they win over what the file says.
         entry: which entry of a training checkpoint holds the weights to take.
         replay: repeats the insertions a checkpoint was saved with, before its weights are loaded.
+        recipes: insertions the weights were trained with, for a checkpoint that does not say so itself.
 
     Raises:
         UsageError: a bad reference or option (``CB-REF-*``, ``CB-INPUT-*``), a file that names no architecture
@@ -76,6 +78,7 @@ def load(
     opened = open_file(found, trust=trust, entry=entry, digest=True)
     if isinstance(opened, nn.Module):
         return _whole(found, opened, input=input, inputs=inputs, batch=batch)
+    opened = replace(opened, recipes=(*opened.recipes, *recipes))
     if opened.recipes and replay is None:
         raise UsageError(
             "the checkpoint was saved with insertions",
@@ -119,6 +122,7 @@ def architecture(
             implied = {key: value for key, value in found.items() if key not in given}
         if implied:
             bare = builders.skeleton(reference, {**given, **implied}, limit) or bare
+        state = _own_keys(bare, state)
         _check_claims(checkpoint, bare, state)
     model = builders.build(reference, options={**given, **implied}, input=input, inputs=inputs, batch=batch)
     origin = Provenance(
@@ -140,8 +144,16 @@ def finish(model: Model, checkpoint: Checkpoint) -> Model:
     """
     if model.module is None:
         raise UsageError("the model has no module to load weights into", code="CB-LOAD-17", where=str(checkpoint.path))
-    fit(model.module, shapes.plain(checkpoint.state_dict, model.module.state_dict()), str(checkpoint.path))
+    plain = shapes.plain(checkpoint.state_dict, model.module.state_dict())
+    fit(model.module, _own_keys(model.module, plain), str(checkpoint.path))
     return _matching_inputs(model, checkpoint.state_dict)
+
+
+def _own_keys(module: nn.Module, state: shapes.State) -> shapes.State:
+    """The state dict in the architecture's keys: as it is, or as timm translates the files its authors published."""
+    if not differences(module.state_dict(), state):
+        return state
+    return timm.translated(module, state) or state
 
 
 def _matching_inputs(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
@@ -235,7 +247,7 @@ def _check_claims(checkpoint: Checkpoint, bare: nn.Module, state: shapes.State) 
             code="CB-FIT-01",
             where=str(checkpoint.path),
             why="; ".join(problems),
-            do="check --arch and its options (num_classes, img_size): the file must hold exactly this architecture",
+            do=advice(own, held),
         )
 
 

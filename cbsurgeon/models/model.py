@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
+from cbsurgeon.operators import Operator
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -37,7 +39,8 @@ class Model:
         provenance: where it came from.
         example_kwargs: keyword inputs of ``module.forward``.
         program: an ``ExportedProgram``, for a model that was edited or loaded as one.
-        recipes: the insertions made so far, oldest first, as recipe documents (JSON values).
+        recipes: the insertions made so far, oldest first, as recipe documents (JSON values). Those of operators that
+            ``insert_`` put into the module before are added here.
     """
 
     module: nn.Module | None
@@ -46,3 +49,13 @@ class Model:
     example_kwargs: Mapping[str, Any] = field(default_factory=dict)
     program: ExportedProgram | None = None
     recipes: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Add the recipes of operators the module carries and nobody listed: it was edited in a training script."""
+        listed = list(self.recipes)
+        for part in self.module.modules() if self.module is not None else ():
+            document = part.inserted_by if isinstance(part, Operator) else None
+            if document is not None and document not in listed:
+                listed.append(document)
+        if len(listed) > len(self.recipes):
+            object.__setattr__(self, "recipes", tuple(listed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterabl
         OutputFileError: the destination is refused (``CB-OUT-*``); a tensor that no checkpoint can hold
             (``CB-SAVE-02``); the file read back differs (``CB-SAVE-03``).
     """
+    model = replace(model)  # an operator inserted after the model object was made is noticed now
     destination = Path(path)
     suffix = destination.suffix.lower()
     if suffix not in (*SAFETENSORS, *TORCH, *PROGRAM):

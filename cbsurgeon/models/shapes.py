@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cbsurgeon.models.builders import timm
+from cbsurgeon.models.fitting import inserted
 from cbsurgeon.models.reference import Reference
 
 State = Mapping[str, torch.Tensor]
@@ -24,10 +25,27 @@ def plain(state: State, own: Iterable[str]) -> State:
 
     ``torch.compile`` puts ``_orig_mod.`` and ``DataParallel``, DDP and averaging wrappers put ``module.`` before
     keys. A model may have a module of that name itself, so each spelling is tried and the one with most of the
-    architecture's own keys is taken; the file's own spelling wins a tie.
+    architecture's own keys is taken; the file's own spelling wins a tie. A Lightning module keeps the model as an
+    attribute, so its keys begin with that attribute's name, whatever it is, and a loss's or a metric's own keys may
+    stand beside them: where exactly one prefix holds the whole architecture and nothing else, what it holds is taken.
     """
     wanted = set(own)
-    return max(_spellings(state), key=lambda spelling: len(wanted.intersection(spelling)))
+    spellings = _spellings(state)
+    spellings += [below for spelling in spellings[-1:] if (below := _attribute(spelling, wanted)) is not None]
+    return max(spellings, key=lambda spelling: len(wanted.intersection(spelling)))
+
+
+def _attribute(state: State, wanted: set[str]) -> State | None:
+    """What lies below the one prefix that holds exactly the architecture's keys; ``None`` for none or several."""
+    if not wanted or wanted.issubset(state):
+        return None
+    some = f".{min(wanted)}"
+    found = []
+    for prefix in [key.removesuffix(some[1:]) for key in state if key.endswith(some)]:
+        below = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if wanted.issubset(below) and all(inserted(key) for key in below.keys() - wanted):
+            found.append(below)
+    return found[0] if len(found) == 1 else None
 
 
 def _spellings(state: State) -> list[State]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,11 +42,13 @@ class Operator(nn.Module):
         name: the word used by ``--op`` and in recipes.
         identity_at_start: whether a freshly built operator leaves its input bit-equal.
         mixes_tokens: whether the output of one token depends on the others.
+        inserted_by: the recipe document that put it into a module; a trained module thus knows its insertions.
     """
 
     name: ClassVar[str]
     identity_at_start: ClassVar[bool] = False
     mixes_tokens: ClassVar[bool] = True
+    inserted_by: Mapping[str, Any] | None = None
 
     def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
         super().__init__()

@@ -123,7 +123,9 @@ class CBS(Context):
         return self.over(x, self._mix)
 
     def _mix(self, x: Tensor) -> Tensor:
-        return x + self.per_channel(self.scale, x) * self.context(x)
+        broadcast = self.per_channel(self.scale, x) * self.context(x)
+        # Under autocast x is half the width of scale; adding the wider one would widen the whole branch after it.
+        return x + (broadcast if broadcast.dtype == x.dtype else broadcast.to(x.dtype))
 
     @classmethod
     def cost(cls, tokens: int, channels: int) -> Cost:

@@ -28,6 +28,7 @@ def load(
     batch: int = 2,
     options: Mapping[str, Any] | None = None,
     entry: str | None = None,
+    recipe: Recipe | None = None,
 ) -> Model:
     """Load a model; a checkpoint that carries recipes gets its insertions replayed before its weights.
 
@@ -41,6 +42,7 @@ def load(
         batch: samples in the example inputs.
         options: keywords of the model's constructor.
         entry: which entry of a training checkpoint to take, such as ``state_dict_ema``.
+        recipe: the insertion the weights were trained with, for a training checkpoint, which does not carry one.
 
     Raises:
         UsageError: an unknown reference.
@@ -58,6 +60,7 @@ def load(
         options=options,
         entry=entry,
         replay=functools.partial(replay, trust=trust),
+        recipes=() if recipe is None else (recipe.to_dict(),),
     )
 
 
@@ -173,6 +176,8 @@ def insert(model: Model, recipe: Recipe, *, on: Literal["module", "program"] | N
 
 def insert_(module: nn.Module, recipe: Recipe) -> nn.Module:
     """Insert in place, into a module the caller owns; returned for chaining.
+
+    Do it before the optimizer is made (CB_S has parameters), before DDP, FSDP or ``torch.compile`` wrap the module.
 
     Raises:
         SurgeryError: the recipe does not fit, or a site is occupied; the module is untouched.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from cbsurgeon.errors import missing
@@ -75,6 +77,28 @@ def with_image_size(reference: Reference, options: dict[str, Any], input: str | 
     if channels != default[0] and "in_chans" not in options:
         added["in_chans"] = channels
     return {**options, **added}
+
+
+def translated(module: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor] | None:
+    """A published checkpoint in the architecture's own keys, as timm reads it when it downloads one.
+
+    timm keeps, beside many architectures, a ``checkpoint_filter_fn`` that renames the keys of the authors' own files,
+    drops buffers that are computed anew, and brings position embeddings to the architecture's size.
+
+    Returns:
+        the translation where it has exactly the architecture's keys and shapes, otherwise ``None``.
+    """
+    home = type(module).__module__
+    function = getattr(sys.modules.get(home), "checkpoint_filter_fn", None)
+    if not home.startswith("timm.") or not callable(function):
+        return None
+    try:
+        given = function(dict(state), module)
+    except Exception:  # what the function raises on a file it was not made for: it is no translation of that file
+        return None
+    own = module.state_dict()
+    fits = isinstance(given, Mapping) and given.keys() == own.keys()
+    return given if fits and all(given[key].shape == own[key].shape for key in own) else None
 
 
 def _require(reference: Reference) -> None:

@@ -1,0 +1,32 @@
+"""Which parameters weight decay is for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two parameter groups for an optimizer: matrices with weight decay, vectors without.
+
+    Vectors are biases, the weights of norms, layer scales and the ``scale`` of CB_S, which decay would pull back to the
+    identity. So are the parameters that the model itself exempts (``module.no_weight_decay()``, timm's convention).
+    Frozen parameters are in neither group. timm's own optimizer factory groups alike; a ``transformers.Trainer`` goes
+    by names and would decay ``scale``, so give it the optimizer: ``Trainer(..., optimizers=(optimizer, None))``.
+
+    Args:
+        module: the model, after insertion.
+        weight_decay: of the first group.
+
+    Returns:
+        ``[{"params": ..., "weight_decay": weight_decay}, {"params": ..., "weight_decay": 0.0}]``
+    """
+    exempt = getattr(module, "no_weight_decay", None)
+    spared = set(exempt()) if callable(exempt) else set()
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (vectors if parameter.dim() <= 1 or name in spared else matrices).append(parameter)
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

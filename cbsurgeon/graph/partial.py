@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph.capturing import capture
 from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.substitution import call_with
 from cbsurgeon.models.model import Model, Provenance
 
 
@@ -129,11 +130,7 @@ def record(
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a forward that draws (which patches to keep) draws the same each time
-            output = (
-                torch.func.functional_call(module, dict(state), args, dict(kwargs))
-                if state
-                else module(*args, **kwargs)
-            )
+            output = call_with(module, state, args, kwargs) if state else module(*args, **kwargs)
             if isinstance(output, Iterator):  # a generator does nothing until it is asked for its values
                 for _ in output:
                     pass

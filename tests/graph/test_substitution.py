@@ -1,0 +1,73 @@
+"""Other tensors in place of a module's own, for one run: afterwards nothing is left of them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cbsurgeon.graph.inspection import inspect
+from cbsurgeon.graph.substitution import call_with
+from cbsurgeon.models.model import Model
+from cbsurgeon.surgery import insert_module, plan
+
+
+class Shared(nn.Module):
+    """Two residual blocks that share one norm module, by two names; and two layers that share one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.blocks = nn.ModuleList([self._block(), self._block()])
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+
+    def _block(self) -> nn.Module:
+        return nn.ModuleDict({"norm": self.norm, "mlp": nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))})
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block["mlp"](block["norm"](x))
+        return self.second(self.first(x))
+
+
+def _model() -> Model:
+    return Model(Shared().eval(), (torch.randn(2, 5, 8),))
+
+
+def _same(module: nn.Module, before: dict[str, Tensor]) -> bool:
+    after = dict(module.named_parameters(remove_duplicate=False))
+    return list(after) == list(before) and all(after[name] is tensor for name, tensor in before.items())
+
+
+def test_a_shared_module_gets_its_own_tensors_back() -> None:
+    model = _model()
+    before = dict(model.module.named_parameters(remove_duplicate=False))
+    plain = model.module(*model.example_inputs)
+    doubled = {name: tensor.detach() * 2 for name, tensor in model.module.named_parameters()}
+    changed = call_with(model.module, doubled, model.example_inputs, {})
+    assert _same(model.module, before)
+    assert torch.equal(model.module(*model.example_inputs), plain)
+    by_hand = copy.deepcopy(model.module)
+    with torch.no_grad():
+        for parameter in by_hand.parameters():
+            parameter.mul_(2)
+    assert torch.equal(changed, by_hand(*model.example_inputs)), "a tensor that two modules hold is replaced in both"
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    model = _model()
+    with pytest.raises(KeyError):
+        call_with(model.module, {"absent": torch.zeros(1)}, model.example_inputs, {})
+
+
+def test_inserting_leaves_real_weights_behind() -> None:
+    """The pass on shapes that counts calls once left a shared module with tensors that hold no values."""
+    model = _model()
+    edited = insert_module(model, plan(inspect(model), layers="all"))
+    output = edited.module(*model.example_inputs)
+    assert type(output) is Tensor
+    assert all(type(tensor) is nn.Parameter for tensor in edited.module.parameters())
+    assert float(output.detach().abs().max()) > 0

@@ -147,8 +147,10 @@ def test_fresh_processes_measure() -> None:
     )
     assert isinstance(result, Benchmark)
     assert result.processes == 2 and result.pairs == 12
-    # wide on purpose: this asks whether the right things were timed, on a machine others may be using
-    assert 1.2 < result.ratio < 3.5
+    # This asks whether the right things were timed, on a machine others may be using: the more they use it, the wider
+    # the interval.
+    low, high = result.ci95
+    assert low < 2.7 and high > 1.5
     assert result.environment["threads"]["torch"] >= 1
     assert any(line.startswith("process 2 of 2") for line in said)
     if resident_bytes() is not None and reset_peak():

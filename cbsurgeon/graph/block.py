@@ -85,6 +85,8 @@ class Block:
         sites: the positions where an operator can stand.
         unavailable: position → reason, for the positions where none can.
         notes: facts a user should see (a shared norm, a functional dropout ...).
+        tapped: the stream after it also leaves the model as a feature map (section 4.4: no CB there); ``None`` where
+            the model was captured in parts, so that what becomes of the stream is not seen.
     """
 
     index: int
@@ -102,6 +104,7 @@ class Block:
     sites: dict[str, Site] = field(repr=False)
     unavailable: dict[str, str] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    tapped: bool | None = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: the fields of the contract, plus the axes of each site."""
@@ -133,6 +136,7 @@ class Block:
             },
             "unavailable": dict(self.unavailable),
             "notes": list(self.notes),
+            "tapped": self.tapped,
         }
 
 

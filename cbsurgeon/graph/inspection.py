@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
 from torch import fx, nn
@@ -14,9 +14,11 @@ from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import leaks
 from cbsurgeon.graph.block import Block, Hook, Inspection, Site
 from cbsurgeon.graph.capturing import capture
+from cbsurgeon.graph.occupants import occupied, without
 from cbsurgeon.graph.partial import Parts, capture_parts
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reader import Found, Reading, read
+from cbsurgeon.graph.taps import tapped
 from cbsurgeon.graph.tracing import origins
 from cbsurgeon.models.model import Model
 
@@ -93,6 +95,7 @@ def _under(block: Block, prefix: str) -> Block:
         fc1=tuple(_path(prefix, path) for path in block.fc1),
         fc2=tuple(_path(prefix, path) for path in block.fc2),
         sites=sites,
+        tapped=None,
     )
 
 
@@ -150,10 +153,14 @@ def inspect_program(
         containers: modules no operator can be a child of, because they run their children in turn.
     """
     start = time.perf_counter()
-    reading = read(program)
+    bare, standing = without(program)
+    reading = read(bare)
     groups = _same_weights(reading)
     names = _stack_names(reading, groups)
-    every = [_block(reading, group, names[place], containers) for place, group in enumerate(groups)]
+    taps = tapped(reading)
+    every = [
+        occupied(_block(reading, group, names[place], containers, taps), standing) for place, group in enumerate(groups)
+    ]
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
     rejected = tuple(sorted(reading.rejected.values(), key=lambda candidate: -candidate.nearness))
@@ -163,7 +170,7 @@ def inspect_program(
         attention=attention,
         reference=reference,
         fingerprint=fingerprint(blocks),
-        causal=leaks.causal(program, reading, probe=probe and has_weights(program)),
+        causal=leaks.causal(bare, reading, probe=probe and has_weights(program)),
         masks=leaks.masks(reading),
         seconds={"read": time.perf_counter() - start},
     )
@@ -198,7 +205,9 @@ def _weight(reading: Reading, core: fx.Node) -> fx.Node:
     return node
 
 
-def _block(reading: Reading, group: list[Found], stack: str, containers: frozenset[str]) -> Block:
+def _block(
+    reading: Reading, group: list[Found], stack: str, containers: frozenset[str], taps: Container[fx.Node]
+) -> Block:
     calls, first = reading.calls, group[0]
     between, last = first.branch.between, first.branch.last
     firsts = [one.core for one in between.firsts]
@@ -223,6 +232,7 @@ def _block(reading: Reading, group: list[Found], stack: str, containers: frozens
         sites=sites,
         unavailable=first.unavailable,
         notes=("dropout is a function call: on the module, End stands before it",) if late else (),
+        tapped=any(found.branch.total in taps for found in group),
     )
 
 

@@ -14,15 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
+from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 from cbsurgeon.surgery.refusals import occupied, other_structure
-
-ON_OUTPUT = "context_broadcast"
-"""Name of the child module whose operator is applied to the parent's output."""
-
-ON_INPUT = "context_broadcast_input"
-"""Name of the child module whose operator is applied to the parent's input."""
 
 
 def broadcast_output(module: nn.Module, args: Any, output: Any) -> Any:
@@ -61,7 +56,7 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
     parts = dict(module.named_modules())
     planned: list[tuple[nn.Module, str, Operator]] = []
     for site in recipe.active:
-        host, name = _host(parts, site)
+        host, name = _host(parts, site, recipe.op)
         operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options))
         planned.append((host, name, _like(operator, host, module)))
     for host, name, operator in planned:
@@ -72,7 +67,7 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
             host.register_forward_pre_hook(broadcast_input, with_kwargs=True)
 
 
-def _host(parts: Mapping[str, nn.Module], site: RecipeSite) -> tuple[nn.Module, str]:
+def _host(parts: Mapping[str, nn.Module], site: RecipeSite, op: str) -> tuple[nn.Module, str]:
     if not site.hooks:
         raise SurgeryError(
             f"block {site.index} has no module at its {site.position} position",
@@ -92,7 +87,7 @@ def _host(parts: Mapping[str, nn.Module], site: RecipeSite) -> tuple[nn.Module, 
             do="make the recipe from the module instead of from a program: it finds the layer inside",
         )
     if name in host._modules:
-        raise occupied(site, f"{hook.module}.{name}")
+        raise occupied(site, str(getattr(host._modules[name], "name", name)), op)
     return host, name
 
 
@@ -182,8 +177,15 @@ def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
             _run_on_shapes(module, args, kwargs)
     except Exception:  # whatever a forward does with a tensor that has no values: the real run below decides
         with _counting(module) as ran, torch.no_grad():
-            module(*args, **kwargs)
+            _drain(module(*args, **kwargs))
     return ran
+
+
+def _drain(output: Any) -> None:
+    """A forward that is a generator runs only as far as it is asked."""
+    if isinstance(output, Iterator):
+        for _ in output:
+            pass
 
 
 @contextmanager
@@ -209,7 +211,7 @@ def _run_on_shapes(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
             key: mode.from_tensor(tensor) for key, tensor in (*module.named_parameters(), *module.named_buffers())
         }
         fake = torch.utils._pytree.tree_map_only(Tensor, mode.from_tensor, (tuple(args), dict(kwargs)))
-        torch.func.functional_call(module, state, fake[0], fake[1])
+        _drain(torch.func.functional_call(module, state, fake[0], fake[1]))
 
 
 def _counter(ran: dict[str, int], key: str) -> Any:

@@ -9,6 +9,7 @@ from torch import nn
 
 from cbsurgeon.errors import NothingMatched, SurgeryError
 from cbsurgeon.graph.capturing import capture
+from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import attachment, program
 from cbsurgeon.surgery.recipe import Recipe
@@ -46,7 +47,7 @@ def _assert_runs(module: nn.Module, model: Model, recipe: Recipe, before: set[st
     ran = attachment.count_calls(module, model.example_inputs, model.example_kwargs)
     for site in recipe.active:
         hook = site.hooks[0]
-        name = f"{hook.module}.{attachment.ON_OUTPUT if hook.when == 'output' else attachment.ON_INPUT}"
+        name = f"{hook.module}.{ON_OUTPUT if hook.when == 'output' else ON_INPUT}"
         if ran.get(name) != site.calls:
             attachment.detach_named(module, {key for key in ran if key not in before})
             raise SurgeryError(

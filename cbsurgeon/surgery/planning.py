@@ -62,7 +62,7 @@ def plan(
     left_out = set(exclude)
     excluded = [_left_out(block, left_out) for block in found.blocks if block not in chosen or block.index in left_out]
     chosen = [block for block in chosen if block.index not in left_out]
-    sites, absent = _sites(chosen, pos)
+    sites, absent = _sites(chosen, pos, op)
     if absent and not allow_partial:
         raise _absent(absent, pos, chosen)
     _refuse_misfits(op, options, sites)
@@ -97,7 +97,7 @@ def _left_out(block: Block, excluded: set[int]) -> Excluded:
     return Excluded(block.index, block.path, "not in the selected layers")
 
 
-def _sites(blocks: Sequence[Block], pos: str) -> tuple[list[RecipeSite], list[tuple[Block, str]]]:
+def _sites(blocks: Sequence[Block], pos: str, op: str) -> tuple[list[RecipeSite], list[tuple[Block, str]]]:
     sites, absent = list[RecipeSite](), list[tuple[Block, str]]()
     for block in blocks:
         there = block.sites.get("end" if block.kind == "attention" else pos)
@@ -119,7 +119,7 @@ def _sites(blocks: Sequence[Block], pos: str) -> tuple[list[RecipeSite], list[tu
             block.calls,
         )
         if there.occupied is not None:
-            raise occupied(site, there.occupied)
+            raise occupied(site, there.occupied, op)
         sites.append(site)
     return sites, absent
 

@@ -10,26 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import (
-    ExportGraphSignature,
-    InputKind,
-    InputSpec,
-    OutputSpec,
-    TensorArgument,
-)
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph.block import Block, Site
 from cbsurgeon.graph.inspection import inspect_program
+from cbsurgeon.graph.occupants import MARK, ON_INPUT, ON_OUTPUT, bypass, occupants, rebuilt
 from cbsurgeon.graph.program import Program
 from cbsurgeon.operators import Operator, build
-from cbsurgeon.surgery.attachment import ON_INPUT, ON_OUTPUT
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import occupied, other_structure
-
-MARK = "cbsurgeon"
-"""Key in ``node.meta["custom"]`` that marks an inserted node."""
 
 
 @dataclass
@@ -66,28 +57,7 @@ class Editor:
 
     def finish(self) -> ExportedProgram:
         """The edited program, validated by torch's own verifier."""
-        old = self.exported
-        self.graph.lint()
-        outputs = [
-            OutputSpec(spec.kind, TensorArgument(self.renamed[spec.arg.name]), spec.target)
-            if isinstance(spec.arg, TensorArgument) and spec.arg.name in self.renamed
-            else spec
-            for spec in old.graph_signature.output_specs
-        ]
-        module = fx.GraphModule(old.graph_module, self.graph)
-        module.meta = dict(old.graph_module.meta)
-        return ExportedProgram(
-            root=module,
-            graph=module.graph,
-            graph_signature=ExportGraphSignature(self.inputs, outputs),
-            state_dict=self.state,
-            range_constraints=old.range_constraints,
-            module_call_graph=old.module_call_graph,
-            example_inputs=old.example_inputs,
-            constants=old.constants,
-            # A captured graph may write in place; torch's default verifier takes functional graphs only.
-            verifiers=old.verifiers,
-        )
+        return rebuilt(self.exported, self.graph, self.inputs, self.state, self.renamed)
 
 
 def fake_mode(graph: fx.Graph) -> Any:
@@ -105,32 +75,19 @@ def rewrite(program: Program, recipe: Recipe) -> Program:
     Raises:
         SurgeryError: the structure is not the recipe's, or a site is occupied.
     """
-    _refuse_marked({node.name: node for node in program.exported.graph.nodes}, recipe)
     found = inspect_program(program)
     _check(found.blocks, recipe)
+    standing = {occupant.path: occupant.op for occupant in occupants(program.exported)}
     editor = Editor.of(program.exported)
     by_name = {node.name: node for node in editor.graph.nodes}
     kinds = {False: found.blocks, True: found.attention}
     for site in recipe.active:
-        block = kinds[site.kind == "attention"][site.index]
-        _insert(editor, by_name, _free(block, site), operator_path(site), recipe)
+        block, path = kinds[site.kind == "attention"][site.index], operator_path(site)
+        by = block.sites[site.position].occupied or standing.get(path)
+        if by is not None:
+            raise occupied(site, by, recipe.op)
+        _insert(editor, by_name, block.sites[site.position], path, recipe)
     return program.replace(editor.finish())
-
-
-def _free(block: Block, wanted: RecipeSite) -> Site:
-    site = block.sites[wanted.position]
-    if site.occupied is not None:
-        raise occupied(wanted, site.occupied)
-    return site
-
-
-def _refuse_marked(by_name: Mapping[str, fx.Node], recipe: Recipe) -> None:
-    """An operator that arithmetic alone does not give away is known by the mark it was inserted with."""
-    taken = {mark["site"] for node in by_name.values() if (mark := (node.meta.get("custom") or {}).get(MARK))}
-    for site in recipe.active:
-        path = operator_path(site)
-        if path in taken:
-            raise occupied(site, path)
 
 
 def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
@@ -226,22 +183,13 @@ def _describe(made: list[fx.Node], value: fx.Node, path: str, operator: Operator
 def restore(program: Program) -> tuple[Program, int]:
     """The program without any inserted operator, and how many were taken out."""
     editor = Editor.of(program.exported)
-    groups: dict[tuple[str, int], list[fx.Node]] = {}
-    for node in editor.graph.nodes:
-        mark = (node.meta.get("custom") or {}).get(MARK)
-        if mark:
-            groups.setdefault((mark["site"], mark["call"]), []).append(node)
+    standing = occupants(program.exported, editor.graph)
+    editor.renamed.update(bypass(editor.graph, standing))
     by_name = {node.name: node for node in editor.graph.nodes}
-    for nodes in groups.values():
-        value = by_name[nodes[0].meta["custom"][MARK]["source"]]
-        result = next(node for node in nodes if any(user not in nodes for user in node.users))
-        result.replace_all_uses_with(value)
-        editor.renamed[result.name] = value.name
-        for node in reversed(nodes):
-            editor.graph.erase_node(node)
-    for site in {site for site, _ in groups}:
-        for spec in [spec for spec in editor.inputs if spec.target and spec.target.startswith(f"{site}.")]:
+    paths = {occupant.path for occupant in standing}
+    for path in paths:
+        for spec in [spec for spec in editor.inputs if spec.target and spec.target.startswith(f"{path}.")]:
             editor.graph.erase_node(by_name[spec.arg.name])
             editor.inputs.remove(spec)
-            editor.state.pop(str(spec.target))
-    return program.replace(editor.finish()), len({site for site, _ in groups})
+            editor.state.pop(str(spec.target), None)
+    return program.replace(editor.finish()), len(paths)

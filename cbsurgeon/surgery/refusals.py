@@ -6,19 +6,21 @@ from cbsurgeon.errors import SurgeryError
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 
 
-def occupied(site: RecipeSite, by: str) -> SurgeryError:
+def occupied(site: RecipeSite, by: str, op: str = "cb") -> SurgeryError:
     """An operator already stands at a site.
 
     Args:
         site: where the second one was to go.
-        by: the operator there, or its path.
+        by: the operator there.
+        op: the operator that was to go there.
     """
+    twice = "Context Broadcasting twice is another operator: 0.25 x + 0.75 mean"
     return SurgeryError(
         f"block {site.index} already has an operator at its {site.position} position",
         code="CB-SURGERY-03",
-        where=f"{site.path or site.stack} ({by})",
-        why="Context Broadcasting twice is another operator: 0.25 x + 0.75 mean",
-        do="remove the first one: cbsurgeon remove REF -o OUT",
+        where=f"{site.path or site.stack}: {by} stands there",
+        why=twice if by == op == "cb" else f"{op} after {by} would be neither of the two",
+        do=f"remove the first one (cbsurgeon remove REF -o OUT), or leave the block out (--exclude {site.index})",
     )
 
 

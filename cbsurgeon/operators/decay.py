@@ -11,7 +11,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     """Two parameter groups for an optimizer: matrices with weight decay, vectors without.
 
     Vectors are biases, the weights of norms, layer scales and the ``scale`` of CB_S, which decay would pull back to the
-    identity. So are the parameters that the model itself exempts (``module.no_weight_decay()``, timm's convention).
+    identity. So are the parameters that a model itself exempts (``no_weight_decay()``, timm's convention).
     Frozen parameters are in neither group. timm's own optimizer factory groups alike; a ``transformers.Trainer`` goes
     by names and would decay ``scale``, so give it the optimizer: ``Trainer(..., optimizers=(optimizer, None))``.
 
@@ -22,8 +22,10 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     Returns:
         ``[{"params": ..., "weight_decay": weight_decay}, {"params": ..., "weight_decay": 0.0}]``
     """
-    exempt = getattr(module, "no_weight_decay", None)
-    spared = set(exempt()) if callable(exempt) else set()
+    spared: set[str] = set()
+    for path, part in module.named_modules():  # below a wrapper such as DDP too
+        exempt = getattr(part, "no_weight_decay", None)
+        spared |= {f"{path}.{name}" if path else name for name in (exempt() if callable(exempt) else ())}
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():

@@ -1,0 +1,1 @@
+"""An insertion through a model's life: training, averaging, compiling, distributing, checkpointing, reloading."""

@@ -41,8 +41,9 @@ class FoldedSite:
     Attributes:
         site: ``<block path>:<position>``, or the node's name where the program does not tell.
         op: the operator that stands there.
-        form: where the half went, ``last-projection`` (``, skip side`` where the mean joins the stream),
-            ``layer-scale`` or ``first-projection``; empty when it was left as written.
+        form: where the half went, ``last-projection`` (``, skip side`` where the mean joins the stream, ``, bias
+            side`` where it joins the bias), ``layer-scale`` or ``first-projection``; empty when it was left as
+            written.
         reason: why it was left as written; empty when it was folded.
     """
 

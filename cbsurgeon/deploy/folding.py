@@ -3,9 +3,13 @@
 ``0.5 * x + 0.5 * mean(x)`` with ``x = W z + b`` is ``x' + mean(x')`` with ``x' = (W / 2) z + b / 2``: halving is exact
 in floating point, so two multiplications per site disappear. An operator in front of the last projection (Mid) moves
 behind it first, because an affine map commutes with a convex average of tokens: the mean is then taken over the
-narrow tensor. Where the residual sum feeds one layer norm only, the mean joins the stream instead of the branch,
-``(r + mean(u)) + (u + b)`` with ``u = (W / 2) z``, so that ONNX Runtime still takes the bias into its
-SkipLayerNormalization.
+narrow tensor.
+
+Where a linear layer with a bias stands before the operator, two more forms exist for ONNX Runtime, which adds the bias
+in a pass of its own over the tokens when the batch is dynamic. With ``u = (W / 2) z``, ``u + (mean(u) + b)`` needs no
+pass beside that one: what is added per site is a reduction, and an addition of one token. Where the residual sum feeds
+one layer norm only, the mean joins the stream instead of the branch, ``(r + mean(u)) + (u + b)``, so that ONNX Runtime
+still takes the bias into its SkipLayerNormalization.
 """
 
 from __future__ import annotations
@@ -39,13 +43,13 @@ _CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
 _PROJECTIONS = {_LINEAR, *_CONVOLUTIONS}
 
 
-def fold(program: Program, *, skip_side: bool = True) -> tuple[Program, tuple[FoldedSite, ...]]:
+def fold(program: Program, *, for_compiler: bool = False) -> tuple[Program, tuple[FoldedSite, ...]]:
     """Fold every Context Broadcasting that can be, whoever wrote it.
 
     Args:
         program: the captured model; it is not touched.
-        skip_side: move the mean to the residual stream where a layer norm alone reads the sum, the form ONNX Runtime
-            fuses best; compilers that fuse everything do not care.
+        for_compiler: write ``x + mean(x)`` everywhere, which compilers fuse, instead of the forms ONNX Runtime
+            computes fastest.
 
     Returns:
         The edited program, and what was done at each inserted operator, in graph order. When nothing is inserted the
@@ -53,7 +57,7 @@ def fold(program: Program, *, skip_side: bool = True) -> tuple[Program, tuple[Fo
     """
     draft = Draft(program)
     found = list(broadcasts(draft.graph))
-    done = [_fold_one(draft, broadcast, skip_side) for broadcast in found]
+    done = [_fold_one(draft, broadcast, for_compiler) for broadcast in found]
     others = _other_operators(draft.graph, done)
     if not any(done):
         return program, (*done, *others)
@@ -71,16 +75,17 @@ def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSit
     return tuple(FoldedSite(site, name, reason="it is not the plain average of eq. 1") for site, name in rest.items())
 
 
-def _fold_one(draft: Draft, broadcast: Broadcast, skip_side: bool) -> FoldedSite:
+def _fold_one(draft: Draft, broadcast: Broadcast, for_compiler: bool) -> FoldedSite:
     moved = _move_behind(draft, broadcast)
     if moved is not None:
         broadcast = moved
     site = broadcast.site
     projection, reason = _projection_before(draft, broadcast.x)
     if projection is not None:
-        if skip_side and _to_skip_side(draft, broadcast, projection.node):
-            _halve(draft, projection.weights[:1])
-            return FoldedSite(site, "cb", "last-projection, skip side")
+        for form, rewrite in () if for_compiler else _BESIDE_THE_BIAS.items():
+            if rewrite(draft, broadcast, projection.node):
+                _halve(draft, projection.weights[:1])
+                return FoldedSite(site, "cb", f"last-projection, {form}")
         _halve(draft, projection.weights)
         _drop_halves(broadcast)
         return FoldedSite(site, "cb", "last-projection")
@@ -242,8 +247,8 @@ def _all_equal(setting: Any, wanted: int) -> bool:
 
 def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
     """``r + (x' + mean(x'))`` → ``(r + mean(u)) + (u + b)``, where one layer norm alone reads the sum."""
-    bias = linear.args[2] if len(linear.args) > 2 else None
-    if linear.target != _LINEAR or not isinstance(bias, fx.Node) or not _same_layout(broadcast.x, linear):
+    bias = _bias_of(linear)
+    if bias is None or not _same_layout(broadcast.x, linear):
         return False
     tail, residual = broadcast.result, _single_user(broadcast.result)
     while residual is not None and identity_source(residual) is not None:
@@ -262,6 +267,31 @@ def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
     residual.args = (shifted, whole)
     _erase_unread(draft.graph, tail)
     return True
+
+
+def _to_bias_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
+    """``x' + mean(x')`` → ``u + (mean(u) + b)``: the pass that adds the bias adds the mean as well."""
+    bias, result = _bias_of(linear), broadcast.result
+    if bias is None or not _same_layout(broadcast.x, linear):
+        return False
+    with draft.graph.inserting_before(result):
+        plain = draft.call(_LINEAR, linear.args[:2], value(linear), like=linear)
+        mean = _mean(draft, plain, broadcast)
+        _mark_average(mean)
+        shift = draft.call(aten.add.Tensor, (mean, bias), value(mean), like=result)
+        whole = draft.call(aten.add.Tensor, (plain, shift), value(linear), like=linear)
+    result.replace_all_uses_with(whole)
+    _erase_unread(draft.graph, result)
+    return True
+
+
+# In order of preference: additions saved, where the form is possible at all.
+_BESIDE_THE_BIAS = {"skip side": _to_skip_side, "bias side": _to_bias_side}
+
+
+def _bias_of(node: fx.Node) -> fx.Node | None:
+    bias = node.args[2] if node.target == _LINEAR and len(node.args) > 2 else None
+    return bias if isinstance(bias, fx.Node) else None
 
 
 def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:

@@ -83,7 +83,7 @@ def export_onnx(
     _import_exporter()
     target = atomic.check(path, force=force)
     clock = Clock(progress)
-    prepared, sites = _prepare(model, program, dtype, fold, not for_tensorrt, clock)
+    prepared, sites = _prepare(model, program, dtype, fold, for_tensorrt, clock)
     if floating_type(prepared) == "bfloat16":
         opset = max(opset, BFLOAT16_OPSET)
     with clock("export", f"exporting to ONNX, opset {opset}"):
@@ -145,7 +145,7 @@ def _import_exporter() -> None:
 
 
 def _prepare(
-    model: Model, program: Program | None, dtype: str | None, fold: bool, skip_side: bool, clock: Clock
+    model: Model, program: Program | None, dtype: str | None, fold: bool, for_compiler: bool, clock: Clock
 ) -> tuple[Program, tuple[FoldedSite, ...]]:
     sites: tuple[FoldedSite, ...] = ()
     if program is None:
@@ -153,7 +153,7 @@ def _prepare(
             program = capture(model)
     if fold:
         with clock("fold", "folding"):
-            program, sites = fold_program(program, skip_side=skip_side)
+            program, sites = fold_program(program, for_compiler=for_compiler)
     if dtype is not None and dtype != floating_type(program):
         with clock("cast", f"casting to {dtype}"):
             program = cast(program, DTYPES[dtype])

@@ -43,7 +43,7 @@ FAULTS = {"scale": OnePerCent, "axis": WrongAxis, "absent": Absent}
 # name → (path of every block's last dropout or projection, channels, channel axis, token axes) of three architectures.
 LAYOUTS = {
     "vit": [(f"blocks.{index}.mlp.drop2", 192, 2, (1,)) for index in range(3)],
-    "mixer": [(f"blocks.{index}.mlp_channels.drop2", 512, 2, (1,)) for index in range(8)],
+    "mixer": [(f"blocks.{index}.mlp_channels.drop2", 64, 2, (1,)) for index in range(3)],
     "swin": [(f"layers.{stage}.blocks.0.mlp.drop2", 96 * 2**stage, 2, (1,)) for stage in range(4)],
 }
 

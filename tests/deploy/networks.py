@@ -6,6 +6,7 @@ from functools import cache
 
 import timm
 import torch
+from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 from transformers import BertConfig, BertModel
 
@@ -17,7 +18,16 @@ CLASSES = 10
 
 def _timm(name: str, size: int = 64, **options) -> Model:
     torch.manual_seed(0)
-    module = timm.create_model(name, num_classes=CLASSES, **options).eval()
+    return _filled(timm.create_model(name, num_classes=CLASSES, **options).eval(), size)
+
+
+def _mixer() -> Model:
+    torch.manual_seed(0)
+    module = MlpMixer(num_classes=CLASSES, img_size=64, patch_size=16, num_blocks=3, embed_dim=64).eval()
+    return _filled(module, 64)
+
+
+def _filled(module: nn.Module, size: int) -> Model:
     for parameter in module.parameters():  # heads and layer scales that start near zero would hide every difference
         if parameter.detach().abs().max() < 1e-3:
             nn.init.normal_(parameter, std=0.05)
@@ -37,8 +47,8 @@ BUILDERS = {
     "deit": lambda: _timm("deit_tiny_distilled_patch16_224", depth=3, img_size=64),
     "deit3": lambda: _timm("deit3_small_patch16_224", depth=2, img_size=64),
     "swin": lambda: _timm("swin_tiny_patch4_window7_224", img_size=64, window_size=4, depths=(1, 1, 1, 1)),
-    "mixer": lambda: _timm("mixer_s32_224", size=224),
-    "pvt_v2": lambda: _timm("pvt_v2_b0"),
+    "mixer": _mixer,
+    "pvt_v2": lambda: _timm("pvt_v2_b0", depths=(1, 1, 1, 1)),
     "bert": _bert,
 }
 

@@ -42,6 +42,14 @@ def test_folded_equals_unfolded_in_float64(name: str, position: str) -> None:
     assert_same_in_float64(program, folded)
 
 
+@pytest.mark.parametrize("name", ["vit", "mixer", "bert"])
+def test_the_form_for_compilers_is_the_same_function(name: str) -> None:
+    program = networks.program(name)
+    folded, sites = fold(program, for_compiler=True)
+    assert {site.form for site in sites} == {"last-projection"}
+    assert_same_in_float64(program, folded)
+
+
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_folding_leaves_the_program_alone(name: str) -> None:
     program = networks.program(name)
@@ -168,9 +176,28 @@ def small(module: nn.Module) -> Program:
     return capture(Model(module.eval(), (torch.randn(2, 5, 8),)))
 
 
+@pytest.mark.parametrize(("for_compiler", "form"), [(True, "last-projection"), (False, "last-projection, bias side")])
 @pytest.mark.parametrize("line", [Line(), Ported()])
-def test_hand_written_lines_fold_as_well(line: nn.Module) -> None:
+def test_hand_written_lines_fold_as_well(line: nn.Module, for_compiler: bool, form: str) -> None:
     program = small(Branch(line))
+    folded, sites = fold(program, for_compiler=for_compiler)
+    assert [site.form for site in sites] == [form]
+    assert_same_in_float64(program, folded)
+
+
+def test_the_bias_takes_the_mean_along() -> None:
+    """One pass over the tokens adds the bias, the mean, and nothing else: the mean carries the bias."""
+    program = small(Branch(Line()))
+    folded, _ = fold(program)
+    nodes = [node for node in folded.exported.graph.nodes if node.target == torch.ops.aten.add.Tensor]
+    shapes = [tuple(node.meta["val"].shape[1:]) for node in nodes]
+    assert shapes == [(1, 8), (5, 8), (5, 8)], "mean + bias, branch + that, residual + branch"
+
+
+def test_a_projection_without_a_bias_has_no_pass_to_share() -> None:
+    module = Branch(Line())
+    module.fc2 = nn.Linear(16, 8, bias=False)
+    program = small(module)
     folded, sites = fold(program)
     assert [site.form for site in sites] == ["last-projection"]
     assert_same_in_float64(program, folded)
@@ -212,7 +239,7 @@ def test_a_mean_over_channels_is_not_moved_behind_a_projection_of_channels() -> 
 def test_a_stale_bias_would_be_seen() -> None:
     """The identity above can fail: put the whole bias back, as a fold that forgets it would leave it."""
     program = small(Branch(Line()))
-    folded, _ = fold(program, skip_side=False)
+    folded, _ = fold(program, for_compiler=True)
     state = dict(folded.exported.state_dict)
     for key in state:
         if key.endswith("fc2.bias"):

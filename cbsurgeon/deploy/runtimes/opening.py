@@ -198,5 +198,5 @@ def _open_torch(spec: RuntimeSpec, target: Any, backend: str) -> Runtime:
     name = target.provenance.reference if isinstance(target, Model) else "program"
     program = capture(target) if isinstance(target, Model) else target
     if backend == "folded":
-        program, _ = fold(program, skip_side=False)
+        program, _ = fold(program, for_compiler=True)
     return ProgramRuntime(program, name, spec.device, backend=backend)

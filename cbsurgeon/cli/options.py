@@ -125,15 +125,17 @@ def choice_options(function: Command) -> Command:
         op_option: tuple[str, ...],
         tokens: str | None,
         causal: bool,
+        masked: bool,
         **kwargs: Any,
     ) -> Any:
-        form = {**({"tokens": tokens} if tokens else {}), **({"causal": True} if causal else {})}
+        flags = {name: True for name, given in (("causal", causal), ("masked", masked)) if given}
+        form = {**({"tokens": tokens} if tokens else {}), **flags}
         choice = {
             "op": op,
             "layers": layers,
             "pos": pos,
             "at": at,
-            "exclude": whole_numbers(exclude, "--exclude", least=0) if exclude else (),
+            "exclude": exclusions(exclude) if exclude else (),
             "kinds": tuple(kinds.split(",")) if kinds else None,
             "allow_partial": allow_partial,
             "options": {**pairs(op_option, "--op-option"), **form},
@@ -151,6 +153,11 @@ def choice_options(function: Command) -> Command:
         click.option(
             "--causal", is_flag=True, help="Each token gets the mean of those up to it; for causal models (cb, cb_s)."
         ),
+        click.option(
+            "--masked",
+            is_flag=True,
+            help="The mean of the tokens that are no padding; for models with a padding mask (cb, cb_s).",
+        ),
         click.option("--tokens", metavar="SLICE", help="Only among these tokens, such as 1: or :40 (cb, cb_s)."),
         click.option("--allow-partial", is_flag=True, help="Leave out blocks that have no such position."),
         click.option(
@@ -165,7 +172,12 @@ def choice_options(function: Command) -> Command:
             show_default=True,
             help="The MLP branches (the paper's place), the attention branches, or both.",
         ),
-        click.option("--exclude", metavar="LIST", help="Block indices to leave out of --layers, such as 7,11."),
+        click.option(
+            "--exclude",
+            metavar="LIST",
+            help="Leave these out of --layers: block indices such as 7,11, and taps for the blocks whose stream is "
+            "also an output (a feature pyramid reads it).",
+        ),
         click.option(
             "--pos",
             type=click.Choice(POSITIONS),
@@ -236,6 +248,17 @@ def pairs(words: tuple[str, ...], option: str) -> dict[str, Any]:
         except json.JSONDecodeError:
             read[key] = value
     return read
+
+
+def exclusions(text: str) -> tuple[int | str, ...]:
+    """``7,11,taps`` as block indices and that word.
+
+    Raises:
+        UsageError: something else is written there.
+    """
+    words = [word.strip() for word in text.split(",")]
+    numbers = ",".join(word for word in words if word != "taps")
+    return (*(whole_numbers(numbers, "--exclude", least=0) if numbers else ()), *(w for w in words if w == "taps"))
 
 
 def whole_numbers(text: str, option: str, least: int = 1) -> tuple[int, ...]:

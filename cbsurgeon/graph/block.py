@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cbsurgeon.operators.masking import Valid
+
 SCHEMA = "cbsurgeon.inspect/1"
 
 Kind = Literal["mlp", "glu", "conv-mlp", "token-mlp", "inverted-bottleneck", "attention"]
@@ -43,6 +45,30 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """The input that says which of a site's tokens are padding.
+
+    Attributes:
+        input: name of the parameter of a ``forward`` (and of the program's input).
+        valid: what marks a token in it: ``nonzero``; ``zero`` (true is padding); or ``open``, a mask that is added to
+            attention scores, where a large negative number marks padding.
+        module: path of the module whose ``forward`` it is; empty for the model itself.
+    """
+
+    input: str
+    valid: Valid
+    module: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON form."""
+        return {"input": self.input, "valid": self.valid, "module": self.module}
+
+    def __str__(self) -> str:
+        marks = {"nonzero": "1 is a token", "zero": "1 is padding", "open": "added to scores"}[self.valid]
+        return f"{self.input}{f' of {self.module}' if self.module else ''} ({marks})"
+
+
+@dataclass(frozen=True)
 class Site:
     """One position of a block: which tensor, its axes, and where it is reached from a module.
 
@@ -54,6 +80,7 @@ class Site:
         uses: the tensor in the program, once per call of the block.
         hooks: the same tensor on the module; empty when no module has it.
         occupied: name of the operator that already stands here, if any.
+        mask: the input that says which of these tokens are padding, where one was found and proved.
     """
 
     position: Position
@@ -65,6 +92,7 @@ class Site:
     uses: tuple[Use, ...]
     hooks: tuple[Hook, ...]
     occupied: str | None = None
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +159,7 @@ class Block:
                     "modules": [f"{hook.module}:{hook.when}" for hook in site.hooks],
                     "nodes": [use.value for use in site.uses],
                     "occupied": site.occupied,
+                    "mask": site.mask.to_dict() if site.mask is not None else None,
                 }
                 for position, site in self.sites.items()
             },
@@ -181,6 +210,7 @@ class Inspection:
         fingerprint: digest of the structure found; a recipe made from it names it.
         causal: evidence that attention hides the future, empty when there is none.
         masks: names of inputs that mask tokens out (padding).
+        unmasked: stack → why its tokens cannot be told from padding, for the stacks whose attention takes a mask.
         left_out: sub-modules that could not be captured, path → reason.
         seconds: time for ``capture`` and ``read``.
     """
@@ -192,6 +222,7 @@ class Inspection:
     fingerprint: str = ""
     causal: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
+    unmasked: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -221,6 +252,7 @@ class Inspection:
             "rejected": [candidate.to_dict() for candidate in self.rejected],
             "causal": list(self.causal),
             "masks": list(self.masks),
+            "unmasked": dict(self.unmasked),
             "left_out": dict(self.left_out),
             "seconds": dict(self.seconds),
         }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
+from cbsurgeon.graph import ops
 from cbsurgeon.graph.program import Program
 
 Override = Mapping[str, Tensor]
@@ -24,8 +25,11 @@ class _Reader(fx.Interpreter):
         super().__init__(module)
         self.wanted, self.override = set(wanted), override
         self.found: dict[str, Tensor] = {}
+        self.needed = _needed(module.graph, self.wanted, override)
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.op == "call_function" and n not in self.needed:
+            return None
         if n.name not in self.override:
             result = super().run_node(n)
         else:
@@ -39,10 +43,37 @@ class _Reader(fx.Interpreter):
         return result
 
 
+def _needed(graph: fx.Graph, wanted: set[str], override: Override) -> set[fx.Node]:
+    """What has to run for the wanted values: their ancestors, up to values that are put in place of others, and
+    whatever writes into one of them."""
+    needed, written = set[fx.Node](), set[fx.Node]()
+    for node in reversed(graph.nodes):
+        if node.name in wanted or node in needed or (_writes(node) and _storage(node) in written):
+            needed.add(node)
+            written.add(_storage(node))
+            if node.name not in override:
+                needed.update(node.all_input_nodes)
+    return needed
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _storage(node: fx.Node) -> fx.Node:
+    """The tensor whose memory a node's result may share, through views and writing in place."""
+    while node.args and isinstance(node.args[0], fx.Node):
+        if not (_writes(node) or ops.name(node) in ops.LAYOUT | ops.CROP | ops.SPLIT):
+            break
+        node = node.args[0]
+    return node
+
+
 def values(
     program: Program, inputs: Mapping[str, Tensor], wanted: Iterable[str], override: Override | None = None
 ) -> dict[str, Tensor]:
-    """Values of named nodes for named inputs; the run stops as soon as all are known.
+    """Values of named nodes for named inputs; nothing else is computed, and the run stops as soon as all are known.
 
     Raises:
         KeyError: a name is not in the graph.

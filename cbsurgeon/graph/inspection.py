@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import fx, nn
 
 from cbsurgeon.errors import CaptureError
-from cbsurgeon.graph import leaks
+from cbsurgeon.graph import leaks, padding
 from cbsurgeon.graph.block import Block, Hook, Inspection, Site
 from cbsurgeon.graph.capturing import capture
 from cbsurgeon.graph.occupants import occupied, without
@@ -76,6 +76,7 @@ def _inspect_part(program: Program, reference: str, containers: frozenset[str]) 
         blocks=tuple(_under(block, prefix) for block in found.blocks),
         attention=tuple(_under(block, prefix) for block in found.attention),
         rejected=tuple(replace(one, path=_path(prefix, one.path)) for one in found.rejected),
+        unmasked={_stack_under(prefix, stack): why for stack, why in found.unmasked.items()},
     )
 
 
@@ -85,7 +86,11 @@ def _path(prefix: str, path: str) -> str:
 
 def _under(block: Block, prefix: str) -> Block:
     sites = {
-        position: replace(site, hooks=tuple(replace(hook, module=_path(prefix, hook.module)) for hook in site.hooks))
+        position: replace(
+            site,
+            hooks=tuple(replace(hook, module=_path(prefix, hook.module)) for hook in site.hooks),
+            mask=replace(site.mask, module=_path(prefix, site.mask.module)) if site.mask is not None else None,
+        )
         for position, site in block.sites.items()
     }
     return replace(
@@ -132,6 +137,7 @@ def _joined(model: Model, parts: Parts, found: Sequence[Inspection], captured: f
         fingerprint=fingerprint(blocks),
         causal=tuple(reason for part in found for reason in part.causal),
         masks=origins(model, parts.programs, masks),
+        unmasked={stack: why for part in found for stack, why in part.unmasked.items()},
         left_out=dict(parts.left_out),
         seconds={"capture": captured, "read": sum(part.seconds["read"] for part in found)},
     )
@@ -161,6 +167,7 @@ def inspect_program(
     every = [
         occupied(_block(reading, group, names[place], containers, taps), standing) for place, group in enumerate(groups)
     ]
+    every, unmasked = _masked(bare, reading, groups, every, run=probe and has_weights(program))
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
     rejected = tuple(sorted(reading.rejected.values(), key=lambda candidate: -candidate.nearness))
@@ -172,8 +179,33 @@ def inspect_program(
         fingerprint=fingerprint(blocks),
         causal=leaks.causal(bare, reading, probe=probe and has_weights(program)),
         masks=leaks.masks(reading),
+        unmasked=unmasked,
         seconds={"read": time.perf_counter() - start},
     )
+
+
+def _masked(
+    program: Program, reading: Reading, groups: list[list[Found]], blocks: list[Block], *, run: bool
+) -> tuple[list[Block], dict[str, str]]:
+    """The blocks with the mask of every site, and why a stack whose attention takes one has none."""
+    stacks = [block.stack for block in blocks]
+    attentions = [(stack, one) for stack, group in zip(stacks, groups, strict=True) for one in group]
+    ties = padding.ties(program, reading, (pair for pair in attentions if pair[1].kind == "attention"), run=run)
+    if not ties:
+        return blocks, {}
+    nodes = {node.name: node for node in reading.flow.order}
+    result: list[Block] = []
+    unmasked: dict[str, str] = {}
+    for block in blocks:
+        sites = dict(block.sites)
+        for position, site in block.sites.items():
+            mask = padding.mask_of(reading.flow, site, nodes[site.uses[0].value], block.stack, ties)
+            if isinstance(mask, str):
+                unmasked.setdefault(block.stack, mask)
+            else:
+                sites[position] = replace(site, mask=mask)
+        result.append(replace(block, sites=sites))
+    return result, unmasked
 
 
 def has_weights(program: Program) -> bool:
@@ -259,15 +291,16 @@ def _stack_names(reading: Reading, groups: list[list[Found]]) -> list[str]:
     """A name per group: blocks whose streams descend from each other share a stack, named by their common path."""
     owner: dict[fx.Node, int] = {}
     paths: list[list[str]] = []
+    # In graph order over all groups: what a module's second run reads was made by a block whose group comes later.
+    for found in sorted((one for group in groups for one in group), key=lambda one: _rank(reading, one)):
+        assert found.branch.stream is not None
+        origin = reading.lineage.origin(found.branch.stream)
+        if origin not in owner:
+            owner[origin] = len(paths)
+            paths.append([])
+        owner.setdefault(found.branch.total, owner[origin])
     member: list[int] = []
     for group in groups:
-        for found in group:
-            assert found.branch.stream is not None
-            origin = reading.lineage.origin(found.branch.stream)
-            if origin not in owner:
-                owner[origin] = len(paths)
-                paths.append([])
-            owner.setdefault(found.branch.total, owner[origin])
         number = owner[group[0].branch.total]
         member.append(number)
         between, last = group[0].branch.between, group[0].branch.last
@@ -278,6 +311,10 @@ def _stack_names(reading: Reading, groups: list[list[Found]]) -> list[str]:
         again = sum(known.split("#")[0] == label for known in labels) if own else 0
         labels.append(f"{label}#{again + 1}" if again else label)
     return [labels[number] for number in member]
+
+
+def _rank(reading: Reading, found: Found) -> int:
+    return reading.flow.order[found.branch.last.core]
 
 
 def _common_prefix(paths: Sequence[str]) -> str:

@@ -13,17 +13,15 @@ from cbsurgeon.graph.flow import Flow
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reader import Found, Reading
 from cbsurgeon.graph.roles import channel_axis, roles
-
-_NEAR = 40
-"""Nodes between attention scores and the softmax; the longest chain seen has eleven."""
+from cbsurgeon.graph.scores import NEAR, find_scores, raw_inputs
 
 
 def masks(reading: Reading) -> tuple[str, ...]:
     """Names of the inputs that decide, as they are and not through an embedding or projection, what is attended."""
-    raw = _raw_inputs(reading.flow)
+    raw = raw_inputs(reading.flow)
     found: dict[str, None] = {}
     for attention in _attention(reading):
-        for mask in _mask_operands(reading.flow, attention):
+        for mask in _masks(reading.flow, attention):
             found.update(dict.fromkeys(sorted(raw.get(mask, frozenset()))))
     return tuple(found)
 
@@ -47,7 +45,7 @@ def causal(program: Program, reading: Reading, *, probe: bool = True) -> tuple[s
         for node in attention.branch.between.nodes:
             if ops.name(node) == "scaled_dot_product_attention" and ops.argument(node, 5, "is_causal", False):
                 evidence.append(f"{node.name} ({path}) is told to be causal")
-        for mask in _mask_operands(reading.flow, attention):
+        for mask in _masks(reading.flow, attention):
             triangle = _triangular(mask)
             if triangle is not None:
                 evidence.append(f"{triangle.name} makes a triangular mask for {path}")
@@ -61,69 +59,15 @@ def _attention(reading: Reading) -> list[Found]:
     return [found for found in reading.found if found.kind == "attention"]
 
 
-def _mask_operands(flow: Flow, attention: Found) -> list[fx.Node]:
+def _masks(flow: Flow, attention: Found) -> list[fx.Node]:
     """Tensors added to, or selecting among, attention scores."""
-    found: list[fx.Node] = []
-    for node in attention.branch.between.nodes:
-        name = ops.name(node)
-        if name == "scaled_dot_product_attention":
-            mask = ops.argument(node, 3, "attn_mask")
-            found += [mask] if isinstance(mask, fx.Node) else []
-        elif name in ("softmax", "_softmax"):
-            found += _beside_scores(flow, ops.tensors(node)[0])
-    return found
-
-
-def _beside_scores(flow: Flow, node: fx.Node) -> list[fx.Node]:
-    """Walk from a softmax back to its scores; whatever is combined with them on the way is a mask or a bias."""
-    found: list[fx.Node] = []
-    for _ in range(_NEAR):
-        sources = ops.tensors(node)
-        if not sources or ops.name(node) in ops.MATMUL or node in flow.projections:
-            break
-        if len(sources) == 1:
-            node = sources[0]
-            continue
-        scores = next((source for source in sources if _reaches_scores(flow, source)), sources[0])
-        found += [source for source in sources if source is not scores]
-        node = scores
-    return found
-
-
-def _reaches_scores(flow: Flow, node: fx.Node) -> bool:
-    """Whether a product of two activations (queries and keys) is upstream, before any projection."""
-    queue, seen = [node], set[fx.Node]()
-    while queue and len(seen) < _NEAR:
-        current = queue.pop()
-        if current in seen or current in flow.projections:
-            continue
-        seen.add(current)
-        live = [source for source in ops.tensors(current) if flow.is_activation(source)]
-        if ops.name(current) in ops.MATMUL and len(live) == 2:
-            return True
-        queue += live
-    return False
-
-
-def _raw_inputs(flow: Flow) -> dict[fx.Node, frozenset[str]]:
-    """For each node, the inputs whose values reach it without passing an embedding, a projection or a norm."""
-    raw: dict[fx.Node, frozenset[str]] = {}
-    for node in flow.order:
-        if node.op == "placeholder" and node.name in flow.inputs:
-            raw[node] = frozenset({node.name})
-        elif node.op == "call_function" and node not in flow.projections:
-            if ops.name(node) in ops.NORM or ops.name(node) in ops.CONVOLUTION or ops.name(node) == "embedding":
-                continue
-            reached = [raw[source] for source in ops.tensors(node) if source in raw]
-            if reached:
-                raw[node] = frozenset[str]().union(*reached)
-    return raw
+    return [mask for one in find_scores(flow, attention) for mask in one.masks]
 
 
 def _triangular(mask: fx.Node) -> fx.Node | None:
     """A node upstream of a mask that makes a triangle: ``tril``, ``triu``, or a comparison of two ranges."""
     queue, seen = [mask], set[fx.Node]()
-    while queue and len(seen) < 4 * _NEAR:
+    while queue and len(seen) < 4 * NEAR:
         node = queue.pop()
         if node in seen:
             continue

@@ -1,14 +1,16 @@
-"""CB and CB_S (section 3.2 of the paper), over all tokens, a slice of them, or causally."""
+"""CB and CB_S (section 3.2 of the paper), over all tokens, a slice of them, those that are no padding, or causally."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cbsurgeon.operators.base import Cost, Operator
+from cbsurgeon.operators.masking import Masking
 from cbsurgeon.operators.span import Span
 
 
@@ -21,7 +23,19 @@ class Context(Operator):
         causal: token ``i`` receives the mean of tokens ``0 .. i`` instead of all of them, accumulated in float32 (in
             float64 for float64), so that nothing of its future reaches it. It needs the whole sequence in one pass:
             with a key-value cache the mean would be that of the newest tokens alone.
+        masked: the mean is that of the tokens a padding mask leaves, accumulated in float32. Every position receives
+            it, the padding too (nobody looks there). A sample that is all padding has the mean 0. Together with
+            ``causal``, of the tokens so far; together with ``tokens``, of those among them.
+
+    Attributes:
+        masking: where a masked operator finds the mask of the forward pass under way.
+        batch_axis: the tensor's batch axis, which a mask is laid along; by default the first that is neither token nor
+            channel.
+        site: where it stands, for people and to tell its tensors from another's.
     """
+
+    masking: Masking | None = None
+    site: str = ""
 
     def __init__(
         self,
@@ -31,6 +45,7 @@ class Context(Operator):
         *,
         tokens: str | None = None,
         causal: bool = False,
+        masked: bool = False,
     ) -> None:
         super().__init__(channels, channel_axis, token_axes)
         self.span = Span.read(tokens) if tokens is not None else None
@@ -39,31 +54,78 @@ class Context(Operator):
             self.single_token_axis("a slice of tokens")
         if self.causal:
             self.single_token_axis("the causal mean")
+        self.masked = bool(masked)
+        if self.masked:
+            others = {0, 1, 2} - {self.single_token_axis("the masked mean") % 3, channel_axis % 3}
+            self.tie(Masking(), min(others))
+
+    def tie(self, masking: Masking, batch_axis: int, site: str = "") -> None:
+        """Say where the mask comes from, and which of the tensor's axes holds the samples."""
+        self.masking, self.batch_axis, self.site = masking, batch_axis, site
 
     def options(self) -> dict[str, Any]:
-        """``tokens`` and ``causal``, where they are given."""
+        """``tokens``, ``causal`` and ``masked``, where they are given."""
         given: dict[str, Any] = {} if self.span is None else {"tokens": str(self.span)}
-        return {**given, "causal": True} if self.causal else given
+        return {**given, **({"causal": True} if self.causal else {}), **({"masked": True} if self.masked else {})}
 
     def refusal(self, tokens: int) -> str:
         """A slice must hold a token."""
         return self.span.refusal(tokens) if self.span is not None else ""
 
-    def context(self, x: Tensor) -> Tensor:
-        """What is broadcast: the mean over the tokens (axes of size 1), or every token's mean of those up to it."""
-        return self._prefix_mean(x) if self.causal else self.mean(x)
+    def context(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """What is broadcast: the mean over the tokens (axes of size 1), or every token's mean of those up to it.
+
+        Args:
+            x: the tokens.
+            hidden: true where there is padding, broadcastable to ``x``.
+        """
+        if hidden is None:
+            return self._prefix_mean(x) if self.causal else self.mean(x)
+        return self._masked_mean(x, hidden)
 
     def _prefix_mean(self, x: Tensor) -> Tensor:
         axis = self.token_axes[0]
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        wide = _wide(x)
         count = torch.arange(1, x.shape[axis] + 1, device=x.device, dtype=wide.dtype)
         shape = [1] * x.dim()
         shape[axis] = -1
         return (wide.cumsum(dim=axis) / count.view(shape)).to(x.dtype)
 
-    def over(self, x: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply ``mix`` to the chosen tokens of ``x``."""
-        return mix(x) if self.span is None else self.span.apply(x, self.token_axes[0], mix)
+    def _masked_mean(self, x: Tensor, hidden: Tensor) -> Tensor:
+        axis = self.token_axes[0]
+        # Padding is replaced, not multiplied by 0: what stands there may be no number at all.
+        own, one = _wide(x).masked_fill(hidden, 0.0), (~hidden).to(_wide(x).dtype)
+        if self.causal:
+            total, count = own.cumsum(dim=axis), one.cumsum(dim=axis)
+        else:
+            total, count = own.sum(dim=axis, keepdim=True), one.sum(dim=axis, keepdim=True)
+        return (total / count.clamp(min=1.0)).to(x.dtype)
+
+    def over(self, x: Tensor, mix: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+        """Apply ``mix`` to the chosen tokens of ``x`` and to what hides some of them."""
+        axis = self.token_axes[0]
+        hidden = None if self.masking is None else self.masking.hidden(x, self.batch_axis, axis, self.site)
+        if self.span is None:
+            return mix(x, hidden)
+        if hidden is not None:
+            hidden = hidden[(slice(None),) * axis + (slice(self.span.start, self.span.stop),)]
+        return self.span.apply(x, axis, lambda part: mix(part, hidden))
+
+    @classmethod
+    def masked_cost(cls, tokens: int, channels: int) -> Cost:
+        """Closed form of the masked form: beside :meth:`cost`, a selection per element and the count of tokens."""
+        n, c = tokens, channels
+        plain = cls.cost(n, c)
+        return replace(
+            plain,
+            flops=plain.flops + n * c + n + 1,
+            elements=plain.elements + 2 * n * c + 4 * n + 2,
+            formula=f"{plain.formula}; masked: NC + N + 1, select x, count, at least 1",
+        )
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class CB(Context):
@@ -80,8 +142,8 @@ class CB(Context):
         """Eq. 1 on a tensor of any shape; the result has the same shape and type."""
         return self.over(x, self._mix)
 
-    def _mix(self, x: Tensor) -> Tensor:
-        return 0.5 * x + 0.5 * self.context(x)
+    def _mix(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        return 0.5 * x + 0.5 * self.context(x, hidden)
 
     @classmethod
     def cost(cls, tokens: int, channels: int) -> Cost:
@@ -109,8 +171,9 @@ class CBS(Context):
         initial: float = 0.0,
         tokens: str | None = None,
         causal: bool = False,
+        masked: bool = False,
     ) -> None:
-        super().__init__(channels, channel_axis, token_axes, tokens=tokens, causal=causal)
+        super().__init__(channels, channel_axis, token_axes, tokens=tokens, causal=causal, masked=masked)
         self.initial = float(initial)
         self.scale = nn.Parameter(torch.full((channels,), self.initial))
 
@@ -122,8 +185,8 @@ class CBS(Context):
         """``x + scale * mean``, same shape and type as ``x``."""
         return self.over(x, self._mix)
 
-    def _mix(self, x: Tensor) -> Tensor:
-        broadcast = self.per_channel(self.scale, x) * self.context(x)
+    def _mix(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        broadcast = self.per_channel(self.scale, x) * self.context(x, hidden)
         # Under autocast x is half the width of scale; adding the wider one would widen the whole branch after it.
         return x + (broadcast if broadcast.dtype == x.dtype else broadcast.to(x.dtype))
 

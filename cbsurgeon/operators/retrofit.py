@@ -25,7 +25,7 @@ class CBRetrofit(Context):
 
     Args:
         strength: ``a`` at the start.
-        tokens, causal: as for ``cb``.
+        tokens, causal, masked: as for ``cb``.
     """
 
     name = "cb_retrofit"
@@ -41,8 +41,9 @@ class CBRetrofit(Context):
         strength: float = 0.0,
         tokens: str | None = None,
         causal: bool = False,
+        masked: bool = False,
     ) -> None:
-        super().__init__(channels, channel_axis, token_axes, tokens=tokens, causal=causal)
+        super().__init__(channels, channel_axis, token_axes, tokens=tokens, causal=causal, masked=masked)
         self.initial = _checked(strength)
         self.register_buffer("strength", torch.tensor(self.initial))
 
@@ -54,8 +55,8 @@ class CBRetrofit(Context):
         """The mixture, same shape and type as ``x``."""
         return self.over(x, self._mix)
 
-    def _mix(self, x: Tensor) -> Tensor:
-        return x + self.strength * (self.context(x) - x)
+    def _mix(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        return x + self.strength * (self.context(x, hidden) - x)
 
     @classmethod
     def cost(cls, tokens: int, channels: int) -> Cost:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
+from cbsurgeon.graph.substitution import call_with
 from cbsurgeon.operators import Operator, build
+from cbsurgeon.surgery.masking import Masks, unhook
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
-from cbsurgeon.surgery.refusals import occupied, other_structure
+from cbsurgeon.surgery.refusals import already_sharded, occupied, other_structure, ragged
 
 
 def broadcast_output(module: nn.Module, args: Any, output: Any) -> Any:
@@ -35,36 +37,56 @@ def broadcast_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 def _on_first_tensor(operator: Any, values: Any) -> Any:
     if isinstance(values, Tensor):
-        return operator(values)
+        return _applied(operator, values)
     if isinstance(values, Mapping):
         key = next(key for key, value in values.items() if isinstance(value, Tensor))
         changed = copy.copy(values)
-        changed[key] = operator(values[key])  # type: ignore[index]
+        changed[key] = _applied(operator, values[key])  # type: ignore[index]
         return changed
     place = next(i for i, value in enumerate(values) if isinstance(value, Tensor))
-    items = [operator(value) if i == place else value for i, value in enumerate(values)]
+    items = [_applied(operator, value) if i == place else value for i, value in enumerate(values)]
     return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
+
+
+def _applied(operator: Any, value: Tensor) -> Any:
+    if value.is_nested:
+        raise ragged(operator)
+    return operator(value)
 
 
 def attach(module: nn.Module, recipe: Recipe) -> None:
     """Insert a recipe's operators into a module, in place; on any refusal the module is left as it was.
 
     Raises:
-        SurgeryError: the structure is not the recipe's, a site is occupied, or a site has no module.
+        SurgeryError: the structure is not the recipe's, a site is occupied, a site has no module, the module is
+            sharded already, or a masked operator has no mask.
     """
+    _refuse_sharded(module)
     check_structure(module, recipe)
     parts = dict(module.named_modules())
+    masks = Masks(parts)
     planned: list[tuple[nn.Module, str, Operator]] = []
     for site in recipe.active:
         host, name = _host(parts, site, recipe.op)
         operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options))
+        masks.tie(operator, site, f"{site.hooks[0].module}.{name}")
         planned.append((host, name, _like(operator, host, module)))
+    document = recipe.to_dict()
     for host, name, operator in planned:
+        operator.inserted_by = document
         host.add_module(name, operator)
         if name == ON_OUTPUT:
             host.register_forward_hook(broadcast_output)
         else:
             host.register_forward_pre_hook(broadcast_input, with_kwargs=True)
+    masks.hook_up()
+
+
+def _refuse_sharded(module: nn.Module) -> None:
+    """A parameter added after ``fully_shard`` belongs to no shard: its gradient would stay on its own rank."""
+    for name, parameter in module.named_parameters():
+        if hasattr(parameter, "device_mesh"):
+            raise already_sharded(name)
 
 
 def _host(parts: Mapping[str, nn.Module], site: RecipeSite, op: str) -> tuple[nn.Module, str]:
@@ -157,6 +179,7 @@ def detach_named(module: nn.Module, names: set[str]) -> int:
         else:
             for key in _drop(host._forward_pre_hooks, broadcast_input):
                 host._forward_pre_hooks_with_kwargs.pop(key, None)
+    unhook(module, [operator for *_, operator in attached(module)])
     return len(found)
 
 
@@ -207,11 +230,9 @@ def _run_on_shapes(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, torch.no_grad():
-        state: dict[str, Tensor] = {
-            key: mode.from_tensor(tensor) for key, tensor in (*module.named_parameters(), *module.named_buffers())
-        }
+        state = {key: mode.from_tensor(tensor) for key, tensor in (*module.named_parameters(), *module.named_buffers())}
         fake = torch.utils._pytree.tree_map_only(Tensor, mode.from_tensor, (tuple(args), dict(kwargs)))
-        _drain(torch.func.functional_call(module, state, fake[0], fake[1]))
+        _drain(call_with(module, state, *fake))
 
 
 def _counter(ran: dict[str, int], key: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,16 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from cbsurgeon.errors import SurgeryError
-from cbsurgeon.graph.block import Block, Site
+from cbsurgeon.graph.block import Block, Mask, Site
 from cbsurgeon.graph.inspection import inspect_program
 from cbsurgeon.graph.occupants import MARK, ON_INPUT, ON_OUTPUT, bypass, occupants, rebuilt
 from cbsurgeon.graph.program import Program
 from cbsurgeon.operators import Operator, build
+from cbsurgeon.operators.context import Context
+from cbsurgeon.operators.masking import Masking
+from cbsurgeon.surgery.masking import needed
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite, outline
-from cbsurgeon.surgery.refusals import occupied, other_structure
+from cbsurgeon.surgery.refusals import no_mask, occupied, other_structure
 
 
 @dataclass
@@ -86,7 +90,8 @@ def rewrite(program: Program, recipe: Recipe) -> Program:
         by = block.sites[site.position].occupied or standing.get(path)
         if by is not None:
             raise occupied(site, by, recipe.op)
-        _insert(editor, by_name, block.sites[site.position], path, recipe)
+        mask = _mask_input(block.sites[site.position], site, recipe)
+        _insert(editor, by_name, block.sites[site.position], path, recipe, mask)
     return program.replace(editor.finish())
 
 
@@ -100,8 +105,24 @@ def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
         raise other_structure(recipe, f"{len(here)} blocks here, {len(recipe.structure)} in the recipe")
 
 
-def _insert(editor: Editor, by_name: Mapping[str, fx.Node], site: Site, path: str, recipe: Recipe) -> None:
+def _mask_input(here: Site, wanted: RecipeSite, recipe: Recipe) -> Mask | None:
+    """The mask a site's operator needs, found here as it was when the recipe was made."""
+    if not recipe.options.get("masked"):
+        return None
+    mask = needed(wanted)
+    if mask.module:
+        raise no_mask(wanted, f"{mask} is no input of the program: insert it into the module")
+    if here.mask != mask:
+        raise no_mask(wanted, f"the recipe says {mask}, and here it is {here.mask or 'none'}")
+    return mask
+
+
+def _insert(
+    editor: Editor, by_name: Mapping[str, fx.Node], site: Site, path: str, recipe: Recipe, mask: Mask | None
+) -> None:
     operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options)).eval()
+    if mask is not None and isinstance(operator, Context):
+        operator.tie(Masking(mask.input, mask.valid), site.batch_axes[0], path)
     first = by_name[site.uses[0].value]
     dtype = first.meta["val"].dtype
     operator = operator.to(dtype) if dtype.is_floating_point else operator
@@ -111,7 +132,7 @@ def _insert(editor: Editor, by_name: Mapping[str, fx.Node], site: Site, path: st
     }
     for number, use in enumerate(site.uses):
         value = by_name[use.value]
-        made, result = _splice(editor.graph, value, operator, tensors)
+        made, result = _splice(editor.graph, value, operator, tensors, by_name[mask.input] if mask else None)
         _describe(made, value, path, operator, number)
         if use.consumers:
             for consumer in use.consumers:
@@ -138,19 +159,22 @@ def operator_path(site: RecipeSite) -> str:
 
 
 def _splice(
-    graph: fx.Graph, value: fx.Node, operator: Operator, parameters: Mapping[str, fx.Node]
+    graph: fx.Graph, value: fx.Node, operator: Operator, parameters: Mapping[str, fx.Node], mask: fx.Node | None
 ) -> tuple[list[fx.Node], fx.Node]:
     """Trace the operator on the node's own fake value and copy its nodes in after it."""
     names = list(parameters)
     mode = value.meta["val"].fake_mode
+    sources = [value, *parameters.values(), *([mask] if mask is not None else [])]
 
     def call(x: Tensor, *tensors: Tensor) -> Tensor:
-        result: Tensor = torch.func.functional_call(operator, dict(zip(names, tensors, strict=True)), (x,))
+        masking = operator.masking if isinstance(operator, Context) else None
+        with masking.given(tensors[-1]) if mask is not None and masking is not None else nullcontext():
+            state = dict(zip(names, tensors, strict=False))
+            result: Tensor = torch.func.functional_call(operator, state, (x,))
         return result
 
     with mode, torch.no_grad():
-        traced = make_fx(call, pre_dispatch=True)(value.meta["val"], *(parameters[name].meta["val"] for name in names))
-    sources = [value, *(parameters[name] for name in names)]
+        traced = make_fx(call, pre_dispatch=True)(*(source.meta["val"] for source in sources))
     env: dict[fx.Node, fx.Node] = {}
     made: list[fx.Node] = []
     result = value
@@ -178,6 +202,8 @@ def _describe(made: list[fx.Node], value: fx.Node, path: str, operator: Operator
         node.meta["stack_trace"] = f"inserted by cbsurgeon: {operator.name} at {path}"
         node.meta["torch_fn"] = (node.name, f"{kind}.forward")
         node.meta["custom"] = {MARK: {"op": operator.name, "site": path, "call": number, "source": value.name}}
+        if isinstance(operator, Context) and operator.masked:
+            node.meta["custom"][MARK]["masked"] = True
 
 
 def restore(program: Program) -> tuple[Program, int]:

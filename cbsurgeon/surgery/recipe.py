@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cbsurgeon.errors import UsageError
-from cbsurgeon.graph.block import Block, Hook
+from cbsurgeon.graph.block import Block, Hook, Mask
+from cbsurgeon.operators.masking import VALID
 
 SCHEMA = "cbsurgeon.recipe/1"
 
@@ -25,6 +26,7 @@ class RecipeSite:
         hooks: where the tensor is reached on a module; empty when only a program can be edited.
         calls: how often the block runs in one forward pass.
         enabled: set to false to leave this site out.
+        mask: the input that says which tokens are padding; of a masked operator only.
     """
 
     index: int
@@ -40,9 +42,10 @@ class RecipeSite:
     hooks: tuple[Hook, ...]
     calls: int = 1
     enabled: bool = True
+    mask: Mask | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """JSON form; ``mask`` only where there is one."""
         return {
             "index": self.index,
             "stack": self.stack,
@@ -59,6 +62,7 @@ class RecipeSite:
             ],
             "calls": self.calls,
             "enabled": self.enabled,
+            **({"mask": self.mask.to_dict()} if self.mask is not None else {}),
         }
 
 
@@ -216,7 +220,16 @@ def _site(document: Mapping[str, Any]) -> RecipeSite:
         ),
         calls=int(document.get("calls", 1)),
         enabled=enabled,
+        mask=_mask(document.get("mask")),
     )
+
+
+def _mask(document: Mapping[str, Any] | None) -> Mask | None:
+    if document is None:
+        return None
+    if document["valid"] not in VALID:
+        raise ValueError(f"valid {document['valid']!r} is not one of {', '.join(VALID)}")
+    return Mask(str(document["input"]), document["valid"], str(document.get("module", "")))
 
 
 def outline(block: Block) -> dict[str, Any]:

@@ -35,6 +35,40 @@ def cannot_stand(site: RecipeSite, op: str, why: str) -> SurgeryError:
     )
 
 
+def already_sharded(name: str) -> SurgeryError:
+    """A module whose parameters are distributed tensors."""
+    return SurgeryError(
+        "the module is sharded already",
+        code="CB-SURGERY-08",
+        where=name,
+        why="a parameter added now would belong to no shard, and its gradient would stay on each rank alone",
+        do="insert first, then fully_shard(module), then make the optimizer",
+    )
+
+
+def ragged(operator: object) -> SurgeryError:
+    """A nested tensor reaches an operator: sequences of unequal length, as under a padding mask."""
+    return SurgeryError(
+        f"{getattr(operator, 'name', 'the operator')} was given a nested tensor",
+        code="CB-SURGERY-09",
+        where="a padded batch (nn.TransformerEncoder with src_key_padding_mask)",
+        why="its sequences have unequal lengths; a mean over the padded ones would mix padding into every token",
+        do="give batches without padding, or group sequences of one length",
+    )
+
+
+def no_mask(site: RecipeSite, why: str) -> SurgeryError:
+    """A masked operator was asked for where no mask says which tokens are padding."""
+    return SurgeryError(
+        f"block {site.index} has no mask that says which of its tokens are padding",
+        code="CB-LEAK-06",
+        where=f"{site.path or site.stack}, {site.position}",
+        why=why,
+        do="leave the block out (--layers, --exclude); if the model is never padded, inspect it without its mask input "
+        "and leave masked away",
+    )
+
+
 def other_structure(recipe: Recipe, why: str) -> SurgeryError:
     """A recipe meets a model it was not made for."""
     return SurgeryError(

@@ -31,9 +31,10 @@ def tapped(reading: Reading) -> frozenset[fx.Node]:
     flow = reading.flow
     totals = {found.branch.total for found in reading.found} | set(reading.lineage.totals)
     found = {total for total in totals if _is_output(flow, total) or _bypasses(flow, total, totals - {total})}
+    attention = {block.branch.total for block in reading.found if block.kind == "attention"}
     for block in reading.found:
         if block.kind != "attention" and block.branch.total in found and block.branch.stream is not None:
-            found |= set(chain(flow, block.branch.stream)) & totals
+            found |= attention.intersection(chain(flow, block.branch.stream))
     return frozenset(found)
 
 

@@ -12,7 +12,7 @@ from cbsurgeon.graph.block import POSITIONS, Block, Inspection
 from cbsurgeon.operators.registry import build, operator_class
 from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import cannot_stand, occupied
-from cbsurgeon.surgery.selection import select
+from cbsurgeon.surgery.selection import Exclusion, select
 from cbsurgeon.version import __version__
 
 PLACES = ("mlp", "msa", "both")
@@ -25,7 +25,7 @@ def plan(
     pos: str = "end",
     *,
     at: str = "mlp",
-    exclude: Iterable[int] = (),
+    exclude: str | Iterable[int | str] = (),
     kinds: Iterable[str] | None = None,
     allow_partial: bool = False,
     **options: Any,
@@ -38,7 +38,7 @@ def plan(
         layers: selector, see :func:`cbsurgeon.surgery.selection.select`.
         pos: ``front``, ``mid`` or ``end`` of the branch (Table 4b; ``end`` is the paper's place).
         at: ``mlp``, ``msa`` (attention) or ``both`` (Table 4a); attention has only its End.
-        exclude: indices of blocks to leave out.
+        exclude: indices of blocks to leave out, and ``taps`` for those whose stream is also an output (section 4.4).
         kinds: block kinds to choose from instead of the default ones.
         allow_partial: leave out blocks where the position does not exist instead of refusing.
         options: operator options, such as ``initial`` of ``cb_s``, ``tokens="1:"`` or ``causal=True``.
@@ -59,9 +59,13 @@ def plan(
         chosen += select(found.blocks, layers, kinds)
     if at in ("msa", "both"):
         chosen += select(found.attention, layers, ["attention"])
-    left_out = set(exclude)
-    excluded = [_left_out(block, left_out) for block in found.blocks if block not in chosen or block.index in left_out]
-    chosen = [block for block in chosen if block.index not in left_out]
+    exclusion = Exclusion.read(exclude, [*found.blocks, *found.attention])
+    left_out = [
+        Excluded(block.index, block.path, exclusion.reason(block) or _reason(block))
+        for block in found.blocks
+        if block not in chosen or exclusion.reason(block)
+    ]
+    chosen = [block for block in chosen if not exclusion.reason(block)]
     sites, absent = _sites(chosen, pos, op)
     if absent and not allow_partial:
         raise _absent(absent, pos, chosen)
@@ -78,7 +82,7 @@ def plan(
         fingerprint=found.fingerprint,
         structure=tuple(outline(block) for block in found.blocks),
         sites=tuple(sites),
-        excluded=tuple(excluded + [Excluded(block.index, block.path, reason) for block, reason in absent]),
+        excluded=tuple(left_out + [Excluded(block.index, block.path, reason) for block, reason in absent]),
         reference=found.reference,
         versions={"cbsurgeon": __version__, "torch": torch.__version__.split("+")[0]},
     )
@@ -89,12 +93,8 @@ def _known(word: str, words: Sequence[str], what: str, where: str) -> None:
         raise UsageError(f"unknown {what} {word!r}", code="CB-PLAN-01", where=where, do=f"one of {', '.join(words)}")
 
 
-def _left_out(block: Block, excluded: set[int]) -> Excluded:
-    if block.index in excluded:
-        return Excluded(block.index, block.path, "excluded on request")
-    if not block.default:
-        return Excluded(block.index, block.path, f"kind {block.kind} is chosen only on request")
-    return Excluded(block.index, block.path, "not in the selected layers")
+def _reason(block: Block) -> str:
+    return "not in the selected layers" if block.default else f"kind {block.kind} is chosen only on request"
 
 
 def _sites(blocks: Sequence[Block], pos: str, op: str) -> tuple[list[RecipeSite], list[tuple[Block, str]]]:

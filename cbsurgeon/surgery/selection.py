@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from cbsurgeon.errors import NothingMatched, UsageError
 from cbsurgeon.graph.block import Block
 
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
 _COUNT = re.compile(r"^(first|last):(\d+)$")
+TAPS = "taps"
+"""What ``--exclude`` calls the blocks whose stream also leaves the model (:attr:`Block.tapped`)."""
+
 FORMS = "all, upper, lower, first:N, last:N, 6-11, 0,2,4, a stack name, or stack:upper"
 
 
@@ -44,6 +48,63 @@ def select(blocks: Sequence[Block], layers: str = "upper", kinds: Iterable[str] 
     return [chosen[index] for index in sorted(chosen)]
 
 
+@dataclass(frozen=True)
+class Exclusion:
+    """Blocks to leave out: by index, and those that are tapped."""
+
+    indices: frozenset[int]
+    taps: bool
+
+    @classmethod
+    def read(cls, exclude: str | Iterable[int | str], blocks: Sequence[Block]) -> Exclusion:
+        """Read what is to be left out of a model.
+
+        Args:
+            exclude: block indices and the word ``taps``; a text joins them with commas.
+            blocks: all blocks of the model, attention included.
+
+        Raises:
+            UsageError: something else is written there, or the model was captured in parts, so that taps cannot be
+                told.
+            NothingMatched: no block has an index that is to be left out.
+        """
+        words = _parts(exclude, "--exclude") if isinstance(exclude, str) else [str(word) for word in exclude]
+        for word in words:
+            if not word.isdecimal() and word != TAPS:
+                raise UsageError(
+                    f"cannot read {word!r} among the blocks to leave out",
+                    code="CB-SELECT-01",
+                    where="--exclude",
+                    do=f"block indices as `cbsurgeon inspect REF` prints them, or {TAPS}: --exclude 7,11,{TAPS}",
+                )
+        indices = frozenset(int(word) for word in words if word != TAPS)
+        present = sorted({block.index for block in blocks})
+        absent = sorted(indices.difference(present))
+        if absent:
+            raise _absent(",".join(words), absent, present, "--exclude")
+        if TAPS in words:
+            _refuse_unseen(blocks)
+        return cls(indices, TAPS in words)
+
+    def reason(self, block: Block) -> str:
+        """Why a block is left out; empty where it is not."""
+        if block.index in self.indices:
+            return "excluded on request"
+        return "its stream also leaves the model as a feature map" if self.taps and block.tapped else ""
+
+
+def _refuse_unseen(blocks: Sequence[Block]) -> None:
+    unseen = [block.index for block in blocks if block.tapped is None]
+    if unseen:
+        raise UsageError(
+            "which blocks are tapped cannot be told",
+            code="CB-SELECT-02",
+            where=f"--exclude {TAPS}",
+            why="the model was captured in parts, and what becomes of a part's stream is not in its graph",
+            do="give the indices of the tapped blocks: --exclude 3,7,11",
+        )
+
+
 def _nothing(blocks: Sequence[Block], wanted: set[str] | None) -> str:
     if not blocks:
         return "no residual branch of the model is an MLP"
@@ -51,10 +112,11 @@ def _nothing(blocks: Sequence[Block], wanted: set[str] | None) -> str:
     return f"the model has blocks of kind {kinds}" + (f", none of {', '.join(sorted(wanted))}" if wanted else " only")
 
 
-def _parts(layers: str) -> list[str]:
-    parts = [part.strip() for part in layers.split(",") if part.strip()]
+def _parts(text: str, option: str = "--layers") -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise UsageError("empty layer selector", code="CB-SELECT-01", where="--layers", do=f"one of: {FORMS}")
+        forms = FORMS if option == "--layers" else f"block indices, {TAPS}"
+        raise UsageError("empty layer selector", code="CB-SELECT-01", where=option, do=f"one of: {forms}")
     return parts
 
 
@@ -129,11 +191,11 @@ def _numbers_inside(part: str, own: Sequence[Block], stack: str) -> list[Block]:
     return [own[number] for number in numbers]
 
 
-def _absent(part: str, absent: Sequence[int], present: Sequence[int]) -> NothingMatched:
+def _absent(part: str, absent: Sequence[int], present: Sequence[int], option: str = "--layers") -> NothingMatched:
     return NothingMatched(
         f"{len(absent)} requested block{'s' if len(absent) > 1 else ''} not found",
         code="CB-LOCATE-03",
-        where=f"--layers {part}: no block {', '.join(map(str, absent[:5]))}{' ...' if len(absent) > 5 else ''}",
+        where=f"{option} {part}: no block {', '.join(map(str, absent[:5]))}{' ...' if len(absent) > 5 else ''}",
         why=f"the blocks are {spans(present)}",
         do="rerun with blocks that exist; `cbsurgeon inspect REF` lists them",
     )

@@ -115,7 +115,7 @@ def plan(
     layers: str = "upper",
     pos: str = "end",
     at: str = "mlp",
-    exclude: Iterable[int] = (),
+    exclude: str | Iterable[int | str] = (),
     kinds: Iterable[str] | None = None,
     allow_partial: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -128,7 +128,7 @@ def plan(
         layers: ``all``, ``upper``, ``lower``, ``last:3``, ``6-11``, ``0,2,4``, or a stack's name.
         pos: ``front``, ``mid`` or ``end`` of the branch.
         at: ``mlp``, ``msa`` (attention) or ``both``.
-        exclude: indices of blocks to leave out.
+        exclude: indices of blocks to leave out, and ``taps`` for those whose stream is also an output.
         kinds: block kinds to choose from instead of the default ones.
         allow_partial: leave out blocks where the position does not exist, instead of refusing.
         options: of the operator, such as ``{"initial": 0.1}`` for ``cb_s``, ``{"tokens": "1:"}``, ``{"causal": True}``.

@@ -72,7 +72,7 @@ def ship(
     pos: str = "end",
     op: str = "cb",
     at: str = "mlp",
-    exclude: Iterable[int] = (),
+    exclude: str | Iterable[int | str] = (),
     kinds: Iterable[str] | None = None,
     allow_partial: bool = False,
     options: Mapping[str, Any] | None = None,

@@ -98,7 +98,7 @@ def command(
             made = verbs.read_recipe(recipe)
             refuse_foreign_code(made, str(recipe), trust=how["trust"])
         progress("insert")
-        edited = verbs.insert(model, made, on=on)
+        edited = verbs.insert(model, made, on=on, share=True)
         if recipe_out is not None:
             verbs.write_text(recipe_out, made.to_json(), force=force)
         if not dry_run:
@@ -140,7 +140,10 @@ def _refuse_losing_the_program(on: str | None, target: Path) -> None:
 def _refuse_both(context: click.Context) -> None:
     given = [
         f"--{name.replace('_', '-')}"
-        for name in ("op", "layers", "pos", "at", "exclude", "kinds", "allow_partial", "op_option", "tokens", "causal")
+        for name in (
+            *("op", "layers", "pos", "at", "exclude", "kinds", "allow_partial"),
+            *("op_option", "tokens", "causal", "masked"),
+        )
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
     if given:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.export import Dim
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError
@@ -29,7 +30,8 @@ def capture(model: Model, *, check: bool = True) -> Program:
 
     Args:
         model: a module with example inputs, or a model that is a program already.
-        check: run both and compare; turned off for models without materialised weights.
+        check: run both and compare. Without it, that is done only where the graph says that two calls may differ:
+            enough for a reader of the structure, who does not use the program's numbers. Never done without weights.
 
     Raises:
         CaptureError: no example inputs (CB-CAPTURE-01), training mode (02), export failed (03), the batch became a
@@ -49,7 +51,8 @@ def capture(model: Model, *, check: bool = True) -> Program:
     refuse_training(module, model.provenance.reference)
     args, kwargs = two_samples(model.example_inputs, model.example_kwargs)
     program = export(module, args, kwargs, model.provenance.reference)
-    if check and not any(parameter.is_meta for parameter in module.parameters()):
+    held = not any(parameter.is_meta for parameter in module.parameters())
+    if held and (check or varies(program.exported)):
         compare(module, program, args, kwargs, model.provenance.reference)
     return program
 
@@ -103,7 +106,6 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ref
             exported = torch.export.export(
                 module, args, kwargs, dynamic_shapes=_by_parameter(module, *shapes), strict=False
             )
-            outputs = module(*args, **kwargs) if not _has_meta(module) else None
     except Exception as error:
         raise CaptureError(
             "torch.export could not capture the model",
@@ -112,7 +114,7 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ref
             why=_first_lines(error),
             do="capture a sub-module of it, or make the reported operation traceable",
         ) from error
-    program = wrap(exported, output_names(outputs) if outputs is not None else None)
+    program = wrap(exported, output_names(_outputs(exported)))
     _assert_symbolic(program, shapes, reference)
     return program
 
@@ -125,8 +127,49 @@ def _by_parameter(module: nn.Module, arg_shapes: Any, kwarg_shapes: dict[str, An
     return {**dict(zip(names, arg_shapes, strict=False)), **kwarg_shapes}
 
 
-def _has_meta(module: nn.Module) -> bool:
-    return any(parameter.is_meta for parameter in module.parameters())
+def _outputs(exported: ExportedProgram) -> Any:
+    """What the model returns, with shapes in place of numbers."""
+    values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
+    leaves = [
+        values[spec.arg.name] if isinstance(spec.arg, TensorArgument) else None
+        for spec in exported.graph_signature.output_specs
+        if spec.kind is OutputKind.USER_OUTPUT
+    ]
+    return pytree.tree_unflatten(leaves, exported.call_spec.out_spec)
+
+
+def varies(exported: ExportedProgram) -> bool:
+    """Whether the graph itself says that two calls may differ: it draws random numbers, or writes into its state."""
+    signature = exported.graph_signature
+    if signature.buffers_to_mutate:
+        return True
+    state = {
+        *signature.inputs_to_parameters,
+        *signature.inputs_to_buffers,
+        *signature.inputs_to_lifted_tensor_constants,
+    }
+    parts = [part for part in exported.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    return any(_draws(node) or _writes(node, state) for part in parts for node in part.graph.nodes)
+
+
+def _writes(node: fx.Node, state: set[str]) -> bool:
+    """Whether a node works in place on something that goes back to the program's state, by way of first operands."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        return False
+    while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node.name in state
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether a node draws random numbers: dropout that is switched off does not."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    given = {argument.name: argument.default_value for argument in target._schema.arguments}
+    given |= dict(zip(given, node.args, strict=False)) | dict(node.kwargs)
+    switches = [given[name] for name in ("train", "training", "dropout_p", "dropout") if name in given]
+    return all(switches)  # an operator without any switch always draws
 
 
 def _assert_symbolic(program: Program, shapes: Any, reference: str) -> None:

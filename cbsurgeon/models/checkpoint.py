@@ -43,6 +43,7 @@ class Checkpoint:
         written_by: ``cbsurgeon``, ``timm`` (or a trainer that names its ``arch`` alike), or empty.
         entry: name of the entry the weights were taken from, empty when they are the file's top level.
         other_entries: entries with weights that were not taken.
+        mapped: the tensors are mapped from the file, so that opening it again costs no memory.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Checkpoint:
     written_by: str = ""
     entry: str = ""
     other_entries: tuple[str, ...] = ()
+    mapped: bool = False
 
 
 def open_checkpoint(
@@ -88,7 +90,7 @@ def open_file(path: Path, *, trust: bool, entry: str | None, digest: bool) -> Ch
     if form in ("safetensors", "index"):
         read = safetensors_file.read if form == "safetensors" else safetensors_file.read_index
         contents = read(path)
-        found = Checkpoint(path, contents.tensors)
+        found = Checkpoint(path, contents.tensors, mapped=True)
         document = contents.metadata.get(metadata.KEY)
     else:
         payload = torch_file.read(path, trust=trust)
@@ -97,7 +99,8 @@ def open_file(path: Path, *, trust: bool, entry: str | None, digest: bool) -> Ch
         chosen = _unwrap(path, payload, entry)
         if isinstance(chosen, nn.Module):
             return chosen
-        found = chosen
+        # A pickle that was run as the program it is, or a file of the old format, was read as a whole.
+        found = replace(chosen, mapped=form == "zip" and not trust)
         document = payload.get(metadata.KEY)
     _check_tensors(path, found.state_dict)
     if document is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from cbsurgeon.errors import InputFileError
 Format = Literal["zip", "pickle", "safetensors", "index"]
 
 _HEAD = 512
+_BLOCK = 1 << 20
 _FOREIGN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run git lfs pull"),
     (b"<!DOCTYPE", "a web page", "download the file itself, not the page that shows it"),
@@ -113,6 +115,47 @@ def digest(path: Path) -> str:
     """SHA-256 of a file's contents, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Digest:
+    """SHA-256 of a file, computed beside whatever else is done with it; use it in a ``with`` statement.
+
+    Hashing takes as long as reading, and needs a second processor only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._value, self._stop = path, "", threading.Event()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._compute, daemon=True)
+
+    def __enter__(self) -> Digest:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def result(self) -> str:
+        """The digest, in hexadecimal, once it is there.
+
+        Raises:
+            OSError: the file could not be read to its end.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _compute(self) -> None:
+        found, block = hashlib.sha256(), bytearray(_BLOCK)
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                while not self._stop.is_set() and (count := file.readinto(block)):
+                    found.update(memoryview(block)[:count])
+        except OSError as error:
+            self._error = error
+        self._value = found.hexdigest()
 
 
 def size(path: Path) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import torch
@@ -17,9 +17,10 @@ CHILD = "context_broadcast"
 """What the name of an inserted operator begins with, in state-dict keys."""
 
 M = TypeVar("M", bound=nn.Module)
+State = Mapping[str, torch.Tensor]
 
 
-def fit(module: M, state: Mapping[str, torch.Tensor], where: str) -> M:
+def fit(module: M, state: Mapping[str, torch.Tensor], where: str, portions: Iterable[State] | None = None) -> M:
     """Load ``state`` into ``module`` strictly, in place, keeping the state's dtypes bit for bit.
 
     Nothing is copied unless every key and every shape fits. When all floating-point tensors of the state have one dtype
@@ -30,6 +31,7 @@ def fit(module: M, state: Mapping[str, torch.Tensor], where: str) -> M:
         module: the architecture, changed in place and returned.
         state: tensors by key; read one by one, so lazily mapped files stay lazily mapped.
         where: the file, for the error.
+        portions: the same tensors in several parts, read one after the other.
 
     Raises:
         InputFileError: keys are missing or unexpected, or shapes differ; the first few and the counts are given
@@ -44,8 +46,12 @@ def fit(module: M, state: Mapping[str, torch.Tensor], where: str) -> M:
             why="; ".join(problems),
             do=advice(module.state_dict(), state),
         )
-    _take_dtypes(module, state)
-    module.load_state_dict(dict(state), strict=True)
+    take_dtypes(module, state)
+    if portions is None:
+        module.load_state_dict(dict(state), strict=True)
+    else:
+        for portion in portions:  # strict as a whole: the keys were compared above
+            module.load_state_dict(dict(portion), strict=False)
     return module
 
 
@@ -80,7 +86,8 @@ def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tenso
     return sentences
 
 
-def _take_dtypes(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def take_dtypes(module: nn.Module, state: State) -> None:
+    """Give a module the types of a state dict, as :func:`fit` does."""
     floating = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if len(floating) == 1:
         module.to(dtype=floating.pop())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from torch import nn
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models import builders, files, program, shapes, torch_file
 from cbsurgeon.models import inputs as example
-from cbsurgeon.models.builders import timm, torchvision
+from cbsurgeon.models.builders import timm, torchvision, weightless
 from cbsurgeon.models.checkpoint import Checkpoint, open_file
-from cbsurgeon.models.fitting import advice, differences, fit
+from cbsurgeon.models.fitting import advice, differences, fit, take_dtypes
 from cbsurgeon.models.model import Model, Provenance
+from cbsurgeon.models.portions import portions
 from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
 
 Replay = Callable[[Model, tuple[Mapping[str, Any], ...]], Model]
@@ -75,19 +76,31 @@ def load(
         return _program(
             found, trust=trust, unused={"--arch": arch, "--input": input, "--inputs": inputs, "entry": entry}
         )
-    opened = open_file(found, trust=trust, entry=entry, digest=True)
+    opened = open_file(found, trust=trust, entry=entry, digest=False)
     if isinstance(opened, nn.Module):
         return _whole(found, opened, input=input, inputs=inputs, batch=batch)
+    with files.Digest(found) as digest:
+        model = _filled(opened, recipes, replay, arch=arch, options=options, input=input, inputs=inputs, batch=batch)
+        return replace(model, provenance=replace(model.provenance, sha256=digest.result()))
+
+
+def _filled(
+    opened: Checkpoint,
+    recipes: Sequence[Mapping[str, Any]],
+    replay: Replay | None,
+    **how: Any,
+) -> Model:
+    """The architecture, the insertions, the weights."""
     opened = replace(opened, recipes=(*opened.recipes, *recipes))
     if opened.recipes and replay is None:
         raise UsageError(
             "the checkpoint was saved with insertions",
             code="CB-LOAD-22",
-            where=str(found),
+            where=str(opened.path),
             why=f"{len(opened.recipes)} recipes must be replayed before its weights mean what they meant",
             do="load it with cbsurgeon.load, which replays them",
         )
-    bare = architecture(opened, arch=arch, options=options, input=input, inputs=inputs, batch=batch)
+    bare = architecture(opened, **how)
     model = replay(bare, opened.recipes) if replay is not None and opened.recipes else bare
     return finish(model, opened)
 
@@ -101,7 +114,7 @@ def architecture(
     inputs: Path | None = None,
     batch: int = 2,
 ) -> Model:
-    """Build the architecture a checkpoint belongs to, with random weights and no insertions.
+    """Build the architecture a checkpoint belongs to, with no insertions; its weights mean nothing yet.
 
     The first half of loading: replay the checkpoint's recipes on the result, then call :func:`finish`. What the file
     claims is compared with its tensors on the meta device first, so a small file cannot ask for a large model.
@@ -124,7 +137,18 @@ def architecture(
             bare = builders.skeleton(reference, {**given, **implied}, limit) or bare
         state = _own_keys(bare, state)
         _check_claims(checkpoint, bare, state)
-    model = builders.build(reference, options={**given, **implied}, input=input, inputs=inputs, batch=batch)
+    model = builders.build(
+        reference,
+        options={**given, **implied},
+        input=input,
+        inputs=inputs,
+        batch=batch,
+        weightless=bare is not None,
+    )
+    if model.module is not None and any(parameter.is_meta for parameter in model.module.parameters()):
+        take_dtypes(model.module, state)  # costs nothing as long as there is no memory behind them
+        weightless.allocate(model.module)
+        model = _matching_inputs(model, state)
     origin = Provenance(
         str(checkpoint.path),
         model.provenance.architecture,
@@ -145,7 +169,8 @@ def finish(model: Model, checkpoint: Checkpoint) -> Model:
     if model.module is None:
         raise UsageError("the model has no module to load weights into", code="CB-LOAD-17", where=str(checkpoint.path))
     plain = shapes.plain(checkpoint.state_dict, model.module.state_dict())
-    fit(model.module, _own_keys(model.module, plain), str(checkpoint.path))
+    state = _own_keys(model.module, plain)
+    fit(model.module, state, str(checkpoint.path), portions(checkpoint, state))
     return _matching_inputs(model, checkpoint.state_dict)
 
 

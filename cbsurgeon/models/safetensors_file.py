@@ -53,7 +53,7 @@ def read(path: Path) -> Contents:
             do=f"name the index instead: {index}",
         )
     header = read_header(path)
-    return Contents(_map(path, list(header.tensors)), header.metadata)
+    return Contents(mapped(path, list(header.tensors)), header.metadata)
 
 
 def read_index(path: Path) -> Contents:
@@ -77,7 +77,7 @@ def read_index(path: Path) -> Contents:
         if held != set(keys):
             odd = sorted(held.symmetric_difference(keys))
             raise _bad_index(path, f"{name} and the index disagree on {len(odd)} keys, first {odd[0][:80]!r}")
-        tensors |= _map(shard, keys)
+        tensors |= mapped(shard, keys)
     return Contents({key: tensors[key] for key in placed}, notes)
 
 
@@ -192,7 +192,12 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], room: int) -> No
         raise _bad_header(path, "CB-ST-04", f"{room - reached} bytes follow its last tensor")
 
 
-def _map(path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
+def mapped(path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
+    """Tensors of a file that was read before, in a mapping of their own.
+
+    Raises:
+        InputFileError: the library refuses it (``CB-ST-03``).
+    """
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:

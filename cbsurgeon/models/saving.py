@@ -12,8 +12,12 @@ import torch
 
 from cbsurgeon.errors import OutputFileError, UsageError
 from cbsurgeon.models import atomic, metadata
+from cbsurgeon.models.checkpoint import open_checkpoint
 from cbsurgeon.models.metadata import Metadata
 from cbsurgeon.models.model import Model
+from cbsurgeon.models.portions import portions
+
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 SAFETENSORS, TORCH, PROGRAM = (".safetensors",), (".pt", ".pth"), (".pt2",)
 
@@ -146,7 +150,13 @@ def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors agree in dtype, shape and every bit (NaN equals the same NaN, 0.0 differs from -0.0)."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return torch.equal(*(each.cpu().contiguous().reshape(-1).view(torch.uint8) for each in (one, other)))
+    return torch.equal(*(_bits(each) for each in (one, other)))
+
+
+def _bits(value: torch.Tensor) -> torch.Tensor:
+    """The tensor's memory as integers of its own width, or as bytes: whole words compare several times faster."""
+    width = _WORDS.get(value.element_size(), torch.uint8)
+    return value.cpu().contiguous().reshape(-1).view(width)
 
 
 def _write_safetensors(kept: Mapping[str, torch.Tensor], document: Metadata, temporary: Path) -> None:
@@ -186,14 +196,17 @@ def _write_torch(state: Mapping[str, torch.Tensor], document: Metadata, temporar
 
 def _check(state: Mapping[str, torch.Tensor], temporary: Path, suffix: str, destination: Path) -> None:
     """Read the file back and compare every tensor with the model's."""
+    parts: Iterable[Mapping[str, torch.Tensor]]
     if suffix in PROGRAM:
-        written: Mapping[str, torch.Tensor] = torch.export.load(temporary).state_dict
+        parts = [torch.export.load(temporary).state_dict]
     else:
-        from cbsurgeon.models.checkpoint import open_checkpoint
-
-        written = open_checkpoint(temporary, digest=False).state_dict
-    different = [key for key in state if key not in written or not same_bytes(state[key], written[key])]
-    different += [key for key in written if key not in state]
+        written = open_checkpoint(temporary, digest=False)
+        parts = portions(written, written.state_dict)
+    left, different = set(state), []
+    for part in parts:
+        different += [key for key, value in part.items() if key not in left or not same_bytes(state[key], value)]
+        left.difference_update(part)
+    different += sorted(left)
     if different:
         raise OutputFileError(
             "the checkpoint read back is not what was written",

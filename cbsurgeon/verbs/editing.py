@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -74,7 +75,7 @@ def replay(model: Model, recipes: Sequence[Mapping[str, Any]], *, trust: bool = 
     for document in recipes:
         recipe = Recipe.from_dict(document)
         refuse_foreign_code(recipe, model.provenance.reference, trust=trust)
-        model = insert(model, recipe)
+        model = insert(model, recipe, share=True)
     return model
 
 
@@ -98,6 +99,8 @@ def refuse_foreign_code(recipe: Recipe, file: str, *, trust: bool) -> None:
 def inspect(model: Model | nn.Module, example_inputs: tuple[Any, ...] = ()) -> Inspection:
     """Find the MLP blocks of a model by reading its graph.
 
+    The model is captured and not run: a program whose numbers are used is compared with its model where it is made.
+
     Args:
         model: a :class:`Model`, or a module together with ``example_inputs``.
         example_inputs: positional inputs of the module, batch first.
@@ -105,7 +108,7 @@ def inspect(model: Model | nn.Module, example_inputs: tuple[Any, ...] = ()) -> I
     Raises:
         CaptureError: the model cannot be captured.
     """
-    return graph.inspect(_model(model, example_inputs))
+    return graph.inspect(_model(model, example_inputs), check=False)
 
 
 def plan(
@@ -151,13 +154,16 @@ def plan(
     )
 
 
-def insert(model: Model, recipe: Recipe, *, on: Literal["module", "program"] | None = None) -> Model:
+def insert(
+    model: Model, recipe: Recipe, *, on: Literal["module", "program"] | None = None, share: bool = False
+) -> Model:
     """A new model with the recipe's operators; ``model`` is untouched.
 
     Args:
         model: what to edit.
         recipe: from :func:`plan`, or read from JSON.
         on: edit the ``nn.Module`` (to train it) or the exported program; the module where there is one by default.
+        share: let both models hold the same weights, instead of a copy each: training one then trains both.
 
     Raises:
         SurgeryError: the recipe does not fit, or a site is occupied.
@@ -171,7 +177,17 @@ def insert(model: Model, recipe: Recipe, *, on: Literal["module", "program"] | N
             where=model.provenance.reference,
             do='insert(model, recipe, on="program")',
         )
-    return surgery.insert_module(model, recipe) if way == "module" else surgery.insert_program(model, recipe)
+    if way == "program":
+        return surgery.insert_program(model, recipe)
+    return surgery.insert_module(_sharing(model) if share else model, recipe, in_place=share)
+
+
+def _sharing(model: Model) -> Model:
+    """The same model with modules of its own and the same weights in them."""
+    if model.module is None:
+        return model
+    weights = (*model.module.parameters(), *model.module.buffers())
+    return replace(model, module=copy.deepcopy(model.module, {id(tensor): tensor for tensor in weights}))
 
 
 def insert_(module: nn.Module, recipe: Recipe) -> nn.Module:

@@ -331,3 +331,27 @@ def test_meta_weights_are_captured_without_memory() -> None:
         captured = capture(Model(module, (torch.empty(2, 5, WIDTH),)))
     assert captured.batch_axes == {"x": 0}
     assert all(parameter.is_meta for parameter in captured.exported.state_dict.values())
+
+
+@pytest.mark.parametrize("module", [NoisyNetwork, CountingNetwork, AlwaysDropping])
+def test_what_its_own_graph_shows_is_refused_without_running_both(module: type[nn.Module]) -> None:
+    with pytest.raises(CaptureError) as caught:
+        capture(Model(module().eval(), (sample(),)), check=False)
+    assert caught.value.code == "CB-CAPTURE-05"
+
+
+def test_a_model_is_not_run_where_only_its_structure_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout that is off, fused attention included, is no random number."""
+
+    class Attending(Scaled):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.dropout(self.linear(x), 0.5, self.training)
+            return F.scaled_dot_product_attention(y, y, y, dropout_p=0.5 if self.training else 0.0)
+
+    def never(*_: object) -> None:
+        raise AssertionError("the model was compared")
+
+    monkeypatch.setattr("cbsurgeon.graph.capturing.compare", never)
+    capture(Model(Attending().eval(), (sample(),)), check=False)
+    with pytest.raises(AssertionError, match="compared"):
+        capture(Model(Attending().eval(), (sample(),)))

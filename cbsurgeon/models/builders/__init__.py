@@ -21,6 +21,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from cbsurgeon.errors import CBSurgeonError, UsageError
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import factory, hf_directory, timm, torchvision, transformers
+from cbsurgeon.models.builders import weightless as without
 from cbsurgeon.models.builders.options import checked, reason
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference, parse_builder
@@ -49,6 +50,7 @@ def build(
     input: str | None = None,
     inputs: Path | None = None,
     batch: int = 2,
+    weightless: bool = False,
 ) -> Model:
     """Build the architecture a reference names, in evaluation mode, with example inputs.
 
@@ -59,6 +61,7 @@ def build(
         input: shapes without the batch, ``3x224x224`` or ``3x224x224,16:int64``; overrides the model's own.
         inputs: ``.npz`` file with one array per parameter of ``forward``; overrides the model's own.
         batch: size of axis 0 of every example tensor.
+        weightless: a file brings the weights: leave parameters on the meta device, where that changes nothing else.
 
     Returns:
         The model; the same reference and options give the same weights in any process.
@@ -75,7 +78,7 @@ def build(
         raise UsageError("the batch must be at least 1", code="CB-INPUT-01", why=f"it is {batch}")
     if known.kind == "timm":
         wanted = timm.with_image_size(known, wanted, input)
-    model = _run(known, wanted, batch)
+    model = (_without_weights(known, wanted, batch) if weightless else None) or _run(known, wanted, batch)
     if input is not None or inputs is not None:
         return example.override(model, input=input, inputs=inputs, batch=batch)
     return example.require(model, _tried(model))
@@ -143,10 +146,33 @@ def _run(known: Reference, wanted: dict[str, Any], batch: int) -> Model:
     except Exception as error:
         # The builder is other people's code and may raise anything; the user needs the sentence, not the class.
         raise _failed(known, wanted, error) from error
-    if model.provenance.architecture is None:
-        named = Provenance(reference=str(known), architecture=str(known), architecture_options=wanted)
-        model = replace(model, provenance=named)
-    return model
+    return _named(model, known, wanted)
+
+
+def _without_weights(known: Reference, wanted: dict[str, Any], batch: int) -> Model | None:
+    """The model with parameters that have shapes only; ``None`` where it has to be built as always.
+
+    A transformers model is run to find its inputs, and a factory of the user's own may do anything.
+    """
+    if known.kind not in ("timm", "torchvision"):
+        return None
+    try:
+        with without.parameters(), fixed_seed() as drew, torch.device("cpu"):
+            model = _BUILDERS[known.kind](known, wanted, batch)
+            random = drew()
+    except Exception:
+        # A constructor that reads numbers from its own parameters; if something else is wrong, the build that follows
+        # says what.
+        return None
+    whole = model.module is not None and without.complete(model.module, drew=random)
+    return _named(model, known, wanted) if whole else None
+
+
+def _named(model: Model, known: Reference, wanted: dict[str, Any]) -> Model:
+    """The model with the reference that builds it again."""
+    if model.provenance.architecture is not None:
+        return model
+    return replace(model, provenance=Provenance(str(known), architecture=str(known), architecture_options=wanted))
 
 
 def _failed(known: Reference, wanted: dict[str, Any], error: Exception) -> UsageError:

@@ -1,0 +1,64 @@
+"""Going through the tensors of a large file a portion at a time.
+
+A file is mapped as a whole, and every page of it that was read counts as memory of this process until the mapping is
+gone: copying or comparing a model out of one mapping would need its size twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from cbsurgeon.models import files, safetensors_file
+from cbsurgeon.models.checkpoint import Checkpoint, open_checkpoint
+
+SMALLEST = 32 << 20
+"""Bytes of a portion at least: a smaller file is not worth opening again."""
+
+MOST = 128
+"""Portions at most: every one parses the file's directory once more."""
+
+
+def portions(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """``state`` in portions, in its order; what lies in the checkpoint's file comes from a mapping of its own.
+
+    Keep no tensor of a portion beyond it, and not ``state`` of an earlier reading either, and the pages are given back.
+
+    Args:
+        checkpoint: the opened file.
+        state: its tensors under these or other keys, and tensors made from them.
+
+    Raises:
+        InputFileError: the file changed and can no longer be read.
+    """
+    names: dict[int, str] = {}
+    for key, tensor in checkpoint.state_dict.items() if checkpoint.mapped else ():
+        names.setdefault(id(tensor), key)  # a tied tensor lies there under its first key
+    for group in _groups(state):
+        lying = {key: names[id(tensor)] for key, tensor in group.items() if id(tensor) in names}
+        if not lying:
+            yield group
+            continue
+        fresh = _again(checkpoint, list(dict.fromkeys(lying.values())))
+        yield {key: fresh[lying[key]] if key in lying else tensor for key, tensor in group.items()}
+
+
+def _again(checkpoint: Checkpoint, keys: list[str]) -> Mapping[str, torch.Tensor]:
+    """These tensors, at least, from a new mapping of the file."""
+    if files.sniff(checkpoint.path) == "safetensors":
+        return safetensors_file.mapped(checkpoint.path, keys)
+    return open_checkpoint(checkpoint.path, entry=checkpoint.entry or None, digest=False).state_dict
+
+
+def _groups(state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    largest = max(SMALLEST, sum(tensor.nbytes for tensor in state.values()) // MOST)
+    group: dict[str, torch.Tensor] = {}
+    size = 0
+    for key, tensor in state.items():
+        if group and size + tensor.nbytes > largest:
+            yield group
+            group, size = {}, 0
+        group[key] = tensor
+        size += tensor.nbytes
+    yield group

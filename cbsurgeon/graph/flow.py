@@ -9,7 +9,8 @@ from torch import Tensor, fx
 
 from cbsurgeon.graph import ops
 from cbsurgeon.graph.axes import BATCH, AxisTable, Dim, Dims, Factor, extent
-from cbsurgeon.graph.axis_rules import RULES, like_inputs, split
+from cbsurgeon.graph.axis_pointwise import like_inputs
+from cbsurgeon.graph.axis_rules import RULES, split
 
 
 class Flow:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from torch import fx
 
 from cbsurgeon.graph import ops
-from cbsurgeon.graph.axis_rules import is_depthwise
+from cbsurgeon.graph.axis_contractions import is_depthwise
 from cbsurgeon.graph.flow import Flow
 
 Kind = Literal["layout", "crop", "dropout", "norm", "scale", "activation", "spatial"]

@@ -13,8 +13,10 @@ from torch.export import ExportedProgram
 
 from cbsurgeon.checks.cost import Inserted, Tally
 from cbsurgeon.checks.cost_graph import NodeCost, Sizes, batch_symbols, module_stack
+from cbsurgeon.graph.occupants import MARK
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import Operator
+from cbsurgeon.operators.context import Context
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Group:
         calls: how often it runs in one forward pass.
         tokens, channels: size of the tensor it works on, for one image.
         parameters: trainable values it owns.
+        masked: whether its mean leaves padding out.
     """
 
     path: str
@@ -37,10 +40,14 @@ class Group:
     tokens: int
     channels: int
     parameters: int
+    masked: bool = False
 
     def inserted(self, costs: list[NodeCost], batch: int) -> Inserted:
         """Its cost: arithmetic by the closed form, bytes as its nodes move them."""
-        closed = self.kind.cost(self.tokens, self.channels)
+        if self.masked and issubclass(self.kind, Context):
+            closed = self.kind.masked_cost(self.tokens, self.channels)
+        else:
+            closed = self.kind.cost(self.tokens, self.channels)
         own = set(self.nodes)
         tally = Tally(
             self.parameters,
@@ -84,7 +91,15 @@ def _group(model: Model, path: str, kind: type[Operator], nodes: list[fx.Node], 
     token_axes, channel_axis = _axes(module, nodes, len(shape))
     tokens = prod(shape[axis] for axis in token_axes)
     own = sum(parameter.numel() for parameter in module.parameters()) if module is not None else _vectors(nodes)
-    return Group(path, kind, tuple(node.name for node in nodes), len(exits), tokens, shape[channel_axis], own)
+    names = tuple(node.name for node in nodes)
+    return Group(path, kind, names, len(exits), tokens, shape[channel_axis], own, _masked(module, nodes))
+
+
+def _masked(module: Operator | None, nodes: list[fx.Node]) -> bool:
+    """Whether a mask is taken: the module says so, or the mark of its nodes in a program."""
+    if module is not None:
+        return isinstance(module, Context) and module.masked
+    return any(((node.meta.get("custom") or {}).get(MARK) or {}).get("masked") for node in nodes)
 
 
 def _module_at(model: Model, path: str) -> Operator | None:

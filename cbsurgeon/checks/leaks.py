@@ -154,16 +154,18 @@ def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> 
     return Leak("future", model.provenance.reference, what, tuple(gaps), not_run)
 
 
-def padding_leak(model: Model, *, mask: str, axis: int = 1) -> Leak:
+def padding_leak(model: Model, *, mask: str, axis: int = 1, valid: int = 1) -> Leak:
     """Pad one sample and look whether outputs of its own tokens move.
 
-    Two probes. ``filler``: the last quarter of the last sample is hidden, and what is hidden gets other values.
-    ``length``: the same batch with that quarter cut off altogether. Own tokens must come out the same in all of them.
+    Three probes. ``filler``: the last quarter of the last sample is hidden, and what is hidden gets other values.
+    ``length``: the same batch with that quarter cut off altogether. ``alone``: the last sample by itself, cut to its
+    own tokens. Own tokens must come out the same in all of them.
 
     Args:
         model: a module with example inputs, or a program.
-        mask: name of the input that holds 1 for a token and 0 for padding, ``[batch, tokens]``.
+        mask: name of the input that says what is padding, ``[batch, tokens]``.
         axis: the token axis of all inputs as long as the mask, and of the outputs.
+        valid: what it holds for a token, 1 or 0; the other is padding.
 
     Raises:
         UsageError: no such input, or it is no mask (CB-LEAK-04), or nothing could be compared (CB-LEAK-05).
@@ -172,27 +174,30 @@ def padding_leak(model: Model, *, mask: str, axis: int = 1) -> Leak:
     length = _mask_length(model, inputs, mask, axis)
     kept = length - max(1, length // 4)
     follows = [n for n, t in inputs.items() if n != mask and t.dim() > axis and t.shape[axis] == length]
-    open_mask = torch.ones_like(inputs[mask])
+    open_mask = torch.full_like(inputs[mask], bool(valid))
     hidden = open_mask.clone()
-    hidden[-1].narrow(axis - 1, kept, length - kept).zero_()
+    hidden[-1].narrow(axis - 1, kept, length - kept).fill_(not valid)
     padded = {**inputs, mask: hidden}
     before = call(padded)
     gaps: list[Gap] = []
     not_run: dict[str, str] = {}
     filled = call({**padded, **{name: _other(inputs[name], axis, kept, only_last=True) for name in follows}})
-    shorter: dict[str, Tensor] = {}
-    try:
-        cut = {name: inputs[name].narrow(axis, 0, kept) for name in follows}
-        shorter = call({**inputs, **cut, mask: open_mask.narrow(axis, 0, kept)})
-    except Exception as error:  # whatever a model with a fixed number of tokens does with fewer
-        not_run["length"] = f"it does not take {kept} tokens: {str(error).splitlines()[0][:120]}"
+    cut = {**inputs, **{name: inputs[name].narrow(axis, 0, kept) for name in follows}}
+    cut[mask] = open_mask.narrow(axis, 0, kept)
+    samples = len(open_mask)
+    others = {"filler": filled}
+    for probe, shorter in (("length", cut), ("alone", {name: _last(one, samples) for name, one in cut.items()})):
+        try:
+            others[probe] = call(shorter)
+        except Exception as error:  # whatever a model with a fixed number of tokens or samples does with fewer
+            not_run[probe] = f"it does not take {kept} tokens: {str(error).splitlines()[0][:120]}"
     for output, plain in before.items():
         own = _own(plain, axis, length, kept)
         if own is None or _coarse(plain):
             unknown = f"shape {list(plain.shape)} does not tell which values belong to the sample's own tokens"
             not_run[output] = _coarse(plain) or unknown
             continue
-        for probe, other in (("filler", filled), ("length", shorter)):
+        for probe, other in others.items():
             got = _own(other[output], axis, length if probe == "filler" else kept, kept) if output in other else None
             if got is not None and got.shape == own.shape:
                 gaps.append(_gap(probe, output, own, got, plain))
@@ -200,6 +205,11 @@ def padding_leak(model: Model, *, mask: str, axis: int = 1) -> Leak:
     if not gaps:
         raise _blind(model, what, not_run)
     return Leak("padding", model.provenance.reference, what, tuple(gaps), not_run)
+
+
+def _last(tensor: Tensor, samples: int) -> Tensor:
+    """The last sample of an input, by itself; an input without samples as it is."""
+    return tensor[-1:] if tensor.dim() and len(tensor) == samples else tensor
 
 
 def _own(output: Tensor, axis: int, length: int, kept: int) -> Tensor | None:

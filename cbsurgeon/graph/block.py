@@ -53,15 +53,17 @@ class Mask:
         valid: what marks a token in it: ``nonzero``; ``zero`` (true is padding); or ``open``, a mask that is added to
             attention scores, where a large negative number marks padding.
         module: path of the module whose ``forward`` it is; empty for the model itself.
+        rows: it has a row of keys per query, all alike, instead of one per sample.
     """
 
     input: str
     valid: Valid
     module: str = ""
+    rows: bool = False
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {"input": self.input, "valid": self.valid, "module": self.module}
+        return {"input": self.input, "valid": self.valid, "module": self.module, "rows": self.rows}
 
     def __str__(self) -> str:
         marks = {"nonzero": "1 is a token", "zero": "1 is padding", "open": "added to scores"}[self.valid]
@@ -81,6 +83,7 @@ class Site:
         hooks: the same tensor on the module; empty when no module has it.
         occupied: name of the operator that already stands here, if any.
         mask: the input that says which of these tokens are padding, where one was found and proved.
+        class_token: position of the class token along the single token axis, where one was found and proved.
     """
 
     position: Position
@@ -93,6 +96,7 @@ class Site:
     hooks: tuple[Hook, ...]
     occupied: str | None = None
     mask: Mask | None = None
+    class_token: int | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,7 @@ class Block:
                     "nodes": [use.value for use in site.uses],
                     "occupied": site.occupied,
                     "mask": site.mask.to_dict() if site.mask is not None else None,
+                    "class_token": site.class_token,
                 }
                 for position, site in self.sites.items()
             },

@@ -116,20 +116,28 @@ def _prove(program: Program, flow: Flow, one: Scores, names: Sequence[str]) -> t
     name = names[0]
     given = next(node for node in flow.order if node.name == name)
     dims = flow.of(given)
-    long = [dim for dim in dims[1:] if dim]
     if name not in program.batch_axes or [factor.axis for factor in dims[0]] != [BATCH]:
         return None, f"{name} does not have the samples along its first axis, free in number"
-    if len(long) != 1 or not dims[-1] or len(long[0]) != 1:
-        return None, f"{name} of shape [{_shape(given)}] does not hold one value per sample and token"
-    codes = _codes(long[0][0].size)
+    rows = any(dims[1:-1])
+    if len(dims) < 2 or len(dims[-1]) != 1 or (rows and not _rows_alike(program, name)):
+        where = f" of {program.prefix}" if program.prefix else ""
+        return None, f"{name}{where} of shape [{_shape(given)}] does not hold one value per sample and token"
+    codes = _codes(dims[-1][0].size)
     dtype = program.example[name].dtype
     for valid in VALID if dtype.is_floating_point else VALID[:2]:
         if _means(program, flow, one, name, valid, codes):
-            return Mask(name, valid), ""
+            return Mask(name, valid, rows=rows), ""
     return (
         None,
         f"hiding a token by {name} does not hide just the key at its place: it is of another resolution, or mixed",
     )
+
+
+def _rows_alike(program: Program, name: str) -> bool:
+    """Whether a mask that the model itself makes for one of its parts hides something, and that from every query."""
+    mask = program.example[name]
+    rows = mask.reshape(len(mask), -1, mask.shape[-1])
+    return bool(program.prefix) and bool((rows == rows[:, :1]).all()) and bool((rows != rows[..., :1]).any())
 
 
 def _codes(tokens: int) -> Tensor:
@@ -141,22 +149,22 @@ def _codes(tokens: int) -> Tensor:
 
 def _means(program: Program, flow: Flow, one: Scores, name: str, valid: Valid, codes: Tensor) -> bool:
     """Whether an input of this meaning hides exactly the keys at the places of the tokens it hides."""
-    rank, dtype = len(program.example[name].shape), program.example[name].dtype
-    before = _hidden(program, flow, one, name, _written(torch.ones_like(codes[:2]), valid, dtype, rank))
+    like = program.example[name]
+    before = _hidden(program, flow, one, name, _written(torch.ones_like(codes[:2]), valid, like))
     # Two samples at a time: the scores of a long sequence are large.
     return all(
-        _follows(before, _hidden(program, flow, one, name, _written(pair, valid, dtype, rank)), ~pair)
+        _follows(before, _hidden(program, flow, one, name, _written(pair, valid, like)), ~pair)
         for pair in (codes[i : i + 2] for i in range(0, len(codes), 2))
     )
 
 
-def _written(pattern: Tensor, valid: Valid, dtype: torch.dtype, rank: int) -> Tensor:
-    """A pattern of tokens as a mask of some meaning."""
+def _written(pattern: Tensor, valid: Valid, like: Tensor) -> Tensor:
+    """A pattern of tokens as a mask of some meaning, shaped like the example."""
     if valid == "open":
-        mask = torch.zeros(pattern.shape, dtype=dtype).masked_fill(~pattern, torch.finfo(dtype).min)
+        mask = torch.zeros(pattern.shape, dtype=like.dtype).masked_fill(~pattern, torch.finfo(like.dtype).min)
     else:
-        mask = (pattern if valid == "nonzero" else ~pattern).to(dtype)
-    return mask[(slice(None), *[None] * (rank - 2))]
+        mask = (pattern if valid == "nonzero" else ~pattern).to(like.dtype)
+    return mask[(slice(None), *[None] * (like.dim() - 2))].expand(len(mask), *like.shape[1:])
 
 
 def _hidden(program: Program, flow: Flow, one: Scores, name: str, mask: Tensor) -> Tensor | None:

@@ -46,12 +46,21 @@ class Masking:
         valid: what marks a token in it.
         module: path of that module in the model it was found in; for people.
         place: index of the parameter among positional arguments, where it can be given so.
+        rows: the mask has a row of keys per query, all alike: ``[batch, ..., tokens]``.
     """
 
-    def __init__(self, input: str = "mask", valid: Valid = "nonzero", module: str = "", place: int | None = None):
+    def __init__(
+        self,
+        input: str = "mask",
+        valid: Valid = "nonzero",
+        module: str = "",
+        place: int | None = None,
+        *,
+        rows: bool = False,
+    ) -> None:
         if valid not in VALID:
             raise ValueError(f"valid is {valid!r}, not one of {', '.join(VALID)}")
-        self.input, self.valid, self.module, self.place = input, valid, module, place
+        self.input, self.valid, self.module, self.place, self.rows = input, valid, module, place, rows
         self._forget()
 
     def _forget(self) -> None:
@@ -60,7 +69,7 @@ class Masking:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and files take the tie, not the masks of a pass."""
-        return {"input": self.input, "valid": self.valid, "module": self.module, "place": self.place}
+        return {key: value for key, value in self.__dict__.items() if key not in ("now", "past")}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """A copy begins without a mask."""
@@ -96,17 +105,15 @@ class Masking:
             SurgeryError: no forward pass of the module is under way (CB-LEAK-07), or the mask is not one value per
                 sample and token (CB-LEAK-08).
         """
-        mask = self._find(x, site)
-        if mask is None:
+        given = self._find(x, site)
+        if given is None:
             return None
-        while mask.dim() > 2 and mask.shape[1] == 1:
+        mask = given
+        while mask.dim() > 2 and (self.rows or mask.shape[1] == 1):
             mask = mask.select(1, 0)
-        if (
-            mask.dim() != 2
-            or mask.shape[1] != x.shape[token_axis]
-            or (mask.shape[0] != x.shape[batch_axis] and mask.shape[0] != 1)
-        ):
-            raise _unfit(self, f"its shape is {list(mask.shape)}, and the tensor's {list(x.shape)}")
+        fits = mask.dim() == 2 and mask.shape[1] == x.shape[token_axis]
+        if not fits or (mask.shape[0] != x.shape[batch_axis] and mask.shape[0] != 1):
+            raise _unfit(self, f"its shape is {list(given.shape)}, and the tensor's {list(x.shape)}")
         return _laid_over(self._padding(mask), x.dim(), batch_axis % x.dim(), token_axis % x.dim())
 
     def _padding(self, mask: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class Masks:
             return
         mask = needed(site)
         if mask not in self._of:
-            self._of[mask] = Masking(mask.input, mask.valid, mask.module, self._place(mask))
+            self._of[mask] = Masking(mask.input, mask.valid, mask.module, self._place(mask), rows=mask.rows)
         operator.tie(self._of[mask], site.batch_axes[0], path)
 
     def _place(self, mask: Mask) -> int | None:

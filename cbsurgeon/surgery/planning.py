@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
-from cbsurgeon.graph.block import POSITIONS, Block, Inspection
+from cbsurgeon.graph.block import POSITIONS, Block, Inspection, Site
+from cbsurgeon.operators import Operator
+from cbsurgeon.operators.context import Context
 from cbsurgeon.operators.registry import build, operator_class
 from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
-from cbsurgeon.surgery.refusals import cannot_stand, occupied
+from cbsurgeon.surgery.refusals import cannot_stand, no_mask, occupied
 from cbsurgeon.surgery.selection import Exclusion, select
 from cbsurgeon.version import __version__
 
@@ -41,17 +43,19 @@ def plan(
         exclude: indices of blocks to leave out, and ``taps`` for those whose stream is also an output (section 4.4).
         kinds: block kinds to choose from instead of the default ones.
         allow_partial: leave out blocks where the position does not exist instead of refusing.
-        options: operator options, such as ``initial`` of ``cb_s``, ``tokens="1:"`` or ``causal=True``.
+        options: operator options, such as ``initial`` of ``cb_s``, ``tokens="1:"``, ``causal=True`` or
+            ``masked=True``.
 
     Raises:
         NothingMatched: nothing answers, or a requested block or position does not exist.
         UsageError: unknown operator, position, place or selector.
-        SurgeryError: the operator would leak the future of a causal model (unless it is ``causal``), or padding; a site
-            is occupied; or the operator cannot work on a site's axes.
+        SurgeryError: the operator would leak the future of a causal model (unless it is ``causal``), or padding (unless
+            it is ``masked``); a site is occupied; or the operator cannot work on a site's axes.
     """
     _known(pos, POSITIONS, "position", "--pos")
     _known(at, PLACES, "place", "--at")
     operator = operator_class(op)
+    masked = bool(options.get("masked"))
     if operator.mixes_tokens:
         _refuse_leaks(found, hides_future=bool(options.get("causal")))
     chosen: list[Block] = []
@@ -66,10 +70,14 @@ def plan(
         if block not in chosen or exclusion.reason(block)
     ]
     chosen = [block for block in chosen if not exclusion.reason(block)]
-    sites, absent = _sites(chosen, pos, op)
+    if operator.mixes_tokens and found.masks and not masked:
+        raise _would_mix_padding(found, operator, [_site_of(block, pos) for block in chosen])
+    sites, absent = _sites(chosen, pos, op, masked)
     if absent and not allow_partial:
         raise _absent(absent, pos, chosen)
     _refuse_misfits(op, options, sites)
+    if masked:
+        _refuse_unmasked(found, sites)
     if not sites:
         raise NothingMatched(
             "no block is left", code="CB-LOCATE-02", where=f"--layers {layers}", why="all were excluded"
@@ -97,10 +105,12 @@ def _reason(block: Block) -> str:
     return "not in the selected layers" if block.default else f"kind {block.kind} is chosen only on request"
 
 
-def _sites(blocks: Sequence[Block], pos: str, op: str) -> tuple[list[RecipeSite], list[tuple[Block, str]]]:
+def _sites(
+    blocks: Sequence[Block], pos: str, op: str, masked: bool
+) -> tuple[list[RecipeSite], list[tuple[Block, str]]]:
     sites, absent = list[RecipeSite](), list[tuple[Block, str]]()
     for block in blocks:
-        there = block.sites.get("end" if block.kind == "attention" else pos)
+        there = _site_of(block, pos)
         if there is None:
             absent.append((block, block.unavailable.get(pos, "this position does not exist")))
             continue
@@ -117,11 +127,16 @@ def _sites(blocks: Sequence[Block], pos: str, op: str) -> tuple[list[RecipeSite]
             there.channels,
             there.hooks,
             block.calls,
+            mask=there.mask if masked else None,
         )
         if there.occupied is not None:
             raise occupied(site, there.occupied, op)
         sites.append(site)
     return sites, absent
+
+
+def _site_of(block: Block, pos: str) -> Site | None:
+    return block.sites.get("end" if block.kind == "attention" else pos)
 
 
 def _absent(absent: Sequence[tuple[Block, str]], pos: str, chosen: Sequence[Block]) -> NothingMatched:
@@ -156,13 +171,36 @@ def _refuse_leaks(found: Inspection, *, hides_future: bool) -> None:
             code="CB-LEAK-01",
             where=found.reference,
             why="; ".join(found.causal),
-            do="take the causal form, every token with the mean of those before it: --op-option causal=true",
+            do="take the causal form, every token with the mean of those up to it: --causal (causal=True)",
         )
-    if found.masks:
-        raise SurgeryError(
-            "the model takes a padding mask: a mean over all tokens would mix padding into every token",
-            code="CB-LEAK-02",
-            where=f"{found.reference}, input {', '.join(found.masks)}",
-            why="the output of a sample would depend on how much its neighbours in the batch are padded",
-            do="inspect the model without the mask input if it is never padded",
-        )
+
+
+def _would_mix_padding(found: Inspection, op: type[Operator], sites: Sequence[Site | None]) -> SurgeryError:
+    """The default for a model with a padding mask: the form that is safe has to be asked for."""
+    tied = all(site is None or site.mask is not None for site in sites)
+    reasons = "; ".join(f"{stack}: {why}" for stack, why in found.unmasked.items())
+    given = [name for name in found.masks if " " not in name]  # the others are no inputs, and are named in words
+    if tied and issubclass(op, Context):
+        do = "take the masked form, the mean of the tokens that are no padding: --masked (masked=True)"
+    elif tied:
+        do = f"{op.name} has no masked form; take cb or cb_s with --masked (masked=True)"
+    elif given:
+        do = f"if the model is never padded, inspect it without {', '.join(given)}"
+    else:
+        do = "choose blocks of another stack: the model makes this mask itself, so it cannot be left away"
+    return SurgeryError(
+        "the model hides padding from its attention: a mean over all tokens would mix it into every token",
+        code="CB-LEAK-02",
+        where=f"{found.reference}, input {', '.join(found.masks)}",
+        why="the output of a sample would depend on how much its neighbours in the batch are padded"
+        + (f"; the masked form is not possible: {reasons}" if reasons and not tied else ""),
+        do=do,
+    )
+
+
+def _refuse_unmasked(found: Inspection, sites: Sequence[RecipeSite]) -> None:
+    """A masked operator needs a mask that was proved to speak of its tokens."""
+    for site in sites:
+        if site.mask is None:
+            why = found.unmasked.get(site.stack, f"no input of {found.reference} hides tokens of {site.stack}")
+            raise no_mask(site, why)

@@ -122,7 +122,7 @@ def _insert(
 ) -> None:
     operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options)).eval()
     if mask is not None and isinstance(operator, Context):
-        operator.tie(Masking(mask.input, mask.valid), site.batch_axes[0], path)
+        operator.tie(Masking(mask.input, mask.valid, rows=mask.rows), site.batch_axes[0], path)
     first = by_name[site.uses[0].value]
     dtype = first.meta["val"].dtype
     operator = operator.to(dtype) if dtype.is_floating_point else operator

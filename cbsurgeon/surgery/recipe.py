@@ -229,7 +229,10 @@ def _mask(document: Mapping[str, Any] | None) -> Mask | None:
         return None
     if document["valid"] not in VALID:
         raise ValueError(f"valid {document['valid']!r} is not one of {', '.join(VALID)}")
-    return Mask(str(document["input"]), document["valid"], str(document.get("module", "")))
+    rows = document.get("rows", False)
+    if not isinstance(rows, bool):
+        raise ValueError(f"rows is {rows!r}, not true or false")
+    return Mask(str(document["input"]), document["valid"], str(document.get("module", "")), rows)
 
 
 def outline(block: Block) -> dict[str, Any]:

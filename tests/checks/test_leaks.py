@@ -98,7 +98,9 @@ def test_a_masked_model_keeps_padding_to_itself() -> None:
     leak = padding_leak(encoder(), mask="attention_mask")
     assert leak.ok
     assert {(gap.probe, gap.output) for gap in leak.gaps} == {
-        (probe, output) for probe in ("filler", "length") for output in ("last_hidden_state", "pooler_output")
+        (probe, output)
+        for probe in ("filler", "length", "alone")
+        for output in ("last_hidden_state", "pooler_output")
     }
     leak.raise_if_failed()
 
@@ -108,6 +110,7 @@ def test_a_mean_planted_in_a_padded_model_is_caught(op: str, options: dict[str, 
     leak = padding_leak(planted(encoder(), op, **options), mask="attention_mask")
     assert leaking(leak, "filler")
     assert leaking(leak, "length")
+    assert leaking(leak, "alone")
     with pytest.raises(CheckFailed) as error:
         leak.raise_if_failed()
     assert "padding" in error.value.what
@@ -119,7 +122,7 @@ def test_a_program_is_probed_at_its_own_length() -> None:
     leak = padding_leak(program, mask="attention_mask")
     assert leak.ok
     assert {gap.probe for gap in leak.gaps} == {"filler"}
-    assert "length" in leak.not_run
+    assert {"length", "alone"} <= set(leak.not_run)
     assert leaking(padding_leak(planted(encoder(), "cb", "program"), mask="attention_mask"), "filler")
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import fx, nn
 
 from cbsurgeon.errors import CaptureError
-from cbsurgeon.graph import leaks, padding
+from cbsurgeon.graph import class_token, leaks, padding
 from cbsurgeon.graph.block import Block, Hook, Inspection, Site
 from cbsurgeon.graph.capturing import capture
 from cbsurgeon.graph.occupants import occupied, without
@@ -167,6 +167,7 @@ def inspect_program(
     every = [
         occupied(_block(reading, group, names[place], containers, taps), standing) for place, group in enumerate(groups)
     ]
+    every = class_token.proved(reading, groups, every)
     every, unmasked = _masked(bare, reading, groups, every, run=probe and has_weights(program))
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -12,18 +13,38 @@ from cbsurgeon.operators.base import Cost, Operator
 class ClassToken(Operator):
     """An operator that reads the class token.
 
-    The class token is taken to be token 0 of a single token axis, where timm, torchvision and transformers put it. A
-    site with several token axes (a picture, windows) has none and is refused. Whether token 0 of a single axis *is* a
-    class token cannot be seen in one tensor: in a model without one (Mixer, global pooling) it is the first patch.
+    Whether a token *is* a class token cannot be seen in one tensor: planning proves it on the graph, and refuses where
+    there is none (a mixer, global pooling) or where it cannot be proved. A site with several token axes (a picture,
+    windows) has none.
+
+    Args:
+        class_token: position of the class token along the single token axis; 0, where timm, torchvision and
+            transformers put it, when none is given.
     """
 
-    def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
+    def __init__(
+        self, channels: int, channel_axis: int, token_axes: Sequence[int], *, class_token: int | None = None
+    ) -> None:
         super().__init__(channels, channel_axis, token_axes)
-        self.single_token_axis("a class token (token 0)")
+        self.single_token_axis("a class token")
+        if class_token is not None and (not isinstance(class_token, int) or isinstance(class_token, bool)):
+            raise ValueError(f"class_token is {class_token!r}, not a position such as 0")
+        self.place = class_token
+
+    def options(self) -> dict[str, Any]:
+        """``class_token``, where it was given."""
+        return {} if self.place is None else {"class_token": self.place}
+
+    def refusal(self, tokens: int) -> str:
+        """The class token must be one of the tokens."""
+        place = self.place or 0
+        return "" if -tokens <= place < tokens else f"there are {tokens} tokens, and no token {place}"
 
     def class_token(self, x: Tensor) -> Tensor:
-        """Token 0, its axis kept with size 1."""
-        return x.narrow(self.token_axes[0], 0, 1)
+        """The class token, its axis kept with size 1."""
+        axis = self.token_axes[0]
+        place = self.place or 0
+        return x.narrow(axis, place + x.shape[axis] if place < 0 else place, 1)
 
 
 class CBGate(ClassToken):

@@ -12,6 +12,7 @@ from cbsurgeon.graph.block import POSITIONS, Block, Inspection, Site
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.context import Context
 from cbsurgeon.operators.registry import build, operator_class
+from cbsurgeon.surgery.class_token import with_place
 from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import cannot_stand, no_mask, occupied
 from cbsurgeon.surgery.selection import Exclusion, select
@@ -82,6 +83,8 @@ def plan(
         raise NothingMatched(
             "no block is left", code="CB-LOCATE-02", where=f"--layers {layers}", why="all were excluded"
         )
+    places = {(str(block.kind), block.index): one.class_token for block in chosen if (one := _site_of(block, pos))}
+    options = with_place(operator, options, [(site, places[site.kind, site.index]) for site in sites])
     return Recipe(
         op=op,
         options=options,
@@ -112,7 +115,9 @@ def _sites(
     for block in blocks:
         there = _site_of(block, pos)
         if there is None:
-            absent.append((block, block.unavailable.get(pos, "this position does not exist")))
+            only_end = block.kind == "attention" and pos != "end"
+            reason = "an attention branch has only its End" if only_end else "this position does not exist"
+            absent.append((block, block.unavailable.get(pos, reason)))
             continue
         site = RecipeSite(
             block.index,
@@ -136,7 +141,7 @@ def _sites(
 
 
 def _site_of(block: Block, pos: str) -> Site | None:
-    return block.sites.get("end" if block.kind == "attention" else pos)
+    return block.sites.get(pos)
 
 
 def _absent(absent: Sequence[tuple[Block, str]], pos: str, chosen: Sequence[Block]) -> NothingMatched:

@@ -24,14 +24,14 @@ def occupied(site: RecipeSite, by: str, op: str = "cb") -> SurgeryError:
     )
 
 
-def cannot_stand(site: RecipeSite, op: str, why: str) -> SurgeryError:
+def cannot_stand(site: RecipeSite, op: str, why: str, do: str = "") -> SurgeryError:
     """An operator does not work on the tensor of a site."""
     return SurgeryError(
         f"{op} cannot stand at block {site.index}",
         code="CB-SURGERY-06",
         where=f"{site.path or site.stack}, {site.position}",
         why=why,
-        do="leave the block out (--layers, --exclude), or choose another operator or option",
+        do=do or "leave the block out (--layers, --exclude), or choose another operator or option",
     )
 
 

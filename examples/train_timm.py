@@ -4,10 +4,12 @@
     python examples/train_timm.py --out runs/timm
     python examples/train_timm.py --out runs/timm --steps 40 --amp --recipe mine.json
 
-Half a minute on two cores. The recipe is a file, made once from the architecture (or from a checkpoint of it:
-``cbsurgeon insert model.pth.tar --op cb_s --layers upper --dry-run --recipe-out mine.json``), and one line of the script
-puts it into the model that is trained. Written under --out: recipe.json, last.pth.tar (timm's own form), model.safetensors
-(the averaged weights, with architecture and recipe), model.onnx.
+Half a minute on two cores. The recipe is a file, made once from the architecture, or from a checkpoint of it:
+
+    cbsurgeon insert model.pth.tar --op cb_s --layers upper --dry-run --recipe-out mine.json
+
+and one line of the script puts it into the model that is trained. Written under --out: recipe.json, last.pth.tar
+(timm's own form), model.safetensors (the averaged weights, with architecture and recipe), model.onnx.
 """
 
 from __future__ import annotations

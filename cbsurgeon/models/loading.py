@@ -70,6 +70,14 @@ def load(
                 where=str(reference),
                 why="this reference names its architecture itself",
             )
+        if recipes:
+            raise UsageError(
+                "a recipe is for a file of weights",
+                code="CB-REF-01",
+                where=str(reference),
+                why="it says what the weights in a file were trained with",
+                do="insert it: cbs.insert(cbs.load(reference), recipe)",
+            )
         return builders.build(found, options=options, input=input, inputs=inputs, batch=batch)
     files.readable(found)
     if files.sniff(found) == "zip" and torch_file.is_program(found):

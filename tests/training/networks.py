@@ -56,6 +56,23 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+class Residual(nn.Module):
+    """An MLP block, as wide as it is asked to be."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.up, self.down = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+
+
+def wide(channels: int = 4096, hidden: int = 18432, depth: int = 4) -> tuple[nn.Module, Tensor]:
+    """Four large blocks, 2.42 GB in float32, and an input of eight tokens (``mod:tests.training.networks:wide``)."""
+    return nn.Sequential(*(Residual(channels, hidden) for _ in range(depth))), torch.zeros(2, 8, channels)
+
+
 def images(count: int = 2, seed: int = 1) -> Tensor:
     """Shape ``[count, 3, 32, 32]``, always the same."""
     return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))

@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.checks.latency import Benchmark
-from cbsurgeon.checks.latency_compare import PROCESSES, Timed, compare, compare_processes
+from cbsurgeon.checks.latency_compare import PROCESSES, Timed, compare_processes, compare_timers
+from cbsurgeon.checks.latency_device import clock_of, timer_of
 from cbsurgeon.checks.latency_sampling import Progress
 from cbsurgeon.deploy import RuntimeSpec, stage
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes import Runtime
+from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
 from cbsurgeon.models import Model
 
 Side = Model | str | Path
@@ -47,7 +49,13 @@ class RuntimeFactory:
     def __call__(self) -> Timed:
         """Open it."""
         runtime = self.spec.open()
-        return Timed(runtime.prepare(self.inputs(runtime)), runtime.synchronize, runtime.close)
+        call = runtime.prepare(self.inputs(runtime))
+        return Timed(call, runtime.synchronize, runtime.close, timer_of(runtime, call), clock_of(runtime))
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.spec.device
 
     def inputs(self, runtime: Runtime) -> dict[str, Tensor]:
         """Inputs of the batch size; equal for every arm in this process, and the same memory where they are drawn."""
@@ -88,7 +96,7 @@ def bench(
     processes: int | None = None,
     device: str = "cpu",
     threads: int | None = None,
-    cuda_graph: bool = False,
+    cuda_graph: bool | None = None,
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Benchmark:
@@ -101,20 +109,24 @@ def bench(
         budget: seconds to spend, starting processes included, exporting not.
         claim: the slow-down, as a fraction, that B is to be shown within.
         processes: fresh processes; five where the budget allows (from 40 s), else only this one.
-        device, threads, cuda_graph, trust: as :func:`cbsurgeon.deploy.open_runtime`.
+        device, threads, trust: as :func:`cbsurgeon.deploy.open_runtime`; an engine is on the GPU whatever is asked.
+        cuda_graph: replay recorded work on a CUDA device; ``None`` does.
         progress: told each step.
 
     Raises:
         CBSurgeonError: a side cannot be opened, or a measuring process failed (CB-BENCH-02).
         KeyboardInterrupt: before there was enough for a result; later, the result so far is returned, marked partial.
     """
+    device = device_for(a, b, device)
+    on_gpu = torch.device(device).type == "cuda"
+    replayed = on_gpu if cuda_graph is None else cuda_graph
     with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place:
         factories = []
         for name, side in (("a", a), ("b", b)):
-            spec = RuntimeSpec(side, backend, device, threads, cuda_graph=cuda_graph, trust=trust)
+            spec = RuntimeSpec(side, backend, device, threads, cuda_graph=replayed, trust=trust)
             staged = _portable(stage(spec, Path(place), name=name, progress=progress), Path(place) / f"{name}.pt2")
             factories.append(RuntimeFactory(staged, batch, _integers(side)))
-        sample = CUDA_SAMPLE_MS if torch.device(device).type == "cuda" else CPU_SAMPLE_MS
+        sample = CUDA_SAMPLE_MS if on_gpu else CPU_SAMPLE_MS
         wanted = processes or (PROCESSES if budget >= SHORTEST_FULL else 1)
         options: dict[str, Any] = {
             "min_sample_ms": sample,
@@ -131,16 +143,19 @@ def bench(
     return replace(result, environment={**result.environment, "backend": backend, "batch": batch, "device": device})
 
 
+def device_for(a: Side, b: Side, device: str) -> str:
+    """The device asked for, or the GPU where one side is an engine, which runs nowhere else."""
+    engines = any(not isinstance(side, Model) and Path(side).suffix.lower() in ENGINE_SUFFIXES for side in (a, b))
+    return "cuda" if engines and torch.device(device).type != "cuda" else device
+
+
 def _here(factories: list[RuntimeFactory], options: dict[str, Any]) -> Benchmark:
     """In this process: A, B, and A once more."""
     timed = [factory() for factory in (*factories, factories[0])]
 
-    def synchronize() -> None:
-        for item in timed:
-            item.synchronize()
-
     try:
-        return compare(timed[0].call, timed[1].call, control=timed[2].call, synchronize=synchronize, **options)
+        result = compare_timers([item.timing() for item in timed], **options)
+        return replace(result, environment={**result.environment, "clock": timed[0].clock})
     finally:
         for item in timed:
             item.close()

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cbsurgeon.checks.environment import environment, reset_peak, resident_bytes
-from cbsurgeon.checks.latency_compare import WARM_SHARE, Answer, Task, Timed
+from cbsurgeon.checks.latency_compare import WARM_SHARE, Answer, Factory, Task, Timed
+from cbsurgeon.checks.latency_device import memory_in_use
 from cbsurgeon.checks.latency_sampling import ROTATION, WARM_SECONDS, Pace, groups_within, sample, warm_up
 
 Progress = Callable[[str], None]
@@ -36,21 +37,16 @@ def answered(task: Task, progress: Progress, stopped: Callable[[], bool]) -> Ans
     left = math.inf if task.deadline is None else task.deadline - time.time()
     progress("building")
     timed, peak = _build(task)
-    arms = [item.call for item in timed]
-
-    def synchronize() -> None:
-        for item in timed:
-            item.synchronize()
-
+    arms = [item.timing() for item in timed]
     progress("warming up")
-    per_call = warm_up(arms, synchronize, min(WARM_SECONDS, WARM_SHARE * left))
+    per_call = warm_up(arms, min(WARM_SECONDS, WARM_SHARE * left))
     start = time.perf_counter()
     left = 0.0 if task.deadline is None else task.deadline - time.time()
     groups = task.groups or max(groups_within(per_call, task.min_sample, left), len(ROTATION))
     pace = Pace(task.min_sample, groups, None if task.deadline is None else start + left, fewest=len(ROTATION))
-    samples = sample(arms, pace, per_call, synchronize=synchronize, progress=progress, stopped=stopped)
+    samples = sample(arms, pace, per_call, progress=progress, stopped=stopped)
     seconds = time.perf_counter() - start
-    stamp = environment()
+    stamp = {**environment(), "clock": timed[0].clock}
     for item in timed:
         item.close()
     return Answer(replace(samples, peak_memory=peak), seconds, stamp)
@@ -64,14 +60,31 @@ def _build(task: Task) -> tuple[list[Timed], tuple[int | None, int | None]]:
     peaks: dict[int, int | None] = {}
     for step in range(len(factories)):
         place = (first + step) % len(factories)
-        before, can = resident_bytes(), reset_peak()
+        highest = _meter(factories[place])
         built[place] = factories[place]()
         built[place].call()
         built[place].synchronize()
-        highest = resident_bytes(peak=True)
-        if step == 0 and can and before is not None and highest is not None:
-            peaks[0 if place == 2 else place] = highest - before
+        if step == 0:
+            peaks[0 if place == 2 else place] = highest()
     return [built[place] for place in range(3)], (peaks.get(0), peaks.get(1))
+
+
+def _meter(factory: Factory) -> Callable[[], int | None]:
+    """Tells the bytes taken since now, at most: of the device where the factory computes on one, else of this process.
+
+    Libraries keep device memory they once had, so that what is in use after a call is the most that was.
+    """
+    on_device = memory_in_use(getattr(factory, "device", "cpu"))
+    if on_device is not None:
+        first = on_device()
+        return lambda: on_device() - first
+    before, can = resident_bytes(), reset_peak()
+
+    def highest() -> int | None:
+        most = resident_bytes(peak=True)
+        return most - before if can and before is not None and most is not None else None
+
+    return highest
 
 
 def _channel() -> Progress:

@@ -24,7 +24,9 @@ from cbsurgeon.checks.latency_sampling import (
     Call,
     Pace,
     Progress,
+    Timer,
     groups_within,
+    host_timer,
     nothing,
     sample,
     warm_up,
@@ -50,11 +52,19 @@ class Timed:
         call: computes once.
         synchronize: waits until what was enqueued is done.
         close: gives back what was opened.
+        timer: measures calls; by the clock of the host, and waiting, when left out.
+        clock: what the timer reads, in words.
     """
 
     call: Call
     synchronize: Call = nothing
     close: Call = nothing
+    timer: Timer | None = None
+    clock: str = "clock of the host"
+
+    def timing(self) -> Timer:
+        """What measures it."""
+        return self.timer or host_timer(self.call, self.synchronize)
 
 
 Factory = Callable[[], Timed]
@@ -118,14 +128,36 @@ def compare(
     Raises:
         KeyboardInterrupt: before there was enough for a result; later, the result so far is returned, marked partial.
     """
-    start, arms = time.perf_counter(), (a, b, control or a)
+    timers = [host_timer(call, synchronize) for call in (a, b, control or a)]
+    return compare_timers(
+        timers, pairs=pairs, min_sample_ms=min_sample_ms, claim=claim, budget=budget, names=names, progress=progress
+    )
+
+
+def compare_timers(
+    arms: Sequence[Timer],
+    *,
+    pairs: int = 60,
+    min_sample_ms: float = 20.0,
+    claim: float = 0.01,
+    budget: float | None = None,
+    names: tuple[str, str] = ("A", "B"),
+    progress: Progress | None = None,
+) -> Benchmark:
+    """As :func:`compare`, for what brings its own way of timing.
+
+    Args:
+        arms: timers of A, of B, and of A once more.
+        pairs, min_sample_ms, claim, budget, names, progress: as :func:`compare`.
+    """
+    start = time.perf_counter()
     limit = WARM_SECONDS if budget is None else min(WARM_SECONDS, WARM_SHARE * budget)
-    per_call = warm_up(arms, synchronize, limit)
+    per_call = warm_up(arms, limit)
     left = None if budget is None else budget - (time.perf_counter() - start)
     wanted = pairs if left is None else groups_within(per_call, min_sample_ms / 1e3, left)
     groups = max(wanted, MIN_GROUPS)
     pace = Pace(min_sample_ms / 1e3, groups, None if budget is None else start + budget)
-    taken = sample(arms, pace, per_call, synchronize=synchronize, progress=progress)
+    taken = sample(arms, pace, per_call, progress=progress)
     if len(taken.a) < MIN_GROUPS:
         raise KeyboardInterrupt
     partial = len(taken.a) < groups and budget is None

@@ -15,6 +15,8 @@ from cbsurgeon.checks.latency import Process
 
 Call = Callable[[], object]
 Progress = Callable[[str], None]
+Timer = Callable[[int], float]
+"""Seconds per call of so many calls in a row."""
 
 ROTATION = ((0, 1, 2, 2, 1, 0), (1, 2, 0, 0, 2, 1), (2, 0, 1, 1, 0, 2))
 """Orders of A (0), B (1) and control (2): each is its own mirror image, and each arm takes each place equally often."""
@@ -50,12 +52,12 @@ def nothing() -> None:
     """The synchronisation of arms that return when they are done."""
 
 
-def warm_up(arms: Sequence[Call], synchronize: Call, seconds: float) -> list[float]:
-    """Call all arms in turn until they are steady; returns seconds per call of each."""
+def warm_up(arms: Sequence[Timer], seconds: float) -> list[float]:
+    """Time all arms in turn until they are steady; returns seconds per call of each."""
     stop = time.perf_counter() + seconds
     before: list[float] = []
     while True:
-        times = [[timed(arm, 1, synchronize) for arm in arms] for _ in range(3)]
+        times = [[arm(1) for arm in arms] for _ in range(3)]
         now = [statistics.median(column) for column in zip(*times, strict=True)]
         steady = before and all(abs(new / old - 1) < STEADY for new, old in zip(now, before, strict=True))
         if steady or time.perf_counter() > stop:
@@ -63,13 +65,17 @@ def warm_up(arms: Sequence[Call], synchronize: Call, seconds: float) -> list[flo
         before = now
 
 
-def timed(call: Call, calls: int, synchronize: Call) -> float:
-    """Seconds per call of ``calls`` calls in a row."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    synchronize()
-    return (time.perf_counter() - start) / calls
+def host_timer(call: Call, synchronize: Call = nothing) -> Timer:
+    """Times calls by the clock of this machine, until nothing that they enqueued is left to do."""
+
+    def seconds(calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        synchronize()
+        return (time.perf_counter() - start) / calls
+
+    return seconds
 
 
 def calls_per_sample(per_call: Sequence[float], min_sample: float) -> int:
@@ -84,21 +90,19 @@ def groups_within(per_call: Sequence[float], min_sample: float, seconds: float) 
 
 
 def sample(
-    arms: Sequence[Call],
+    arms: Sequence[Timer],
     pace: Pace,
     per_call: Sequence[float],
     *,
-    synchronize: Call = nothing,
     progress: Progress | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Process:
     """Take the groups of one process.
 
     Args:
-        arms: A, B and the control arm.
+        arms: timers of A, B and the control arm.
         pace: how many groups, how long a sample lasts, when to stop.
         per_call: seconds per call from the warm-up.
-        synchronize: waits until enqueued work is done.
         progress: told about every tenth of the way.
         stopped: asked before each group; true ends the run with what there is.
 
@@ -115,7 +119,7 @@ def sample(
                 late = pace.deadline is not None and time.perf_counter() > pace.deadline
                 if stopped() or (late and len(rows) >= pace.fewest):
                     break
-                rows.append(_group(arms, ROTATION[index % len(ROTATION)], calls, synchronize))
+                rows.append(_group(arms, ROTATION[index % len(ROTATION)], calls))
                 if progress and (index + 1) % step == 0:
                     progress(f"{index + 1} of {pace.groups} groups")
         except KeyboardInterrupt:
@@ -125,13 +129,11 @@ def sample(
     return Process(a, b, control, (load_before, load()[0]))
 
 
-def _group(
-    arms: Sequence[Call], order: Sequence[int], calls: int, synchronize: Call
-) -> tuple[tuple[float, float], ...]:
+def _group(arms: Sequence[Timer], order: Sequence[int], calls: int) -> tuple[tuple[float, float], ...]:
     """Two samples of each arm."""
     taken: list[list[float]] = [[], [], []]
     for place in order:
-        taken[place].append(timed(arms[place], calls, synchronize))
+        taken[place].append(arms[place](calls))
     return tuple((first, last) for first, last in taken)
 
 

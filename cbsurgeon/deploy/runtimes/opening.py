@@ -33,7 +33,7 @@ class RuntimeSpec:
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         threads: threads within one operator; ``None`` leaves it alone.
         optimize: let ONNX Runtime rewrite the graph.
-        cuda_graph: record and replay (TensorRT).
+        cuda_graph: record and replay (PyTorch and TensorRT on a CUDA device).
         trust: the user vouches for files that can run code.
         fold: fold operators when a model has to be exported first.
     """
@@ -183,12 +183,14 @@ def _open_staged(spec: RuntimeSpec) -> Runtime:
 
 
 def _open_torch(spec: RuntimeSpec, target: Any, backend: str) -> Runtime:
-    from cbsurgeon.deploy.runtimes.torch_runtimes import CompiledRuntime, EagerRuntime, ProgramRuntime
+    from cbsurgeon.deploy.runtimes.torch_runtimes import CompiledRuntime, EagerRuntime, ProgramRuntime, TorchRuntime
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     if isinstance(target, Model) and target.module is not None and backend in ("eager", "compile"):
-        return (EagerRuntime if backend == "eager" else CompiledRuntime)(target, spec.device)
+        opened: TorchRuntime = (EagerRuntime if backend == "eager" else CompiledRuntime)(target, spec.device)
+        opened.cuda_graph = spec.cuda_graph
+        return opened
     if backend == "eager":
         raise UsageError(
             "an exported program has no eager form",
@@ -199,4 +201,6 @@ def _open_torch(spec: RuntimeSpec, target: Any, backend: str) -> Runtime:
     program = capture(target) if isinstance(target, Model) else target
     if backend == "folded":
         program, _ = fold(program, for_compiler=True)
-    return ProgramRuntime(program, name, spec.device, backend=backend)
+    opened = ProgramRuntime(program, name, spec.device, backend=backend)
+    opened.cuda_graph = spec.cuda_graph
+    return opened

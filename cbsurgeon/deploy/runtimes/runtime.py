@@ -26,9 +26,11 @@ class Runtime(ABC):
         output_names: names of the outputs, in order.
         dtype: floating type it computes in, such as ``float32``.
         notes: facts a user should see about how it computes.
+        stream: the CUDA stream on which a prepared call enqueues, where it is known.
     """
 
     backend: str
+    stream: torch.cuda.Stream | None = None
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ class TensorRTRuntime(Runtime):
         outputs = tuple(name for name in names if self.engine.get_tensor_mode(name) != mode)
         dtype = str((facts.get("model") or {}).get("dtype") or onnx_file.floating(inputs))
         super().__init__(str(self.path), device, inputs, outputs, dtype)
-        self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self.stream = self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def _context(self) -> Any:
         """An execution context; TensorRT-RTX compiles kernels for the exact shapes before the first answer."""

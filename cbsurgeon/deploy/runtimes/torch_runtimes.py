@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.runtimes.cuda_graph import record
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
@@ -19,7 +20,33 @@ from cbsurgeon.graph.capturing import output_names, refuse_training
 from cbsurgeon.models.model import Model
 
 
-class EagerRuntime(Runtime):
+class TorchRuntime(Runtime):
+    """What PyTorch's runtimes share: on a CUDA device, prepared work may be recorded and replayed.
+
+    Attributes:
+        cuda_graph: record the work of :meth:`prepare` once and replay it; a model that cannot be is run as it is, and a
+            note says so.
+    """
+
+    cuda_graph = False
+
+    def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
+        """As :meth:`Runtime.prepare`."""
+        call = super().prepare(inputs)
+        if self.device.type != "cuda":
+            return call
+        self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        if self.cuda_graph:
+            try:
+                return record(call, self.stream)
+            except RuntimeError as error:
+                why = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self.notes = (*self.notes, f"not recorded as a CUDA graph: {why[:160]}")
+        return call
+
+
+class EagerRuntime(TorchRuntime):
     """An ``nn.Module`` called as it is."""
 
     backend = "eager"
@@ -76,7 +103,7 @@ class CompiledRuntime(EagerRuntime):
         return dict(zip(self.output_names, _tensors(pytree.tree_leaves(outputs)), strict=True))
 
 
-class ProgramRuntime(Runtime):
+class ProgramRuntime(TorchRuntime):
     """A captured program: as its own module, folded, or compiled (``backend`` says which)."""
 
     backend = "program"

@@ -83,7 +83,7 @@ def _closed_form(module: nn.Module, analysis: Any) -> int:
     total, by_module = int(analysis.total()), analysis.by_module()
     for path, operator, shape in _operator_calls(module, analysis._inputs):
         tokens = prod(shape[axis] for axis in operator.token_axes)
-        cost = operator.cost(tokens, shape[operator.channel_axis])
+        cost = operator.cost(tokens, shape[operator.channel_axis], **operator.options())
         total += cost.paper - int(by_module[path])
     return total
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -16,7 +16,6 @@ from cbsurgeon.checks.cost_graph import NodeCost, Sizes, batch_symbols, module_s
 from cbsurgeon.graph.occupants import MARK
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import Operator
-from cbsurgeon.operators.context import Context
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Group:
         calls: how often it runs in one forward pass.
         tokens, channels: size of the tensor it works on, for one image.
         parameters: trainable values it owns.
-        masked: whether its mean leaves padding out.
+        options: what it was built with.
     """
 
     path: str
@@ -40,22 +39,21 @@ class Group:
     tokens: int
     channels: int
     parameters: int
-    masked: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def inserted(self, costs: list[NodeCost], batch: int) -> Inserted:
-        """Its cost: arithmetic by the closed form, bytes as its nodes move them."""
-        if self.masked and issubclass(self.kind, Context):
-            closed = self.kind.masked_cost(self.tokens, self.channels)
-        else:
-            closed = self.kind.cost(self.tokens, self.channels)
-        own = set(self.nodes)
-        tally = Tally(
-            self.parameters,
-            closed.paper * batch * self.calls,
-            closed.flops * batch * self.calls,
-            sum(cost.bytes for cost in costs if cost.name in own),
-        )
-        return Inserted(self.path, self.kind.name, self.tokens, self.channels, self.calls, tally, closed.formula)
+        """Its cost: arithmetic by the closed form where it states one, bytes as its nodes move them."""
+        names = set(self.nodes)
+        own = [cost for cost in costs if cost.name in names]
+        try:
+            closed = self.kind.cost(self.tokens, self.channels, **self.options)
+            flops, operations = (count * batch * self.calls for count in (closed.paper, closed.flops))
+            formula = closed.formula
+        except NotImplementedError:  # a user's own operator
+            flops, operations = sum(cost.flops for cost in own), sum(cost.operations for cost in own)
+            formula = "no closed form: counted node by node"
+        tally = Tally(self.parameters, flops, operations, sum(cost.bytes for cost in own))
+        return Inserted(self.path, self.kind.name, self.tokens, self.channels, self.calls, tally, formula)
 
 
 def groups(model: Model, exported: ExportedProgram) -> tuple[Group, ...]:
@@ -92,14 +90,19 @@ def _group(model: Model, path: str, kind: type[Operator], nodes: list[fx.Node], 
     tokens = prod(shape[axis] for axis in token_axes)
     own = sum(parameter.numel() for parameter in module.parameters()) if module is not None else _vectors(nodes)
     names = tuple(node.name for node in nodes)
-    return Group(path, kind, names, len(exits), tokens, shape[channel_axis], own, _masked(module, nodes))
+    return Group(path, kind, names, len(exits), tokens, shape[channel_axis], own, _options(module, nodes))
 
 
-def _masked(module: Operator | None, nodes: list[fx.Node]) -> bool:
-    """Whether a mask is taken: the module says so, or the mark of its nodes in a program."""
+def _options(module: Operator | None, nodes: list[fx.Node]) -> Mapping[str, Any]:
+    """What it was built with: the module knows, or the mark of its nodes in a program."""
     if module is not None:
-        return isinstance(module, Context) and module.masked
-    return any(((node.meta.get("custom") or {}).get(MARK) or {}).get("masked") for node in nodes)
+        return module.options()
+    return dict(_mark(nodes).get("options", {}))
+
+
+def _mark(nodes: list[fx.Node]) -> Mapping[str, Any]:
+    """What was written on its nodes when they were put into a program."""
+    return next((mark for node in nodes if (mark := (node.meta.get("custom") or {}).get(MARK))), {})
 
 
 def _module_at(model: Model, path: str) -> Operator | None:
@@ -110,9 +113,12 @@ def _module_at(model: Model, path: str) -> Operator | None:
 
 
 def _axes(module: Operator | None, nodes: list[fx.Node], rank: int) -> tuple[tuple[int, ...], int]:
-    """Token axes and channel axis: from the module, else from its mean over the tokens."""
+    """Token axes and channel axis: from the module, from the mark of its nodes, else from its mean over the tokens."""
     if module is not None:
         return module.token_axes, module.channel_axis
+    mark = _mark(nodes)
+    if "token_axes" in mark:
+        return tuple(mark["token_axes"]), int(mark["channel_axis"])
     for node in nodes:
         dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         if getattr(node.target, "_schema", None) and node.target._schema.name in ("aten::mean", "aten::sum"):  # type: ignore[union-attr]

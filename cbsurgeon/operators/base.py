@@ -91,8 +91,11 @@ class Operator(nn.Module):
         return vector.view(shape)
 
     @classmethod
-    def cost(cls, tokens: int, channels: int) -> Cost:
-        """Closed-form cost on ``tokens`` tokens of ``channels`` channels, batch 1."""
+    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
+        """Closed-form cost on ``tokens`` tokens of ``channels`` channels, batch 1, with the operator's options.
+
+        An operator of the user's own need not state it; its nodes are then counted one by one.
+        """
         raise NotImplementedError(f"{cls.__name__} states no cost")
 
     def extra_repr(self) -> str:

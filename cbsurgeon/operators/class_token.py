@@ -57,7 +57,7 @@ class CBGate(ClassToken):
         return x * (self.class_token(x) + 1)
 
     @classmethod
-    def cost(cls, tokens: int, channels: int) -> Cost:
+    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
         """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1."""
         n, c = tokens, channels
         return Cost(n * c, n * c + c, 2 * n * c + 3 * c, 0, "NC + C: gate x, class token + 1")
@@ -76,7 +76,7 @@ class CBHybrid(ClassToken):
         return x * self.class_token(x) + (0.5 * x + 0.5 * self.mean(x))
 
     @classmethod
-    def cost(cls, tokens: int, channels: int) -> Cost:
+    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
         """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1; in the paper's convention 2NC."""
         n, c = tokens, channels
         formula = "5NC + 2C: gate x, add; CB: sum, 1/N, half x, half mean, add"

@@ -112,16 +112,38 @@ class Context(Operator):
         return self.span.apply(x, axis, lambda part: mix(part, hidden))
 
     @classmethod
-    def masked_cost(cls, tokens: int, channels: int) -> Cost:
-        """Closed form of the masked form: beside :meth:`cost`, a selection per element and the count of tokens."""
-        n, c = tokens, channels
-        plain = cls.cost(n, c)
-        return replace(
-            plain,
-            flops=plain.flops + n * c + n + 1,
-            elements=plain.elements + 2 * n * c + 4 * n + 2,
-            formula=f"{plain.formula}; masked: NC + N + 1, select x, count, at least 1",
-        )
+    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
+        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1.
+
+        Of a slice only its own tokens are computed with, and all are copied; the causal form broadcasts as many means
+        as there are tokens; the masked form selects, and counts what it selected.
+        """
+        span = options.get("tokens")
+        n, c = tokens if span is None else Span.read(span).count(tokens), channels
+        causal = bool(options.get("causal"))
+        found = cls._causal_cost(n, c) if causal else cls._plain_cost(n, c)
+        if options.get("masked"):
+            last, name = (n, "N") if causal else (1, "1")
+            found = replace(
+                found,
+                flops=found.flops + n * c + n + last,
+                elements=found.elements + 2 * n * c + 4 * n + 2 * last,
+                formula=f"{found.formula}; masked: NC + N + {name}, select x, count, at least 1",
+            )
+        if span is not None:
+            elements = found.elements + 2 * tokens * c
+            found = replace(found, elements=elements, formula=f"{found.formula}; N = {n} of {tokens} tokens")
+        return found
+
+    @classmethod
+    def _plain_cost(cls, n: int, c: int) -> Cost:
+        """One mean for all tokens."""
+        raise NotImplementedError(f"{cls.__name__} states no cost")
+
+    @classmethod
+    def _causal_cost(cls, n: int, c: int) -> Cost:
+        """A mean for every token: a running sum, divided by the number of tokens so far."""
+        raise NotImplementedError(f"{cls.__name__} states no cost")
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -146,10 +168,13 @@ class CB(Context):
         return 0.5 * x + 0.5 * self.context(x, hidden)
 
     @classmethod
-    def cost(cls, tokens: int, channels: int) -> Cost:
-        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1."""
-        n, c = tokens, channels
+    def _plain_cost(cls, n: int, c: int) -> Cost:
         return Cost(n * c, 3 * n * c + 2 * c, 5 * n * c + 4 * c, 0, "3NC + 2C: sum, 1/N, half x, half mean, add")
+
+    @classmethod
+    def _causal_cost(cls, n: int, c: int) -> Cost:
+        formula = "5NC: running sum, divide, half x, half mean, add"
+        return Cost(2 * n * c, 5 * n * c, 11 * n * c + 2 * n, 0, formula)
 
 
 class CBS(Context):
@@ -191,7 +216,9 @@ class CBS(Context):
         return x + (broadcast if broadcast.dtype == x.dtype else broadcast.to(x.dtype))
 
     @classmethod
-    def cost(cls, tokens: int, channels: int) -> Cost:
-        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1."""
-        n, c = tokens, channels
-        return Cost(c, 2 * n * c + 2 * c, 3 * n * c + 4 * c, c, "2NC + 2C: sum, 1/N, scale mean, add")
+    def _plain_cost(cls, n: int, c: int) -> Cost:
+        return Cost(c, 2 * n * c + 2 * c, 3 * n * c + 5 * c, c, "2NC + 2C: sum, 1/N, scale mean, add")
+
+    @classmethod
+    def _causal_cost(cls, n: int, c: int) -> Cost:
+        return Cost(n * c, 4 * n * c, 9 * n * c + 2 * n + c, c, "4NC: running sum, divide, scale mean, add")

@@ -59,10 +59,13 @@ class CBRetrofit(Context):
         return x + self.strength * (self.context(x, hidden) - x)
 
     @classmethod
-    def cost(cls, tokens: int, channels: int) -> Cost:
-        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1."""
-        n, c = tokens, channels
-        return Cost(n * c, 4 * n * c + c, 8 * n * c + 2 * c, 0, "4NC + C: sum, 1/N, subtract, scale, add")
+    def _plain_cost(cls, n: int, c: int) -> Cost:
+        return Cost(n * c, 4 * n * c + c, 8 * n * c + 2 * c + 1, 0, "4NC + C: sum, 1/N, subtract, scale, add")
+
+    @classmethod
+    def _causal_cost(cls, n: int, c: int) -> Cost:
+        formula = "5NC: running sum, divide, subtract, scale, add"
+        return Cost(n * c, 5 * n * c, 12 * n * c + 2 * n + 1, 0, formula)
 
 
 def set_strength(module: nn.Module, strength: float) -> int:

@@ -42,6 +42,10 @@ class Span:
             return f"there are {tokens} tokens, and {self} holds none of them or reaches past them"
         return ""
 
+    def count(self, tokens: int) -> int:
+        """How many of so many tokens it holds."""
+        return len(range(tokens)[self.start : self.stop])
+
     def apply(self, x: Tensor, axis: int, function: Callable[[Tensor], Tensor]) -> Tensor:
         """``x`` with the span replaced by ``function`` of it."""
 

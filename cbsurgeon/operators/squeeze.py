@@ -47,15 +47,16 @@ class SE(Operator):
         return x * gate.movedim(-1, self.channel_axis)
 
     @classmethod
-    def cost(cls, tokens: int, channels: int) -> Cost:
-        """Closed form at the default reduction; the paper's convention counts the mean as C."""
-        n, c, h = tokens, channels, _hidden(channels, REDUCTION)
+    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
+        """Closed form at a reduction; the paper's convention counts the mean as C."""
+        reduction = options.get("reduction", REDUCTION)
+        n, c, h = tokens, channels, _hidden(channels, reduction)
         return Cost(
             2 * c * h + c + n * c,
-            2 * n * c + 4 * c * h + 4 * c + 2 * h,
-            3 * n * c + 2 * c * h + 8 * c + 5 * h,
+            2 * n * c + 4 * c * h + 2 * c + h,
+            3 * n * c + 2 * c * h + 7 * c + 5 * h,
             2 * c * h + h + c,
-            "2NC + 4CH + 4C + 2H, H = C // 16: sum, 1/N, two linear layers, relu, sigmoid (counted 2), gate",
+            f"2NC + 4CH + 2C + H, H = C // {reduction}: sum, 1/N, two linear layers, relu, sigmoid, gate",
         )
 
 

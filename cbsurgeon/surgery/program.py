@@ -197,13 +197,20 @@ def _describe(made: list[fx.Node], value: fx.Node, path: str, operator: Operator
     kind = f"{type(operator).__module__}.{type(operator).__qualname__}"
     stack = dict(value.meta.get("nn_module_stack") or {})
     call = f"L__self__{path}" + (f"@{number}" if number else "")
+    mark = {
+        "op": operator.name,
+        "site": path,
+        "call": number,
+        "source": value.name,
+        "options": operator.options(),
+        "channel_axis": operator.channel_axis,
+        "token_axes": list(operator.token_axes),
+    }
     for node in made:
         node.meta["nn_module_stack"] = {**stack, call: (path, kind)}
         node.meta["stack_trace"] = f"inserted by cbsurgeon: {operator.name} at {path}"
         node.meta["torch_fn"] = (node.name, f"{kind}.forward")
-        node.meta["custom"] = {MARK: {"op": operator.name, "site": path, "call": number, "source": value.name}}
-        if isinstance(operator, Context) and operator.masked:
-            node.meta["custom"][MARK]["masked"] = True
+        node.meta["custom"] = {MARK: {**mark}}
 
 
 def restore(program: Program) -> tuple[Program, int]:

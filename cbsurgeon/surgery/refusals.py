@@ -53,7 +53,8 @@ def ragged(operator: object) -> SurgeryError:
         code="CB-SURGERY-09",
         where="a padded batch (nn.TransformerEncoder with src_key_padding_mask)",
         why="its sequences have unequal lengths; a mean over the padded ones would mix padding into every token",
-        do="give batches without padding, or group sequences of one length",
+        do="insert the masked form (--masked) and build nn.TransformerEncoder with enable_nested_tensor=False, or give "
+        "batches without padding",
     )
 
 
@@ -64,8 +65,7 @@ def no_mask(site: RecipeSite, why: str) -> SurgeryError:
         code="CB-LEAK-06",
         where=f"{site.path or site.stack}, {site.position}",
         why=why,
-        do="leave the block out (--layers, --exclude); if the model is never padded, inspect it without its mask input "
-        "and leave masked away",
+        do="leave the block out (--layers, --exclude), or, where there is never padding, the masked form",
     )
 
 

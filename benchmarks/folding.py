@@ -1,11 +1,11 @@
-"""What folding saves, from the same weights: Context Broadcasting folded against the paper's line, and what export costs.
+"""What folding saves: Context Broadcasting folded against the paper's line, from the same weights; what export costs.
 
 Three parts, all written to one file:
 
 - own time: ONNX Runtime's profiler times every operator. ``ratio`` sums the medians of the operators that belong to an
   inserted site, folded over line. ``beside`` checks that nothing hides in the model's own operators: all additions,
   multiplications and means of the file, the model's without CB subtracted, folded over line.
-- end to end: whole runs, interleaved, with a control (:func:`cbsurgeon.checks.bench`), on ONNX Runtime and torch.compile.
+- end to end: whole runs, interleaved, with a control (:func:`cbsurgeon.checks.bench`), on both backends.
 - export: processor seconds of ``cbsurgeon``'s export over plain ``torch.onnx.export`` of the same module, interleaved.
 
     python benchmarks/folding.py [--parts own end export] [--models vit_tiny_patch16_224 ...] [-o results.json]

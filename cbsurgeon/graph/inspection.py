@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import class_token, leaks, padding
-from cbsurgeon.graph.block import Block, Hook, Inspection, Site
+from cbsurgeon.graph.block import Block, Hook, Inspection, Mask, Site
 from cbsurgeon.graph.capturing import capture
 from cbsurgeon.graph.occupants import occupied, without
 from cbsurgeon.graph.partial import Parts, capture_parts
@@ -195,16 +195,18 @@ def _masked(
     if not ties:
         return blocks, {}
     nodes = {node.name: node for node in reading.flow.order}
+    tensors = [(site, nodes[site.uses[0].value]) for block in blocks for site in block.sites.values()]
+    ties = padding.placed(reading.flow, ties, tensors)
     result: list[Block] = []
     unmasked: dict[str, str] = {}
     for block in blocks:
         sites = dict(block.sites)
         for position, site in block.sites.items():
             mask = padding.mask_of(reading.flow, site, nodes[site.uses[0].value], block.stack, ties)
-            if isinstance(mask, str):
-                unmasked.setdefault(block.stack, mask)
-            else:
+            if isinstance(mask, Mask):
                 sites[position] = replace(site, mask=mask)
+            elif mask:
+                unmasked.setdefault(block.stack, mask)
         result.append(replace(block, sites=sites))
     return result, unmasked
 

@@ -20,9 +20,10 @@ def masks(reading: Reading) -> tuple[str, ...]:
     """Names of the inputs that decide, as they are and not through an embedding or projection, what is attended."""
     raw = raw_inputs(reading.flow)
     found: dict[str, None] = {}
-    for attention in _attention(reading):
-        for mask in _masks(reading.flow, attention):
-            found.update(dict.fromkeys(sorted(raw.get(mask, frozenset()))))
+    for one in find_scores(reading.flow, reading.flow.order):
+        if one.keys:  # a softmax over anything else (a router, a head) hides no token
+            for mask in one.masks:
+                found.update(dict.fromkeys(sorted(raw.get(mask, frozenset()))))
     return tuple(found)
 
 
@@ -61,7 +62,7 @@ def _attention(reading: Reading) -> list[Found]:
 
 def _masks(flow: Flow, attention: Found) -> list[fx.Node]:
     """Tensors added to, or selecting among, attention scores."""
-    return [mask for one in find_scores(flow, attention) for mask in one.masks]
+    return [mask for one in find_scores(flow, attention.branch.between.nodes) for mask in one.masks]
 
 
 def _triangular(mask: fx.Node) -> fx.Node | None:

@@ -10,7 +10,7 @@ keys are tied to the tokens of a block by the axis they share, which is followed
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -27,13 +27,16 @@ from cbsurgeon.operators.masking import VALID, Valid
 LOWERED = 40.0
 """A score this far below the largest of its row gets a weight of e^-40, below the rounding of every number type."""
 
+ANYWHERE = "*"
+"""In place of a stack: the keys of an attention outside any stack could not be recognised as anybody's tokens."""
+
 
 @dataclass(frozen=True)
 class Tie:
     """What hides the keys of one attention.
 
     Attributes:
-        stack: the stack the attention belongs to.
+        stack: the stack the attention belongs to; empty where it is no branch of one.
         inputs: inputs that reach its mask.
         keys: the axis of its keys.
         mask: the input that hides keys, proved; ``None`` where that fails.
@@ -48,7 +51,7 @@ class Tie:
 
 
 def ties(program: Program, reading: Reading, members: Iterable[tuple[str, Found]], *, run: bool) -> list[Tie]:
-    """What hides the keys of every attention that takes a mask.
+    """What hides the keys wherever something does.
 
     Args:
         program: the captured program.
@@ -59,20 +62,20 @@ def ties(program: Program, reading: Reading, members: Iterable[tuple[str, Found]
     raw = raw_inputs(reading.flow)
     known: dict[object, tuple[Mask | None, str]] = {}
     found: list[Tie] = []
-    for stack, attention in members:
-        for one in find_scores(reading.flow, attention):
-            names = sorted(frozenset[str]().union(*(raw.get(mask, frozenset()) for mask in one.masks)))
-            if not names:
-                continue
-            same = (one.masks, one.steps)
-            if same not in known:
-                known[same] = _prove(program, reading.flow, one, names) if run else (None, "the model has no weights")
-            found.append(Tie(stack, tuple(names), one.keys, *known[same]))
+    stacks = {node: stack for stack, attention in members for node in attention.branch.between.nodes}
+    for one in find_scores(reading.flow, reading.flow.order):
+        names = sorted(frozenset[str]().union(*(raw.get(mask, frozenset()) for mask in one.masks)))
+        if not names or not one.keys:
+            continue
+        same = (one.masks, one.steps)
+        if same not in known:
+            known[same] = _prove(program, reading.flow, one, names) if run else (None, "the model has no weights")
+        found.append(Tie(stacks.get(one.node, ""), tuple(names), one.keys, *known[same]))
     return found
 
 
 def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[Tie]) -> Mask | str:
-    """The input that says which tokens of a site are padding, or why there is none.
+    """The input that says which tokens of a site are padding, or why it is not known; empty where nothing hides any.
 
     Args:
         flow: axis factors of the graph.
@@ -81,23 +84,39 @@ def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[
         stack: the stack of its block.
         found: what hides keys anywhere in the program.
     """
-    own = [tie for tie in found if tie.stack == stack]
-    if not own:
-        return f"no attention of {stack} takes a mask"
     dims = flow.of(value)
+    across = [dims[axis] for axis in site.token_axes]
+    own = [tie for tie in found if tie.stack in (stack, ANYWHERE) or (not tie.stack and _of_any(flow, tie, across))]
+    if not own:
+        return ""
     if len(site.token_axes) != 1:
         return f"its tokens lie along {len(site.token_axes)} axes, and a mask along one"
     if len(site.batch_axes) != 1 or [factor.axis for factor in dims[site.batch_axes[0]]] != [BATCH]:
         return "samples share an axis with something else there"
-    tokens = dims[site.token_axes[0]]
-    near = [tie for tie in own if _same(flow, tie.keys, tokens)]
+    near = [tie for tie in own if _same(flow, tie.keys, across[0])]
     if not near:
         hiding = ", ".join(dict.fromkeys(name for tie in own for name in tie.inputs))
-        return f"{hiding} hides keys that are not the tokens of {stack}, or not all of them"
+        return f"{hiding} hides keys that are not these tokens, or not all of them"
     masks = list(dict.fromkeys(tie.mask for tie in near))
     if len(masks) > 1 or masks[0] is None:
         return next((tie.why for tie in near if tie.mask is None), "its attentions take different masks")
     return masks[0]
+
+
+def placed(flow: Flow, found: Sequence[Tie], tensors: Iterable[tuple[Site, fx.Node]]) -> list[Tie]:
+    """The ties, those of no stack whose keys are nobody's tokens put down to every stack: they may be about any.
+
+    Args:
+        flow: axis factors of the graph.
+        found: what hides keys.
+        tensors: every site and its tensor.
+    """
+    tokens = [flow.of(value)[axis] for site, value in tensors for axis in site.token_axes]
+    return [tie if tie.stack or _of_any(flow, tie, tokens) else replace(tie, stack=ANYWHERE) for tie in found]
+
+
+def _of_any(flow: Flow, tie: Tie, tokens: Iterable[Dim]) -> bool:
+    return any(_same(flow, tie.keys, one) for one in tokens)
 
 
 def _same(flow: Flow, keys: Dim, tokens: Dim) -> bool:
@@ -109,8 +128,6 @@ def _same(flow: Flow, keys: Dim, tokens: Dim) -> bool:
 
 def _prove(program: Program, flow: Flow, one: Scores, names: Sequence[str]) -> tuple[Mask | None, str]:
     """Try every meaning of the only input that reaches a mask."""
-    if not one.keys:
-        return None, "its scores are not queries times keys, weighed along the keys"
     if len(names) != 1:
         return None, f"the mask is made from several inputs ({', '.join(names)})"
     name = names[0]

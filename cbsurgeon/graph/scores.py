@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import fx
@@ -9,7 +10,6 @@ from torch import fx
 from cbsurgeon.graph import ops
 from cbsurgeon.graph.axes import Dim
 from cbsurgeon.graph.flow import Flow
-from cbsurgeon.graph.reader import Found
 
 NEAR = 40
 """Nodes between attention scores and the softmax; the longest chain seen has eleven."""
@@ -20,6 +20,7 @@ class Scores:
     """One weighing of keys.
 
     Attributes:
+        node: the softmax or the fused attention.
         read: the tensor whose last axis is keys and that says which of them count: the softmax's input, or the mask
             given to a fused attention.
         product: queries times keys, on the way to the softmax; ``None`` in a fused attention.
@@ -28,6 +29,7 @@ class Scores:
         steps: names of the operators between product and softmax.
     """
 
+    node: fx.Node
     read: fx.Node
     product: fx.Node | None
     masks: tuple[fx.Node, ...]
@@ -35,15 +37,15 @@ class Scores:
     steps: tuple[str, ...] = ()
 
 
-def find_scores(flow: Flow, attention: Found) -> list[Scores]:
-    """Every weighing of keys in an attention branch over which anything is laid."""
+def find_scores(flow: Flow, nodes: Iterable[fx.Node]) -> list[Scores]:
+    """Every weighing of keys among some nodes over which anything is laid."""
     found: list[Scores] = []
-    for node in attention.branch.between.nodes:
+    for node in nodes:
         name = ops.name(node)
         if name == "scaled_dot_product_attention":
             mask, key = ops.argument(node, 3, "attn_mask"), node.args[1]
             if isinstance(mask, fx.Node) and isinstance(key, fx.Node):
-                found.append(Scores(mask, None, (mask,), flow.of(key)[-2]))
+                found.append(Scores(node, mask, None, (mask,), flow.of(key)[-2]))
         elif name in ("softmax", "_softmax"):
             read = ops.tensors(node)[0]
             beside, walk = _beside(flow, read)
@@ -51,7 +53,7 @@ def find_scores(flow: Flow, attention: Found) -> list[Scores]:
             last = ops.argument(node, 1, "dim") in (-1, len(flow.of(read)) - 1)
             keys = flow.of(product)[-1] if product is not None and last else ()
             if beside:
-                found.append(Scores(read, product, tuple(beside), keys, tuple(map(ops.name, walk))))
+                found.append(Scores(node, read, product, tuple(beside), keys, tuple(map(ops.name, walk))))
     return found
 
 
@@ -94,9 +96,16 @@ def raw_inputs(flow: Flow) -> dict[fx.Node, frozenset[str]]:
         if node.op == "placeholder" and node.name in flow.inputs:
             raw[node] = frozenset({node.name})
         elif node.op == "call_function" and node not in flow.projections:
-            if ops.name(node) in ops.NORM or ops.name(node) in ops.CONVOLUTION or ops.name(node) == "embedding":
+            if ops.name(node) in ops.NORM or ops.name(node) in ops.CONVOLUTION or _is_lookup(flow, node):
                 continue
             reached = [raw[source] for source in ops.tensors(node) if source in raw]
             if reached:
                 raw[node] = frozenset[str]().union(*reached)
     return raw
+
+
+def _is_lookup(flow: Flow, node: fx.Node) -> bool:
+    """A row of a table of parameters for every number: what comes out is no longer the number."""
+    if ops.name(node) == "embedding":
+        return True
+    return ops.name(node) in ("index", "index_select", "gather") and not flow.is_activation(ops.tensors(node)[0])

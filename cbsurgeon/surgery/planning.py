@@ -71,8 +71,8 @@ def plan(
         if block not in chosen or exclusion.reason(block)
     ]
     chosen = [block for block in chosen if not exclusion.reason(block)]
-    if operator.mixes_tokens and found.masks and not masked:
-        raise _would_mix_padding(found, operator, [_site_of(block, pos) for block in chosen])
+    if operator.mixes_tokens and not masked:
+        _refuse_padding(found, operator, chosen, pos)
     sites, absent = _sites(chosen, pos, op, masked)
     if absent and not allow_partial:
         raise _absent(absent, pos, chosen)
@@ -180,9 +180,13 @@ def _refuse_leaks(found: Inspection, *, hides_future: bool) -> None:
         )
 
 
-def _would_mix_padding(found: Inspection, op: type[Operator], sites: Sequence[Site | None]) -> SurgeryError:
-    """The default for a model with a padding mask: the form that is safe has to be asked for."""
-    tied = all(site is None or site.mask is not None for site in sites)
+def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Block], pos: str) -> None:
+    """The default for stacks that hide padding: the form that is safe has to be asked for."""
+    places = [(block.stack, _site_of(block, pos)) for block in chosen]
+    padded = [site for stack, site in places if stack in found.unmasked or (site is not None and site.mask is not None)]
+    if not found.masks or not padded:
+        return
+    tied = all(site is not None and site.mask is not None for site in padded)
     reasons = "; ".join(f"{stack}: {why}" for stack, why in found.unmasked.items())
     given = [name for name in found.masks if " " not in name]  # the others are no inputs, and are named in words
     if tied and issubclass(op, Context):
@@ -193,7 +197,7 @@ def _would_mix_padding(found: Inspection, op: type[Operator], sites: Sequence[Si
         do = f"if the model is never padded, inspect it without {', '.join(given)}"
     else:
         do = "choose blocks of another stack: the model makes this mask itself, so it cannot be left away"
-    return SurgeryError(
+    raise SurgeryError(
         "the model hides padding from its attention: a mean over all tokens would mix it into every token",
         code="CB-LEAK-02",
         where=f"{found.reference}, input {', '.join(found.masks)}",
@@ -207,5 +211,5 @@ def _refuse_unmasked(found: Inspection, sites: Sequence[RecipeSite]) -> None:
     """A masked operator needs a mask that was proved to speak of its tokens."""
     for site in sites:
         if site.mask is None:
-            why = found.unmasked.get(site.stack, f"no input of {found.reference} hides tokens of {site.stack}")
+            why = found.unmasked.get(site.stack, f"no attention of {site.stack} takes a mask, so none of it is padding")
             raise no_mask(site, why)

@@ -79,25 +79,10 @@ def bisect(
         )
         program = next((side.program for side in (first, second) if isinstance(side, ProgramStream)), None)
         points = _points(program, first, blocks)
-        lacking = [key for key, _, _ in points if key not in second.points]
-        if lacking:
-            raise CheckFailed(
-                "the two sides have different residual streams",
-                code="CB-BISECT-04",
-                where=lacking[0].path or f"sum {lacking[0].place} of the model",
-                why=f"{len(lacking)} of {len(points)} points of one are missing in the other",
-                do="compare a model with its own export",
-            )
-        if inputs is None:
-            if program is None:
-                raise UsageError(
-                    "there is nothing to make inputs from",
-                    code="CB-BISECT-01",
-                    why="neither side is a model",
-                    do="give inputs, or compare with the model",
-                )
-            inputs = program.with_batch(batch, seed=batch)
         keys = [key for key, _, _ in points]
+        _require_both(keys, second)
+        if inputs is None:
+            inputs = _generated(program, batch)
         tell(f"comparing {len(keys)} blocks")
         left, right = first.read(inputs, keys), second.read(inputs, keys)
         sides = (_side(a, first), _side(b, second))
@@ -105,6 +90,31 @@ def bisect(
         gaps = tuple(_gap(name, path, left[key], right[key], allowed[key]) for key, name, path in points)
     bad = next((index for index, gap in enumerate(gaps) if not gap.ok), None)
     return Bisection(gaps, sides, bad)
+
+
+def _require_both(keys: Sequence[Key], second: Stream) -> None:
+    """Refuse sides of different models."""
+    lacking = [key for key in keys if key not in second.points]
+    if lacking:
+        raise CheckFailed(
+            "the two sides have different residual streams",
+            code="CB-BISECT-04",
+            where=lacking[0].path or f"sum {lacking[0].place} of the model",
+            why=f"{len(lacking)} of {len(keys)} points of one are missing in the other",
+            do="compare a model with its own export",
+        )
+
+
+def _generated(program: Program | None, batch: int) -> dict[str, Tensor]:
+    """Inputs of a program, where there is one."""
+    if program is None:
+        raise UsageError(
+            "there is nothing to make inputs from",
+            code="CB-BISECT-01",
+            why="neither side is a model",
+            do="give inputs, or compare with the model",
+        )
+    return program.with_batch(batch, seed=batch)
 
 
 def _stream(target: Target, backend: str | None, trust: bool, folder: Path, name: str) -> Stream:

@@ -14,12 +14,13 @@ from torch import Tensor
 from cbsurgeon.checks import parity_compare as compare
 from cbsurgeon.checks import parity_policy as policy
 from cbsurgeon.checks.bisection import bisect as bisect_sides
+from cbsurgeon.checks.bisection import end_nodes
 from cbsurgeon.checks.parity_inputs import Arrays, Feed, Source, feeds
 from cbsurgeon.checks.parity_result import Row, Side, Tolerance, Verification
 from cbsurgeon.deploy import onnx_file
 from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, Target
 from cbsurgeon.errors import CheckFailed, UsageError
-from cbsurgeon.graph import Program, capture
+from cbsurgeon.graph import Program, capture, inspect
 from cbsurgeon.models.model import Model
 
 BATCHES = (1, 2, 7)
@@ -59,7 +60,8 @@ def verify(
         trust: the user vouches for files that can run code.
         program: the captured program of ``a``, if the caller has it already.
         bisect: where a row fails, find the first block at which the sides part.
-        blocks: (node name, block path) of the blocks to look at; see :func:`cbsurgeon.checks.bisection.bisect`.
+        blocks: (node name, block path) of the blocks to look at (see :func:`cbsurgeon.checks.bisection.bisect`); the
+            MLP blocks of ``a`` when absent, every point of its residual stream where it has none.
         progress: told each step.
 
     Returns:
@@ -79,40 +81,36 @@ def verify(
         if program is None:
             program = _program_of(a, first) or _program_of(b, second)
         source = Source(program, first.inputs, _integers(a) or _integers(b))
-        reference = policy.Reference(program)
-        judge = _Judge(first, second, source, reference, policy.given(atol, rtol), _depth(program, b))
-        rows: list[Row] = []
+        judge = _Judge(first, second, source, policy.Reference(program), policy.given(atol, rtol), _depth(program, b))
         plan = list(feeds(source, batches, inputs))
-        for feed in plan:
-            tell(f"comparing {feed.label} inputs, batch {feed.batch}")
-            rows += judge.rows(feed, plan)
-        found = Verification(
-            side(first), side(second), tuple(rows), str(reference), notes=(*first.notes, *second.notes)
-        )
-        if rows and all(judge.blind):
-            found = _look_inside(found, a, b, program, backends, trust)
+        found = judge.verdict(plan, tell)
+    inside = (program if isinstance(a, Model) and program is not None else a, b)
+    if found.rows and all(judge.blind):
+        found = _look_inside(found, *inside, backends, trust)
     if bisect and not found.ok:
         failed = next(feed for feed in plan if (feed.label, feed.batch) == (found.worst.inputs, found.worst.batch))
-        sides = (program if isinstance(a, Model) and program is not None else a, b)
-        place = bisect_sides(
-            *sides, blocks=blocks, inputs=failed.tensors, backends=backends, trust=trust, progress=progress
+        ends = blocks or _ends(a)
+        found = found.with_bisection(
+            bisect_sides(*inside, blocks=ends, inputs=failed.tensors, backends=backends, trust=trust, progress=progress)
         )
-        found = found.with_bisection(place)
     return dataclasses.replace(found, seconds=round(time.perf_counter() - start, 3))
+
+
+def _ends(a: Target) -> tuple[tuple[str, str], ...] | None:
+    """Ends of a model's MLP blocks; ``None``, every point of the stream, where it has none or is no model."""
+    return (end_nodes(inspect(a, check=False)) or None) if isinstance(a, Model) else None
 
 
 def _look_inside(
     found: Verification,
     a: Target,
     b: Target,
-    program: Program | None,
     backends: tuple[str | None, str | None],
     trust: bool,
 ) -> Verification:
     """Outputs that are one constant (a head that starts at zero) say nothing: compare the last block's result."""
-    left = program if isinstance(a, Model) and program is not None else a
     try:
-        gap = bisect_sides(left, b, backends=backends, trust=trust).gaps[-1]
+        gap = bisect_sides(a, b, backends=backends, trust=trust).gaps[-1]
     except UsageError as error:
         note = f"every output is one constant, so this proves little; looking inside failed: {error.what}"
         return dataclasses.replace(found, notes=(*found.notes, note))
@@ -145,6 +143,15 @@ class _Judge:
         self.given, self.depth = given, depth
         self._floors: dict[str, dict[str, policy.Floor]] = {}
         self.blind: list[bool] = []
+
+    def verdict(self, plan: Sequence[Feed], tell: Progress) -> Verification:
+        """Every row, and who was compared."""
+        rows: list[Row] = []
+        for feed in plan:
+            tell(f"comparing {feed.label} inputs, batch {feed.batch}")
+            rows += self.rows(feed, plan)
+        notes = (*self.a.notes, *self.b.notes)
+        return Verification(side(self.a), side(self.b), tuple(rows), str(self.reference), notes=notes)
 
     def rows(self, feed: Feed, plan: Sequence[Feed]) -> list[Row]:
         tensors = renamed(feed.tensors, self.a)

@@ -91,30 +91,37 @@ def export_onnx(
         if not for_tensorrt and floating_type(prepared) == "float32":
             write_means_as_products(exported.model)
         _finish(exported, prepared, _metadata(model, prepared, sites, fold))
+    written = _write(exported, prepared, target, external_data, force, clock)
+    return Export(
+        path=target,
+        format="onnx",
+        dtype=floating_type(prepared),
+        sites=sites,
+        versions=_versions(),
+        seconds=clock.seconds,
+        **written,
+    )
+
+
+def _write(
+    exported: Any, program: Program, target: Path, external_data: bool | None, force: bool, clock: Clock
+) -> dict[str, Any]:
+    """Put the file and its data in place once they pass every check; what an :class:`Export` says of the files."""
     data = f"{target.name}.data"
     with atomic.bundle(target, force=force, companions=(data,)) as staged:
         with clock("write", "writing"):
             exported.save(staged, external_data=external_data)
         with clock("check", "checking the file"):
-            proto = _read_back(staged, prepared)
-        size = sum(file.stat().st_size for file in staged.parent.iterdir())
-        digest = onnx_file.sha256(staged)
-        beside = (staged.parent / data).exists()
-    inputs, outputs = onnx_file.ports(proto)
-    return Export(
-        path=target,
-        format="onnx",
-        opset=onnx_file.opset(proto),
-        dtype=floating_type(prepared),
-        bytes=size,
-        sha256=digest,
-        inputs=inputs,
-        outputs=outputs,
-        external_data=target.parent / data if beside else None,
-        sites=sites,
-        versions=_versions(),
-        seconds=clock.seconds,
-    )
+            proto = _read_back(staged, program)
+        inputs, outputs = onnx_file.ports(proto)
+        return {
+            "opset": onnx_file.opset(proto),
+            "bytes": sum(file.stat().st_size for file in staged.parent.iterdir()),
+            "sha256": onnx_file.sha256(staged),
+            "inputs": inputs,
+            "outputs": outputs,
+            "external_data": target.parent / data if (staged.parent / data).exists() else None,
+        }
 
 
 def _check_arguments(opset: int, dtype: str | None) -> None:

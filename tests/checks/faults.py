@@ -1,12 +1,20 @@
-"""Networks with a fault planted in one block's operator."""
+"""Small networks of three architectures with a fault planted in one block."""
 
 from __future__ import annotations
 
+import dataclasses
+from functools import cache
+
+import timm
+import torch
+from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 
+from cbsurgeon.deploy import fold
+from cbsurgeon.deploy.casting import DTYPES, cast
+from cbsurgeon.graph import Program, capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import CB
-from tests.deploy import networks
 
 
 class OnePerCent(CB):
@@ -38,30 +46,80 @@ class Overflowing(CB):
         return 0.5 * x + 0.5 * (big * 2.0**-18 / x.shape[self.token_axes[0]])
 
 
-FAULTS = {"scale": OnePerCent, "axis": WrongAxis, "absent": Absent}
+FAULTS = {"axis": WrongAxis, "scale": OnePerCent, "absent": Absent, "overflow": Overflowing, "stale bias": CB}
+"""What stands in the faulty block. An overflow needs float16 to be one; a stale bias is a fault of folding."""
 
-# name → (path of every block's last dropout or projection, channels, channel axis, token axes) of three architectures.
+SIZE = 32
+
+BUILDERS = {
+    "vit": lambda: timm.create_model(
+        "vit_tiny_patch16_224", img_size=SIZE, patch_size=8, depth=3, embed_dim=32, num_heads=2, num_classes=10
+    ),
+    "mixer": lambda: MlpMixer(img_size=SIZE, patch_size=8, num_blocks=3, embed_dim=32, num_classes=10),
+    "swin": lambda: timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=SIZE, window_size=4, depths=(2, 1), embed_dim=32, num_heads=(2, 4), num_classes=10,
+    ),
+}  # fmt: skip
+
+# name → (path of every block, its last dropout, channels) of three architectures; tokens lie on axis 1.
 LAYOUTS = {
-    "vit": [(f"blocks.{index}.mlp.drop2", 192, 2, (1,)) for index in range(3)],
-    "mixer": [(f"blocks.{index}.mlp_channels.drop2", 64, 2, (1,)) for index in range(3)],
-    "swin": [(f"layers.{stage}.blocks.0.mlp.drop2", 96 * 2**stage, 2, (1,)) for stage in range(4)],
+    "vit": [(f"blocks.{index}", "mlp.drop2", 32) for index in range(3)],
+    "mixer": [(f"blocks.{index}", "mlp_channels.drop2", 32) for index in range(3)],
+    "swin": [
+        ("layers.0.blocks.0", "mlp.drop2", 32),
+        ("layers.0.blocks.1", "mlp.drop2", 32),
+        ("layers.1.blocks.0", "mlp.drop2", 64),
+    ],
 }
+BLOCKS = 3
 
 
 def _apply(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return module.planted(output)
 
 
+@cache
 def planted(name: str, block: int | None = None, fault: type[CB] = CB) -> Model:
     """A network with CB at the end of every block, one of them faulty."""
-    model = networks.BUILDERS[name]()
-    for index, (path, channels, channel_axis, token_axes) in enumerate(LAYOUTS[name]):
-        place = model.module.get_submodule(path)
-        place.planted = (fault if index == block else CB)(channels, channel_axis, token_axes).eval()
+    torch.manual_seed(0)
+    module = BUILDERS[name]().eval()
+    for parameter in module.parameters():  # biases that start at zero would hide a stale one
+        if parameter.detach().abs().max() < 1e-3:
+            nn.init.normal_(parameter, std=0.05)
+    for index, (path, end, channels) in enumerate(LAYOUTS[name]):
+        place = module.get_submodule(f"{path}.{end}")
+        place.planted = (fault if index == block else CB)(channels, 2, (1,)).eval()
         place.register_forward_hook(_apply)
-    return model
+    return Model(module, (torch.randn(2, 3, SIZE, SIZE),))
+
+
+@cache
+def program(name: str) -> Program:
+    """The captured network without a fault."""
+    return capture(planted(name))
+
+
+def faulty(name: str, block: int, fault: str) -> Program:
+    """The captured network with a fault in one block."""
+    if fault == "stale bias":
+        return stale(name, block)
+    found = capture(planted(name, block, FAULTS[fault]))
+    return cast(found, DTYPES["float16"]) if fault == "overflow" else found
+
+
+def stale(name: str, block: int) -> Program:
+    """The folded network, one bias of which was not halved with its weight."""
+    folded, _ = fold(program(name), for_compiler=True)
+    path, end, _ = LAYOUTS[name][block]
+    key = f"{path}.{end}".replace("drop2", "fc2.bias")
+    state = dict(folded.exported.state_dict)
+    assert not torch.equal(state[key], program(name).exported.state_dict[key]), "folding halves this bias"
+    state[key] = program(name).exported.state_dict[key]
+    folded.exported._state_dict = state
+    return dataclasses.replace(folded)
 
 
 def block_path(name: str, block: int) -> str:
     """Module path of a block."""
-    return LAYOUTS[name][block][0].rsplit(".", 2)[0]
+    return LAYOUTS[name][block][0]

@@ -179,7 +179,7 @@ def verify(
         CheckFailed: the two have other outputs altogether.
         CBSurgeonError: a side cannot be opened or run.
     """
-    verdict = checks.verify(
+    return checks.verify(
         a,
         b,
         batches=batches,
@@ -189,11 +189,9 @@ def verify(
         device=device,
         trust=trust,
         program=program,
+        bisect=bisect,
         progress=progress,
     )
-    if verdict or not bisect:
-        return verdict
-    return verdict.with_bisection(checks.bisect(a, b, trust=trust, progress=progress))
 
 
 def audit(a: Model, b: Model | None = None, *, batch: int = 1, progress: Progress | None = None) -> Audit:

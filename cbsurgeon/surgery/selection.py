@@ -36,7 +36,7 @@ def select(blocks: Sequence[Block], layers: str = "upper", kinds: Iterable[str] 
     candidates = [block for block in blocks if (block.kind in wanted if wanted else block.default)]
     if not candidates:
         raise NothingMatched(
-            "no MLP block to choose from",
+            f"no {'attention' if wanted == {'attention'} else 'MLP'} block to choose from",
             code="CB-LOCATE-01",
             why=_nothing(blocks, wanted),
             do="see `cbsurgeon inspect REF --why` for what was rejected and the reason",
@@ -107,7 +107,8 @@ def _refuse_unseen(blocks: Sequence[Block]) -> None:
 
 def _nothing(blocks: Sequence[Block], wanted: set[str] | None) -> str:
     if not blocks:
-        return "no residual branch of the model is an MLP"
+        what = "attention" if wanted == {"attention"} else "an MLP"
+        return f"no residual branch of the model is {what}"
     kinds = ", ".join(sorted({block.kind for block in blocks}))
     return f"the model has blocks of kind {kinds}" + (f", none of {', '.join(sorted(wanted))}" if wanted else " only")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,14 +22,27 @@ TELLING = 50
 """An insertion must move the outputs by this many times what is tolerated, or the comparison would say nothing."""
 
 
-def scales(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Another random vector in every scale, the same on both sides, since they have the same keys."""
+def tell(state: Mapping[str, Tensor], added: Iterable[str]) -> dict[str, Tensor]:
+    """Other random numbers in every new parameter and buffer, the same for the same names; a strength stays below 0.5.
+
+    Returns:
+        the new tensors by name.
+    """
     made = {}
-    for number, key in enumerate(sorted(key for key in state if key.endswith(".scale"))):
+    for number, key in enumerate(sorted(added)):
         with torch.no_grad():
-            state[key].copy_(torch.rand(state[key].shape, generator=torch.Generator().manual_seed(number)) + 0.25)
+            values = torch.rand(state[key].shape, generator=torch.Generator().manual_seed(number))
+            if values.dim() > 1:  # a projection: both signs, so that nothing behind it saturates
+                state[key].copy_((2 * values - 1) / values.shape[1] ** 0.5)
+            else:
+                state[key].copy_(0.25 + values * (0.2 if key.endswith("strength") else 1.0))
         made[key] = state[key]
     return made
+
+
+def scales(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Another random vector in every scale."""
+    return tell(state, [key for key in state if key.endswith(".scale")])
 
 
 def run_module(module: nn.Module, model: Model) -> list[Tensor]:
@@ -46,24 +59,25 @@ def tensors(result: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
-def operators(found: Inspection, recipe: Recipe, scaled: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The recipe's sites with the operator written by hand; scales in the order of the recipe's sites."""
+def operators(found: Inspection, recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The recipe's sites with the operator written by hand, its parameters taken from a state by their full names."""
     made = {}
-    for site in recipe.active:
-        there = found.blocks[site.index].sites[site.position]
-        if recipe.op == "cb":
-            made[f"{site.index}"] = (there, lambda x, there=there: by_hand.cb(x, there))
-        else:
-            (key,) = (key for key in scaled if _belongs(key, site))
-            made[f"{site.index}"] = (there, lambda x, there=there, key=key: by_hand.cb_s(x, there, scaled[key]))
+    for number, site in enumerate(recipe.active):
+        blocks = found.attention if site.kind == "attention" else found.blocks
+        there = blocks[site.index].sites[site.position]
+        prefix = f"{path(site)}."
+        own = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+        name = "bent" if recipe.op.startswith("mod:") else recipe.op
+        made[str(number)] = (there, by_hand.at(there, by_hand.formula(name, recipe.options, own)))
     return made
 
 
-def _belongs(key: str, site: Any) -> bool:
+def path(site: Any) -> str:
+    """Where an operator's parameters are: under the module that carries it, or under the block's place."""
     if site.hooks:
         child = "context_broadcast" if site.hooks[0].when == "output" else "context_broadcast_input"
-        return key == f"{site.hooks[0].module}.{child}.scale"
-    return key == f"context_broadcast.{site.stack}.{site.index}.{site.position}.scale".replace("#", "_")
+        return f"{site.hooks[0].module}.{child}"
+    return f"context_broadcast.{site.stack}.{site.index}.{site.position}".replace("#", "_")
 
 
 def same(left: list[Tensor], right: list[Tensor], share: float = 0.0) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,30 +13,71 @@ from cbsurgeon.graph import Program
 from cbsurgeon.graph.block import Site
 from cbsurgeon.graph.execute import flat_inputs
 
-
-def average(x: Tensor, token_axes: Sequence[int]) -> Tensor:
-    """Mean over the token axes, one sample and channel at a time, without any reduction of the library's operators."""
-    order = [axis for axis in range(x.dim()) if axis not in token_axes]
-    flat = x.double().permute(*order, *token_axes).flatten(len(order))
-    total = torch.zeros(flat.shape[:-1], dtype=torch.float64)
-    for token in range(flat.shape[-1]):
-        total += flat[..., token]
-    mean = total / flat.shape[-1]
-    for axis in sorted(token_axes):
-        mean = mean.unsqueeze(axis)
-    return mean
+Formula = Callable[[Tensor], Tensor]
+"""What an operator does to [samples, tokens, channels] in double precision."""
 
 
-def cb(x: Tensor, site: Site) -> Tensor:
-    """Eq. 1 of the paper in double precision."""
-    return ((x.double() + average(x, site.token_axes)) / 2).to(x.dtype)
+def mean(x: Tensor) -> Tensor:
+    """Mean over the tokens of [samples, tokens, channels], summed one token at a time."""
+    total = torch.zeros_like(x[:, :1])
+    for token in range(x.shape[1]):
+        total = total + x[:, token : token + 1]
+    return total / x.shape[1]
 
 
-def cb_s(x: Tensor, site: Site, scale: Tensor) -> Tensor:
-    """Section 3.2 of the paper in double precision; the scale of channel c meets channel c."""
-    mean = average(x, site.token_axes).movedim(site.channel_axis, -1)
-    scaled = (mean * scale.double()).movedim(-1, site.channel_axis)
-    return (x.double() + scaled).to(x.dtype)
+def running_mean(x: Tensor) -> Tensor:
+    """Every token's mean of those up to it."""
+    return torch.cat([mean(x[:, : last + 1]) for last in range(x.shape[1])], dim=1)
+
+
+def formula(op: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> Formula:
+    """The paper's formulas: eq. 1 (CB), section 3.2 (CB_S), appendix B.7 (gate, hybrid); Hu et al. (SE).
+
+    Args:
+        op: name of the operator.
+        options: its form: ``tokens`` and ``causal``; ``class_token``.
+        state: its parameters and buffers, by their own names.
+    """
+    values = {name: tensor.detach().double() for name, tensor in state.items()}
+    context = running_mean if options.get("causal") else mean
+    start, stop = (int(end) if end else None for end in str(options.get("tokens", ":")).split(":"))
+    place = options.get("class_token", 0)
+
+    def squeeze_excite(x: Tensor) -> Tensor:
+        hidden = (mean(x) @ values["fc1.weight"].T + values["fc1.bias"]).clamp_min(0)
+        return x / (1 + (-(hidden @ values["fc2.weight"].T + values["fc2.bias"])).exp())
+
+    formulas: dict[str, Formula] = {
+        "cb": lambda x: (x + context(x)) / 2,
+        "cb_s": lambda x: x + values["scale"] * context(x),
+        "cb_gate": lambda x: x * (x[:, place : place + 1] + 1),
+        "cb_hybrid": lambda x: x * x[:, place : place + 1] + (x + mean(x)) / 2,
+        "cb_retrofit": lambda x: (1 - values["strength"]) * x + values["strength"] * context(x),
+        "se": squeeze_excite,
+        "bent": lambda x: x + values["by"] * x.tanh(),
+    }
+    chosen = formulas[op]
+
+    def on_slice(x: Tensor) -> Tensor:
+        result = x.clone()
+        result[:, start:stop] = chosen(x[:, start:stop])
+        return result
+
+    return on_slice
+
+
+def at(site: Site, what: Formula) -> Formula:
+    """A formula applied to the tensor of a site, whatever the order of its axes."""
+
+    def apply(x: Tensor) -> Tensor:
+        rest = [axis for axis in range(x.dim()) if axis != site.channel_axis and axis not in site.token_axes]
+        order = [*rest, *site.token_axes, site.channel_axis]
+        moved = x.double().permute(order)
+        samples, tokens = math.prod(moved.shape[: len(rest)]), math.prod(moved.shape[len(rest) : -1])
+        changed = what(moved.reshape(samples, tokens, moved.shape[-1])).reshape(moved.shape)
+        return changed.permute([order.index(axis) for axis in range(x.dim())]).to(x.dtype)
+
+    return apply
 
 
 class _Edited(fx.Interpreter):

@@ -129,15 +129,15 @@ class Recipe:
         return {
             "schema": SCHEMA,
             "op": self.op,
-            "options": dict(self.options),
+            "options": dict(sorted(self.options.items())),
             "layers": self.layers,
             "position": self.position,
             "reference": self.reference,
             "fingerprint": self.fingerprint,
             "sites": [site.to_dict() for site in self.sites],
             "excluded": [{"index": block.index, "path": block.path, "reason": block.reason} for block in self.excluded],
-            "structure": [dict(block) for block in self.structure],
-            "versions": dict(self.versions),
+            "structure": [_in_order(block) for block in self.structure],
+            "versions": dict(sorted(self.versions.items())),
         }
 
     def to_json(self) -> str:
@@ -235,14 +235,17 @@ def _mask(document: Mapping[str, Any] | None) -> Mask | None:
     return Mask(str(document["input"]), document["valid"], str(document.get("module", "")), rows)
 
 
+OUTLINE = ("kind", "path", "fc1", "fc2", "channels", "hidden", "calls")
+"""The facts of a block that a recipe depends on."""
+
+
 def outline(block: Block) -> dict[str, Any]:
     """The facts of a block that a recipe depends on."""
-    return {
-        "kind": block.kind,
-        "path": block.path,
-        "fc1": list(block.fc1),
-        "fc2": list(block.fc2),
-        "channels": block.channels,
-        "hidden": block.hidden,
-        "calls": block.calls,
-    }
+    facts = {name: getattr(block, name) for name in OUTLINE}
+    return {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in facts.items()}
+
+
+def _in_order(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A block's facts in one order, wherever the document has been; what is not known comes last."""
+    known = [name for name in OUTLINE if name in facts]
+    return {name: facts[name] for name in (*known, *sorted(set(facts) - set(known)))}

@@ -40,6 +40,8 @@ def test_round_trip(name: str, op: str) -> None:
     assert Recipe.from_json(text) == made
     assert Recipe.from_json(text).to_json() == text
     assert plan(architectures.inspection(name), op=op).to_json() == text, "byte-stable"
+    sorted_by_a_file = json.dumps(json.loads(text), sort_keys=True)
+    assert Recipe.from_json(sorted_by_a_file).to_json() == text, "whatever order a file keeps its keys in"
 
 
 def test_applies_to_a_freshly_built_model() -> None:

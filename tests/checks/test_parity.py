@@ -55,7 +55,7 @@ def test_a_correct_typed_export_passes(name: str, dtype: str, folder: Path) -> N
     )
 
 
-@pytest.mark.parametrize("fault", list(faults.FAULTS))
+@pytest.mark.parametrize("fault", ["axis", "scale", "absent"])
 def test_a_wrong_graph_fails(fault: str, folder: Path) -> None:
     right, wrong = faults.planted("vit"), faults.planted("vit", 1, faults.FAULTS[fault])
     path = export_onnx(wrong, folder / f"{fault}.onnx").path

@@ -192,3 +192,41 @@ def test_neither_file_nor_manifest_is_overwritten(model: Path, engine: Export, t
         build_engine(model, tmp_path / "m.engine")
     assert beside(tmp_path / "m.engine").read_text() == "mine"
     assert not (tmp_path / "m.engine").exists()
+
+
+def test_a_damaged_manifest_and_an_absent_engine(engine: Export, tmp_path: Path) -> None:
+    copy = tmp_path / engine.path.name
+    with pytest.raises(InputFileError) as caught:
+        require_trusted(copy)
+    assert caught.value.code == "CB-ENGINE-03"
+    copy.write_bytes(engine.path.read_bytes())
+    for text in ("{", '{"schema": "another/1"}'):
+        beside(copy).write_text(text)
+        with pytest.raises(InputFileError) as caught:
+            require_trusted(copy, trust=True)
+        assert caught.value.code == "CB-ENGINE-02"
+
+
+def test_a_build_that_fails_leaves_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorrt_rtx
+
+    class Failing:
+        def __init__(self, log: object) -> None:
+            raise RuntimeError("no memory")
+
+    monkeypatch.setattr(tensorrt_rtx, "Builder", Failing)
+    with pytest.raises(ExportError) as caught:
+        build_engine(model, tmp_path / "m.engine")
+    assert caught.value.code == "CB-ENGINE-10"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_free_dimensions_are_refused(tmp_path: Path) -> None:
+    value = [onnx.helper.make_tensor_value_info(name, 1, ["batch", "length"]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "m.onnx")
+    with pytest.raises(ExportError) as caught:
+        build_engine(tmp_path / "m.onnx", tmp_path / "m.engine")
+    assert caught.value.code == "CB-ENGINE-10"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]

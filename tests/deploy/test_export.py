@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.deploy import Export, export, export_onnx, open_runtime, read_metadata
+from cbsurgeon.deploy import Export, export, export_onnx, onnx_file, open_runtime, read_metadata
 from cbsurgeon.errors import CaptureError, ExportError, InputFileError, MissingPackage, OutputFileError, UsageError
+from cbsurgeon.graph import capture
 from cbsurgeon.models.model import Model
 from tests.deploy import networks
 
@@ -153,6 +155,39 @@ def test_nothing_is_left_when_the_exporter_refuses(tmp_path: Path) -> None:
     assert "bessel_j0" in caught.value.where
     assert "odd" in caught.value.where
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_when_the_checker_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        assert path.exists()
+        raise ValueError("no")
+
+    monkeypatch.setattr(onnx_file, "check", refuse)
+    with pytest.raises(ExportError) as caught:
+        export_onnx(Model(nn.Linear(4, 4).eval(), (torch.randn(2, 4),)), tmp_path / "m.onnx")
+    assert caught.value.code == "CB-EXPORT-04"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_when_the_batch_is_fixed(tmp_path: Path) -> None:
+    program = capture(Model(nn.Linear(4, 4).eval(), (torch.randn(2, 4),)))
+    wrong = dataclasses.replace(program, batch_axes={program.input_names[0]: 1})
+    with pytest.raises(ExportError) as caught:
+        export_onnx(Model(nn.Linear(4, 4).eval()), tmp_path / "m.onnx", program=wrong)
+    assert caught.value.code == "CB-EXPORT-05"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_metadata_is_told(tmp_path: Path) -> None:
+    value = [onnx.helper.make_tensor_value_info(name, 1, ["batch", 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    for text in ("{", '{"schema": "another/1"}'):
+        proto = onnx.helper.make_model(graph)
+        proto.metadata_props.add(key=onnx_file.METADATA_KEY, value=text)
+        onnx.save(proto, tmp_path / "m.onnx")
+        with pytest.raises(InputFileError) as caught:
+            read_metadata(tmp_path / "m.onnx")
+        assert caught.value.code == "CB-ONNX-03"
 
 
 def test_training_mode_is_refused(tmp_path: Path) -> None:

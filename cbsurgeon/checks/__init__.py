@@ -6,6 +6,7 @@ from cbsurgeon.checks.cost_audit import audit, count
 from cbsurgeon.checks.latency import Benchmark
 from cbsurgeon.checks.latency_bench import bench
 from cbsurgeon.checks.latency_compare import Timed, compare, compare_processes
+from cbsurgeon.checks.latency_sweep import Sweep, sweep
 from cbsurgeon.checks.leaks import Leak, future_leak, padding_leak
 from cbsurgeon.checks.parity import verify
 from cbsurgeon.checks.parity_result import Bisection, BlockGap, Row, Side, Tolerance, Verification
@@ -20,6 +21,7 @@ __all__ = [
     "Leak",
     "Row",
     "Side",
+    "Sweep",
     "Tally",
     "Timed",
     "Tolerance",
@@ -33,5 +35,6 @@ __all__ = [
     "end_nodes",
     "future_leak",
     "padding_leak",
+    "sweep",
     "verify",
 ]

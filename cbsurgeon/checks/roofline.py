@@ -1,14 +1,14 @@
 """What share of a model's latency an operator can have, from FLOPs, bytes and how it is fused, on named hardware.
 
 Two numbers per row. ``least``: both the model and the operator run at the roofline (peak arithmetic or peak bandwidth,
-whichever is slower, no launch costs). ``estimate``: both at what kernels usually reach, plus the cost of each kernel
-the operator adds. Neither is a measurement; ``bench`` is.
+whichever is slower, no launch costs). ``estimate``: both at what kernels usually reach, plus the cost of every kernel,
+the model's and those the operator adds. Neither is a measurement; ``bench`` is.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from cbsurgeon.checks.cost import Audit, Count, Inserted
 from cbsurgeon.checks.cost_rules import words
+from cbsurgeon.errors import UsageError
 
 NEGLIGIBLE = 0.01
 """A share above this is called out."""
@@ -94,6 +95,14 @@ HARDWARE = (
     ),
 )
 """Float32 is what the ordinary cores do: parity in float32 is checked with TF32 off."""
+
+NAMES: Mapping[str, Hardware] = dict(zip(("h200", "a100", "l4", "t4", "rtx4090"), HARDWARE, strict=True))
+"""What the devices are called on the command line; ``cpu`` is measured where it is asked for."""
+
+ASSUMED = (
+    f"estimate: {100 * REACHED_ARITHMETIC:g} % of the peak arithmetic, {100 * REACHED_BANDWIDTH:g} % of the bandwidth, "
+    f"{1e6 * GPU_KERNEL:g} µs for each kernel on a GPU; least: the peaks, and nothing for kernels"
+)
 
 
 @dataclass(frozen=True)
@@ -215,12 +224,82 @@ def shares(
     )
 
 
+def named(names: Iterable[str]) -> tuple[Hardware, ...]:
+    """Devices by their names on the command line: :data:`NAMES`, and ``cpu``, which takes a second.
+
+    Raises:
+        UsageError: an unknown name (CB-AUDIT-01).
+    """
+    wanted = tuple(names)
+    unknown = [name for name in wanted if name not in (*NAMES, "cpu")]
+    if unknown or not wanted:
+        raise UsageError(
+            f"unknown hardware {unknown[0] if unknown else ''!r}",
+            code="CB-AUDIT-01",
+            why=f"known are {', '.join(NAMES)}, and cpu, which is measured",
+            do="--hardware h200,l4,cpu",
+        )
+    return tuple(measured_cpu() if name == "cpu" else NAMES[name] for name in wanted)
+
+
+def roofline(
+    counted: Audit, *, hardware: Sequence[Hardware] = HARDWARE, dtypes: Sequence[str] = ("float32", "float16")
+) -> dict[str, Any]:
+    """The table as a document: its rows, what they assume, and in words where the operators are not negligible.
+
+    Args:
+        counted: an audit of a model and of the same model with operators.
+        hardware: devices.
+        dtypes: types to compute in; a device that lacks one is named under ``left_out``.
+
+    Raises:
+        UsageError: there is no operator to tell the share of (CB-AUDIT-02), or no device computes in the types
+            (CB-AUDIT-03).
+    """
+    if counted.b is None or not counted.b.inserted:
+        raise UsageError(
+            "there is no inserted operator to tell the share of",
+            code="CB-AUDIT-02",
+            where=f"{counted.a.reference}{f' -> {counted.b.reference}' if counted.b else ''}",
+            why="a roofline compares a model with the same model after insert",
+            do="cbsurgeon audit MODEL MODEL-cb.safetensors --roofline",
+        )
+    rows = shares(counted, hardware=hardware, dtypes=dtypes)
+    if not rows:
+        raise UsageError(
+            f"no device that was asked for computes in {', '.join(dtypes)}",
+            code="CB-AUDIT-03",
+            where=", ".join(device.name for device in hardware),
+            do="--dtype float32",
+        )
+    return {
+        "negligible_at": NEGLIGIBLE,
+        "batch": counted.batch,
+        "hardware": [{"name": device.name, "source": device.source} for device in hardware],
+        "forms": {form.name: form.meaning for form in FORMS},
+        "assumed": ASSUMED,
+        "rows": [row.to_dict() for row in rows],
+        "not_negligible": _felt(rows),
+        "left_out": [f"{device.name}: {kind}" for device in hardware for kind in dtypes if kind not in device.peak],
+    }
+
+
+def _felt(rows: Iterable[Share]) -> list[str]:
+    """Where the estimate is above :data:`NEGLIGIBLE`: one text for each device and type, forms with their shares."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.negligible:
+            found.setdefault(f"{row.hardware}, {row.dtype}", []).append(f"{row.form} {100 * row.estimate:.1f} %")
+    return [f"{place}: {', '.join(forms)}" for place, forms in found.items()]
+
+
 def _share(counted: Audit, device: Hardware, dtype: str, form: Form) -> Share:
     assert counted.b is not None
     inserted, batch = counted.b.inserted, counted.batch
     scale = ITEM[dtype] / ITEM.get(counted.dtype, 4)
     model = model_seconds(counted.a, device, dtype, scale, fused=form.fused_model)
     likely = model_seconds(counted.a, device, dtype, scale, fused=form.fused_model, reached=True)
+    likely += device.kernel * model_kernels(counted.a, fused=form.fused_model)
     moved = sum(form.elements(item) * item.calls for item in inserted) * batch * ITEM[dtype]
     extra = moved / device.bandwidth
     kernels = form.kernels * sum(item.calls for item in inserted)
@@ -257,6 +336,12 @@ def model_seconds(
         for name, part in count.by_operator.items()
         if not fused or name in kept
     )
+
+
+def model_kernels(count: Count, *, fused: bool) -> int:
+    """Kernels the model takes: products and reductions where what is pointwise is fused, all operators elsewhere."""
+    kept = PRODUCTS | REDUCTIONS
+    return sum(calls for name, calls in count.calls.items() if not fused or name in kept)
 
 
 def measured_cpu(*, threads: int | None = None, repeats: int = 5) -> Hardware:

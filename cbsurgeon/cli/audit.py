@@ -8,14 +8,47 @@ import click
 
 from cbsurgeon.cli.options import for_side, model_options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.errors import UsageError
+
+HARDWARE = "h200,a100,l4,t4,rtx4090"
+SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @click.command("audit")
 @reference_argument("a", "A")
 @reference_argument("b", "[B]", required=False)
+@click.option(
+    "--roofline", is_flag=True, help="Also tell the operators' share of latency, at least and likely, on --hardware."
+)
+@click.option(
+    "--hardware",
+    default=HARDWARE,
+    show_default=True,
+    metavar="LIST",
+    help="Devices of --roofline; cpu is this one, measured on the spot.",
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call.")
+@click.option(
+    "--dtype",
+    default="float32,float16",
+    show_default=True,
+    metavar="LIST",
+    help="Types of --roofline: float32 (fp32), float16 (fp16), bfloat16 (bf16).",
+)
 @model_options
 @terminal_options
-def command(terminal: Terminal, a: str, b: str | None, how: dict[str, Any]) -> None:
+@click.pass_context
+def command(
+    context: click.Context,
+    terminal: Terminal,
+    a: str,
+    b: str | None,
+    how: dict[str, Any],
+    roofline: bool,
+    hardware: str,
+    batch: int,
+    dtype: str,
+) -> None:
     """Count parameters, FLOPs and bytes moved of A, and of B and the difference.
 
     The inserted operators are counted, and every operator that no rule covers is named.
@@ -24,12 +57,44 @@ def command(terminal: Terminal, a: str, b: str | None, how: dict[str, Any]) -> N
     Examples:
       cbsurgeon audit timm:deit_small_patch16_224
       cbsurgeon audit timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
+      cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors --roofline --hardware h200,l4,cpu --dtype fp16
     """
+    dtypes = _dtypes(dtype)
+    _refuse_without(context, roofline)
     from cbsurgeon import verbs
 
     with terminal.working() as progress:
         progress("load")
         models = [verbs.load(reference, **for_side(how, reference)) for reference in (a, b) if reference is not None]
         progress("count")
-        counted = verbs.audit(*models)
-    terminal.show(counted.to_dict())
+        counted = verbs.audit(*models, batch=batch)
+        document = counted.to_dict()
+        if roofline:
+            from cbsurgeon.verbs.proving import shares_of_latency
+
+            progress("measure this processor" if "cpu" in hardware.split(",") else "roofline")
+            document["roofline"] = shares_of_latency(counted, hardware=hardware.split(","), dtypes=dtypes)
+    terminal.show(document)
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    kinds = tuple(SHORT.get(word, word) for word in text.split(","))
+    if not kinds or any(kind not in SHORT.values() for kind in kinds):
+        raise UsageError(
+            "--dtype takes floating types", code="CB-CLI-06", where=f"--dtype {text}", do="--dtype float32,float16"
+        )
+    return kinds
+
+
+def _refuse_without(context: click.Context, roofline: bool) -> None:
+    """An option that would change nothing was meant to."""
+    source = click.core.ParameterSource.COMMANDLINE
+    given = [name for name in ("hardware", "dtype") if context.get_parameter_source(name) is source]
+    if given and not roofline:
+        raise UsageError(
+            f"--{given[0]} is for --roofline",
+            code="CB-CLI-07",
+            where=f"--{given[0]}",
+            why="counts are the same on every device",
+            do="add --roofline",
+        )

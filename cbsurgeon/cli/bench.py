@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import for_side, model_options, reference_argument, terminal_options
+from cbsurgeon.cli.options import for_side, model_options, reference_argument, terminal_options, whole_numbers
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.errors import CheckFailed, UsageError
 
@@ -26,7 +26,12 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 @click.option(
     "--processes", type=click.IntRange(min=1), help="Fresh processes to measure in.  [default: by the budget]"
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call.")
+@click.option(
+    "--batch", default="1", show_default=True, metavar="LIST", help="Samples per call; several (1,8,64) are a sweep."
+)
+@click.option(
+    "--size", metavar="LIST", help="Height and width of the images, such as 224,288: models are built anew for each."
+)
 @click.option(
     "--budget", default="60s", show_default=True, metavar="TIME", help="Time to spend measuring, such as 90s or 5m."
 )
@@ -35,8 +40,22 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 )
 @model_options
 @terminal_options
-def command(terminal: Terminal, a: str, b: str, how: dict[str, Any], budget: str, claim: str, **measuring: Any) -> None:
+def command(
+    terminal: Terminal,
+    a: str,
+    b: str,
+    how: dict[str, Any],
+    batch: str,
+    size: str | None,
+    budget: str,
+    claim: str,
+    **measuring: Any,
+) -> None:
     """Time B against A in interleaved pairs, with a confidence interval and A against itself as control.
+
+    Several batches and sizes share the budget equally; the answer is the worst one's, and all are listed. Peak memory
+    is measured in fresh processes (from a budget of 40 s a point). On a CUDA device, work is recorded once and
+    replayed, and timed by the device.
 
     Exit 0: B is within --claim, or the answer is INCONCLUSIVE (then it says how many pairs would settle it).
     Exit 1: B is slower than claimed.
@@ -45,15 +64,32 @@ def command(terminal: Terminal, a: str, b: str, how: dict[str, Any], budget: str
     Examples:
       cbsurgeon bench timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
       cbsurgeon bench a.onnx b.onnx --budget 2m --claim 2%
+      cbsurgeon bench a.onnx b.onnx --batch 1,8,64 --budget 5m
     """
-    seconds, share = _seconds(budget), _share(claim)
+    seconds, share, batches = _seconds(budget), _share(claim), whole_numbers(batch, "--batch")
+    sizes = _sizes(size, (a, b), how)
     from cbsurgeon import verbs
+    from cbsurgeon.verbs.proving import sweep
 
     with terminal.working() as progress:
-        progress("load")
-        sides = [verbs.open_side(reference, **for_side(how, reference)) for reference in (a, b)]
-        result = verbs.bench(*sides, budget=seconds, claim=share, trust=how["trust"], progress=progress, **measuring)
-    terminal.show(result.to_dict())
+
+        def sides(size: int | None) -> Any:
+            progress("load")
+            given = how if size is None else {**how, "input": f"3x{size}x{size}"}
+            return tuple(verbs.open_side(reference, **for_side(given, reference)) for reference in (a, b))
+
+        found = sweep(
+            sides,
+            batches=batches,
+            sizes=sizes,
+            budget=seconds,
+            claim=share,
+            trust=how["trust"],
+            progress=progress,
+            **measuring,
+        )
+    terminal.show(found.to_dict())
+    result = found.worst
     if result.outcome == "slower":
         raise CheckFailed(
             f"B is slower than claimed: {result.verdict}",
@@ -62,6 +98,25 @@ def command(terminal: Terminal, a: str, b: str, how: dict[str, Any], budget: str
             why=f"ratio {result.ratio:.4f}, 95 % interval {result.ci95[0]:.4f} to {result.ci95[1]:.4f}, claim {claim}",
             do="claim less (--claim), or export with folding, which removes CB's multiplications",
         )
+
+
+def _sizes(text: str | None, references: tuple[str, str], how: dict[str, Any]) -> tuple[int | None, ...]:
+    if text is None:
+        return (None,)
+    exported = [
+        reference
+        for reference in references
+        if reference.lower().endswith((".onnx", ".engine", ".plan", ".trt", ".pt2"))
+    ]
+    if exported or how["input"] or how["inputs"]:
+        raise UsageError(
+            "--size builds models for each size",
+            code="CB-CLI-07",
+            where=f"--size {text} with {exported[0] if exported else '--input' if how['input'] else '--inputs'}",
+            why="an exported file has its size built in" if exported else "they say the size of the images too",
+            do="give models, and leave out --input and --inputs",
+        )
+    return whole_numbers(text, "--size")
 
 
 def _seconds(text: str) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def count(value: float | None, *, signed: bool = False) -> str:
@@ -68,3 +69,23 @@ def indices(numbers: Sequence[int]) -> str:
             runs.append([number])
     joined = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(str(number) for number in run) for run in runs]
     return ",".join(joined) or "none"
+
+
+def place(point: Mapping[str, Any]) -> str:
+    """Where a benchmark was taken: ``batch 8, 224 x 224``."""
+    stamp = point["environment"]
+    size = f", {stamp['size']} x {stamp['size']}" if stamp.get("size") else ""
+    return f"batch {stamp.get('batch', 1)}{size}"
+
+
+def by_device(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
+    """Rows of a roofline: (device, type) → form → row."""
+    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["hardware"], row["dtype"]), {})[row["form"]] = row
+    return found
+
+
+def share(row: Mapping[str, Any]) -> str:
+    """``0.12 / 0.31 %``, at least and likely; marked where it is not negligible."""
+    return f"{100 * row['least']:.2f} / {100 * row['estimate']:.2f} %{'' if row['negligible'] else ' !'}"

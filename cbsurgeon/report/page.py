@@ -48,6 +48,8 @@ def render_html(documents: Sequence[Document]) -> str:
         "slowdown": figures.slowdown,
         "interval": figures.interval,
         "milliseconds": figures.milliseconds,
+        "place": figures.place,
+        "share": figures.share,
         "text": text_of,
     }
     environment.filters.update(filters)
@@ -129,7 +131,10 @@ def _audit(document: Document) -> dict[str, Any]:
             cells += [show(row["b"]), show(row["difference"], signed=True), figures.percent(row["relative"], 4)]
         table.append({"label": label, "cells": cells, "convention": row["convention"]})
     inserted = document["inserted"]
-    return {**document, "plots": drawn, "table": table, "inserted_rows": inserted["b"] or inserted["a"]}
+    shares = document.get("roofline")
+    devices = figures.by_device(shares["rows"]) if shares else {}
+    content = {**document, "plots": drawn, "table": table, "inserted_rows": inserted["b"] or inserted["a"]}
+    return {**content, "devices": devices}
 
 
 def _environment(report: Document, documents: Sequence[Document]) -> dict[str, Any]:

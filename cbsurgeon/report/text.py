@@ -251,6 +251,28 @@ def _audit(document: Document, documents: Sequence[Document]) -> Rows:
     inserted = (document.get("inserted") or {}).get("b") or (document.get("inserted") or {}).get("a") or []
     for formula, items in _by(inserted, lambda item: f"{item['op']} on {item['tokens']} x {item['channels']}").items():
         yield _fact("counted", f"{len(items)} x {formula}: {items[0]['formula']}")
+    if document.get("roofline"):
+        yield from _shares(document["roofline"])
+
+
+def _shares(table: Mapping[str, Any]) -> Rows:
+    """The roofline: the operators' share of latency, one row per device and type, one column per form."""
+    forms = list(table["forms"])
+    yield _line(f"share of latency, at least / likely (batch {table['batch']})", "bold")
+    shown = _table("hardware", "type", *forms, right=forms)
+    for (device, kind), rows in figures.by_device(table["rows"]).items():
+        shown.add_row(*_cells(device, kind), *(_cells(figures.share(rows[form]))[0] for form in forms))
+    yield shown
+    for name, meaning in table["forms"].items():
+        yield _fact(name, meaning)
+    yield _fact("assumed", table["assumed"])
+    limit = f"{100 * table['negligible_at']:g} %"
+    if table["not_negligible"]:
+        yield _fact("NOT negligible", f"above {limit}: " + "; ".join(table["not_negligible"]), "yellow")
+    else:
+        yield _fact("negligible", f"at most {limit} in every row")
+    if table["left_out"]:
+        yield _fact("left out", "does not compute in it: " + "; ".join(table["left_out"]))
 
 
 OUTCOMES = {"within": "green", "slower": "red", "inconclusive": "yellow"}
@@ -272,18 +294,44 @@ def _by(
 def _bench(document: Document, documents: Sequence[Document]) -> Rows:
     style = f"bold {OUTCOMES.get(document['outcome'], '')}".strip()
     yield _line(f"{document['a']} -> {document['b']}: {document['verdict']}", style)
+    if document.get("sweep"):
+        yield from _points(document["sweep"])
+        yield _line(f"the worst, {figures.place(document)}", "bold")
     times = document["median_seconds"]
-    table = _table("", "median", "ratio - 1", "95 % interval", right=("median", "ratio - 1", "95 % interval"))
-    table.add_row(*_cells("A", figures.milliseconds(times["a"]), "", ""))
+    columns = ("median", "ratio - 1", "95 % interval", "peak memory")
+    table = _table("", *columns, right=columns)
+    peak = document["peak_memory"]
+    table.add_row(*_cells("A", figures.milliseconds(times["a"]), "", "", figures.size(peak["a"])))
     ratio, ci95 = figures.slowdown(document["ratio"]), figures.interval(document["ci95"])
-    table.add_row(*_cells("B", figures.milliseconds(times["b"]), ratio, ci95))
+    table.add_row(*_cells("B", figures.milliseconds(times["b"]), ratio, ci95, figures.size(peak["b"])))
     control = document["control"]
-    table.add_row(*_cells("A again", "", figures.slowdown(control["ratio"]), figures.interval(control["ci95"])))
+    table.add_row(*_cells("A again", "", figures.slowdown(control["ratio"]), figures.interval(control["ci95"]), ""))
     yield table
     partial = ", partial" if document["partial"] else ""
     yield _fact("pairs", f"{document['pairs']} groups in {document['processes']} processes{partial}")
     for note in document["notes"]:
         yield _fact("note", note, "yellow")
+
+
+def _points(points: Sequence[Mapping[str, Any]]) -> Rows:
+    """A row for each point of a sweep."""
+    columns = ("A", "B", "ratio - 1", "95 % interval", "memory A", "memory B")
+    table = _table("point", *columns, "answer", right=columns)
+    for point in points:
+        times, peak = point["median_seconds"], point["peak_memory"]
+        table.add_row(
+            *_cells(
+                figures.place(point),
+                figures.milliseconds(times["a"]),
+                figures.milliseconds(times["b"]),
+                figures.slowdown(point["ratio"]),
+                figures.interval(point["ci95"]),
+                figures.size(peak["a"]),
+                figures.size(peak["b"]),
+                point["outcome"],
+            )
+        )
+    yield table
 
 
 def _ship(document: Document) -> Rows:

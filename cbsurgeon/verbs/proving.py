@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon import checks, deploy, graph
-from cbsurgeon.checks import Audit, Benchmark, Verification
+from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification, roofline
+from cbsurgeon.checks.latency_sweep import Sides
 from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
 from cbsurgeon.graph import Program
@@ -199,6 +200,22 @@ def audit(a: Model, b: Model | None = None, *, batch: int = 1, progress: Progres
     return checks.audit(a, b, batch=batch, progress=progress)
 
 
+def shares_of_latency(
+    counted: Audit, *, hardware: Sequence[str] = tuple(roofline.NAMES), dtypes: Sequence[str] = ("float32", "float16")
+) -> dict[str, Any]:
+    """At least and likely, the inserted operators' share of a model's latency on named hardware.
+
+    Args:
+        counted: from :func:`audit`, of a model and of the same model with operators.
+        hardware: names from :data:`cbsurgeon.checks.roofline.NAMES`, or ``cpu``, which is measured.
+        dtypes: types to compute in.
+
+    Raises:
+        UsageError: an unknown device, nothing inserted, or no device that computes in the types (CB-AUDIT-01 to 03).
+    """
+    return roofline.roofline(counted, hardware=roofline.named(hardware), dtypes=dtypes)
+
+
 def bench(
     a: Side,
     b: Side,
@@ -244,6 +261,39 @@ def bench(
         trust=trust,
         progress=progress,
     )
+
+
+def sweep(
+    sides: Sides,
+    *,
+    batches: Sequence[int] = (1,),
+    sizes: Sequence[int | None] = (None,),
+    backend: str | None = None,
+    **measuring: Any,
+) -> Sweep:
+    """:func:`bench` at several batch sizes and resolutions, which share the budget equally.
+
+    Args:
+        sides: opens A and B for square images of a size; for ``None`` as they are.
+        batches: samples per call.
+        sizes: height and width of the images.
+        backend: as :func:`bench`.
+        measuring: as :func:`bench`.
+
+    Raises:
+        CBSurgeonError: a side cannot be opened, or a measuring process failed.
+    """
+    if backend is None:
+        opened = sides(sizes[0])
+        backend, first = _running_both(*opened), {sizes[0]: opened}
+        return checks.sweep(
+            lambda size: first.pop(size, None) or sides(size),
+            batches=batches,
+            sizes=sizes,
+            backend=backend,
+            **measuring,
+        )
+    return checks.sweep(sides, batches=batches, sizes=sizes, backend=backend, **measuring)
 
 
 def _running_both(a: Side, b: Side) -> str:

@@ -9,7 +9,18 @@ import pytest
 from cbsurgeon import graph, surgery
 from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
 from cbsurgeon.checks.cost_audit import audit
-from cbsurgeon.checks.roofline import FORMS, HARDWARE, ITEM, Hardware, measured_cpu, model_seconds, shares
+from cbsurgeon.checks.roofline import (
+    FORMS,
+    HARDWARE,
+    ITEM,
+    Hardware,
+    measured_cpu,
+    model_seconds,
+    named,
+    roofline,
+    shares,
+)
+from cbsurgeon.errors import UsageError
 from tests.checks.cost_models import TIMM, counted, timm_model, with_operator
 
 
@@ -69,6 +80,48 @@ def test_unfused_models_take_longer(audited: Audit) -> None:
     fused, plain = (model_seconds(audited.a, HARDWARE[0], "float32", 1.0, fused=flag) for flag in (True, False))
     assert fused < plain
     assert model_seconds(audited.a, HARDWARE[0], "float32", 1.0, fused=True, reached=True) > fused
+
+
+def test_the_models_own_kernels_cost_as_much_as_those_that_are_added() -> None:
+    """Where nothing but kernels costs, the share is the operator's part of the kernels."""
+    device = Hardware("toy", "test", 1e30, {"float32": 1e30}, 1e-6)
+    item = Inserted("x", "cb", tokens=4, channels=4, calls=1, tally=Tally(), formula="")
+    work = {"linear": Tally(operations=1, bytes=1), "relu": Tally(operations=1, bytes=1)}
+    base = Count("a", Tally(), by_operator=work, calls={"linear": 4, "relu": 8})
+    rows = {
+        row.form: row
+        for row in shares(Audit(base, Count("b", Tally(), inserted=(item,))), hardware=[device], dtypes=["float32"])
+    }
+    assert rows["line"].estimate == pytest.approx(4 / (4 + 12))
+    assert rows["folded"].estimate == pytest.approx(1 / (1 + 4))
+    assert rows["fused"].estimate == pytest.approx(0, abs=1e-12)
+
+
+def test_the_table_says_where_operators_are_not_negligible(audited: Audit) -> None:
+    table = roofline(audited, hardware=named(["h200", "t4"]), dtypes=["float16", "bfloat16"])
+    felt = {(row["hardware"], row["dtype"]) for row in table["rows"] if not row["negligible"]}
+    assert len(table["not_negligible"]) == len(felt) > 0
+    assert all(any(text.startswith(f"{place}, {kind}: ") for text in table["not_negligible"]) for place, kind in felt)
+    assert table["left_out"] == ["T4: bfloat16"]
+    assert set(table["forms"]) == {row["form"] for row in table["rows"]}
+    assert json.loads(json.dumps(table, allow_nan=False)) == table
+
+
+@pytest.mark.parametrize(
+    ("hardware", "dtypes", "with_b", "code"),
+    [
+        (["h100"], ["float32"], True, "CB-AUDIT-01"),
+        ([], ["float32"], True, "CB-AUDIT-01"),
+        (["h200"], ["float32"], False, "CB-AUDIT-02"),
+        (["t4"], ["bfloat16"], True, "CB-AUDIT-03"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(
+    audited: Audit, hardware: list[str], dtypes: list[str], with_b: bool, code: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        roofline(audited if with_b else Audit(audited.a), hardware=named(hardware), dtypes=dtypes)
+    assert caught.value.code == code
 
 
 def test_real_insertion_counts_the_same_on_module_and_program() -> None:

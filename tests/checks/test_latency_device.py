@@ -46,9 +46,12 @@ class Streamed:
 
 def test_a_known_stream_is_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(
-        latency_device, "device_timer", lambda call, stream: asked.append(stream) or (lambda calls: 0.0)
-    )
+
+    def timer(call: object, stream: object) -> Callable[[int], float]:
+        asked.append(stream)
+        return lambda calls: 0.0
+
+    monkeypatch.setattr(latency_device, "device_timer", timer)
     on_device, elsewhere = Streamed("a stream"), Streamed(None)
     assert timer_of(on_device, lambda: None)(3) == 0.0  # type: ignore[arg-type]
     assert asked == ["a stream"] and clock_of(on_device) == EVENTS  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any
 from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
 from cbsurgeon.checks.latency import Benchmark, Process
 from cbsurgeon.checks.parity_result import Bisection, BlockGap, Row, Side, Tolerance, Verification
+from cbsurgeon.checks.roofline import roofline
 from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
 from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use
 
@@ -125,7 +126,7 @@ def verification(ok: bool = True, bisected: bool = True) -> dict[str, Any]:
     ).to_dict()
 
 
-def audit() -> dict[str, Any]:
+def audit(*, shares: bool = False) -> dict[str, Any]:
     cb = Tally(0, 75_648, 227_712, 1_212_672)
     operators = {
         "linear": Tally(21_600_000, 4_200_000_000, 8_400_000_000, 310_000_000),
@@ -154,7 +155,8 @@ def audit() -> dict[str, Any]:
         inserted=inserted,
         weight_bytes=88_202_656,
     )
-    return Audit(a, b).to_dict()
+    counted = Audit(a, b)
+    return {**counted.to_dict(), **({"roofline": roofline(counted)} if shares else {})}
 
 
 def benchmark(outcome: str = "within") -> dict[str, Any]:
@@ -194,6 +196,15 @@ def benchmark(outcome: str = "within") -> dict[str, Any]:
         samples=samples,
         notes=("the machine was shared",),
     ).to_dict()
+
+
+def sweep() -> dict[str, Any]:
+    """Three points, the worst on top."""
+    points = [
+        {**benchmark(outcome), "environment": {**benchmark()["environment"], "batch": batch, "size": size}}
+        for batch, size, outcome in ((1, 224, "within"), (8, 224, "inconclusive"), (8, 288, "slower"))
+    ]
+    return {**points[2], "sweep": points}
 
 
 def shipment(ok: bool = True) -> dict[str, Any]:

@@ -31,6 +31,9 @@ FLAGS = (
 SECONDS = 60
 DESK, PHONE = 1280, 390
 
+PAPER = 718
+"""CSS pixels across A4 (210 mm at 96 per inch) between Chromium's margins of 0.4 inch."""
+
 # A difference of one pixel between a box and its container is rounding of sub-pixel layout, not overflow.
 SUBPIXEL = 1
 
@@ -80,7 +83,8 @@ def measure(folder: Path, page: str, width: int, *flags: str) -> tuple[dict[str,
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render_html([documents.shipment()])
+    """Everything there can be on one page."""
+    return render_html([documents.shipment(), documents.audit(shares=True), documents.sweep()])
 
 
 @pytest.mark.parametrize("width", [DESK, PHONE])
@@ -95,7 +99,8 @@ def test_every_section_is_there_and_fits(page: str, width: int, tmp_path: Path) 
 
 def test_plots_are_readable_on_a_phone(page: str, tmp_path: Path) -> None:
     measured, _ = measure(tmp_path, page, PHONE)
-    assert len(measured["figures"]) == 7  # network, one block, parity by batch and block, two costs, latency
+    # network, one block, parity by batch and block, two costs, latency; costs and latency once more
+    assert len(measured["figures"]) == 10
     assert all(box[2] > 300 for box in measured["figures"])
     assert measured["text"] >= 9  # pixels: the smallest letters in any picture, about 7 points on paper
 
@@ -134,6 +139,32 @@ def test_a_screenshot_shows_the_inserted_operators(page: str, tmp_path: Path) ->
     assert colors.get((0x0B, 0x6B, 0xCB), 0) > 6 * dot * 0.5
     strips = [picture.crop((0, top, DESK, top + 250)) for top in range(0, 3000, 250)]
     assert all(len(strip.getcolors(maxcolors=2**24)) > 3 for strip in strips)
+
+
+def test_printed_it_has_every_section(page: str, tmp_path: Path) -> None:
+    """The PDF's outline, which Chromium makes of the headings it laid out, names them in order, on pages that exist."""
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    paper = tmp_path / "page.pdf"
+    arguments = ("--no-pdf-header-footer", "--generate-pdf-document-outline", f"--print-to-pdf={paper}")
+    chromium(tmp_path, *arguments, (tmp_path / "page.html").as_uri())
+    raw = paper.read_bytes()
+    pages = len(re.findall(rb"/Type\s*/Page\b(?!s)", raw))
+    assert pages >= 3  # more than a screenful: nothing was cut off after the first sheet
+    titles = [text.decode("latin-1") for text in re.findall(rb"/Title\s*\(((?:[^()\\]|\\.)*)\)", raw)]
+    headings = re.findall(r"<section id=\"(\w+)\">\s*<h2>([^<]+)</h2>", page)
+    assert [name for name, _ in headings] == list(SECTIONS)
+    at = [titles.index(heading) for _, heading in headings]
+    assert len(set(at)) == len(SECTIONS)
+
+
+def test_printed_it_fits_the_paper(page: str, tmp_path: Path) -> None:
+    """Laid out by the rules for paper, at the width A4 leaves, nothing reaches beyond the edge, tables included."""
+    assert page.count("@media print") == 1
+    printed = page.replace("@media print", "@media all").replace('class="scroll"', 'class="paper"')
+    measured, messages = measure(tmp_path, printed, PAPER)
+    assert messages == []
+    assert measured["scroll"] <= PAPER + SUBPIXEL
+    assert measured["wide"] == []
 
 
 def brightness(color: str) -> float:

@@ -148,6 +148,16 @@ def test_a_difference_that_is_not_finite_is_drawn_as_failed() -> None:
     assert "not finite" in render_html([document])
 
 
+def test_sweeps_and_rooflines_are_tables_of_their_own() -> None:
+    page = render_html([documents.sweep(), documents.audit(shares=True)])
+    for point in ("batch 1, 224 x 224", "batch 8, 224 x 224", "batch 8, 288 x 288"):
+        assert f"<td>{point}</td>" in page
+    assert "Share of latency by roofline" in page and "Not negligible: " in page
+    assert page.count("H200 SXM</td>") == 2  # a row for each type
+    plain = render_html([documents.benchmark(), documents.audit()])
+    assert "Share of latency" not in plain and "worst point" not in plain
+
+
 def test_nothing_to_show_is_an_error() -> None:
     with pytest.raises(UsageError, match="nothing to report"):
         render_html([])

@@ -16,6 +16,8 @@ ALL = {
     "verify": documents.verification(),
     "audit": documents.audit(),
     "bench": documents.benchmark(),
+    "sweep": documents.sweep(),
+    "roofline": documents.audit(shares=True),
     "ship": documents.shipment(),
 }
 
@@ -88,3 +90,20 @@ def test_a_block_that_is_occupied_says_by_what() -> None:
 )
 def test_numbers_read_well(call: Any, expected: str) -> None:
     assert call() == expected
+
+
+def test_every_point_of_a_sweep_is_listed_and_the_worst_named() -> None:
+    text = render_text(documents.sweep(), width=120)
+    for point in ("batch 1, 224 x 224", "batch 8, 224 x 224", "batch 8, 288 x 288"):
+        assert point in text
+    assert "the worst, batch 8, 288 x 288" in text
+    assert "510.0 MB" in text and "512.0 MB" in text
+
+
+def test_a_roofline_says_where_operators_are_not_negligible() -> None:
+    document = documents.audit(shares=True)
+    text = " ".join(render_text(document, width=120).split())
+    assert "NOT negligible above 1 %" in text
+    assert all(device["name"] in text for device in document["roofline"]["hardware"])
+    assert all(meaning in text for meaning in document["roofline"]["forms"].values())
+    assert "roofline" not in documents.audit() and "share of latency" not in render_text(documents.audit())

@@ -1,0 +1,104 @@
+"""Sweeps: the budget is shared, the worst point answers, and an interrupted sweep keeps what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cbsurgeon.checks import latency_sweep
+from cbsurgeon.checks.latency import Benchmark, Process
+from cbsurgeon.checks.latency_sweep import Sweep, place, sweep
+from cbsurgeon.checks.latency_verdict import conclude
+
+
+def result(factor: float, batch: int = 1) -> Benchmark:
+    wobble = [1 + 0.001 * (index % 5 - 2) for index in range(24)]
+    row = Process(
+        a=tuple((0.01, 0.01) for _ in wobble),
+        b=tuple((0.01 * factor * part, 0.01 * factor * part) for part in wobble),
+        control=tuple((0.01 * part, 0.01 * part) for part in wobble),
+    )
+    return conclude([row] * 5, claim=0.01, environment={"batch": batch})
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What is asked of each benchmark; larger batches are slower here."""
+    asked: list[dict[str, Any]] = []
+
+    def bench(a: Any, b: Any, *, batch: int, **how: Any) -> Benchmark:
+        asked.append({"sides": (a, b), "batch": batch, **how})
+        if how["progress"] is not None:
+            how["progress"]("building")
+        return result(1 + 0.01 * (batch - 1), batch)
+
+    monkeypatch.setattr(latency_sweep, "bench", bench)
+    return asked
+
+
+def sides(size: int | None) -> tuple[str, str]:
+    return f"a{size}", f"b{size}"
+
+
+def test_every_batch_at_every_size_shares_the_budget(measured: list[dict[str, Any]]) -> None:
+    said: list[str] = []
+    found = sweep(sides, batches=(1, 4), sizes=(224, 288), budget=100.0, progress=said.append, claim=0.01)
+    assert [(one["sides"], one["batch"], one["budget"], one["claim"]) for one in measured] == [
+        (("a224", "b224"), 1, 25.0, 0.01),
+        (("a224", "b224"), 4, 25.0, 0.01),
+        (("a288", "b288"), 1, 25.0, 0.01),
+        (("a288", "b288"), 4, 25.0, 0.01),
+    ]
+    assert [place(point) for point in found.points][-1] == "batch 4, 288 x 288"
+    assert said[-1] == "batch 4, 288 x 288: building"
+    assert str(found).count("pairs") == 4
+
+
+def test_the_worst_point_answers(measured: list[dict[str, Any]]) -> None:
+    found = sweep(sides, batches=(1, 4, 2))
+    assert found.worst.environment["batch"] == 4 and not found
+    document = found.to_dict()
+    assert {"ratio", "ci95", "verdict", "pairs", "environment"} <= set(document)
+    assert document["ratio"] == found.worst.ratio and document["outcome"] == "slower"
+    assert [point["environment"]["batch"] for point in document["sweep"]] == [1, 4, 2]
+    assert Sweep((result(1.0), result(1.001))).worst.ratio == pytest.approx(1.001)
+    assert Sweep((result(1.0),))
+
+
+def test_one_point_is_a_plain_benchmark(measured: list[dict[str, Any]]) -> None:
+    said: list[str] = []
+    found = sweep(sides, batches=(2,), progress=said.append)
+    assert found.to_dict() == result(1.01, 2).to_dict()
+    assert said == ["building"]
+    assert measured[0]["budget"] == 60.0
+
+
+def interrupting(at: int) -> Callable[..., Benchmark]:
+    count = 0
+
+    def bench(*_: Any, batch: int, **__: Any) -> Benchmark:
+        nonlocal count
+        count += 1
+        if count == at:
+            raise KeyboardInterrupt
+        return result(1.0, batch)
+
+    return bench
+
+
+def test_ctrl_c_keeps_the_points_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_sweep, "bench", interrupting(3))
+    found = sweep(sides, batches=(1, 2, 4, 8))
+    assert [point.environment["batch"] for point in found.points] == [1, 2]
+    assert [point.partial for point in found.points] == [False, True]
+    monkeypatch.setattr(latency_sweep, "bench", interrupting(1))
+    with pytest.raises(KeyboardInterrupt):
+        sweep(sides, batches=(1, 2))
+
+
+def test_a_point_cut_short_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_sweep, "bench", lambda *_, batch, **__: replace(result(1.0, batch), partial=True))
+    assert len(sweep(sides, batches=(1, 2)).points) == 1

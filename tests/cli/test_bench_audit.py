@@ -1,0 +1,95 @@
+"""``bench`` at several points and ``audit --roofline``, on a tiny real model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import cbsurgeon as cbs
+from tests.cli.running import SMALL, TIMM, run
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "plain.safetensors"
+    cbs.save(cbs.load(TIMM, options=SMALL), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def edited(plain: Path) -> Path:
+    path = plain.with_name("edited.safetensors")
+    assert run("insert", plain, "--layers", "all", "-o", path).code == 0
+    return path
+
+
+def test_several_batches_are_a_sweep(plain: Path, edited: Path) -> None:
+    outcome = run("bench", plain, edited, "--batch", "1,3", "--budget", "4s", "--claim", "900%", "--json")
+    found = outcome.document
+    assert outcome.code == 0, outcome.err
+    assert {"ratio", "ci95", "verdict", "pairs", "environment"} <= set(found)
+    assert [point["environment"]["batch"] for point in found["sweep"]] == [1, 3]
+    assert "sweep" not in run("bench", plain, edited, "--budget", "2s", "--claim", "900%", "--json").document
+
+
+def test_sizes_build_the_models_anew(tmp_path: Path) -> None:
+    reference = "timm:test_vit"
+    words = ("bench", reference, reference, "--size", "96,160", "--budget", "4s", "--claim", "900%", "--json")
+    found = run(*words).document
+    assert [point["environment"]["size"] for point in found["sweep"]] == [96, 160]
+    small, large = (point["median_seconds"]["a"] for point in found["sweep"])
+    assert large > small  # 100 patches against 36
+
+
+@pytest.mark.parametrize("more", [["--input", "3x64x64"], ["--inputs", "x.npz"]])
+def test_a_size_said_twice_is_refused(more: list[str]) -> None:
+    outcome = run("bench", "timm:test_vit", "timm:test_vit", "--size", "96", *more)
+    assert outcome.code == 2 and "CB-CLI-07" in outcome.err
+
+
+def test_an_exported_file_has_its_size() -> None:
+    outcome = run("bench", "a.onnx", "timm:test_vit", "--size", "96")
+    assert outcome.code == 2 and "a.onnx" in outcome.err and "CB-CLI-07" in outcome.err
+
+
+def test_a_roofline_is_part_of_the_audit(plain: Path, edited: Path) -> None:
+    words = ("audit", plain, edited, "--roofline", "--hardware", "h200,cpu", "--dtype", "fp16,fp32", "--batch", "3")
+    found = run(*words, "--json").document
+    table = found["roofline"]
+    assert found["batch"] == table["batch"] == 3
+    assert {(row["hardware"], row["dtype"]) for row in table["rows"][:8]} == {
+        ("H200 SXM", kind) for kind in ("float16", "float32")
+    }
+    assert table["rows"][-1]["hardware"].startswith("this processor") and table["left_out"][-1].endswith("float16")
+    assert "share of latency" in run(*words).out
+    assert "roofline" not in run("audit", plain, edited, "--json").document
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (["--roofline", "--hardware", "h100"], "CB-AUDIT-01"),
+        (["--roofline", "--dtype", "int8"], "CB-CLI-06"),
+        (["--hardware", "cpu"], "CB-CLI-07"),
+        (["--dtype", "fp16"], "CB-CLI-07"),
+    ],
+)
+def test_options_of_the_roofline_that_mean_nothing_are_refused(
+    plain: Path, edited: Path, more: list[str], code: str
+) -> None:
+    outcome = run("audit", plain, edited, *more)
+    assert outcome.code == 2 and code in outcome.err
+
+
+def test_a_roofline_needs_something_inserted(plain: Path) -> None:
+    outcome = run("audit", plain, "--roofline")
+    assert outcome.code == 2 and "CB-AUDIT-02" in outcome.err
+
+
+def test_devices_on_the_command_line_are_those_that_are_known() -> None:
+    """They stand there as text, since reading them would import torch."""
+    from cbsurgeon.checks.roofline import NAMES
+    from cbsurgeon.cli.audit import HARDWARE
+
+    assert tuple(HARDWARE.split(",")) == tuple(NAMES)

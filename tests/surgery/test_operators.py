@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
 
 from cbsurgeon.errors import NothingMatched, SurgeryError
 from cbsurgeon.graph import capture
 from cbsurgeon.graph.inspection import inspect
+from cbsurgeon.graph.occupants import ON_OUTPUT
 from cbsurgeon.models.model import Model
-from cbsurgeon.operators import build, set_strength
-from cbsurgeon.surgery import insert_module, insert_program, plan
+from cbsurgeon.operators import build, names, set_strength
+from cbsurgeon.surgery import insert_, insert_module, insert_program, plan
+from cbsurgeon.surgery.attachment import broadcast_output, count_calls
 from tests.surgery import architectures, arms, by_hand
 
 
@@ -71,6 +77,48 @@ def test_both_places_at_once() -> None:
         plan(found, at="both", pos="mid")
     assert "only its End" in refused.value.why
     assert len(plan(found, at="both", pos="mid", layers="all", allow_partial=True)) == 2
+
+
+def test_parameters_on_vit_small() -> None:
+    """Done on the real ViT-S, all 12 layers, without memory for its weights: what each operator adds (section 3.2)."""
+    timm = pytest.importorskip("timm", reason="the architecture is timm's")
+    with torch.device("meta"):
+        module = timm.create_model("deit_small_patch16_224").eval()
+        model = Model(module, (torch.empty(2, 3, 224, 224),))
+    found = inspect(model)
+    before = sum(parameter.numel() for parameter in module.parameters())
+    assert (before, len(found)) == (22_050_664, 12)
+    added = {}
+    for op in names():
+        edited = insert_(copy.deepcopy(module), plan(found, op=op, layers="all"))
+        added[op] = sum(parameter.numel() for parameter in edited.parameters()) - before
+    hidden = 384 // 16
+    assert added == {
+        **dict.fromkeys(("cb", "cb_gate", "cb_hybrid", "cb_retrofit"), 0),
+        "cb_s": 4_608,
+        "se": 12 * (2 * 384 * hidden + hidden + 384),
+    }
+    assert f"{added['cb_s'] / before:+.2%}" == "+0.02%"
+    assert f"{added['se'] / before:+.2%}" == "+1.03%"
+
+
+class Streaming(torch.nn.Module):
+    """Its forward is a generator: nothing runs until somebody asks for the next result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Iterator[Tensor]:
+        yield x
+        yield self.layer(x)
+
+
+def test_calls_are_counted_in_a_generator() -> None:
+    module = Streaming()
+    module.layer.add_module(ON_OUTPUT, build("cb", 4, 2, (1,)))
+    module.layer.register_forward_hook(broadcast_output)
+    assert count_calls(module, (torch.randn(2, 3, 4),), {}) == {f"layer.{ON_OUTPUT}": 1}
 
 
 def test_extra_options_are_shown() -> None:

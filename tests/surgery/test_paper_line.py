@@ -96,3 +96,17 @@ def test_mid_is_end_in_double_precision(name: str) -> None:
         with torch.no_grad():
             results.append(arms.tensors(wide(*args, **kwargs)))
     assert arms.distance(*results) <= exact
+
+
+def test_layer_scale_may_stand_before_or_after() -> None:
+    """A scale per channel commutes with a mean over tokens: in a model too, CB behind layer scale is CB at the End."""
+    exact = 1e-12  # share of the outputs; double precision over two blocks rounds to about 1e-15
+    model = architectures.model("deit3 with layer scale")
+    recipe = plan(architectures.inspection("deit3 with layer scale"), op="cb", layers="all")
+    inserted, written = insert_module(model, recipe).module.double(), copy.deepcopy(model.module).double()
+    for block in written.blocks:
+        assert block.ls2.gamma.std() > 0.1, "scales that differ between channels"
+        block.ls2 = End(block.ls2)
+    args = tuple(arg.double() for arg in model.example_inputs)
+    with torch.no_grad():
+        assert arms.distance(arms.tensors(inserted(*args)), arms.tensors(written(*args))) <= exact

@@ -60,6 +60,7 @@ def model_options(function: Command) -> Command:
         trust: bool,
         model_option: tuple[str, ...],
         entry: str | None,
+        trained_with: Path | None,
         **kwargs: Any,
     ) -> Any:
         how = {
@@ -68,6 +69,7 @@ def model_options(function: Command) -> Command:
             "inputs": inputs,
             "trust": trust,
             "entry": entry,
+            "recipe": trained_with,
             "options": pairs(model_option, "--model-option"),
         }
         return function(*args, how=how, **kwargs)
@@ -87,6 +89,12 @@ def model_options(function: Command) -> Command:
             help="Keyword for the model's constructor, such as num_classes=10 (JSON values; repeatable).",
         ),
         click.option(
+            "--trained-with",
+            type=click.Path(path_type=Path),
+            metavar="RECIPE.json",
+            help="The recipe a training checkpoint was trained with; the files of this tool carry theirs.",
+        ),
+        click.option(
             "--entry", metavar="NAME", help="Which entry of a training checkpoint to take, such as state_dict_ema."
         ),
         click.option(
@@ -104,9 +112,9 @@ def model_options(function: Command) -> Command:
 
 
 def for_side(how: dict[str, Any], reference: str) -> dict[str, Any]:
-    """The loading options for one of two sides: ``--arch`` is meant for the side that is a file."""
+    """The loading options for one of two sides: ``--arch`` and ``--trained-with`` are meant for one that is a file."""
     is_file = Path(reference).exists()
-    return how if is_file else {**how, "arch": None}
+    return how if is_file else {**how, "arch": None, "recipe": None}
 
 
 def choice_options(function: Command) -> Command:

@@ -58,7 +58,7 @@ def fit(module: M, state: Mapping[str, torch.Tensor], where: str, portions: Iter
 def advice(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
     """What to do about weights that do not fit."""
     if any(inserted(key) for key in given if key not in own):
-        return "it was trained with an insertion: cbs.load(file, arch=..., recipe=the recipe it was made with)"
+        return "it was trained with an insertion: give its recipe (--trained-with, or cbs.load(file, recipe=...))"
     return "check --arch and its options (num_classes, img_size): the file must hold exactly this architecture"
 
 

@@ -29,7 +29,7 @@ def load(
     batch: int = 2,
     options: Mapping[str, Any] | None = None,
     entry: str | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | str | Path | None = None,
 ) -> Model:
     """Load a model; a checkpoint that carries recipes gets its insertions replayed before its weights.
 
@@ -43,7 +43,7 @@ def load(
         batch: samples in the example inputs.
         options: keywords of the model's constructor.
         entry: which entry of a training checkpoint to take, such as ``state_dict_ema``.
-        recipe: the insertion the weights were trained with, for a training checkpoint, which does not carry one.
+        recipe: the insertion the weights were trained with, or its file, for a training checkpoint, which carries none.
 
     Raises:
         UsageError: an unknown reference.
@@ -51,6 +51,8 @@ def load(
         SurgeryError: its recipes do not fit its architecture.
         MissingPackage: the package of the reference is not installed.
     """
+    if isinstance(recipe, str | Path):
+        recipe = read_recipe(Path(recipe))
     return models.load(
         reference,
         arch=arch,
@@ -63,6 +65,25 @@ def load(
         replay=functools.partial(replay, trust=trust),
         recipes=() if recipe is None else (recipe.to_dict(),),
     )
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        InputFileError: it cannot be read (CB-RECIPE-*).
+    """
+    file = Path(path)
+    make = "make one with `cbsurgeon insert REF --dry-run --recipe-out recipe.json`"
+    try:
+        return Recipe.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)[:120]
+        raise InputFileError(
+            "the recipe cannot be read", code="CB-RECIPE-01", where=str(file), why=why, do=make
+        ) from error
+    except UsageError as error:
+        raise InputFileError(error.what, code=error.code, where=str(file), why=error.why, do=make) from error
 
 
 def replay(model: Model, recipes: Sequence[Mapping[str, Any]], *, trust: bool = False) -> Model:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon.deploy.onnx_file import read_metadata
-from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.errors import InputFileError
 from cbsurgeon.models import Model, atomic
 from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.report import render_html
@@ -87,25 +87,6 @@ def read_inserted(path: str | Path) -> dict[str, Any]:
         "inserted": found.get("recipes", []),
         "metadata": found,
     }
-
-
-def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe file.
-
-    Raises:
-        InputFileError: it cannot be read (CB-RECIPE-*).
-    """
-    file = Path(path)
-    make = "make one with `cbsurgeon insert REF --dry-run --recipe-out recipe.json`"
-    try:
-        return Recipe.from_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)[:120]
-        raise InputFileError(
-            "the recipe cannot be read", code="CB-RECIPE-01", where=str(file), why=why, do=make
-        ) from error
-    except UsageError as error:
-        raise InputFileError(error.what, code=error.code, where=str(file), why=error.why, do=make) from error
 
 
 def write_report(documents: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = False) -> Path:

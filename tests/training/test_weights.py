@@ -178,10 +178,13 @@ def test_a_training_checkpoint_takes_its_recipe(op: str, wrapper: str, tmp_path:
     loaded = cbs.load(str(path), recipe=recipe("vit", op), **how)
     assert torch.equal(outputs(loaded.module), outputs(module))
     assert loaded.recipes == (recipe("vit", op).to_dict(),)
+    written = tmp_path / "recipe.json"
+    written.write_text(recipe("vit", op).to_json())
+    assert cbs.load(str(path), recipe=written, **how).recipes == loaded.recipes
     if op == "cb_s":
         with pytest.raises(cbs.CBSurgeonError, match="CB-FIT-01") as refused:
             cbs.load(str(path), **how)
-        assert "trained with an insertion" in refused.value.do
+        assert "--trained-with" in refused.value.do
 
 
 def test_two_models_under_two_prefixes_are_not_guessed_between(tmp_path: Path) -> None:

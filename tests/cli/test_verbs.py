@@ -278,3 +278,20 @@ def test_ship_of_a_program(plain: Path, tmp_path: Path) -> None:
     outcome = run("ship", program, "--trust", "-o", folder, "--bench-budget", "0", "--no-engine", "--json")
     assert outcome.code == 0, outcome.err
     assert {"model.pt2", "model.onnx", "report.html"} <= {path.name for path in folder.iterdir()}
+
+
+def test_a_training_checkpoint_is_read_with_its_recipe(plain: Path, tmp_path: Path) -> None:
+    """A trainer's checkpoint carries no recipe; given one, every verb takes it."""
+    recipe, checkpoint = tmp_path / "recipe.json", tmp_path / "last.pth.tar"
+    run("insert", VIT, "--op", "cb_s", "--layers", "all", "--dry-run", "--recipe-out", recipe)
+    module = tiny_vit()[0]
+    cbs.insert_(module, cbs.plan(cbs.inspect(cbs.load(VIT)), op="cb_s", layers="all"))
+    torch.save({"epoch": 1, "state_dict": module.state_dict()}, checkpoint)
+    refused = run("inspect", checkpoint, "--arch", VIT)
+    assert refused.code == 2 and "--trained-with" in refused.err
+    found = run("inspect", checkpoint, "--arch", VIT, "--trained-with", recipe, "--json")
+    assert found.code == 0, found.err
+    sites = [block["sites"]["end"]["occupied"] for block in found.document["blocks"]]
+    assert sites == ["cb_s", "cb_s"]
+    absent = run("inspect", checkpoint, "--arch", VIT, "--trained-with", tmp_path / "absent.json")
+    assert absent.code == 2 and "absent.json" in absent.err

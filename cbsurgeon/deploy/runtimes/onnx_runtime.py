@@ -85,7 +85,8 @@ class OnnxRuntime(Runtime):
 
     def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.device.type == "cuda":
-            binding = self._bind(inputs)
+            held = {name: tensor.contiguous() for name, tensor in inputs.items()}
+            binding = self._bind(held)
             self._guarded(lambda: self.session.run_with_iobinding(binding))
             binding.synchronize_outputs()
             values = binding.get_outputs()
@@ -110,15 +111,22 @@ class OnnxRuntime(Runtime):
         """As :meth:`Runtime.prepare`; inputs and outputs are bound once, so that no copy is timed."""
         fitted = self.fit(inputs)
         if self.device.type == "cuda":
-            binding = self._bind(fitted)
-            return lambda: self.session.run_with_iobinding(binding)
+            held = {name: tensor.contiguous() for name, tensor in fitted.items()}
+            binding = self._bind(held)
+
+            def call(kept: Mapping[str, Tensor] = held) -> object:
+                """The binding knows addresses only: the tensors live as long as the call does."""
+                return self.session.run_with_iobinding(binding)
+
+            return call
         feeds = {name: _to_numpy(tensor, self._wide) for name, tensor in fitted.items()}
         return lambda: self.session.run(None, feeds)
 
     def _bind(self, inputs: Mapping[str, Tensor]) -> Any:
+        """Bind contiguous tensors, which the caller has to keep, once PyTorch has finished writing them."""
+        torch.cuda.current_stream(self.device).synchronize()
         binding = self.session.io_binding()
-        for name, tensor in inputs.items():
-            held = tensor.contiguous()
+        for name, held in inputs.items():
             binding.bind_input(
                 name, "cuda", self.device.index or 0, _element_type(held.dtype), tuple(held.shape), held.data_ptr()
             )

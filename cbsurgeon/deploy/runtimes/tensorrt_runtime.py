@@ -108,6 +108,7 @@ class TensorRTRuntime(Runtime):
     def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
         """As :meth:`Runtime.prepare`; with ``cuda_graph`` the work is recorded once and replayed."""
         self._outputs = self._bind(self.fit(inputs))
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_RUNS):
                 self._enqueue()

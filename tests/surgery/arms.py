@@ -18,7 +18,7 @@ SHARE = 2e-5
 """Share of the largest output by which fp32 may differ: both sides run the same kernels and differ in the rounding of
 the mean alone (about 1e-7), which a handful of layers amplifies."""
 
-TELLING = 50
+TELLING = 20
 """An insertion must move the outputs by this many times what is tolerated, or the comparison would say nothing."""
 
 

@@ -38,8 +38,8 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 PLACES = [*(("mlp", position) for position in POSITIONS), ("msa", "end"), ("msa", "front"), ("msa", "mid")]
 
 WITH_CLASS_TOKEN = {"deit", "deit3 with layer scale", "pit", "eva with gated mlp", "torchvision vit", "hf vit"}
-SEVERAL_TOKEN_AXES = {"torchvision swin"}
-"""Its tokens lie in rows and columns, [B, H, W, C]; the others' are one axis."""
+SEVERAL_TOKEN_AXES = {("torchvision swin", "mlp")}
+"""Its tokens lie in rows and columns, [B, H, W, C]; the others' are one axis, and those inside its windows too."""
 WITHOUT_ATTENTION = {"mixer"}
 WITHOUT_MODULE = {("torchvision swin", "msa")}
 """Where the tensor is made inside one forward(), between two modules."""
@@ -52,7 +52,9 @@ def refusal(name: str, form: str, place: str, position: str) -> tuple[str, str] 
         return "CB-LOCATE-01", "attention"
     if place == "msa" and position != "end":
         return "CB-LOCATE-04", "only its End"
-    if name in SEVERAL_TOKEN_AXES and (options.keys() & {"causal", "tokens"} or op in ("cb_gate", "cb_hybrid")):
+    if (name, place) in SEVERAL_TOKEN_AXES and (
+        options.keys() & {"causal", "tokens"} or op in ("cb_gate", "cb_hybrid")
+    ):
         return "CB-SURGERY-06", "single token axis"
     if op in ("cb_gate", "cb_hybrid") and name not in WITH_CLASS_TOKEN:
         return "CB-SURGERY-06", "no class token can be proved"

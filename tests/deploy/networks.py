@@ -46,7 +46,9 @@ BUILDERS = {
     "vit": lambda: _timm("vit_tiny_patch16_224", depth=3, img_size=64),
     "deit": lambda: _timm("deit_tiny_distilled_patch16_224", depth=3, img_size=64),
     "deit3": lambda: _timm("deit3_small_patch16_224", depth=2, img_size=64),
-    "swin": lambda: _timm("swin_tiny_patch4_window7_224", img_size=64, window_size=4, depths=(1, 1, 1, 1)),
+    "swin": lambda: _timm(
+        "swin_tiny_patch4_window7_224", 32, img_size=32, window_size=4, depths=(2, 1), embed_dim=32, num_heads=(2, 4)
+    ),
     "mixer": _mixer,
     "pvt_v2": lambda: _timm("pvt_v2_b0", depths=(1, 1, 1, 1)),
     "bert": _bert,

@@ -22,7 +22,7 @@ from cbsurgeon.graph.flow import Flow
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reader import Found, Reading
 from cbsurgeon.graph.scores import Scores, find_scores, raw_inputs
-from cbsurgeon.operators.masking import VALID, Valid
+from cbsurgeon.operators.masking import CLOSED, VALID, Valid
 
 LOWERED = 40.0
 """A score this far below the largest of its row gets a weight of e^-40, below the rounding of every number type."""
@@ -142,7 +142,7 @@ def _prove(program: Program, flow: Flow, one: Scores, names: Sequence[str]) -> t
     codes = _codes(dims[-1][0].size)
     dtype = program.example[name].dtype
     for valid in VALID if dtype.is_floating_point else VALID[:2]:
-        if _means(program, flow, one, name, valid, codes):
+        if _is_written(program.example[name], valid) and _means(program, flow, one, name, valid, codes):
             return Mask(name, valid, rows=rows), ""
     return (
         None,
@@ -155,6 +155,14 @@ def _rows_alike(program: Program, name: str) -> bool:
     mask = program.example[name]
     rows = mask.reshape(len(mask), -1, mask.shape[-1])
     return bool(program.prefix) and bool((rows == rows[:, :1]).all()) and bool((rows != rows[..., :1]).any())
+
+
+def _is_written(example: Tensor, valid: Valid) -> bool:
+    """Whether an example could be a mask of this meaning: a mask of ones that is subtracted from scores would hide
+    keys if it held large numbers, but it does not."""
+    if valid == "open":
+        return bool(((example == 0) | (example < CLOSED)).all())
+    return bool(((example == 0) | (example == 1)).all())
 
 
 def _codes(tokens: int) -> Tensor:

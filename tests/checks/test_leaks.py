@@ -98,9 +98,7 @@ def test_a_masked_model_keeps_padding_to_itself() -> None:
     leak = padding_leak(encoder(), mask="attention_mask")
     assert leak.ok
     assert {(gap.probe, gap.output) for gap in leak.gaps} == {
-        (probe, output)
-        for probe in ("filler", "length", "alone")
-        for output in ("last_hidden_state", "pooler_output")
+        (probe, output) for probe in ("filler", "length", "alone") for output in ("last_hidden_state", "pooler_output")
     }
     leak.raise_if_failed()
 

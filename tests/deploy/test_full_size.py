@@ -36,12 +36,11 @@ def edited(name: str) -> Model:
 @pytest.mark.parametrize("dtype", list(OPSETS))
 @pytest.mark.parametrize("name", ["vit_small_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_a_typed_file_is_within_the_policy_and_builds(
-    name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property
+    name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = export_onnx(edited(name), tmp_path / "m.onnx", dtype=dtype)
     assert (made.dtype, made.opset) == (dtype, OPSETS[dtype])
     found = verify(edited(name), made.path, batches=(2,))
-    record_property("worst", str(found.worst))
     assert found.ok, str(found)
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("parity holds; tensorrt_rtx, which builds without a GPU, is not installed")

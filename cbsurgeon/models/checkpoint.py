@@ -44,6 +44,7 @@ class Checkpoint:
         entry: name of the entry the weights were taken from, empty when they are the file's top level.
         other_entries: entries with weights that were not taken.
         mapped: the tensors are mapped from the file, so that opening it again costs no memory.
+        stamp: of the file when it was opened (:func:`cbsurgeon.models.files.stamp`).
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Checkpoint:
     entry: str = ""
     other_entries: tuple[str, ...] = ()
     mapped: bool = False
+    stamp: tuple[tuple[int, ...], ...] = ()
 
 
 def open_checkpoint(
@@ -86,7 +88,7 @@ def open_checkpoint(
 def open_file(path: Path, *, trust: bool, entry: str | None, digest: bool) -> Checkpoint | nn.Module:
     """As :func:`open_checkpoint`, but a trusted pickled module comes back as that module."""
     files.readable(path)
-    form = files.sniff(path)
+    stamp, form = files.stamp(path), files.sniff(path)
     if form in ("safetensors", "index"):
         read = safetensors_file.read if form == "safetensors" else safetensors_file.read_index
         contents = read(path)
@@ -107,7 +109,7 @@ def open_file(path: Path, *, trust: bool, entry: str | None, digest: bool) -> Ch
         found = _described(found, metadata.read(document, str(path)))
     if not found.state_dict:
         raise _no_weights(path, "it holds no tensor")
-    return replace(found, sha256=files.digest(path)) if digest else found
+    return replace(found, stamp=stamp, sha256=files.digest(path) if digest else None)
 
 
 def _described(found: Checkpoint, own: metadata.Metadata) -> Checkpoint:

@@ -158,6 +158,14 @@ class Digest:
         self._value = found.hexdigest()
 
 
+def stamp(path: Path) -> tuple[tuple[int, ...], ...]:
+    """What tells a file from one that took its place: device, inode, size and time of change; of shards too."""
+    shards = path.parent.glob("[!.]*-of-*.safetensors") if path.name.endswith(".index.json") else ()
+    parts = [path, *sorted(shards)]
+    found = [part.stat() for part in parts]
+    return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found)
+
+
 def size(path: Path) -> int:
     """Size in bytes."""
     return path.stat().st_size

@@ -86,6 +86,28 @@ def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tenso
     return sentences
 
 
+def adopt(module: nn.Module, state: State) -> bool:
+    """Make the tensors of a state dict that fits the module's own, uncopied; tied parameters stay tied.
+
+    Returns:
+        whether it was done: parameters tied in the module have to be one tensor in the file.
+    """
+    tied: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        tied.setdefault(id(parameter), []).append(name)
+    groups = [names for names in tied.values() if len(names) > 1]
+    if any(len({state[name].data_ptr() for name in names}) > 1 for names in groups):
+        return False
+    take_dtypes(module, state)
+    module.load_state_dict(dict(state), strict=True, assign=True)
+    for first, *others in groups:
+        kept = module.get_parameter(first)
+        for name in others:
+            path, _, last = name.rpartition(".")
+            module.get_submodule(path)._parameters[last] = kept
+    return True
+
+
 def take_dtypes(module: nn.Module, state: State) -> None:
     """Give a module the types of a state dict, as :func:`fit` does."""
     floating = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}

@@ -15,7 +15,7 @@ from cbsurgeon.models import builders, files, program, shapes, torch_file
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import timm, torchvision, weightless
 from cbsurgeon.models.checkpoint import Checkpoint, open_file
-from cbsurgeon.models.fitting import advice, differences, fit, take_dtypes
+from cbsurgeon.models.fitting import adopt, advice, differences, fit, take_dtypes
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.portions import portions
 from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
@@ -39,6 +39,7 @@ def load(
     entry: str | None = None,
     replay: Replay | None = None,
     recipes: tuple[Mapping[str, Any], ...] = (),
+    lying: bool = False,
 ) -> Model:
     """Load a model from a builder reference or a file.
 
@@ -54,6 +55,8 @@ def load(
         entry: which entry of a training checkpoint holds the weights to take.
         replay: repeats the insertions a checkpoint was saved with, before its weights are loaded.
         recipes: insertions the weights were trained with, for a checkpoint that does not say so itself.
+        lying: leave the weights in the file, mapped, where the format allows, instead of reading them: for a model that
+            is read and written again, while nobody else writes the file. They must not be changed.
 
     Raises:
         UsageError: a bad reference or option (``CB-REF-*``, ``CB-INPUT-*``), a file that names no architecture
@@ -87,8 +90,11 @@ def load(
     opened = open_file(found, trust=trust, entry=entry, digest=False)
     if isinstance(opened, nn.Module):
         return _whole(found, opened, input=input, inputs=inputs, batch=batch)
+    how: dict[str, Any] = {"arch": arch, "options": options, "input": input, "inputs": inputs, "batch": batch}
+    if lying:
+        return _filled(opened, recipes, replay, True, **how)
     with files.Digest(found) as digest:
-        model = _filled(opened, recipes, replay, arch=arch, options=options, input=input, inputs=inputs, batch=batch)
+        model = _filled(opened, recipes, replay, False, **how)
         return replace(model, provenance=replace(model.provenance, sha256=digest.result()))
 
 
@@ -96,6 +102,7 @@ def _filled(
     opened: Checkpoint,
     recipes: Sequence[Mapping[str, Any]],
     replay: Replay | None,
+    lying: bool,
     **how: Any,
 ) -> Model:
     """The architecture, the insertions, the weights."""
@@ -110,7 +117,7 @@ def _filled(
         )
     bare = architecture(opened, **how)
     model = replay(bare, opened.recipes) if replay is not None and opened.recipes else bare
-    return finish(model, opened)
+    return (_left_lying(model, opened) if lying else None) or finish(model, opened)
 
 
 def architecture(
@@ -180,6 +187,17 @@ def finish(model: Model, checkpoint: Checkpoint) -> Model:
     state = _own_keys(model.module, plain)
     fit(model.module, state, str(checkpoint.path), portions(checkpoint, state))
     return _matching_inputs(model, checkpoint.state_dict)
+
+
+def _left_lying(model: Model, checkpoint: Checkpoint) -> Model | None:
+    """The model with the file's own mapped tensors as its weights, or ``None`` where they have to be copied."""
+    module = model.module
+    if module is None or not checkpoint.mapped:
+        return None
+    state = shapes.plain(checkpoint.state_dict, module.state_dict())
+    if differences(module.state_dict(), state) or not adopt(module, state):
+        return None
+    return replace(_matching_inputs(model, state), weights=checkpoint)
 
 
 def _own_keys(module: nn.Module, state: shapes.State) -> shapes.State:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.export import ExportedProgram
 
 from cbsurgeon.operators import Operator
+
+if TYPE_CHECKING:
+    from cbsurgeon.models.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Model:
         program: an ``ExportedProgram``, for a model that was edited or loaded as one.
         recipes: the insertions made so far, oldest first, as recipe documents (JSON values). Those of operators that
             ``insert_`` put into the module before are added here.
+        weights: the file the weights still lie in, for a model that was loaded to be written again and not to be run.
     """
 
     module: nn.Module | None
@@ -49,6 +53,7 @@ class Model:
     example_kwargs: Mapping[str, Any] = field(default_factory=dict)
     program: ExportedProgram | None = None
     recipes: tuple[Mapping[str, Any], ...] = ()
+    weights: Checkpoint | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Add the recipes of operators the module carries and nobody listed: it was edited in a training script."""

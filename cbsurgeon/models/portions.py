@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from cbsurgeon.errors import InputFileError
 from cbsurgeon.models import files, safetensors_file
 from cbsurgeon.models.checkpoint import Checkpoint, open_checkpoint
 
@@ -23,32 +24,43 @@ MOST = 128
 def portions(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
     """``state`` in portions, in its order; what lies in the checkpoint's file comes from a mapping of its own.
 
-    Keep no tensor of a portion beyond it, and not ``state`` of an earlier reading either, and the pages are given back.
+    Keep no tensor of a portion beyond it, read none of ``state`` itself, and the pages are given back.
 
     Args:
         checkpoint: the opened file.
-        state: its tensors under these or other keys, and tensors made from them.
+        state: its tensors under these or other keys, and others.
 
     Raises:
-        InputFileError: the file changed and can no longer be read.
+        InputFileError: the file changed since it was opened (CB-LOAD-24), or can no longer be read.
     """
-    names: dict[int, str] = {}
+    names: dict[tuple[object, ...], str] = {}
     for key, tensor in checkpoint.state_dict.items() if checkpoint.mapped else ():
-        names.setdefault(id(tensor), key)  # a tied tensor lies there under its first key
+        names.setdefault(_place(tensor), key)  # a tied tensor lies there under its first key
     for group in _groups(state):
-        lying = {key: names[id(tensor)] for key, tensor in group.items() if id(tensor) in names}
-        if not lying:
-            yield group
-            continue
-        fresh = _again(checkpoint, list(dict.fromkeys(lying.values())))
+        lying = {key: names[_place(tensor)] for key, tensor in group.items() if _place(tensor) in names}
+        fresh = _again(checkpoint, list(dict.fromkeys(lying.values()))) if lying else {}
         yield {key: fresh[lying[key]] if key in lying else tensor for key, tensor in group.items()}
 
 
 def _again(checkpoint: Checkpoint, keys: list[str]) -> Mapping[str, torch.Tensor]:
-    """These tensors, at least, from a new mapping of the file."""
+    """These tensors of a file, at least, from a new mapping of it."""
+    if files.stamp(files.readable(checkpoint.path)) != checkpoint.stamp:
+        raise InputFileError(
+            "the file changed while it was read",
+            code="CB-LOAD-24",
+            where=str(checkpoint.path),
+            why="another program wrote to it, or put another file in its place",
+            do="run again when it is complete",
+        )
     if files.sniff(checkpoint.path) == "safetensors":
         return safetensors_file.mapped(checkpoint.path, keys)
     return open_checkpoint(checkpoint.path, entry=checkpoint.entry or None, digest=False).state_dict
+
+
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Where a tensor lies in memory, and as what; an empty one is known by itself."""
+    where = tensor.data_ptr() if tensor.numel() else id(tensor)
+    return where, tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def _groups(state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:

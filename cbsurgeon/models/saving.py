@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cbsurgeon.errors import OutputFileError, UsageError
-from cbsurgeon.models import atomic, metadata
+from cbsurgeon.models import atomic, metadata, stream
 from cbsurgeon.models.checkpoint import open_checkpoint
 from cbsurgeon.models.metadata import Metadata
 from cbsurgeon.models.model import Model
@@ -71,7 +71,9 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
     kept, aliases = shared(state)
     document = describe(model, aliases if suffix in SAFETENSORS else {})
     try:
-        if suffix in SAFETENSORS:
+        if suffix in SAFETENSORS and model.weights is not None and stream.writable(kept):
+            stream.write(temporary, kept, _parts(model, kept), {"format": "pt", metadata.KEY: document.to_json()})
+        elif suffix in SAFETENSORS:
             _write_safetensors(kept, document, temporary)
         elif suffix in TORCH:
             _write_torch(state, document, temporary)
@@ -82,7 +84,12 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
         raise OutputFileError(
             "the checkpoint could not be written", code="CB-OUT-07", where=str(destination), why=str(error)[:200]
         ) from error
-    _check(state, temporary, suffix, destination)
+    _check(model, state, temporary, suffix, destination)
+
+
+def _parts(model: Model, state: Mapping[str, torch.Tensor]) -> Iterable[Mapping[str, torch.Tensor]]:
+    """The tensors a few at a time, where they lie in a file; otherwise all, as they are in memory anyway."""
+    return [state] if model.weights is None else portions(model.weights, state)
 
 
 def sources(model: Model) -> list[Path]:
@@ -194,19 +201,19 @@ def _write_torch(state: Mapping[str, torch.Tensor], document: Metadata, temporar
     )
 
 
-def _check(state: Mapping[str, torch.Tensor], temporary: Path, suffix: str, destination: Path) -> None:
+def _check(model: Model, state: Mapping[str, torch.Tensor], temporary: Path, suffix: str, destination: Path) -> None:
     """Read the file back and compare every tensor with the model's."""
-    parts: Iterable[Mapping[str, torch.Tensor]]
     if suffix in PROGRAM:
-        parts = [torch.export.load(temporary).state_dict]
+        written: Mapping[str, torch.Tensor] = torch.export.load(temporary).state_dict
+        different = [key for key in state if key not in written or not same_bytes(state[key], written[key])]
     else:
-        written = open_checkpoint(temporary, digest=False)
-        parts = portions(written, written.state_dict)
-    left, different = set(state), []
-    for part in parts:
-        different += [key for key, value in part.items() if key not in left or not same_bytes(state[key], value)]
-        left.difference_update(part)
-    different += sorted(left)
+        opened = open_checkpoint(temporary, digest=False)
+        written, different = opened.state_dict, []
+        for expected in _parts(model, state):
+            different += [key for key in expected if key not in written]
+            for part in portions(opened, {key: written[key] for key in expected if key in written}):
+                different += [key for key, value in part.items() if not same_bytes(expected[key], value)]
+    different += [key for key in written if key not in state]
     if different:
         raise OutputFileError(
             "the checkpoint read back is not what was written",

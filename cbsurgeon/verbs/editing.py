@@ -30,6 +30,7 @@ def load(
     options: Mapping[str, Any] | None = None,
     entry: str | None = None,
     recipe: Recipe | str | Path | None = None,
+    lying: bool = False,
 ) -> Model:
     """Load a model; a checkpoint that carries recipes gets its insertions replayed before its weights.
 
@@ -44,6 +45,8 @@ def load(
         options: keywords of the model's constructor.
         entry: which entry of a training checkpoint to take, such as ``state_dict_ema``.
         recipe: the insertion the weights were trained with, or its file, for a training checkpoint, which carries none.
+        lying: leave the weights in the file, mapped, instead of reading them: for a model that is read and written
+            again, while nobody else writes the file. They must not be changed.
 
     Raises:
         UsageError: an unknown reference.
@@ -64,6 +67,7 @@ def load(
         entry=entry,
         replay=functools.partial(replay, trust=trust),
         recipes=() if recipe is None else (recipe.to_dict(),),
+        lying=lying,
     )
 
 

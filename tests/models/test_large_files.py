@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon import models, verbs
-from cbsurgeon.errors import OutputFileError
-from cbsurgeon.models import files, portions, saving
+from cbsurgeon.errors import InputFileError, OutputFileError
+from cbsurgeon.models import files, fitting, portions, saving, stream
 from cbsurgeon.models.builders import weightless
 from cbsurgeon.models.checkpoint import open_checkpoint
 from cbsurgeon.models.seed import fixed_seed
@@ -154,3 +154,77 @@ def test_the_digest_beside_the_reading_is_the_digest(tmp_path: Path) -> None:
         assert digest.result() == files.digest(path)
     with pytest.raises(FileNotFoundError), files.Digest(tmp_path / "none") as digest:
         digest.result()
+
+
+@pytest.mark.parametrize("written", ["safetensors", "pt"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_model_whose_weights_lie_in_a_file_is_written_as_any_other(
+    suffix: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From file to file, a portion at a time, and once more from the result, insertions and all."""
+    monkeypatch.setattr(portions, "SMALLEST", 1 << 12)
+    reference = "timm:swin_tiny_patch4_window7_224"
+    model = models.build(reference, options=SMALL[reference])
+    source = models.save(model, tmp_path / f"source.{suffix}")
+    recipe = verbs.plan(verbs.inspect(model), op="cb_s", options={"initial": 0.5})
+    copied = verbs.save(verbs.insert(verbs.load(str(source)), recipe), tmp_path / f"copied.{written}")
+    lying = verbs.load(str(source), lying=True)
+    assert lying.weights is not None
+    exact(lying.module, model.module)  # type: ignore[arg-type]
+    passed = verbs.save(verbs.insert(lying, recipe, share=True), tmp_path / f"passed.{written}")
+    one, other = open_checkpoint(copied), open_checkpoint(passed)
+    assert one.state_dict.keys() == other.state_dict.keys()
+    assert all(saving.same_bytes(tensor, other.state_dict[key]) for key, tensor in one.state_dict.items())
+    assert one.recipes == other.recipes and one.architecture == other.architecture
+    exact(verbs.load(str(passed)).module, verbs.load(str(passed), lying=True).module)  # type: ignore[arg-type]
+
+
+def test_tied_parameters_stay_tied_in_a_file(tmp_path: Path) -> None:
+    module = Tied()
+    state = open_checkpoint(models.save(models.Model(module), tmp_path / "m.safetensors")).state_dict
+    fresh = Tied()
+    assert fitting.adopt(fresh, state)
+    assert fresh.one.weight is fresh.two.weight
+    exact(fresh, module)
+    assert not fitting.adopt(Tied(), {**state, "two.weight": state["one.weight"].clone()})
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_changes_while_it_is_read_is_refused(replaced: bool, tmp_path: Path) -> None:
+    """Put in place of the other, or written to: never half of each."""
+    reference = "timm:vit_tiny_patch16_224"
+    model = models.build(reference, options=SMALL[reference])
+    source = models.save(model, tmp_path / "source.safetensors")
+    lying = verbs.load(str(source), lying=True)
+    if replaced:
+        models.save(model, source, force=True)
+    else:
+        with source.open("r+b") as file:
+            file.seek(-4, 2)
+            file.write(b"\1\2\3\4")
+    with pytest.raises(InputFileError) as caught:
+        models.save(lying, tmp_path / "out.safetensors")
+    assert caught.value.code == "CB-LOAD-24"
+    assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
+
+
+def test_a_weight_that_was_changed_in_memory_is_not_taken_from_the_file(tmp_path: Path) -> None:
+    """A replaced parameter has another place in memory; only one changed in place is out of reach, as is said."""
+    reference = "timm:vit_tiny_patch16_224"
+    source = models.save(models.build(reference, options=SMALL[reference]), tmp_path / "source.safetensors")
+    lying = verbs.load(str(source), lying=True)
+    changed = torch.full_like(lying.module.head.bias, 3.0)  # type: ignore[union-attr, arg-type]
+    lying.module.head.bias = nn.Parameter(changed)  # type: ignore[union-attr]
+    out = models.save(lying, tmp_path / "out.safetensors")
+    assert torch.equal(open_checkpoint(out).state_dict["head.bias"], changed)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.bool, torch.int16, torch.uint8])
+def test_streams_are_read_by_the_library(kind: torch.dtype, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    state = {"b": torch.arange(6).reshape(2, 3).T.to(kind), "a": torch.tensor(1).to(kind), "none": torch.zeros(0, 3)}
+    assert stream.writable(state) and not stream.writable({"a": torch.zeros(1, dtype=torch.complex64)})
+    stream.write(tmp_path / "s", state, [{"none": state["none"]}, {"a": state["a"], "b": state["b"]}], {"note": "é"})
+    found = load_file(tmp_path / "s")
+    assert all(saving.same_bytes(found[key], tensor.contiguous()) for key, tensor in state.items())

@@ -12,6 +12,7 @@ import torch
 
 from cbsurgeon.deploy import onnx_file
 from cbsurgeon.deploy.artifact import Export, FoldedSite
+from cbsurgeon.deploy.attention import flatten_attention
 from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.deploy.clock import Clock, Progress
 from cbsurgeon.deploy.folding import fold as fold_program
@@ -87,7 +88,7 @@ def export_onnx(
     if floating_type(prepared) == "bfloat16":
         opset = max(opset, BFLOAT16_OPSET)
     with clock("export", f"exporting to ONNX, opset {opset}"):
-        exported = _translate(prepared, opset)
+        exported = _translated(flatten_attention(prepared), opset)
         if not for_tensorrt and floating_type(prepared) == "float32":
             write_means_as_products(exported.model)
         _finish(exported, prepared, _metadata(model, prepared, sites, fold))
@@ -176,7 +177,34 @@ def floating_type(program: Program) -> str:
     return max(counts, key=lambda name: counts[name], default="torch.float32").removeprefix("torch.")
 
 
-def _translate(program: Program, opset: int) -> Any:
+def _translated(program: Program, opset: int) -> Any:
+    """The exporter's result, with constants folded only where the rest of its optimizer broke it.
+
+    onnxscript (0.7) merges successive ``Clip`` nodes; where two pairs begin at one tensor, the second reads bounds that
+    are declared nowhere.
+    """
+    exported = _translate(program, opset)
+    if _is_whole(exported.model.graph):
+        return exported
+    from onnxscript import optimizer
+
+    exported = _translate(program, opset, optimize=False)
+    with quiet():
+        optimizer.fold_constants(exported.model)
+        optimizer.remove_unused_nodes(exported.model)
+    return exported
+
+
+def _is_whole(graph: Any) -> bool:
+    """Whether everything that is read is an input, a weight, or made by a node."""
+    return all(
+        value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer()
+        for node in graph
+        for value in node.inputs
+    )
+
+
+def _translate(program: Program, opset: int, *, optimize: bool = True) -> Any:
     try:
         with quiet(), torch.no_grad():
             exported = torch.onnx.export(
@@ -186,6 +214,7 @@ def _translate(program: Program, opset: int) -> Any:
                 output_names=list(program.output_names),
                 opset_version=opset,
                 dynamo=True,
+                optimize=optimize,
                 verbose=False,
             )
     except Exception as error:

@@ -12,10 +12,11 @@ import torch
 
 from cbsurgeon.deploy import onnx_file
 from cbsurgeon.deploy.artifact import Export, FoldedSite
-from cbsurgeon.deploy.attention import flatten_attention
+from cbsurgeon.deploy.attention import with_four_axes
 from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.deploy.clock import Clock, Progress
 from cbsurgeon.deploy.folding import fold as fold_program
+from cbsurgeon.deploy.onnx_einsum import spell_in_lowercase
 from cbsurgeon.deploy.onnx_means import write_means_as_products
 from cbsurgeon.deploy.quiet import quiet
 from cbsurgeon.errors import ExportError, UsageError, missing
@@ -88,9 +89,10 @@ def export_onnx(
     if floating_type(prepared) == "bfloat16":
         opset = max(opset, BFLOAT16_OPSET)
     with clock("export", f"exporting to ONNX, opset {opset}"):
-        exported = _translated(flatten_attention(prepared), opset)
+        exported = _translated(with_four_axes(prepared), opset)
         if not for_tensorrt and floating_type(prepared) == "float32":
             write_means_as_products(exported.model)
+        spell_in_lowercase(exported.model)
         _finish(exported, prepared, _metadata(model, prepared, sites, fold))
     written = _write(exported, prepared, target, external_data, force, clock)
     return Export(

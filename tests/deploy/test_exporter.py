@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from cbsurgeon.checks import verify
 from cbsurgeon.deploy import export_onnx
-from cbsurgeon.deploy.attention import flatten_attention
+from cbsurgeon.deploy.attention import with_four_axes
+from cbsurgeon.deploy.onnx_einsum import lowercase
 from cbsurgeon.graph import capture
 from cbsurgeon.models.model import Model
 
@@ -24,19 +25,28 @@ ROUNDING = 1e-6
 """Attention of five axes and of four may run other kernels: values of about 1, added up in another order."""
 
 
-class Windows(nn.Module):
-    """Attention in windows: ``[batch, windows, heads, tokens, channels]``, five axes."""
+SHAPES = {3: (-1, 6, 4), 4: (-1, 3, 2, 4), 5: (-1, 3, 2, 2, 4)}
 
-    def __init__(self, masked: bool = False, axes: int = 5) -> None:
+
+class Attention(nn.Module):
+    """Attention over three axes (heads folded into the batch), four, or five (windows)."""
+
+    def __init__(self, axes: int, masked: bool = False) -> None:
         super().__init__()
         self.qkv = nn.Linear(8, 24)
         self.axes, self.masked = axes, masked
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = (-1, 3, 2, 2, 4) if self.axes == 5 else (-1, 6, 2, 4)
-        q, k, v = (part.reshape(shape) for part in self.qkv(x).chunk(3, -1))
-        mask = torch.tensor([[0.0, -5.0], [-1.0, 0.0]]) if self.masked else None
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).flatten(1)
+        q, k, v = (part.reshape(SHAPES[self.axes]) for part in self.qkv(x).chunk(3, -1))
+        mask = q @ k.transpose(-2, -1) if self.axes == 3 else torch.tensor([[0.0, -5.0], [-1.0, 0.0]])
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask if self.masked else None).reshape(-1, 48)
+
+
+class Letters(nn.Module):
+    """A contraction spelled as torchvision's MaxViT does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("B I D, B J D -> B I J", x, x)
 
 
 class Clamped(nn.Module):
@@ -53,19 +63,20 @@ def _model(module: nn.Module, *shape: int) -> Model:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_of_five_axes(masked: bool, tmp_path: Path) -> None:
-    model = _model(Windows(masked), 6, 8)
+@pytest.mark.parametrize("axes", [3, 5])
+def test_attention_of_other_than_four_axes(axes: int, masked: bool, tmp_path: Path) -> None:
+    model = _model(Attention(axes, masked), 6, 8)
     program = capture(model)
-    flat = flatten_attention(program)
-    assert flat is not program
-    assert torch.allclose(flat.module()(*model.example_inputs), model.module(*model.example_inputs), atol=ROUNDING)
+    rewritten = with_four_axes(program)
+    assert rewritten is not program
+    assert torch.allclose(rewritten.module()(*model.example_inputs), model.module(*model.example_inputs), atol=ROUNDING)
     export_onnx(model, tmp_path / "m.onnx")
     assert verify(model, tmp_path / "m.onnx").ok
 
 
 def test_attention_of_four_axes_is_left_alone() -> None:
-    program = capture(_model(Windows(axes=4), 6, 8))
-    assert flatten_attention(program) is program
+    program = capture(_model(Attention(4), 6, 8))
+    assert with_four_axes(program) is program
 
 
 def test_what_the_exporters_optimizer_breaks_is_mended(tmp_path: Path) -> None:
@@ -80,3 +91,19 @@ def test_what_the_exporters_optimizer_breaks_is_mended(tmp_path: Path) -> None:
     made = {name for node in nodes if node.op_type != "Constant" for name in node.output}
     means = [node for node in nodes if node.op_type == "ReduceMean"]
     assert means and all(node.input[1] not in made for node in means), "axes are constants"
+
+
+def test_equations_are_spelled_in_lowercase(tmp_path: Path) -> None:
+    """TensorRT's parser takes no other letters."""
+    model = _model(Letters(), 3, 8)
+    export_onnx(model, tmp_path / "m.onnx")
+    assert verify(model, tmp_path / "m.onnx").ok
+    (equation,) = (
+        attribute.s.decode()
+        for node in onnx.load(tmp_path / "m.onnx").graph.node
+        for attribute in node.attribute
+        if attribute.name == "equation"
+    )
+    assert equation == "abc,adc->abd"
+    assert lowercase("ij , jk -> ik") == "ij , jk -> ik", "what is lower-case stays as it is"
+    assert lowercase("...Aa->...aA") == "...ab->...ba"

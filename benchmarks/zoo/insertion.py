@@ -79,7 +79,7 @@ def _cases(model: Model, program: Program) -> Iterator[dict[str, Any]]:
 def _wake(module: nn.Module) -> None:
     """Give random values to parameters that start near zero (layer scale, heads): they would hide every difference."""
     for parameter in module.parameters():
-        if parameter.is_floating_point() and float(parameter.detach().abs().max()) < ASLEEP:
+        if parameter.is_floating_point() and parameter.numel() and float(parameter.detach().abs().max()) < ASLEEP:
             nn.init.normal_(parameter, std=AWAKE)
 
 

@@ -1,13 +1,16 @@
-"""Parity on an NVIDIA GPU, for every runtime that has one, in one command.
+"""Parity and latency on an NVIDIA GPU, for every runtime that has one, in one command of at most eight minutes.
 
 Nothing here has run on a GPU yet: this is written against the packages' documented interfaces and exercised on the CPU
 up to the point where a device is needed. On a machine without a GPU it says so and stops.
 
-    python benchmarks/gpu.py [--models vit swin] [--dtypes float32 float16 bfloat16] [--json out.json] [--keep DIR]
+    python benchmarks/gpu.py [--models ViT-S Swin-T] [--dtypes float32 float16] [--seconds 450] [-o results/gpu.json]
 
-Each row is one model in one type through one runtime on ``cuda``, judged against the eager model on the CPU by the
-same tolerance policy as ``cbsurgeon verify``. A runtime that is not installed is a row that says so; a runtime that is
-installed and fails is a failure.
+Parity comes first: each row is one model with CB in its upper half, in one type, through one runtime on ``cuda``,
+judged against the eager model on the CPU by the tolerance policy of ``cbsurgeon verify``. Then latency: CB folded, the
+paper's line, CB_S and SE against the unedited model, interleaved in one process with the model against itself as
+control; recorded as CUDA graphs and timed by the device where the runtime allows it. A runtime that is not installed
+is a row that says so; one that is installed and fails is a failure; what no time was left for is a row that says so.
+Nothing is downloaded: weights are random.
 """
 
 from __future__ import annotations
@@ -18,78 +21,182 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
+ROOT = Path(__file__).resolve().parent.parent
+# Run as a script, this folder leads the search path, and its files would hide packages of the same name.
+sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
 
-import cbsurgeon
-from cbsurgeon import graph, surgery
-from cbsurgeon.checks import verify
-from cbsurgeon.deploy import BuildOptions, build_engine, export_onnx, open_runtime
-from cbsurgeon.deploy.tensorrt_package import PACKAGES
-from cbsurgeon.errors import CBSurgeonError, MissingPackage, UsageError
-from cbsurgeon.models.model import Model
+import torch  # noqa: E402
+
+from cbsurgeon import deploy, graph, models, surgery  # noqa: E402
+from cbsurgeon.checks import bench, verify  # noqa: E402
+from cbsurgeon.checks.environment import environment  # noqa: E402
+from cbsurgeon.deploy.tensorrt_package import PACKAGES  # noqa: E402
+from cbsurgeon.errors import CBSurgeonError, MissingPackage, UsageError  # noqa: E402
+from cbsurgeon.models.model import Model  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
+SCHEMA = "cbsurgeon.gpu/2"
 
 MODELS = {
-    "vit": lambda: timm.create_model("vit_small_patch16_224"),
-    "deit": lambda: timm.create_model("deit_small_patch16_224"),
-    "swin": lambda: timm.create_model("swin_tiny_patch4_window7_224"),
-    "mixer": lambda: timm.create_model("mixer_s16_224"),
+    "ViT-S": "timm:deit_small_patch16_224",
+    "Swin-T": "timm:swin_tiny_patch4_window7_224",
+    "Mixer-S/16": "timm:mixer_s16_224",
 }
 DTYPES = ("float32", "float16", "bfloat16")
+TORCH = ("eager", "compile")
+VARIANTS = ("base", "folded", "line", "cb_s", "se")
 BATCHES = (1, 2, 7)
-PROFILE = (1, 2, 8)
+PROFILE = (1, 8, 8)
+LATENCY_BATCH = 8
 DEVICE = "cuda"
+CLAIM = 0.02
+"""One process proves nothing finer: choices of kernels differ between processes."""
+PARITY_SHARE = 0.5
+"""Part of the time after which no further parity row is begun, so that latency has the rest."""
+RTX_LACKS = ((8, 0), (9, 0), (10, 0))
+"""Compute capabilities of data-centre GPUs, which TensorRT-RTX's documentation does not list."""
+ABSENT = ("CB-RUN-06", "CB-RUN-03")
+"""Codes of a provider this ONNX Runtime was not built with, and of no GPU: absent, not wrong."""
 
 Row = dict[str, Any]
 
 
-def edited(name: str) -> Model:
-    """A model with CB at End in its upper half."""
-    torch.manual_seed(0)
-    model = Model(MODELS[name]().eval(), (torch.randn(2, 3, 224, 224),))
-    return surgery.insert_module(model, surgery.plan(graph.inspect(model), layers="upper", pos="end"))
+@dataclass
+class Clock:
+    """The time there is.
+
+    Attributes:
+        seconds: for everything.
+        budget: for measuring one row of latency.
+    """
+
+    seconds: float
+    budget: float
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.start
 
 
-def rows(name: str, dtypes: list[str], folder: Path) -> Iterator[Row]:
-    """Every runtime for one model."""
-    model = edited(name)
-    program = graph.capture(model)
+@dataclass
+class Subject:
+    """One model, read and captured once; its edited forms and exported files are made when they are asked for."""
+
+    name: str
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.model = models.load(MODELS[self.name])
+        program = graph.capture(self.model, check=False)
+        captured = Model(None, provenance=self.model.provenance, program=program.exported)
+        self.found = graph.inspect(captured)
+        self._edited: dict[str, Model] = {"base": self.model}
+        self._programs: dict[str, graph.Program] = {"base": program}
+        self._files: dict[tuple[str, ...], Path] = {}
+
+    def edited(self, variant: str) -> Model:
+        """The model with an operator; ``folded`` and ``line`` are the same model."""
+        op = {"folded": "cb", "line": "cb"}.get(variant, variant)
+        if op not in self._edited:
+            options = {"initial": 0.1} if op == "cb_s" else {}
+            recipe = surgery.plan(self.found, op=op, layers="upper", pos="end", **options)
+            self._edited[op] = surgery.insert_module(self.model, recipe)
+        return self._edited[op]
+
+    def program(self, variant: str) -> graph.Program:
+        """Its program."""
+        op = {"folded": "cb", "line": "cb"}.get(variant, variant)
+        if op not in self._programs:
+            self._programs[op] = graph.capture(self.edited(variant), check=False)
+        return self._programs[op]
+
+    def onnx(self, variant: str, dtype: str, *, for_tensorrt: bool = False) -> Path:
+        """The exported file."""
+        key = (variant, dtype, "tensorrt" if for_tensorrt else "")
+        if key not in self._files:
+            path = self.folder / f"{'-'.join(filter(None, (self.name.replace('/', ''), *key)))}.onnx"
+            self._files[key] = deploy.export_onnx(
+                self.edited(variant),
+                path,
+                dtype=None if dtype == "float32" else dtype,
+                fold=variant == "folded",
+                for_tensorrt=for_tensorrt,
+                program=self.program(variant),
+                force=True,
+            ).path
+        return self._files[key]
+
+    def engine(self, variant: str, dtype: str, package: str) -> Path:
+        """The built engine."""
+        key = (variant, dtype, package)
+        if key not in self._files:
+            if package == "tensorrt_rtx" and torch.cuda.get_device_capability() in RTX_LACKS:
+                raise MissingPackage(
+                    f"TensorRT-RTX has no kernels for {torch.cuda.get_device_name()}", code="CB-MISSING-01"
+                )
+            source = self.onnx(variant, dtype, for_tensorrt=True)
+            options = deploy.BuildOptions(batch=PROFILE, package=package)
+            target = source.with_name(f"{source.stem}-{package}.engine")
+            self._files[key] = deploy.build_engine(source, target, options=options, force=True).path
+        return self._files[key]
+
+    def typed(self, variant: str, dtype: str) -> Model:
+        """The model cast to a type, on its own weights."""
+        if dtype == "float32":
+            return self.edited(variant)
+        import copy
+
+        model, kind = self.edited(variant), getattr(torch, dtype)
+        assert model.module is not None
+        inputs = tuple(value.to(kind) if value.is_floating_point() else value for value in model.example_inputs)
+        return Model(copy.deepcopy(model.module).to(kind), inputs, model.provenance, recipes=model.recipes)
+
+
+# Parity
+
+
+def parity(subject: Subject, dtypes: list[str], clock: Clock) -> Iterator[Row]:
+    """Every runtime for one model with CB."""
+    model = subject.edited("folded")
+    row = partial(attempt, clock, PARITY_SHARE, "parity", subject.name)
     for backend in ("eager", "program", "folded", "compile"):
-        yield attempt(name, "float32", backend, partial(on_cuda, model, model, backend))
+        yield row("float32", backend, partial(on_cuda, model, lambda: model, backend))
     for dtype in dtypes:
-        path = folder / f"{name}-{dtype}.onnx"
-        made = export_onnx(model, path, dtype=None if dtype == "float32" else dtype, program=program)
+        file = partial(subject.onnx, "folded", dtype)
         for backend in ("onnxruntime", "onnxruntime-tensorrt"):
-            yield attempt(name, dtype, backend, partial(on_cuda, model, made.path, backend))
+            yield row(dtype, backend, partial(on_cuda, model, file, backend))
         for package in PACKAGES:
-            yield attempt(name, dtype, package, partial(engine, model, dtype, package, folder / name))
+            yield row(dtype, package, partial(engine_parity, subject, dtype, package))
 
 
-def on_cuda(model: Model, target: Any, backend: str) -> Row:
+def on_cuda(model: Model, target: Callable[[], Any], backend: str) -> Row:
     """Parity of one runtime on the GPU against eager on the CPU."""
-    found = verify(model, target, batches=BATCHES, backends=("eager", backend), device=("cpu", DEVICE))
+    found = verify(model, target(), batches=BATCHES, backends=("eager", backend), device=("cpu", DEVICE))
     return facts(found)
 
 
-def engine(model: Model, dtype: str, package: str, stem: Path) -> Row:
-    """Build an engine here and judge it, plain and as a CUDA graph."""
-    source = stem.with_name(f"{stem.name}-{dtype}-{package}.onnx")
-    export_onnx(model, source, dtype=None if dtype == "float32" else dtype, for_tensorrt=True)
-    made = build_engine(source, source.with_suffix(".engine"), options=BuildOptions(batch=PROFILE, package=package))
-    row = facts(verify(model, made.path, batches=BATCHES))
-    with open_runtime(made.path, device=DEVICE, cuda_graph=True) as runtime:
-        inputs = graph.capture(model).with_batch(PROFILE[1])
+def engine_parity(subject: Subject, dtype: str, package: str) -> Row:
+    """Judge an engine, and its replay as a CUDA graph."""
+    model, path = subject.edited("folded"), subject.engine("folded", dtype, package)
+    row = facts(verify(model, path, batches=BATCHES))
+    with deploy.open_runtime(path, device=DEVICE, cuda_graph=True) as runtime:
+        inputs = subject.program("folded").with_batch(PROFILE[1])
         plain = runtime.run(inputs)
         replay = runtime.prepare(inputs)
         replay()
         runtime.synchronize()
-        replayed = getattr(runtime, "_outputs", plain)
-        row["cuda_graph_equal"] = all(torch.equal(plain[key], replayed[key]) for key in plain)
-        row["layers"] = len(runtime.layers())
+        replayed = getattr(runtime, "_outputs", {})
+        row["cuda_graph_equal"] = set(replayed) == set(plain) and all(
+            torch.equal(value, replayed[key]) for key, value in plain.items()
+        )
+        row["layers"] = len(json.loads(runtime.layers()).get("Layers", ()))  # type: ignore[attr-defined]
         row["ok"] = row["ok"] and row["cuda_graph_equal"]
     return row
 
@@ -106,64 +213,135 @@ def facts(found: Any) -> Row:
     }
 
 
-def attempt(name: str, dtype: str, backend: str, check: Callable[[], Row]) -> Row:
-    """One row: a result, a package that is absent, or a failure with its code."""
+# Latency
+
+
+def latency(subject: Subject, dtypes: list[str], clock: Clock) -> Iterator[Row]:
+    """Every form of the operator against the unedited model, through every runtime."""
+    row = partial(attempt, clock, 1.0, "latency", subject.name)
+    for dtype in dtypes:
+        for backend in (*TORCH, "onnxruntime", *PACKAGES):
+            for variant in VARIANTS:
+                if backend in TORCH and variant == "folded":
+                    continue  # folding is done on programs and files
+                measured = row(dtype, backend, partial(timed, subject, dtype, backend, variant, clock.budget))
+                yield {**measured, "variant": variant}
+                if measured["ok"] is not True:
+                    break  # what the first one lacks, the others lack too
+        torch._dynamo.reset()  # type: ignore[no-untyped-call]
+
+
+def timed(subject: Subject, dtype: str, backend: str, variant: str, budget: float) -> Row:
+    """One benchmark of this process."""
+    if backend in PACKAGES:
+        sides: list[Any] = [subject.engine(name, dtype, backend) for name in ("base", variant)]
+        backend = "tensorrt"
+    elif backend == "onnxruntime":
+        sides = [subject.onnx(name, dtype) for name in ("base", variant)]
+    else:
+        sides = [subject.typed(name, dtype) for name in ("base", variant)]
+    result = bench(
+        *sides,
+        backend=backend,
+        batch=LATENCY_BATCH,
+        budget=budget,
+        claim=CLAIM,
+        processes=1,
+        device=DEVICE,
+    )
+    document = result.to_dict()
+    kept = ("ratio", "ci95", "upper95", "verdict", "outcome", "pairs", "control", "median_seconds", "notes")
+    return {"ok": True, "clock": document["environment"]["clock"], **{key: document[key] for key in kept}}
+
+
+# Rows
+
+
+def attempt(
+    clock: Clock, share: float, part: str, name: str, dtype: str, backend: str, check: Callable[[], Row]
+) -> Row:
+    """One row: a result, a package that is absent, no time left, or a failure in its own words."""
+    row: Row = {"part": part, "model": name, "dtype": dtype, "backend": backend}
+    if clock.spent > share * clock.seconds:
+        return {**row, "ok": None, "why": f"no time left after {clock.spent:.0f} s", "seconds": 0.0}
     start = time.perf_counter()
-    row: Row = {"model": name, "dtype": dtype, "backend": backend}
     try:
         row.update(check())
     except MissingPackage as error:
         row.update(ok=None, why=error.what)
-    except UsageError as error:
-        # A provider this ONNX Runtime was not built with is absent, not wrong.
-        row.update(ok=None if error.code == "CB-RUN-06" else False, why=f"{error.what} [{error.code}] {error.why}")
     except CBSurgeonError as error:
-        row.update(ok=False, why=f"{error.what} [{error.code}] {error.why}")
+        absent = isinstance(error, UsageError) and error.code in ABSENT
+        row.update(ok=None if absent else False, why=f"{error.what} [{error.code}] {error.why}")
+    except Exception as error:
+        # A driver, a compiler or a runtime may raise anything; one of them must not take the other rows along.
+        row.update(ok=False, why=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    torch.cuda.empty_cache()
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row
 
 
 def show(row: Row) -> str:
-    word = {True: "same", False: "DIFFERENT", None: "absent"}[row["ok"]]
-    tail = row.get("why") or f"max |Δ| {row['max_abs']:.1e} of {row['allowed']:.1e} allowed"
-    return f"{row['model']:<8} {row['dtype']:<9} {row['backend']:<22} {word:<10} {tail}"
+    """The row as a line."""
+    head = f"{row['part']:<8}{row['model']:<11} {row['dtype']:<9} {row['backend']:<21}"
+    if "why" in row:
+        return f"{head} {row.get('variant', ''):<7}{'FAILED' if row['ok'] is False else 'left out':<10} {row['why']}"
+    if row["part"] == "parity":
+        word = "same" if row["ok"] else "DIFFERENT"
+        return f"{head} {word:<17} max |Δ| {row['max_abs']:.1e} of {row['allowed']:.1e} allowed"
+    low, high = (100 * (value - 1) for value in row["ci95"])
+    first, second = (1e3 * row["median_seconds"][side] for side in ("a", "b"))
+    return (
+        f"{head} {row['variant']:<7} {first:.3f} -> {second:.3f} ms {100 * (row['ratio'] - 1):+6.2f} % "
+        f"({low:+.2f} to {high:+.2f})  {row['outcome']}, {row['clock']}"
+    )
 
 
-def environment() -> Row:
-    """What was measured on."""
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "capability": list(torch.cuda.get_device_capability()),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cbsurgeon": cbsurgeon.__version__,
-    }
-
-
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    """Check, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["ViT-S", "Swin-T"])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "float16"])
+    parser.add_argument("--seconds", type=float, default=450.0, help="for everything; no row is begun after that")
+    parser.add_argument("--budget", type=float, default=4.0, help="seconds of measuring for each row of latency")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     parser.add_argument("--keep", type=Path, help="keep the exported files here")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("skipped: PyTorch sees no NVIDIA GPU on this machine; nothing was checked", file=sys.stderr)
         return 2
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    found: list[Row] = []
-    with tempfile.TemporaryDirectory() as temporary:
+    clock, found = Clock(options.seconds, options.budget), list[Row]()
+    with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in options.models:
-            for row in rows(name, options.dtypes, folder):
-                found.append(row)
-                print(show(row), flush=True)
-    if options.json:
-        document = {"schema": "cbsurgeon.gpu/1", "environment": environment(), "rows": found}
-        options.json.write_text(json.dumps(document, indent=2))
+        subjects = [Subject(name, folder) for name in options.models]
+        for part in (parity, latency):
+            for subject in subjects:
+                for row in part(subject, options.dtypes, clock):
+                    found.append(row)
+                    print(show(row), flush=True)
+                    write(options.output, found, clock)
     ran = [row for row in found if row["ok"] is not None]
     return 0 if ran and all(row["ok"] for row in ran) else 1
+
+
+def write(path: Path, rows: list[Row], clock: Clock) -> None:
+    """After every row, so that a run that is cut off leaves what it has."""
+    device = {
+        "gpu": torch.cuda.get_device_name(),
+        "capability": list(torch.cuda.get_device_capability()),
+        "cuda": torch.version.cuda,
+        "memory_bytes": torch.cuda.get_device_properties(0).total_memory,
+    }
+    document = {
+        "schema": SCHEMA,
+        "environment": {**environment(), **device},
+        "batch": LATENCY_BATCH,
+        "seconds": round(clock.spent, 1),
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

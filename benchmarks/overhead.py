@@ -169,7 +169,8 @@ def summary(document: dict[str, Any]) -> Iterator[str]:
         low, high = (100 * (value - 1) for value in result["ci95"])
         yield (
             f"{row['model']:<11} {row['backend']:<12} {row['variant']:<7} batch {row['batch']:<3} "
-            f"{100 * (result['ratio'] - 1):+6.2f} % ({low:+.2f} to {high:+.2f})  {result['verdict']}"
+            f"{100 * (result['ratio'] - 1):+6.2f} % ({low:+.2f} to {high:+.2f})  "
+            f"A/A {100 * (result['control']['ratio'] - 1):+.2f} %  {result['verdict']}"
         )
     yield from _claims(document)
 
@@ -187,7 +188,9 @@ def _claims(document: dict[str, Any]) -> Iterator[str]:
             other = found.get((model, backend, rival, layers, batch))
             if other:
                 word = "holds" if result["ratio"] < other["ratio"] else "does NOT hold"
-                yield f"{model}, {backend}: folded below {rival} (estimates): {word}"
+                apart = result["ci95"][1] < other["ci95"][0] or other["ci95"][1] < result["ci95"][0]
+                doubt = "" if apart else ", but the intervals overlap"
+                yield f"{model}, {backend}: folded below {rival} (estimates): {word}{doubt}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -304,20 +304,21 @@ def inserting_large(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 fresh([__file__, "--make", str(source), "--large", options.large, "--dtypes", dtype]).splitlines()[-1]
             )
             runs = [_insert_once(source, Path(place) / f"out.{options.suffix}") for _ in range(options.large_repeats)]
-        memory = max(peak for _, peak in runs)
+        memory = max(peak for _, peak, _ in runs)
         yield {
             "part": "insert",
             "what": f"{options.large}, {dtype}, .{options.suffix}",
             "arm": "cbsurgeon insert FILE",
-            **Times(tuple(seconds for seconds, _ in runs)).to_dict(),
+            **Times(tuple(seconds for seconds, _, _ in runs)).to_dict(),
             **made,
+            "cpu_seconds": round(statistics.median(cpu for _, _, cpu in runs), 2),
             "peak_bytes": memory,
             "memory_ratio": round(memory / made["weights_bytes"], 3),
         }
 
 
-def _insert_once(source: Path, target: Path) -> tuple[float, int]:
-    """Seconds and peak resident bytes of one process."""
+def _insert_once(source: Path, target: Path) -> tuple[float, int, float]:
+    """Seconds, peak resident bytes and processor seconds of one process."""
     words = [sys.executable, "-m", "cbsurgeon", "insert", str(source), "-o", str(target), "--quiet", "--json"]
     start = time.perf_counter()
     child = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=_surroundings())
@@ -327,7 +328,7 @@ def _insert_once(source: Path, target: Path) -> tuple[float, int]:
     if child.returncode:
         raise SystemExit(f"insert failed with {child.returncode}")
     target.unlink()
-    return seconds, usage.ru_maxrss * 1024  # Linux counts kilobytes
+    return seconds, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime  # Linux counts kilobytes
 
 
 def make(path: Path, reference: str, dtype: str) -> dict[str, Any]:
@@ -384,7 +385,8 @@ def show(rows: list[dict[str, Any]], judged: list[dict[str, Any]]) -> None:
         tail = f"{row['ratio']:>8.3f}  {row['to']}" if "ratio" in row else ""
         if "memory_ratio" in row:
             peak, weights = row["peak_bytes"] / 1e9, row["weights_bytes"] / 1e9
-            tail = f"  peak {peak:.2f} GB = {row['memory_ratio']:.3f} x weights of {weights:.2f} GB"
+            memory = f"peak {peak:.2f} GB = {row['memory_ratio']:.3f} x weights of {weights:.2f} GB"
+            tail = f"  {row['cpu_seconds']:.1f} s of processor, {memory}"
         print(f"{row['part']:<9}{row['what']:<44}{row['arm']:<30}{row['median']:>9.3f}{low:>9.3f}{high:>9.3f}{tail}")
     print()
     for bound in judged:

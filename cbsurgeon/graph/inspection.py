@@ -250,7 +250,6 @@ def _block(
     fc2 = calls.leaf(last.core, ())
     sites = {position: _merged(reading, [one.sites[position] for one in group], containers) for position in first.sites}
     end = sites.get("end")
-    late = end is not None and end.hooks and end.hooks[0].before_dropout
     return Block(
         index=-1,
         stack=stack,
@@ -266,9 +265,21 @@ def _block(
         calls=len(group),
         sites=sites,
         unavailable=first.unavailable,
-        notes=("dropout is a function call: on the module, End stands before it",) if late else (),
+        notes=_notes(first, end),
         tapped=any(found.branch.total in taps for found in group),
     )
+
+
+def _notes(found: Found, end: Site | None) -> tuple[str, ...]:
+    """What a user should know before an operator goes to a block's End."""
+    if end is None:
+        return ()
+    notes = list[str]()
+    if end.hooks and end.hooks[0].before_dropout:
+        notes.append("dropout is a function call: on the module, End stands before it")
+    if end.tokens < found.tokens:
+        notes.append(f"in windows: a mean there is over the {end.tokens} of {found.tokens} tokens of each window")
+    return tuple(notes)
 
 
 def _place(reading: Reading, found: Found) -> int:

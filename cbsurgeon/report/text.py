@@ -97,9 +97,25 @@ def _inspect(document: Document, documents: Sequence[Document]) -> Rows:
     for name, label in (("causal", "causal"), ("masks", "masked by")):
         if document.get(name):
             yield _fact(label, text_of(document[name]), "yellow")
+    yield from _remarks(document)
     if document.get("show_rejected") and rejected:
         yield _line("")
         yield _rejected(rejected)
+
+
+def _remarks(document: Document) -> Rows:
+    """What is to be known of some blocks: feature maps that leave the model, masks, notes; one line for all alike."""
+    remarks: dict[str, list[str]] = {}
+    for kind, word in (("blocks", "block"), ("attention", "attention")):
+        for block in document.get(kind, ()):
+            tap = ["its stream is also an output: --exclude taps leaves it out"] if block.get("tapped") else []
+            for remark in [*tap, *block.get("notes", ())]:
+                remarks.setdefault(f"{word}|{remark}", []).append(str(block["index"]))
+    for remark, indices in remarks.items():
+        word, text = remark.split("|", 1)
+        yield _fact(word, f"{', '.join(indices)}: {text}")
+    for stack, reason in (document.get("unmasked") or {}).items():
+        yield _fact("not masked", f"{stack}: {reason}")
 
 
 def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from cbsurgeon.graph.inspection import inspect
+from cbsurgeon.models.model import Model
 from cbsurgeon.report import figures, render_text
 from tests.report import documents
 
@@ -107,3 +110,17 @@ def test_a_roofline_says_where_operators_are_not_negligible() -> None:
     assert all(device["name"] in text for device in document["roofline"]["hardware"])
     assert all(meaning in text for meaning in document["roofline"]["forms"].values())
     assert "roofline" not in documents.audit() and "share of latency" not in render_text(documents.audit())
+
+
+def test_remarks_on_blocks_are_one_line_for_all_alike() -> None:
+    """Swin with its feature maps: each stage's stream leaves the model, and its attention runs in windows."""
+    timm = pytest.importorskip("timm", reason="the model is timm's")
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, window_size=2, depths=(1, 1, 1, 1), features_only=True
+    )
+    found = inspect(Model(model.eval(), (torch.randn(2, 3, 32, 32),)))
+    assert found.attention[0].tokens == 64
+    assert found.attention[0].sites["end"].tokens == 4
+    text = render_text(found.to_dict(), width=120)
+    assert "block      0, 1, 2, 3: its stream is also an output" in text
+    assert "attention  0: in windows: a mean there is over the 4 of 64 tokens of each window" in text

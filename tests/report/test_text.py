@@ -116,11 +116,11 @@ def test_remarks_on_blocks_are_one_line_for_all_alike() -> None:
     """Swin with its feature maps: each stage's stream leaves the model, and its attention runs in windows."""
     timm = pytest.importorskip("timm", reason="the model is timm's")
     model = timm.create_model(
-        "swin_tiny_patch4_window7_224", img_size=32, window_size=2, depths=(1, 1, 1, 1), features_only=True
+        "swin_tiny_patch4_window7_224", img_size=64, window_size=2, depths=(1, 1, 1, 1), features_only=True
     )
-    found = inspect(Model(model.eval(), (torch.randn(2, 3, 32, 32),)))
-    assert found.attention[0].tokens == 64
+    found = inspect(Model(model.eval(), (torch.randn(2, 3, 64, 64),)))
+    assert found.attention[0].tokens == 256
     assert found.attention[0].sites["end"].tokens == 4
     text = render_text(found.to_dict(), width=120)
     assert "block      0, 1, 2, 3: its stream is also an output" in text
-    assert "attention  0: in windows: a mean there is over the 4 of 64 tokens of each window" in text
+    assert "attention  0: in windows: a mean there is over the 4 of 256 tokens of each window" in text

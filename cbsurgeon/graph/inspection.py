@@ -8,12 +8,13 @@ import time
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
-from torch import fx, nn
+from torch import fx
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import class_token, leaks, padding
 from cbsurgeon.graph.block import Block, Hook, Inspection, Mask, Site
 from cbsurgeon.graph.capturing import capture
+from cbsurgeon.graph.hosts import Hosts, hosts_of
 from cbsurgeon.graph.occupants import occupied, without
 from cbsurgeon.graph.partial import Parts, capture_parts
 from cbsurgeon.graph.program import Program
@@ -40,7 +41,7 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
         CaptureError: the model cannot be captured.
     """
     start = time.perf_counter()
-    containers = _containers(model)
+    hosts = hosts_of(model)
     try:
         parts = Parts((capture(model, check=check),), {}, {})
     except CaptureError as error:
@@ -50,27 +51,18 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
         if not parts.programs:
             raise
     captured = time.perf_counter() - start
-    found = [_inspect_part(program, model.provenance.reference, containers) for program in parts.programs]
+    found = [_inspect_part(program, model.provenance.reference, hosts) for program in parts.programs]
     if len(found) == 1 and not parts.programs[0].prefix:
         return replace(found[0], seconds={"capture": captured, **found[0].seconds})
     return _joined(model, parts, found, captured)
 
 
-def _containers(model: Model) -> frozenset[str]:
-    """Modules that run their children in turn: a child added to one would run as a layer of its own."""
-    if model.module is None:
-        return frozenset()
-    kinds = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    return frozenset(path for path, module in model.module.named_modules() if isinstance(module, kinds))
-
-
-def _inspect_part(program: Program, reference: str, containers: frozenset[str]) -> Inspection:
+def _inspect_part(program: Program, reference: str, hosts: Hosts) -> Inspection:
     """Inspect one program; paths of a part become paths of the whole model."""
     prefix = program.prefix
     if not prefix:
-        return inspect_program(program, reference, containers=containers)
-    inside = frozenset(path.removeprefix(f"{prefix}.") for path in containers if path.startswith(f"{prefix}."))
-    found = inspect_program(program, reference, containers=inside)
+        return inspect_program(program, reference, hosts=hosts)
+    found = inspect_program(program, reference, hosts=hosts.under(prefix))
     return replace(
         found,
         blocks=tuple(_under(block, prefix) for block in found.blocks),
@@ -148,7 +140,7 @@ def inspect_program(
     reference: str = "program",
     *,
     probe: bool = True,
-    containers: frozenset[str] = frozenset(),
+    hosts: Hosts | None = None,
 ) -> Inspection:
     """Find the blocks of a captured program.
 
@@ -156,7 +148,7 @@ def inspect_program(
         program: what :func:`cbsurgeon.graph.capturing` returned.
         reference: what to call it.
         probe: run the program to tell causal masks from others where the graph does not say.
-        containers: modules no operator can be a child of, because they run their children in turn.
+        hosts: which modules an operator can be a child of; any by default.
     """
     start = time.perf_counter()
     bare, standing = without(program)
@@ -165,7 +157,8 @@ def inspect_program(
     names = _stack_names(reading, groups)
     taps = tapped(reading)
     every = [
-        occupied(_block(reading, group, names[place], containers, taps), standing) for place, group in enumerate(groups)
+        occupied(_block(reading, group, names[place], hosts or Hosts(), taps), standing)
+        for place, group in enumerate(groups)
     ]
     every = class_token.proved(reading, groups, every)
     every, unmasked = _masked(bare, reading, groups, every, run=probe and has_weights(program))
@@ -240,15 +233,13 @@ def _weight(reading: Reading, core: fx.Node) -> fx.Node:
     return node
 
 
-def _block(
-    reading: Reading, group: list[Found], stack: str, containers: frozenset[str], taps: Container[fx.Node]
-) -> Block:
+def _block(reading: Reading, group: list[Found], stack: str, hosts: Hosts, taps: Container[fx.Node]) -> Block:
     calls, first = reading.calls, group[0]
     between, last = first.branch.between, first.branch.last
     firsts = [one.core for one in between.firsts]
     fc1 = tuple(dict.fromkeys(path for core in firsts if (path := calls.leaf(core, ()))))
     fc2 = calls.leaf(last.core, ())
-    sites = {position: _merged(reading, [one.sites[position] for one in group], containers) for position in first.sites}
+    sites = {position: _merged(reading, [one.sites[position] for one in group], hosts) for position in first.sites}
     end = sites.get("end")
     return Block(
         index=-1,
@@ -288,13 +279,13 @@ def _place(reading: Reading, found: Found) -> int:
     return len(dims) - 1 - dims[::-1].index(found.branch.last.contracted)
 
 
-def _merged(reading: Reading, sites: list[Site], containers: frozenset[str]) -> Site:
+def _merged(reading: Reading, sites: list[Site], hosts: Hosts) -> Site:
     """One site for all calls of a block; a module counts only if it runs just as often as the block does."""
     first = sites[0]
     hooks: list[Hook] = [
         hook
         for hook in first.hooks
-        if hook.module not in containers
+        if hosts.takes(hook.module, reading.calls.runs)
         and reading.calls.runs(hook.module) == len(sites)
         and all(hook in other.hooks for other in sites)
     ]

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cbsurgeon.graph import capture
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.graph.substitution import call_with
 from cbsurgeon.models.model import Model
-from cbsurgeon.surgery import insert_module, plan
+from cbsurgeon.surgery import insert_module, insert_program, plan
 
 
 class Shared(nn.Module):
@@ -71,3 +72,40 @@ def test_inserting_leaves_real_weights_behind() -> None:
     assert type(output) is Tensor
     assert all(type(tensor) is nn.Parameter for tensor in edited.module.parameters())
     assert float(output.detach().abs().max()) > 0
+
+
+class OneActivation(nn.Module):
+    """Two MLPs share one activation module, as in the first GPT of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = nn.GELU()
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"norm": nn.LayerNorm(8), "up": nn.Linear(8, 16), "act": act, "down": nn.Linear(16, 8)})
+            for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block["down"](block["act"](block["up"](block["norm"](x))))
+        return x
+
+
+def test_a_module_that_other_blocks_run_too_holds_no_operator() -> None:
+    model = Model(OneActivation().eval(), (torch.randn(2, 5, 8),))
+    found = inspect(model)
+    assert [block.sites["mid"].hooks[0].module for block in found.blocks] == ["blocks.0.down", "blocks.1.down"]
+    recipe = plan(found, layers="1", pos="mid")
+    edited = insert_module(model, recipe)
+    program = insert_program(model, recipe)
+    x = model.example_inputs[0]
+    assert torch.equal(edited.module(x), capture(program).module()(x))
+    assert not torch.equal(edited.module(x), model.module(x))
+
+
+def test_a_module_that_runs_under_one_of_its_names_holds_one() -> None:
+    model = _model()
+    model.module.first_block = model.module.blocks[0]["mlp"]
+    found = inspect(model)
+    edited = insert_module(model, plan(found, layers="0"))
+    assert not torch.equal(edited.module(*model.example_inputs), model.module(*model.example_inputs))

@@ -66,13 +66,17 @@ class ModuleCalls:
         ]
 
     def input_hooks(self, value: fx.Node, readers: Sequence[fx.Node]) -> list[Hook]:
-        """Modules whose one input is ``value`` and in which only ``readers`` read it, the innermost first."""
+        """Modules whose one input is ``value`` and in which only ``readers`` read it, the innermost first.
+
+        Asking for its size is no reading: an operator keeps the shape.
+        """
         stacks = [self._stack.get(reader, ()) for reader in readers]
         shared = [call for call in stacks[0] if self._path[call] and all(call in stack for stack in stacks)]
         found = []
         for call in reversed(shared):
             inside = self._inside[call]
-            if {user for user in value.users if user in inside} == set(readers) and self._entering(call) == {value}:
+            reading = {user for user in value.users if user in inside and ops.name(user) != "sym_size"}
+            if reading == set(readers) and self._entering(call) == {value}:
                 found.append(Hook(self._path[call], "input"))
         return found
 
@@ -95,6 +99,6 @@ class ModuleCalls:
                 source
                 for node in inside
                 for source in node.all_input_nodes
-                if source not in inside and self._flow.is_activation(source)
+                if source not in inside and self._flow.is_activation(source) and ops.name(source) != "sym_size"
             )
         return self._entered[call]

@@ -109,3 +109,27 @@ def test_a_module_that_runs_under_one_of_its_names_holds_one() -> None:
     found = inspect(model)
     edited = insert_module(model, plan(found, layers="0"))
     assert not torch.equal(edited.module(*model.example_inputs), model.module(*model.example_inputs))
+
+
+class Projection(nn.Module):
+    """A projection that asks its input for its size, as transformers' ``Conv1D`` does."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(rows, columns) / 8), nn.Parameter(torch.zeros(columns))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
+        return flat.view(x.size()[:-1] + (self.weight.shape[1],))
+
+
+class Asking(OneActivation):
+    def __init__(self) -> None:
+        super().__init__()
+        for block in self.blocks:
+            block["up"], block["down"] = Projection(8, 16), Projection(16, 8)
+
+
+def test_asking_for_the_size_is_no_reading() -> None:
+    found = inspect(Model(Asking().eval(), (torch.randn(2, 5, 8),)))
+    assert [block.sites["mid"].hooks[0].module for block in found.blocks] == ["blocks.0.down", "blocks.1.down"]

@@ -120,7 +120,7 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
-        return flat.view(x.size()[:-1] + (self.weight.shape[1],))
+        return flat.view((*x.size()[:-1], self.weight.shape[1]))
 
 
 class Asking(OneActivation):

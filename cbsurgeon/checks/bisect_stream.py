@@ -8,13 +8,15 @@ belongs to and its place among that module's points: inserting, folding or forge
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.export._tree_utils import reorder_kwargs
+from torch.utils import _pytree as pytree
 
 from cbsurgeon.checks.parity_policy import Named
 from cbsurgeon.deploy import onnx_file
@@ -122,10 +124,10 @@ class ProgramStream:
             for name, tensor in inputs.items()
         }
         args, kwargs = self.program.arguments(fitted)
-        wanted = {self.points[key] for key in keys}
-        recorder = _Recorder(self.module, wanted)
+        flat = pytree.tree_leaves((args, reorder_kwargs(dict(kwargs), self.program.exported.call_spec.in_spec)))
+        recorder = _Recorder(self.module, {self.points[key] for key in keys})
         with torch.no_grad():
-            recorder.record(args, kwargs)
+            recorder.run(*flat, enable_io_processing=False)
         return {key: recorder.values[self.points[key]] for key in keys}
 
 
@@ -135,10 +137,6 @@ class _Recorder(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, wanted: set[str]) -> None:
         super().__init__(module)
         self.wanted, self.values = wanted, dict[str, Tensor]()
-
-    def record(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        flat = self.graph.process_inputs(*args, **kwargs)
-        self.run(*(flat if isinstance(flat, (tuple, list)) else (flat,)), enable_io_processing=False)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

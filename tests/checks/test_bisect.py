@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from cbsurgeon import graph
 from cbsurgeon.checks import bisect, end_nodes, verify
 from cbsurgeon.deploy import Export, export_onnx
 from cbsurgeon.errors import CheckFailed, UsageError
+from cbsurgeon.models.model import Model
 from tests.checks import faults
 
 ARCHITECTURES = list(faults.BUILDERS)
@@ -51,6 +54,31 @@ def test_nothing_is_found_where_nothing_is_wrong(name: str) -> None:
 
 def test_a_correct_file_passes(exported: Export) -> None:
     assert bisect(faults.planted("vit"), exported.path)
+
+
+class ByKeyword(nn.Module):
+    """A model that is called with keywords, in another order than its parameters'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, shift: Tensor | None = None, x: Tensor | None = None, absent: Tensor | None = None) -> Tensor:
+        assert x is not None and shift is not None
+        x = x + self.first(x)
+        return x + self.second(x - shift)
+
+
+def test_inputs_by_keyword(tmp_path: Path) -> None:
+    inputs = {"x": torch.randn(2, 5, 8), "shift": torch.randn(2, 5, 8)}
+    model = Model(ByKeyword().eval(), (), example_kwargs=inputs)
+    made = export_onnx(model, tmp_path / "m.onnx")
+    assert bisect(model, made.path)
+    wrong = ByKeyword().eval()
+    wrong.load_state_dict({**model.module.state_dict(), "second.bias": torch.ones(8)})
+    found = bisect(model, Model(wrong, (), example_kwargs=inputs))
+    assert not found
+    assert found.before == 0
 
 
 @pytest.mark.slow

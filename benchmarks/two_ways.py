@@ -6,8 +6,9 @@
 
 CB and CB_S with another random vector per site go into all default blocks. Three answers must agree: the edited
 module, the edited program, and the unedited graph run node by node in which each recorded site is averaged by hand,
-in double precision. Ends with 1 when two of them differ on any model; a case says little where the insertion moves the
-outputs by less than twenty times what the ways differ by.
+in double precision. No key of the state dict may change: CB adds none, CB_S one scale per site. Ends with 1 when that
+fails on any model; a case says little where the insertion moves the outputs by less than twenty times what the ways
+differ by.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def summary(models: Mapping[str, Any]) -> dict[str, Any]:
         "cases": len(cases),
         "sites": sum(case["sites"] for case in cases),
         "bit_equal": sum(case["bit_equal"] for case in cases),
+        "keys_kept": sum(case["keys_kept"] for case in cases),
         "says_little": sum(not case["telling"] for case in cases),
         "largest_two_ways": max((case["two_ways"] for case in cases if case["two_ways"] is not None), default=None),
         "largest_by_hand": max((case["by_hand"] for case in cases), default=None),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -101,16 +102,30 @@ def _compare(model: Model, program: Program, found: Inspection, recipe: Recipe) 
     if all(site.hooks for site in recipe.active):
         edited = insert_module(model, recipe)
         assert edited.module is not None
+        kept = _keys_kept(model.module, edited.module, recipe)
         arms.scales(edited.module.state_dict())
         by_module = arms.run_module(edited.module, model)
         apart, equal = arms.distance(by_module, by_program), arms.same(by_module, by_program)
     else:  # no module has the tensor of some site, and the module is refused there
-        apart, equal = None, False
+        apart, equal, kept = None, False, True
     return {
         "two_ways": apart,
         "by_hand": away,
         "moves": moves,
         "bit_equal": equal,
-        "agree": max(apart or 0.0, away) <= max(arms.SHARE, ROUNDING * moves),
+        "keys_kept": kept,
+        "agree": kept and max(apart or 0.0, away) <= max(arms.SHARE, ROUNDING * moves),
         "telling": moves >= TELLING * max(apart or 0.0, away),
     }
+
+
+def _keys_kept(module: nn.Module, edited: nn.Module, recipe: Recipe) -> bool:
+    """Every old key is there with its tensor, in order; new ones are scales, one per site of CB_S and none for CB."""
+    before, after = module.state_dict(), edited.state_dict()
+    added = [key for key in after if key not in before]
+    tensors = {after[key].data_ptr() for key in added}  # a shared module shows its scale under each of its names
+    scales = all(key.endswith(".scale") for key in added) and len(tensors) == (
+        len(recipe) if recipe.op == "cb_s" else 0
+    )
+    old = [key for key in after if key in before] == list(before)
+    return scales and old and all(torch.equal(after[key], before[key]) for key in before)

@@ -76,12 +76,14 @@ def _readable(entry: Entry, remarks: list[str]) -> tuple[Model, Inspection]:
         given = {name: value for name, value in model.example_kwargs.items() if name not in found.masks}
         bare = replace(model, example_kwargs=given, program=None)
         try:
-            found = inspect(bare)
+            unmasked = inspect(bare)
         except CBSurgeonError:
-            remarks.append("it does not run without its mask, which may mark padding: inserted all the same")
+            unmasked = found
+        if unmasked.masks:
+            remarks.append("it makes or needs a mask that may mark padding: inserted all the same")
             return model, replace(found, masks=())
         remarks.append("without its padding mask")
-        return bare, found
+        return bare, unmasked
     return model, found
 
 

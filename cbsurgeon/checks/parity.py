@@ -201,7 +201,7 @@ class _Judge:
         dtypes = (self.a.dtype, self.b.dtype)
         coarser = max(dtypes, key=policy.eps)
         if floor is not None:
-            return policy.measured(floor, coarser, feed.label)
+            return policy.measured(floor, coarser, feed.label, compare.root_mean_square(a))
         scale = compare.largest(torch.nan_to_num(a.detach().cpu().double(), posinf=0.0, neginf=0.0).abs())
         return policy.estimated(dtypes, self.depth, scale, self.reference.reason)
 

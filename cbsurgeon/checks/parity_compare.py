@@ -32,6 +32,13 @@ def relative_l2(gap: Tensor, b: Tensor) -> float:
     return distance / norm if norm else (0.0 if distance == 0.0 else float("inf"))
 
 
+def root_mean_square(a: Tensor) -> float:
+    """Root mean square of the finite elements, 0 of none."""
+    values = a.detach().cpu().double()
+    finite = values[torch.isfinite(values)]
+    return float(finite.square().mean().sqrt()) if finite.numel() else 0.0
+
+
 def cosine(a: Tensor, b: Tensor) -> float:
     """Cosine of the flattened tensors; 1 for two zeros."""
     first = torch.nan_to_num(a.detach().cpu().double().flatten())

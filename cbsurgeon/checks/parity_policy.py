@@ -59,13 +59,15 @@ class Floor:
     Attributes:
         max_abs: largest distance from float64.
         rel_l2: relative L2 distance.
+        rms: root mean square of the output it was measured on.
     """
 
     max_abs: float
     rel_l2: float
+    rms: float = 0.0
 
     def __add__(self, other: Floor) -> Floor:
-        return Floor(self.max_abs + other.max_abs, self.rel_l2 + other.rel_l2)
+        return Floor(self.max_abs + other.max_abs, self.rel_l2 + other.rel_l2, max(self.rms, other.rms))
 
 
 class Reference:
@@ -144,15 +146,25 @@ def floor_of(value: Tensor, exact: Tensor, dtype: str) -> Floor:
     norm = float(torch.linalg.vector_norm(scale)) if scale.numel() else 0.0
     distance = float(known.max()) if known.numel() else 0.0
     relative = float(torch.linalg.vector_norm(known)) / norm if norm and known.numel() else 0.0
-    return Floor(max(distance, eps(dtype) * largest), max(relative, eps(dtype)))
+    rms = norm / math.sqrt(scale.numel()) if scale.numel() else 0.0
+    return Floor(max(distance, eps(dtype) * largest), max(relative, eps(dtype)), rms)
 
 
-def measured(floor: Floor, dtype: str, batches: str) -> Tolerance:
-    """The tolerance a measured noise floor allows."""
+def measured(floor: Floor, dtype: str, batches: str, rms: float) -> Tolerance:
+    """The tolerance a measured noise floor allows.
+
+    Args:
+        floor: the noise.
+        dtype: the coarser of the two sides' types.
+        batches: what it was measured on.
+        rms: root mean square of the output to judge. Where it is smaller than what the noise was measured on (a single
+            logit near zero), the same noise is a larger share of it.
+    """
+    share = max(1.0, floor.rms / rms) if rms else 1.0
     return Tolerance(
         atol=SAFETY * floor.max_abs,
         rtol=eps(dtype),
-        rel_l2=SAFETY * floor.rel_l2,
+        rel_l2=SAFETY * floor.rel_l2 * share,
         source="measured",
         reason=f"{SAFETY:g} times both sides' rounding noise against float64 on {batches} inputs",
     )

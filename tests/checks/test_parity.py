@@ -195,6 +195,15 @@ def test_noise_grows_with_the_types_step() -> None:
     assert floors[0] * 100 < floors[1] < floors[2]
 
 
+def test_a_small_output_has_the_noise_of_larger_ones() -> None:
+    """One logit near zero carries the rounding of the products that cancelled in it."""
+    floor = policy.Floor(max_abs=1e-6, rel_l2=1e-7, rms=1.0)
+    assert policy.measured(floor, "float32", "generated", 1.0).rel_l2 == pytest.approx(policy.SAFETY * 1e-7)
+    assert policy.measured(floor, "float32", "generated", 0.1).rel_l2 == pytest.approx(policy.SAFETY * 1e-6)
+    assert policy.measured(floor, "float32", "generated", 2.0).rel_l2 == pytest.approx(policy.SAFETY * 1e-7)
+    assert policy.measured(floor, "float32", "generated", 0.1).atol == pytest.approx(policy.SAFETY * 1e-6)
+
+
 def test_the_document_is_json(folder: Path) -> None:
     found = verify(networks.edited("vit"), exported("vit", folder), batches=(1,))
     document = json.loads(json.dumps(found.to_dict()))

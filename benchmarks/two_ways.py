@@ -58,7 +58,7 @@ def summary(models: Mapping[str, Any]) -> dict[str, Any]:
         "cases": len(cases),
         "sites": sum(case["sites"] for case in cases),
         "bit_equal": sum(case["bit_equal"] for case in cases),
-        "keys_kept": sum(case["keys_kept"] for case in cases),
+        "keys_kept": sum(case.get("keys_kept", False) for case in cases),
         "says_little": sum(not case["telling"] for case in cases),
         "largest_two_ways": max((case["two_ways"] for case in cases if case["two_ways"] is not None), default=None),
         "largest_by_hand": max((case["by_hand"] for case in cases), default=None),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from typing import Any
 
 from benchmarks.zoo.entry import Entry
 from benchmarks.zoo.insertion import parts
-from benchmarks.zoo.sweeping import failure
+from benchmarks.zoo.sweeping import attempt
 from cbsurgeon.checks import verify
 from cbsurgeon.deploy import build_engine, export_onnx
 from cbsurgeon.errors import CBSurgeonError
@@ -27,15 +25,8 @@ STEPS = ("insert", "onnx", "parity", "engine")
 
 def measure(entry: Entry) -> dict[str, Any]:
     """How far one entry gets: ``steps`` names each step that worked, ``error`` the first that did not."""
-    result: dict[str, Any] = {"group": entry.group, "family": entry.family, "steps": {}, "remarks": []}
-    began = time.perf_counter()
-    try:
+    with attempt(entry, steps={}, remarks=[]) as result:
         _deploy(entry, result)
-    except Exception as error:  # the sweep reports every failure and goes on
-        result |= failure(error)
-    result["seconds"] = round(time.perf_counter() - began, 2)
-    gc.collect()
-    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return result
 
 

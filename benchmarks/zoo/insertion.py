@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import resource
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from benchmarks.zoo.entry import Entry
-from benchmarks.zoo.sweeping import failure
+from benchmarks.zoo.sweeping import attempt
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import Inspection, Program, capture, inspect
 from cbsurgeon.graph.partial import capture_parts, record, with_something_hidden
@@ -37,16 +34,9 @@ CASES = (("cb", "end"), ("cb_s", "end"), ("cb_s", "mid"), ("cb_s", "front"))
 
 def measure(entry: Entry) -> dict[str, Any]:
     """All cases of one entry; a model that cannot be captured whole is compared part by part."""
-    result: dict[str, Any] = {"group": entry.group, "family": entry.family, "cases": []}
-    began = time.perf_counter()
-    try:
+    with attempt(entry, cases=[]) as result:
         for model, program in parts(entry):
             result["cases"] += _cases(model, program)
-    except Exception as error:  # the sweep reports every failure and goes on
-        result |= failure(error)
-    result["seconds"] = round(time.perf_counter() - began, 2)
-    gc.collect()
-    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return result
 
 

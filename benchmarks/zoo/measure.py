@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import resource
-import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.zoo.entry import Entry
-from benchmarks.zoo.sweeping import failure
+from benchmarks.zoo.sweeping import attempt
 
 Places = frozenset[str]
 
@@ -23,16 +20,10 @@ def measure(entry: Entry, expected: Mapping[str, Any]) -> dict[str, Any]:
     An entry that cannot be built, captured or read is reported with the first line of its error, and all of its blocks
     count as missed.
     """
-    result: dict[str, Any] = {"group": entry.group, "family": entry.family, "expected": len(expected["blocks"])}
-    began = time.perf_counter()
-    try:
-        result |= _compare(entry, expected)
-    except Exception as error:  # the sweep reports every failure and goes on
-        missed = ["+".join(block["fc2"]) for block in expected["blocks"]]
-        result |= {**failure(error), "found": 0, "missed": missed, "extra": []}
-    result["seconds"] = {**result.get("seconds", {}), "total": round(time.perf_counter() - began, 2)}
-    gc.collect()
-    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    blocks = expected["blocks"]
+    missed = ["+".join(block["fc2"]) for block in blocks]
+    with attempt(entry, expected=len(blocks), found=0, missed=missed, extra=[], seconds={}) as result:
+        result.update(_compare(entry, expected))
     return result
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
 import re
+import resource
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -118,6 +122,26 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "absent"
     return found
+
+
+@contextmanager
+def attempt(entry: Entry, **fields: Any) -> Iterator[Result]:
+    """The result of one model, to be filled: an error ends the block and becomes part of it, as do time and memory.
+
+    Args:
+        entry: the model.
+        fields: what the result holds if nothing is added; ``seconds`` as a mapping gets the total added to it.
+    """
+    result: Result = {"group": entry.group, "family": entry.family, **fields}
+    began = time.perf_counter()
+    try:
+        yield result
+    except Exception as error:  # the sweep reports every failure and goes on
+        result.update(failure(error))
+    total = round(time.perf_counter() - began, 2)
+    result["seconds"] = {**result["seconds"], "total": total} if "seconds" in result else total
+    gc.collect()
+    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def failure(error: BaseException) -> dict[str, str]:

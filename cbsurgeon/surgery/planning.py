@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
-from cbsurgeon.graph.block import POSITIONS, Block, Inspection, Site
+from cbsurgeon.graph.block import POSITIONS, Block, Inspection
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.context import Context
 from cbsurgeon.operators.registry import build, operator_class
@@ -83,7 +83,7 @@ def plan(
         raise NothingMatched(
             "no block is left", code="CB-LOCATE-02", where=f"--layers {layers}", why="all were excluded"
         )
-    places = {(str(block.kind), block.index): one.class_token for block in chosen if (one := _site_of(block, pos))}
+    places = {(str(block.kind), block.index): one.class_token for block in chosen if (one := block.sites.get(pos))}
     options = with_place(operator, options, [(site, places[site.kind, site.index]) for site in sites])
     return Recipe(
         op=op,
@@ -113,7 +113,7 @@ def _sites(
 ) -> tuple[list[RecipeSite], list[tuple[Block, str]]]:
     sites, absent = list[RecipeSite](), list[tuple[Block, str]]()
     for block in blocks:
-        there = _site_of(block, pos)
+        there = block.sites.get(pos)
         if there is None:
             only_end = block.kind == "attention" and pos != "end"
             reason = "an attention branch has only its End" if only_end else "this position does not exist"
@@ -138,10 +138,6 @@ def _sites(
             raise occupied(site, there.occupied, op)
         sites.append(site)
     return sites, absent
-
-
-def _site_of(block: Block, pos: str) -> Site | None:
-    return block.sites.get(pos)
 
 
 def _absent(absent: Sequence[tuple[Block, str]], pos: str, chosen: Sequence[Block]) -> NothingMatched:
@@ -182,7 +178,7 @@ def _refuse_leaks(found: Inspection, *, hides_future: bool) -> None:
 
 def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Block], pos: str) -> None:
     """The default for stacks that hide padding: the form that is safe has to be asked for."""
-    places = [(block.stack, _site_of(block, pos)) for block in chosen]
+    places = [(block.stack, block.sites.get(pos)) for block in chosen]
     padded = [site for stack, site in places if stack in found.unmasked or (site is not None and site.mask is not None)]
     if not found.masks or not padded:
         return

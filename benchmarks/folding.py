@@ -73,7 +73,7 @@ class Arms:
 
         program = self.programs["line"]
         if form == "folded":
-            program, _ = deploy.fold(program, for_compiler=True)
+            program, _ = deploy.fold(program, plainly=True)
         return Model(None, provenance=self.edited.provenance, program=program.exported)
 
 

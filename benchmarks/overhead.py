@@ -88,7 +88,7 @@ class Arms:
                 deploy.export_onnx(edited, path, fold=variant == "folded", program=program)
             return path
         if variant == "folded":
-            program = deploy.fold(program, for_compiler=True)[0]
+            program = deploy.fold(program, plainly=True)[0]
         return models.Model(None, provenance=edited.provenance, program=program.exported)
 
 

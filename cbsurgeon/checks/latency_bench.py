@@ -21,6 +21,7 @@ from cbsurgeon.deploy import RuntimeSpec, stage
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
+from cbsurgeon.errors import UsageError
 from cbsurgeon.models import Model
 
 Side = Model | str | Path
@@ -47,8 +48,20 @@ class RuntimeFactory:
     examples: tuple[tuple[str, Tensor], ...] = ()
 
     def __call__(self) -> Timed:
-        """Open it."""
+        """Open it.
+
+        Raises:
+            UsageError: its batch is fixed at another size (CB-BENCH-03).
+        """
         runtime = self.spec.open()
+        if runtime.only_batch not in (None, self.batch):
+            raise UsageError(
+                f"{runtime.name} takes batches of {runtime.only_batch} only",
+                code="CB-BENCH-03",
+                where=f"--batch {self.batch}",
+                why="the batch is fixed in it",
+                do=f"--batch {runtime.only_batch}, or export it with an open batch",
+            )
         call = runtime.prepare(self.inputs(runtime))
         return Timed(call, runtime.synchronize, runtime.close, timer_of(runtime, call), clock_of(runtime))
 
@@ -114,7 +127,8 @@ def bench(
         progress: told each step.
 
     Raises:
-        CBSurgeonError: a side cannot be opened, or a measuring process failed (CB-BENCH-02).
+        CBSurgeonError: a side cannot be opened, its batch is fixed at another size (CB-BENCH-03), or a measuring
+            process failed (CB-BENCH-02).
         KeyboardInterrupt: before there was enough for a result; later, the result so far is returned, marked partial.
     """
     device = device_for(a, b, device)

@@ -17,6 +17,7 @@ from cbsurgeon.checks.environment import environment, reset_peak, resident_bytes
 from cbsurgeon.checks.latency_compare import WARM_SHARE, Answer, Factory, Task, Timed
 from cbsurgeon.checks.latency_device import memory_in_use
 from cbsurgeon.checks.latency_sampling import ROTATION, WARM_SECONDS, Pace, groups_within, sample, warm_up
+from cbsurgeon.errors import CBSurgeonError
 
 Progress = Callable[[str], None]
 
@@ -26,7 +27,10 @@ def main(place: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     progress = _channel()
     task: Task = pickle.loads((place / "task").read_bytes())  # written by the process that started us
-    answer = answered(task, progress, (place / "stop").exists)
+    try:
+        answer: Answer | CBSurgeonError = answered(task, progress, (place / "stop").exists)
+    except CBSurgeonError as error:
+        answer = error
     unfinished = place / "answer.part"
     unfinished.write_bytes(pickle.dumps(answer))
     unfinished.replace(place / "answer")

@@ -32,7 +32,7 @@ from cbsurgeon.checks.latency_sampling import (
     warm_up,
 )
 from cbsurgeon.checks.latency_verdict import conclude
-from cbsurgeon.errors import CheckFailed
+from cbsurgeon.errors import CBSurgeonError, CheckFailed
 
 PROCESSES = 5
 """Fresh processes of a full run: the fewest for which Student's bound is useful (factor 2.1)."""
@@ -187,6 +187,7 @@ def compare_processes(
 
     Raises:
         CheckFailed: a process failed (CB-BENCH-02); its last words are in the message.
+        CBSurgeonError: what a factory raised.
         KeyboardInterrupt: before there was enough for a result; later, the result so far is returned, marked partial.
     """
     start, answers, interrupted = time.time(), list[Answer](), False
@@ -254,7 +255,10 @@ def _in_fresh_process(task: Task, progress: Progress | None) -> tuple[Answer, bo
             )
             interrupted = _listen(child, stop, progress)
         if answer.exists():
-            return pickle.loads(answer.read_bytes()), interrupted  # written by our own child in our own folder
+            found: Answer | CBSurgeonError = pickle.loads(answer.read_bytes())  # written by our own child, in our folder
+            if isinstance(found, CBSurgeonError):
+                raise found
+            return found, interrupted
         if interrupted:
             raise KeyboardInterrupt
         raise _failed(words, child.returncode)

@@ -51,7 +51,7 @@ def verify(
 
     Args:
         a, b: a model, a program, or a file (``.onnx``, ``.engine``, ``.pt2``); ``b`` is judged against ``a``.
-        batches: batch sizes to run.
+        batches: batch sizes to run; where a side's batch is fixed, that one is run instead.
         inputs: arrays by input name, or an ``.npz`` file of them; generated when absent, one set large in magnitude.
         atol, rtol: a tolerance of the user's own; when absent it follows from measured rounding noise
             (:mod:`cbsurgeon.checks.parity_policy`).
@@ -68,7 +68,8 @@ def verify(
         The result; it never raises because of a difference (see :meth:`Verification.raise_if_failed`).
 
     Raises:
-        CheckFailed: the sides differ in the number or the shape of their outputs (CB-VERIFY-02, CB-VERIFY-03).
+        CheckFailed: the sides differ in the number or the shape of their outputs (CB-VERIFY-02, CB-VERIFY-03), or in
+            the one batch size they take (CB-VERIFY-05).
         CBSurgeonError: a side cannot be opened or run.
     """
     start = time.perf_counter()
@@ -82,8 +83,12 @@ def verify(
             program = _program_of(a, first) or _program_of(b, second)
         source = Source(program, first.inputs, _integers(a) or _integers(b))
         judge = _Judge(first, second, source, policy.Reference(program), policy.given(atol, rtol), _depth(program, b))
-        plan = list(feeds(source, batches, inputs))
+        only = one_batch(first, second)
+        plan = list(feeds(source, batches if only is None else (only,), inputs))
         found = judge.verdict(plan, tell)
+        if only is not None:
+            note = f"compared at batch {only} alone, at which it is fixed"
+            found = dataclasses.replace(found, notes=(*found.notes, note))
     inside = (program if isinstance(a, Model) and program is not None else a, b)
     if found.rows and all(judge.blind):
         found = _look_inside(found, *inside, backends, trust)
@@ -120,6 +125,24 @@ def _look_inside(
     row = Row("generated", policy.NOISE_BATCH, f"{gap.block} ({gap.node})", gap.max_abs, gap.rel_l2, gap.cosine, None,
               None, gap.would_pass_at, limit, gap.ok)  # fmt: skip
     return dataclasses.replace(found, rows=(*found.rows, row))
+
+
+def one_batch(a: Runtime, b: Runtime) -> int | None:
+    """The one batch size that two sides take, ``None`` where both are open.
+
+    Raises:
+        CheckFailed: each takes another one (CB-VERIFY-05).
+    """
+    sizes = [size for size in (a.only_batch, b.only_batch) if size is not None]
+    if len(set(sizes)) > 1:
+        raise CheckFailed(
+            "the two sides take different batches",
+            code="CB-VERIFY-05",
+            where=f"{a.name} and {b.name}",
+            why=f"the batch is fixed at {sizes[0]} and at {sizes[1]}",
+            do="compare each with the model it was made from",
+        )
+    return sizes[0] if sizes else None
 
 
 def side(runtime: Runtime) -> Side:

@@ -33,8 +33,8 @@ from cbsurgeon.errors import UsageError
     "--batch",
     default="1,8,64",
     show_default=True,
-    metavar="MIN,OPT,MAX",
-    help="Batch sizes of an engine's optimization profile.",
+    metavar="N|MIN,OPT,MAX",
+    help="One size fixes the batch; three are an engine's optimization profile, and leave an ONNX file's batch open.",
 )
 @click.option("--fold/--no-fold", default=True, show_default=True, help="Fold CB's halves into the weights before it.")
 @click.option(
@@ -59,15 +59,16 @@ def command(
     check: bool,
     force: bool,
 ) -> None:
-    """Write a model as ONNX, as a TensorRT engine, or as a .pt2 program, with a dynamic batch.
+    """Write a model as ONNX, as a TensorRT engine, or as a .pt2 program, for any batch or for one.
 
     \b
     Examples:
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.onnx
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.engine --batch 1,8,64
+      cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit-b4.onnx --batch 4
       cbsurgeon export timm:swin_tiny_patch4_window7_224 -o swin-fp16.onnx --dtype float16
     """
-    profile = _profile(batch)
+    sizes = _batch(batch)
     from cbsurgeon import verbs
     from cbsurgeon.models import atomic
     from cbsurgeon.verbs.proving import why_unchecked
@@ -83,7 +84,7 @@ def command(
             opset=opset,
             dtype=dtype,
             fold=fold,
-            batch=profile,
+            batch=sizes,
             force=force,
             progress=progress,
         )
@@ -94,10 +95,15 @@ def command(
         verdict.raise_if_failed()
 
 
-def _profile(text: str) -> tuple[int, int, int]:
+def _batch(text: str) -> int | tuple[int, int, int]:
     numbers = whole_numbers(text, "--batch")
+    if len(numbers) == 1:
+        return numbers[0]
     if len(numbers) != 3 or list(numbers) != sorted(numbers):
         raise UsageError(
-            "--batch takes three sizes, smallest first", code="CB-CLI-06", where=f"--batch {text}", do="--batch 1,8,64"
+            "--batch takes one size, or three with the smallest first",
+            code="CB-CLI-06",
+            where=f"--batch {text}",
+            do="--batch 8, or --batch 1,8,64",
         )
     return numbers[0], numbers[1], numbers[2]

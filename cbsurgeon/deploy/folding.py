@@ -6,14 +6,15 @@ behind it first, because an affine map commutes with a convex average of tokens:
 narrow tensor.
 
 Where a linear layer with a bias stands before the operator, two more forms exist for ONNX Runtime, which adds the bias
-in a pass of its own over the tokens when the batch is dynamic. With ``u = (W / 2) z``, ``u + (mean(u) + b)`` needs no
-pass beside that one: what is added per site is a reduction, and an addition of one token. Where the residual sum feeds
-one layer norm only, the mean joins the stream instead of the branch, ``(r + mean(u)) + (u + b)``, so that ONNX Runtime
-still takes the bias into its SkipLayerNormalization.
+in a pass of its own over the tokens when the batch is open (with a fixed one it is part of the product). With
+``u = (W / 2) z``, ``u + (mean(u) + b)`` needs no pass beside that one: what is added per site is a reduction, and an
+addition of one token. Where the residual sum feeds one layer norm only, the mean joins the stream instead of the
+branch, ``(r + mean(u)) + (u + b)``, so that ONNX Runtime still takes the bias into its SkipLayerNormalization.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +43,17 @@ _LINEAR = aten.linear.default
 _CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
 _PROJECTIONS = {_LINEAR, *_CONVOLUTIONS}
 
+Rewrite = Callable[[Draft, Broadcast, fx.Node], bool]
+"""Edits an operator after a linear layer, and says whether it could."""
 
-def fold(program: Program, *, for_compiler: bool = False) -> tuple[Program, tuple[FoldedSite, ...]]:
+
+def fold(program: Program, *, plainly: bool = False) -> tuple[Program, tuple[FoldedSite, ...]]:
     """Fold every Context Broadcasting that can be, whoever wrote it.
 
     Args:
         program: the captured model; it is not touched.
-        for_compiler: write ``x + mean(x)`` everywhere, which compilers fuse, instead of the forms ONNX Runtime
-            computes fastest.
+        plainly: write ``x + mean(x)`` everywhere, which compilers fuse, instead of the forms ONNX Runtime computes
+            fastest while the batch is open. Where the program's batch is fixed that is done in any case.
 
     Returns:
         The edited program, and what was done at each inserted operator, in graph order. When nothing is inserted the
@@ -57,7 +61,8 @@ def fold(program: Program, *, for_compiler: bool = False) -> tuple[Program, tupl
     """
     draft = Draft(program)
     found = list(broadcasts(draft.graph))
-    done = [_fold_one(draft, broadcast, for_compiler) for broadcast in found]
+    forms = {} if plainly or not program.batch_axes else _BESIDE_THE_BIAS
+    done = [_fold_one(draft, broadcast, forms) for broadcast in found]
     others = _other_operators(draft.graph, done)
     if not any(done):
         return program, (*done, *others)
@@ -75,14 +80,14 @@ def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSit
     return tuple(FoldedSite(site, name, reason="it is not the plain average of eq. 1") for site, name in rest.items())
 
 
-def _fold_one(draft: Draft, broadcast: Broadcast, for_compiler: bool) -> FoldedSite:
+def _fold_one(draft: Draft, broadcast: Broadcast, forms: Mapping[str, Rewrite]) -> FoldedSite:
     moved = _move_behind(draft, broadcast)
     if moved is not None:
         broadcast = moved
     site = broadcast.site
     projection, reason = _projection_before(draft, broadcast.x)
     if projection is not None:
-        for form, rewrite in () if for_compiler else _BESIDE_THE_BIAS.items():
+        for form, rewrite in forms.items():
             if rewrite(draft, broadcast, projection.node):
                 _halve(draft, projection.weights[:1])
                 return FoldedSite(site, "cb", f"last-projection, {form}")
@@ -286,7 +291,7 @@ def _to_bias_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
 
 
 # In order of preference: additions saved, where the form is possible at all.
-_BESIDE_THE_BIAS = {"skip side": _to_skip_side, "bias side": _to_bias_side}
+_BESIDE_THE_BIAS: Mapping[str, Rewrite] = {"skip side": _to_skip_side, "bias side": _to_bias_side}
 
 
 def _bias_of(node: fx.Node) -> fx.Node | None:

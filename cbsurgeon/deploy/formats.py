@@ -30,7 +30,7 @@ def export(
     opset: int = DEFAULT_OPSET,
     dtype: str | None = None,
     fold: bool = True,
-    batch: Batch = DEFAULT_BATCH,
+    batch: int | Batch = DEFAULT_BATCH,
     options: BuildOptions | None = None,
     external_data: bool | None = None,
     force: bool = False,
@@ -39,8 +39,8 @@ def export(
 ) -> Export:
     """Write a model as ``.onnx``, ``.engine`` (also ``.plan``, ``.trt``) or ``.pt2``.
 
-    A ``.pt2`` file is a model to work on, so nothing is folded into its weights; ``opset`` and ``batch`` do not
-    concern it.
+    A ``.pt2`` file is a model to work on, so nothing is folded into its weights and its batch stays open; ``opset``
+    does not concern it.
 
     Args:
         model: what to export, in evaluation mode.
@@ -48,31 +48,42 @@ def export(
         opset, external_data: see :func:`cbsurgeon.deploy.onnx.export_onnx`.
         dtype: ``float16``, ``bfloat16`` or ``None``.
         fold: make Context Broadcasting cheaper where that is exact.
-        batch: smallest, most common and largest batch of an engine; ``options`` has the rest.
+        batch: one size fixes the batch of an ONNX file or an engine; three are the smallest, most common and largest
+            batch of an engine, whose other options ``options`` has, and leave an ONNX file's batch open.
         options: engine options; its ``batch`` is replaced by ``batch`` only where that was given.
         force: replace existing files.
         program: the captured model, if the caller has it already.
         progress: told each step.
 
     Raises:
-        UsageError: no such format (CB-EXPORT-07), or as the format's own function.
+        UsageError: no such format (CB-EXPORT-07), a fixed batch for a ``.pt2`` file (CB-EXPORT-09), or as the
+            format's own function.
         CBSurgeonError: as the format's own function.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":
         return export_onnx(
-            model, path, opset=opset, dtype=dtype, fold=fold, external_data=external_data, force=force,
-            program=program, progress=progress,
+            model, path, opset=opset, dtype=dtype, fold=fold, batch=batch if isinstance(batch, int) else None,
+            external_data=external_data, force=force, program=program, progress=progress,
         )  # fmt: skip
     if suffix in ENGINE_SUFFIXES:
         chosen = options or BuildOptions()
         if batch != DEFAULT_BATCH:
-            chosen = dataclasses.replace(chosen, batch=batch)
+            profile = (batch, batch, batch) if isinstance(batch, int) else batch
+            chosen = dataclasses.replace(chosen, batch=profile)
         return export_engine(
             model, path, options=chosen, opset=opset, dtype=dtype, fold=fold, force=force, program=program,
             progress=progress,
         )  # fmt: skip
     if suffix == ".pt2":
+        if isinstance(batch, int):
+            raise UsageError(
+                "a .pt2 file keeps its batch open",
+                code="CB-EXPORT-09",
+                where=str(path),
+                why="it is a model to edit further, which needs to know the batch axis",
+                do="fix the batch of an ONNX file or an engine made from it",
+            )
         return _export_program(model, Path(path), dtype, force, program, progress)
     raise UsageError(
         f"no export format has the suffix {suffix or '(none)'!r}",

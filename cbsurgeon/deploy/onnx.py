@@ -16,6 +16,7 @@ from cbsurgeon.deploy.attention import with_four_axes
 from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.deploy.clock import Clock, Progress
 from cbsurgeon.deploy.folding import fold as fold_program
+from cbsurgeon.deploy.onnx_batch import BATCH, fix_batch, name_batch
 from cbsurgeon.deploy.onnx_einsum import spell_in_lowercase
 from cbsurgeon.deploy.onnx_means import write_means_as_products
 from cbsurgeon.deploy.quiet import quiet
@@ -33,7 +34,6 @@ DEFAULT_OPSET = 20
 # The first operator set whose Conv, and a few more, take bfloat16.
 BFLOAT16_OPSET = 22
 
-BATCH = "batch"
 
 # What torch.onnx notes at each node beside the module path: it repeats the graph, and the source paths of the
 # machine the file was made on.
@@ -52,13 +52,14 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     dtype: str | None = None,
     fold: bool = True,
+    batch: int | None = None,
     external_data: bool | None = None,
     for_tensorrt: bool = False,
     force: bool = False,
     program: Program | None = None,
     progress: Progress | None = None,
 ) -> Export:
-    """Write a model as ONNX: dynamic batch named ``batch``, our names, checked, and complete or absent.
+    """Write a model as ONNX: batch open and named ``batch``, our names, checked, and complete or absent.
 
     Args:
         model: what to export, in evaluation mode.
@@ -67,6 +68,7 @@ def export_onnx(
         dtype: ``float16`` or ``bfloat16`` for a typed export (means still accumulate in float32); ``None`` keeps
             the model's own type.
         fold: put the half of each Context Broadcasting into the model's weights where that is exact.
+        batch: fix the batch at this size; ``None`` leaves it open.
         external_data: weights in a file beside it; ``None`` does so above 2 GB only.
         for_tensorrt: write folded operators in the form a fusing compiler likes instead of the one ONNX Runtime likes.
         force: replace an existing file.
@@ -74,18 +76,19 @@ def export_onnx(
         progress: told each step.
 
     Raises:
-        UsageError: an opset or dtype that is not offered (CB-EXPORT-01, CB-EXPORT-02).
+        UsageError: an opset or dtype that is not offered (CB-EXPORT-01, CB-EXPORT-02), or a batch below 1
+            (CB-EXPORT-08).
         CaptureError: the model cannot be captured.
         ExportError: the exporter refused (CB-EXPORT-03), the result fails ``onnx.checker`` (CB-EXPORT-04), or the
-            batch is fixed in the file (CB-EXPORT-05). Nothing is written.
+            batch is not what was asked for in the file (CB-EXPORT-05). Nothing is written.
         OutputFileError: the file cannot be written there.
         MissingPackage: onnx or onnxscript is absent.
     """
-    _check_arguments(opset, dtype)
+    _check_arguments(opset, dtype, batch)
     _import_exporter()
     target = atomic.check(path, force=force)
     clock = Clock(progress)
-    prepared, sites = _prepare(model, program, dtype, fold, for_tensorrt, clock)
+    prepared, sites = _prepare(model, program, dtype, fold, for_tensorrt or batch is not None, clock)
     if floating_type(prepared) == "bfloat16":
         opset = max(opset, BFLOAT16_OPSET)
     with clock("export", f"exporting to ONNX, opset {opset}"):
@@ -93,8 +96,11 @@ def export_onnx(
         if not for_tensorrt and floating_type(prepared) == "float32":
             write_means_as_products(exported.model)
         spell_in_lowercase(exported.model)
-        _finish(exported, prepared, _metadata(model, prepared, sites, fold))
-    written = _write(exported, prepared, target, external_data, force, clock)
+        name_batch(exported.model, prepared)
+        if batch is not None:
+            fix_batch(exported.model, batch)
+        _finish(exported.model, _metadata(model, prepared, sites, fold))
+    written = _write(exported, prepared, batch, target, external_data, force, clock)
     return Export(
         path=target,
         format="onnx",
@@ -107,7 +113,13 @@ def export_onnx(
 
 
 def _write(
-    exported: Any, program: Program, target: Path, external_data: bool | None, force: bool, clock: Clock
+    exported: Any,
+    program: Program,
+    batch: int | None,
+    target: Path,
+    external_data: bool | None,
+    force: bool,
+    clock: Clock,
 ) -> dict[str, Any]:
     """Put the file and its data in place once they pass every check; what an :class:`Export` says of the files."""
     data = f"{target.name}.data"
@@ -115,7 +127,7 @@ def _write(
         with clock("write", "writing"):
             exported.save(staged, external_data=external_data)
         with clock("check", "checking the file"):
-            proto = _read_back(staged, program)
+            proto = _read_back(staged, program, batch)
         inputs, outputs = onnx_file.ports(proto)
         return {
             "opset": onnx_file.opset(proto),
@@ -127,7 +139,7 @@ def _write(
         }
 
 
-def _check_arguments(opset: int, dtype: str | None) -> None:
+def _check_arguments(opset: int, dtype: str | None, batch: int | None) -> None:
     if opset not in OPSETS:
         raise UsageError(
             f"ONNX opset {opset} is not offered",
@@ -144,6 +156,10 @@ def _check_arguments(opset: int, dtype: str | None) -> None:
             why=f"the typed exports are {', '.join(DTYPES)}",
             do="leave it out to keep the model's own type",
         )
+    if batch is not None and batch < 1:
+        raise UsageError(
+            f"a batch of {batch} is none", code="CB-EXPORT-08", where=f"--batch {batch}", do="give 1 or more"
+        )
 
 
 def _import_exporter() -> None:
@@ -155,7 +171,7 @@ def _import_exporter() -> None:
 
 
 def _prepare(
-    model: Model, program: Program | None, dtype: str | None, fold: bool, for_compiler: bool, clock: Clock
+    model: Model, program: Program | None, dtype: str | None, fold: bool, plainly: bool, clock: Clock
 ) -> tuple[Program, tuple[FoldedSite, ...]]:
     sites: tuple[FoldedSite, ...] = ()
     if program is None:
@@ -163,7 +179,7 @@ def _prepare(
             program = capture(model)
     if fold:
         with clock("fold", "folding"):
-            program, sites = fold_program(program, for_compiler=for_compiler)
+            program, sites = fold_program(program, plainly=plainly)
     if dtype is not None and dtype != floating_type(program):
         with clock("cast", f"casting to {dtype}"):
             program = cast(program, DTYPES[dtype])
@@ -264,41 +280,14 @@ def node_path(node: torch.fx.Node) -> str:
     return str(list(stack.values())[-1][0]) if stack else ""
 
 
-def _finish(exported: Any, program: Program, metadata: Mapping[str, Any]) -> None:
-    """Name the batch, drop what repeats, and write our metadata."""
-    model = exported.model
-    symbols = sorted(_batch_symbols(program), key=len, reverse=True)
-    graphs = [model.graph, *model.functions.values()]
-    for graph in graphs:
-        values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
-        for value in values:
-            _rename_dims(value, symbols)
+def _finish(model: Any, metadata: Mapping[str, Any]) -> None:
+    """Drop what repeats, and write our metadata."""
+    for graph in (model.graph, *model.functions.values()):
         for node in graph:
             for note in _DROPPED_NOTES:
                 node.metadata_props.pop(note, None)
     model.producer_name, model.producer_version = "cbsurgeon", __version__
     model.metadata_props[onnx_file.METADATA_KEY] = json.dumps(metadata, sort_keys=True)
-
-
-def _rename_dims(value: Any, symbols: list[str]) -> None:
-    if value.shape is None:
-        return
-    for axis, dim in enumerate(value.shape):
-        if isinstance(dim, int) or dim.value is None:
-            continue
-        text = str(dim.value)
-        for symbol in symbols:
-            text = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, text)
-        if text != dim.value:
-            value.shape[axis] = text
-
-
-def _batch_symbols(program: Program) -> set[str]:
-    return {
-        str(node.meta["val"].shape[program.batch_axes[node.name]])
-        for node in program.exported.graph.nodes
-        if node.op == "placeholder" and node.name in program.batch_axes
-    }
 
 
 def _metadata(model: Model, program: Program, sites: tuple[FoldedSite, ...], fold: bool) -> dict[str, Any]:
@@ -326,7 +315,7 @@ def _metadata(model: Model, program: Program, sites: tuple[FoldedSite, ...], fol
     }
 
 
-def _read_back(path: Path, program: Program) -> Any:
+def _read_back(path: Path, program: Program, batch: int | None) -> Any:
     """The file as it is on disk, after every check a reader would make."""
     try:
         onnx_file.check(path)
@@ -340,14 +329,14 @@ def _read_back(path: Path, program: Program) -> Any:
         ) from error
     proto = onnx_file.load(path)
     inputs, _ = onnx_file.ports(proto)
-    dims = {port.name: port.dims for port in inputs}
-    fixed = [name for name, axis in program.batch_axes.items() if dims.get(name, (0,) * 9)[axis] != BATCH]
-    if fixed:
+    dims, wanted = {port.name: port.dims for port in inputs}, batch or BATCH
+    other = [name for name, axis in program.batch_axes.items() if dims.get(name, (0,) * 9)[axis] != wanted]
+    if other:
         raise ExportError(
-            "the batch is fixed in the exported file",
+            "the exported file has another batch",
             code="CB-EXPORT-05",
-            where=f"inputs {', '.join(f'{name} {list(dims.get(name, ()))}' for name in fixed)}",
-            why=f"axis 0 should read {BATCH!r}",
+            where=f"inputs {', '.join(f'{name} {list(dims.get(name, ()))}' for name in other)}",
+            why=f"axis 0 should read {wanted!r}",
             do="nothing was written; update torch and onnxscript",
         )
     return proto

@@ -47,6 +47,11 @@ class BuildOptions:
     timing_cache: Path | None = None
     level: int | None = None
 
+    @property
+    def only_batch(self) -> int | None:
+        """The one batch size the engine serves, ``None`` where it serves several."""
+        return self.batch[0] if self.batch[0] == self.batch[2] else None
+
 
 def export_engine(
     model: Model,
@@ -71,8 +76,9 @@ def export_engine(
     with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
         middle = Path(folder) / (target.stem + ".onnx")
         made = export_onnx(
-            model, middle, opset=opset, dtype=dtype, fold=fold, for_tensorrt=True, program=program, progress=progress
-        )
+            model, middle, opset=opset, dtype=dtype, fold=fold, batch=options.only_batch, for_tensorrt=True,
+            program=program, progress=progress,
+        )  # fmt: skip
         built = build_engine(middle, target, options=options, force=force, progress=progress)
     return replace(built, sites=made.sites, seconds={**made.seconds, **built.seconds})
 

@@ -34,7 +34,7 @@ def export(
     opset: int = 20,
     dtype: str | None = None,
     fold: bool = True,
-    batch: tuple[int, int, int] = (1, 8, 64),
+    batch: int | tuple[int, int, int] = (1, 8, 64),
     force: bool = False,
     program: Program | None = None,
     progress: Progress | None = None,
@@ -47,7 +47,8 @@ def export(
         opset: ONNX operator set.
         dtype: ``float16`` or ``bfloat16`` to cast first; ``None`` keeps the model's own type.
         fold: put CB's halves into the weights before it, where that is exact.
-        batch: smallest, most common and largest batch of an engine.
+        batch: one size fixes the batch of an ONNX file or an engine; three are the smallest, most common and largest
+            batch of an engine, and leave an ONNX file's batch open.
         force: replace an existing file.
         program: the captured model, if the caller has it already.
         progress: told each step.

@@ -110,7 +110,7 @@ def faulty(name: str, block: int, fault: str) -> Program:
 
 def stale(name: str, block: int) -> Program:
     """The folded network, one bias of which was not halved with its weight."""
-    folded, _ = fold(program(name), for_compiler=True)
+    folded, _ = fold(program(name), plainly=True)
     path, end, _ = LAYOUTS[name][block]
     key = f"{path}.{end}".replace("drop2", "fc2.bias")
     state = dict(folded.exported.state_dict)

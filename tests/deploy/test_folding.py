@@ -43,9 +43,9 @@ def test_folded_equals_unfolded_in_float64(name: str, position: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "mixer", "bert"])
-def test_the_form_for_compilers_is_the_same_function(name: str) -> None:
+def test_the_form_plainlys_is_the_same_function(name: str) -> None:
     program = networks.program(name)
-    folded, sites = fold(program, for_compiler=True)
+    folded, sites = fold(program, plainly=True)
     assert {site.form for site in sites} == {"last-projection"}
     assert_same_in_float64(program, folded)
 
@@ -176,11 +176,11 @@ def small(module: nn.Module) -> Program:
     return capture(Model(module.eval(), (torch.randn(2, 5, 8),)))
 
 
-@pytest.mark.parametrize(("for_compiler", "form"), [(True, "last-projection"), (False, "last-projection, bias side")])
+@pytest.mark.parametrize(("plainly", "form"), [(True, "last-projection"), (False, "last-projection, bias side")])
 @pytest.mark.parametrize("line", [Line(), Ported()])
-def test_hand_written_lines_fold_as_well(line: nn.Module, for_compiler: bool, form: str) -> None:
+def test_hand_written_lines_fold_as_well(line: nn.Module, plainly: bool, form: str) -> None:
     program = small(Branch(line))
-    folded, sites = fold(program, for_compiler=for_compiler)
+    folded, sites = fold(program, plainly=plainly)
     assert [site.form for site in sites] == [form]
     assert_same_in_float64(program, folded)
 
@@ -239,7 +239,7 @@ def test_a_mean_over_channels_is_not_moved_behind_a_projection_of_channels() -> 
 def test_a_stale_bias_would_be_seen() -> None:
     """The identity above can fail: put the whole bias back, as a fold that forgets it would leave it."""
     program = small(Branch(Line()))
-    folded, _ = fold(program, for_compiler=True)
+    folded, _ = fold(program, plainly=True)
     state = dict(folded.exported.state_dict)
     for key in state:
         if key.endswith("fc2.bias"):

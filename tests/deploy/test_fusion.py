@@ -23,50 +23,56 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def exported(name: str, form: str, folder: Path) -> tuple[Path, int]:
+def exported(name: str, form: str, batch: int | None, folder: Path) -> tuple[Path, int]:
     model = networks.plain(name) if form == "base" else networks.edited(name)
-    path = folder / f"{name}-{form}.onnx"
-    made = export_onnx(model, path, fold=form == "folded")
+    path = folder / f"{name}-{form}-{batch}.onnx"
+    made = export_onnx(model, path, fold=form == "folded", batch=batch)
     return path, len(made.sites)
 
 
-def operators(path: Path, static: bool) -> Counter[str]:
+def operators(path: Path, batch: int | None = None) -> Counter[str]:
     options = onnxruntime.SessionOptions()
     optimized = path.with_suffix(".optimized.onnx")
     options.optimized_model_filepath = str(optimized)
     options.log_severity_level = 4
-    if static:
-        options.add_free_dimension_override_by_name("batch", 2)
+    if batch is not None:
+        options.add_free_dimension_override_by_name("batch", batch)
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(str(optimized)).graph.node)
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+@pytest.mark.parametrize("batch", [None, 1], ids=["open", "fixed"])
 @pytest.mark.parametrize("name", NAMES)
-def test_one_reduction_and_one_addition_per_site(name: str, static: bool, folder: Path) -> None:
-    base, _ = exported(name, "base", folder)
-    path, sites = exported(name, "folded", folder)
-    before, after = operators(base, static), operators(path, static)
+def test_one_reduction_and_one_addition_per_site(name: str, batch: int | None, folder: Path) -> None:
+    base, _ = exported(name, "base", batch, folder)
+    path, sites = exported(name, "folded", batch, folder)
+    added = operators(path)
+    added.subtract(operators(base))
     assert sites > 0
-    products = ("MatMul", "Gemm")
     # A reduction over tokens is a ReduceMean, or a product with a row of 1 / tokens.
-    reductions = sum(after[operator] - before[operator] for operator in ("ReduceMean", *products))
-    assert reductions == sites
-    # A Gemm is a product and an addition: with a fixed batch the base adds the bias in there.
-    additions = sum(after[operator] - before[operator] for operator in ("Add", "Gemm"))
-    assert additions <= sites
-    assert after["Mul"] == before["Mul"], "nothing is left to multiply"
-    # A Gemm of three axes stands between two Reshapes; written out, it is as many operators less as additions more.
-    assert sum(after.values()) - sum(before.values()) <= 2 * sites
-    for operator in FUSED:
-        assert after[operator] == before[operator], f"{operator}: {before[operator]} before, {after[operator]} after"
+    assert added["ReduceMean"] + added["MatMul"] == sites
+    assert 0 <= added["Add"] <= sites
+    others = {operator: count for operator, count in added.items() if operator not in ("ReduceMean", "MatMul", "Add")}
+    assert not any(others.values()), "every fusion of the model is kept, and nothing else came in"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_fixed_by_the_session(name: str, folder: Path) -> None:
+    """A file of open batch is written for that: under a session's fixed batch, a Gemm of the base may lie open."""
+    base, _ = exported(name, "base", None, folder)
+    path, sites = exported(name, "folded", None, folder)
+    added = operators(path, 2)
+    added.subtract(operators(base, 2))
+    assert added["ReduceMean"] + added["MatMul"] + added["Gemm"] == sites
+    assert added["Add"] + added["Gemm"] <= sites, "a Gemm is a product and an addition"
+    assert not any(added[operator] for operator in FUSED)
 
 
 def test_without_folding_it_is_more(folder: Path) -> None:
     """The counts above can fail: the line as written adds two multiplications per site, and costs a fusion."""
-    base, _ = exported("vit", "base", folder)
-    path, _ = exported("vit", "plain", folder)
-    before, after = operators(base, False), operators(path, False)
+    base, _ = exported("vit", "base", None, folder)
+    path, _ = exported("vit", "plain", None, folder)
+    before, after = operators(base), operators(path)
     sites = 2
     assert after["Mul"] - before["Mul"] == 2 * sites
     assert after["Add"] - before["Add"] == sites + 1

@@ -200,7 +200,7 @@ def _open_torch(spec: RuntimeSpec, target: Any, backend: str) -> Runtime:
     name = target.provenance.reference if isinstance(target, Model) else "program"
     program = capture(target) if isinstance(target, Model) else target
     if backend == "folded":
-        program, _ = fold(program, for_compiler=True)
+        program, _ = fold(program, plainly=True)
     opened = ProgramRuntime(program, name, spec.device, backend=backend)
     opened.cuda_graph = spec.cuda_graph
     return opened

@@ -46,6 +46,13 @@ class Runtime(ABC):
         self.inputs, self.output_names = inputs, output_names
         self._closing: list[Callable[[], None]] = []
 
+    @property
+    def only_batch(self) -> int | None:
+        """The one batch size it takes; ``None`` where the batch is open."""
+        leading = [port.dims[0] for port in self.inputs if port.dims]
+        fixed = [size for size in leading if isinstance(size, int)]
+        return fixed[0] if fixed and len(fixed) == len(leading) else None
+
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs of named inputs; floating inputs are cast to the type the runtime takes.
 

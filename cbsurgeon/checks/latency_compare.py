@@ -255,7 +255,7 @@ def _in_fresh_process(task: Task, progress: Progress | None) -> tuple[Answer, bo
             )
             interrupted = _listen(child, stop, progress)
         if answer.exists():
-            found: Answer | CBSurgeonError = pickle.loads(answer.read_bytes())  # written by our own child, in our folder
+            found: Answer | CBSurgeonError = pickle.loads(answer.read_bytes())  # our own child wrote it
             if isinstance(found, CBSurgeonError):
                 raise found
             return found, interrupted

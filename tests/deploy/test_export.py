@@ -260,3 +260,22 @@ def test_means_written_as_products_are_means(batch: int, tmp_path: Path) -> None
         with open_runtime(made.path) as runtime:
             gap = (runtime.run(inputs)["output"] - expected).abs().max()
         assert gap <= FLOAT32_RTOL * expected.abs().max()
+
+
+class Spectrum(nn.Module):
+    """A Fourier transform, which has no bfloat16 form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.fft.fft(self.fc(x)).real
+
+
+def test_a_model_without_a_typed_form(tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        export_onnx(Model(Spectrum().eval(), (torch.randn(2, 8),)), tmp_path / "m.onnx", dtype="bfloat16")
+    assert caught.value.code == "CB-EXPORT-06"
+    assert "fft" in caught.value.where
+    assert list(tmp_path.iterdir()) == []

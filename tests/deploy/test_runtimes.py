@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -224,3 +226,29 @@ def test_cuda_agrees_with_the_cpu(backend: str) -> None:
 
 def test_every_backend_is_listed() -> None:
     assert set(CPU_BACKENDS) < set(BACKENDS)
+
+
+def test_a_file_that_its_runtime_cannot_run(tmp_path: Path) -> None:
+    """Well formed for onnx, with an operator no runtime has."""
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
+    node = onnx.helper.make_node("Unheard", ["x"], ["y"], domain="of.nobody")
+    imports = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("of.nobody", 1)]
+    graph = onnx.helper.make_graph([node], "g", ports[:1], ports[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=imports, ir_version=10), tmp_path / "m.onnx")
+    with pytest.raises(InputFileError) as caught:
+        open_runtime(tmp_path / "m.onnx")
+    assert caught.value.code == "CB-RUN-05"
+    assert "Unheard" in caught.value.why
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
+)
+def test_a_runtime_without_the_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU, and the package that is made for the CPU."""
+    path = export_onnx(small(), tmp_path / "m.onnx").path
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UsageError) as caught:
+        open_runtime(path, device="cuda")
+    assert caught.value.code == "CB-RUN-06"
+    assert "CPUExecutionProvider" in caught.value.why

@@ -1,0 +1,74 @@
+"""What the machine refuses, and a claim that does not hold, as errors of ours."""
+
+from __future__ import annotations
+
+import errno
+import zipfile
+from pathlib import Path
+
+import onnx
+import pytest
+
+import cbsurgeon as cbs
+from cbsurgeon.cli.failure import explain
+from cbsurgeon.errors import InputFileError, UsageError
+from tests.cli.running import TIMM, VIT, run
+
+
+def test_the_operating_system_is_quoted() -> None:
+    found = explain(OSError(errno.ENOSPC, "No space left on device", "out.onnx"))
+    assert (found.code, found.exit_code) == ("CB-CLI-04", 2)
+    assert found.where == "out.onnx"
+    assert "No space left" in found.why
+
+
+def test_out_of_memory_says_what_to_make_smaller() -> None:
+    found = explain(MemoryError("cannot allocate 64 GiB"))
+    assert (found.code, found.exit_code) == ("CB-CLI-05", 2)
+    assert "64 GiB" in found.why
+
+
+def test_a_slower_model_fails_its_claim() -> None:
+    """Four times the channels: nobody's noise."""
+    small = ("mod:tests.cli.running:tiny_vit", "timm:test_vit")
+    outcome = run("bench", small[0], small[1], "--budget", "3s", "--claim", "1%")
+    assert outcome.code == 1, outcome.out
+    assert "CB-BENCH-01" in outcome.err
+
+
+def test_an_onnx_file_of_another_exporter_says_nothing_of_surgery(tmp_path: Path) -> None:
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    outcome = run("inspect", tmp_path / "m.onnx")
+    assert outcome.code == 2
+    assert "CB-ONNX-04" in outcome.err
+
+
+def test_a_program_cannot_be_edited_as_a_module(tmp_path: Path) -> None:
+    assert run("export", VIT, "-o", tmp_path / "m.pt2").code == 0
+    program = cbs.load(str(tmp_path / "m.pt2"), trust=True)
+    recipe = cbs.plan(cbs.inspect(program), layers="all")
+    with pytest.raises(UsageError) as caught:
+        cbs.insert(program, recipe, on="module")
+    assert caught.value.code == "CB-INSERT-01"
+
+
+def test_a_program_file_without_its_graph(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.pt2", tmp_path / "m.pt2"
+    assert run("export", VIT, "-o", whole).code == 0
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as damaged:
+        for name in archive.namelist():
+            damaged.writestr(name, b"{}" if name.endswith("model.json") else archive.read(name))
+    with pytest.raises(InputFileError) as caught:
+        cbs.load(str(path), trust=True)
+    assert caught.value.code == "CB-LOAD-14"
+
+
+def test_a_fixed_batch_from_the_command_line(tmp_path: Path) -> None:
+    outcome = run("export", TIMM, "-o", tmp_path / "m.pt2", "--batch", "4")
+    assert outcome.code == 2
+    assert "CB-EXPORT-09" in outcome.err
+    found = run("export", VIT, "-o", tmp_path / "m.onnx", "--batch", "4", "--json").document
+    assert found["inputs"][0]["dims"][0] == 4
+    assert {row["batch"] for row in found["verify"]["rows"]} == {4}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+COSTS = {"params": "parameters", "flops": "FLOPs (paper)", "operations": "operations", "bytes": "bytes moved"}
+"""The audited quantities, as tables call them."""
+
 
 def count(value: float | None, *, signed: bool = False) -> str:
     """``22.05 M``: three or four digits and a decimal unit; small values in full."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from cbsurgeon.report import figures, plots
 from cbsurgeon.report.document import Document, chosen, combine, listed, of_kind, text_of
 from cbsurgeon.report.network import anatomy, panels
-from cbsurgeon.report.text import COSTS
 from cbsurgeon.version import __version__
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def _audit(document: Document) -> dict[str, Any]:
         drawn.append({"title": "What the operators add", "svg": _svg(plots.costs(document))})
     drawn.append({"title": "Where the bytes go", "svg": _svg(plots.operators(document))})
     table = []
-    for name, label in COSTS.items():
+    for name, label in figures.COSTS.items():
         show: Callable[..., str] = figures.size if name == "bytes" else figures.count
         row = document[name]
         cells = [show(row["a"])]

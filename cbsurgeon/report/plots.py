@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbsurgeon.errors import missing
 from cbsurgeon.report.document import Document
-from cbsurgeon.report.figures import percent
+from cbsurgeon.report.figures import COSTS, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,8 +87,6 @@ def latency(document: Document) -> str:
 
 def costs(document: Document) -> str:
     """By how many per cent B exceeds A, one bar per quantity."""
-    from cbsurgeon.report.text import COSTS
-
     names = [name for name in COSTS if document[name]["relative"] is not None]
     shares = [100 * document[name]["relative"] for name in names]
     with _figure(0.5 + 0.42 * len(names), "costs") as (figure, axes):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -295,3 +296,23 @@ def test_a_training_checkpoint_is_read_with_its_recipe(plain: Path, tmp_path: Pa
     assert sites == ["cb_s", "cb_s"]
     absent = run("inspect", checkpoint, "--arch", VIT, "--trained-with", tmp_path / "absent.json")
     assert absent.code == 2 and "absent.json" in absent.err
+
+
+def test_bisect_finds_the_block_of_a_stale_bias(tmp_path: Path) -> None:
+    """A file in which one bias was not folded with its weight, as a user meets it."""
+    model = cbs.load(TIMM, options=SMALL)
+    for block in model.module.blocks:
+        torch.nn.init.normal_(block.mlp.fc2.bias)
+    recipe = cbs.plan(cbs.inspect(model), layers="all")
+    edited, file, right = tmp_path / "m.safetensors", tmp_path / "stale.onnx", tmp_path / "right.onnx"
+    cbs.save(cbs.insert(model, recipe), edited)
+    assert run("export", edited, "-o", right).code == 0
+    proto = onnx.load(right)
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "blocks.1.mlp.fc2.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(0.5 * onnx.numpy_helper.to_array(bias), bias.name))
+    onnx.save(proto, file)
+    outcome = run("verify", edited, file, "--bisect", "--json")
+    assert outcome.code == 1
+    assert outcome.document["first_bad_block"] == "blocks.1.mlp"
+    assert "blocks.1.mlp" in outcome.err
+    assert run("verify", edited, right, "--bisect").code == 0

@@ -224,6 +224,16 @@ def test_cuda_agrees_with_the_cpu(backend: str) -> None:
             assert torch.allclose(gpu.run(inputs)[name].cpu(), value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine")
+def test_onnx_runtime_replays_what_it_recorded(tmp_path: Path) -> None:
+    path = export_onnx(small(), tmp_path / "m.onnx").path
+    with open_runtime(path, device="cuda", cuda_graph=True) as runtime:
+        call = runtime.prepare(capture(small()).with_batch(3))
+        call()
+        assert not runtime.notes
+
+
 def test_every_backend_is_listed() -> None:
     assert set(CPU_BACKENDS) < set(BACKENDS)
 

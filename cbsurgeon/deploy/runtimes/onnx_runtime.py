@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 from cbsurgeon.deploy import onnx_file
 from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.runtimes.cuda_graph import WARM_RUNS
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError, missing
 
@@ -25,6 +27,9 @@ _SHAPE_OPERATORS = {
     "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast", "Range", "Constant",
     "ConstantOfShape", "Add", "Sub", "Mul", "Div", "Mod", "Equal", "Where", "Reshape", "Expand", "ReduceProd",
 }  # fmt: skip
+_RECORD = {"CUDAExecutionProvider": "enable_cuda_graph", "TensorrtExecutionProvider": "trt_cuda_graph_enable"}
+"""The option by which a provider records its work as a CUDA graph on an early run, and replays it on later ones."""
+
 _FATAL_ONLY = 4  # errors come back as exceptions as well
 
 Transform = Callable[[Any], Any]
@@ -39,6 +44,7 @@ class OnnxRuntime(Runtime):
         backend: ``onnxruntime``, or ``onnxruntime-tensorrt`` for its TensorRT provider.
         threads: threads within one operator; ``None`` leaves it to ONNX Runtime.
         optimize: let ONNX Runtime rewrite the graph.
+        cuda_graph: record the work of :meth:`prepare` and replay it, on ``cuda``.
         extra_outputs: names of inner values to return as well.
         profile: prefix of a profile file to write when the session is closed.
 
@@ -59,16 +65,18 @@ class OnnxRuntime(Runtime):
         backend: str = "onnxruntime",
         threads: int | None = None,
         optimize: bool = True,
+        cuda_graph: bool = False,
         extra_outputs: Sequence[str] = (),
         profile: Path | None = None,
     ) -> None:
-        self.path, self.backend = Path(path), backend
+        self.path, self.backend, self.cuda_graph = Path(path), backend, cuda_graph
         onnx_file.require_file(self.path, "CB-ONNX-01")
         provider = _provider(backend, device)
         proto = onnx_file.load(self.path)
         inputs, outputs = onnx_file.ports(proto)
         dtype = _compute_type(proto, inputs)
-        options = _options(threads, optimize, profile)
+        self._options = partial(_options, threads, optimize)
+        options = self._options(profile)
         notes: tuple[str, ...] = ()
         self._wide = dtype == "bfloat16" and provider == "CPUExecutionProvider"
         if self._wide:
@@ -77,16 +85,17 @@ class OnnxRuntime(Runtime):
             notes = ("ONNX Runtime has no bfloat16 CPU kernels: computed in float32, rounded after every operator",)
             proto = round_after_every_operator(onnx_file.load(self.path, weights=True))
             options.graph_optimization_level = _ort().GraphOptimizationLevel.ORT_DISABLE_ALL
-        self.session = _session(self.path, proto, extra_outputs, options, provider, self._wide)
+        self.session = _session(self.path, proto, extra_outputs, options, provider, in_memory=self._wide)
         names = tuple(item.name for item in self.session.get_outputs())
         super().__init__(str(self.path), device, inputs, names, dtype, notes)
         self._output_types = {port.name: port.dtype for port in outputs}
+        self._provider = provider
         _check_placement(self.session, provider, self.path)
 
     def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.device.type == "cuda":
             held = {name: tensor.contiguous() for name, tensor in inputs.items()}
-            binding = self._bind(held)
+            binding = self._bind(self.session, held)
             self._guarded(lambda: self.session.run_with_iobinding(binding))
             binding.synchronize_outputs()
             values = binding.get_outputs()
@@ -112,26 +121,57 @@ class OnnxRuntime(Runtime):
         fitted = self.fit(inputs)
         if self.device.type == "cuda":
             held = {name: tensor.contiguous() for name, tensor in fitted.items()}
-            binding = self._bind(held)
-
-            def call(kept: Mapping[str, Tensor] = held) -> object:
-                """The binding knows addresses only: the tensors live as long as the call does."""
-                return self.session.run_with_iobinding(binding)
-
-            return call
+            return (self._recorded(held) if self.cuda_graph else None) or self._bound(self.session, held)
         feeds = {name: _to_numpy(tensor, self._wide) for name, tensor in fitted.items()}
         return lambda: self.session.run(None, feeds)
 
-    def _bind(self, inputs: Mapping[str, Tensor]) -> Any:
-        """Bind contiguous tensors, which the caller has to keep, once PyTorch has finished writing them."""
+    def _recorded(self, inputs: Mapping[str, Tensor]) -> Callable[[], object] | None:
+        """A session for these shapes alone, recorded; ``None``, and a note, where ONNX Runtime refuses.
+
+        A graph reads and writes the same memory at each replay, so the outputs are bound to memory of ours. The batch
+        is fixed, because arithmetic on shapes happens on the CPU, which no graph holds.
+        """
+        outputs = {name: torch.empty_like(tensor) for name, tensor in self._run(dict(inputs)).items()}
+        options = self._options(None)
+        for port in self.inputs:
+            if port.dims and isinstance(port.dims[0], str):
+                options.add_free_dimension_override_by_name(port.dims[0], inputs[port.name].shape[0])
+        try:
+            session = _session(self.path, None, (), options, self._provider, record=True)
+            call = self._bound(session, inputs, outputs)
+            for _ in range(WARM_RUNS):
+                self._guarded(call)
+        except InputFileError as error:
+            self.notes = (*self.notes, f"not recorded as a CUDA graph: {error.why[:160]}")
+            return None
+        return call
+
+    def _bound(
+        self, session: Any, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None
+    ) -> Callable[[], object]:
+        """Runs a session on tensors that live as long as the call does: a binding knows addresses only."""
+        binding, kept = self._bind(session, inputs, outputs), (inputs, outputs)
+
+        def call(_kept: object = kept) -> object:
+            return session.run_with_iobinding(binding)
+
+        return call
+
+    def _bind(self, session: Any, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> Any:
+        """Bind contiguous tensors, which the caller has to keep, once PyTorch has finished writing them.
+
+        Outputs are allocated by ONNX Runtime at each run where none are given.
+        """
         torch.cuda.current_stream(self.device).synchronize()
-        binding = self.session.io_binding()
+        binding, place = session.io_binding(), ("cuda", self.device.index or 0)
         for name, held in inputs.items():
-            binding.bind_input(
-                name, "cuda", self.device.index or 0, _element_type(held.dtype), tuple(held.shape), held.data_ptr()
-            )
+            binding.bind_input(name, *place, _element_type(held.dtype), tuple(held.shape), held.data_ptr())
         for name in self.output_names:
-            binding.bind_output(name, "cuda", self.device.index or 0)
+            if outputs is None:
+                binding.bind_output(name, *place)
+            else:
+                held = outputs[name]
+                binding.bind_output(name, *place, _element_type(held.dtype), tuple(held.shape), held.data_ptr())
         return binding
 
     def end_profiling(self) -> Path:
@@ -182,7 +222,16 @@ def _options(threads: int | None, optimize: bool, profile: Path | None) -> Any:
     return options
 
 
-def _session(path: Path, proto: Any, extra: Sequence[str], options: Any, provider: str, in_memory: bool) -> Any:
+def _session(
+    path: Path,
+    proto: Any,
+    extra: Sequence[str],
+    options: Any,
+    provider: str,
+    *,
+    in_memory: bool = False,
+    record: bool = False,
+) -> Any:
     ort = _ort()
     source: Any = str(path)
     if extra or in_memory:
@@ -193,7 +242,7 @@ def _session(path: Path, proto: Any, extra: Sequence[str], options: Any, provide
         source = proto.SerializeToString()
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        return ort.InferenceSession(source, options, providers=[(provider, _provider_options(provider))])
+        return ort.InferenceSession(source, options, providers=[(provider, _provider_options(provider, record))])
     except Exception as error:
         raise _cannot_run(path, error) from error
 
@@ -208,8 +257,9 @@ def _cannot_run(path: Path, error: Exception) -> InputFileError:
     )
 
 
-def _provider_options(provider: str) -> dict[str, str]:
-    return {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+def _provider_options(provider: str, record: bool) -> dict[str, str]:
+    found = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+    return {**found, _RECORD[provider]: "1"} if record else found
 
 
 def _check_placement(session: Any, provider: str, path: Path) -> None:

@@ -33,7 +33,7 @@ class RuntimeSpec:
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         threads: threads within one operator; ``None`` leaves it alone.
         optimize: let ONNX Runtime rewrite the graph.
-        cuda_graph: record and replay (PyTorch and TensorRT on a CUDA device).
+        cuda_graph: record and replay what :meth:`Runtime.prepare` gives, on a CUDA device.
         trust: the user vouches for files that can run code.
         fold: fold operators when a model has to be exported first.
     """
@@ -153,7 +153,14 @@ def _open_file(spec: RuntimeSpec, path: Path, backend: str) -> Runtime:
     if suffix == ".onnx" and backend in _NEEDS_ONNX:
         from cbsurgeon.deploy.runtimes.onnx_runtime import OnnxRuntime
 
-        return OnnxRuntime(path, spec.device, backend=backend, threads=spec.threads, optimize=spec.optimize)
+        return OnnxRuntime(
+            path,
+            spec.device,
+            backend=backend,
+            threads=spec.threads,
+            optimize=spec.optimize,
+            cuda_graph=spec.cuda_graph,
+        )
     if suffix in ENGINE_SUFFIXES and backend == "tensorrt":
         from cbsurgeon.deploy.runtimes.tensorrt_runtime import TensorRTRuntime
 

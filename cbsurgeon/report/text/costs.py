@@ -1,0 +1,65 @@
+"""What ``audit`` counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cbsurgeon.report import figures
+from cbsurgeon.report.document import Document, text_of
+from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
+
+
+def audited(document: Document, documents: Sequence[Document]) -> Rows:
+    """Parameters, FLOPs, operations and bytes of A, of B, and the difference."""
+    b = document.get("b")
+    head = f"{document['a']} -> {b}" if b else str(document["a"])
+    yield line(f"{head}   (batch {document['batch']}, {document['dtype']})", "bold")
+    columns = ("A", "B", "B - A", "share") if b else ("A",)
+    table = grid("", *columns, right=columns)
+    for name, label in figures.COSTS.items():
+        show: Callable[..., str] = figures.size if name == "bytes" else figures.count
+        row = document[name]
+        values = [show(row["a"])]
+        if b:
+            values += [show(row["b"]), show(row["difference"], signed=True), figures.percent(row["relative"], 4)]
+        table.add_row(*cells(label, *values))
+    yield table
+    for side in ("a", "b"):
+        uncounted = (document.get("uncounted") or {}).get(side)
+        if uncounted:
+            yield fact("uncounted", f"in {side.upper()}: {text_of(uncounted)}", "yellow")
+    inserted = (document.get("inserted") or {}).get("b") or (document.get("inserted") or {}).get("a") or []
+    for formula, items in _by(inserted, lambda item: f"{item['op']} on {item['tokens']} x {item['channels']}").items():
+        yield fact("counted", f"{len(items)} x {formula}: {items[0]['formula']}")
+    if document.get("roofline"):
+        yield from _shares(document["roofline"])
+
+
+def _shares(table: Mapping[str, Any]) -> Rows:
+    """The roofline: the operators' share of latency, one row per device and type, one column per form."""
+    forms = list(table["forms"])
+    yield line(f"share of latency, at least / likely (batch {table['batch']})", "bold")
+    shown = grid("hardware", "type", *forms, right=forms)
+    for (device, kind), rows in figures.by_device(table["rows"]).items():
+        shown.add_row(*cells(device, kind), *(cells(figures.share(rows[form]))[0] for form in forms))
+    yield shown
+    for name, meaning in table["forms"].items():
+        yield fact(name, meaning)
+    yield fact("assumed", table["assumed"])
+    limit = f"{100 * table['negligible_at']:g} %"
+    if table["not_negligible"]:
+        yield fact("NOT negligible", f"above {limit}: " + "; ".join(table["not_negligible"]), "yellow")
+    else:
+        yield fact("negligible", f"at most {limit} in every row")
+    if table["left_out"]:
+        yield fact("left out", "does not compute in it: " + "; ".join(table["left_out"]))
+
+
+def _by(
+    items: Sequence[Mapping[str, Any]], label: Callable[[Mapping[str, Any]], str]
+) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for item in items:
+        groups.setdefault(label(item), []).append(item)
+    return groups

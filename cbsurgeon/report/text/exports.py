@@ -1,0 +1,33 @@
+"""What ``export`` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cbsurgeon.report import figures
+from cbsurgeon.report.document import Document, text_of
+from cbsurgeon.report.text.lines import Rows, fact, line
+from cbsurgeon.report.text.parity import verified
+
+
+def exported(document: Document, documents: Sequence[Document]) -> Rows:
+    """The file, its inputs and outputs, what was folded, and whether it computes the same."""
+    opset = f", opset {document['opset']}" if document.get("opset") else ""
+    total = sum(document.get("seconds", {}).values())
+    yield line(f"{document['path']}: {document['format']}{opset}, {document['dtype']}", "bold")
+    yield fact("size", f"{figures.size(document['bytes'])}, written in {total:.1f} s")
+    for label, ports in (("in", document["inputs"]), ("out", document["outputs"])):
+        for port in ports:
+            yield fact(label, f"{port['name']} {port['dtype']} [{text_of(port['dims'])}]")
+    if document.get("batch"):
+        low, best, high = document["batch"]
+        yield fact("batch", f"{low} to {high}, tuned for {best}")
+    sites = document.get("sites", ())
+    if sites:
+        folded = [site for site in sites if site["form"]]
+        yield fact("folded", f"{len(folded)} of {len(sites)} inserted operators")
+        for site in sites:
+            if not site["form"]:
+                yield fact("as written", f"{site['site']}: {site['reason']}")
+    if document.get("verify"):
+        yield from verified(document["verify"], documents)

@@ -1,0 +1,92 @@
+"""What ``inspect`` found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cbsurgeon.report.document import Document, chosen, listed, text_of
+from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def inspected(document: Document, documents: Sequence[Document]) -> Rows:
+    """The blocks, what was rejected where that is asked for, and what a user should know of them."""
+    if "inserted" in document:
+        yield from _inserted_before(document)
+        return
+    blocks, rejected = document["blocks"], document["rejected"]
+    yield line(f"{document.get('reference', 'model')}: {len(blocks)} MLP blocks, {len(rejected)} rejected", "bold")
+    if blocks:
+        yield _blocks(blocks, chosen(documents))
+    for path, reason in document.get("left_out", {}).items():
+        yield fact("left out", f"{path}: {reason}", "yellow")
+    for name, label in (("causal", "causal"), ("masks", "masked by")):
+        if document.get(name):
+            yield fact(label, text_of(document[name]), "yellow")
+    yield from _remarks(document)
+    if document.get("show_rejected") and rejected:
+        yield line("")
+        yield _rejected(rejected)
+
+
+def _remarks(document: Document) -> Rows:
+    """What is to be known of some blocks: feature maps that leave the model, masks, notes; one line for all alike."""
+    remarks: dict[str, list[str]] = {}
+    for kind, word in (("blocks", "block"), ("attention", "attention")):
+        for block in document.get(kind, ()):
+            tap = ["its stream is also an output: --exclude taps leaves it out"] if block.get("tapped") else []
+            for remark in [*tap, *block.get("notes", ())]:
+                remarks.setdefault(f"{word}|{remark}", []).append(str(block["index"]))
+    for remark, indices in remarks.items():
+        word, text = remark.split("|", 1)
+        yield fact(word, f"{', '.join(indices)}: {text}")
+    for stack, reason in (document.get("unmasked") or {}).items():
+        yield fact("not masked", f"{stack}: {reason}")
+
+
+def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:
+    table = grid(
+        "#", "block", "kind", "tokens", "channels", "hidden", "sites", right=("#", "tokens", "channels", "hidden")
+    )
+    stacks = list(dict.fromkeys(block["stack"] for block in blocks))
+    for block in blocks:
+        where = block["path"] or "(no module)"
+        mark = "  <- here" if block["index"] in picked else "" if block["default"] else "  (on request)"
+        stack = f"  [{block['stack']}]" if len(stacks) > 1 else ""
+        occupied = [f"{site['occupied']}@{position}" for position, site in block["sites"].items() if site["occupied"]]
+        sites = text_of([*block["sites"], *occupied])
+        style = "green" if block["index"] in picked else "" if block["default"] else "dim"
+        table.add_row(
+            *cells(
+                block["index"],
+                f"{where}{stack}{mark}",
+                block["kind"] + (f" x{block['calls']}" if block["calls"] > 1 else ""),
+                block["tokens"],
+                block["channels"],
+                block["hidden"],
+                sites,
+                style=style,
+            )
+        )
+    return table
+
+
+def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Table:
+    table = grid("rejected", "reason", "detail")
+    for candidate in rejected:
+        table.add_row(
+            *cells(candidate["path"] or text_of(candidate["nodes"][:2]), candidate["reason"], candidate["detail"])
+        )
+    return table
+
+
+def _inserted_before(document: Document) -> Rows:
+    """An exported file: its graph is not read again, its own account of the surgery is."""
+    recipes = document["inserted"]
+    yield line(f"{document['reference']}: {len(recipes) or 'no'} insertion{'' if len(recipes) == 1 else 's'}", "bold")
+    for recipe in recipes:
+        sites = [site for site in recipe["sites"] if site.get("enabled", True)]
+        yield fact("inserted", f"{recipe['op']} at {recipe['position']} of blocks {listed({'sites': sites})}", "green")

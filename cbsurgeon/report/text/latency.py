@@ -1,0 +1,57 @@
+"""What ``bench`` measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cbsurgeon.report import figures
+from cbsurgeon.report.document import Document
+from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
+
+OUTCOMES = {"within": "green", "slower": "red", "inconclusive": "yellow"}
+"""The colour of a benchmark's outcome."""
+
+
+def measured(document: Document, documents: Sequence[Document]) -> Rows:
+    """The verdict, both sides, the control, and every point of a sweep."""
+    style = f"bold {OUTCOMES.get(document['outcome'], '')}".strip()
+    yield line(f"{document['a']} -> {document['b']}: {document['verdict']}", style)
+    if document.get("sweep"):
+        yield from _points(document["sweep"])
+        yield line(f"the worst, {figures.place(document)}", "bold")
+    times = document["median_seconds"]
+    columns = ("median", "ratio - 1", "95 % interval", "peak memory")
+    table = grid("", *columns, right=columns)
+    peak = document["peak_memory"]
+    table.add_row(*cells("A", figures.milliseconds(times["a"]), "", "", figures.size(peak["a"])))
+    ratio, ci95 = figures.slowdown(document["ratio"]), figures.interval(document["ci95"])
+    table.add_row(*cells("B", figures.milliseconds(times["b"]), ratio, ci95, figures.size(peak["b"])))
+    control = document["control"]
+    table.add_row(*cells("A again", "", figures.slowdown(control["ratio"]), figures.interval(control["ci95"]), ""))
+    yield table
+    partial = ", partial" if document["partial"] else ""
+    yield fact("pairs", f"{document['pairs']} groups in {document['processes']} processes{partial}")
+    for note in document["notes"]:
+        yield fact("note", note, "yellow")
+
+
+def _points(points: Sequence[Mapping[str, Any]]) -> Rows:
+    """A row for each point of a sweep."""
+    columns = ("A", "B", "ratio - 1", "95 % interval", "memory A", "memory B")
+    table = grid("point", *columns, "answer", right=columns)
+    for point in points:
+        times, peak = point["median_seconds"], point["peak_memory"]
+        table.add_row(
+            *cells(
+                figures.place(point),
+                figures.milliseconds(times["a"]),
+                figures.milliseconds(times["b"]),
+                figures.slowdown(point["ratio"]),
+                figures.interval(point["ci95"]),
+                figures.size(peak["a"]),
+                figures.size(peak["b"]),
+                point["outcome"],
+            )
+        )
+    yield table

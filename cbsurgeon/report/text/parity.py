@@ -1,0 +1,48 @@
+"""What ``verify`` compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cbsurgeon.report import figures
+from cbsurgeon.report.document import Document
+from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
+
+
+def verified(document: Document, documents: Sequence[Document]) -> Rows:
+    """Every row of the comparison, what was allowed, and where the sides part."""
+    a, b = document["sides"]
+    word = "same" if document["ok"] else "DIFFERENT"
+    yield line(f"{word}: {_side(b)} against {_side(a)}", "bold green" if document["ok"] else "bold red")
+    numbers = ("batch", "max |Δ|", "rel L2", "cosine", "top-1", "allowed")
+    table = grid("", "batch", "inputs", "output", "max |Δ|", "rel L2", "cosine", "top-1", "allowed", right=numbers)
+    for row in document["rows"]:
+        top = "–" if row["top1"] is None else f"{row['top1']:.0%}"
+        cosine = "–" if row["cosine"] is None else f"{row['cosine']:.6f}"
+        table.add_row(
+            *cells(
+                "[✓]" if row["ok"] else "[x]",
+                row["batch"],
+                row["inputs"],
+                row["output"],
+                figures.small(row["max_abs"]),
+                figures.small(row["rel_l2"]),
+                cosine,
+                top,
+                figures.small(row["tolerance"]["atol"]),
+                style="" if row["ok"] else "red",
+            )
+        )
+    yield table
+    yield fact("tolerance", f"{document['tolerance']['source']}: {document['tolerance']['reason']}")
+    if document["first_bad_block"]:
+        yield fact("parts at", document["first_bad_block"], "red")
+    for note in document.get("notes", ()):
+        yield fact("note", note, "yellow")
+    if not document["ok"]:
+        yield fact("would pass", f"at atol {figures.small(document['would_pass_at'])}")
+
+
+def _side(side: Mapping[str, Any]) -> str:
+    return f"{side['name']} ({side['backend']}, {side['dtype']})"

@@ -1,0 +1,47 @@
+"""What ``ship`` delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cbsurgeon.report import figures
+from cbsurgeon.report.document import Document, listed, of_kind, parts
+from cbsurgeon.report.text.latency import OUTCOMES
+from cbsurgeon.report.text.lines import Rows, fact, line
+
+
+def shipped(document: Document, documents: Sequence[Document]) -> Rows:
+    """The answers of a shipment, a line each; ``cbsurgeon report`` shows its parts in full."""
+    found = list(parts(document))
+    yield line(f"{document['title']}: {'shipped' if document['ok'] else 'NOT PROVEN'}", "bold")
+    for part in of_kind(found, "insert"):
+        yield fact(
+            "put",
+            f"{part['op']} at {part['position']} of {len(part['sites'])} of {part['blocks']} blocks: {listed(part)}",
+        )
+    for part in of_kind(found, "verify"):
+        yield fact("parity", _parity(part), "green" if part["ok"] else "red")
+    for part in of_kind(found, "audit"):
+        yield fact("cost", "\n".join(_extra(part, name) for name in figures.COSTS))
+    for part in of_kind(found, "bench"):
+        yield fact("latency", part["verdict"], OUTCOMES.get(part["outcome"], ""))
+    for name, reason in document["left_out"].items():
+        yield fact(f"no {name}", reason, "yellow")
+    yield line("")
+    yield line(f"{document['directory']}/", "bold")
+    for name, entry in document["files"].items():
+        yield fact(figures.size(entry["bytes"]), name)
+    yield fact("", "report.html, report.json")
+
+
+def _parity(document: Document) -> str:
+    batches = figures.indices(sorted({row["batch"] for row in document["rows"]}))
+    worst = figures.small(document["max_abs"])
+    allowed = figures.small(document["tolerance"]["atol"])
+    return f"{'same' if document['ok'] else 'DIFFERENT'} at batches {batches}: max |Δ| {worst}, allowed {allowed}"
+
+
+def _extra(document: Document, name: str) -> str:
+    show: Callable[..., str] = figures.size if name == "bytes" else figures.count
+    row = document[name]
+    return f"{figures.COSTS[name]} {show(row['difference'], signed=True)} ({figures.percent(row['relative'])})"

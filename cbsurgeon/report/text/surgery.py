@@ -1,0 +1,34 @@
+"""What ``insert`` and ``remove`` did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cbsurgeon.report.document import Document, listed, text_of
+from cbsurgeon.report.text.lines import Rows, fact, line
+
+
+def inserted(document: Document, documents: Sequence[Document]) -> Rows:
+    """Where operators stand now, and which keys they added."""
+    verb = "would put" if document["dry_run"] else "put"
+    yield line(
+        f"{verb} {document['op']} at {document['position']} of {len(document['sites'])} blocks: {listed(document)}",
+        "bold",
+    )
+    yield fact("asked for", f"--layers {document['layers']}" if document["layers"] else "the recipe's sites")
+    for site in document["sites"]:
+        axes = f"mean over axes {text_of(site['token_axes'])} ({site['tokens']} tokens), {site['channels']} channels"
+        yield fact(str(site["index"]), f"{site['path'] or '(no module)'}  {axes}")
+    added = document["keys_added"]
+    yield fact("keys", f"none changed, {len(added)} added" + (f" ({text_of(added[:2])} ...)" if added else ""))
+    if document.get("output"):
+        yield fact("written", document["output"], "green")
+
+
+def removed(document: Document, documents: Sequence[Document]) -> Rows:
+    """Which operators are gone."""
+    yield line(f"removed {len(document['removed'])} operators", "bold")
+    for site in document["removed"]:
+        yield fact(str(site["index"]), f"{site['op']}@{site['position']}  {site['path']}")
+    if document.get("output"):
+        yield fact("written", document["output"], "green")

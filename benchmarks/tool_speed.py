@@ -5,8 +5,9 @@
     python benchmarks/tool_speed.py --parts insert --dtypes float32
 
 The two sides of a ratio take turns (A B B A) in one process; start-up and insert are fresh processes. Seconds are
-medians, with the quartiles beside them. Ends with 1 when a bound is broken. Polygraphy and onnx-graphsurgeon are
-compared where they are installed (`pip install polygraphy onnx-graphsurgeon`).
+medians, with the quartiles beside them. Parts that are not measured keep their rows. Ends with 1 when a bound is
+broken. Polygraphy and onnx-graphsurgeon are compared where they are installed (`pip install polygraphy
+onnx-graphsurgeon`).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "tool_speed.json"
 SCHEMA = "cbsurgeon.tool_speed/1"
 PARTS = ("startup", "inspect", "export", "onnx", "insert")
 MODELS = {"ViT-S": "timm:deit_small_patch16_224", "Swin-T": "timm:swin_tiny_patch4_window7_224"}
-LARGE = "timm:vit_giant_patch14_dinov2"
-"""1.14 billion parameters, the largest vision transformer of DINOv2."""
+LARGE = "timm:vit_giant_patch14_224"
+"""1.01 billion parameters."""
 
 HELP_SECONDS = 0.3
 """Less than what is felt as a wait."""
@@ -223,8 +224,8 @@ def _looking(name: str, reference: str, bare: Path, options: argparse.Namespace)
         words = ["-c", code, "inspect", "model", str(bare), "--show", "layers"]
         arms = {"polygraphy inspect model": lambda: fresh(words), **arms}
     else:
-        yield absent("look", name, "polygraphy inspect model", "polygraphy")
-    yield from rows_of("look", name, interleaved(arms, max(1, options.repeats // 2)), next(iter(arms)))
+        yield absent("onnx", f"{name}, looking", "polygraphy inspect model", "polygraphy")
+    yield from rows_of("onnx", f"{name}, looking", interleaved(arms, max(1, options.repeats // 2)), next(iter(arms)))
 
 
 def _inserting(
@@ -240,14 +241,17 @@ def _inserting(
             cbsurgeon.insert(model, recipe), ours, opset=OPSET, force=True, fold=False
         ),
     }
+    what = f"{name}, inserting"
     if not importlib.util.find_spec("onnx_graphsurgeon"):
-        yield absent("edit", name, "onnx-graphsurgeon by hand", "onnx-graphsurgeon")
-        yield from rows_of("edit", name, interleaved(arms, max(1, options.repeats // 2)), next(iter(arms)))
+        yield absent("onnx", what, "onnx-graphsurgeon by hand", "onnx-graphsurgeon")
+        yield from rows_of(
+            "onnx", f"{name}, inserting", interleaved(arms, max(1, options.repeats // 2)), next(iter(arms))
+        )
         return
     arms = {"onnx-graphsurgeon by hand": lambda: by_hand(bare, hand, axes), **arms}
     times = interleaved(arms, max(1, options.repeats // 2))
     difference = _difference(hand, ours, model)
-    for row in rows_of("edit", name, times, "onnx-graphsurgeon by hand"):
+    for row in rows_of("onnx", what, times, "onnx-graphsurgeon by hand"):
         yield {**row, "sites": len(axes), "difference": difference}
 
 
@@ -317,18 +321,22 @@ def inserting_large(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
 
 
+_WITNESS = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([time.perf_counter() - start, used.ru_maxrss * 1024, used.ru_utime + used.ru_stime]))
+"""
+"""Measures a process from a small one: a process starts with the peak of the one it was forked from."""
+
+
 def _insert_once(source: Path, target: Path) -> tuple[float, int, float]:
     """Seconds, peak resident bytes and processor seconds of one process."""
     words = [sys.executable, "-m", "cbsurgeon", "insert", str(source), "-o", str(target), "--quiet", "--json"]
-    start = time.perf_counter()
-    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=_surroundings())
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - start
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"insert failed with {child.returncode}")
+    seconds, peak, processor = json.loads(fresh(["-c", _WITNESS, *words]))
     target.unlink()
-    return seconds, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime  # Linux counts kilobytes
+    return seconds, peak, processor
 
 
 def make(path: Path, reference: str, dtype: str) -> dict[str, Any]:
@@ -365,7 +373,7 @@ def bounds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["part"] == "insert":
             found.append(_bound(f"insert, {row['what']}, seconds", row["median"], INSERT_SECONDS))
             found.append(_bound(f"insert, {row['what']}, memory / weights", row["memory_ratio"], INSERT_MEMORY))
-        if row["part"] == "edit" and row["arm"] == "cbsurgeon insert and export" and "difference" in row:
+        if row["part"] == "onnx" and row["arm"] == "cbsurgeon insert and export" and "difference" in row:
             found.append(_bound(f"file against the one made by hand, {row['what']}", row["difference"], SAME))
     return found
 
@@ -376,10 +384,10 @@ def _bound(what: str, measured: float, most: float) -> dict[str, Any]:
 
 def show(rows: list[dict[str, Any]], judged: list[dict[str, Any]]) -> None:
     """The tables."""
-    print(f"{'part':<9}{'model':<44}{'arm':<30}{'median s':>9}{'quartiles':>18}{'ratio':>8}  to")
+    print(f"{'part':<9}{'model':<52}{'arm':<30}{'median s':>9}{'quartiles':>18}{'ratio':>8}  to")
     for row in rows:
         if "absent" in row:
-            print(f"{row['part']:<9}{row['what']:<44}{row['arm']:<30}{row['absent']}")
+            print(f"{row['part']:<9}{row['what']:<52}{row['arm']:<30}{row['absent']}")
             continue
         low, high = row["quartiles"]
         tail = f"{row['ratio']:>8.3f}  {row['to']}" if "ratio" in row else ""
@@ -387,7 +395,7 @@ def show(rows: list[dict[str, Any]], judged: list[dict[str, Any]]) -> None:
             peak, weights = row["peak_bytes"] / 1e9, row["weights_bytes"] / 1e9
             memory = f"peak {peak:.2f} GB = {row['memory_ratio']:.3f} x weights of {weights:.2f} GB"
             tail = f"  {row['cpu_seconds']:.1f} s of processor, {memory}"
-        print(f"{row['part']:<9}{row['what']:<44}{row['arm']:<30}{row['median']:>9.3f}{low:>9.3f}{high:>9.3f}{tail}")
+        print(f"{row['part']:<9}{row['what']:<52}{row['arm']:<30}{row['median']:>9.3f}{low:>9.3f}{high:>9.3f}{tail}")
     print()
     for bound in judged:
         word = "holds" if bound["holds"] else "BROKEN"
@@ -403,12 +411,17 @@ PART: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
 }
 
 
+def written(path: Path) -> list[dict[str, Any]]:
+    """The rows of earlier runs."""
+    return list(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.exists() else []
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=7, help="rounds there and back; half of them where one is long")
-    parser.add_argument("--large-repeats", type=int, default=3, help="processes that insert into the large file")
+    parser.add_argument("--large-repeats", type=int, default=5, help="processes that insert into the large file")
     parser.add_argument("--large", default=LARGE, help="the large model")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of its weights")
     parser.add_argument("--suffix", choices=["safetensors", "pt"], default="safetensors", help="of its file")
@@ -421,20 +434,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from cbsurgeon.checks.environment import environment
 
-    before, rows = environment(), []
+    rows = [row for row in written(options.output) if row["part"] not in options.parts]
     for part in options.parts:
+        before = environment()
         for row in PART[part](options):
-            rows.append(row)
+            rows.append({**row, "load": [before["load"][0], os.getloadavg()[0]]})
             print(f"{part}: {row['what']} {row['arm']} {row.get('median', 'absent')}", file=sys.stderr)
-    judged = bounds(rows)
-    document = {
-        "schema": SCHEMA,
-        "environment": {**before, "load_after": list(os.getloadavg())},
-        "rows": rows,
-        "bounds": judged,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        rows.sort(key=lambda row: PARTS.index(row["part"]))
+        judged = bounds(rows)
+        document = {"schema": SCHEMA, "environment": before, "rows": rows, "bounds": judged}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     show(rows, judged)
     return 0 if all(bound["holds"] for bound in judged) else 1
 

@@ -65,8 +65,7 @@ def command(
     Examples:
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.onnx
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.engine --batch 1,8,64
-      cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit-b4.onnx --batch 4
-      cbsurgeon export timm:swin_tiny_patch4_window7_224 -o swin-fp16.onnx --dtype float16
+      cbsurgeon export timm:swin_tiny_patch4_window7_224 -o swin-fp16.onnx --dtype float16 --batch 4
     """
     sizes = _batch(batch)
     from cbsurgeon import verbs

@@ -92,7 +92,8 @@ def model_options(function: Command) -> Command:
             "--trained-with",
             type=click.Path(path_type=Path),
             metavar="RECIPE.json",
-            help="The recipe a training checkpoint was trained with; the files of this tool carry theirs.",
+            help="The recipe a training checkpoint, or an hf: folder, was trained with; the files of this tool carry "
+            "theirs.",
         ),
         click.option(
             "--entry", metavar="NAME", help="Which entry of a training checkpoint to take, such as state_dict_ema."
@@ -112,9 +113,13 @@ def model_options(function: Command) -> Command:
 
 
 def for_side(how: dict[str, Any], reference: str) -> dict[str, Any]:
-    """The loading options for one of two sides: ``--arch`` and ``--trained-with`` are meant for one that is a file."""
-    is_file = Path(reference).exists()
-    return how if is_file else {**how, "arch": None, "recipe": None}
+    """The loading options for one of two sides: ``--arch`` is meant for one that is a file, ``--trained-with`` for one
+    that brings weights.
+    """
+    if Path(reference).exists():
+        return how
+    is_folder = reference.startswith("hf:") and Path(reference.removeprefix("hf:")).is_dir()
+    return {**how, "arch": None, "recipe": how["recipe"] if is_folder else None}
 
 
 def choice_options(function: Command) -> Command:

@@ -54,7 +54,7 @@ def load(
         options: JSON keyword arguments for the builder; they win over what the file says.
         entry: which entry of a training checkpoint holds the weights to take.
         replay: repeats the insertions a checkpoint was saved with, before its weights are loaded.
-        recipes: insertions the weights were trained with, for a checkpoint that does not say so itself.
+        recipes: insertions the weights were trained with, for a checkpoint or a folder that does not say so itself.
         lying: leave the weights in the file, mapped, where the format allows, instead of reading them: for a model that
             is read and written again, while nobody else writes the file. They must not be changed.
 
@@ -73,7 +73,7 @@ def load(
                 where=str(reference),
                 why="this reference names its architecture itself",
             )
-        if recipes:
+        if recipes and (replay is None or not builders.is_folder(found)):
             raise UsageError(
                 "a recipe is for a file of weights",
                 code="CB-REF-01",
@@ -81,7 +81,8 @@ def load(
                 why="it says what the weights in a file were trained with",
                 do="insert it: cbs.insert(cbs.load(reference), recipe)",
             )
-        return builders.build(found, options=options, input=input, inputs=inputs, batch=batch)
+        edit = (lambda model: replay(model, recipes)) if recipes and replay is not None else None
+        return builders.build(found, options=options, input=input, inputs=inputs, batch=batch, edit=edit)
     files.readable(found)
     if files.sniff(found) == "zip" and torch_file.is_program(found):
         return _program(

@@ -44,7 +44,8 @@ def load(
         batch: samples in the example inputs.
         options: keywords of the model's constructor.
         entry: which entry of a training checkpoint to take, such as ``state_dict_ema``.
-        recipe: the insertion the weights were trained with, or its file, for a training checkpoint, which carries none.
+        recipe: the insertion the weights were trained with, or its file, for a training checkpoint or an
+            ``hf:DIRECTORY``, which carry none.
         lying: leave the weights in the file, mapped, instead of reading them: for a model that is read and written
             again, while nobody else writes the file. They must not be changed.
 

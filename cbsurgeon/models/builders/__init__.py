@@ -30,9 +30,14 @@ from cbsurgeon.models.seed import fixed_seed
 
 def _build_hf(reference: Reference, options: dict[str, Any], batch: int) -> Model:
     """A transformers class by its name, or a model directory by its path."""
-    if reference.name.isidentifier():
-        return transformers.build(reference, options, batch)
-    return hf_directory.read(Path(reference.name), options, batch)
+    if is_folder(reference):
+        return hf_directory.read(Path(reference.name), options, batch)
+    return transformers.build(reference, options, batch)
+
+
+def is_folder(reference: Reference) -> bool:
+    """Whether a reference is a folder of trained weights, not an architecture."""
+    return reference.kind == "hf" and not reference.name.isidentifier()
 
 
 _BUILDERS: Mapping[str, Callable[[Reference, dict[str, Any], int], Model]] = {
@@ -51,6 +56,7 @@ def build(
     inputs: Path | None = None,
     batch: int = 2,
     weightless: bool = False,
+    edit: hf_directory.Edit | None = None,
 ) -> Model:
     """Build the architecture a reference names, in evaluation mode, with example inputs.
 
@@ -62,6 +68,7 @@ def build(
         inputs: ``.npz`` file with one array per parameter of ``forward``; overrides the model's own.
         batch: size of axis 0 of every example tensor.
         weightless: a file brings the weights: leave parameters on the meta device, where that changes nothing else.
+        edit: repeats the insertions that a folder's weights were trained with, before their tensors are read.
 
     Returns:
         The model; the same reference and options give the same weights in any process.
@@ -78,7 +85,7 @@ def build(
         raise UsageError("the batch must be at least 1", code="CB-INPUT-01", why=f"it is {batch}")
     if known.kind == "timm":
         wanted = timm.with_image_size(known, wanted, input)
-    model = (_without_weights(known, wanted, batch) if weightless else None) or _run(known, wanted, batch)
+    model = (_without_weights(known, wanted, batch) if weightless else None) or _run(known, wanted, batch, edit)
     if input is not None or inputs is not None:
         return example.override(model, input=input, inputs=inputs, batch=batch)
     return example.require(model, _tried(model))
@@ -137,10 +144,13 @@ def guess(module: nn.Module, batch: int) -> Model:
     return factory.with_inputs(module, {}, batch)
 
 
-def _run(known: Reference, wanted: dict[str, Any], batch: int) -> Model:
+def _run(known: Reference, wanted: dict[str, Any], batch: int, edit: hf_directory.Edit | None) -> Model:
     try:
         with fixed_seed(), torch.device("cpu"):
-            model = _BUILDERS[known.kind](known, wanted, batch)
+            if edit is not None and is_folder(known):
+                model = hf_directory.read(Path(known.name), wanted, batch, edit)
+            else:
+                model = _BUILDERS[known.kind](known, wanted, batch)
     except CBSurgeonError:
         raise
     except Exception as error:

@@ -241,10 +241,10 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['model']:<30} {row['part']:<7} {what:<20} {row['ratio']:.3f} ({low:.3f} to {high:.3f}){more}  {mark}"
 
 
-def _key(row: dict[str, Any]) -> tuple[int, int, str, int]:
+def _key(row: dict[str, Any]) -> tuple[int, str, int, str, int]:
     """What a row is about, in the order of the report."""
     model = MODELS.index(row["model"]) if row["model"] in MODELS else len(MODELS)
-    return model, PARTS.index(row["part"]), row.get("backend", ""), row.get("batch", 0)
+    return model, row["model"], PARTS.index(row["part"]), row.get("backend", ""), row.get("batch", 0)
 
 
 def main(arguments: list[str] | None = None) -> int:

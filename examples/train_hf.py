@@ -60,14 +60,6 @@ class Digits(torch.utils.data.Dataset):
         return {"pixel_values": self.x[index], "labels": self.y[index]}
 
 
-class ScaledViTForImageClassification(transformers.ViTForImageClassification):
-    """The model with the operators in it, so that ``from_pretrained`` puts them in before it reads weights."""
-
-    def __init__(self, config: transformers.ViTConfig, recipe: cbs.Recipe) -> None:
-        super().__init__(config)
-        cbs.insert_(self, recipe)  # the one line, before the optimizer is made
-
-
 class Averaging(transformers.TrainerCallback):
     """An exponential average of the weights, in a deep copy of the model, after every step."""
 
@@ -112,12 +104,13 @@ def main() -> None:
     recipe = cbs.plan(cbs.inspect(fresh), op="cb_s", layers="upper")
     (args.out / "recipe.json").write_text(recipe.to_json())
 
-    module = ScaledViTForImageClassification(transformers.ViTConfig(**OPTIONS, hidden_dropout_prob=0.1), recipe)
+    module = transformers.ViTForImageClassification(transformers.ViTConfig(**OPTIONS, hidden_dropout_prob=0.1))
+    cbs.insert_(module, recipe)  # the one line, before the optimizer is made
     trainer, averaged = train(module, args, data)
 
-    # A folder of the Trainer holds weights alone; the class says what they were trained with, here and in later runs.
+    # A folder of the Trainer holds weights alone; the recipe says what they were trained with.
     trainer.save_model(str(args.out / "last"))
-    last = ScaledViTForImageClassification.from_pretrained(args.out / "last", recipe=recipe).eval()
+    last = cbs.load(f"hf:{args.out / 'last'}", recipe=recipe).module
     with torch.no_grad():
         assert torch.equal(last(test.x).logits, module.eval()(test.x).logits)
 

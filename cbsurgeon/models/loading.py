@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from cbsurgeon.models.portions import portions
 from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
 
 Replay = Callable[[Model, tuple[Mapping[str, Any], ...]], Model]
-"""Repeats insertions: takes the bare architecture and recipe documents, gives the model they were made on."""
+"""Repeats insertions: takes the bare architecture, which is changed, and recipe documents; gives the model they were
+made on.
+"""
 
 _MODULES_PER_TENSOR, _MODULES_AT_LEAST = 20, 2000
 _LARGEST_OPTION = 1 << 20
@@ -81,7 +84,7 @@ def load(
                 why="it says what the weights in a file were trained with",
                 do="insert it: cbs.insert(cbs.load(reference), recipe)",
             )
-        edit = (lambda model: replay(model, recipes)) if recipes and replay is not None else None
+        edit = functools.partial(_replayed, replay, recipes) if recipes and replay is not None else None
         return builders.build(found, options=options, input=input, inputs=inputs, batch=batch, edit=edit)
     files.readable(found)
     if files.sniff(found) == "zip" and torch_file.is_program(found):
@@ -97,6 +100,11 @@ def load(
     with files.Digest(found) as digest:
         model = _filled(opened, recipes, replay, False, **how)
         return replace(model, provenance=replace(model.provenance, sha256=digest.result()))
+
+
+def _replayed(replay: Replay, recipes: tuple[Mapping[str, Any], ...], module: nn.Module) -> None:
+    """Repeat insertions on a module that is being made."""
+    replay(Model(module), recipes)
 
 
 def _filled(

@@ -92,7 +92,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def replay(model: Model, recipes: Sequence[Mapping[str, Any]], *, trust: bool = False) -> Model:
-    """Repeat insertions on a freshly built architecture, oldest first.
+    """Repeat insertions on a freshly built architecture, oldest first, in place where it is a module.
 
     Raises:
         SurgeryError: a recipe does not fit the model.
@@ -101,7 +101,10 @@ def replay(model: Model, recipes: Sequence[Mapping[str, Any]], *, trust: bool = 
     for document in recipes:
         recipe = Recipe.from_dict(document)
         refuse_foreign_code(recipe, model.provenance.reference, trust=trust)
-        model = insert(model, recipe, share=True)
+        if model.module is None:
+            model = surgery.insert_program(model, recipe)
+        else:
+            model = surgery.insert_module(model, recipe, in_place=True)
     return model
 
 

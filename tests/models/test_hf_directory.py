@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import cbsurgeon as cbs
 from cbsurgeon import models
 from cbsurgeon.errors import CBSurgeonError
 from tests.models.factories import small_vit
@@ -91,6 +92,52 @@ def test_an_adapter_is_not_followed_to_its_base(folder: Path) -> None:
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/model"}')
     with pytest.raises(CBSurgeonError, match="CB-HF-02"):
         models.load(f"hf:{folder}")
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Path, cbs.Model, Path]:
+    """A folder a Trainer might have written after ``insert_``, the model in it, and the recipe beside it."""
+    model = cbs.Model(small_vit().eval(), (torch.randn(2, 3, 32, 32),))
+    recipe = cbs.plan(cbs.inspect(model), op="cb_s", layers="all")
+    cbs.insert_(model.module, recipe)
+    with torch.no_grad():
+        for name, parameter in model.module.named_parameters():
+            if name.endswith("scale"):
+                parameter.normal_()
+    model.module.save_pretrained(tmp_path / "trained")
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    return tmp_path / "trained", model, tmp_path / "recipe.json"
+
+
+def test_a_folder_trained_with_operators(trained: tuple[Path, cbs.Model, Path], tmp_path: Path) -> None:
+    folder, model, recipe = trained
+    found = cbs.load(f"hf:{folder}", recipe=recipe)
+    with torch.no_grad():
+        assert torch.equal(found.module(*model.example_inputs).logits, model.module(*model.example_inputs).logits)
+    assert [each["op"] for each in found.recipes] == ["cb_s"]
+    path = cbs.save(found, tmp_path / "m.safetensors")
+    for file in folder.iterdir():
+        file.unlink()
+    with torch.no_grad():
+        again = cbs.load(str(path)).module(*model.example_inputs).logits
+        assert torch.equal(again, model.module(*model.example_inputs).logits)
+
+
+def test_a_trained_folder_without_its_recipe_or_with_another(trained: tuple[Path, cbs.Model, Path]) -> None:
+    folder, _, recipe = trained
+    with pytest.raises(CBSurgeonError) as caught:
+        cbs.load(f"hf:{folder}")
+    assert caught.value.code == "CB-FIT-01"
+    assert "--trained-with" in caught.value.do
+    plain = folder.with_name("plain")
+    small_vit().save_pretrained(plain)
+    with pytest.raises(CBSurgeonError) as caught:
+        cbs.load(f"hf:{plain}", recipe=recipe)
+    assert caught.value.code == "CB-FIT-01"
+    assert "missing from the file" in caught.value.why
+    with pytest.raises(CBSurgeonError) as caught:
+        cbs.load("hf:ViTForImageClassification", recipe=recipe)
+    assert caught.value.code == "CB-REF-01"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a":1,"a":2}'])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from cbsurgeon.errors import InputFileError, UsageError, missing
@@ -22,11 +21,10 @@ LARGEST_CONFIG = 8 << 20
 """Bytes of config.json read at most."""
 _DROPPED = ("_name_or_path", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
 _SHOWN = 3
-_FOREIGN = "not in the architecture"
 
 
-Edit = Callable[[Model], Model]
-"""Repeats insertions on a model, in place."""
+Edit = Callable[[nn.Module], None]
+"""Repeats insertions on a module, in place."""
 
 
 def read(folder: Path, options: dict[str, Any], batch: int, edit: Edit | None = None) -> Model:
@@ -39,7 +37,7 @@ def read(folder: Path, options: dict[str, Any], batch: int, edit: Edit | None = 
         folder: what ``save_pretrained`` or a ``Trainer`` wrote.
         options: of the configuration; they win over what the folder says.
         batch: samples in the example inputs.
-        edit: repeats the insertions the weights were trained with, whose own tensors are read afterwards.
+        edit: repeats the insertions the weights were trained with.
 
     Raises:
         UsageError: there is no such folder (``CB-REF-02``).
@@ -61,44 +59,14 @@ def read(folder: Path, options: dict[str, Any], batch: int, edit: Edit | None = 
         raise missing("transformers", "hf", "an hf: reference") from error
 
     config = _config(folder)
-    held = _weights(folder)
+    _check_weights(folder)
     name = _class_name(folder, config)
     model_class = transformers.find_class(library, Reference("hf", name))
     given = {key: value for key, value in config.items() if key not in _DROPPED}
-    module, problems = _from_pretrained(folder, model_class, {**given, **options})
+    module = _from_pretrained(folder, model_class, {**given, **options}, edit)
     model = transformers.with_inputs(module, batch)
     origin = Provenance(f"hf:{folder}", f"hf:{name}", {**given, **options})
-    model = Model(module, model.example_inputs, origin, model.example_kwargs)
-    if edit is not None:
-        bare = set(module.state_dict())
-        model = edit(model)
-        added = _added(model, bare)
-        _fill(added, held, folder)
-        problems[_FOREIGN] = [key for key in problems[_FOREIGN] if key not in added]
-    _refuse_misfits(folder, problems, edit is not None)
-    return model
-
-
-def _added(model: Model, bare: Collection[str]) -> dict[str, torch.Tensor]:
-    """What insertions brought into the state dict."""
-    assert model.module is not None
-    return {key: value for key, value in model.module.state_dict().items() if key not in bare}
-
-
-def _fill(tensors: Mapping[str, torch.Tensor], held: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Give tensors the numbers of the folder's, in place."""
-    for key, tensor in tensors.items():
-        if key not in held or held[key].shape != tensor.shape:
-            found = f"has the shape {list(held[key].shape)}" if key in held else "is missing"
-            raise InputFileError(
-                "the weights were trained with another recipe",
-                code="CB-FIT-01",
-                where=str(folder),
-                why=f"{key} {found}; the recipe wants {list(tensor.shape)}",
-                do="give the recipe that was inserted before training",
-            )
-        with torch.no_grad():
-            tensor.copy_(held[key])
+    return Model(module, model.example_inputs, origin, model.example_kwargs)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -122,17 +90,17 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _weights(folder: Path) -> Mapping[str, torch.Tensor]:
-    """The tensors of the folder, mapped, once their files pass every check."""
+def _check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if index.exists():
-        return safetensors_file.read_index(files.readable(index)).tensors
-    if single.exists():
-        return safetensors_file.read(files.readable(single)).tensors
-    pickles = [path.name for path in folder.glob("*.bin")]
-    why = "it has no model.safetensors" + (f"; {pickles[0]} is a pickle and is not read here" if pickles else "")
-    raise _refusal(folder, "CB-HF-03", why, do="convert it: model.save_pretrained(folder, safe_serialization=True)")
+        safetensors_file.read_index(files.readable(index))
+    elif single.exists():
+        safetensors_file.read_header(files.readable(single))
+    else:
+        pickles = [path.name for path in folder.glob("*.bin")]
+        why = "it has no model.safetensors" + (f"; {pickles[0]} is a pickle and is not read here" if pickles else "")
+        raise _refusal(folder, "CB-HF-03", why, do="convert it: model.save_pretrained(folder, safe_serialization=True)")
 
 
 def _class_name(folder: Path, config: dict[str, Any]) -> str:
@@ -142,15 +110,12 @@ def _class_name(folder: Path, config: dict[str, Any]) -> str:
     raise _refusal(folder / "config.json", "CB-HF-01", "architectures does not name one model class")
 
 
-def _from_pretrained(folder: Path, model_class: Any, values: dict[str, Any]) -> tuple[nn.Module, dict[str, list[str]]]:
-    """The module, and the keys that did not fit by what is wrong with them."""
-    from cbsurgeon.models.builders import transformers
-
+def _from_pretrained(folder: Path, model_class: Any, values: dict[str, Any], edit: Edit | None) -> Any:
     config = model_class.config_class(**values)
     transformers.prepare(config)
     try:
         with transformers.offline(), _quiet():
-            module, report = model_class.from_pretrained(
+            module, report = (_edited(model_class, edit) if edit else model_class).from_pretrained(
                 folder,
                 config=config,
                 local_files_only=True,
@@ -161,25 +126,44 @@ def _from_pretrained(folder: Path, model_class: Any, values: dict[str, Any]) -> 
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise _refusal(folder, "CB-HF-03", reason(error)) from error
-    kinds = {
-        "missing from the file": "missing_keys",
-        _FOREIGN: "unexpected_keys",
-        "of another shape": "mismatched_keys",
-    }
-    return module.eval(), {word: sorted(map(str, report[kind])) for word, kind in kinds.items()}
+    _refuse_misfits(folder, report, edit is not None)
+    module.__class__ = model_class
+    return module.eval()
 
 
-def _refuse_misfits(folder: Path, problems: Mapping[str, Sequence[str]], edited: bool) -> None:
-    said = [f"{len(keys)} keys are {word}, first {', '.join(keys[:_SHOWN])}" for word, keys in problems.items() if keys]
-    if said:
-        trained = "if it was trained with operators, give their recipe: --trained-with recipe.json"
-        raise InputFileError(
-            "the weights do not fit the architecture",
-            code="CB-FIT-01",
-            where=str(folder),
-            why="; ".join(said),
-            do=trained if problems[_FOREIGN] and not edited else "use a folder that was written whole",
+def _edited(model_class: Any, edit: Edit) -> Any:
+    """The class with the operators in it from the beginning: the library spells keys in its files in its own way, and
+    spells those of the operators alike.
+    """
+
+    def initialise(self: nn.Module, *args: Any, **keywords: Any) -> None:
+        model_class.__init__(self, *args, **keywords)
+        edit(self)
+
+    return type(model_class.__name__, (model_class,), {"__init__": initialise, "__module__": model_class.__module__})
+
+
+def _refuse_misfits(folder: Path, report: Mapping[str, Any], edited: bool) -> None:
+    """Refuse unless every parameter came from the files, and all that is in them was taken."""
+    problems = [
+        f"{len(keys)} keys are {word}, first {', '.join(sorted(map(str, keys))[:_SHOWN])}"
+        for word, keys in (
+            ("missing from the file", report["missing_keys"]),
+            ("not in the architecture", report["unexpected_keys"]),
+            ("of another shape", report["mismatched_keys"]),
         )
+        if keys
+    ]
+    if not problems:
+        return
+    recipe = "the recipe" if edited else "the operators it was trained with, if any: --trained-with recipe.json"
+    raise InputFileError(
+        "the weights do not fit the architecture",
+        code="CB-FIT-01",
+        where=str(folder),
+        why="; ".join(problems),
+        do=f"check config.json and {recipe}",
+    )
 
 
 @contextmanager

@@ -126,7 +126,8 @@ class Export:
         rows += [f"  in   {port}" for port in self.inputs]
         rows += [f"  out  {port}" for port in self.outputs]
         if self.batch:
-            rows.append(f"  batch {self.batch[0]} to {self.batch[2]}, tuned for {self.batch[1]}")
+            low, best, high = self.batch
+            rows.append(f"  batch {low} only" if low == high else f"  batch {low} to {high}, tuned for {best}")
         if self.sites:
             rows.append(f"  folded {len(self.folded)} of {len(self.sites)} inserted operators")
             rows += [f"    {site.site}: left as written, {site.reason}" for site in self.sites if not site]

@@ -81,6 +81,12 @@ def place(point: Mapping[str, Any]) -> str:
     return f"batch {stamp.get('batch', 1)}{size}"
 
 
+def profile(batch: Sequence[int]) -> str:
+    """``1 to 64, tuned for 8``, or ``4 only``: the batches an engine serves."""
+    low, best, high = batch
+    return f"{low} only" if low == high else f"{low} to {high}, tuned for {best}"
+
+
 def by_device(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
     """Rows of a roofline: (device, type) → form → row."""
     found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}

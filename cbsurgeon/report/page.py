@@ -49,6 +49,7 @@ def render_html(documents: Sequence[Document]) -> str:
         "milliseconds": figures.milliseconds,
         "place": figures.place,
         "share": figures.share,
+        "profile": figures.profile,
         "text": text_of,
     }
     environment.filters.update(filters)

@@ -81,6 +81,8 @@ def test_a_block_that_is_occupied_says_by_what() -> None:
     [
         (lambda: figures.indices([0, 2, 6, 7, 8, 10, 11]), "0,2,6-8,10,11"),
         (lambda: figures.indices([]), "none"),
+        (lambda: figures.profile((1, 8, 64)), "1 to 64, tuned for 8"),
+        (lambda: figures.profile((4, 4, 4)), "4 only"),
         (lambda: figures.count(22_050_664), "22.05 M"),
         (lambda: figures.count(4608, signed=True), "+4,608"),
         (lambda: figures.count(-2_300_000, signed=True), "-2.30 M"),

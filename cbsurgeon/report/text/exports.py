@@ -20,8 +20,7 @@ def exported(document: Document, documents: Sequence[Document]) -> Rows:
         for port in ports:
             yield fact(label, f"{port['name']} {port['dtype']} [{text_of(port['dims'])}]")
     if document.get("batch"):
-        low, best, high = document["batch"]
-        yield fact("batch", f"{low} to {high}, tuned for {best}")
+        yield fact("batch", figures.profile(document["batch"]))
     sites = document.get("sites", ())
     if sites:
         folded = [site for site in sites if site["form"]]

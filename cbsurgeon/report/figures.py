@@ -81,6 +81,12 @@ def place(point: Mapping[str, Any]) -> str:
     return f"batch {stamp.get('batch', 1)}{size}"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 block``, ``6 blocks``, ``5 processes``."""
+    plural = f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
 def profile(batch: Sequence[int]) -> str:
     """``1 to 64, tuned for 8``, or ``4 only``: the batches an engine serves."""
     low, best, high = batch

@@ -50,6 +50,7 @@ def render_html(documents: Sequence[Document]) -> str:
         "place": figures.place,
         "share": figures.share,
         "profile": figures.profile,
+        "counted": figures.counted,
         "text": text_of,
     }
     environment.filters.update(filters)

@@ -50,7 +50,7 @@ def test_insert_prints_the_explicit_list_and_warns(edited: Path, plain: Path, tm
     assert document["chosen"] == [1] and document["blocks"] == 2 and document["keys_added"] == []
     assert "warning: cb changes what the model computes; train or fine-tune" in outcome.err
     quiet = run("insert", plain, "--layers", "upper", "-o", tmp_path / "y.safetensors", "-q")
-    assert quiet.err == "" and "blocks: 1\n" in quiet.out
+    assert quiet.err == "" and "block: 1\n" in quiet.out
 
 
 def test_cb_s_adds_its_scales_and_needs_no_warning(plain: Path, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def test_a_block_that_is_occupied_says_by_what() -> None:
     [
         (lambda: figures.indices([0, 2, 6, 7, 8, 10, 11]), "0,2,6-8,10,11"),
         (lambda: figures.indices([]), "none"),
+        (lambda: figures.counted(1, "block"), "1 block"),
+        (lambda: figures.counted(5, "process"), "5 processes"),
         (lambda: figures.profile((1, 8, 64)), "1 to 64, tuned for 8"),
         (lambda: figures.profile((4, 4, 4)), "4 only"),
         (lambda: figures.count(22_050_664), "22.05 M"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cbsurgeon.report.document import Document, chosen, listed, text_of
+from cbsurgeon.report.figures import counted
 from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ def inspected(document: Document, documents: Sequence[Document]) -> Rows:
         yield from _inserted_before(document)
         return
     blocks, rejected = document["blocks"], document["rejected"]
-    yield line(f"{document.get('reference', 'model')}: {len(blocks)} MLP blocks, {len(rejected)} rejected", "bold")
+    yield line(
+        f"{document.get('reference', 'model')}: {counted(len(blocks), 'MLP block')}, {len(rejected)} rejected", "bold"
+    )
     if blocks:
         yield _blocks(blocks, chosen(documents))
     for path, reason in document.get("left_out", {}).items():

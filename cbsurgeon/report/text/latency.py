@@ -31,7 +31,8 @@ def measured(document: Document, documents: Sequence[Document]) -> Rows:
     table.add_row(*cells("A again", "", figures.slowdown(control["ratio"]), figures.interval(control["ci95"]), ""))
     yield table
     partial = ", partial" if document["partial"] else ""
-    yield fact("pairs", f"{document['pairs']} groups in {document['processes']} processes{partial}")
+    groups, processes = figures.counted(document["pairs"], "group"), figures.counted(document["processes"], "process")
+    yield fact("pairs", f"{groups} in {processes}{partial}")
     for note in document["notes"]:
         yield fact("note", note, "yellow")
 

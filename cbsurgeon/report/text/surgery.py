@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cbsurgeon.report.document import Document, listed, text_of
+from cbsurgeon.report.figures import counted
 from cbsurgeon.report.text.lines import Rows, fact, line
 
 
@@ -12,7 +13,8 @@ def inserted(document: Document, documents: Sequence[Document]) -> Rows:
     """Where operators stand now, and which keys they added."""
     verb = "would put" if document["dry_run"] else "put"
     yield line(
-        f"{verb} {document['op']} at {document['position']} of {len(document['sites'])} blocks: {listed(document)}",
+        f"{verb} {document['op']} at {document['position']} of {counted(len(document['sites']), 'block')}: "
+        f"{listed(document)}",
         "bold",
     )
     yield fact("asked for", f"--layers {document['layers']}" if document["layers"] else "the recipe's sites")
@@ -27,7 +29,7 @@ def inserted(document: Document, documents: Sequence[Document]) -> Rows:
 
 def removed(document: Document, documents: Sequence[Document]) -> Rows:
     """Which operators are gone."""
-    yield line(f"removed {len(document['removed'])} operators", "bold")
+    yield line(f"removed {counted(len(document['removed']), 'operator')}", "bold")
     for site in document["removed"]:
         yield fact(str(site["index"]), f"{site['op']}@{site['position']}  {site['path']}")
     if document.get("output"):

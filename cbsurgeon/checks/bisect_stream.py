@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.checks.parity_policy import Named
 from cbsurgeon.deploy import onnx_file
 from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
-from cbsurgeon.deploy.onnx import node_path
+from cbsurgeon.deploy.onnx_translation import node_path
 from cbsurgeon.deploy.runtimes.onnx_runtime import OnnxRuntime
 from cbsurgeon.graph import Program
 

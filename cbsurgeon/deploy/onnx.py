@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from cbsurgeon.deploy.folding import fold as fold_program
 from cbsurgeon.deploy.onnx_batch import BATCH, fix_batch, name_batch
 from cbsurgeon.deploy.onnx_einsum import spell_in_lowercase
 from cbsurgeon.deploy.onnx_means import write_means_as_products
-from cbsurgeon.deploy.quiet import quiet
+from cbsurgeon.deploy.onnx_translation import translated
 from cbsurgeon.errors import ExportError, UsageError, missing
 from cbsurgeon.graph import Program, capture
 from cbsurgeon.models import atomic
@@ -92,7 +91,7 @@ def export_onnx(
     if floating_type(prepared) == "bfloat16":
         opset = max(opset, BFLOAT16_OPSET)
     with clock("export", f"exporting to ONNX, opset {opset}"):
-        exported = _translated(with_four_axes(prepared), opset)
+        exported = translated(with_four_axes(prepared), opset)
         if not for_tensorrt and floating_type(prepared) == "float32":
             write_means_as_products(exported.model)
         spell_in_lowercase(exported.model)
@@ -193,91 +192,6 @@ def floating_type(program: Program) -> str:
         if tensor.is_floating_point():
             counts[str(tensor.dtype)] = counts.get(str(tensor.dtype), 0) + tensor.numel()
     return max(counts, key=lambda name: counts[name], default="torch.float32").removeprefix("torch.")
-
-
-def _translated(program: Program, opset: int) -> Any:
-    """The exporter's result, with constants folded only where the rest of its optimizer broke it.
-
-    onnxscript (0.7) merges successive ``Clip`` nodes; where two pairs begin at one tensor, the second reads bounds that
-    are declared nowhere.
-    """
-    exported = _translate(program, opset)
-    if _is_whole(exported.model.graph):
-        return exported
-    from onnxscript import optimizer
-
-    exported = _translate(program, opset, optimize=False)
-    with quiet():
-        optimizer.fold_constants(exported.model)
-        optimizer.remove_unused_nodes(exported.model)
-    return exported
-
-
-def _is_whole(graph: Any) -> bool:
-    """Whether everything that is read is an input, a weight, or made by a node."""
-    return all(
-        value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer()
-        for node in graph
-        for value in node.inputs
-    )
-
-
-def _translate(program: Program, opset: int, *, optimize: bool = True) -> Any:
-    try:
-        with quiet(), torch.no_grad():
-            exported = torch.onnx.export(
-                program.exported,
-                (),
-                input_names=list(program.input_names),
-                output_names=list(program.output_names),
-                opset_version=opset,
-                dynamo=True,
-                optimize=optimize,
-                verbose=False,
-            )
-    except Exception as error:
-        raise _refused(program, error) from error
-    if exported is None:  # documented as possible for the older exporter only
-        raise ExportError("torch.onnx returned no model", code="CB-EXPORT-03", do="update torch")
-    return exported
-
-
-def _refused(program: Program, error: BaseException) -> ExportError:
-    """Where the exporter stopped: the deepest message names the operator, an outer one the node."""
-    messages: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        messages.append(" ".join(str(cause).split()))
-        cause = cause.__cause__
-    text = " ".join(messages)
-    node = re.search(r"translating node %(\w+)", text)
-    operands = re.findall(r"%(\w+)", text[node.end() : node.end() + 300]) if node else []
-    place = _place(program, node.group(1), operands) if node else program.prefix or "the whole model"
-    return ExportError(
-        "torch.onnx cannot export this model",
-        code="CB-EXPORT-03",
-        where=place,
-        why=messages[-1][:300],
-        do="replace that operation in the model's forward(), or try --opset 23",
-    )
-
-
-def _place(program: Program, name: str, operands: list[str]) -> str:
-    """Node and module path; the exporter decomposes operators first, so an unknown node is placed by its operands."""
-    nodes = {node.name: node for node in program.exported.graph.nodes}
-    node = nodes.get(name)
-    if node is None:
-        users = [user for operand in operands if operand in nodes for user in nodes[operand].users]
-        stem = re.sub(r"_\d+$", "", name)
-        node = next((user for user in users if stem in user.name), users[0] if users else None)
-    path = node_path(node) if node is not None else ""
-    return f"node {name}" + (f", in {path}" if path else "")
-
-
-def node_path(node: torch.fx.Node) -> str:
-    """Module path a graph node came from, empty at the top level."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 def _finish(model: Any, metadata: Mapping[str, Any]) -> None:

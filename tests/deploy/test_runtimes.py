@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cbsurgeon.deploy import BACKENDS, RuntimeSpec, export_onnx, open_runtime, stage
-from cbsurgeon.deploy.runtimes.onnx_runtime import _check_placement
+from cbsurgeon.deploy.runtimes.onnx_session import check_placement
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError
 from cbsurgeon.graph import capture
 from cbsurgeon.models.model import Model
@@ -197,7 +197,7 @@ CUDA = _Part("CUDAExecutionProvider", _Node("a", "MatMul"))
 
 def test_shape_arithmetic_may_stay_on_the_cpu() -> None:
     session = _Session(CUDA, _Part("CPUExecutionProvider", _Node("s", "Shape"), _Node("g", "Gather")))
-    _check_placement(session, "CUDAExecutionProvider", Path("m.onnx"))
+    check_placement(session, "CUDAExecutionProvider", Path("m.onnx"))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_shape_arithmetic_may_stay_on_the_cpu() -> None:
 )
 def test_a_silent_fall_back_is_an_error(session: _Session) -> None:
     with pytest.raises(CheckFailed) as caught:
-        _check_placement(session, "CUDAExecutionProvider", Path("m.onnx"))
+        check_placement(session, "CUDAExecutionProvider", Path("m.onnx"))
     assert caught.value.code == "CB-RUN-07"
 
 

@@ -14,25 +14,17 @@ from torch.utils.dlpack import from_dlpack
 from cbsurgeon.deploy import onnx_file
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes.cuda_graph import WARM_RUNS
-from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
-from cbsurgeon.errors import CheckFailed, InputFileError, UsageError, missing
-
-_PROVIDERS = {
-    "onnxruntime": {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"},
-    "onnxruntime-tensorrt": {"cuda": "TensorrtExecutionProvider"},
-}
-
-# Operators on shapes and indices; ONNX Runtime keeps these few integers on the CPU on purpose.
-_SHAPE_OPERATORS = {
-    "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast", "Range", "Constant",
-    "ConstantOfShape", "Add", "Sub", "Mul", "Div", "Mod", "Equal", "Where", "Reshape", "Expand", "ReduceProd",
-}  # fmt: skip
-_RECORD = {"CUDAExecutionProvider": "enable_cuda_graph", "TensorrtExecutionProvider": "trt_cuda_graph_enable"}
-"""The option by which a provider records its work as a CUDA graph on an early run, and replays it on later ones."""
-
-_FATAL_ONLY = 4  # errors come back as exceptions as well
-
-Transform = Callable[[Any], Any]
+from cbsurgeon.deploy.runtimes.onnx_session import (
+    cannot_run,
+    check_placement,
+    library,
+    open_session,
+    provider_for,
+    session_options,
+    with_outputs,
+)
+from cbsurgeon.deploy.runtimes.runtime import Runtime
+from cbsurgeon.errors import InputFileError
 
 
 class OnnxRuntime(Runtime):
@@ -71,26 +63,25 @@ class OnnxRuntime(Runtime):
     ) -> None:
         self.path, self.backend, self.cuda_graph = Path(path), backend, cuda_graph
         onnx_file.require_file(self.path, "CB-ONNX-01")
-        provider = _provider(backend, device)
+        self._provider = provider_for(backend, device)
         proto = onnx_file.load(self.path)
-        inputs, outputs = onnx_file.ports(proto)
+        inputs, _ = onnx_file.ports(proto)
         dtype = _compute_type(proto, inputs)
-        self._options = partial(_options, threads, optimize)
+        self._options = partial(session_options, threads, optimize)
         options = self._options(profile)
         notes: tuple[str, ...] = ()
-        self._wide = dtype == "bfloat16" and provider == "CPUExecutionProvider"
+        self._wide = dtype == "bfloat16" and self._provider == "CPUExecutionProvider"
         if self._wide:
             from cbsurgeon.deploy.runtimes.bfloat16 import round_after_every_operator
 
             notes = ("ONNX Runtime has no bfloat16 CPU kernels: computed in float32, rounded after every operator",)
             proto = round_after_every_operator(onnx_file.load(self.path, weights=True))
-            options.graph_optimization_level = _ort().GraphOptimizationLevel.ORT_DISABLE_ALL
-        self.session = _session(self.path, proto, extra_outputs, options, provider, in_memory=self._wide)
+            options.graph_optimization_level = library().GraphOptimizationLevel.ORT_DISABLE_ALL
+        changed = with_outputs(proto, extra_outputs) if self._wide or extra_outputs else None
+        self.session = open_session(self.path, options, self._provider, proto=changed)
         names = tuple(item.name for item in self.session.get_outputs())
         super().__init__(str(self.path), device, inputs, names, dtype, notes)
-        self._output_types = {port.name: port.dtype for port in outputs}
-        self._provider = provider
-        _check_placement(self.session, provider, self.path)
+        check_placement(self.session, self._provider, self.path)
 
     def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.device.type == "cuda":
@@ -103,17 +94,16 @@ class OnnxRuntime(Runtime):
         feeds = {name: _to_numpy(tensor, self._wide) for name, tensor in inputs.items()}
         values = self._guarded(lambda: self.session.run(None, feeds))
         return {
-            name: self._restore(name, torch.from_numpy(value))
-            for name, value in zip(self.output_names, values, strict=True)
+            name: self._restore(torch.from_numpy(value)) for name, value in zip(self.output_names, values, strict=True)
         }
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except Exception as error:
-            raise _cannot_run(self.path, error) from error
+            raise cannot_run(self.path, error) from error
 
-    def _restore(self, name: str, tensor: Tensor) -> Tensor:
+    def _restore(self, tensor: Tensor) -> Tensor:
         return tensor.bfloat16() if self._wide and tensor.is_floating_point() else tensor
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
@@ -132,12 +122,12 @@ class OnnxRuntime(Runtime):
         is fixed, because arithmetic on shapes happens on the CPU, which no graph holds.
         """
         outputs = {name: torch.empty_like(tensor) for name, tensor in self._run(dict(inputs)).items()}
-        options = self._options(None)
+        options = self._options()
         for port in self.inputs:
             if port.dims and isinstance(port.dims[0], str):
                 options.add_free_dimension_override_by_name(port.dims[0], inputs[port.name].shape[0])
         try:
-            session = _session(self.path, None, (), options, self._provider, record=True)
+            session = open_session(self.path, options, self._provider, record=True)
             call = self._bound(session, inputs, outputs)
             for _ in range(WARM_RUNS):
                 self._guarded(call)
@@ -177,114 +167,6 @@ class OnnxRuntime(Runtime):
     def end_profiling(self) -> Path:
         """Write the profile that was asked for and say where it lies."""
         return Path(self.session.end_profiling())
-
-
-def _ort() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing("onnxruntime", "onnx", "running ONNX files") from error
-    return onnxruntime
-
-
-def _provider(backend: str, device: str) -> str:
-    ort = _ort()
-    kind = torch.device(device).type
-    provider = _PROVIDERS[backend].get(kind)
-    if kind == "cuda" or backend == "onnxruntime-tensorrt":
-        require_cuda(f"the {backend} backend on {device}")
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
-    available = ort.get_available_providers()
-    if provider is None or provider not in available:
-        raise UsageError(
-            f"this ONNX Runtime has no {provider or backend}",
-            code="CB-RUN-06",
-            where=f"onnxruntime {ort.__version__}",
-            why=f"it has {', '.join(available)}",
-            do="pip uninstall onnxruntime && pip install 'cbsurgeon[gpu]'",
-        )
-    return provider
-
-
-def _options(threads: int | None, optimize: bool, profile: Path | None) -> Any:
-    ort = _ort()
-    options = ort.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
-    return options
-
-
-def _session(
-    path: Path,
-    proto: Any,
-    extra: Sequence[str],
-    options: Any,
-    provider: str,
-    *,
-    in_memory: bool = False,
-    record: bool = False,
-) -> Any:
-    ort = _ort()
-    source: Any = str(path)
-    if extra or in_memory:
-        known = {output.name for output in proto.graph.output}
-        proto.graph.output.extend(
-            onnx_file.import_onnx().ValueInfoProto(name=name) for name in extra if name not in known
-        )
-        source = proto.SerializeToString()
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    try:
-        return ort.InferenceSession(source, options, providers=[(provider, _provider_options(provider, record))])
-    except Exception as error:
-        raise _cannot_run(path, error) from error
-
-
-def _cannot_run(path: Path, error: Exception) -> InputFileError:
-    return InputFileError(
-        "ONNX Runtime cannot run this file",
-        code="CB-RUN-05",
-        where=str(path),
-        why=" ".join(str(error).split())[:300],
-        do="check it with `cbsurgeon inspect`, or export it again",
-    )
-
-
-def _provider_options(provider: str, record: bool) -> dict[str, str]:
-    found = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
-    return {**found, _RECORD[provider]: "1"} if record else found
-
-
-def _check_placement(session: Any, provider: str, path: Path) -> None:
-    """Refuse a session that quietly computes elsewhere: its numbers would be about another machine."""
-    if provider == "CPUExecutionProvider":
-        return
-    first = session.get_providers()[0]
-    strays: list[str] = []
-    if hasattr(session, "get_provider_graph_assignment_info"):
-        allowed = {provider, "CUDAExecutionProvider"}
-        strays = [
-            f"{node.name} ({node.op_type})"
-            for part in session.get_provider_graph_assignment_info()
-            for node in part.get_nodes()
-            if part.ep_name not in allowed and node.op_type not in _SHAPE_OPERATORS
-        ]
-    if first == provider and not strays:
-        return
-    raise CheckFailed(
-        "part of the model fell back to the CPU",
-        code="CB-RUN-07",
-        where=f"{path}: {', '.join(strays[:3]) or 'all of it'}",
-        why=f"asked for {provider}, {len(strays) or 'all'} operators run on {first if not strays else 'the CPU'}",
-        do="export with --opset 20, and check the CUDA and cuDNN libraries of this installation",
-    )
 
 
 def _compute_type(proto: Any, inputs: tuple[Port, ...]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
-from cbsurgeon.graph.substitution import call_with
+from cbsurgeon.graph.substitution import call_with, twin
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.surgery.masking import Masks, unhook
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
@@ -193,11 +193,13 @@ def _drop(hooks: dict[int, Any], function: Any) -> list[int]:
 def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
     """How often each attached operator runs in one forward pass on these inputs.
 
-    The pass is done on shapes alone; a model whose forward needs values (it looks at its data) is run for real.
+    The pass is done on shapes alone, in a twin of the module: some keep what they computed, which has no values then. A
+    model whose forward needs values (it looks at its data) is run for real.
     """
     try:
-        with _counting(module) as ran:
-            _run_on_shapes(module, args, kwargs)
+        other = twin(module)
+        with _counting(other) as ran:
+            _run_on_shapes(other, args, kwargs)
     except Exception:  # whatever a forward does with a tensor that has no values: the real run below decides
         with _counting(module) as ran, torch.no_grad():
             _drain(module(*args, **kwargs))

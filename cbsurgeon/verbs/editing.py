@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from torch import nn
 from cbsurgeon import graph, models, surgery
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.graph import Inspection
+from cbsurgeon.graph.substitution import twin
 from cbsurgeon.models import Model
 from cbsurgeon.operators.registry import needs_import
 from cbsurgeon.surgery import Recipe
@@ -215,8 +215,7 @@ def _sharing(model: Model) -> Model:
     """The same model with modules of its own and the same weights in them."""
     if model.module is None:
         return model
-    weights = (*model.module.parameters(), *model.module.buffers())
-    return replace(model, module=copy.deepcopy(model.module, {id(tensor): tensor for tensor in weights}))
+    return replace(model, module=twin(model.module))
 
 
 def insert_(module: nn.Module, recipe: Recipe) -> nn.Module:

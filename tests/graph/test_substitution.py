@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from cbsurgeon.graph import capture
 from cbsurgeon.graph.inspection import inspect
@@ -32,6 +33,30 @@ class Shared(nn.Module):
         for block in self.blocks:
             x = x + block["mlp"](block["norm"](x))
         return self.second(self.first(x))
+
+
+class Caching(nn.Module):
+    """A residual block that computes a bias once and keeps it, as LeViT does with its attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.table = nn.LayerNorm(8), nn.Parameter(torch.randn(8))
+        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+        self.cache: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "bias" not in self.cache:
+            self.cache["bias"] = 2 * self.table
+        return x + self.mlp(self.norm(x)) + self.cache["bias"]
+
+
+def test_a_module_that_keeps_what_it_computed_keeps_numbers() -> None:
+    model = Model(Caching().eval(), (torch.randn(2, 5, 8),))
+    edited = insert_module(model, plan(inspect(model), layers="all"))
+    assert not [tensor for tensor in edited.module.cache.values() if isinstance(tensor, FakeTensor)]
+    program = capture(edited)
+    with torch.no_grad():
+        assert torch.equal(edited.module(*model.example_inputs), program.module()(*model.example_inputs))
 
 
 def _model() -> Model:

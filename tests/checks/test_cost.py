@@ -13,6 +13,7 @@ from cbsurgeon.checks.cost import QUANTITIES, Tally, readable
 from cbsurgeon.checks.cost_audit import audit, count
 from cbsurgeon.checks.cost_fvcore import count_traced
 from cbsurgeon.checks.cost_graph import Sizes, batch_symbols, node_costs
+from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import CB, CBS
@@ -250,3 +251,10 @@ def test_documents(tiny: Model) -> None:
 def test_readable_numbers(value: int, text: str) -> None:
     assert readable(value) == text
     assert readable(value, signed=True) == f"+{text}"
+
+
+def test_fvcore_needs_a_module(tiny: Model) -> None:
+    pytest.importorskip("fvcore", reason="the independent count needs the extra `cost`")
+    with pytest.raises(UsageError) as caught:
+        count_traced(Model(None, program=capture(tiny).exported))
+    assert caught.value.code == "CB-COST-01"

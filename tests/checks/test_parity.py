@@ -238,3 +238,21 @@ def test_inputs_are_not_touched(folder: Path) -> None:
     assert torch.equal(model.example_inputs[0], example)
     assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
     assert capture(model).batch_axes == {"x": 0}
+
+
+class TwoAnswers(nn.Module):
+    """A head more than the model beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.fc(x), x
+
+
+def test_another_number_of_outputs_is_another_model() -> None:
+    x = (torch.randn(2, 4),)
+    with pytest.raises(CheckFailed) as caught:
+        verify(Model(TwoAnswers().eval(), x), Model(nn.Linear(4, 4).eval(), x))
+    assert caught.value.code == "CB-VERIFY-02"

@@ -13,6 +13,7 @@ from torch import nn
 
 from cbsurgeon.deploy import BACKENDS, RuntimeSpec, export_onnx, open_runtime, stage
 from cbsurgeon.deploy.runtimes.onnx_session import check_placement
+from cbsurgeon.deploy.runtimes.torch_runtimes import EagerRuntime
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError
 from cbsurgeon.graph import capture
 from cbsurgeon.models.model import Model
@@ -262,3 +263,9 @@ def test_a_runtime_without_the_provider(tmp_path: Path, monkeypatch: pytest.Monk
         open_runtime(path, device="cuda")
     assert caught.value.code == "CB-RUN-06"
     assert "CPUExecutionProvider" in caught.value.why
+
+
+def test_a_program_is_not_opened_as_a_module() -> None:
+    with pytest.raises(UsageError) as caught:
+        EagerRuntime(Model(None, program=capture(small()).exported))
+    assert caught.value.code == "CB-RUN-04"

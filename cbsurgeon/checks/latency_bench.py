@@ -55,6 +55,7 @@ class RuntimeFactory:
         """
         runtime = self.spec.open()
         if runtime.only_batch not in (None, self.batch):
+            runtime.close()
             raise UsageError(
                 f"{runtime.name} takes batches of {runtime.only_batch} only",
                 code="CB-BENCH-03",

@@ -19,7 +19,6 @@ from torch import nn
 from cbsurgeon import models
 from cbsurgeon.errors import CBSurgeonError, InputFileError, UsageError
 from cbsurgeon.models import Model, Provenance
-from cbsurgeon.models.checkpoint import open_checkpoint
 from cbsurgeon.models.saving import same_bytes
 
 TIMM = "timm:vit_tiny_patch16_224"
@@ -426,5 +425,5 @@ def test_a_file_beyond_two_gigabytes_is_mapped_not_read(tmp_path: Path) -> None:
 def test_a_whole_module_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
     with pytest.raises(UsageError) as caught:
-        open_checkpoint(tmp_path / "whole.pt", trust=True)
+        models.open_checkpoint(tmp_path / "whole.pt", trust=True)
     assert caught.value.code == "CB-LOAD-17"

@@ -67,11 +67,6 @@ def test_combining_flattens_and_keeps_the_order() -> None:
 
 
 def test_combining_nothing_is_an_error() -> None:
-    with pytest.raises(UsageError):
-        combine([])
-
-
-def test_nothing_to_report() -> None:
     with pytest.raises(UsageError) as caught:
         combine([])
     assert caught.value.code == "CB-REPORT-03"

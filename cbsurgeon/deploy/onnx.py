@@ -75,8 +75,8 @@ def export_onnx(
         progress: told each step.
 
     Raises:
-        UsageError: an opset or dtype that is not offered (CB-EXPORT-01, CB-EXPORT-02), or a batch below 1
-            (CB-EXPORT-08).
+        UsageError: an opset or dtype that is not offered (CB-EXPORT-01, CB-EXPORT-02), a batch below 1
+            (CB-EXPORT-08), or one for a model whose batch is fixed already (CB-EXPORT-10).
         CaptureError: the model cannot be captured.
         ExportError: the exporter refused (CB-EXPORT-03), the result fails ``onnx.checker`` (CB-EXPORT-04), or the
             batch is not what was asked for in the file (CB-EXPORT-05). Nothing is written.
@@ -88,6 +88,14 @@ def export_onnx(
     target = atomic.check(path, force=force)
     clock = Clock(progress)
     prepared, sites = _prepare(model, program, dtype, fold, for_tensorrt or batch is not None, clock)
+    if batch is not None and not prepared.batch_axes:
+        raise UsageError(
+            "the model's batch is fixed already",
+            code="CB-EXPORT-10",
+            where=f"--batch {batch}",
+            why="it was captured without a dynamic batch",
+            do="leave the batch out, or capture the model with a dynamic batch",
+        )
     if floating_type(prepared) == "bfloat16":
         opset = max(opset, BFLOAT16_OPSET)
     with clock("export", f"exporting to ONNX, opset {opset}"):

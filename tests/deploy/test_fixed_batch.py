@@ -83,6 +83,9 @@ def test_a_program_of_fixed_batch_keeps_it(tmp_path: Path) -> None:
     fixed = Model(None, program=exported)
     edited = insert_program(fixed, plan(inspect(fixed), layers="upper", pos="end"))
     assert not capture(edited).batch_axes
+    with pytest.raises(UsageError) as caught:
+        export_onnx(edited, tmp_path / "m.onnx", batch=4)
+    assert caught.value.code == "CB-EXPORT-10"
     made = export_onnx(edited, tmp_path / "m.onnx")
     assert made.inputs[0].dims == (2, 3, 64, 64)
     assert {site.form for site in made.sites} == {"last-projection"}

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cbsurgeon.graph.capture import capture
+
 SCHEMA = "cbsurgeon.folding/2"
 RESULTS = Path(__file__).parent / "results" / "folding.json"
 MODELS = ("vit_tiny_patch16_224", "vit_small_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s16_224")
@@ -90,15 +92,15 @@ def arms(name: str, folder: Path) -> Arms:
     torch.manual_seed(0)
     model = Model(timm.create_model(name).eval(), (torch.randn(2, 3, 224, 224),))
     edited = surgery.insert_module(model, surgery.plan(graph.inspect(model), layers="all", pos="end"))
-    line = graph.capture(edited)
-    return Arms(name, model, edited, {"base": graph.capture(model), "line": line, "folded": line}, folder)
+    line = capture(edited)
+    return Arms(name, model, edited, {"base": capture(model), "line": line, "folded": line}, folder)
 
 
 def inserted(path: Path) -> set[str]:
     """Names of the operators that belong to an inserted site."""
     import onnx
 
-    from cbsurgeon.deploy.onnx_file import module_path
+    from cbsurgeon.deploy.onnx.file import module_path
 
     nodes = onnx.load(path, load_external_data=False).graph.node
     notes = {node.name: {item.key: item.value for item in node.metadata_props} for node in nodes}
@@ -189,7 +191,7 @@ def export_time(model: Arms, options: argparse.Namespace) -> Iterator[dict[str, 
     """Processor and wall seconds of both exporters, in turns, from the same module to a file."""
     import torch
 
-    from cbsurgeon.deploy.onnx import DEFAULT_OPSET, export_onnx
+    from cbsurgeon.deploy.onnx.exporting import DEFAULT_OPSET, export_onnx
 
     def plain() -> None:
         with torch.no_grad():

@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cbsurgeon.graph.capture import capture
+
 ROOT = Path(__file__).resolve().parent.parent
 # Run as a script, this folder leads the search path, and its files would hide packages of the same name.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
@@ -35,7 +37,7 @@ import torch  # noqa: E402
 from cbsurgeon import deploy, graph, models, surgery  # noqa: E402
 from cbsurgeon.checks import bench, verify  # noqa: E402
 from cbsurgeon.checks.environment import environment  # noqa: E402
-from cbsurgeon.deploy.tensorrt_package import PACKAGES  # noqa: E402
+from cbsurgeon.deploy.tensorrt.package import PACKAGES  # noqa: E402
 from cbsurgeon.errors import CBSurgeonError, MissingPackage, UsageError  # noqa: E402
 from cbsurgeon.models.model import Model  # noqa: E402
 
@@ -94,7 +96,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.model = models.load(MODELS[self.name])
-        program = graph.capture(self.model, check=False)
+        program = capture(self.model, check=False)
         captured = Model(None, provenance=self.model.provenance, program=program.exported)
         self.found = graph.inspect(captured)
         self._edited: dict[str, Model] = {"base": self.model}
@@ -114,7 +116,7 @@ class Subject:
         """Its program."""
         op = {"folded": "cb", "line": "cb"}.get(variant, variant)
         if op not in self._programs:
-            self._programs[op] = graph.capture(self.edited(variant), check=False)
+            self._programs[op] = capture(self.edited(variant), check=False)
         return self._programs[op]
 
     def onnx(self, variant: str, dtype: str, *, for_tensorrt: bool = False) -> Path:

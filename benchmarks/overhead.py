@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cbsurgeon.graph.capture import capture
+
 ROOT = Path(__file__).resolve().parent.parent
 # Run as a script, this folder leads the search path, and its files would hide packages of the same name.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
@@ -74,14 +76,14 @@ class Arms:
 
     def side(self, variant: str, backend: str) -> Any | None:
         """What :func:`cbsurgeon.checks.bench` is given, or ``None`` where there is no such row."""
-        from cbsurgeon import deploy, graph, models
+        from cbsurgeon import deploy, models
 
         edited = self.edited(variant)
         if edited is None:
             return None
         if backend == "eager":
             return None if variant == "folded" else edited
-        program = self.program if variant == "base" else graph.capture(edited, check=False)
+        program = self.program if variant == "base" else capture(edited, check=False)
         if backend == "onnxruntime":
             path = self.folder / f"{variant}.onnx"
             if not path.exists():
@@ -99,7 +101,7 @@ def rows(options: argparse.Namespace, say: Callable[[str], None]) -> Iterator[di
     for name in options.models:
         with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place:
             model = models.load(MODELS[name])
-            program = graph.capture(model, check=False)
+            program = capture(model, check=False)
             captured = models.Model(None, provenance=model.provenance, program=program.exported)
             arms = Arms(model, program, graph.inspect(captured), options.layers, Path(place))
             for backend in options.backends:

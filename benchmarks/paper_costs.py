@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cbsurgeon.graph.capture import capture
+
 ROOT = Path(__file__).resolve().parent.parent
 # Run as a script, this folder leads the search path, and its files would hide packages of the same name.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
@@ -159,12 +161,12 @@ class Subject:
         from cbsurgeon import checks, graph, models
 
         built = models.load(f"timm:{MODELS[name]}")
-        program = graph.capture(built, check=False)
+        program = capture(built, check=False)
         base = models.Model(None, provenance=built.provenance, program=program.exported)
         return cls(name, base, graph.inspect(base), checks.count(base))
 
     def added(self, op: str, pos: str = "end", at: str = "mlp") -> Any:
-        """The difference that an operator in all layers makes, a :class:`cbsurgeon.checks.cost.Tally`."""
+        """The difference that an operator in all layers makes, a :class:`cbsurgeon.checks.cost.counts.Tally`."""
         from cbsurgeon import checks, surgery
 
         recipe = surgery.plan(self.found, op=op, layers="all", pos=pos, at=at)

@@ -111,7 +111,8 @@ def measure(shape: Shape) -> dict[str, Any]:
     """Inspect one model as a user does, then read its program again and again. Runs in a process of its own."""
     import torch
 
-    from cbsurgeon.graph import capture, inspect
+    from cbsurgeon.graph import inspect
+    from cbsurgeon.graph.capture import capture
     from cbsurgeon.models.model import Model
 
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cbsurgeon.errors import OutputFileError
-from cbsurgeon.models import atomic
+from cbsurgeon.models.files import atomic
 
 ROOT = Path(__file__).parents[1]
 

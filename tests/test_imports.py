@@ -18,7 +18,24 @@ import cbsurgeon
 ROOT = Path(cbsurgeon.__file__).parent
 
 # From the bottom. A file imports from its own room and from the rooms before it.
-ROOMS = ("errors", "operators", "models", "graph", "surgery", "deploy", "checks", "report", "verbs", "cli")
+ROOMS = (
+    "errors",
+    "vocabulary",
+    "options",
+    "operators",
+    "models",
+    "graph",
+    "surgery",
+    "deploy",
+    "data",
+    "checks",
+    "analysis",
+    "evaluation",
+    "integrations",
+    "report",
+    "verbs",
+    "cli",
+)
 EVERYWHERE = {"version"}
 
 # Imported inside the functions that need them: they are optional, or too slow for every start.
@@ -86,6 +103,66 @@ def test_imports_go_towards_the_bottom_only(path: Path) -> None:
         if name.startswith("cbsurgeon.") and name.split(".")[1] not in allowed
     ]
     assert not wrong, f"{path.relative_to(ROOT)} reaches upwards: {wrong}"
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("cbsurgeon", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def uses() -> dict[str, set[str]]:
+    """Module → the modules of this package it imports, under ``TYPE_CHECKING`` and inside functions too."""
+    found: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        names = {name for name, _, _ in imports(ast.parse(path.read_text()), package_of(path))}
+        found[module] = (names & set(MODULES)) - {module}
+        # ``from package import submodule`` needs the submodule, not what the package's __init__ collects.
+        found[module] -= {name for name in found[module] if any(n.startswith(f"{name}.") for n in found[module])}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Strongly connected groups of more than one node."""
+    reached = {start: _reachable(graph, start) for start in graph}
+    groups = {frozenset(n for n in reached[start] if start in reached[n]) for start in graph if start in reached[start]}
+    return [set(group) for group in groups if len(group) > 1]
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    queue = [start]
+    while queue:
+        for following in graph.get(queue.pop(), set()) - seen:
+            seen.add(following)
+            queue.append(following)
+    return seen
+
+
+def test_no_two_files_import_each_other() -> None:
+    assert not circles(uses())
+
+
+@pytest.mark.parametrize("parent", sorted({module.rpartition(".")[0] for module in MODULES if "." in module}))
+def test_no_two_members_of_a_package_import_each_other(parent: str) -> None:
+    """Members are files and sub-packages; a sub-package is taken as a whole."""
+
+    def member(module: str) -> str | None:
+        return module[len(parent) + 1 :].split(".")[0] if module.startswith(f"{parent}.") else None
+
+    graph: dict[str, set[str]] = {}
+    for module, needed in uses().items():
+        own = member(module)
+        if own is not None:
+            graph.setdefault(own, set()).update(
+                other for name in needed if (other := member(name)) is not None and other != own
+            )
+    assert not circles(graph)
+
+
+def test_a_circle_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

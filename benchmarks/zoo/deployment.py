@@ -15,7 +15,8 @@ from benchmarks.zoo.sweeping import attempt
 from cbsurgeon.checks import verify
 from cbsurgeon.deploy import build_engine, export_onnx
 from cbsurgeon.errors import CBSurgeonError
-from cbsurgeon.graph import Inspection, Program, capture, inspect
+from cbsurgeon.graph import Inspection, Program, inspect
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import insert_module, insert_program, plan
 

@@ -13,8 +13,9 @@ from torch.utils import _pytree as pytree
 from benchmarks.zoo.entry import Entry
 from benchmarks.zoo.sweeping import attempt
 from cbsurgeon.errors import CaptureError
-from cbsurgeon.graph import Inspection, Program, capture, inspect
-from cbsurgeon.graph.partial import capture_parts, record, with_something_hidden
+from cbsurgeon.graph import Inspection, Program, inspect
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.parts import capture_parts, record, with_something_hidden
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.surgery import Recipe, insert_module, insert_program, plan
 from tests.surgery import arms, by_hand

@@ -1,15 +1,15 @@
 """Checking what was made: parity, bisection, leaks, cost, latency."""
 
-from cbsurgeon.checks.bisection import bisect, end_nodes
-from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
-from cbsurgeon.checks.cost_audit import audit, count
-from cbsurgeon.checks.latency import Benchmark
-from cbsurgeon.checks.latency_bench import bench
-from cbsurgeon.checks.latency_compare import Timed, compare, compare_processes
-from cbsurgeon.checks.latency_sweep import Sweep, sweep
+from cbsurgeon.checks.cost.auditing import audit, count
+from cbsurgeon.checks.cost.counts import Audit, Count, Inserted, Tally
+from cbsurgeon.checks.latency.benchmark import bench
+from cbsurgeon.checks.latency.comparison import Timed, compare, compare_processes
+from cbsurgeon.checks.latency.result import Benchmark
+from cbsurgeon.checks.latency.sweeping import Sweep, sweep
 from cbsurgeon.checks.leaks import Leak, future_leak, padding_leak
-from cbsurgeon.checks.parity import verify
-from cbsurgeon.checks.parity_result import Bisection, BlockGap, Row, Side, Tolerance, Verification
+from cbsurgeon.checks.parity.bisection import bisect, end_nodes
+from cbsurgeon.checks.parity.comparison import verify
+from cbsurgeon.checks.parity.result import Bisection, BlockGap, Row, Side, Tolerance, Verification
 
 __all__ = [
     "Audit",

@@ -1,7 +1,7 @@
 """Black-box probes: does an edited model show a token its future, or its padding?
 
-Static evidence decides what may be inserted (:mod:`cbsurgeon.graph.leaks`); these probes look at nothing but inputs and
-outputs, so they also judge models that were edited elsewhere, by hand, or with the refusal bypassed.
+Static evidence decides what may be inserted (:mod:`cbsurgeon.graph.attention.causality`). These probes look at inputs
+and outputs only, so they also judge models that were edited elsewhere.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CheckFailed, UsageError
-from cbsurgeon.graph.capturing import output_names
-from cbsurgeon.graph.partial import example
+from cbsurgeon.graph.capture.parts import example
+from cbsurgeon.graph.capture.tracing import input_names
+from cbsurgeon.graph.capture.whole import output_names
 from cbsurgeon.graph.program import wrap
-from cbsurgeon.graph.tracing import input_names
 from cbsurgeon.models.model import Model
 
 ROUNDINGS = 100

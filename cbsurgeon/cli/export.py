@@ -69,7 +69,7 @@ def command(
     """
     sizes = _batch(batch)
     from cbsurgeon import verbs
-    from cbsurgeon.models import atomic
+    from cbsurgeon.models.files import atomic
     from cbsurgeon.verbs.proving import why_unchecked
 
     atomic.check(output, force=force, inputs=[reference])

@@ -78,7 +78,7 @@ def command(
     if recipe is not None:
         _refuse_both(context)
     from cbsurgeon import verbs
-    from cbsurgeon.models import atomic
+    from cbsurgeon.models.files import atomic
     from cbsurgeon.verbs.editing import refuse_foreign_code
 
     target = output or _beside(reference, on)

@@ -26,7 +26,7 @@ def command(terminal: Terminal, reference: str, how: dict[str, Any], output: Pat
       cbsurgeon remove edited.pt -o plain.pt --force
     """
     from cbsurgeon import verbs
-    from cbsurgeon.models import atomic
+    from cbsurgeon.models.files import atomic
 
     atomic.check(output, force=force, inputs=[reference])
     with terminal.working() as progress:

@@ -40,7 +40,7 @@ def _write(
     terminal: Terminal, documents: list[dict[str, Any]], files: tuple[Path, ...], output: Path, force: bool
 ) -> None:
     from cbsurgeon import report, verbs
-    from cbsurgeon.models import atomic
+    from cbsurgeon.models.files import atomic
 
     atomic.check(output, force=force, inputs=list(files))
     with terminal.working() as progress, report.shown(", ".join(map(str, files))):

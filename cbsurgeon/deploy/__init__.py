@@ -1,12 +1,12 @@
 """Taking a model out: folding, ONNX, TensorRT, and the runtimes that run any of them."""
 
 from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
-from cbsurgeon.deploy.folding import fold
+from cbsurgeon.deploy.folding.folds import fold
 from cbsurgeon.deploy.formats import export
-from cbsurgeon.deploy.onnx import export_onnx
-from cbsurgeon.deploy.onnx_file import read_metadata
+from cbsurgeon.deploy.onnx.exporting import export_onnx
+from cbsurgeon.deploy.onnx.file import read_metadata
 from cbsurgeon.deploy.runtimes import BACKENDS, Runtime, RuntimeSpec, open_runtime, stage
-from cbsurgeon.deploy.tensorrt import BuildOptions, build_engine, export_engine
+from cbsurgeon.deploy.tensorrt.building import BuildOptions, build_engine, export_engine
 
 __all__ = [
     "BACKENDS",

@@ -10,13 +10,15 @@ import torch
 from cbsurgeon.deploy.artifact import Export, Port
 from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.deploy.clock import Clock, Progress
-from cbsurgeon.deploy.onnx import DEFAULT_OPSET, export_onnx, floating_type
-from cbsurgeon.deploy.onnx_file import sha256
+from cbsurgeon.deploy.onnx.exporting import DEFAULT_OPSET, export_onnx, floating_type
+from cbsurgeon.deploy.onnx.file import sha256
 from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
-from cbsurgeon.deploy.tensorrt import DEFAULT_BATCH, Batch, BuildOptions, export_engine
+from cbsurgeon.deploy.tensorrt.building import DEFAULT_BATCH, Batch, BuildOptions, export_engine
 from cbsurgeon.errors import UsageError
-from cbsurgeon.graph import Program, capture
-from cbsurgeon.models import atomic, save
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.models import save
+from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
 from cbsurgeon.version import __version__
 
@@ -45,7 +47,7 @@ def export(
     Args:
         model: what to export, in evaluation mode.
         path: the file; its suffix chooses the format.
-        opset, external_data: see :func:`cbsurgeon.deploy.onnx.export_onnx`.
+        opset, external_data: see :func:`cbsurgeon.deploy.onnx.exporting.export_onnx`.
         dtype: ``float16``, ``bfloat16`` or ``None``.
         fold: make Context Broadcasting cheaper where that is exact.
         batch: one size fixes the batch of an ONNX file or an engine; three are the smallest, most common and largest

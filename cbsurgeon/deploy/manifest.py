@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cbsurgeon.deploy.onnx_file import require_file, sha256
+from cbsurgeon.deploy.onnx.file import require_file, sha256
 from cbsurgeon.errors import InputFileError
 
 SCHEMA = "cbsurgeon.engine/1"

@@ -1,7 +1,6 @@
 """Reading graphs: capture, axis roles, residual branches, blocks. Reads; changes nothing."""
 
 from cbsurgeon.graph.block import POSITIONS, Block, Hook, Inspection, Rejected, Site, Use
-from cbsurgeon.graph.capturing import capture
 from cbsurgeon.graph.inspection import inspect, inspect_program
 from cbsurgeon.graph.program import Program, wrap
 
@@ -14,7 +13,6 @@ __all__ = [
     "Rejected",
     "Site",
     "Use",
-    "capture",
     "inspect",
     "inspect_program",
     "wrap",

@@ -11,16 +11,17 @@ from dataclasses import replace
 from torch import fx
 
 from cbsurgeon.errors import CaptureError
-from cbsurgeon.graph import class_token, leaks, padding
+from cbsurgeon.graph.attention import causality as leaks
+from cbsurgeon.graph.attention import class_token, padding
 from cbsurgeon.graph.block import Block, Hook, Inspection, Mask, Site
-from cbsurgeon.graph.capturing import capture
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.parts import Parts, capture_parts
+from cbsurgeon.graph.capture.tracing import origins
 from cbsurgeon.graph.hosts import Hosts, hosts_of
 from cbsurgeon.graph.occupants import occupied, without
-from cbsurgeon.graph.partial import Parts, capture_parts
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reader import Found, Reading, read
 from cbsurgeon.graph.taps import tapped
-from cbsurgeon.graph.tracing import origins
 from cbsurgeon.models.model import Model
 
 PARTIAL = frozenset({"CB-CAPTURE-03", "CB-CAPTURE-04", "CB-CAPTURE-05"})
@@ -35,7 +36,7 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
 
     Args:
         model: a module with example inputs, or a program.
-        check: compare the captured program with the eager model (see :func:`cbsurgeon.graph.capturing.capture`).
+        check: compare the captured program with the eager model (see :func:`cbsurgeon.graph.capture.whole.capture`).
 
     Raises:
         CaptureError: the model cannot be captured.
@@ -145,7 +146,7 @@ def inspect_program(
     """Find the blocks of a captured program.
 
     Args:
-        program: what :func:`cbsurgeon.graph.capturing` returned.
+        program: what :func:`cbsurgeon.graph.capture.whole` returned.
         reference: what to call it.
         probe: run the program to tell causal masks from others where the graph does not say.
         hosts: which modules an operator can be a child of; any by default.

@@ -6,18 +6,20 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx
 
-from cbsurgeon.graph import ops, sites
-from cbsurgeon.graph.axes import BATCH
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.roles import channel_axis, roles
+from cbsurgeon.graph.axes.table import BATCH
+from cbsurgeon.graph.axes.tracking import follow
 from cbsurgeon.graph.block import Kind, Rejected, Site
-from cbsurgeon.graph.branch import Branch, branches, mixes_tokens
-from cbsurgeon.graph.flow import Flow
-from cbsurgeon.graph.lineage import Lineage
-from cbsurgeon.graph.middle import is_pooled, middle
-from cbsurgeon.graph.modules import ModuleCalls
+from cbsurgeon.graph.branches import sites
+from cbsurgeon.graph.branches.body import is_pooled, middle
+from cbsurgeon.graph.branches.branch import Branch, branches, mixes_tokens
+from cbsurgeon.graph.branches.lineage import Lineage
+from cbsurgeon.graph.branches.modules import ModuleCalls
+from cbsurgeon.graph.branches.projection import Projection, projection
+from cbsurgeon.graph.branches.steps import chain, is_spatial, operands
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.projection import Projection, projection
-from cbsurgeon.graph.roles import channel_axis, roles
-from cbsurgeon.graph.steps import chain, is_spatial, operands
 
 _NESTED = 200
 """Steps upstream in which the outer stream of a nested residual must be met."""
@@ -61,7 +63,7 @@ class Reading:
 def read(program: Program) -> Reading:
     """Find every residual branch of a program and classify it. The graph is not changed."""
     graph = program.exported.graph
-    flow = Flow(graph, program.input_names, dict(program.batch_axes) or dict.fromkeys(program.input_names, 0))
+    flow = follow(graph, program.input_names, dict(program.batch_axes) or dict.fromkeys(program.input_names, 0))
     reading = Reading(flow, ModuleCalls(flow, graph))
     claimed: set[fx.Node] = set()
     for node in graph.nodes:
@@ -168,7 +170,7 @@ def _blocked(reading: Reading, branch: Branch) -> Rejected | None:
         return None
     if is_pooled(flow, branch.last):
         return _reject(reading, branch.last, *_tokenless(flow, branch.last.output, False), branch=branch)
-    detail = f"{node.name} ({ops.name(node)}) stands between {branch.last.core.name} and {branch.total.name}"
+    detail = f"{node.name} ({aten.name(node)}) stands between {branch.last.core.name} and {branch.total.name}"
     return _reject(reading, branch.last, "not-elementwise", detail, 4, branch=branch)
 
 
@@ -313,13 +315,13 @@ def _gates(flow: Flow, node: fx.Node, limit: int = 12) -> bool:
         current = queue.pop()
         seen.add(current)
         for user in current.users:
-            name = ops.name(user)
+            name = aten.name(user)
             if name == "mul" and flow.table.sizes(user) != flow.table.sizes(current):
                 return True
             if (
-                name in ops.ELEMENTWISE | ops.LAYOUT | ops.CROP | ops.DROPOUT
+                name in aten.ELEMENTWISE | aten.LAYOUT | aten.CROP | aten.DROPOUT
                 and user not in seen
-                and ops.value(user) is not None
+                and aten.value(user) is not None
             ):
                 queue.append(user)
     return False

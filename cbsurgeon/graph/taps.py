@@ -10,11 +10,11 @@ from collections.abc import Container
 
 from torch import fx
 
-from cbsurgeon.graph import ops
-from cbsurgeon.graph.axes import BATCH, extent
-from cbsurgeon.graph.flow import Flow
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.table import BATCH, extent
+from cbsurgeon.graph.branches.steps import chain, step
 from cbsurgeon.graph.reader import Reading
-from cbsurgeon.graph.steps import chain, step
 
 KEEPS = frozenset({"layout", "crop", "dropout", "norm", "scale"})
 """Steps after which a stream is still that stream; a pooling (one position left) is a ``scale`` and ends it below."""
@@ -75,6 +75,6 @@ def _is_map(flow: Flow, node: fx.Node) -> bool:
     """Several positions, each with several values; a list of tensors (the result of a split) counts as one."""
     if not flow.is_activation(node):
         return False
-    if ops.value(node) is None:
+    if aten.value(node) is None:
         return node in flow.table.parts
     return sum(extent(factor for factor in dim if factor.axis != BATCH) > 1 for dim in flow.of(node)) >= 2

@@ -20,9 +20,9 @@ checkpoints that have recipes; without it such a checkpoint is refused (``CB-LOA
 ``fit(module, state_dict, where)`` is the strict load alone.
 """
 
-from cbsurgeon.models import atomic
 from cbsurgeon.models.builders import build
-from cbsurgeon.models.checkpoint import Checkpoint, open_checkpoint
+from cbsurgeon.models.files import atomic
+from cbsurgeon.models.files.checkpoint import Checkpoint, open_checkpoint
 from cbsurgeon.models.fitting import fit
 from cbsurgeon.models.loading import Replay, architecture, finish, load
 from cbsurgeon.models.model import Model, Provenance

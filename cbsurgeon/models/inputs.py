@@ -95,7 +95,7 @@ def override(model: Model, *, input: str | None, inputs: Path | None, batch: int
     if input is not None and inputs is not None:
         raise UsageError("--input and --inputs exclude each other", code="CB-INPUT-01")
     if inputs is not None:
-        from cbsurgeon.models.arrays import read_arrays
+        from cbsurgeon.models.files.arrays import read_arrays
 
         return _by_name(model, {name: torch.from_numpy(array) for name, array in read_arrays(inputs).items()}, inputs)
     specs = parse(input or "")

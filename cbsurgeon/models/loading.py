@@ -12,13 +12,16 @@ import torch
 from torch import nn
 
 from cbsurgeon.errors import InputFileError, UsageError
-from cbsurgeon.models import builders, files, program, shapes, torch_file
+from cbsurgeon.models import builders, shapes
+from cbsurgeon.models import exported as program
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import timm, torchvision, weightless
-from cbsurgeon.models.checkpoint import Checkpoint, open_file
+from cbsurgeon.models.files import reading as files
+from cbsurgeon.models.files import torch_archive as torch_file
+from cbsurgeon.models.files.checkpoint import Checkpoint, open_file
+from cbsurgeon.models.files.mapped import portions
 from cbsurgeon.models.fitting import adopt, advice, differences, fit, take_dtypes
 from cbsurgeon.models.model import Model, Provenance
-from cbsurgeon.models.portions import portions
 from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
 
 Replay = Callable[[Model, tuple[Mapping[str, Any], ...]], Model]

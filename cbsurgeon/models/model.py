@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from cbsurgeon.operators import Operator
 
 if TYPE_CHECKING:
-    from cbsurgeon.models.checkpoint import Checkpoint
+    from cbsurgeon.models.files.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

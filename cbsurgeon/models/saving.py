@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from cbsurgeon.errors import OutputFileError, UsageError
-from cbsurgeon.models import atomic, metadata, stream
-from cbsurgeon.models.checkpoint import open_checkpoint
-from cbsurgeon.models.metadata import Metadata
+from cbsurgeon.models.files import atomic, metadata
+from cbsurgeon.models.files import streaming as stream
+from cbsurgeon.models.files.checkpoint import open_checkpoint
+from cbsurgeon.models.files.mapped import portions
+from cbsurgeon.models.files.metadata import Metadata
 from cbsurgeon.models.model import Model
-from cbsurgeon.models.portions import portions
 
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
+from cbsurgeon.graph.capture.substitution import call_with, twin
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
-from cbsurgeon.graph.substitution import call_with, twin
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.surgery.masking import Masks, unhook
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite

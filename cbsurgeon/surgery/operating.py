@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from cbsurgeon.errors import NothingMatched, SurgeryError
-from cbsurgeon.graph.capturing import capture
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import attachment, program

@@ -13,7 +13,8 @@ from torch import nn
 from cbsurgeon import graph, models, surgery
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.graph import Inspection
-from cbsurgeon.graph.substitution import twin
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.substitution import twin
 from cbsurgeon.models import Model
 from cbsurgeon.operators.registry import needs_import
 from cbsurgeon.surgery import Recipe
@@ -250,7 +251,7 @@ def save(model: Model, path: str | Path, *, force: bool = False) -> Path:
 
 def captured(model: Model) -> Model:
     """The same model with its program, so that several steps need one capture."""
-    return model if model.program is not None else replace(model, program=graph.capture(model).exported)
+    return model if model.program is not None else replace(model, program=capture(model).exported)
 
 
 def _model(model: Model | nn.Module, example_inputs: tuple[Any, ...]) -> Model:

@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cbsurgeon import checks, deploy, graph
-from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification, roofline
-from cbsurgeon.checks.latency_sweep import Sides
+from cbsurgeon import checks, deploy
+from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification
+from cbsurgeon.checks.cost import roofline
+from cbsurgeon.checks.latency.sweeping import Sides
 from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
 from cbsurgeon.graph import Program
-from cbsurgeon.models import Model, atomic
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.models import Model
+from cbsurgeon.models.files import atomic
 from cbsurgeon.verbs.editing import load
 
 Progress = Callable[[str], None]
@@ -96,7 +99,7 @@ def export_checked(
     if program is None:
         if progress is not None:
             progress("capture the model")
-        program = graph.capture(model)
+        program = capture(model)
     how |= {"program": program, "force": True, "progress": progress}
     try:
         with atomic.bundle(final, force=force, companions=(f"{final.name}.data",)) as staged:
@@ -208,7 +211,7 @@ def shares_of_latency(
 
     Args:
         counted: from :func:`audit`, of a model and of the same model with operators.
-        hardware: names from :data:`cbsurgeon.checks.roofline.NAMES`, or ``cpu``, which is measured.
+        hardware: names from :data:`cbsurgeon.checks.cost.roofline.NAMES`, or ``cpu``, which is measured.
         dtypes: types to compute in.
 
     Raises:

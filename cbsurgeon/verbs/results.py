@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cbsurgeon.deploy.onnx_file import read_metadata
+from cbsurgeon.deploy.onnx.file import read_metadata
 from cbsurgeon.errors import InputFileError
-from cbsurgeon.models import Model, atomic
+from cbsurgeon.models import Model
+from cbsurgeon.models.files import atomic
 from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.report import render_html
 from cbsurgeon.surgery import Recipe

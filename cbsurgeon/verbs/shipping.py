@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cbsurgeon import checks, deploy, graph
+from cbsurgeon import checks, deploy
 from cbsurgeon.checks import Verification
 from cbsurgeon.checks.environment import environment
 from cbsurgeon.deploy import Export
-from cbsurgeon.deploy.onnx_file import sha256
+from cbsurgeon.deploy.onnx.file import sha256
 from cbsurgeon.errors import ExportError, MissingPackage, missing
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import Model
 from cbsurgeon.report import plots, render_html
 from cbsurgeon.surgery import Recipe
@@ -162,7 +163,7 @@ class _Job:
     def export(self, opset: int) -> None:
         """ONNX, compared with the edited model."""
         self.tell("capture the edited model")
-        program = graph.capture(self.edited)
+        program = capture(self.edited)
         made, verdict = export_checked(
             self.edited, self.folder / ONNX, opset=opset, program=program, progress=self.tell
         )

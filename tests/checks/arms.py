@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cbsurgeon.checks.latency_compare import Timed
+from cbsurgeon.checks.latency.comparison import Timed
 
 
 class Clock:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cbsurgeon.checks.cost import Count
-from cbsurgeon.checks.cost_audit import count
+from cbsurgeon.checks.cost.auditing import count
+from cbsurgeon.checks.cost.counts import Count
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.operators import build
 

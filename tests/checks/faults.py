@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cbsurgeon.deploy import fold
 from cbsurgeon.deploy.casting import DTYPES, cast
-from cbsurgeon.graph import Program, capture
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import CB
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cbsurgeon.checks.latency_sampling import ROTATION
-from cbsurgeon.checks.statistics import Values, log_ratios
+from cbsurgeon.checks.latency.sampling import ROTATION
+from cbsurgeon.checks.latency.statistics import Values, log_ratios
 
 
 @dataclass(frozen=True)

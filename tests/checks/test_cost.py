@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.checks.cost import QUANTITIES, Tally, readable
-from cbsurgeon.checks.cost_audit import audit, count
-from cbsurgeon.checks.cost_fvcore import count_traced
-from cbsurgeon.checks.cost_graph import Sizes, batch_symbols, node_costs
+from cbsurgeon.checks.cost.auditing import audit, count
+from cbsurgeon.checks.cost.counts import QUANTITIES, Tally, readable
+from cbsurgeon.checks.cost.fvcore import count_traced
+from cbsurgeon.checks.cost.nodes import Sizes, batch_symbols, node_costs
 from cbsurgeon.errors import UsageError
-from cbsurgeon.graph import capture
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import CB, CBS
 from tests.checks.cost_models import TIMM, counted, with_operator

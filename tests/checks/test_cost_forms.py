@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cbsurgeon.checks.cost_audit import audit, count
-from cbsurgeon.checks.cost_graph import Sizes, batch_symbols, node_costs
-from cbsurgeon.graph import capture
+from cbsurgeon.checks.cost.auditing import audit, count
+from cbsurgeon.checks.cost.nodes import Sizes, batch_symbols, node_costs
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.surgery import insert_module, insert_program, plan

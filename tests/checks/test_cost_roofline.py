@@ -7,9 +7,9 @@ import json
 import pytest
 
 from cbsurgeon import graph, surgery
-from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
-from cbsurgeon.checks.cost_audit import audit
-from cbsurgeon.checks.roofline import (
+from cbsurgeon.checks.cost.auditing import audit
+from cbsurgeon.checks.cost.counts import Audit, Count, Inserted, Tally
+from cbsurgeon.checks.cost.roofline import (
     FORMS,
     HARDWARE,
     ITEM,

@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.checks import latency_compare, latency_sampling
 from cbsurgeon.checks.environment import environment, reset_peak, resident_bytes
-from cbsurgeon.checks.latency import Benchmark, Process
-from cbsurgeon.checks.latency_bench import bench
-from cbsurgeon.checks.latency_compare import compare, compare_processes
-from cbsurgeon.checks.latency_sampling import MIN_GROUPS, ROTATION, calls_per_sample
-from cbsurgeon.checks.latency_verdict import conclude
+from cbsurgeon.checks.latency import comparison as latency_compare
+from cbsurgeon.checks.latency import sampling as latency_sampling
+from cbsurgeon.checks.latency.benchmark import bench
+from cbsurgeon.checks.latency.comparison import compare, compare_processes
+from cbsurgeon.checks.latency.result import Benchmark, Process
+from cbsurgeon.checks.latency.sampling import MIN_GROUPS, ROTATION, calls_per_sample
+from cbsurgeon.checks.latency.verdict import conclude
 from cbsurgeon.errors import CBSurgeonError, CheckFailed
-from cbsurgeon.graph import capture
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model, Provenance
 from tests.checks.arms import Broken, Clock, Product, Slow
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cbsurgeon.checks import latency_sweep
-from cbsurgeon.checks.latency import Benchmark, Process
-from cbsurgeon.checks.latency_sweep import Sweep, place, sweep
-from cbsurgeon.checks.latency_verdict import conclude
+from cbsurgeon.checks.latency import sweeping as latency_sweep
+from cbsurgeon.checks.latency.result import Benchmark, Process
+from cbsurgeon.checks.latency.sweeping import Sweep, place, sweep
+from cbsurgeon.checks.latency.verdict import conclude
 
 
 def result(factor: float, batch: int = 1) -> Benchmark:

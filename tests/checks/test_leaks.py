@@ -11,7 +11,8 @@ from torch import nn
 
 from cbsurgeon.checks.leaks import Leak, future_leak, padding_leak
 from cbsurgeon.errors import CheckFailed, SurgeryError, UsageError
-from cbsurgeon.graph import capture, inspect
+from cbsurgeon.graph import inspect
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import insert_module, insert_program, plan
 

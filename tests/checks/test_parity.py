@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.checks import parity_policy as policy
 from cbsurgeon.checks import verify
-from cbsurgeon.checks.parity_inputs import LARGE_MAGNITUDE
+from cbsurgeon.checks.parity import tolerance as policy
+from cbsurgeon.checks.parity.inputs import LARGE_MAGNITUDE
 from cbsurgeon.deploy import export_onnx
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError
-from cbsurgeon.graph import capture
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from tests.checks import faults
 from tests.deploy import networks

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cbsurgeon.checks.latency_compare import GROUPS, PROCESSES
-from cbsurgeon.checks.statistics import (
+from cbsurgeon.checks.latency.comparison import GROUPS, PROCESSES
+from cbsurgeon.checks.latency.statistics import (
     BLOCKS,
     ONE_PROCESS_FLOOR,
     Estimate,

@@ -89,7 +89,7 @@ def test_a_roofline_needs_something_inserted(plain: Path) -> None:
 
 def test_devices_on_the_command_line_are_those_that_are_known() -> None:
     """They stand there as text, since reading them would import torch."""
-    from cbsurgeon.checks.roofline import NAMES
+    from cbsurgeon.checks.cost.roofline import NAMES
     from cbsurgeon.cli.audit import HARDWARE
 
     assert tuple(HARDWARE.split(",")) == tuple(NAMES)

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from cbsurgeon import graph, surgery
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 
 CLASSES = 10
@@ -72,4 +73,4 @@ def edited(name: str, position: str = "end", op: str = "cb", layers: str = "uppe
 @cache
 def program(name: str, position: str = "end", op: str = "cb", layers: str = "upper") -> graph.Program:
     """The captured form of :func:`edited`."""
-    return graph.capture(edited(name, position, op, layers))
+    return capture(edited(name, position, op, layers))

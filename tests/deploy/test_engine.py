@@ -11,8 +11,9 @@ import onnx
 import pytest
 import torch
 
-from cbsurgeon.deploy import BuildOptions, Export, build_engine, export, export_onnx, open_runtime, tensorrt_package
+from cbsurgeon.deploy import BuildOptions, Export, build_engine, export, export_onnx, open_runtime
 from cbsurgeon.deploy.manifest import beside, require_trusted
+from cbsurgeon.deploy.tensorrt import package as tensorrt_package
 from cbsurgeon.errors import CBSurgeonError, ExportError, InputFileError, MissingPackage, OutputFileError, UsageError
 from tests.deploy import networks
 

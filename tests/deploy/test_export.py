@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.deploy import Export, export, export_onnx, onnx_file, open_runtime, read_metadata
+from cbsurgeon.deploy import Export, export, export_onnx, open_runtime, read_metadata
+from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.errors import CaptureError, ExportError, InputFileError, MissingPackage, OutputFileError, UsageError
-from cbsurgeon.graph import capture
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from tests.deploy import networks
 

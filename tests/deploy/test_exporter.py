@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from cbsurgeon.checks import verify
 from cbsurgeon.deploy import export_onnx
-from cbsurgeon.deploy.attention import with_four_axes
-from cbsurgeon.deploy.onnx_einsum import lowercase
-from cbsurgeon.graph import capture
+from cbsurgeon.deploy.onnx.attention import with_four_axes
+from cbsurgeon.deploy.onnx.einsum import lowercase
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 
 onnx = pytest.importorskip("onnx", reason="files are read back with onnx")

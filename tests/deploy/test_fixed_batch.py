@@ -13,7 +13,8 @@ import torch
 from cbsurgeon.checks import bench, verify
 from cbsurgeon.deploy import export, export_onnx
 from cbsurgeon.errors import CheckFailed, UsageError
-from cbsurgeon.graph import capture, inspect
+from cbsurgeon.graph import inspect
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import insert_program, plan
 from tests.deploy import networks

@@ -8,8 +8,9 @@ from torch import nn
 
 from cbsurgeon.deploy import fold
 from cbsurgeon.deploy.casting import in_float64
-from cbsurgeon.deploy.pattern import broadcasts
-from cbsurgeon.graph import Program, capture
+from cbsurgeon.deploy.folding.pattern import broadcasts
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from tests.deploy import networks
 

@@ -14,7 +14,7 @@ from torch import nn
 from cbsurgeon import graph, surgery
 from cbsurgeon.checks import verify
 from cbsurgeon.deploy import build_engine, export_onnx, open_runtime
-from cbsurgeon.deploy.onnx_file import PROTOBUF_LIMIT
+from cbsurgeon.deploy.onnx.file import PROTOBUF_LIMIT
 from cbsurgeon.models.model import Model
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from cbsurgeon.deploy import BACKENDS, RuntimeSpec, export_onnx, open_runtime, s
 from cbsurgeon.deploy.runtimes.onnx_session import check_placement
 from cbsurgeon.deploy.runtimes.torch_runtimes import EagerRuntime
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError
-from cbsurgeon.graph import capture
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from tests.deploy import networks
 

@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.graph import Inspection, Program, capture, inspect_program
+from cbsurgeon.graph import Inspection, Program, inspect_program
+from cbsurgeon.graph.capture import capture
 from tests.graph.networks import CASES
 
 

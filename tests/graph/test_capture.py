@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cbsurgeon.errors import CaptureError
-from cbsurgeon.graph import Program, capture, inspect
-from cbsurgeon.graph.capturing import two_samples
+from cbsurgeon.graph import Program, inspect
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.whole import two_samples
 from cbsurgeon.models.model import Model
 from tests.graph.networks import CASES
 from tests.graph.parts import Block, Mlp, Stack
@@ -351,7 +352,7 @@ def test_a_model_is_not_run_where_only_its_structure_is_read(monkeypatch: pytest
     def never(*_: object) -> None:
         raise AssertionError("the model was compared")
 
-    monkeypatch.setattr("cbsurgeon.graph.capturing.compare", never)
+    monkeypatch.setattr("cbsurgeon.graph.capture.whole.compare", never)
     capture(Model(Attending().eval(), (sample(),)), check=False)
     with pytest.raises(AssertionError, match="compared"):
         capture(Model(Attending().eval(), (sample(),)))

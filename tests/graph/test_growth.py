@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.graph import Program, capture, inspect_program
+from cbsurgeon.graph import Program, inspect_program
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from tests.graph.networks_branches import ParallelBlock, ScaledResidualBlock
 from tests.graph.networks_forms import Branch, Spelled

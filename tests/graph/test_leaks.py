@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
-from cbsurgeon.graph import Inspection, capture, inspect
-from cbsurgeon.graph.execute import values
+from cbsurgeon.graph import Inspection, inspect
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import plan
 from tests.graph.expectations import WIDTH

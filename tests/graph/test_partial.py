@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import Inspection, inspect
-from cbsurgeon.graph.partial import capture_parts
+from cbsurgeon.graph.capture.parts import capture_parts
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import Operator
 from cbsurgeon.surgery import insert_, insert_module, insert_program, plan, remove

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from cbsurgeon.graph import capture
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.inspection import inspect
-from cbsurgeon.graph.substitution import call_with
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import insert_module, insert_program, plan
 

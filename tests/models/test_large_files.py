@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from cbsurgeon import models, verbs
 from cbsurgeon.errors import InputFileError, OutputFileError
-from cbsurgeon.models import files, fitting, portions, saving, stream
+from cbsurgeon.models import fitting, saving
 from cbsurgeon.models.builders import weightless
-from cbsurgeon.models.checkpoint import open_checkpoint
+from cbsurgeon.models.files import mapped as portions
+from cbsurgeon.models.files import reading as files
+from cbsurgeon.models.files import streaming as stream
+from cbsurgeon.models.files.checkpoint import open_checkpoint
 from cbsurgeon.models.seed import fixed_seed
 
 SMALL: dict[str, dict[str, Any]] = {

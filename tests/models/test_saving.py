@@ -16,7 +16,7 @@ from torch import nn
 from cbsurgeon import models
 from cbsurgeon.errors import CBSurgeonError, OutputFileError, UsageError
 from cbsurgeon.models import Model, Provenance
-from cbsurgeon.models.metadata import Metadata, read
+from cbsurgeon.models.files.metadata import Metadata, read
 from cbsurgeon.version import __version__
 
 ROOT = Path(__file__).parents[2]

@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from cbsurgeon.checks.cost import Audit, Count, Inserted, Tally
-from cbsurgeon.checks.latency import Benchmark, Process
-from cbsurgeon.checks.parity_result import Bisection, BlockGap, Row, Side, Tolerance, Verification
-from cbsurgeon.checks.roofline import roofline
+from cbsurgeon.checks.cost.counts import Audit, Count, Inserted, Tally
+from cbsurgeon.checks.cost.roofline import roofline
+from cbsurgeon.checks.latency.result import Benchmark, Process
+from cbsurgeon.checks.parity.result import Bisection, BlockGap, Row, Side, Tolerance, Verification
 from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
 from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use
 

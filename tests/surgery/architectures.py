@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.graph import Inspection, Program, capture
+from cbsurgeon.graph import Inspection, Program
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model, Provenance
 

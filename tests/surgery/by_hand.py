@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.block import Site
-from cbsurgeon.graph.execute import flat_inputs
+from cbsurgeon.graph.capture.execution import flat_inputs
 
 Formula = Callable[[Tensor], Tensor]
 """What an operator does to [samples, tokens, channels] in double precision."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
-from cbsurgeon.graph import Inspection, capture
+from cbsurgeon.graph import Inspection
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import insert_module, insert_program, plan

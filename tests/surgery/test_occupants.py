@@ -13,8 +13,9 @@ from torch import nn
 
 import cbsurgeon as cbs
 from cbsurgeon.errors import NothingMatched, SurgeryError
-from cbsurgeon.graph import Inspection, capture
+from cbsurgeon.graph import Inspection
 from cbsurgeon.graph.block import POSITIONS
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.graph.occupants import occupants
 from cbsurgeon.models.model import Model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.errors import NothingMatched, SurgeryError
-from cbsurgeon.graph import capture
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.graph.occupants import ON_OUTPUT
 from cbsurgeon.models.model import Model

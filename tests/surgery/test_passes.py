@@ -9,7 +9,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.infra.pass_manager import PassManager
 
 from cbsurgeon.errors import SurgeryError
-from cbsurgeon.graph.execute import flat_inputs
+from cbsurgeon.graph.capture.execution import flat_inputs
 from cbsurgeon.graph.program import wrap
 from cbsurgeon.surgery import InsertPass, plan
 from cbsurgeon.surgery.program import rewrite

@@ -150,7 +150,7 @@ class TestTwice:
 
     @pytest.mark.parametrize("second", ["cb", "cb_s"])
     def test_when_rewriting(self, second: str) -> None:
-        from cbsurgeon.graph import capture
+        from cbsurgeon.graph.capture import capture
 
         edited = insert_program(architectures.as_program(NAME), recipe(layers="1"))
         with pytest.raises(SurgeryError, match="CB-SURGERY-03"):

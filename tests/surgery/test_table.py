@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.errors import CBSurgeonError, SurgeryError
-from cbsurgeon.graph import Inspection, capture
+from cbsurgeon.graph import Inspection
 from cbsurgeon.graph.block import POSITIONS
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import Recipe, insert_module, insert_program, plan, remove
 from tests.surgery import architectures, arms, by_hand, own

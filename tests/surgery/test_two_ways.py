@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cbsurgeon.errors import NothingMatched, SurgeryError
-from cbsurgeon.graph import Inspection, Program, capture
+from cbsurgeon.graph import Inspection, Program
 from cbsurgeon.graph.block import POSITIONS
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import Recipe, insert_module, insert_program, plan, remove

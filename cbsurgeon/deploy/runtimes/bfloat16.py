@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cbsurgeon.deploy import onnx_file
+from cbsurgeon.deploy.onnx import file as onnx_file
 
 # Operators that only move values need no rounding of their own.
 _MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Concat", "Gather", "Expand", "Identity", "Split"}

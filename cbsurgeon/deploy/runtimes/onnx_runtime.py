@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from cbsurgeon.deploy import onnx_file
 from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.runtimes.cuda_graph import WARM_RUNS
 from cbsurgeon.deploy.runtimes.onnx_session import (
     cannot_run,

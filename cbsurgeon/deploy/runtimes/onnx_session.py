@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cbsurgeon.deploy import onnx_file
+from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.runtimes.runtime import require_cuda
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError, missing
 

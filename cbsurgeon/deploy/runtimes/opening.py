@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from cbsurgeon.deploy.clock import Progress
-from cbsurgeon.deploy.folding import fold
+from cbsurgeon.deploy.folding.folds import fold
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
 from cbsurgeon.errors import UsageError
-from cbsurgeon.graph import Program, capture
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 
 Target = Model | Program | str | Path
@@ -103,11 +104,11 @@ def stage(spec: RuntimeSpec, folder: Path, *, name: str = "model", progress: Pro
         return spec
     model, program = _model_and_program(spec.target)
     if backend == "tensorrt":
-        from cbsurgeon.deploy.tensorrt import export_engine
+        from cbsurgeon.deploy.tensorrt.building import export_engine
 
         made = export_engine(model, folder / f"{name}.engine", fold=spec.fold, program=program, progress=progress)
     else:
-        from cbsurgeon.deploy.onnx import export_onnx
+        from cbsurgeon.deploy.onnx.exporting import export_onnx
 
         made = export_onnx(model, folder / f"{name}.onnx", fold=spec.fold, program=program, progress=progress)
     return replace(spec, target=made.path)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbsurgeon.deploy import manifest, onnx_file
+from cbsurgeon.deploy import manifest
 from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
-from cbsurgeon.deploy.tensorrt_package import TensorRT, find, logger
+from cbsurgeon.deploy.tensorrt.package import TensorRT, find, logger
 from cbsurgeon.errors import InputFileError, UsageError
 
 _WARM_RUNS = 3

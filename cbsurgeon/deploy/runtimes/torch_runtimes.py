@@ -16,7 +16,7 @@ from cbsurgeon.deploy.runtimes.cuda_graph import record
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
-from cbsurgeon.graph.capturing import output_names, refuse_training
+from cbsurgeon.graph.capture.whole import output_names, refuse_training
 from cbsurgeon.models.model import Model
 
 

@@ -1,7 +1,7 @@
 """``mod:package.module:factory``: a function of the user's own that returns a model.
 
 The user's code runs, as it would under ``python -c``; a *file* that names such a factory is not enough to run it
-(see :func:`cbsurgeon.models.checkpoint.Checkpoint.trusted_architecture`).
+(see :func:`cbsurgeon.models.files.checkpoint.Checkpoint.trusted_architecture`).
 """
 
 from __future__ import annotations

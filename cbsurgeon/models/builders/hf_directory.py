@@ -11,9 +11,11 @@ from typing import Any
 from torch import nn
 
 from cbsurgeon.errors import InputFileError, UsageError, missing
-from cbsurgeon.models import files, metadata, safetensors_file
 from cbsurgeon.models.builders import transformers
 from cbsurgeon.models.builders.options import checked, reason
+from cbsurgeon.models.files import metadata
+from cbsurgeon.models.files import reading as files
+from cbsurgeon.models.files import safetensors as safetensors_file
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference
 

@@ -1,0 +1,144 @@
+"""The audit: counts of one or two models, inserted operators by their closed form."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from cbsurgeon.checks.cost.counts import Audit, Count, Tally
+from cbsurgeon.checks.cost.inserted import Group, groups
+from cbsurgeon.checks.cost.nodes import NodeCost, Sizes, batch_symbols, blocks, node_costs
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.models.model import Model
+
+_WEIGHT_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+def audit(a: Model, b: Model | None = None, *, batch: int = 1, progress: Callable[[str], None] | None = None) -> Audit:
+    """Count parameters, arithmetic and bytes of A, and of B beside it.
+
+    Args:
+        a, b: models; B is usually A with operators inserted.
+        batch: batch size the counts are for.
+        progress: told which model is being counted.
+
+    Raises:
+        CaptureError: a model cannot be captured.
+    """
+    counts = []
+    for model in (a, b):
+        if model is not None:
+            if progress:
+                progress(f"counting {model.provenance.reference}")
+            counts.append(count(model, batch=batch))
+    return Audit(counts[0], counts[1] if len(counts) > 1 else None, batch, _dtype(a))
+
+
+def count(model: Model, *, batch: int = 1, program: Program | None = None) -> Count:
+    """Count one model.
+
+    Args:
+        model: the model.
+        batch: batch size.
+        program: its captured program, where the caller has it already.
+
+    Raises:
+        CaptureError: the model cannot be captured.
+    """
+    captured = program or capture(model, check=False)
+    exported = captured.exported
+    weights = frozenset(spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind in _WEIGHT_KINDS)
+    costs = list(node_costs(exported.graph_module, Sizes(batch_symbols(exported.graph_module.graph, batch)), weights))
+    found = groups(model, exported)
+    return _summed(_reference(model), costs, found, parameters(model, exported), batch)
+
+
+def _reference(model: Model) -> str:
+    """The reference with the operators inserted since."""
+    names = [str(recipe.get("op", "")) for recipe in model.recipes]
+    return " + ".join([model.provenance.reference, *filter(None, names)])
+
+
+def parameters(model: Model, exported: ExportedProgram) -> dict[str, int]:
+    """Name → values of every parameter, one that is shared under several names counted at the first."""
+    held: Iterable[tuple[str, torch.Tensor]]
+    if model.module is not None:
+        held = model.module.named_parameters()
+    else:
+        state = exported.state_dict
+        held = ((name, state[name]) for name in exported.graph_signature.parameters)
+    seen: set[int] = set()
+    values: dict[str, int] = {}
+    for name, tensor in held:
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            values[name] = tensor.numel()
+    return values
+
+
+def _summed(
+    reference: str, costs: list[NodeCost], found: tuple[Group, ...], values: Mapping[str, int], batch: int
+) -> Count:
+    """Add up nodes and parameters; nodes of an inserted operator give way to its closed form."""
+    owner = {name: group for group in found for name in group.nodes}
+    inserted = [group.inserted(costs, batch) for group in found]
+    block_of = dict(zip((cost.name for cost in costs), blocks([cost.stack for cost in costs]), strict=True))
+    by_block: dict[str, Tally] = defaultdict(Tally)
+    by_operator: dict[str, Tally] = defaultdict(Tally)
+    calls: Counter[str] = Counter()
+    for cost in costs:
+        if cost.kind == "counted":
+            by_block[block_of[cost.name]] += Tally()  # keeps graph order, inserted operators included
+        if cost.kind != "counted" or cost.name in owner:
+            continue
+        part = Tally(0, cost.flops, cost.operations, cost.bytes)
+        by_block[block_of[cost.name]] += part
+        by_operator[cost.operator] += part
+        calls[cost.operator] += 1
+    for group, item in zip(found, inserted, strict=True):
+        part = replace(item.tally, params=0)
+        by_block[block_of[group.nodes[0]]] += part
+        by_operator[item.op] += item.tally
+        calls[item.op] += item.calls
+    _place_parameters(values, by_block)
+    total = sum(by_block.values(), Tally())
+    return Count(
+        reference,
+        total,
+        dict(by_block),
+        dict(by_operator),
+        dict(calls),
+        _listed(costs, "uncounted", owner),
+        _listed(costs, "free", owner),
+        tuple(inserted),
+        sum(cost.weights for cost in costs),
+    )
+
+
+def _place_parameters(values: Mapping[str, int], by_block: dict[str, Tally]) -> None:
+    """Add each parameter to the longest block path it lies in, or to its top-level module."""
+    for name, size in values.items():
+        parts = name.split(".")
+        paths = [".".join(parts[:depth]) for depth in range(len(parts) - 1, 0, -1)]
+        block = next((path for path in paths if path in by_block), parts[0] if len(parts) > 1 else "(model)")
+        by_block[block] = by_block.get(block, Tally()) + Tally(params=size)
+
+
+def _listed(costs: list[NodeCost], kind: str, owner: Mapping[str, Group]) -> dict[str, int]:
+    return dict(Counter(cost.operator for cost in costs if cost.kind == kind and cost.name not in owner).most_common())
+
+
+def _dtype(model: Model) -> str:
+    tensors: Iterable[torch.Tensor] = ()
+    if model.module is not None:
+        tensors = model.module.parameters()
+    elif model.program is not None:
+        tensors = model.program.parameters()
+    kinds = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor.is_floating_point())
+    return kinds.most_common(1)[0][0] if kinds else "float32"

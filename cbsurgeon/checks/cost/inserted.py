@@ -1,0 +1,134 @@
+"""Which nodes of a graph belong to an inserted operator, and what that operator costs by its closed form."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from torch import fx, nn
+from torch.export import ExportedProgram
+
+from cbsurgeon.checks.cost.counts import Inserted, Tally
+from cbsurgeon.checks.cost.nodes import NodeCost, Sizes, batch_symbols, module_stack
+from cbsurgeon.graph.occupants import MARK
+from cbsurgeon.models.model import Model
+from cbsurgeon.operators import Operator
+
+
+@dataclass(frozen=True)
+class Group:
+    """The nodes of one operator.
+
+    Attributes:
+        path: module path of the operator.
+        kind: its class.
+        nodes: names of its nodes, in graph order.
+        calls: how often it runs in one forward pass.
+        tokens, channels: size of the tensor it works on, for one image.
+        parameters: trainable values it owns.
+        options: what it was built with.
+    """
+
+    path: str
+    kind: type[Operator]
+    nodes: tuple[str, ...]
+    calls: int
+    tokens: int
+    channels: int
+    parameters: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def inserted(self, costs: list[NodeCost], batch: int) -> Inserted:
+        """Its cost: arithmetic by the closed form where it states one, bytes as its nodes move them."""
+        names = set(self.nodes)
+        own = [cost for cost in costs if cost.name in names]
+        try:
+            closed = self.kind.cost(self.tokens, self.channels, **self.options)
+            flops, operations = (count * batch * self.calls for count in (closed.paper, closed.flops))
+            formula = closed.formula
+        except NotImplementedError:  # a user's own operator
+            flops, operations = sum(cost.flops for cost in own), sum(cost.operations for cost in own)
+            formula = "no closed form: counted node by node"
+        tally = Tally(self.parameters, flops, operations, sum(cost.bytes for cost in own))
+        return Inserted(self.path, self.kind.name, self.tokens, self.channels, self.calls, tally, formula)
+
+
+def groups(model: Model, exported: ExportedProgram) -> tuple[Group, ...]:
+    """The inserted operators of a program, in graph order.
+
+    A node belongs to an operator when an operator class stands in its module stack; that holds for operators that
+    ran as child modules and for those written into the program.
+    """
+    classes = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _subclasses(Operator)}
+    members: dict[tuple[str, type[Operator]], list[fx.Node]] = defaultdict(list)
+    for node in exported.graph_module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        for path, name in module_stack(node).items():
+            if name in classes:
+                members[path, classes[name]].append(node)
+                break
+    sizes = Sizes(batch_symbols(exported.graph_module.graph, 1))
+    return tuple(_group(model, path, kind, nodes, sizes) for (path, kind), nodes in members.items())
+
+
+def _subclasses(kind: type[Operator]) -> Iterator[type[Operator]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _subclasses(below)
+
+
+def _group(model: Model, path: str, kind: type[Operator], nodes: list[fx.Node], sizes: Sizes) -> Group:
+    inside = set(nodes)
+    exits = [node for node in nodes if any(user not in inside for user in node.users)]
+    shape = sizes.shape(exits[-1].meta["val"])
+    module = _module_at(model, path)
+    token_axes, channel_axis = _axes(module, nodes, len(shape))
+    tokens = prod(shape[axis] for axis in token_axes)
+    own = sum(parameter.numel() for parameter in module.parameters()) if module is not None else _vectors(nodes)
+    names = tuple(node.name for node in nodes)
+    return Group(path, kind, names, len(exits), tokens, shape[channel_axis], own, _options(module, nodes))
+
+
+def _options(module: Operator | None, nodes: list[fx.Node]) -> Mapping[str, Any]:
+    """What it was built with: the module knows, or the mark of its nodes in a program."""
+    if module is not None:
+        return module.options()
+    return dict(_mark(nodes).get("options", {}))
+
+
+def _mark(nodes: list[fx.Node]) -> Mapping[str, Any]:
+    """What was written on its nodes when they were put into a program."""
+    return next((mark for node in nodes if (mark := (node.meta.get("custom") or {}).get(MARK))), {})
+
+
+def _module_at(model: Model, path: str) -> Operator | None:
+    found: nn.Module | None = model.module
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, Operator) else None
+
+
+def _axes(module: Operator | None, nodes: list[fx.Node], rank: int) -> tuple[tuple[int, ...], int]:
+    """Token axes and channel axis: from the module, from the mark of its nodes, else from its mean over the tokens."""
+    if module is not None:
+        return module.token_axes, module.channel_axis
+    mark = _mark(nodes)
+    if "token_axes" in mark:
+        return tuple(mark["token_axes"]), int(mark["channel_axis"])
+    for node in nodes:
+        dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        if getattr(node.target, "_schema", None) and node.target._schema.name in ("aten::mean", "aten::sum"):  # type: ignore[union-attr]
+            token_axes = tuple(axis % rank for axis in dims)
+            return token_axes, next(axis for axis in range(rank - 1, 0, -1) if axis not in token_axes)
+    return tuple(range(1, rank - 1)), rank - 1
+
+
+def _vectors(nodes: list[fx.Node]) -> int:
+    """Values of the parameters that only these nodes read."""
+    inside = set(nodes)
+    own = {source for node in nodes for source in node.all_input_nodes if source.op == "placeholder"}
+    return sum(prod(source.meta["val"].shape) for source in own if set(source.users) <= inside)

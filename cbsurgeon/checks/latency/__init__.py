@@ -1,0 +1,1 @@
+"""Latency: timing two models against each other."""

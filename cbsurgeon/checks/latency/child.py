@@ -1,0 +1,107 @@
+"""One fresh measuring process: reads a task from a folder, says how far it is, leaves the answer in the folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from cbsurgeon.checks.environment import environment, reset_peak, resident_bytes
+from cbsurgeon.checks.latency.comparison import WARM_SHARE, Answer, Factory, Task, Timed
+from cbsurgeon.checks.latency.device import memory_in_use
+from cbsurgeon.checks.latency.sampling import ROTATION, WARM_SECONDS, Pace, groups_within, sample, warm_up
+from cbsurgeon.errors import CBSurgeonError
+
+Progress = Callable[[str], None]
+
+
+def main(place: Path) -> None:
+    """Do the task of a folder."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
+    progress = _channel()
+    task: Task = pickle.loads((place / "task").read_bytes())  # written by the process that started us
+    try:
+        answer: Answer | CBSurgeonError = answered(task, progress, (place / "stop").exists)
+    except CBSurgeonError as error:
+        answer = error
+    unfinished = place / "answer.part"
+    unfinished.write_bytes(pickle.dumps(answer))
+    unfinished.replace(place / "answer")
+
+
+def answered(task: Task, progress: Progress, stopped: Callable[[], bool]) -> Answer:
+    """Build A, B and the control arm, warm up, sample."""
+    left = math.inf if task.deadline is None else task.deadline - time.time()
+    progress("building")
+    timed, peak = _build(task)
+    arms = [item.timing() for item in timed]
+    progress("warming up")
+    per_call = warm_up(arms, min(WARM_SECONDS, WARM_SHARE * left))
+    start = time.perf_counter()
+    left = 0.0 if task.deadline is None else task.deadline - time.time()
+    groups = task.groups or max(groups_within(per_call, task.min_sample, left), len(ROTATION))
+    pace = Pace(task.min_sample, groups, None if task.deadline is None else start + left, fewest=len(ROTATION))
+    samples = sample(arms, pace, per_call, progress=progress, stopped=stopped)
+    seconds = time.perf_counter() - start
+    stamp = {**environment(), "clock": timed[0].clock}
+    for item in timed:
+        item.close()
+    return Answer(replace(samples, peak_memory=peak), seconds, stamp)
+
+
+def _build(task: Task) -> tuple[list[Timed], tuple[int | None, int | None]]:
+    """A, B, control, the one at ``index`` first; and the memory that first one took when it was built and run."""
+    factories = (task.a, task.b, task.a)
+    first = task.index % len(factories)
+    built: dict[int, Timed] = {}
+    peaks: dict[int, int | None] = {}
+    for step in range(len(factories)):
+        place = (first + step) % len(factories)
+        highest = _meter(factories[place])
+        built[place] = factories[place]()
+        built[place].call()
+        built[place].synchronize()
+        if step == 0:
+            peaks[0 if place == 2 else place] = highest()
+    return [built[place] for place in range(3)], (peaks.get(0), peaks.get(1))
+
+
+def _meter(factory: Factory) -> Callable[[], int | None]:
+    """Tells the bytes taken since now, at most: of the device where the factory computes on one, else of this process.
+
+    Libraries keep device memory they once had, so that what is in use after a call is the most that was.
+    """
+    on_device = memory_in_use(getattr(factory, "device", "cpu"))
+    if on_device is not None:
+        first = on_device()
+        return lambda: on_device() - first
+    before, can = resident_bytes(), reset_peak()
+
+    def highest() -> int | None:
+        most = resident_bytes(peak=True)
+        return most - before if can and before is not None and most is not None else None
+
+    return highest
+
+
+def _channel() -> Progress:
+    """Say things on the real standard output, and send whatever libraries print there to standard error."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(message: str) -> None:
+        channel.write(json.dumps({"progress": message}) + "\n")
+        channel.flush()
+
+    return say
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""Parity: whether two models compute the same outputs, and where they part."""

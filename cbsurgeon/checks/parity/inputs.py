@@ -1,0 +1,138 @@
+"""What two sides are compared on: generated batches, one of large magnitude, or the user's own arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.errors import UsageError
+from cbsurgeon.graph import Program
+
+# A power of two, so that scaling is exact. Large enough that a float16 sum over a few hundred tokens overflows where it
+# is not accumulated in float32, small enough that a correct float16 model of normalised inputs does not.
+LARGE_MAGNITUDE = 64.0
+
+GENERATED, LARGE = "generated", "large"
+
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Inputs for one comparison.
+
+    Attributes:
+        label: ``generated``, ``large`` or the name of the user's file.
+        batch: number of samples.
+        tensors: input name → tensor.
+    """
+
+    label: str
+    batch: int
+    tensors: Mapping[str, Tensor]
+
+    def first(self, count: int, batch_axes: Mapping[str, int]) -> dict[str, Tensor]:
+        """The first samples of it."""
+        return {
+            name: tensor.narrow(batch_axes[name], 0, min(count, self.batch)) if name in batch_axes else tensor
+            for name, tensor in self.tensors.items()
+        }
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where inputs come from when nothing is given.
+
+    Attributes:
+        program: a captured model, whose example shows what valid inputs look like.
+        ports: names, types and dims, when there is only a file.
+        integers: lowest and highest value of integer inputs, from the file's metadata.
+    """
+
+    program: Program | None
+    ports: tuple[Port, ...]
+    integers: Mapping[str, Sequence[int]]
+
+    @property
+    def batch_axes(self) -> Mapping[str, int]:
+        """Input name → batch axis."""
+        if self.program is not None:
+            return self.program.batch_axes
+        return {port.name: 0 for port in self.ports if port.dims and isinstance(port.dims[0], str)}
+
+    def draw(self, batch: int) -> dict[str, Tensor]:
+        """Inputs of one batch size, the same each time."""
+        if self.program is not None:
+            return self.program.with_batch(batch, seed=batch)
+        generator = torch.Generator().manual_seed(batch)
+        return {port.name: self._draw(port, batch, generator) for port in self.ports}
+
+    def _draw(self, port: Port, batch: int, generator: torch.Generator) -> Tensor:
+        shape = [batch if isinstance(dim, str) else dim for dim in port.dims]
+        dtype = getattr(torch, port.dtype, torch.float32)
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(dtype)
+        low, high = self.integers.get(port.name, (0, 1))
+        return torch.randint(int(low), int(high) + 1, shape, generator=generator).to(dtype)
+
+
+def feeds(source: Source, batches: Sequence[int], given: Arrays | str | Path | None) -> Iterator[Feed]:
+    """Every set of inputs to compare on.
+
+    Args:
+        source: how to make inputs.
+        batches: batch sizes; generated inputs of each, or the user's samples repeated to each.
+        given: the user's arrays by input name, or an ``.npz`` file of them.
+
+    Raises:
+        UsageError: no or impossible batch sizes (CB-VERIFY-04), or arrays of another name (CB-RUN-01 later).
+        InputFileError: the file cannot be read.
+    """
+    if not batches or min(batches) < 1:
+        raise UsageError(
+            "there is nothing to compare on",
+            code="CB-VERIFY-04",
+            where=f"batches {list(batches)}",
+            do="give batch sizes of 1 and more, such as --batches 1,2,7",
+        )
+    if given is not None:
+        label, arrays = _arrays(given)
+        for batch in batches:
+            yield Feed(label, batch, {name: _rows(value, source, name, batch) for name, value in arrays.items()})
+        return
+    for batch in batches:
+        yield Feed(GENERATED, batch, source.draw(batch))
+    batch = sorted(batches)[min(1, len(batches) - 1)]
+    drawn = source.draw(batch)
+    large = {name: _enlarge(tensor) for name, tensor in drawn.items()}
+    if any(not torch.equal(large[name], drawn[name]) for name in drawn):
+        yield Feed(LARGE, batch, large)
+
+
+def _arrays(given: Arrays | str | Path) -> tuple[str, dict[str, Tensor]]:
+    if isinstance(given, Mapping):
+        return "given", {name: torch.as_tensor(value) for name, value in given.items()}
+    from cbsurgeon.models.files.arrays import read_arrays
+
+    return Path(given).name, {name: torch.from_numpy(value) for name, value in read_arrays(given).items()}
+
+
+def _rows(tensor: Tensor, source: Source, name: str, batch: int) -> Tensor:
+    """The first samples, from the beginning again where there are too few."""
+    axis = source.batch_axes.get(name)
+    if axis is None or not tensor.dim() or not tensor.shape[axis]:
+        return tensor
+    return tensor.index_select(axis, torch.arange(batch) % tensor.shape[axis])
+
+
+def _enlarge(tensor: Tensor) -> Tensor:
+    """Floating values times a large factor; values between 0 and 1 (masks, boxes) and integers as they are."""
+    if not tensor.is_floating_point() or not tensor.numel() or (float(tensor.min()) >= 0 and float(tensor.max()) <= 1):
+        return tensor
+    return tensor * LARGE_MAGNITUDE

@@ -1,0 +1,1 @@
+"""Folding inserted operators into the weights around them."""

@@ -1,0 +1,343 @@
+"""Making inserted Context Broadcasting cheaper, exactly.
+
+``0.5 * x + 0.5 * mean(x)`` with ``x = W z + b`` is ``x' + mean(x')`` with ``x' = (W / 2) z + b / 2``: halving is exact
+in floating point, so two multiplications per site disappear. An operator in front of the last projection (Mid) moves
+behind it first, because an affine map commutes with a convex average of tokens: the mean is then taken over the
+narrow tensor.
+
+Where a linear layer with a bias stands before the operator, two more forms exist for ONNX Runtime, which adds the bias
+in a pass of its own over the tokens when the batch is open (with a fixed one it is part of the product). With
+``u = (W / 2) z``, ``u + (mean(u) + b)`` needs no pass beside that one: what is added per site is a reduction, and an
+addition of one token. Where the residual sum feeds one layer norm only, the mean joins the stream instead of the
+branch, ``(r + mean(u)) + (u + b)``, so that ONNX Runtime still takes the bias into its SkipLayerNormalization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from cbsurgeon.deploy.artifact import FoldedSite
+from cbsurgeon.deploy.folding.pattern import (
+    Broadcast,
+    broadcasts,
+    identity_source,
+    layout_source,
+    operator_of,
+    site_of,
+    value,
+)
+from cbsurgeon.deploy.rewrite import Draft, shaped
+from cbsurgeon.graph import Program
+
+aten = torch.ops.aten
+
+AVERAGE = "token_average"
+"""Last part of the module path of every folded mean."""
+
+_LINEAR = aten.linear.default
+_CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
+_PROJECTIONS = {_LINEAR, *_CONVOLUTIONS}
+
+Rewrite = Callable[[Draft, Broadcast, fx.Node], bool]
+"""Edits an operator after a linear layer, and says whether it could."""
+
+
+def fold(program: Program, *, plainly: bool = False) -> tuple[Program, tuple[FoldedSite, ...]]:
+    """Fold every Context Broadcasting that can be, whoever wrote it.
+
+    Args:
+        program: the captured model; it is not touched.
+        plainly: write ``x + mean(x)`` everywhere, which compilers fuse, instead of the forms ONNX Runtime computes
+            fastest while the batch is open. Where the program's batch is fixed that is done in any case.
+
+    Returns:
+        The edited program, and what was done at each inserted operator, in graph order. When nothing is inserted the
+        program is the one given.
+    """
+    draft = Draft(program)
+    found = list(broadcasts(draft.graph))
+    forms = {} if plainly or not program.batch_axes else _BESIDE_THE_BIAS
+    done = [_fold_one(draft, broadcast, forms) for broadcast in found]
+    others = _other_operators(draft.graph, done)
+    if not any(done):
+        return program, (*done, *others)
+    return draft.finish(), (*done, *others)
+
+
+def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSite, ...]:
+    """Inserted operators that are no plain CB, for the report."""
+    seen = {site.site for site in done}
+    rest: dict[str, str] = {}
+    for node in graph.nodes:
+        name, site = operator_of(node), site_of(node)
+        if name and site not in seen:
+            rest.setdefault(site, name)
+    return tuple(FoldedSite(site, name, reason="it is not the plain average of eq. 1") for site, name in rest.items())
+
+
+def _fold_one(draft: Draft, broadcast: Broadcast, forms: Mapping[str, Rewrite]) -> FoldedSite:
+    moved = _move_behind(draft, broadcast)
+    if moved is not None:
+        broadcast = moved
+    site = broadcast.site
+    projection, reason = _projection_before(draft, broadcast.x)
+    if projection is not None:
+        for form, rewrite in forms.items():
+            if rewrite(draft, broadcast, projection.node):
+                _halve(draft, projection.weights[:1])
+                return FoldedSite(site, "cb", f"last-projection, {form}")
+        _halve(draft, projection.weights)
+        _drop_halves(broadcast)
+        return FoldedSite(site, "cb", "last-projection")
+    scale = _scale_after(draft, broadcast.result)
+    if scale is not None:
+        _halve(draft, (scale,))
+        _drop_halves(broadcast)
+        return FoldedSite(site, "cb", "layer-scale")
+    following = _projections_after(draft, broadcast.result)
+    if following:
+        _halve(draft, following)
+        _drop_halves(broadcast)
+        return FoldedSite(site, "cb", "first-projection")
+    return FoldedSite(site, "cb", reason=reason)
+
+
+def _halve(draft: Draft, names: tuple[str, ...]) -> None:
+    for name in names:
+        draft.replace_weight(name, draft.weights[name].detach() * 0.5)
+
+
+def _drop_halves(broadcast: Broadcast) -> None:
+    """``0.5 * x + 0.5 * mean(x)`` becomes ``x + mean(x)``, in the node that holds the result."""
+    _mark_average(broadcast.reduction)
+    broadcast.result.target = aten.add.Tensor
+    broadcast.result.args = (broadcast.x, broadcast.mean)
+    broadcast.result.kwargs = {}
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """A projection whose output may be halved by halving its weights (the weight first, then the bias)."""
+
+    node: fx.Node
+    weights: tuple[str, ...]
+
+
+def _projection_before(draft: Draft, x: fx.Node) -> tuple[_Projection | None, str]:
+    """The projection whose result reaches ``x`` through operators a factor passes through, read by nobody else."""
+    node, reader_count = x, 2
+    while True:
+        if len(node.users) > reader_count:
+            return None, f"{node.name} has other readers"
+        source = layout_source(node)
+        if source is None:
+            break
+        node, reader_count = source, 1
+    reader = f"{node.name} ({node.target})"
+    if node.op != "call_function" or node.kwargs:
+        return None, f"no projection stands before it, but {reader}"
+    if node.target in _PROJECTIONS:
+        operands = node.args[1:3]
+    elif node.target == aten.addmm.default:
+        operands = (node.args[2], node.args[0])
+    elif node.target == aten.batch_norm.default and node.args[5] is False:
+        operands = node.args[1:3]
+        if not all(isinstance(operand, fx.Node) for operand in operands):
+            return None, f"{reader} has no weight of its own"
+    else:
+        return None, f"{reader} is no projection, so a factor cannot go into its weights"
+    return _own_weights(draft, node, operands)
+
+
+def _own_weights(draft: Draft, node: fx.Node, operands: tuple[Any, ...]) -> tuple[_Projection | None, str]:
+    names = []
+    for operand in operands:
+        if operand is None:
+            continue
+        if not isinstance(operand, fx.Node) or operand.name not in draft.weights:
+            return None, f"the weight of {node.name} is computed in the graph"
+        if len(operand.users) != 1:
+            return None, f"the weight of {node.name} is shared by {len(operand.users)} operators"
+        names.append(operand.name)
+    return _Projection(node, tuple(names)), ""
+
+
+def _single_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _scale_after(draft: Draft, result: fx.Node) -> str | None:
+    """Name of the layer scale that alone reads the result."""
+    user = _single_user(result)
+    while user is not None and identity_source(user) is not None:
+        user = _single_user(user)
+    if user is None or user.target != aten.mul.Tensor:
+        return None
+    for operand in user.args:
+        if isinstance(operand, fx.Node) and operand.name in draft.weights and len(operand.users) == 1:
+            return operand.name
+    return None
+
+
+def _projections_after(draft: Draft, result: fx.Node) -> tuple[str, ...]:
+    """Weights of the projections that are all that reads the result; their biases stay whole."""
+    weights, pending = [], list(result.users)
+    while pending:
+        user = pending.pop()
+        if identity_source(user) is not None:
+            pending += user.users
+            continue
+        operand = user.args[1] if user.target in _PROJECTIONS else None
+        if not isinstance(operand, fx.Node) or operand.name not in draft.weights or len(operand.users) != 1:
+            return ()
+        weights.append(operand.name)
+    return tuple(weights)
+
+
+def _move_behind(draft: Draft, broadcast: Broadcast) -> Broadcast | None:
+    """Move the operator from the input of a projection to its output, where that is the same function."""
+    user = _single_user(broadcast.result)
+    while user is not None and identity_source(user) is not None:
+        user = _single_user(user)
+    if user is None or not _acts_per_token(user, broadcast):
+        return None
+    if value(user).shape[_channel_axis(user)] > value(broadcast.x).shape[_channel_axis(user)]:
+        return None  # the far side is the wide one (the first projection of an MLP)
+    readers = list(user.users)
+    broadcast.result.replace_all_uses_with(broadcast.x)
+    with draft.graph.inserting_after(user):
+        anchor = draft.graph.call_function(aten.alias.default, (user,))
+    with draft.graph.inserting_before(anchor):
+        mean = _mean(draft, user, broadcast)
+        half = draft.call(aten.mul.Tensor, (user, 0.5), value(user), like=broadcast.result)
+        scaled = draft.call(aten.mul.Tensor, (mean, 0.5), value(mean), like=broadcast.result)
+        result = draft.call(aten.add.Tensor, (half, scaled), value(user), like=broadcast.result)
+    draft.graph.erase_node(anchor)
+    for reader in readers:
+        reader.replace_input_with(user, result)
+    _erase_unread(draft.graph, broadcast.result)
+    reduction = broadcast.reduction if mean.target != aten.mean.dim else mean
+    return Broadcast(user, result, mean, reduction, broadcast.axes, (mean, half, scaled, result), broadcast.site)
+
+
+def _channel_axis(projection: fx.Node) -> int:
+    return value(projection).dim() - 1 if projection.target == _LINEAR else 1
+
+
+def _acts_per_token(node: fx.Node, broadcast: Broadcast) -> bool:
+    """Whether a projection maps every token on its own, so that it commutes with the average."""
+    if node.target == _LINEAR:
+        return value(node).dim() - 1 not in broadcast.axes
+    if node.target not in _CONVOLUTIONS or 1 in broadcast.axes or 0 in broadcast.axes:
+        return False
+    weight = node.args[1]
+    padding = node.args[4] if len(node.args) > 4 else 0
+    stride = node.args[3] if len(node.args) > 3 else 1
+    return (
+        isinstance(weight, fx.Node)
+        and all(int(size) == 1 for size in value(weight).shape[2:])
+        and _all_equal(padding, 0)
+        and _all_equal(stride, 1)
+    )
+
+
+def _all_equal(setting: Any, wanted: int) -> bool:
+    return all(item == wanted for item in setting) if isinstance(setting, (list, tuple)) else setting == wanted
+
+
+def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
+    """``r + (x' + mean(x'))`` → ``(r + mean(u)) + (u + b)``, where one layer norm alone reads the sum."""
+    bias = _bias_of(linear)
+    if bias is None or not _same_layout(broadcast.x, linear):
+        return False
+    tail, residual = broadcast.result, _single_user(broadcast.result)
+    while residual is not None and identity_source(residual) is not None:
+        tail, residual = residual, _single_user(residual)
+    if residual is None or residual.target != aten.add.Tensor or residual.kwargs or not _feeds_norm_only(residual):
+        return False
+    stream = residual.args[1] if residual.args[0] is tail else residual.args[0]
+    if not isinstance(stream, fx.Node) or stream is tail or value(stream).shape != value(residual).shape:
+        return False
+    with draft.graph.inserting_before(residual):
+        plain = draft.call(_LINEAR, linear.args[:2], value(linear), like=linear)
+        mean = _mean(draft, plain, broadcast)
+        _mark_average(mean)
+        shifted = draft.call(aten.add.Tensor, (stream, mean), value(stream), like=broadcast.result)
+        whole = draft.call(aten.add.Tensor, (plain, bias), value(linear), like=linear)
+    residual.args = (shifted, whole)
+    _erase_unread(draft.graph, tail)
+    return True
+
+
+def _to_bias_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
+    """``x' + mean(x')`` → ``u + (mean(u) + b)``: the pass that adds the bias adds the mean as well."""
+    bias, result = _bias_of(linear), broadcast.result
+    if bias is None or not _same_layout(broadcast.x, linear):
+        return False
+    with draft.graph.inserting_before(result):
+        plain = draft.call(_LINEAR, linear.args[:2], value(linear), like=linear)
+        mean = _mean(draft, plain, broadcast)
+        _mark_average(mean)
+        shift = draft.call(aten.add.Tensor, (mean, bias), value(mean), like=result)
+        whole = draft.call(aten.add.Tensor, (plain, shift), value(linear), like=linear)
+    result.replace_all_uses_with(whole)
+    _erase_unread(draft.graph, result)
+    return True
+
+
+# In order of preference: additions saved, where the form is possible at all.
+_BESIDE_THE_BIAS: Mapping[str, Rewrite] = {"skip side": _to_skip_side, "bias side": _to_bias_side}
+
+
+def _bias_of(node: fx.Node) -> fx.Node | None:
+    bias = node.args[2] if node.target == _LINEAR and len(node.args) > 2 else None
+    return bias if isinstance(bias, fx.Node) else None
+
+
+def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
+    """Erase a node nobody reads and what only it read; dropout too, which dead-code elimination spares."""
+    if node.users or node.op != "call_function":
+        return
+    operands = node.all_input_nodes
+    graph.erase_node(node)
+    for operand in operands:
+        _erase_unread(graph, operand)
+
+
+def _mean(draft: Draft, x: fx.Node, broadcast: Broadcast) -> fx.Node:
+    """The mean over the operator's axes, accumulated in float32 as the operator does."""
+    like, axes, dtype = broadcast.reduction, list(broadcast.axes), value(x).dtype
+    result = shaped(value(x), [1 if axis in axes else size for axis, size in enumerate(value(x).shape)])
+    if dtype in (torch.float32, torch.float64):
+        return draft.call(aten.mean.dim, (x, axes, True), result, like=like)
+    wide = draft.call(aten.to.dtype, (x, torch.float32), shaped(value(x), dtype=torch.float32), like=like)
+    mean = draft.call(aten.mean.dim, (wide, axes, True), shaped(result, dtype=torch.float32), like=like)
+    return draft.call(aten.to.dtype, (mean, dtype), result, like=like)
+
+
+def _mark_average(reduction: fx.Node) -> None:
+    """Note at a folded mean that it is one, where it survives every exporter: in its module stack."""
+    stack = dict(reduction.meta.get("nn_module_stack") or {})
+    path = str(list(stack.values())[-1][0]) if stack else ""
+    stack[AVERAGE] = (f"{path}.{AVERAGE}" if path else AVERAGE, f"cbsurgeon.deploy.{AVERAGE}")
+    reduction.meta["nn_module_stack"] = stack
+
+
+def _same_layout(x: fx.Node, projection: fx.Node) -> bool:
+    """Whether only operators that change nothing stand between a projection and ``x``."""
+    node: fx.Node | None = x
+    while node is not None and node is not projection:
+        node = identity_source(node)
+    return node is projection
+
+
+def _feeds_norm_only(residual: fx.Node) -> bool:
+    user = _single_user(residual)
+    while user is not None and identity_source(user) is not None:
+        user = _single_user(user)
+    return user is not None and user.target == aten.layer_norm.default

@@ -1,0 +1,1 @@
+"""ONNX files: exporting a captured program, and reading a file back."""

@@ -1,0 +1,97 @@
+"""Attention over more or fewer than four axes, in the four that ONNX exporters know.
+
+``scaled_dot_product_attention`` takes any number of leading axes and treats all of them as batch; ``torch.onnx`` takes
+queries, keys and values of four axes only. The windows of Hiera have five: leading axes are merged before and split
+after. The heads of timm's SAM are folded into the batch, which leaves three: an axis of size one stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from cbsurgeon.deploy.rewrite import Draft, shaped
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.aten import argument, name
+
+RANK = 4
+"""Axes an exported attention has: batch, heads, tokens, channels."""
+
+aten = torch.ops.aten
+
+
+def with_four_axes(program: Program) -> Program:
+    """The program with every attention written over four axes; the same program where all of them are."""
+    if not any(_fits(node) for node in program.exported.graph.nodes):
+        return program
+    draft = Draft(program)
+    for node in [node for node in draft.graph.nodes if _fits(node)]:
+        with draft.graph.inserting_before(node):
+            result = _merged(draft, node) if node.meta["val"].dim() > RANK else _widened(draft, node)
+        node.replace_all_uses_with(result)
+        draft.graph.erase_node(node)
+    return draft.finish()
+
+
+def _fits(node: fx.Node) -> bool:
+    """Another number of axes than four, alike in front, and a mask that can follow."""
+    if node.op != "call_function" or name(node) != "scaled_dot_product_attention":
+        return False
+    values, mask = [_value(operand) for operand in node.args[:3]], _value(argument(node, 3, "attn_mask"))
+    ranks = {0 if value is None else value.dim() for value in values}
+    if ranks == {RANK - 1}:
+        return mask is None or (mask.dim() < RANK and len(node.args) > 3)
+    if len(ranks) != 1 or min(ranks) <= RANK:
+        return False
+    leading = [[str(size) for size in value.shape[: value.dim() - RANK + 1]] for value in values]
+    free = sum(not isinstance(size, int) for size in values[0].shape[: len(leading[0])])
+    return leading.count(leading[0]) == len(leading) and free <= 1 and (mask is None or mask.dim() < RANK)
+
+
+def _value(operand: Any) -> Any:
+    value = operand.meta.get("val") if isinstance(operand, fx.Node) else None
+    return value if isinstance(value, Tensor) else None
+
+
+def _widened(draft: Draft, node: fx.Node) -> fx.Node:
+    """An axis of size one behind the batch."""
+    arguments = list(node.args)
+    for place, operand in enumerate(arguments[:4]):
+        value = _value(operand)
+        if value is not None and value.dim() == RANK - 1:
+            wide = shaped(value, (value.shape[0], 1, *value.shape[1:]))
+            arguments[place] = draft.call(aten.unsqueeze.default, (operand, 1), wide, like=node)
+    value = node.meta["val"]
+    result = _again(draft, node, arguments, (value.shape[0], 1, *value.shape[1:]))
+    return draft.call(aten.squeeze.dim, (result, 1), value, like=node)
+
+
+def _merged(draft: Draft, node: fx.Node) -> fx.Node:
+    """All leading axes but one in one."""
+    value = node.meta["val"]
+    last = value.dim() - RANK
+    operands = []
+    for operand in node.args[:3]:
+        whole = operand.meta["val"]  # type: ignore[union-attr]
+        flat = shaped(whole, _together(whole.shape, last))
+        operands.append(draft.call(aten.flatten.using_ints, (operand, 0, last), flat, like=node))
+    result = _again(draft, node, [*operands, *node.args[3:]], _together(value.shape, last))
+    sizes = [size if isinstance(size, int) else -1 for size in value.shape[: last + 1]]
+    return draft.call(aten.unflatten.int, (result, 0, sizes), value, like=node)
+
+
+def _together(shape: Sequence[Any], last: int) -> tuple[Any, ...]:
+    total = 1
+    for size in shape[: last + 1]:
+        total = total * size
+    return (total, *shape[last + 1 :])
+
+
+def _again(draft: Draft, node: fx.Node, arguments: Sequence[Any], shape: Sequence[Any]) -> fx.Node:
+    """The same attention on other operands."""
+    result: fx.Node = draft.graph.call_function(node.target, tuple(arguments), dict(node.kwargs))  # type: ignore[arg-type]
+    result.meta = {**node.meta, "val": shaped(node.meta["val"], shape)}
+    return result

@@ -1,0 +1,277 @@
+"""Models → ONNX files, through ``torch.onnx`` on the captured program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbsurgeon.deploy.artifact import Export, FoldedSite
+from cbsurgeon.deploy.casting import DTYPES, cast
+from cbsurgeon.deploy.clock import Clock, Progress
+from cbsurgeon.deploy.folding.folds import fold as fold_program
+from cbsurgeon.deploy.onnx import file as onnx_file
+from cbsurgeon.deploy.onnx.attention import with_four_axes
+from cbsurgeon.deploy.onnx.batch import BATCH, fix_batch, name_batch
+from cbsurgeon.deploy.onnx.einsum import spell_in_lowercase
+from cbsurgeon.deploy.onnx.means import write_means_as_products
+from cbsurgeon.deploy.onnx.translation import translated
+from cbsurgeon.errors import ExportError, UsageError, missing
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.models.files import atomic
+from cbsurgeon.models.model import Model
+from cbsurgeon.version import __version__
+
+# 20 is read by every runtime of the last two years and has Gelu as one operator. 23 has Attention as one operator,
+# which needs ONNX Runtime from 2026 on a GPU, or TensorRT 10.14.
+OPSETS = (20, 22, 23)
+DEFAULT_OPSET = 20
+
+# The first operator set whose Conv, and a few more, take bfloat16.
+BFLOAT16_OPSET = 22
+
+
+# What torch.onnx notes at each node beside the module path: it repeats the graph, and the source paths of the
+# machine the file was made on.
+_DROPPED_NOTES = (
+    "pkg.torch.onnx.stack_trace",
+    "pkg.torch.onnx.fx_node",
+    "pkg.torch.onnx.class_hierarchy",
+    "pkg.torch.onnx.original_node_name",
+)
+
+
+def export_onnx(
+    model: Model,
+    path: str | Path,
+    *,
+    opset: int = DEFAULT_OPSET,
+    dtype: str | None = None,
+    fold: bool = True,
+    batch: int | None = None,
+    external_data: bool | None = None,
+    for_tensorrt: bool = False,
+    force: bool = False,
+    program: Program | None = None,
+    progress: Progress | None = None,
+) -> Export:
+    """Write a model as ONNX: batch open and named ``batch``, our names, checked, and complete or absent.
+
+    Args:
+        model: what to export, in evaluation mode.
+        path: the file to write.
+        opset: 20, or 23 (``Attention`` as one operator); bfloat16 needs 22 and gets it.
+        dtype: ``float16`` or ``bfloat16`` for a typed export (means still accumulate in float32); ``None`` keeps
+            the model's own type.
+        fold: put the half of each Context Broadcasting into the model's weights where that is exact.
+        batch: fix the batch at this size; ``None`` leaves it open.
+        external_data: weights in a file beside it; ``None`` does so above 2 GB only.
+        for_tensorrt: write folded operators in the form a fusing compiler likes instead of the one ONNX Runtime likes.
+        force: replace an existing file.
+        program: the captured model, if the caller has it already.
+        progress: told each step.
+
+    Raises:
+        UsageError: an opset or dtype that is not offered (CB-EXPORT-01, CB-EXPORT-02), a batch below 1
+            (CB-EXPORT-08), or one for a model whose batch is fixed already (CB-EXPORT-10).
+        CaptureError: the model cannot be captured.
+        ExportError: the exporter refused (CB-EXPORT-03), the result fails ``onnx.checker`` (CB-EXPORT-04), or the
+            batch is not what was asked for in the file (CB-EXPORT-05). Nothing is written.
+        OutputFileError: the file cannot be written there.
+        MissingPackage: onnx or onnxscript is absent.
+    """
+    _check_arguments(opset, dtype, batch)
+    _import_exporter()
+    target = atomic.check(path, force=force)
+    clock = Clock(progress)
+    prepared, sites = _prepare(model, program, dtype, fold, for_tensorrt or batch is not None, clock)
+    if batch is not None and not prepared.batch_axes:
+        raise UsageError(
+            "the model's batch is fixed already",
+            code="CB-EXPORT-10",
+            where=f"--batch {batch}",
+            why="it was captured without a dynamic batch",
+            do="leave the batch out, or capture the model with a dynamic batch",
+        )
+    if floating_type(prepared) == "bfloat16":
+        opset = max(opset, BFLOAT16_OPSET)
+    with clock("export", f"exporting to ONNX, opset {opset}"):
+        exported = translated(with_four_axes(prepared), opset)
+        if not for_tensorrt and floating_type(prepared) == "float32":
+            write_means_as_products(exported.model)
+        spell_in_lowercase(exported.model)
+        name_batch(exported.model, prepared)
+        if batch is not None:
+            fix_batch(exported.model, batch)
+        _finish(exported.model, _metadata(model, prepared, sites, fold))
+    written = _write(exported, prepared, batch, target, external_data, force, clock)
+    return Export(
+        path=target,
+        format="onnx",
+        dtype=floating_type(prepared),
+        sites=sites,
+        versions=_versions(),
+        seconds=clock.seconds,
+        **written,
+    )
+
+
+def _write(
+    exported: Any,
+    program: Program,
+    batch: int | None,
+    target: Path,
+    external_data: bool | None,
+    force: bool,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Put the file and its data in place once they pass every check; what an :class:`Export` says of the files."""
+    data = f"{target.name}.data"
+    with atomic.bundle(target, force=force, companions=(data,)) as staged:
+        with clock("write", "writing"):
+            exported.save(staged, external_data=external_data)
+        with clock("check", "checking the file"):
+            proto = _read_back(staged, program, batch)
+        inputs, outputs = onnx_file.ports(proto)
+        return {
+            "opset": onnx_file.opset(proto),
+            "bytes": sum(file.stat().st_size for file in staged.parent.iterdir()),
+            "sha256": onnx_file.sha256(staged),
+            "inputs": inputs,
+            "outputs": outputs,
+            "external_data": target.parent / data if (staged.parent / data).exists() else None,
+        }
+
+
+def _check_arguments(opset: int, dtype: str | None, batch: int | None) -> None:
+    if opset not in OPSETS:
+        raise UsageError(
+            f"ONNX opset {opset} is not offered",
+            code="CB-EXPORT-01",
+            where="--opset",
+            why=f"the exports are tested with {', '.join(map(str, OPSETS))}",
+            do=f"use --opset {DEFAULT_OPSET}",
+        )
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(
+            f"unknown dtype {dtype!r}",
+            code="CB-EXPORT-02",
+            where="--dtype",
+            why=f"the typed exports are {', '.join(DTYPES)}",
+            do="leave it out to keep the model's own type",
+        )
+    if batch is not None and batch < 1:
+        raise UsageError(
+            f"a batch of {batch} is none", code="CB-EXPORT-08", where=f"--batch {batch}", do="give 1 or more"
+        )
+
+
+def _import_exporter() -> None:
+    onnx_file.import_onnx()
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise missing("onnxscript", "onnx", "torch.onnx") from error
+
+
+def _prepare(
+    model: Model, program: Program | None, dtype: str | None, fold: bool, plainly: bool, clock: Clock
+) -> tuple[Program, tuple[FoldedSite, ...]]:
+    sites: tuple[FoldedSite, ...] = ()
+    if program is None:
+        with clock("capture", "capturing the model"):
+            program = capture(model)
+    if fold:
+        with clock("fold", "folding"):
+            program, sites = fold_program(program, plainly=plainly)
+    if dtype is not None and dtype != floating_type(program):
+        with clock("cast", f"casting to {dtype}"):
+            program = cast(program, DTYPES[dtype])
+    return program, sites
+
+
+def floating_type(program: Program) -> str:
+    """The floating type most of a program's weights have."""
+    counts: dict[str, int] = {}
+    for tensor in program.exported.state_dict.values():
+        if tensor.is_floating_point():
+            counts[str(tensor.dtype)] = counts.get(str(tensor.dtype), 0) + tensor.numel()
+    return max(counts, key=lambda name: counts[name], default="torch.float32").removeprefix("torch.")
+
+
+def _finish(model: Any, metadata: Mapping[str, Any]) -> None:
+    """Drop what repeats, and write our metadata."""
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph:
+            for note in _DROPPED_NOTES:
+                node.metadata_props.pop(note, None)
+    model.producer_name, model.producer_version = "cbsurgeon", __version__
+    model.metadata_props[onnx_file.METADATA_KEY] = json.dumps(metadata, sort_keys=True)
+
+
+def _metadata(model: Model, program: Program, sites: tuple[FoldedSite, ...], fold: bool) -> dict[str, Any]:
+    source = model.provenance
+    return {
+        "schema": onnx_file.METADATA_SCHEMA,
+        "version": __version__,
+        "recipes": [dict(recipe) for recipe in model.recipes],
+        "provenance": {
+            "reference": source.reference,
+            "architecture": source.architecture,
+            "architecture_options": dict(source.architecture_options),
+            "sha256": source.sha256,
+        },
+        "dtype": floating_type(program),
+        "fold": fold,
+        "sites": [site.to_dict() for site in sites],
+        # A runtime that only has the file can still make valid inputs for token ids and masks.
+        "integer_inputs": {
+            name: [int(tensor.min()), int(tensor.max())]
+            for name, tensor in program.example.items()
+            if not tensor.is_floating_point() and tensor.numel()
+        },
+        "batch_inputs": dict(program.batch_axes),
+    }
+
+
+def _read_back(path: Path, program: Program, batch: int | None) -> Any:
+    """The file as it is on disk, after every check a reader would make."""
+    try:
+        onnx_file.check(path)
+    except Exception as error:
+        raise ExportError(
+            "the exported file fails onnx.checker",
+            code="CB-EXPORT-04",
+            where=path.name,
+            why=" ".join(str(error).split())[:300],
+            do="nothing was written; try the other --opset, and report this with the model's name",
+        ) from error
+    proto = onnx_file.load(path)
+    inputs, _ = onnx_file.ports(proto)
+    dims, wanted = {port.name: port.dims for port in inputs}, batch or BATCH
+    other = [name for name, axis in program.batch_axes.items() if dims.get(name, (0,) * 9)[axis] != wanted]
+    if other:
+        raise ExportError(
+            "the exported file has another batch",
+            code="CB-EXPORT-05",
+            where=f"inputs {', '.join(f'{name} {list(dims.get(name, ()))}' for name in other)}",
+            why=f"axis 0 should read {wanted!r}",
+            do="nothing was written; update torch and onnxscript",
+        )
+    return proto
+
+
+def _versions() -> dict[str, str]:
+    import onnx
+    import onnxscript
+
+    return {
+        "cbsurgeon": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxscript": onnxscript.__version__,
+    }

@@ -1,0 +1,1 @@
+"""TensorRT engines: building one from an ONNX file."""

@@ -1,0 +1,310 @@
+"""ONNX files and models → TensorRT engines, with ``tensorrt`` 10, 11 or ``tensorrt_rtx``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbsurgeon.deploy import manifest
+from cbsurgeon.deploy.artifact import Export, Port
+from cbsurgeon.deploy.clock import Clock, Progress
+from cbsurgeon.deploy.onnx import file as onnx_file
+from cbsurgeon.deploy.onnx.exporting import DEFAULT_OPSET, export_onnx
+from cbsurgeon.deploy.tensorrt.monitor import Cancellation, monitor
+from cbsurgeon.deploy.tensorrt.package import TensorRT, find, logger
+from cbsurgeon.errors import ExportError, UsageError
+from cbsurgeon.graph import Program
+from cbsurgeon.models.files import atomic
+from cbsurgeon.models.model import Model
+from cbsurgeon.version import __version__
+
+Batch = tuple[int, int, int]
+DEFAULT_BATCH: Batch = (1, 8, 64)
+DEFAULT_WORKSPACE = 4 << 30
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build an engine.
+
+    Attributes:
+        batch: smallest, most common and largest batch the engine serves.
+        package: ``tensorrt`` or ``tensorrt_rtx``; ``None`` takes what fits this machine.
+        workspace: bytes of GPU memory a layer may use for scratch.
+        targets: compute capabilities to build for (``SM86`` ...; TensorRT-RTX only), empty for the package's default.
+        timing_cache: file of measured kernels to read and extend (``tensorrt`` only).
+        level: the builder's optimization level, 0 to 5.
+    """
+
+    batch: Batch = DEFAULT_BATCH
+    package: str | None = None
+    workspace: int = DEFAULT_WORKSPACE
+    targets: tuple[str, ...] = ()
+    timing_cache: Path | None = None
+    level: int | None = None
+
+    @property
+    def only_batch(self) -> int | None:
+        """The one batch size the engine serves, ``None`` where it serves several."""
+        return self.batch[0] if self.batch[0] == self.batch[2] else None
+
+
+def export_engine(
+    model: Model,
+    path: str | Path,
+    *,
+    options: BuildOptions | None = None,
+    opset: int = DEFAULT_OPSET,
+    dtype: str | None = None,
+    fold: bool = True,
+    force: bool = False,
+    program: Program | None = None,
+    progress: Progress | None = None,
+) -> Export:
+    """Build an engine from a model, by way of a temporary ONNX file.
+
+    Raises:
+        CBSurgeonError: as :func:`cbsurgeon.deploy.onnx.exporting.export_onnx` and :func:`build_engine`.
+    """
+    options = options or BuildOptions()
+    find(options.package)
+    target = atomic.check(path, force=force)
+    with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
+        middle = Path(folder) / (target.stem + ".onnx")
+        made = export_onnx(
+            model, middle, opset=opset, dtype=dtype, fold=fold, batch=options.only_batch, for_tensorrt=True,
+            program=program, progress=progress,
+        )  # fmt: skip
+        built = build_engine(middle, target, options=options, force=force, progress=progress)
+    return replace(built, sites=made.sites, seconds={**made.seconds, **built.seconds})
+
+
+def build_engine(
+    onnx: str | Path,
+    path: str | Path,
+    *,
+    options: BuildOptions | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Export:
+    """Build an engine from an ONNX file: types as in the file, TF32 off, a manifest beside it.
+
+    Args:
+        onnx: the model; its inputs' batch is the symbolic dim, everything else fixed.
+        path: the engine to write; the manifest is ``path`` plus ``.json``.
+        options: batch profile, package, limits.
+        force: replace existing files.
+        progress: told each phase; it may raise to stop the build.
+
+    Raises:
+        UsageError: a batch profile that is not ``min <= opt <= max`` (CB-ENGINE-06), a target or timing cache the
+            package does not take (CB-ENGINE-07, CB-ENGINE-08).
+        InputFileError: the ONNX file cannot be read.
+        ExportError: the parser refused a node (CB-ENGINE-09), the build failed (CB-ENGINE-10) or was cancelled
+            (CB-ENGINE-11). Nothing is written.
+        MissingPackage: no TensorRT is installed.
+    """
+    options, source = options or BuildOptions(), Path(onnx)
+    trt = find(options.package)
+    _check_options(options, trt)
+    target = atomic.check(path, force=force, inputs=(source,))
+    clock = Clock(progress)
+    proto = onnx_file.load(source)
+    inputs, outputs = onnx_file.ports(proto)
+    log = logger(trt)
+    builder = _builder(trt, log)
+    with clock("parse", f"reading the model into {trt.name} {trt.version}"):
+        network = builder.create_network(_network_flags(trt))
+        parser = trt.module.OnnxParser(network, log)
+        if not parser.parse_from_file(str(source)):
+            raise _parser_error(parser, proto, source)
+    config = _config(trt, builder, options, inputs)
+    with clock("build", f"building the engine with {trt.name} {trt.version}"):
+        plan = _build(trt, builder, network, config, log, progress)
+    facts = _facts(trt, options, source, proto, inputs, outputs)
+    written = _write(target, plan, facts, source, force)
+    _save_timing_cache(config, options)
+    metadata = onnx_file.metadata_of(proto, source) or {}
+    return Export(
+        path=target,
+        format="engine",
+        opset=onnx_file.opset(proto),
+        dtype=str(metadata.get("dtype") or onnx_file.floating(inputs)),
+        bytes=int(plan.nbytes),
+        sha256=written,
+        inputs=inputs,
+        outputs=outputs,
+        batch=options.batch,
+        manifest=manifest.beside(target),
+        versions={"cbsurgeon": __version__, "torch": torch.__version__, trt.name: trt.version},
+        seconds=clock.seconds,
+    )
+
+
+def _check_options(options: BuildOptions, trt: TensorRT) -> None:
+    low, best, high = options.batch
+    if not 1 <= low <= best <= high:
+        raise UsageError(
+            "the batch profile is not in order",
+            code="CB-ENGINE-06",
+            where=f"--batch {low},{best},{high}",
+            why="an engine serves from a smallest over a most common to a largest batch",
+            do="such as --batch 1,8,64",
+        )
+    unknown = [target for target in options.targets if target not in trt.targets]
+    if unknown:
+        raise UsageError(
+            f"{trt.name} {trt.version} cannot build for {', '.join(unknown)}",
+            code="CB-ENGINE-07",
+            where="--target",
+            why=f"its targets are {', '.join(trt.targets)}" if trt.targets else "it builds for the GPU it runs on",
+            do="leave the target out" + (" to build for every one" if trt.targets else ""),
+        )
+    if options.timing_cache is not None and trt.rtx:
+        raise UsageError(
+            "TensorRT-RTX takes no timing cache",
+            code="CB-ENGINE-08",
+            where=str(options.timing_cache),
+            why="it measures nothing while building; setting a cache would only demand a GPU",
+            do="leave it out",
+        )
+
+
+def _builder(trt: TensorRT, log: Any) -> Any:
+    try:
+        return trt.module.Builder(log)
+    except Exception as error:
+        raise ExportError(
+            f"{trt.name} could not start its builder",
+            code="CB-ENGINE-10",
+            why="; ".join(log.errors[-2:]) or str(error),
+            do="it needs an NVIDIA GPU and driver; without one, install tensorrt-rtx",
+        ) from error
+
+
+def _network_flags(trt: TensorRT) -> int:
+    """Strong typing: on by nature since TensorRT 11, a flag before."""
+    flag = getattr(trt.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _config(trt: TensorRT, builder: Any, options: BuildOptions, inputs: Sequence[Port]) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.module.MemoryPoolType.WORKSPACE, options.workspace)
+    config.profiling_verbosity = trt.module.ProfilingVerbosity.DETAILED
+    if hasattr(trt.module.BuilderFlag, "TF32"):
+        config.clear_flag(trt.module.BuilderFlag.TF32)
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    if options.targets:
+        config.num_compute_capabilities = len(options.targets)
+        for index, target in enumerate(options.targets):
+            config.set_compute_capability(getattr(trt.module.ComputeCapability, target), index)
+    if options.timing_cache is not None:
+        known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+    profile = builder.create_optimization_profile()
+    for port in inputs:
+        profile.set_shape(port.name, *(_shape(port, size) for size in options.batch))
+    if config.add_optimization_profile(profile) < 0:
+        raise ExportError("the builder refused the batch profile", code="CB-ENGINE-10", where=str(options.batch))
+    return config
+
+
+def _shape(port: Port, batch: int) -> tuple[int, ...]:
+    """Dims at one batch size; the only free dim there may be is the batch, first in its place."""
+    free = {dim for dim in port.dims if isinstance(dim, str)}
+    if len(free) > 1:
+        raise ExportError(
+            "an input has more than one free dimension",
+            code="CB-ENGINE-10",
+            where=str(port),
+            why="the batch profile fixes one",
+            do="export the model with every other size fixed",
+        )
+    return tuple(batch if isinstance(dim, str) else dim for dim in port.dims)
+
+
+def _parser_error(parser: Any, proto: Any, source: Path) -> ExportError:
+    """The first thing the parser could not read: which node, and which part of the model that came from."""
+    error = parser.get_error(0) if parser.num_errors else None
+    name = error.node_name() if error is not None else ""
+    node = next((node for node in proto.graph.node if node.name == name), None) if name else None
+    block = onnx_file.module_path({item.key: item.value for item in node.metadata_props}) if node is not None else ""
+    place = f"node {name} ({error.node_operator()})" if error is not None and name else str(source)
+    return ExportError(
+        "the TensorRT parser cannot read this model",
+        code="CB-ENGINE-09",
+        where=place + (f", in {block}" if block else ""),
+        why=" ".join(error.desc().split())[:300] if error is not None else "it gave no reason",
+        do="export with the other --opset, or replace that operation",
+    )
+
+
+def _build(trt: TensorRT, builder: Any, network: Any, config: Any, log: Any, progress: Progress | None) -> Any:
+    cancellation = Cancellation()
+    config.progress_monitor = monitor(trt, progress, cancellation)
+    with cancellation.on_interrupt():
+        plan = builder.build_serialized_network(network, config)
+    if cancellation.error is not None:
+        raise cancellation.error
+    if cancellation.requested:
+        raise ExportError(
+            "the engine build was cancelled",
+            code="CB-ENGINE-11",
+            why="an interrupt arrived",
+            do="nothing was written; run it again to build",
+        )
+    if plan is None:
+        raise ExportError(
+            f"{trt.name} {trt.version} could not build the engine",
+            code="CB-ENGINE-10",
+            why=" ".join("; ".join(log.errors[-2:]).split())[:400] or "it gave no reason",
+            do="a smaller --batch maximum, or more --workspace, often helps",
+        )
+    return plan
+
+
+def _facts(
+    trt: TensorRT,
+    options: BuildOptions,
+    source: Path,
+    proto: Any,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+) -> dict[str, Any]:
+    metadata = onnx_file.metadata_of(proto, source) or {}
+    return {
+        "package": {"name": trt.name, "version": trt.version},
+        "versions": {"cbsurgeon": __version__, "torch": torch.__version__},
+        "targets": list(options.targets),
+        "batch": list(options.batch),
+        "workspace": options.workspace,
+        "tf32": False,
+        "onnx": {"name": source.name, "sha256": onnx_file.sha256(source), "opset": onnx_file.opset(proto)},
+        "inputs": [port.to_dict() for port in inputs],
+        "outputs": [port.to_dict() for port in outputs],
+        "model": {key: metadata.get(key) for key in ("dtype", "recipes", "provenance", "sites", "integer_inputs")},
+    }
+
+
+def _write(target: Path, plan: Any, facts: dict[str, Any], source: Path, force: bool) -> str:
+    note = manifest.beside(target)
+    with atomic.bundle(target, force=force, inputs=(source,), companions=(note.name,)) as staged:
+        staged.write_bytes(plan)
+        digest = onnx_file.sha256(staged)
+        engine = {"name": target.name, "bytes": int(plan.nbytes), "sha256": digest}
+        manifest.write(staged.with_name(note.name), {**facts, "engine": engine})
+    return digest
+
+
+def _save_timing_cache(config: Any, options: BuildOptions) -> None:
+    if options.timing_cache is None:
+        return
+    with atomic.output(options.timing_cache, force=True) as staged:
+        staged.write_bytes(config.get_timing_cache().serialize())

@@ -1,0 +1,99 @@
+"""Watching a long engine build, and stopping it on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from cbsurgeon.deploy.clock import Progress
+from cbsurgeon.deploy.tensorrt.package import TensorRT
+
+
+class Cancellation:
+    """Whether the build should stop, and why.
+
+    Attributes:
+        requested: true once it should.
+        error: what the progress callback raised, if that is the reason.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.error: BaseException | None = None
+        self._wakeup: int | None = None
+
+    def poll(self) -> bool:
+        """Look for an interrupt that arrived while the builder holds the main thread."""
+        if self._wakeup is not None and not self.requested:
+            with contextlib.suppress(BlockingIOError):
+                self.requested = signal.SIGINT in os.read(self._wakeup, 64)
+        return self.requested
+
+    @contextlib.contextmanager
+    def on_interrupt(self) -> Iterator[None]:
+        """Turn Ctrl-C into a request for the time of a build; only the main thread receives signals.
+
+        The interpreter runs signal handlers between its own instructions only, and a builder may stay in native code
+        for minutes, so the interrupt is read from the file descriptor that the native handler writes.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._wakeup, written = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(written, False)
+        old_handler = signal.signal(signal.SIGINT, self._interrupted)
+        old_wakeup = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(old_wakeup)
+            signal.signal(signal.SIGINT, old_handler)
+            os.close(self._wakeup)
+            os.close(written)
+            self._wakeup = None
+
+    def _interrupted(self, *_: object) -> None:
+        self.requested = True
+
+
+def monitor(trt: TensorRT, progress: Progress | None, cancellation: Cancellation) -> Any:
+    """A progress monitor that says each outermost phase and its share, and stops the build on request."""
+
+    class Watched(trt.module.IProgressMonitor):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            trt.module.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+            self.depth: dict[str, int] = {}
+            self.told = ""
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = max(num_steps, 1)
+            self.depth[phase_name] = self.depth.get(parent_phase, 0) + 1 if parent_phase else 0
+            self._tell(phase_name, 0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._tell(phase_name, step + 1)
+            return not cancellation.poll()
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.steps.pop(phase_name, None)
+
+        def _tell(self, phase: str, step: int) -> None:
+            if progress is None or self.depth.get(phase, 0) > 1 or cancellation.requested:
+                return
+            tenth = 10 * step // self.steps.get(phase, 1)
+            text = f"building the engine: {phase.lower()}, {10 * tenth} %"
+            if text == self.told:
+                return
+            self.told = text
+            try:
+                progress(text)
+            except BaseException as error:  # it must not unwind through the builder's own frames
+                cancellation.error, cancellation.requested = error, True
+
+    return Watched()

@@ -1,0 +1,1 @@
+"""Attention in a graph: scores, causal and padding masks, the class token."""

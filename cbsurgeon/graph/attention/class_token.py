@@ -1,0 +1,316 @@
+"""Which token of a stream is the class token, proved on the graph.
+
+A class token is a learned vector, one position long, that is put beside the tokens (``cat``, or written over a part of
+them) and that is read out by itself somewhere (``x[:, 0]``). A token at the same place that lacks either (the first
+patch of a mixer, BERT's ``[CLS]``, which is a word like any other, a register that nobody reads) is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from torch import fx
+
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.table import Dim
+from cbsurgeon.graph.block import Block, Site
+from cbsurgeon.graph.branches.steps import operands, step
+from cbsurgeon.graph.reader import Found, Reading
+
+FIRST = 8
+"""How many positions from the front are tried, beside the last: prefixes seen are up to five tokens long."""
+
+_FAR = 4000
+_MOVED = frozenset({"roll", "flip", "sort", "cumsum"})
+
+
+class Spot(NamedTuple):
+    """One position along one axis of one tensor; ``placed`` once the walk has come through a ``cat``."""
+
+    node: fx.Node
+    axis: int
+    position: int
+    placed: bool = False
+
+
+def proved(reading: Reading, groups: Sequence[Sequence[Found]], blocks: Sequence[Block]) -> list[Block]:
+    """The blocks with the position of the class token at every site that has one.
+
+    Args:
+        reading: what was read from the program.
+        groups: the occurrences of every block.
+        blocks: the blocks, in the order of ``groups``.
+    """
+    tokens = ClassTokens(reading.flow)
+    if not tokens.read_out:
+        return list(blocks)
+    nodes = {node.name: node for node in reading.flow.order}
+
+    def marked(site: Site, group: Sequence[Found]) -> Site:
+        if len(site.token_axes) != 1:
+            return site
+        pairs = zip(site.uses, group, strict=True)
+        found = {_position(tokens, reading.flow, site, nodes[use.value], one.branch.total) for use, one in pairs}
+        return replace(site, class_token=found.pop()) if len(found) == 1 else site
+
+    return [
+        replace(block, sites={position: marked(site, group) for position, site in block.sites.items()})
+        for block, group in zip(blocks, groups, strict=True)
+    ]
+
+
+def _position(tokens: ClassTokens, flow: Flow, site: Site, value: fx.Node, total: fx.Node) -> int | None:
+    """The class token of a site's tensor; at the End, that of the stream it is added to token by token."""
+    (axis,) = site.token_axes
+    found = tokens.position(value, axis, site.tokens)
+    if found is None and site.position == "end" and flow.table.sizes(total) == flow.table.sizes(value):
+        return tokens.position(total, axis, site.tokens)
+    return found
+
+
+class ClassTokens:
+    """Learned tokens of one graph.
+
+    Attributes:
+        read_out: the learned vectors, as put beside the tokens, that are read by themselves somewhere.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._known: dict[Spot, fx.Node | None] = {}
+        self.read_out = {origin for spot in self._reads() if (origin := self.origin(spot)) is not None}
+
+    def position(self, node: fx.Node, axis: int, tokens: int) -> int | None:
+        """The first position along an axis that holds a class token."""
+        tried: dict[int, None] = dict.fromkeys((*range(min(FIRST, tokens)), tokens - 1))
+        return next((place for place in tried if self.origin(Spot(node, axis, place)) in self.read_out), None)
+
+    def origin(self, spot: Spot) -> fx.Node | None:
+        """The learned vector that a position of a tensor holds, after whatever was done to it token by token."""
+        if spot in self._known:
+            return self._known[spot]
+        self._known[spot] = None
+        self._known[spot] = self._origin(spot)
+        return self._known[spot]
+
+    def _origin(self, spot: Spot) -> fx.Node | None:
+        flow = self._flow
+        for _ in range(_FAR):
+            node = spot.node
+            if node not in flow.table.dims:
+                return None
+            if not flow.is_activation(node):
+                single = spot.placed and flow.table.sizes(node)[spot.axis] == 1
+                return _vector(node) if single else None
+            terms = operands(flow, node)
+            if len(terms) > 1:
+                found = (self.origin(spot._replace(node=term)) for term in terms if flow.is_activation(term))
+                return next((origin for origin in found if origin is not None), None)
+            before = self._before(spot)
+            if before is None:
+                return None
+            spot = before
+        return None
+
+    def _before(self, spot: Spot) -> Spot | None:
+        """The same position one step upstream."""
+        node, axis = spot.node, spot.axis
+        flow, name = self._flow, aten.name(node)
+        if name in ("cat", "concat", "concatenate"):
+            return self._part(spot)
+        if name == "slice_scatter":
+            return self._written(spot)
+        if name in _MOVED or name in aten.POOL:
+            return None
+        sources = [source for source in aten.tensors(node) if flow.is_activation(source)]
+        if name in ("slice", "narrow", "select") or (name == "getitem" and aten.value(node) is not None):
+            return self._cut(spot)
+        if name in aten.CROP or not sources:
+            return None
+        if name in aten.LAYOUT:
+            return self._along(spot, sources[0])
+        if node in flow.projections:
+            return self._along(spot, flow.projections[node][0])
+        if name == "scaled_dot_product_attention":
+            return spot._replace(node=sources[0]) if axis == len(flow.of(node)) - 2 else None
+        if name in aten.MATMUL and len(sources) == 2:
+            last = len(flow.of(node)) - axis  # 2: a row of the first factor, 1: a column of the second
+            return spot._replace(node=sources[2 - last]) if last in (1, 2) else None
+        up = step(flow, node)
+        if up is not None and up.kind in ("norm", "dropout", "scale", "activation"):
+            return self._same(spot, up.source)
+        return self._same(spot, sources[0]) if name in aten.ELEMENTWISE else None
+
+    def _same(self, spot: Spot, source: fx.Node) -> Spot | None:
+        """A step that keeps every axis, as far as broadcasting leaves the source all positions."""
+        flow = self._flow
+        if source not in flow.table.dims:
+            return None
+        axis = spot.axis - len(flow.of(spot.node)) + len(flow.of(source))
+        if axis < 0 or flow.table.sizes(source)[axis] != flow.table.sizes(spot.node)[spot.axis]:
+            return None
+        return spot._replace(node=source, axis=axis)
+
+    def _along(self, spot: Spot, source: fx.Node) -> Spot | None:
+        """A step that moves axes, or makes new ones: the token axis is looked for in the source by its identity."""
+        flow = self._flow
+        if source not in flow.table.dims:
+            return None
+        if len(flow.of(spot.node)[spot.axis]) == 0:  # an axis of one position has no identity
+            return self._same(spot, source) if len(flow.of(source)) == len(flow.of(spot.node)) else None
+        wanted = self._identity(flow.of(spot.node)[spot.axis])
+        places = [place for place, dim in enumerate(flow.of(source)) if self._identity(dim) == wanted]
+        return spot._replace(node=source, axis=places[0]) if len(places) == 1 else None
+
+    def _identity(self, dim: Dim) -> tuple[tuple[int, int], ...]:
+        return tuple((factor.size, self._flow.table.root(factor.axis)) for factor in dim)
+
+    def _part(self, spot: Spot) -> Spot | None:
+        """The operand of a concatenation that a position comes from."""
+        flow, node = self._flow, spot.node
+        parts = aten.argument(node, 0, "tensors")
+        where = aten.argument(node, 1, "dim", 0)
+        if not isinstance(parts, list | tuple) or not isinstance(where, int):
+            return None
+        if where % len(flow.of(node)) != spot.axis:
+            return None
+        position = spot.position
+        for part in parts:
+            if not isinstance(part, fx.Node) or part not in flow.table.dims:
+                return None
+            size = flow.table.sizes(part)[spot.axis]
+            if position < size:
+                return Spot(part, spot.axis, position, True)
+            position -= size
+        return None
+
+    def _written(self, spot: Spot) -> Spot | None:
+        """``x[:, :1] = token``: from what was written, or from what it was written over."""
+        node = spot.node
+        base, written = node.args[0], node.args[1]
+        bounds = _bounds(node, 2, self._flow.table.sizes(node))
+        if (
+            bounds is None
+            or bounds[0] != spot.axis
+            or not isinstance(base, fx.Node)
+            or not isinstance(written, fx.Node)
+        ):
+            return None
+        _, start, stop = bounds
+        if start <= spot.position < stop:
+            return Spot(written, spot.axis, spot.position - start, True)
+        return spot._replace(node=base)
+
+    def _cut(self, spot: Spot) -> Spot | None:
+        """Before a slice, a selection, or a part of a split."""
+        taken = cut(self._flow, spot.node)
+        if taken is None:
+            return None
+        source, where, start, gone = taken
+        if gone:
+            return spot._replace(node=source, axis=spot.axis + (spot.axis >= where))
+        if where != spot.axis:
+            return spot._replace(node=source)
+        return spot._replace(node=source, position=spot.position + start)
+
+    def _reads(self) -> Iterator[Spot]:
+        """Every place where one position of one axis is taken out."""
+        flow = self._flow
+        for node in flow.order:
+            if node.op != "call_function" or not flow.is_activation(node) or node not in flow.table.dims:
+                continue
+            if aten.name(node) not in ("slice", "narrow", "select", "getitem"):
+                continue
+            taken = cut(flow, node)
+            if taken is None or taken.source not in flow.table.dims:
+                continue
+            alone = taken.gone or flow.table.sizes(node)[taken.axis] == 1
+            if alone and flow.table.sizes(taken.source)[taken.axis] > 1:
+                yield Spot(taken.source, taken.axis, taken.start)
+
+
+class Cut(NamedTuple):
+    """A piece of an axis: where it starts in the source, and whether the axis is gone."""
+
+    source: fx.Node
+    axis: int
+    start: int
+    gone: bool
+
+
+def cut(flow: Flow, node: fx.Node) -> Cut | None:
+    """What a slice, a selection or a part of a split takes; ``None`` for anything that picks in strides or by index."""
+    name = aten.name(node)
+    source = node.args[0]
+    if not isinstance(source, fx.Node):
+        return None
+    if name == "getitem":
+        return _split(flow, source, node.args[1])
+    if source not in flow.table.dims:
+        return None
+    sizes = flow.table.sizes(source)
+    if name == "select":
+        where, index = aten.argument(node, 1, "dim"), aten.argument(node, 2, "index")
+        if not isinstance(where, int) or not isinstance(index, int):
+            return None
+        return Cut(source, where % len(sizes), index % sizes[where], True)
+    if name == "narrow":
+        where, start = aten.argument(node, 1, "dim"), aten.argument(node, 2, "start")
+        if not isinstance(where, int) or not isinstance(start, int):
+            return None
+        return Cut(source, where % len(sizes), start % sizes[where], False)
+    bounds = _bounds(node, 1, sizes)
+    return Cut(source, bounds[0], bounds[1], False) if bounds is not None else None
+
+
+def _split(flow: Flow, pieces: fx.Node, index: object) -> Cut | None:
+    name = aten.name(pieces)
+    if name not in ("split", "split_with_sizes", "chunk", "tensor_split", "unbind") or not isinstance(index, int):
+        return None
+    source = aten.tensors(pieces)[0]
+    where = aten.argument(pieces, 1 if name == "unbind" else 2, "dim", 0)
+    if not isinstance(where, int) or source not in flow.table.dims:
+        return None
+    axis = where % len(flow.of(source))
+    if name == "unbind":
+        return Cut(source, axis, index, True)
+    values = pieces.meta["val"]
+    sizes = [flow.table.size(value.shape[axis]) for value in values]
+    return Cut(source, axis, sum(sizes[: index % len(sizes)]), False)
+
+
+def _bounds(node: fx.Node, first: int, sizes: Sequence[int]) -> tuple[int, int, int] | None:
+    """Axis, start and stop of a slice with stride 1, its arguments beginning with argument ``first``."""
+    where = aten.argument(node, first, "dim", 0)
+    start = aten.argument(node, first + 1, "start")
+    stop = aten.argument(node, first + 2, "end")
+    if not isinstance(where, int) or aten.argument(node, first + 3, "step", 1) != 1:
+        return None
+    size = sizes[where]
+    low = 0 if start is None else start
+    high = size if stop is None else stop
+    if not isinstance(low, int) or not isinstance(high, int):
+        return None
+    low, high, _ = slice(low, high).indices(size)
+    return where % len(sizes), low, high
+
+
+def _vector(node: fx.Node) -> fx.Node:
+    """The parameter behind an expanded learned vector, so that two readings of it are one; else the node itself."""
+    current = node
+    while current.op == "call_function" and len(aten.tensors(current)) == 1:
+        (source,) = aten.tensors(current)
+        if aten.value(source) is None or _values(source) > _values(current):
+            break
+        current = source
+    return current
+
+
+def _values(node: fx.Node) -> float:
+    value = aten.value(node)
+    sizes = [] if value is None else [size if isinstance(size, int) else math.inf for size in value.shape]
+    return math.prod(sizes)

@@ -1,0 +1,230 @@
+"""Which input says what is padding, how, and for which tokens: read off the graph and proved on the part of it that
+makes the mask.
+
+A mask is tied to the keys of an attention by trying: inputs whose every position has a pattern of its own are sent
+through the nodes between the input and the scores, and exactly the keys at those positions must come out hidden. That
+shows the polarity and that position ``k`` of the mask is key ``k``, whatever arithmetic or indexing stands between. The
+keys are tied to the tokens of a block by the axis they share, which is followed through the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx
+
+from cbsurgeon.graph.attention.scores import Scores, find_scores, raw_inputs
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
+from cbsurgeon.graph.block import Mask, Site
+from cbsurgeon.graph.capture.execution import values
+from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.reader import Found, Reading
+from cbsurgeon.operators.masking import CLOSED, VALID, Valid
+
+LOWERED = 40.0
+"""A score this far below the largest of its row gets a weight of e^-40, below the rounding of every number type."""
+
+ANYWHERE = "*"
+"""In place of a stack: the keys of an attention outside any stack could not be recognised as anybody's tokens."""
+
+
+@dataclass(frozen=True)
+class Tie:
+    """What hides the keys of one attention.
+
+    Attributes:
+        stack: the stack the attention belongs to; empty where it is no branch of one.
+        inputs: inputs that reach its mask.
+        keys: the axis of its keys.
+        mask: the input that hides keys, proved; ``None`` where that fails.
+        why: why it fails.
+    """
+
+    stack: str
+    inputs: tuple[str, ...]
+    keys: Dim
+    mask: Mask | None
+    why: str = ""
+
+
+def ties(program: Program, reading: Reading, members: Iterable[tuple[str, Found]], *, run: bool) -> list[Tie]:
+    """What hides the keys wherever something does.
+
+    Args:
+        program: the captured program.
+        reading: what was read from it.
+        members: stack and occurrence of every attention.
+        run: whether the program can be run (its parameters hold values).
+    """
+    raw = raw_inputs(reading.flow)
+    known: dict[object, tuple[Mask | None, str]] = {}
+    found: list[Tie] = []
+    stacks = {node: stack for stack, attention in members for node in attention.branch.between.nodes}
+    for one in find_scores(reading.flow, reading.flow.order):
+        names = sorted(frozenset[str]().union(*(raw.get(mask, frozenset()) for mask in one.masks)))
+        if not names or not one.keys:
+            continue
+        same = (one.masks, one.steps)
+        if same not in known:
+            known[same] = _prove(program, reading.flow, one, names) if run else (None, "the model has no weights")
+        found.append(Tie(stacks.get(one.node, ""), tuple(names), one.keys, *known[same]))
+    return found
+
+
+def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[Tie]) -> Mask | str:
+    """The input that says which tokens of a site are padding, or why it is not known; empty where nothing hides any.
+
+    Args:
+        flow: axis factors of the graph.
+        site: the place.
+        value: its tensor.
+        stack: the stack of its block.
+        found: what hides keys anywhere in the program.
+    """
+    dims = flow.of(value)
+    across = [dims[axis] for axis in site.token_axes]
+    own = [tie for tie in found if tie.stack in (stack, ANYWHERE) or (not tie.stack and _of_any(flow, tie, across))]
+    if not own:
+        return ""
+    if len(site.token_axes) != 1:
+        return f"its tokens lie along {len(site.token_axes)} axes, and a mask along one"
+    if len(site.batch_axes) != 1 or [factor.axis for factor in dims[site.batch_axes[0]]] != [BATCH]:
+        return "samples share an axis with something else there"
+    near = [tie for tie in own if _same(flow, tie.keys, across[0])]
+    if not near:
+        hiding = ", ".join(dict.fromkeys(name for tie in own for name in tie.inputs))
+        return f"{hiding} hides keys that are not these tokens, or not all of them"
+    masks = list(dict.fromkeys(tie.mask for tie in near))
+    if len(masks) > 1 or masks[0] is None:
+        return next((tie.why for tie in near if tie.mask is None), "its attentions take different masks")
+    return masks[0]
+
+
+def placed(flow: Flow, found: Sequence[Tie], tensors: Iterable[tuple[Site, fx.Node]]) -> list[Tie]:
+    """The ties, those of no stack whose keys are nobody's tokens put down to every stack: they may be about any.
+
+    Args:
+        flow: axis factors of the graph.
+        found: what hides keys.
+        tensors: every site and its tensor.
+    """
+    tokens = [flow.of(value)[axis] for site, value in tensors for axis in site.token_axes]
+    return [tie if tie.stack or _of_any(flow, tie, tokens) else replace(tie, stack=ANYWHERE) for tie in found]
+
+
+def _of_any(flow: Flow, tie: Tie, tokens: Iterable[Dim]) -> bool:
+    return any(_same(flow, tie.keys, one) for one in tokens)
+
+
+def _same(flow: Flow, keys: Dim, tokens: Dim) -> bool:
+    """One axis, whole: the same identity, and nothing was cut off or added in between."""
+    if not (len(keys) == len(tokens) == 1):
+        return False
+    return flow.table.root(keys[0].axis) == flow.table.root(tokens[0].axis) and keys[0].size == tokens[0].size
+
+
+def _prove(program: Program, flow: Flow, one: Scores, names: Sequence[str]) -> tuple[Mask | None, str]:
+    """Try every meaning of the only input that reaches a mask."""
+    if len(names) != 1:
+        return None, f"the mask is made from several inputs ({', '.join(names)})"
+    name = names[0]
+    given = next(node for node in flow.order if node.name == name)
+    dims = flow.of(given)
+    if name not in program.batch_axes or [factor.axis for factor in dims[0]] != [BATCH]:
+        return None, f"{name} does not have the samples along its first axis, free in number"
+    rows = any(dims[1:-1])
+    if len(dims) < 2 or len(dims[-1]) != 1 or (rows and not _rows_alike(program, name)):
+        where = f" of {program.prefix}" if program.prefix else ""
+        return None, f"{name}{where} of shape [{_shape(given)}] does not hold one value per sample and token"
+    codes = _codes(dims[-1][0].size)
+    dtype = program.example[name].dtype
+    for valid in VALID if dtype.is_floating_point else VALID[:2]:
+        if _is_written(program.example[name], valid) and _means(program, flow, one, name, valid, codes):
+            return Mask(name, valid, rows=rows), ""
+    return (
+        None,
+        f"hiding a token by {name} does not hide just the key at its place: it is of another resolution, or mixed",
+    )
+
+
+def _rows_alike(program: Program, name: str) -> bool:
+    """Whether a mask that the model itself makes for one of its parts hides something, and that from every query."""
+    mask = program.example[name]
+    rows = mask.reshape(len(mask), -1, mask.shape[-1])
+    return bool(program.prefix) and bool((rows == rows[:, :1]).all()) and bool((rows != rows[..., :1]).any())
+
+
+def _is_written(example: Tensor, valid: Valid) -> bool:
+    """Whether an example could be a mask of this meaning: a mask of ones that is subtracted from scores would hide
+    keys if it held large numbers, but it does not."""
+    if valid == "open":
+        return bool(((example == 0) | (example < CLOSED)).all())
+    return bool(((example == 0) | (example == 1)).all())
+
+
+def _codes(tokens: int) -> Tensor:
+    """``[samples, tokens]``: every token has a pattern of its own over the samples, and is hidden in half of them."""
+    number = torch.arange(tokens)
+    ones = [(number >> bit) % 2 == 1 for bit in range(max(1, (tokens - 1).bit_length()))]
+    return torch.stack([row for one in ones for row in (one, ~one)])
+
+
+def _means(program: Program, flow: Flow, one: Scores, name: str, valid: Valid, codes: Tensor) -> bool:
+    """Whether an input of this meaning hides exactly the keys at the places of the tokens it hides."""
+    like = program.example[name]
+    before = _hidden(program, flow, one, name, _written(torch.ones_like(codes[:2]), valid, like))
+    # Two samples at a time: the scores of a long sequence are large.
+    return all(
+        _follows(before, _hidden(program, flow, one, name, _written(pair, valid, like)), ~pair)
+        for pair in (codes[i : i + 2] for i in range(0, len(codes), 2))
+    )
+
+
+def _written(pattern: Tensor, valid: Valid, like: Tensor) -> Tensor:
+    """A pattern of tokens as a mask of some meaning, shaped like the example."""
+    if valid == "open":
+        mask = torch.zeros(pattern.shape, dtype=like.dtype).masked_fill(~pattern, torch.finfo(like.dtype).min)
+    else:
+        mask = (pattern if valid == "nonzero" else ~pattern).to(like.dtype)
+    return mask[(slice(None), *[None] * (like.dim() - 2))].expand(len(mask), *like.shape[1:])
+
+
+def _hidden(program: Program, flow: Flow, one: Scores, name: str, mask: Tensor) -> Tensor | None:
+    """``[samples, rows, keys]``, true where a key gets no weight; ``None`` where the scores are not laid out so."""
+    samples = len(mask)
+    inputs = {**program.with_batch(samples), name: mask}
+    override = {} if one.product is None else {one.product.name: _zeros(flow, one.product, samples)}
+    try:
+        read = values(program, inputs, [one.read.name], override)[one.read.name]
+    except Exception:  # a mask no one would give may not get through: then this is not its meaning
+        return None
+    leading = flow.of(one.read)[0]
+    if read.dim() < 2 or not leading or leading[0].axis != BATCH or read.shape[0] % samples:
+        return None
+    if read.dtype == torch.bool:
+        read = torch.zeros(read.shape).masked_fill(~read, float("-inf"))
+    rows = read.float().reshape(samples, -1, read.shape[-1])
+    return rows <= rows.amax(dim=-1, keepdim=True) - LOWERED
+
+
+def _zeros(flow: Flow, product: fx.Node, samples: int) -> Tensor:
+    """Scores that prefer no key."""
+    sizes = [size // PRIME * samples if size % PRIME == 0 else size for size in flow.table.sizes(product)]
+    return torch.zeros(sizes, dtype=product.meta["val"].dtype)
+
+
+def _follows(before: Tensor | None, after: Tensor | None, hidden: Tensor) -> bool:
+    """Whether exactly the hidden tokens are hidden keys, beside those nobody sees anyway; rows that see no key at all
+    (queries of padding, in some models) say nothing."""
+    if before is None or after is None or after.shape[-1] != hidden.shape[-1]:
+        return False
+    expected = before | hidden[:, None, :]
+    seeing = ~(expected.all(dim=-1) | after.all(dim=-1))
+    return bool(seeing.any(dim=1).all()) and torch.equal(after[seeing], expected[seeing])
+
+
+def _shape(node: fx.Node) -> str:
+    return ", ".join(str(size) for size in node.meta["val"].shape)

@@ -1,0 +1,111 @@
+"""Attention scores: where keys are weighed, and what is laid over the weights before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import fx
+
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.table import Dim
+
+NEAR = 40
+"""Nodes between attention scores and the softmax; the longest chain seen has eleven."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One weighing of keys.
+
+    Attributes:
+        node: the softmax or the fused attention.
+        read: the tensor whose last axis is keys and that says which of them count: the softmax's input, or the mask
+            given to a fused attention.
+        product: queries times keys, on the way to the softmax; ``None`` in a fused attention.
+        masks: tensors added to the scores, or selecting among them.
+        keys: the axis of the keys; empty where the scores are no such product, or are not weighed along its last axis.
+        steps: names of the operators between product and softmax.
+    """
+
+    node: fx.Node
+    read: fx.Node
+    product: fx.Node | None
+    masks: tuple[fx.Node, ...]
+    keys: Dim
+    steps: tuple[str, ...] = ()
+
+
+def find_scores(flow: Flow, nodes: Iterable[fx.Node]) -> list[Scores]:
+    """Every weighing of keys among some nodes over which anything is laid."""
+    found: list[Scores] = []
+    for node in nodes:
+        name = aten.name(node)
+        if name == "scaled_dot_product_attention":
+            mask, key = aten.argument(node, 3, "attn_mask"), node.args[1]
+            if isinstance(mask, fx.Node) and isinstance(key, fx.Node):
+                found.append(Scores(node, mask, None, (mask,), flow.of(key)[-2]))
+        elif name in ("softmax", "_softmax"):
+            read = aten.tensors(node)[0]
+            beside, walk = _beside(flow, read)
+            product = walk[-1] if aten.name(walk[-1]) in aten.MATMUL else None
+            last = aten.argument(node, 1, "dim") in (-1, len(flow.of(read)) - 1)
+            keys = flow.of(product)[-1] if product is not None and last else ()
+            if beside:
+                found.append(Scores(node, read, product, tuple(beside), keys, tuple(map(aten.name, walk))))
+    return found
+
+
+def _beside(flow: Flow, node: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Walk from a softmax's input back to its scores; whatever is combined with them on the way is a mask or a bias."""
+    found: list[fx.Node] = []
+    walk = [node]
+    for _ in range(NEAR):
+        sources = aten.tensors(node)
+        if not sources or aten.name(node) in aten.MATMUL or node in flow.projections:
+            break
+        carried = sources[0]
+        if len(sources) > 1:
+            carried = next((source for source in sources if _reaches_scores(flow, source)), sources[0])
+            found += [source for source in sources if source is not carried]
+        node = carried
+        walk.append(node)
+    return found, walk
+
+
+def _reaches_scores(flow: Flow, node: fx.Node) -> bool:
+    """Whether a product of two activations (queries and keys) is upstream, before any projection."""
+    queue, seen = [node], set[fx.Node]()
+    while queue and len(seen) < NEAR:
+        current = queue.pop()
+        if current in seen or current in flow.projections:
+            continue
+        seen.add(current)
+        live = [source for source in aten.tensors(current) if flow.is_activation(source)]
+        if aten.name(current) in aten.MATMUL and len(live) == 2:
+            return True
+        queue += live
+    return False
+
+
+def raw_inputs(flow: Flow) -> dict[fx.Node, frozenset[str]]:
+    """For each node, the inputs whose values reach it without passing an embedding, a projection or a norm."""
+    raw: dict[fx.Node, frozenset[str]] = {}
+    for node in flow.order:
+        if node.op == "placeholder" and node.name in flow.inputs:
+            raw[node] = frozenset({node.name})
+        elif node.op == "call_function" and node not in flow.projections:
+            if aten.name(node) in aten.NORM or aten.name(node) in aten.CONVOLUTION or _is_lookup(flow, node):
+                continue
+            reached = [raw[source] for source in aten.tensors(node) if source in raw]
+            if reached:
+                raw[node] = frozenset[str]().union(*reached)
+    return raw
+
+
+def _is_lookup(flow: Flow, node: fx.Node) -> bool:
+    """A row of a table of parameters for every number: what comes out is no longer the number."""
+    if aten.name(node) == "embedding":
+        return True
+    return aten.name(node) in ("index", "index_select", "gather") and not flow.is_activation(aten.tensors(node)[0])

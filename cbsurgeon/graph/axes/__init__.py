@@ -1,0 +1,1 @@
+"""Axis roles: which dimension of every tensor is batch, token or channel."""

@@ -1,0 +1,140 @@
+"""Axis rules of the operators that contract an axis: projections, products, attention, convolutions."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import fx
+
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.layout import note_slid
+from cbsurgeon.graph.axes.pointwise import like_inputs
+from cbsurgeon.graph.axes.table import BATCH, Dim, Dims, extent
+
+
+def linear(flow: Flow, node: fx.Node) -> Dims:
+    """A projection of the last axis."""
+    source, weight = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
+    return _contract(flow, node, source, weight, len(flow.of(source)) - 1)
+
+
+def addmm(flow: Flow, node: fx.Node) -> Dims:
+    """A projection of the last of two axes, with a bias."""
+    return _contract(flow, node, cast(fx.Node, node.args[1]), cast(fx.Node, node.args[2]), 1)
+
+
+def _contract(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, place: int) -> Dims:
+    """A projection of the last axis: everything before it stays, a new feature axis appears."""
+    dims = flow.of(source)
+    flow.projections[node] = (source, weight, dims[place])
+    _note_contracted(flow, dims[place])
+    return (*dims[:-1], flow.table.fresh(flow.table.sizes(node)[-1], feature=True))
+
+
+def _note_contracted(flow: Flow, dim: Dim) -> None:
+    axes = flow.table.axes(dim)
+    if len(axes) == 1 and BATCH not in axes:
+        flow.table.evidence(axes.pop()).contracted += 1
+
+
+def matmul(flow: Flow, node: fx.Node) -> Dims:
+    """A projection where one side is a parameter; a product of activations otherwise."""
+    operands = flow.sources(node)[:2] if aten.name(node) != "baddbmm" else flow.sources(node)[1:3]
+    if len(operands) == 1:
+        operands = operands * 2
+    left, right = operands
+    a, b, sizes = flow.of(left), flow.of(right), flow.table.sizes(node)
+    if len(a) < 2 or len(b) < 2:
+        return like_inputs(flow, node) if len(a) == len(sizes) else tuple(flow.table.fresh(size) for size in sizes)
+    if flow.is_activation(left) and not flow.is_activation(right):
+        flow.projections[node] = (left, right, a[-1])
+        _note_contracted(flow, a[-1])
+        return (*_broadcast(flow, a[:-2], b[:-2]), a[-2], flow.table.fresh(sizes[-1], feature=True))
+    if flow.is_activation(right) and not flow.is_activation(left):
+        flow.projections[node] = (right, left, b[-2])
+        _note_contracted(flow, b[-2])
+        return (*_broadcast(flow, b[:-2], a[:-2]), flow.table.fresh(sizes[-2], feature=True), b[-1])
+    flow.table.align(a[-1], b[-2])
+    return (*_broadcast(flow, a[:-2], b[:-2]), a[-2], b[-1])
+
+
+def _broadcast(flow: Flow, first: Dims, second: Dims) -> Dims:
+    rank = max(len(first), len(second))
+    a = ((),) * (rank - len(first)) + first
+    b = ((),) * (rank - len(second)) + second
+    for x, y in zip(a, b, strict=True):
+        flow.table.align(x, y)
+    return tuple(x or y for x, y in zip(a, b, strict=True))
+
+
+def einsum(flow: Flow, node: fx.Node) -> Dims:
+    """A contraction of two operands, by its letters."""
+    equation = cast(str, node.args[0]).replace(" ", "")
+    operands, sizes = flow.sources(node), flow.table.sizes(node)
+    if "." in equation or "->" not in equation or len(operands) != 2:
+        return tuple(flow.table.fresh(size) for size in sizes)
+    left, out = equation.split("->")
+    terms = left.split(",")
+    seen: dict[str, Dim] = {}
+    held: dict[str, list[bool]] = {}
+    ranked = sorted(zip(terms, operands, strict=True), key=lambda pair: not flow.is_activation(pair[1]))
+    for term, operand in ranked:
+        active = flow.is_activation(operand)
+        for letter, dim in zip(term, flow.of(operand), strict=True):
+            held.setdefault(letter, []).append(active)
+            if letter not in seen:
+                seen[letter] = (
+                    dim
+                    if active or not flow.is_activation(ranked[0][1])
+                    else flow.table.fresh(extent(dim), feature=True)
+                )
+            elif active:
+                flow.table.align(seen[letter], dim)
+    gone = [letter for letter, who in held.items() if letter not in out and who == [True, False]]
+    if len(gone) == 1:
+        flow.projections[node] = (ranked[0][1], ranked[1][1], seen[gone[0]])
+        _note_contracted(flow, seen[gone[0]])
+    return tuple(seen[letter] for letter in out)
+
+
+def attention(flow: Flow, node: fx.Node) -> Dims:
+    """The queries' positions with the values' channels."""
+    query, key, val = (flow.of(cast(fx.Node, arg)) for arg in node.args[:3])
+    flow.table.align(query[-1], key[-1])
+    flow.table.align(key[-2], val[-2])
+    return (*query[:-1], val[-1])
+
+
+def embedding(flow: Flow, node: fx.Node) -> Dims:
+    """A new feature axis behind the indices."""
+    index = flow.of(cast(fx.Node, node.args[1]))
+    return (*index, flow.table.fresh(flow.table.sizes(node)[-1], feature=True))
+
+
+def convolution(flow: Flow, node: fx.Node) -> Dims:
+    """A projection of the channels; positions stay positions."""
+    source, weight = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
+    dims, sizes = flow.of(source), flow.table.sizes(node)
+    if len(dims) != len(sizes):
+        return tuple(flow.table.fresh(size) for size in sizes)
+    kernel = flow.table.sizes(weight)[2:]
+    spatial = tuple(flow.table.resized(dim, size) for dim, size in zip(dims[2:], sizes[2:], strict=True))
+    if any(size > 1 for size in kernel):
+        note_slid(flow, dims[2:])
+    if is_depthwise(flow, node):
+        return (dims[0], flow.table.resized(dims[1], sizes[1]), *spatial)
+    flow.projections[node] = (source, weight, dims[1])
+    _note_contracted(flow, dims[1])
+    return (dims[0], flow.table.fresh(sizes[1], feature=True), *spatial)
+
+
+def groups(node: fx.Node) -> int:
+    """Number of groups of a convolution."""
+    return cast(int, aten.argument(node, 8 if aten.name(node) == "convolution" else 6, "groups", 1))
+
+
+def is_depthwise(flow: Flow, node: fx.Node) -> bool:
+    """A convolution that keeps channels apart (one group a channel)."""
+    channels = flow.table.sizes(cast(fx.Node, node.args[0]))[1]
+    return groups(node) == channels and channels > 1

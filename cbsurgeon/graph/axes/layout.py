@@ -1,0 +1,166 @@
+"""Axis rules of the operators that move, split, merge, cut and join axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import fx
+
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.table import BATCH, Dim, Dims
+
+
+def permute(flow: Flow, node: fx.Node) -> Dims:
+    """Axes in another order."""
+    dims = flow.of(flow.sources(node)[0])
+    order = cast(Sequence[int], aten.argument(node, 1, "dims"))
+    return tuple(dims[i] for i in order)
+
+
+def transpose(flow: Flow, node: fx.Node) -> Dims:
+    """Two axes change places; by default the last two."""
+    dims = list(flow.of(flow.sources(node)[0]))
+    if aten.name(node) in ("t", "numpy_T", "mT", "transpose") and len(node.args) < 3:
+        if len(dims) >= 2:
+            dims[-1], dims[-2] = dims[-2], dims[-1]
+        return tuple(dims)
+    first, second = cast(int, node.args[1]), cast(int, node.args[2])
+    dims[first], dims[second] = dims[second], dims[first]
+    return tuple(dims)
+
+
+def movedim(flow: Flow, node: fx.Node) -> Dims:
+    """Axes move to other places."""
+    dims = flow.of(flow.sources(node)[0])
+    source, target = node.args[1], node.args[2]
+    numbered = torch.empty(tuple(range(1, len(dims) + 1)), device="meta")  # the size of an axis is its number
+    return tuple(dims[size - 1] for size in torch.movedim(numbered, source, target).shape)  # type: ignore[arg-type]
+
+
+def view(flow: Flow, node: fx.Node) -> Dims:
+    """The factors of all axes, grouped anew."""
+    dims = flow.of(flow.sources(node)[0])
+    return flow.table.regroup([factor for dim in dims for factor in dim], flow.table.sizes(node))
+
+
+def expand(flow: Flow, node: fx.Node) -> Dims:
+    """Axes of size one get a size of their own."""
+    dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
+    lead = len(sizes) - len(dims)
+    padded = ((),) * lead + dims
+    return tuple(dim if dim else flow.table.fresh(size) for dim, size in zip(padded, sizes, strict=True))
+
+
+def unsqueeze(flow: Flow, node: fx.Node) -> Dims:
+    """A new axis of size one."""
+    dims = flow.of(flow.sources(node)[0])
+    place = cast(int, node.args[1]) % (len(dims) + 1)
+    return (*dims[:place], (), *dims[place:])
+
+
+def squeeze(flow: Flow, node: fx.Node) -> Dims:
+    """Axes of size one go."""
+    dims, rank = flow.of(flow.sources(node)[0]), len(flow.table.sizes(node))
+    where = aten.argument(node, 1, "dim")
+    if where is None:
+        return tuple(dim for dim in dims if dim)
+    places = {place % len(dims) for place in ([where] if isinstance(where, int) else cast(Sequence[int], where))}
+    kept = tuple(dim for place, dim in enumerate(dims) if place not in places or dim)
+    return kept if len(kept) == rank else tuple(dim for dim in dims if dim)
+
+
+def select(flow: Flow, node: fx.Node) -> Dims:
+    """One axis goes."""
+    dims = flow.of(flow.sources(node)[0])
+    place = cast(int, node.args[1]) % len(dims)
+    return (*dims[:place], *dims[place + 1 :])
+
+
+def repeat(flow: Flow, node: fx.Node) -> Dims:
+    """Axes grow."""
+    dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
+    padded = ((),) * (len(sizes) - len(dims)) + dims
+    return tuple(flow.table.resized(dim, size) for dim, size in zip(padded, sizes, strict=True))
+
+
+def same_rank(flow: Flow, node: fx.Node) -> Dims:
+    """Slices, pads, pools, index selections: the axes stay, their sizes may change."""
+    dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
+    if len(dims) != len(sizes):
+        return tuple(flow.table.fresh(size) for size in sizes)
+    return tuple(flow.table.resized(dim, size) for dim, size in zip(dims, sizes, strict=True))
+
+
+def pool(flow: Flow, node: fx.Node) -> Dims:
+    """A window slides over everything behind the channels."""
+    note_slid(flow, flow.of(flow.sources(node)[0])[2:])
+    return same_rank(flow, node)
+
+
+def note_slid(flow: Flow, dims: Sequence[Dim]) -> None:
+    """A window slides over these axes: they are positions."""
+    for dim in dims:
+        for axis in flow.table.axes(dim):
+            if axis != BATCH:
+                flow.table.evidence(axis).slid += 1
+
+
+def cat(flow: Flow, node: fx.Node) -> Dims:
+    """One axis grows; the others are the same axis in all inputs."""
+    parts = [source for source in flow.sources(node) if flow.of(source)]
+    sizes = flow.table.sizes(node)
+    where = cast(int, aten.argument(node, 1, "dim", 0)) % len(sizes)
+    parts = [source for source in parts if len(flow.of(source)) == len(sizes)]
+    parts.sort(key=lambda source: not flow.is_activation(source))
+    result: list[Dim] = []
+    for place, size in enumerate(sizes):
+        dims = [flow.of(source)[place] for source in parts if flow.of(source)[place]]
+        first = dims[0] if dims else ()
+        for other, source in zip(dims[1:], parts[1:], strict=False):
+            if flow.is_activation(source) and len(first) == len(other) == 1:
+                flow.table.join(first[0].axis, other[0].axis)
+        result.append(flow.table.resized(first, size) if place == where else (first or flow.table.fresh(size)))
+    return tuple(result)
+
+
+def stack(flow: Flow, node: fx.Node) -> Dims:
+    """A new axis."""
+    sources, sizes = flow.sources(node), flow.table.sizes(node)
+    where = cast(int, aten.argument(node, 1, "dim", 0)) % len(sizes)
+    dims = flow.of(sources[0])
+    return (*dims[:where], flow.table.fresh(sizes[where]), *dims[where:])
+
+
+def index(flow: Flow, node: fx.Node) -> Dims:
+    """Advanced indexing: axes before and after the indexed ones are kept when their number still fits."""
+    sizes = flow.table.sizes(node)
+    dims = flow.of(flow.sources(node)[0])
+    indices = cast(Sequence[object], node.args[1])
+    indexed = [place for place, index in enumerate(indices) if index is not None]
+    if len(indexed) == 1 and indexed[0] < len(dims):
+        place = indexed[0]
+        new = len(sizes) - (len(dims) - 1)
+        if new >= 0:
+            middle = sizes[place : place + new]
+            grown = (flow.table.resized(dims[place], middle[0]),) if new == 1 else tuple(map(flow.table.fresh, middle))
+            return (*dims[:place], *grown, *dims[place + 1 :])
+    return tuple(flow.table.fresh(size) for size in sizes)
+
+
+def unfold(flow: Flow, node: fx.Node) -> Dims:
+    """Windows of one axis."""
+    dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
+    place = cast(int, node.args[1]) % len(dims)
+    window = flow.table.resized(dims[place], sizes[-1])
+    return (*dims[:place], flow.table.resized(dims[place], sizes[place]), *dims[place + 1 :], window)
+
+
+def im2col(flow: Flow, node: fx.Node) -> Dims:
+    """Patches of an image: channels and the positions inside a patch in one axis, the patches in another."""
+    dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
+    kernel = cast(Sequence[int], node.args[1])
+    inside = tuple(factor for size in kernel for factor in flow.table.fresh(size))
+    return (dims[0], (*dims[1], *inside), flow.table.fresh(sizes[2]))

@@ -1,0 +1,86 @@
+"""Roles of a tensor's axes: batch, token or channel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import fx
+
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.table import BATCH, Dims, extent, most_normalised, most_scaled
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Axes of one tensor by role, as non-negative indices; axes of size 1 have none.
+
+    Attributes:
+        batch, tokens: indices, in order.
+        channel: index of the channel axis.
+        count: number of tokens (product of the token axes).
+        channels: size of the channel axis.
+        folded: token positions that share an axis with the batch.
+    """
+
+    batch: tuple[int, ...]
+    tokens: tuple[int, ...]
+    channel: int
+    count: int
+    channels: int
+    folded: int
+
+
+def channel_axis(flow: Flow, stream: fx.Node) -> int | None:
+    """The axis of a stream that holds its channels.
+
+    Evidence, strongest first: normalisations run along it; a projection made it and no input has it; vector parameters
+    act along it; it is the only axis any projection contracts. Sizes are never looked at.
+
+    Returns:
+        the identity of the axis, or ``None`` when nothing tells it from the token axes.
+    """
+    table = flow.table
+    dims = [dim for dim in flow.of(stream) if dim]
+    axes = {axis for dim in dims for axis in table.axes(dim)} - {BATCH}
+    whole = {next(iter(table.axes(dim))) for dim in dims if len(table.axes(dim)) == 1} - {BATCH}
+    counts = [sum(axis in table.axes(dim) for dim in dims) for axis in whole]
+    if not whole or (len(axes) == 1 and counts and counts[0] > 1):
+        return None
+    winner = most_normalised(table, whole)
+    if winner is not None:
+        return winner
+    made = [axis for axis in whole if table.evidence(axis).feature and not table.evidence(axis).given]
+    if len(made) == 1:
+        return made[0]
+    winner = most_scaled(table, whole)
+    if winner is not None:
+        return winner
+    contracted = [axis for axis in whole if table.evidence(axis).contracted]
+    return contracted[0] if len(contracted) == 1 else None
+
+
+def roles(flow: Flow, dims: Dims, channels: set[int]) -> Roles | None:
+    """Roles of a tensor's axes, given the identities that are channels there.
+
+    Returns:
+        ``None`` when an axis mixes channels with anything else, or when there is no single channel axis.
+    """
+    batch, tokens, channel, folded = list[int](), list[int](), list[int](), 1
+    for place, dim in enumerate(dims):
+        if not dim:
+            continue
+        axes = flow.table.axes(dim)
+        if axes <= channels:
+            channel.append(place)
+        elif axes & channels:
+            return None
+        elif BATCH in axes:
+            batch.append(place)
+            folded *= extent(factor for factor in dim if factor.axis != BATCH)
+        else:
+            tokens.append(place)
+    if len(channel) != 1:
+        return None
+    count = math.prod(extent(dims[place]) for place in tokens)
+    return Roles(tuple(batch), tuple(tokens), channel[0], count, extent(dims[channel[0]]), folded)

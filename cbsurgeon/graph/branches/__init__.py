@@ -1,0 +1,1 @@
+"""Residual branches, and what stands on them from the stream to the residual add."""

@@ -1,0 +1,117 @@
+"""One step upstream from a node: what kind of step it is, and which input carries the stream on.
+
+The walk follows the *full-sized* operand: of ``x * gate`` with a gate of shape ``[B, 1, C]`` it is ``x``; of
+``x * rsqrt(mean(x * x))`` (a normalisation spelled out) it is ``x`` again. Where two operands are full-sized the walk
+stops: that is a sum of two streams, a gate, or an activation spelled out, and someone else has to decide.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import fx
+
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.contractions import is_depthwise
+from cbsurgeon.graph.axes.flow import Flow
+
+Kind = Literal["layout", "crop", "dropout", "norm", "scale", "activation", "spatial"]
+
+
+class Step(NamedTuple):
+    """A step from a node to the input that carries the stream."""
+
+    kind: Kind
+    source: fx.Node
+
+
+def step(flow: Flow, node: fx.Node) -> Step | None:
+    """The step that made ``node``, or ``None`` at a boundary (projection, sum of two streams, input, attention ...)."""
+    name = aten.name(node)
+    if node in flow.projections or not name:
+        return None
+    live = [source for source in aten.tensors(node) if flow.is_activation(source)]
+    if not live:
+        return None
+    for kind, names in (("layout", aten.LAYOUT), ("crop", aten.CROP), ("dropout", aten.DROPOUT), ("norm", aten.NORM)):
+        if name in names:
+            return Step(kind, live[0])  # type: ignore[arg-type]
+    if is_spatial(flow, node):
+        return Step("spatial", live[0])
+    if name in aten.POOL or (name in aten.CONVOLUTION and is_depthwise(flow, node)):
+        return Step("scale", live[0])
+    if name in ("index_select", "gather", "index", "getitem") and aten.value(node) is not None:
+        return Step("crop", live[0])
+    if name in aten.NONLINEAR and len(live) == 1:
+        if aten.is_guard(node):
+            return Step("scale", live[0])
+        return Step("activation", live[0])
+    if name in aten.ELEMENTWISE:
+        return _elementwise(flow, node, live)
+    return None
+
+
+def is_spatial(flow: Flow, node: fx.Node) -> bool:
+    """Mixes neighbouring tokens with fixed weights: a depthwise convolution wider than one position, a pooling that
+    leaves more than one position, a Fourier transform."""
+    name = aten.name(node)
+    if name in aten.CONVOLUTION and is_depthwise(flow, node):
+        return any(size > 1 for size in flow.table.sizes(node.args[1])[2:])  # type: ignore[arg-type]
+    if name in aten.POOL:
+        return node in flow.table.dims and any(flow.of(node)[2:])
+    return name in aten.FOURIER
+
+
+def _elementwise(flow: Flow, node: fx.Node, live: list[fx.Node]) -> Step | None:
+    if aten.name(node) in ("softmax", "_softmax", "log_softmax", "cumsum", "sort"):
+        return None
+    sizes = flow.table.sizes(node)
+    full = [source for source in live if aten.value(source) is not None and flow.table.sizes(source) == sizes]
+    if len(live) == 1:
+        return Step("scale", live[0])
+    if len(full) == 1:
+        return Step("scale", full[0])
+    return None
+
+
+def chain(flow: Flow, start: fx.Node, limit: int = 64) -> list[fx.Node]:
+    """The nodes met walking upstream from ``start`` (included) until a boundary (included)."""
+    nodes = [start]
+    while len(nodes) < limit:
+        up = step(flow, nodes[-1])
+        if up is None or up.kind == "activation":
+            break
+        nodes.append(up.source)
+    return nodes
+
+
+def operands(flow: Flow, node: fx.Node) -> list[fx.Node]:
+    """The two or more full-sized tensors a node adds up, one of them an activation; empty when it is no such sum.
+
+    A constant counts when it was expanded to the batch: a stream may begin as learned queries.
+    """
+    name = aten.name(node)
+    if name in ("addcmul", "addcdiv") or name in aten.SUM:
+        sizes = flow.table.sizes(node)
+        known = [source for source in flow.sources(node) if flow.table.sizes(source) == sizes]
+        full = [
+            source
+            for source in known
+            if flow.is_activation(source) or any(map(flow.table.holds_batch, flow.of(source)))
+        ]
+        if len(full) >= 2 and any(map(flow.is_activation, full)):
+            return full
+    return _stacked(flow, node) if name == "sum" else []
+
+
+def _stacked(flow: Flow, node: fx.Node) -> list[fx.Node]:
+    """``stack([a, b, ...], dim).sum(dim)`` adds its parts."""
+    source = aten.tensors(node)[0]
+    where = aten.argument(node, 1, "dim")
+    if aten.name(source) != "stack" or where not in (
+        [aten.argument(source, 1, "dim", 0)],
+        aten.argument(source, 1, "dim", 0),
+    ):
+        return []
+    parts = [part for part in aten.tensors(source) if flow.is_activation(part)]
+    return parts if len(parts) >= 2 else []

@@ -1,0 +1,104 @@
+"""Run a captured graph node by node: read intermediate values, or put others in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export.graph_signature import InputKind
+
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.program import Program
+
+Override = Mapping[str, Tensor]
+"""Node name → tensor that takes the place of its value."""
+
+
+class _Enough(Exception):
+    """Everything asked for has been computed."""
+
+
+class _Reader(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, wanted: Iterable[str], override: Override) -> None:
+        super().__init__(module)
+        self.wanted, self.override = set(wanted), override
+        self.found: dict[str, Tensor] = {}
+        self.needed = _needed(module.graph, self.wanted, override)
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "call_function" and n not in self.needed:
+            return None
+        if n.name not in self.override:
+            result = super().run_node(n)
+        else:
+            if n.op == "placeholder":  # running it is what moves on to the next input
+                super().run_node(n)
+            result = self.override[n.name]
+        if n.name in self.wanted:
+            self.found[n.name] = result
+            if len(self.found) == len(self.wanted):
+                raise _Enough
+        return result
+
+
+def _needed(graph: fx.Graph, wanted: set[str], override: Override) -> set[fx.Node]:
+    """What has to run for the wanted values: their ancestors, up to values that are put in place of others, and
+    whatever writes into one of them."""
+    needed, written = set[fx.Node](), set[fx.Node]()
+    for node in reversed(graph.nodes):
+        if node.name in wanted or node in needed or (_writes(node) and _storage(node) in written):
+            needed.add(node)
+            written.add(_storage(node))
+            if node.name not in override:
+                needed.update(node.all_input_nodes)
+    return needed
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _storage(node: fx.Node) -> fx.Node:
+    """The tensor whose memory a node's result may share, through views and writing in place."""
+    while node.args and isinstance(node.args[0], fx.Node):
+        if not (_writes(node) or aten.name(node) in aten.LAYOUT | aten.CROP | aten.SPLIT):
+            break
+        node = node.args[0]
+    return node
+
+
+def values(
+    program: Program, inputs: Mapping[str, Tensor], wanted: Iterable[str], override: Override | None = None
+) -> dict[str, Tensor]:
+    """Values of named nodes for named inputs; nothing else is computed, and the run stops as soon as all are known.
+
+    Raises:
+        KeyError: a name is not in the graph.
+    """
+    names = list(wanted)
+    reader = _Reader(program.exported.graph_module, names, override or {})
+    try:
+        with torch.no_grad():
+            reader.run(*flat_inputs(program, inputs))
+    except _Enough:
+        pass
+    return {name: reader.found[name] for name in names}
+
+
+def flat_inputs(program: Program, inputs: Mapping[str, Tensor]) -> list[Any]:
+    """One value per placeholder of the graph: parameters, buffers, constants and the user's inputs."""
+    exported = program.exported
+    result: list[Any] = []
+    for spec in exported.graph_signature.input_specs:
+        target = str(spec.target)
+        if spec.kind is InputKind.USER_INPUT:
+            name = getattr(spec.arg, "name", "")
+            result.append(inputs[name] if name in inputs else getattr(spec.arg, "value", None))
+        elif target in exported.state_dict:
+            result.append(exported.state_dict[target])
+        else:
+            result.append(exported.constants[target])
+    return result

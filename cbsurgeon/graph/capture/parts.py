@@ -1,0 +1,172 @@
+"""Models that cannot be captured whole: the largest sub-modules that can be, with inputs recorded in one eager run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from cbsurgeon.errors import CaptureError
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.substitution import call_with
+from cbsurgeon.graph.program import Program
+from cbsurgeon.models.model import Model, Provenance
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What could be captured of a model, and what could not.
+
+    Attributes:
+        programs: captured sub-modules (``Program.prefix`` is the path), in the order they ran.
+        left_out: path of a module with parameters whose own code is in no program → why.
+        runs: path → how often the module runs in one forward pass of the whole model.
+    """
+
+    programs: tuple[Program, ...]
+    left_out: dict[str, str]
+    runs: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The inputs of one module call."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors among them, in the order :class:`Program` names them."""
+        return [leaf for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Tensor)]
+
+
+@dataclass
+class _Descent:
+    """Where the search for parts stands."""
+
+    recorded: Mapping[str, Recorded]
+    programs: list[Program] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    seen: set[nn.Module] = field(default_factory=set)
+
+
+def capture_parts(model: Model) -> Parts:
+    """Run the model once, note what its modules are given, and capture the largest ones possible.
+
+    Raises:
+        CaptureError: the model does not even run eagerly on its example inputs (CB-CAPTURE-06).
+    """
+    assert model.module is not None
+    runs: Counter[str] = Counter()
+    descent = _Descent(_record_example(model, runs))
+    for name, child in model.module.named_children():
+        _descend(child, name, descent)
+    order = {path: place for place, path in enumerate(descent.recorded)}
+    descent.programs.sort(key=lambda program: order[program.prefix])
+    return Parts(tuple(descent.programs), descent.left_out, runs)
+
+
+def _record_example(model: Model, runs: Counter[str]) -> dict[str, Recorded]:
+    assert model.module is not None
+    args, kwargs = pytree.tree_map_only(Tensor, with_something_hidden, example(model))
+    try:
+        return record(model.module, args, kwargs, runs=runs)
+    except Exception as error:
+        raise CaptureError(
+            "the model does not run on its example inputs",
+            code="CB-CAPTURE-06",
+            where=model.provenance.reference,
+            why=f"{type(error).__name__}: {str(error)[:200]}",
+            do="give inputs it takes: --input 3x224x224 or --inputs file.npz",
+        ) from error
+
+
+def example(model: Model) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The model's example inputs, positional and by keyword."""
+    return tuple(model.example_inputs), dict(model.example_kwargs)
+
+
+def record(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    only: Collection[str] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    runs: Counter[str] | None = None,
+) -> dict[str, Recorded]:
+    """Inputs of the first call of every module that runs, by path, in order.
+
+    Args:
+        module: the whole model.
+        args: its positional inputs.
+        kwargs: its keyword inputs.
+        only: paths to record; all of them by default.
+        state: parameters to run with instead of the model's own.
+        runs: counts every call, where given.
+    """
+    recorded: dict[str, Recorded] = {}
+
+    def hook(path: str) -> Any:
+        def note(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if runs is not None:
+                runs[path] += 1
+            if path not in recorded:
+                copied = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (args, kwargs))
+                recorded[path] = Recorded(*copied)
+
+        return note
+
+    handles = [
+        part.register_forward_pre_hook(hook(path), with_kwargs=True)
+        for path, part in module.named_modules()
+        if path and (only is None or path in only)
+    ]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a forward that draws (which patches to keep) draws the same each time
+            output = call_with(module, state, args, kwargs) if state else module(*args, **kwargs)
+            if isinstance(output, Iterator):  # a generator does nothing until it is asked for its values
+                for _ in output:
+                    pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return recorded
+
+
+def with_something_hidden(tensor: Tensor) -> Tensor:
+    """A mask of ones is often dropped on the way because it hides nothing; make it hide the last position once."""
+    if tensor.is_floating_point() or tensor.dim() < 2 or tensor.shape[-1] < 2 or not bool((tensor == 1).all()):
+        return tensor
+    masked = tensor.clone()
+    masked[-1, ..., -1] = 0
+    return masked
+
+
+def _descend(module: nn.Module, path: str, descent: _Descent) -> None:
+    """Capture a module, or what is inside it."""
+    if module in descent.seen or next(module.parameters(), None) is None:
+        return
+    descent.seen.add(module)
+    inputs, reason = descent.recorded.get(path), "its forward() was not called"
+    if inputs is not None:
+        part = Model(module, inputs.args, Provenance(path), inputs.kwargs)
+        try:
+            program = capture(part)
+        except CaptureError as error:
+            reason = error.why or error.what
+        else:
+            descent.seen.update(module.modules())
+            descent.programs.append(program.under(path))
+            return
+    children = list(module.named_children())
+    if inputs is not None or not children or any(True for _ in module.parameters(recurse=False)):
+        descent.left_out[path] = reason
+    for name, child in children:
+        _descend(child, f"{path}.{name}", descent)

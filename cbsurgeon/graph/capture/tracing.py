@@ -1,0 +1,128 @@
+"""Which inputs of the whole model the mask of a captured part comes from, found by changing them and looking."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from cbsurgeon.graph.capture.parts import example, record, with_something_hidden
+from cbsurgeon.graph.program import Program
+from cbsurgeon.models.model import Model
+
+Given = dict[tuple[str, str], Tensor]
+"""(path of a part, name of its input) → what the part was given."""
+
+_SHAKE = 0.1
+"""Relative change of every parameter: enough to flip a mask that is a thresholded prediction somewhere."""
+
+
+def origins(model: Model, programs: Sequence[Program], masks: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Names of what decides the masks of captured parts, as the user of the whole model knows them.
+
+    The model is run again with one of its masks changed (half of a sample hidden), once per mask it takes: where the
+    part is given another mask, that input is the origin. A mask that changes with the model's parameters is predicted
+    by the model and hides no padding; it is dropped. What neither explains keeps the part's own name, with the path of
+    the part in front.
+
+    Args:
+        model: the whole model.
+        programs: its captured parts.
+        masks: path of a part → names of its inputs that decide what is attended.
+    """
+    if not any(masks.values()):
+        return ()
+    assert model.module is not None
+    inputs = {program.prefix: program.input_names for program in programs if masks.get(program.prefix)}
+    leaves, spec = pytree.tree_flatten(example(model))
+    plain = [with_something_hidden(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+    def given(changed: Sequence[Any], state: Mapping[str, Tensor] | None = None) -> Given:
+        return _given(model.module, pytree.tree_unflatten(list(changed), spec), inputs, masks, state)
+
+    before = given(plain)
+    predicted = _moved(before, given(plain, _shaken(model.module)))
+    found: dict[str, None] = {}
+    explained = set(predicted)
+    for place, name in _mask_like(model, leaves):
+        changed = [_half_hidden(leaf) if i == place else leaf for i, leaf in enumerate(plain)]
+        moved = _moved(before, given(changed)) - predicted
+        explained |= moved
+        if moved:
+            found[name] = None
+    found.update(dict.fromkeys(_own(path, name) for path, name in before if (path, name) not in explained))
+    return tuple(found)
+
+
+def _own(path: str, name: str) -> str:
+    return f"{name} of {path} (not traced to an input of the model)"
+
+
+def _given(
+    module: nn.Module | None,
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    names: Mapping[str, Sequence[str]],
+    masks: Mapping[str, Sequence[str]],
+    state: Mapping[str, Tensor] | None,
+) -> Given:
+    assert module is not None
+    args, kwargs = inputs
+    recorded = record(module, args, kwargs, only=names, state=state)
+    return {
+        (path, name): tensor
+        for path, one in recorded.items()
+        for name, tensor in zip(names[path], one.tensors(), strict=False)
+        if name in masks[path]
+    }
+
+
+def _shaken(module: nn.Module | None) -> dict[str, Tensor]:
+    assert module is not None
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: parameter.detach() * (1 + _SHAKE * torch.randn(parameter.shape, generator=generator)).to(parameter)
+        for name, parameter in module.named_parameters()
+        if parameter.is_floating_point()
+    }
+
+
+def _moved(before: Given, after: Given) -> set[tuple[str, str]]:
+    return {key for key, tensor in before.items() if key not in after or not torch.equal(tensor, after[key])}
+
+
+def _mask_like(model: Model, leaves: Sequence[Any]) -> Iterator[tuple[int, str]]:
+    """Place and name of every tensor input that holds only zeros and ones."""
+    for place, name in enumerate(input_names(model)):
+        leaf = leaves[place]
+        if (
+            isinstance(leaf, Tensor)
+            and leaf.dim() > 1
+            and leaf.shape[-1] > 1
+            and bool(((leaf == 0) | (leaf == 1)).all())
+        ):
+            yield place, name
+
+
+def _half_hidden(tensor: Tensor) -> Tensor:
+    """The first sample with the second half of its last axis hidden."""
+    hidden = tensor.clone()
+    hidden[0, ..., tensor.shape[-1] // 2 :] = 0
+    return hidden
+
+
+def input_names(model: Model) -> list[str]:
+    """A name per leaf of the example inputs: the parameter of forward(), with the way into it where it is nested."""
+    assert model.module is not None
+    args, kwargs = example(model)
+    parameters = list(inspect.signature(model.module.forward).parameters)
+    names: list[str] = []
+    for number, arg in enumerate(args):
+        name = parameters[number] if number < len(parameters) else f"input_{number}"
+        names += [name + pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(arg)[0]]
+    for name, value in kwargs.items():
+        names += [name + pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(value)[0]]
+    return names

@@ -1,0 +1,1 @@
+"""Files: read without running code, written complete or not at all."""

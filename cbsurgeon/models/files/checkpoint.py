@@ -1,0 +1,212 @@
+"""A checkpoint as it lies in its file: tensors, and what the file says about the architecture they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.models.files import metadata
+from cbsurgeon.models.files import reading as files
+from cbsurgeon.models.files import safetensors as safetensors_file
+from cbsurgeon.models.files import torch_archive as torch_file
+
+ENTRIES = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "module",
+    "net",
+    "weights",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
+"""Where training checkpoints keep their weights, in order of preference: trained weights before averaged ones."""
+
+_BUILD_ARGUMENTS = ("num_classes", "img_size", "in_chans")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        path: the file.
+        state_dict: tensors by key, mapped from the file where the format allows, as the file spells the keys.
+        architecture: reference of the builder the file names, or ``None``.
+        architecture_options: options of that build the file names.
+        recipes: insertions the weights were trained or saved with, oldest first.
+        sha256: digest of the file, when asked for.
+        written_by: ``cbsurgeon``, ``timm`` (or a trainer that names its ``arch`` alike), or empty.
+        entry: name of the entry the weights were taken from, empty when they are the file's top level.
+        other_entries: entries with weights that were not taken.
+        mapped: the tensors are mapped from the file, so that opening it again costs no memory.
+        stamp: of the file when it was opened (:func:`cbsurgeon.models.files.reading.stamp`).
+    """
+
+    path: Path
+    state_dict: Mapping[str, torch.Tensor] = field(repr=False)
+    architecture: str | None = None
+    architecture_options: Mapping[str, Any] = field(default_factory=dict)
+    recipes: tuple[Mapping[str, Any], ...] = ()
+    sha256: str | None = None
+    written_by: str = ""
+    entry: str = ""
+    other_entries: tuple[str, ...] = ()
+    mapped: bool = False
+    stamp: tuple[tuple[int, ...], ...] = ()
+
+
+def open_checkpoint(
+    path: str | Path, *, trust: bool = False, entry: str | None = None, digest: bool = True
+) -> Checkpoint:
+    """Open a file of weights; nothing is built and nothing is replayed.
+
+    Args:
+        path: ``.safetensors``, a shard index, or what ``torch.save`` wrote. The contents decide, not the suffix.
+        trust: run the file's pickle where it is more than weights.
+        entry: which entry of a training checkpoint to take (``state_dict_ema`` ...); the first of :data:`ENTRIES` by
+            default.
+        digest: compute ``sha256``.
+
+    Raises:
+        InputFileError: it cannot be read safely (``CB-LOAD-*``, ``CB-ZIP-*``, ``CB-ST-*``, ``CB-META-*``), or holds no
+            weights (``CB-FIT-02``).
+        UsageError: it is a pickled module or a program, not a checkpoint (``CB-LOAD-17``).
+    """
+    opened = open_file(Path(path), trust=trust, entry=entry, digest=digest)
+    if isinstance(opened, Checkpoint):
+        return opened
+    raise UsageError(
+        "the file holds a whole model, not a checkpoint", code="CB-LOAD-17", where=str(path), do="load it as a model"
+    )
+
+
+def open_file(path: Path, *, trust: bool, entry: str | None, digest: bool) -> Checkpoint | nn.Module:
+    """As :func:`open_checkpoint`, but a trusted pickled module comes back as that module."""
+    files.readable(path)
+    stamp, form = files.stamp(path), files.sniff(path)
+    if form in ("safetensors", "index"):
+        read = safetensors_file.read if form == "safetensors" else safetensors_file.read_index
+        contents = read(path)
+        found = Checkpoint(path, contents.tensors, mapped=True)
+        document = contents.metadata.get(metadata.KEY)
+    else:
+        payload = torch_file.read(path, trust=trust)
+        if isinstance(payload, nn.Module):
+            return payload
+        chosen = _unwrap(path, payload, entry)
+        if isinstance(chosen, nn.Module):
+            return chosen
+        # A pickle that was run as the program it is, or a file of the old format, was read as a whole.
+        found = replace(chosen, mapped=form == "zip" and not trust)
+        document = payload.get(metadata.KEY)
+    _check_tensors(path, found.state_dict)
+    if document is not None:
+        found = _described(found, metadata.read(document, str(path)))
+    if not found.state_dict:
+        raise _no_weights(path, "it holds no tensor")
+    return replace(found, stamp=stamp, sha256=files.digest(path) if digest else None)
+
+
+def _described(found: Checkpoint, own: metadata.Metadata) -> Checkpoint:
+    """The checkpoint with what our own document says; tied tensors appear under all their keys again."""
+    state = dict(found.state_dict)
+    for alias, target in own.aliases.items():
+        if alias in state or target not in found.state_dict:
+            raise InputFileError(
+                "the checkpoint's description of itself cannot be read",
+                code="CB-META-01",
+                where=str(found.path),
+                why=f"it ties {alias[:80]!r} to {target[:80]!r}, which does not follow from the tensors it holds",
+                do="write the file again with cbsurgeon",
+            )
+        state[alias] = found.state_dict[target]
+    return replace(
+        found,
+        state_dict=state,
+        architecture=own.architecture,
+        architecture_options=own.architecture_options,
+        recipes=own.recipes,
+        written_by="cbsurgeon",
+    )
+
+
+def _unwrap(path: Path, payload: Any, entry: str | None) -> Checkpoint | nn.Module:
+    """Find the state dict in what ``torch.save`` was given."""
+    if not isinstance(payload, Mapping):
+        raise _no_weights(path, f"it holds a {type(payload).__name__}")
+    held = [name for name in ENTRIES if isinstance(payload.get(name), Mapping) and _is_state(payload[name])]
+    if entry is None and not held and isinstance(payload.get("model"), nn.Module):
+        model: nn.Module = payload["model"]
+        return model
+    if entry is None and _is_state(payload):
+        return Checkpoint(path, dict(payload))
+    chosen = entry if entry is not None else next(iter(held), None)
+    if chosen is None or not (isinstance(payload.get(chosen), Mapping) and _is_state(payload[chosen])):
+        names = ", ".join(str(key)[:40] for key in list(payload)[:8])
+        asked = f"no entry {entry!r} with weights" if entry else "no state dict"
+        raise _no_weights(path, f"it has {asked}; its keys are {names}{' ...' if len(payload) > 8 else ''}")
+    architecture, options = _named(payload)
+    return Checkpoint(
+        path,
+        dict(payload[chosen]),
+        architecture=architecture,
+        architecture_options=options,
+        written_by="timm" if architecture else "",
+        entry=chosen,
+        other_entries=tuple(name for name in held if name != chosen),
+    )
+
+
+def _named(payload: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The architecture a training checkpoint names (timm's ``arch``, or ``model`` in its arguments) and its options."""
+    given = payload.get("args")
+    arguments = vars(given) if hasattr(given, "__dict__") else given if isinstance(given, Mapping) else {}
+    name = payload.get("arch")
+    if not isinstance(name, str):
+        name = arguments.get("model")
+    if not isinstance(name, str) or not name or len(name) > 200:
+        return None, {}
+    options = {key: arguments[key] for key in _BUILD_ARGUMENTS if isinstance(arguments.get(key), int)}
+    size = arguments.get("input_size")
+    if "img_size" not in options and isinstance(size, list | tuple) and len(size) == 3:
+        options["img_size"] = size[1] if size[1] == size[2] else list(size[1:])
+    further = arguments.get("model_kwargs")
+    if isinstance(further, Mapping):
+        options |= {str(key): value for key, value in further.items()}
+    return name, options
+
+
+def _is_state(value: Mapping[Any, Any]) -> bool:
+    return bool(value) and all(isinstance(item, torch.Tensor) for item in value.values())
+
+
+def _check_tensors(path: Path, state: Mapping[Any, torch.Tensor]) -> None:
+    for key, tensor in state.items():
+        if not isinstance(key, str):
+            raise _no_weights(path, f"the key {str(key)[:40]!r} is no text")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+            raise InputFileError(
+                "the file holds tensors that are not dense",
+                code="CB-LOAD-15",
+                where=str(path),
+                why=f"{key!r} has layout {tensor.layout} on device {tensor.device}",
+                do="store dense tensors: tensor.to_dense(), tensor.dequantize()",
+            )
+
+
+def _no_weights(path: Path, why: str) -> InputFileError:
+    return InputFileError(
+        "the file holds no weights",
+        code="CB-FIT-02",
+        where=str(path),
+        why=why,
+        do="save the model's state dict: torch.save(model.state_dict(), 'weights.pt')",
+    )

@@ -1,0 +1,1 @@
+"""Pickles, read as data: which names a pickle may use, and what it builds."""

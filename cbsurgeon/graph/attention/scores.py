@@ -23,7 +23,8 @@ class Scores:
         node: the softmax or the fused attention.
         read: the tensor whose last axis is keys and that says which of them count: the softmax's input, or the mask
             given to a fused attention.
-        product: queries times keys, on the way to the softmax; ``None`` in a fused attention.
+        product: queries times keys, on the way to the softmax; ``None`` in a fused attention and in a ``baddbmm``,
+            which adds the mask to the product itself.
         masks: tensors added to the scores, or selecting among them.
         keys: the axis of the keys; empty where the scores are no such product, or are not weighed along its last axis.
         steps: names of the operators between product and softmax.
@@ -50,11 +51,23 @@ def find_scores(flow: Flow, nodes: Iterable[fx.Node]) -> list[Scores]:
             read = aten.tensors(node)[0]
             beside, walk = _beside(flow, read)
             product = walk[-1] if aten.name(walk[-1]) in aten.MATMUL else None
+            added = added_to_product(product) if product is not None else None
             last = aten.argument(node, 1, "dim") in (-1, len(flow.of(read)) - 1)
             keys = flow.of(product)[-1] if product is not None and last else ()
+            if added is not None:
+                beside, product = [*beside, added], None
             if beside:
                 found.append(Scores(node, read, product, tuple(beside), keys, tuple(map(aten.name, walk))))
     return found
+
+
+def added_to_product(node: fx.Node) -> fx.Node | None:
+    """The tensor that ``baddbmm(added, queries, keys)`` adds to its product; ``None`` for other nodes.
+
+    ``nn.MultiheadAttention`` lowers to this form when it gets a mask and returns its weights, which is its default.
+    """
+    added = aten.argument(node, 0, "self") if aten.name(node) == "baddbmm" else None
+    return added if isinstance(added, fx.Node) else None
 
 
 def _beside(flow: Flow, node: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
@@ -82,7 +95,8 @@ def _reaches_scores(flow: Flow, node: fx.Node) -> bool:
         if current in seen or current in flow.projections:
             continue
         seen.add(current)
-        live = [source for source in aten.tensors(current) if flow.is_activation(source)]
+        factors = [source for source in aten.tensors(current) if source is not added_to_product(current)]
+        live = [source for source in factors if flow.is_activation(source)]
         if aten.name(current) in aten.MATMUL and len(live) == 2:
             return True
         queue += live

@@ -1,9 +1,9 @@
 """Parity and latency on an NVIDIA GPU, for every runtime that has one, in one command of at most eight minutes.
 
-Nothing here has run on a GPU yet: this is written against the packages' documented interfaces and exercised on the CPU
-up to the point where a device is needed. On a machine without a GPU it says so and stops.
+The rows of PyTorch (eager, program, folded, torch.compile) have run on a GPU; those of ONNX Runtime and TensorRT have
+not. On a machine without a GPU it says so and stops.
 
-    python benchmarks/gpu.py [--models ViT-S Swin-T] [--dtypes float32 float16] [--seconds 450] [-o results/gpu.json]
+    python benchmarks/gpu.py [--models ViT-S Swin-T] [--dtypes float32 float16] [--batches 1 8] [--only latency]
 
 Parity comes first: each row is one model with CB in its upper half, in one type, through one runtime on ``cuda``,
 judged against the eager model on the CPU by the tolerance policy of ``cbsurgeon verify``. Then latency: CB folded, the
@@ -23,10 +23,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
-
-from cbsurgeon.graph.capture import capture
 
 ROOT = Path(__file__).resolve().parent.parent
 # Run as a script, this folder leads the search path, and its files would hide packages of the same name.
@@ -37,8 +36,10 @@ import torch  # noqa: E402
 from cbsurgeon import deploy, graph, models, surgery  # noqa: E402
 from cbsurgeon.checks import bench, verify  # noqa: E402
 from cbsurgeon.checks.environment import environment  # noqa: E402
+from cbsurgeon.deploy.casting import cast  # noqa: E402
 from cbsurgeon.deploy.tensorrt.package import PACKAGES  # noqa: E402
 from cbsurgeon.errors import CBSurgeonError, MissingPackage, UsageError  # noqa: E402
+from cbsurgeon.graph.capture import capture  # noqa: E402
 from cbsurgeon.models.model import Model  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
@@ -54,7 +55,6 @@ TORCH = ("eager", "compile")
 VARIANTS = ("base", "folded", "line", "cb_s", "se")
 BATCHES = (1, 2, 7)
 PROFILE = (1, 8, 8)
-LATENCY_BATCH = 8
 DEVICE = "cuda"
 CLAIM = 0.02
 """One process proves nothing finer: choices of kernels differ between processes."""
@@ -160,6 +160,15 @@ class Subject:
         inputs = tuple(value.to(kind) if value.is_floating_point() else value for value in model.example_inputs)
         return Model(copy.deepcopy(model.module).to(kind), inputs, model.provenance, recipes=model.recipes)
 
+    def typed_program(self, variant: str, dtype: str) -> Model:
+        """The captured program cast to a type; folded where that is the variant."""
+        program = self.program(variant)
+        if variant == "folded":
+            program, _ = deploy.fold(program, plainly=True)
+        if dtype != "float32":
+            program = cast(program, getattr(torch, dtype))
+        return Model(None, provenance=self.model.provenance, program=program.exported)
+
 
 # Parity
 
@@ -218,34 +227,36 @@ def facts(found: Any) -> Row:
 # Latency
 
 
-def latency(subject: Subject, dtypes: list[str], clock: Clock) -> Iterator[Row]:
+def latency(subject: Subject, dtypes: list[str], clock: Clock, batches: list[int]) -> Iterator[Row]:
     """Every form of the operator against the unedited model, through every runtime."""
     row = partial(attempt, clock, 1.0, "latency", subject.name)
-    for dtype in dtypes:
+    for dtype, batch in product(dtypes, batches):
         for backend in (*TORCH, "onnxruntime", *PACKAGES):
             for variant in VARIANTS:
-                if backend in TORCH and variant == "folded":
+                if backend == "eager" and variant == "folded":
                     continue  # folding is done on programs and files
-                measured = row(dtype, backend, partial(timed, subject, dtype, backend, variant, clock.budget))
-                yield {**measured, "variant": variant}
+                measured = row(dtype, backend, partial(timed, subject, dtype, backend, variant, clock.budget, batch))
+                yield {**measured, "variant": variant, "batch": batch}
                 if measured["ok"] is not True:
                     break  # what the first one lacks, the others lack too
-        torch._dynamo.reset()  # type: ignore[no-untyped-call]
+                torch._dynamo.reset()  # type: ignore[no-untyped-call]
 
 
-def timed(subject: Subject, dtype: str, backend: str, variant: str, budget: float) -> Row:
+def timed(subject: Subject, dtype: str, backend: str, variant: str, budget: float, batch: int) -> Row:
     """One benchmark of this process."""
     if backend in PACKAGES:
         sides: list[Any] = [subject.engine(name, dtype, backend) for name in ("base", variant)]
         backend = "tensorrt"
     elif backend == "onnxruntime":
         sides = [subject.onnx(name, dtype) for name in ("base", variant)]
+    elif variant == "folded":
+        sides = [subject.typed_program(name, dtype) for name in ("base", variant)]
     else:
         sides = [subject.typed(name, dtype) for name in ("base", variant)]
     result = bench(
         *sides,
         backend=backend,
-        batch=LATENCY_BATCH,
+        batch=batch,
         budget=budget,
         claim=CLAIM,
         processes=1,
@@ -293,7 +304,8 @@ def show(row: Row) -> str:
     low, high = (100 * (value - 1) for value in row["ci95"])
     first, second = (1e3 * row["median_seconds"][side] for side in ("a", "b"))
     return (
-        f"{head} {row['variant']:<7} {first:.3f} -> {second:.3f} ms {100 * (row['ratio'] - 1):+6.2f} % "
+        f"{head} {row['variant']:<7} batch {row['batch']:<4} "
+        f"{first:.3f} -> {second:.3f} ms {100 * (row['ratio'] - 1):+6.2f} % "
         f"({low:+.2f} to {high:+.2f})  {row['outcome']}, {row['clock']}"
     )
 
@@ -303,6 +315,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["ViT-S", "Swin-T"])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "float16"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[8], help="samples per call of latency")
+    parser.add_argument("--only", choices=("parity", "latency"), help="leave the other part out")
     parser.add_argument("--seconds", type=float, default=450.0, help="for everything; no row is begun after that")
     parser.add_argument("--budget", type=float, default=4.0, help="seconds of measuring for each row of latency")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
@@ -317,7 +331,11 @@ def main(arguments: list[str] | None = None) -> int:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         subjects = [Subject(name, folder) for name in options.models]
-        for part in (parity, latency):
+        parts: dict[str, Callable[[Subject, list[str], Clock], Iterator[Row]]] = {
+            "parity": parity,
+            "latency": partial(latency, batches=options.batches),
+        }
+        for part in [parts[options.only]] if options.only else parts.values():
             for subject in subjects:
                 for row in part(subject, options.dtypes, clock):
                     found.append(row)
@@ -338,7 +356,6 @@ def write(path: Path, rows: list[Row], clock: Clock) -> None:
     document = {
         "schema": SCHEMA,
         "environment": {**environment(), **device},
-        "batch": LATENCY_BATCH,
         "seconds": round(clock.spent, 1),
         "rows": rows,
     }

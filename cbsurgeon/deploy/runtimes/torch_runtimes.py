@@ -95,7 +95,15 @@ class CompiledRuntime(EagerRuntime):
     backend = "compile"
 
     def _compiled(self) -> Callable[..., Any]:
-        return torch.compile(self.module)
+        compiled = torch.compile(self.module)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # By default torch.compile does not look at hooks when it decides whether a compiled graph fits a module,
+            # and all modules of a class share their graphs: an edited model would run the graph of the original.
+            with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+                return compiled(*args, **kwargs)
+
+        return call
 
     def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():  # inference tensors would be a second variant to compile

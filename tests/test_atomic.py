@@ -267,12 +267,12 @@ CHUNKS, CHUNK = 64, 65536
 """Four megabytes in 64 writes: long enough to be hit in the middle, short enough to be hit between files too."""
 WRITER = f"""
 import importlib.util, sys, types
-# The writer alone: `cbsurgeon.models` would import torch, and fifty processes of it are slow.
-for name in ("cbsurgeon", "cbsurgeon.models"):
+# The writer alone: `cbsurgeon.models.files` would import torch, and fifty processes of it are slow.
+for name in ("cbsurgeon", "cbsurgeon.models", "cbsurgeon.models.files"):
     package = types.ModuleType(name)
     package.__path__ = [sys.argv[2] + "/" + name.replace(".", "/")]
     sys.modules[name] = package
-from cbsurgeon.models import atomic
+from cbsurgeon.models.files import atomic
 print("ready", flush=True)
 turn = 0
 while True:

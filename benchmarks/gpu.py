@@ -137,7 +137,7 @@ class Subject:
 
     def engine(self, variant: str, dtype: str, package: str) -> Path:
         """The built engine."""
-        key = (variant, dtype, package)
+        key = ("engine", variant, dtype, package)
         if key not in self._files:
             if package == "tensorrt_rtx" and torch.cuda.get_device_capability() in RTX_LACKS:
                 raise MissingPackage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -95,15 +96,21 @@ class CompiledRuntime(EagerRuntime):
     backend = "compile"
 
     def _compiled(self) -> Callable[..., Any]:
-        compiled = torch.compile(self.module)
-
         def call(*args: Any, **kwargs: Any) -> Any:
-            # By default torch.compile does not look at hooks when it decides whether a compiled graph fits a module,
-            # and all modules of a class share their graphs: an edited model would run the graph of the original.
+            return self.module(*args, **kwargs)
+
+        # torch.compile keeps its graphs with a function's code, which all modules of a class share, and it does not
+        # look at hooks when it decides whether a graph fits: an edited model would run the graph of the original. A
+        # code object of its own starts without graphs. After a graph break the modules' own code is compiled too; there
+        # the hooks are looked at.
+        own = types.FunctionType(call.__code__.replace(), globals(), closure=call.__closure__)
+        compiled = torch.compile(own)
+
+        def checked(*args: Any, **kwargs: Any) -> Any:
             with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
                 return compiled(*args, **kwargs)
 
-        return call
+        return checked
 
     def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():  # inference tensors would be a second variant to compile

@@ -9,7 +9,9 @@ from cbsurgeon.checks.latency.sweeping import Sweep, sweep
 from cbsurgeon.checks.leaks import Leak, future_leak, padding_leak
 from cbsurgeon.checks.parity.bisection import bisect, end_nodes
 from cbsurgeon.checks.parity.comparison import verify
-from cbsurgeon.checks.parity.result import Bisection, BlockGap, Row, Side, Tolerance, Verification
+from cbsurgeon.checks.parity.located import Bisection, BlockGap
+from cbsurgeon.checks.parity.result import Verification
+from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 
 __all__ = [
     "Audit",

@@ -10,7 +10,7 @@ from cbsurgeon.cli.options import for_side, model_options, reference_argument, t
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.errors import UsageError
 
-HARDWARE = "h200,a100,l4,t4,rtx4090"
+HARDWARE = "h100,h200,a100,l4,t4,rtx4090,jetson-orin,generic-cpu"
 SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -27,6 +27,10 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     metavar="LIST",
     help="Devices of --roofline; cpu is this one, measured on the spot.",
 )
+@click.option(
+    "--bandwidth", metavar="RATE", help="A device of your own for --roofline, such as 3.35TB/s; with --flops."
+)
+@click.option("--flops", metavar="RATE", help="Its operations per second, such as 989T; with --bandwidth.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call.")
 @click.option(
     "--dtype",
@@ -46,6 +50,8 @@ def command(
     how: dict[str, Any],
     roofline: bool,
     hardware: str,
+    bandwidth: str | None,
+    flops: str | None,
     batch: int,
     dtype: str,
 ) -> None:
@@ -58,6 +64,7 @@ def command(
       cbsurgeon audit timm:deit_small_patch16_224
       cbsurgeon audit timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
       cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors --roofline --hardware h200,l4,cpu --dtype fp16
+      cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors --roofline --bandwidth 3.35TB/s --flops 989T
     """
     dtypes = _dtypes(dtype)
     _refuse_without(context, roofline)
@@ -73,7 +80,9 @@ def command(
             from cbsurgeon.verbs.proving import shares_of_latency
 
             progress("measure this processor" if "cpu" in hardware.split(",") else "roofline")
-            document["roofline"] = shares_of_latency(counted, hardware=hardware.split(","), dtypes=dtypes)
+            document["roofline"] = shares_of_latency(
+                counted, hardware=hardware.split(","), dtypes=dtypes, bandwidth=bandwidth, flops=flops
+            )
     terminal.show(document)
 
 
@@ -89,7 +98,9 @@ def _dtypes(text: str) -> tuple[str, ...]:
 def _refuse_without(context: click.Context, roofline: bool) -> None:
     """An option that would change nothing was meant to."""
     source = click.core.ParameterSource.COMMANDLINE
-    given = [name for name in ("hardware", "dtype") if context.get_parameter_source(name) is source]
+    given = [
+        name for name in ("hardware", "bandwidth", "flops", "dtype") if context.get_parameter_source(name) is source
+    ]
     if given and not roofline:
         raise UsageError(
             f"--{given[0]} is for --roofline",

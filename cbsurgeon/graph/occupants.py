@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.export.graph_signature import ExportGraphSignature, InputKind, Output
 
 from cbsurgeon.graph.block import Block, Site
 from cbsurgeon.graph.program import Program
-from cbsurgeon.operators.base import Operator
+from cbsurgeon.operators.registry import classes
 
 ON_OUTPUT = "context_broadcast"
 """Name of the child module whose operator is applied to the parent's output."""
@@ -70,7 +70,7 @@ def occupants(exported: ExportedProgram, graph: fx.Graph | None = None) -> list[
         for spec in exported.graph_signature.input_specs
         if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument)
     }
-    names = {f"{kind.__module__}.{kind.__qualname__}": kind.name for kind in _classes(Operator)}
+    names = {path: kind.name for path, kind in classes().items()}
     members: dict[tuple[str, object], list[fx.Node]] = defaultdict(list)
     described: dict[tuple[str, object], tuple[str, Mapping[str, Any]]] = {}
     for node in (graph or exported.graph).nodes:
@@ -81,13 +81,6 @@ def occupants(exported: ExportedProgram, graph: fx.Graph | None = None) -> list[
             described[path, call] = (op, mark)
     found = (_occupant(*described[key], key[0], nodes, given) for key, nodes in members.items())
     return [occupant for occupant in found if occupant is not None]
-
-
-def _classes(kind: type[Operator]) -> Iterator[type[Operator]]:
-    for below in kind.__subclasses__():
-        if isinstance(getattr(below, "name", None), str):
-            yield below
-        yield from _classes(below)
 
 
 def _belongs(node: fx.Node, names: Mapping[str, str]) -> tuple[str, object, str, Mapping[str, Any]] | None:

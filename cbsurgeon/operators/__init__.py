@@ -1,12 +1,20 @@
-"""The mathematics of Context Broadcasting: what is done to a tensor of tokens, and what it costs."""
+"""The operators: one file for each, with its formula, its forms, its cost and what export can fold of it.
 
-from cbsurgeon.operators.base import Cost, Operator
-from cbsurgeon.operators.class_token import CBGate, CBHybrid
-from cbsurgeon.operators.context import CB, CBS
+``base`` is what an operator of your own subclasses and lists what it may define. ``context`` and ``class_token`` are
+the bases of operators around the mean of the tokens and of operators that read the class token. ``registry`` finds an
+operator by its name. Nothing outside this package compares operators' names: other packages ask the operator.
+"""
+
+from cbsurgeon.operators.base import Operator
+from cbsurgeon.operators.cb import CB
+from cbsurgeon.operators.cb_gate import CBGate
+from cbsurgeon.operators.cb_hybrid import CBHybrid
+from cbsurgeon.operators.cb_retrofit import CBRetrofit, set_strength
+from cbsurgeon.operators.cb_s import CBS
+from cbsurgeon.operators.cost import Cost, Folding, Traffic
 from cbsurgeon.operators.decay import parameter_groups
 from cbsurgeon.operators.registry import build, names
-from cbsurgeon.operators.retrofit import CBRetrofit, set_strength
-from cbsurgeon.operators.squeeze import SE
+from cbsurgeon.operators.se import SE
 
 __all__ = [
     "CB",
@@ -16,7 +24,9 @@ __all__ = [
     "CBHybrid",
     "CBRetrofit",
     "Cost",
+    "Folding",
     "Operator",
+    "Traffic",
     "build",
     "names",
     "parameter_groups",

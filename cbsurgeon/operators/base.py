@@ -1,33 +1,34 @@
-"""What every operator is: a module that maps a tensor to one of the same shape, knowing its axes."""
+"""What every operator is: a module that maps a tensor to one of the same shape, knows its axes, and describes itself.
+
+An operator of your own is a subclass with a ``name`` and a ``forward``; ``mod:package.module:Class`` names it in
+``--op`` and in recipes. Everything else it may say of itself has a default:
+
+========================= =============================================================== ===========================
+it may define             so that                                                          otherwise
+========================= =============================================================== ===========================
+``formula``               reports show its formula                                        no formula is shown
+``identity_at_start``     ``insert`` need not warn that outputs change                    the warning is printed
+``mixes_tokens = False``  causal and padded models need no causal or masked form          such models are refused
+``options()``             recipes and weights files rebuild it with its options           it is rebuilt without options
+``refusal(tokens)``       a site it cannot work at is refused before anything changes     every site is accepted
+``cost(...)``             ``audit`` and ``audit --roofline`` use its closed form          its nodes are counted
+``folding(...)``          an export manifest says why it was not folded                   a general reason is given
+========================= =============================================================== ===========================
+
+Subclass :class:`cbsurgeon.operators.context.Context` for an operator around the mean of the tokens: it brings the
+sliced, causal and masked forms. Subclass :class:`cbsurgeon.operators.class_token.ClassToken` for one that reads the
+class token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Cost:
-    """Closed-form cost of one operator on one ``[1, N, C]`` tensor.
-
-    Attributes:
-        paper: multiply-accumulates in the paper's convention (torchprofile's: the token-wide multiplication
-            counts ``N * C``, everything else nothing), as in Tables S16 and S17.
-        flops: every addition and multiplication counted once, the sum over tokens as ``N * C``.
-        elements: tensor elements read plus written by an unfused implementation.
-        parameters: trainable values added.
-        formula: how ``flops`` is made up, for people.
-    """
-
-    paper: int
-    flops: int
-    elements: int
-    parameters: int
-    formula: str
+from cbsurgeon.operators.cost import Cost, Folding
 
 
 class Operator(nn.Module):
@@ -40,14 +41,20 @@ class Operator(nn.Module):
 
     Attributes:
         name: the word used by ``--op`` and in recipes.
+        formula: what it computes, in one line.
+        twice: what two of them in a row compute, for the refusal of a second insertion.
         identity_at_start: whether a freshly built operator leaves its input bit-equal.
         mixes_tokens: whether the output of one token depends on the others.
+        forms: options that restrict the mean: ``tokens``, ``causal`` and ``masked``, those it takes.
         inserted_by: the recipe document that put it into a module; a trained module thus knows its insertions.
     """
 
     name: ClassVar[str]
+    formula: ClassVar[str] = ""
+    twice: ClassVar[str] = ""
     identity_at_start: ClassVar[bool] = False
     mixes_tokens: ClassVar[bool] = True
+    forms: ClassVar[tuple[str, ...]] = ()
     inserted_by: Mapping[str, Any] | None = None
 
     def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
@@ -67,6 +74,20 @@ class Operator(nn.Module):
     def refusal(self, tokens: int) -> str:
         """Why this operator cannot stand at a site of so many tokens; empty where it can."""
         return ""
+
+    @classmethod
+    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
+        """Closed-form cost on ``tokens`` tokens of ``channels`` channels, batch 1, with the operator's options.
+
+        Raises:
+            NotImplementedError: it states none; its nodes are then counted one by one.
+        """
+        raise NotImplementedError(f"{cls.__name__} states no cost")
+
+    @classmethod
+    def folding(cls, **options: Any) -> Folding:
+        """What export can move into the weights around it, with the operator's options."""
+        return Folding()
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the token axes, kept as axes of size 1; accumulated in float32 for 16-bit inputs."""
@@ -89,14 +110,6 @@ class Operator(nn.Module):
         shape = [1] * like.dim()
         shape[self.channel_axis] = self.channels
         return vector.view(shape)
-
-    @classmethod
-    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
-        """Closed-form cost on ``tokens`` tokens of ``channels`` channels, batch 1, with the operator's options.
-
-        An operator of the user's own need not state it; its nodes are then counted one by one.
-        """
-        raise NotImplementedError(f"{cls.__name__} states no cost")
 
     def extra_repr(self) -> str:
         """Channels, axes and options, for ``print(module)``."""

@@ -1,4 +1,4 @@
-"""CB_gate and CB_hybrid (appendix B.7): the class token takes part in what is broadcast."""
+"""Operators that read the class token."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from cbsurgeon.operators.base import Cost, Operator
+from cbsurgeon.operators.base import Operator
 
 
 class ClassToken(Operator):
     """An operator that reads the class token.
 
-    Whether a token *is* a class token cannot be seen in one tensor: planning proves it on the graph, and refuses where
-    there is none (a mixer, global pooling) or where it cannot be proved. A site with several token axes (a picture,
-    windows) has none.
+    A tensor does not show which token is the class token. Planning proves it on the graph, and refuses where there is
+    none (a mixer, global pooling) or where it cannot be proved. A site with several token axes (an image, windows) has
+    none.
 
     Args:
         class_token: position of the class token along the single token axis; 0, where timm, torchvision and
@@ -45,39 +45,3 @@ class ClassToken(Operator):
         axis = self.token_axes[0]
         place = self.place or 0
         return x.narrow(axis, place + x.shape[axis] if place < 0 else place, 1)
-
-
-class CBGate(ClassToken):
-    """``CB_gate(x_i) = x_i * (x_cls + 1)`` (appendix B.7), without parameters."""
-
-    name = "cb_gate"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The gated tensor, same shape and type as ``x``."""
-        return x * (self.class_token(x) + 1)
-
-    @classmethod
-    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
-        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1."""
-        n, c = tokens, channels
-        return Cost(n * c, n * c + c, 2 * n * c + 3 * c, 0, "NC + C: gate x, class token + 1")
-
-
-class CBHybrid(ClassToken):
-    """``CB_hybrid(x_i) = x_i * x_cls + CB(x_i)`` (appendix B.7), without parameters.
-
-    The paper reports that it diverged when put on the MLP and on the attention together.
-    """
-
-    name = "cb_hybrid"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The gated tensor plus CB of it, same shape and type as ``x``."""
-        return x * self.class_token(x) + (0.5 * x + 0.5 * self.mean(x))
-
-    @classmethod
-    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
-        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1; in the paper's convention 2NC."""
-        n, c = tokens, channels
-        formula = "5NC + 2C: gate x, add; CB: sum, 1/N, half x, half mean, add"
-        return Cost(2 * n * c, 5 * n * c + 2 * c, 10 * n * c + 5 * c, 0, formula)

@@ -1,21 +1,73 @@
-"""CB and CB_S (section 3.2 of the paper), over all tokens, a slice of them, those that are no padding, or causally."""
+"""Operators around the mean of the tokens: of all tokens, of a slice, of those that are not padding, or causal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cbsurgeon.operators.base import Cost, Operator
+from cbsurgeon.operators.base import Operator
+from cbsurgeon.operators.cost import Cost, Traffic
 from cbsurgeon.operators.masking import Masking
-from cbsurgeon.operators.span import Span
+
+_FORM = re.compile(r"^(-?\d+)?:(-?\d+)?$")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens ``start`` up to, not including, ``stop``, counted as Python does."""
+
+    start: int | None
+    stop: int | None
+
+    @classmethod
+    def read(cls, text: str) -> Span:
+        """Read ``START:STOP``.
+
+        Raises:
+            ValueError: something else is written there.
+        """
+        found = _FORM.match(text) if isinstance(text, str) else None
+        if found is None:
+            raise ValueError(f"tokens={text!r} is not a slice such as 1: or :40")
+        start, stop = (int(number) if number else None for number in found.groups())
+        return cls(start or None, stop)
+
+    def __str__(self) -> str:
+        return f"{'' if self.start is None else self.start}:{'' if self.stop is None else self.stop}"
+
+    def refusal(self, tokens: int) -> str:
+        """Why these tokens do not exist among so many; empty where they do."""
+        ends = [end for end in (self.start, self.stop) if end is not None]
+        if any(end > tokens or end < -tokens for end in ends) or not range(tokens)[self.start : self.stop]:
+            return f"there are {tokens} tokens, and {self} holds none of them or reaches past them"
+        return ""
+
+    def count(self, tokens: int) -> int:
+        """How many of so many tokens it holds."""
+        return len(range(tokens)[self.start : self.stop])
+
+    def apply(self, x: Tensor, axis: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """``x`` with the span replaced by ``function`` of it."""
+
+        def part(start: int | None, stop: int | None) -> Tensor:
+            return x[(slice(None),) * axis + (slice(start, stop),)]
+
+        pieces = [part(None, self.start)] if self.start is not None else []
+        pieces.append(function(part(self.start, self.stop)))
+        pieces += [part(self.stop, None)] if self.stop is not None else []
+        return torch.cat(pieces, dim=axis)
 
 
 class Context(Operator):
     """An operator around the mean of the tokens.
+
+    A subclass defines ``forward`` as ``self.over(x, mix)``, where ``mix`` takes tokens and padding and calls
+    :meth:`context` for the mean. It then has the three forms below.
 
     Args:
         tokens: a slice of the single token axis, such as ``1:``, ``:40`` or ``40:``. The mean is that of these tokens
@@ -23,17 +75,18 @@ class Context(Operator):
         causal: token ``i`` receives the mean of tokens ``0 .. i`` instead of all of them, accumulated in float32 (in
             float64 for float64), so that nothing of its future reaches it. It needs the whole sequence in one pass:
             with a key-value cache the mean would be that of the newest tokens alone.
-        masked: the mean is that of the tokens a padding mask leaves, accumulated in float32. Every position receives
-            it, the padding too (nobody looks there). A sample that is all padding has the mean 0. Together with
-            ``causal``, of the tokens so far; together with ``tokens``, of those among them.
+        masked: the mean is that of the tokens that are not padding, accumulated in float32. Every position receives
+            it, padding too (the model ignores padding). A sample that is all padding has the mean 0. With ``causal``
+            it is the mean of the tokens so far; with ``tokens``, of those among them.
 
     Attributes:
         masking: where a masked operator finds the mask of the forward pass under way.
         batch_axis: the tensor's batch axis, which a mask is laid along; by default the first that is neither token nor
             channel.
-        site: where it stands, for people and to tell its tensors from another's.
+        site: path of its site, for messages and to find the mask of a repeated call.
     """
 
+    forms = ("tokens", "causal", "masked")
     masking: Masking | None = None
     site: str = ""
 
@@ -73,7 +126,7 @@ class Context(Operator):
         return self.span.refusal(tokens) if self.span is not None else ""
 
     def context(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """What is broadcast: the mean over the tokens (axes of size 1), or every token's mean of those up to it.
+        """The mean over the tokens (token axes of size 1), or in the causal form each token's mean of those up to it.
 
         Args:
             x: the tokens.
@@ -93,7 +146,7 @@ class Context(Operator):
 
     def _masked_mean(self, x: Tensor, hidden: Tensor) -> Tensor:
         axis = self.token_axes[0]
-        # Padding is replaced, not multiplied by 0: what stands there may be no number at all.
+        # Padding is replaced, not multiplied by 0: it may hold NaN.
         own, one = _wide(x).masked_fill(hidden, 0.0), (~hidden).to(_wide(x).dtype)
         if self.causal:
             total, count = own.cumsum(dim=axis), one.cumsum(dim=axis)
@@ -102,7 +155,7 @@ class Context(Operator):
         return (total / count.clamp(min=1.0)).to(x.dtype)
 
     def over(self, x: Tensor, mix: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
-        """Apply ``mix`` to the chosen tokens of ``x`` and to what hides some of them."""
+        """Apply ``mix`` to the chosen tokens of ``x``; its second argument is true at padding, or ``None``."""
         axis = self.token_axes[0]
         hidden = None if self.masking is None else self.masking.hidden(x, self.batch_axis, axis, self.site)
         if self.span is None:
@@ -113,112 +166,60 @@ class Context(Operator):
 
     @classmethod
     def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
-        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1.
-
-        Of a slice only its own tokens are computed with, and all are copied; the causal form broadcasts as many means
-        as there are tokens; the masked form selects, and counts what it selected.
-        """
+        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1, of the form that ``options`` choose."""
         span = options.get("tokens")
         n, c = tokens if span is None else Span.read(span).count(tokens), channels
         causal = bool(options.get("causal"))
-        found = cls._causal_cost(n, c) if causal else cls._plain_cost(n, c)
+        found = cls.causal_cost(n, c) if causal else cls.plain_cost(n, c)
         if options.get("masked"):
-            last, name = (n, "N") if causal else (1, "1")
-            found = replace(
-                found,
-                flops=found.flops + n * c + n + last,
-                elements=found.elements + 2 * n * c + 4 * n + 2 * last,
-                formula=f"{found.formula}; masked: NC + N + {name}, select x, count, at least 1",
-            )
-        if span is not None:
-            elements = found.elements + 2 * tokens * c
-            found = replace(found, elements=elements, formula=f"{found.formula}; N = {n} of {tokens} tokens")
-        return found
+            found = _masked_cost(found, n, c, causal)
+        return found if span is None else _span_cost(found, n, c, tokens)
 
     @classmethod
-    def _plain_cost(cls, n: int, c: int) -> Cost:
-        """One mean for all tokens."""
+    def plain_cost(cls, n: int, c: int) -> Cost:
+        """Cost with one mean for all ``n`` tokens."""
         raise NotImplementedError(f"{cls.__name__} states no cost")
 
     @classmethod
-    def _causal_cost(cls, n: int, c: int) -> Cost:
-        """A mean for every token: a running sum, divided by the number of tokens so far."""
-        raise NotImplementedError(f"{cls.__name__} states no cost")
+    def causal_cost(cls, n: int, c: int) -> Cost:
+        """Cost with a mean for every token: a running sum, divided by the number of tokens so far."""
+        raise NotImplementedError(f"{cls.__name__} states no cost of its causal form")
+
+
+def _masked_cost(plain: Cost, n: int, c: int, causal: bool) -> Cost:
+    """The masked form selects values, counts what it selected, and divides by at least 1.
+
+    Unfused, seven kernels (select, invert, convert, two sums, at least 1, divide) stand for the plain mean, or for the
+    three of the causal one, whose token positions (``shared``) it does not need. A mask counts as whole elements.
+    """
+    last, name = (n, "N") if causal else (1, "1")
+    line, *fused = plain.traffic
+    if causal:
+        extra = Traffic("line", 4, 2 * n * c + 10 * n, -2 * n)
+    else:
+        extra = Traffic("line", 6, 2 * n * c + 6 * n + 2 * c + 4)
+    unfused = Traffic("line", line.kernels + extra.kernels, line.elements + extra.elements, line.shared + extra.shared)
+    return replace(
+        plain,
+        flops=plain.flops + n * c + n + last,
+        formula=f"{plain.formula}; masked: NC + N + {name}, select x, count, at least 1",
+        traffic=(unfused, *(replace(form, elements=form.elements + n) for form in fused)),  # fused, the mask is read
+    )
+
+
+def _span_cost(part: Cost, n: int, c: int, tokens: int) -> Cost:
+    """Only ``n`` tokens are computed with; a new tensor for the result copies the others."""
+
+    def traffic(form: Traffic) -> Traffic:
+        if form.form == "line":
+            return replace(form, kernels=form.kernels + 1, elements=form.elements + 2 * tokens * c)
+        if form.form == "kernel":
+            return replace(form, elements=form.elements + 2 * (tokens - n) * c)
+        return form
+
+    formula = f"{part.formula}; N = {n} of {tokens} tokens"
+    return replace(part, formula=formula, traffic=tuple(traffic(form) for form in part.traffic))
 
 
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-class CB(Context):
-    """Context Broadcasting: ``CB(x_i) = (x_i + mean_j x_j) / 2`` (eq. 1), without parameters.
-
-    Written as the paper's line, ``0.5 * x + 0.5 * x.mean(dim, keepdim=True)``, so that eager fp32 results are
-    bit-equal to a model with that line in its source. It keeps the mean of the tokens and halves their
-    deviations from it; a model has to be trained or fine-tuned with it.
-    """
-
-    name = "cb"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Eq. 1 on a tensor of any shape; the result has the same shape and type."""
-        return self.over(x, self._mix)
-
-    def _mix(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        return 0.5 * x + 0.5 * self.context(x, hidden)
-
-    @classmethod
-    def _plain_cost(cls, n: int, c: int) -> Cost:
-        return Cost(n * c, 3 * n * c + 2 * c, 5 * n * c + 4 * c, 0, "3NC + 2C: sum, 1/N, half x, half mean, add")
-
-    @classmethod
-    def _causal_cost(cls, n: int, c: int) -> Cost:
-        formula = "5NC: running sum, divide, half x, half mean, add"
-        return Cost(2 * n * c, 5 * n * c, 11 * n * c + 2 * n, 0, formula)
-
-
-class CBS(Context):
-    """CB with dimension scaling: ``CB_S(x_i) = x_i + scale * mean_j x_j`` (section 3.2), ``scale`` of shape ``[C]``.
-
-    ``scale`` starts at ``initial``; at 0, the default, the operator is the exact identity and its gradient
-    ``sum_i g_i * mean`` is not degenerate. Give ``scale`` no weight decay.
-    """
-
-    name = "cb_s"
-    identity_at_start = True
-
-    def __init__(
-        self,
-        channels: int,
-        channel_axis: int,
-        token_axes: Sequence[int],
-        *,
-        initial: float = 0.0,
-        tokens: str | None = None,
-        causal: bool = False,
-        masked: bool = False,
-    ) -> None:
-        super().__init__(channels, channel_axis, token_axes, tokens=tokens, causal=causal, masked=masked)
-        self.initial = float(initial)
-        self.scale = nn.Parameter(torch.full((channels,), self.initial))
-
-    def options(self) -> dict[str, Any]:
-        """``initial`` where it is not 0, and the form."""
-        return {**({"initial": self.initial} if self.initial else {}), **super().options()}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``x + scale * mean``, same shape and type as ``x``."""
-        return self.over(x, self._mix)
-
-    def _mix(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        broadcast = self.per_channel(self.scale, x) * self.context(x, hidden)
-        # Under autocast x is half the width of scale; adding the wider one would widen the whole branch after it.
-        return x + (broadcast if broadcast.dtype == x.dtype else broadcast.to(x.dtype))
-
-    @classmethod
-    def _plain_cost(cls, n: int, c: int) -> Cost:
-        return Cost(c, 2 * n * c + 2 * c, 3 * n * c + 5 * c, c, "2NC + 2C: sum, 1/N, scale mean, add")
-
-    @classmethod
-    def _causal_cost(cls, n: int, c: int) -> Cost:
-        return Cost(n * c, 4 * n * c, 9 * n * c + 2 * n + c, c, "4NC: running sum, divide, scale mean, add")

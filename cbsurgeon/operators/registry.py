@@ -10,10 +10,12 @@ from typing import Any
 
 from cbsurgeon.errors import UsageError
 from cbsurgeon.operators.base import Operator
-from cbsurgeon.operators.class_token import CBGate, CBHybrid
-from cbsurgeon.operators.context import CB, CBS
-from cbsurgeon.operators.retrofit import CBRetrofit
-from cbsurgeon.operators.squeeze import SE
+from cbsurgeon.operators.cb import CB
+from cbsurgeon.operators.cb_gate import CBGate
+from cbsurgeon.operators.cb_hybrid import CBHybrid
+from cbsurgeon.operators.cb_retrofit import CBRetrofit
+from cbsurgeon.operators.cb_s import CBS
+from cbsurgeon.operators.se import SE
 
 _OPERATORS: dict[str, type[Operator]] = {cls.name: cls for cls in (CB, CBS, CBGate, CBHybrid, CBRetrofit, SE)}
 
@@ -24,6 +26,25 @@ USERS = "mod:"
 def names() -> tuple[str, ...]:
     """The built-in operator names, in the order they are documented."""
     return tuple(_OPERATORS)
+
+
+def having(form: str) -> tuple[str, ...]:
+    """Names of the built-in operators that take a form: ``tokens``, ``causal`` or ``masked``."""
+    return tuple(name for name, kind in _OPERATORS.items() if form in kind.forms)
+
+
+def classes() -> dict[str, type[Operator]]:
+    """Every operator class that has been imported, a user's own included, by its full class name.
+
+    ``torch.export`` writes that name into the module stack of an operator's nodes.
+    """
+    found: dict[str, type[Operator]] = {}
+    pending = [Operator]
+    while pending:
+        below = pending.pop().__subclasses__()
+        pending += below
+        found.update({f"{kind.__module__}.{kind.__qualname__}": kind for kind in below if hasattr(kind, "name")})
+    return found
 
 
 def operator_class(name: str) -> type[Operator]:

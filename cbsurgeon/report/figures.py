@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-COSTS = {"params": "parameters", "flops": "FLOPs (paper)", "operations": "operations", "bytes": "bytes moved"}
+COSTS = {
+    "params": "parameters",
+    "flops": "FLOPs (paper)",
+    "operations": "operations",
+    "bytes": "bytes moved, unfused",
+    "bytes_fused": "bytes moved, fused",
+}
 """The audited quantities, as tables call them."""
+
+
+def costs(document: Mapping[str, Any]) -> dict[str, Callable[..., str]]:
+    """Quantity → how it is written, for the quantities an audit holds (older files have fewer)."""
+    return {name: size if name.startswith("bytes") else count for name in COSTS if name in document}
 
 
 def count(value: float | None, *, signed: bool = False) -> str:

@@ -104,7 +104,6 @@ def _stacks(blocks: Sequence[Mapping[str, Any]], places: Mapping[Place, str], pr
 
 STEPS = ("norm", "first projection", "non-linearity", "last projection", "dropout")
 INSERTED_AT = {"front": 1, "mid": 3, "end": 5}
-FORMULAS = {"cb": "(x + mean x) / 2", "cb_s": "x + scale · mean x"}
 
 
 def anatomy(insertion: Document) -> Anatomy | None:
@@ -115,7 +114,7 @@ def anatomy(insertion: Document) -> Anatomy | None:
     before = tuple(Step(label) for label in STEPS)
     at = INSERTED_AT[position]
     after = (*before[:at], Step(op, operator=True), *before[at:])
-    return Anatomy(op, position, FORMULAS.get(op, ""), before, after)
+    return Anatomy(op, position, str(insertion.get("formula", "")), before, after)
 
 
 def _row(block: Mapping[str, Any], y: int, places: Mapping[Place, str]) -> BlockRow:

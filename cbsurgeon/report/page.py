@@ -124,9 +124,8 @@ def _audit(document: Document) -> dict[str, Any]:
         drawn.append({"title": "What the operators add", "svg": _svg(plots.costs(document))})
     drawn.append({"title": "Where the bytes go", "svg": _svg(plots.operators(document))})
     table = []
-    for name, label in figures.COSTS.items():
-        show: Callable[..., str] = figures.size if name == "bytes" else figures.count
-        row = document[name]
+    for name, show in figures.costs(document).items():
+        row, label = document[name], figures.COSTS[name]
         cells = [show(row["a"])]
         if document.get("b"):
             cells += [show(row["b"]), show(row["difference"], signed=True), figures.percent(row["relative"], 4)]

@@ -10,8 +10,7 @@ import torch
 from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
 from cbsurgeon.graph.block import POSITIONS, Block, Inspection
 from cbsurgeon.operators import Operator
-from cbsurgeon.operators.context import Context
-from cbsurgeon.operators.registry import build, operator_class
+from cbsurgeon.operators.registry import build, having, operator_class
 from cbsurgeon.surgery.class_token import with_place
 from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import cannot_stand, no_mask, occupied
@@ -185,10 +184,10 @@ def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Bloc
     tied = all(site is not None and site.mask is not None for site in padded)
     reasons = "; ".join(f"{stack}: {why}" for stack, why in found.unmasked.items())
     given = [name for name in found.masks if " " not in name]  # the others are no inputs, and are named in words
-    if tied and issubclass(op, Context):
+    if tied and "masked" in op.forms:
         do = "take the masked form, the mean of the tokens that are no padding: --masked (masked=True)"
     elif tied:
-        do = f"{op.name} has no masked form; take cb or cb_s with --masked (masked=True)"
+        do = f"{op.name} has no masked form; take {' or '.join(having('masked'))} with --masked (masked=True)"
     elif given:
         do = f"if the model is never padded, inspect it without {', '.join(given)}"
     else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from cbsurgeon.errors import SurgeryError
+from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 
 
-def occupied(site: RecipeSite, by: str, op: str = "cb") -> SurgeryError:
+def occupied(site: RecipeSite, by: str, op: str) -> SurgeryError:
     """An operator already stands at a site.
 
     Args:
@@ -14,12 +15,12 @@ def occupied(site: RecipeSite, by: str, op: str = "cb") -> SurgeryError:
         by: the operator there.
         op: the operator that was to go there.
     """
-    twice = "Context Broadcasting twice is another operator: 0.25 x + 0.75 mean"
+    twice = operator_class(op).twice if by == op else ""
     return SurgeryError(
         f"block {site.index} already has an operator at its {site.position} position",
         code="CB-SURGERY-03",
         where=f"{site.path or site.stack}: {by} stands there",
-        why=twice if by == op == "cb" else f"{op} after {by} would be neither of the two",
+        why=twice or f"{op} after {by} would be neither of the two",
         do=f"remove the first one (cbsurgeon remove REF -o OUT), or leave the block out (--exclude {site.index})",
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from cbsurgeon import checks, deploy
 from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification
 from cbsurgeon.checks.cost import roofline
+from cbsurgeon.checks.cost.hardware import NAMES, described, named
 from cbsurgeon.checks.latency.sweeping import Sides
 from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
@@ -205,19 +206,28 @@ def audit(a: Model, b: Model | None = None, *, batch: int = 1, progress: Progres
 
 
 def shares_of_latency(
-    counted: Audit, *, hardware: Sequence[str] = tuple(roofline.NAMES), dtypes: Sequence[str] = ("float32", "float16")
+    counted: Audit,
+    *,
+    hardware: Sequence[str] = tuple(NAMES),
+    dtypes: Sequence[str] = ("float32", "float16"),
+    bandwidth: str | float | None = None,
+    flops: str | float | None = None,
 ) -> dict[str, Any]:
-    """At least and likely, the inserted operators' share of a model's latency on named hardware.
+    """The inserted operators' share of a model's latency on named hardware: a lower bound and an estimate.
 
     Args:
         counted: from :func:`audit`, of a model and of the same model with operators.
-        hardware: names from :data:`cbsurgeon.checks.cost.roofline.NAMES`, or ``cpu``, which is measured.
+        hardware: names from :data:`cbsurgeon.checks.cost.hardware.NAMES`, or ``cpu``, which is measured.
         dtypes: types to compute in.
+        bandwidth, flops: a device of your own instead of the named ones, such as ``3.35TB/s`` and ``989T``; both.
 
     Raises:
-        UsageError: an unknown device, nothing inserted, or no device that computes in the types (CB-AUDIT-01 to 03).
+        UsageError: an unknown device, nothing inserted, no device that computes in the types, or a device described
+            by something else than two positive numbers (CB-AUDIT-01 to 04).
     """
-    return roofline.roofline(counted, hardware=roofline.named(hardware), dtypes=dtypes)
+    own = bandwidth is not None or flops is not None
+    devices = (described(bandwidth or "", flops or ""),) if own else named(hardware)
+    return roofline.roofline(counted, hardware=devices, dtypes=dtypes)
 
 
 def bench(

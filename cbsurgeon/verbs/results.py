@@ -26,7 +26,7 @@ def insertion(
         blocks: how many blocks the model has, where that is known.
         output: the file written; ``None`` for a dry run.
     """
-    document = recipe.to_dict()
+    document, operator = recipe.to_dict(), operator_class(recipe.op)
     return {
         "schema": "cbsurgeon.insert/1",
         "reference": model.provenance.reference,
@@ -35,7 +35,8 @@ def insertion(
         "layers": recipe.layers,
         "chosen": list(recipe.indices),
         "blocks": blocks,
-        "identity_at_start": operator_class(recipe.op).identity_at_start,
+        "identity_at_start": operator.identity_at_start,
+        "formula": operator.formula,
         "sites": [site.to_dict() for site in recipe.active],
         "keys_added": sorted(keys(edited) - keys(model)),
         "dry_run": output is None,

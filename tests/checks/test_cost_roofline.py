@@ -9,18 +9,11 @@ import pytest
 from cbsurgeon import graph, surgery
 from cbsurgeon.checks.cost.auditing import audit
 from cbsurgeon.checks.cost.counts import Audit, Count, Inserted, Tally
-from cbsurgeon.checks.cost.roofline import (
-    FORMS,
-    HARDWARE,
-    ITEM,
-    Hardware,
-    measured_cpu,
-    model_seconds,
-    named,
-    roofline,
-    shares,
-)
+from cbsurgeon.checks.cost.hardware import HARDWARE, ITEM, NAMES, Hardware, described, measured_cpu, named
+from cbsurgeon.checks.cost.roofline import model_seconds, roofline, shares
 from cbsurgeon.errors import UsageError
+from cbsurgeon.operators import CB
+from cbsurgeon.operators.cost import FORMS
 from tests.checks.cost_models import TIMM, counted, timm_model, with_operator
 
 
@@ -31,19 +24,62 @@ def audited() -> Audit:
 
 
 def test_every_device_names_its_source_and_dense_peaks() -> None:
-    for device in HARDWARE:
+    assert set(NAMES) >= {"h100", "h200", "a100", "l4", "jetson-orin", "generic-cpu"}
+    for name, device in NAMES.items():
+        assert 1e10 < device.bandwidth < 1e13
+        if name == "generic-cpu":
+            assert "assumption" in device.source and set(device.peak) == {"float32"}
+            continue
         assert "NVIDIA" in device.source
         assert device.peak["float16"] >= 2 * device.peak["float32"] > 0
-        assert 1e11 < device.bandwidth < 1e13
-    assert "bfloat16" not in next(device for device in HARDWARE if device.name == "T4").peak
+    assert "bfloat16" not in NAMES["t4"].peak
+
+
+def test_peaks_are_those_of_the_data_sheets() -> None:
+    """H100 SXM: 3.35 TB/s, 67 TFLOPS in float32, 1,979 TFLOPS in float16 with sparsity, half of it dense."""
+    device = NAMES["h100"]
+    assert (device.bandwidth, device.peak["float32"], device.peak["float16"]) == (3.35e12, 67e12, 1979e12 / 2)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "flops", "expected"),
+    [
+        ("3.35TB/s", "989T", (3.35e12, 989e12)),
+        ("300 GB/s", "30.3TFLOPS", (300e9, 30.3e12)),
+        (1e11, 2e12, (1e11, 2e12)),
+        ("5e10", ".9e12", (5e10, 0.9e12)),
+    ],
+)
+def test_a_device_of_ones_own(bandwidth: str | float, flops: str | float, expected: tuple[float, float]) -> None:
+    device = described(bandwidth, flops)
+    assert (device.bandwidth, device.peak["float32"]) == pytest.approx(expected)
+    assert set(device.peak) == set(ITEM)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "flops", "where"),
+    [
+        *(
+            ("fast", "1T", "--bandwidth"),
+            ("", "1T", "--bandwidth"),
+            ("1TB/s", "", "--flops"),
+            ("1TB/s", "0", "--flops"),
+        ),
+        *(("1TFLOPS", "1T", "--bandwidth"), ("1TB/s", "1TB/s", "--flops"), ("-1T", "1T", "--bandwidth")),
+    ],
+)
+def test_a_device_that_is_not_described_is_refused(bandwidth: str, flops: str, where: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        described(bandwidth, flops)
+    assert caught.value.code == "CB-AUDIT-04" and caught.value.where == where
 
 
 def test_a_faster_form_never_has_the_larger_share(audited: Audit) -> None:
     rows = shares(audited)
     for device in HARDWARE:
-        for dtype in ("float32", "float16"):
+        for dtype in {"float32", "float16"} & set(device.peak):
             found = [row for row in rows if (row.hardware, row.dtype) == (device.name, dtype)]
-            assert [row.form for row in found] == [form.name for form in FORMS]
+            assert [row.form for row in found] == list(FORMS)
             fused = [row for row in found if row.form != "line"]  # the others share one model time
             assert [row.least for row in fused] == sorted((row.least for row in fused), reverse=True)
             assert [row.operator_seconds for row in found] == sorted(
@@ -54,12 +90,14 @@ def test_a_faster_form_never_has_the_larger_share(audited: Audit) -> None:
 def test_bytes_of_the_line_are_those_of_the_nodes(audited: Audit) -> None:
     """The closed form of the unfused operator is what its nodes move in the audit."""
     item = audited.b.inserted[0]
-    assert FORMS[0].elements(item) * ITEM["float32"] == item.tally.bytes
+    assert item.in_form("line").moved(1) * ITEM["float32"] == item.tally.bytes
 
 
 def test_operator_time_is_bytes_over_bandwidth() -> None:
     device = Hardware("toy", "test", 1e9, {"float32": 1e9}, 0.0)
-    item = Inserted("x", "cb", tokens=100, channels=10, calls=2, tally=Tally(), formula="")
+    item = Inserted(
+        "x", "cb", tokens=100, channels=10, calls=2, tally=Tally(), formula="", traffic=CB.cost(100, 10).traffic
+    )
     base = Count("a", Tally(), by_operator={"linear": Tally(operations=10**9, bytes=10)})
     edited = Count("b", Tally(), by_operator=base.by_operator, inserted=(item,))
     row = next(row for row in shares(Audit(base, edited, batch=3), hardware=[device], dtypes=["float32"]))
@@ -85,7 +123,7 @@ def test_unfused_models_take_longer(audited: Audit) -> None:
 def test_the_models_own_kernels_cost_as_much_as_those_that_are_added() -> None:
     """Where nothing but kernels costs, the share is the operator's part of the kernels."""
     device = Hardware("toy", "test", 1e30, {"float32": 1e30}, 1e-6)
-    item = Inserted("x", "cb", tokens=4, channels=4, calls=1, tally=Tally(), formula="")
+    item = Inserted("x", "cb", tokens=4, channels=4, calls=1, tally=Tally(), formula="", traffic=CB.cost(4, 4).traffic)
     work = {"linear": Tally(operations=1, bytes=1), "relu": Tally(operations=1, bytes=1)}
     base = Count("a", Tally(), by_operator=work, calls={"linear": 4, "relu": 8})
     rows = {
@@ -110,7 +148,7 @@ def test_the_table_says_where_operators_are_not_negligible(audited: Audit) -> No
 @pytest.mark.parametrize(
     ("hardware", "dtypes", "with_b", "code"),
     [
-        (["h100"], ["float32"], True, "CB-AUDIT-01"),
+        (["h999"], ["float32"], True, "CB-AUDIT-01"),
         ([], ["float32"], True, "CB-AUDIT-01"),
         (["h200"], ["float32"], False, "CB-AUDIT-02"),
         (["t4"], ["bfloat16"], True, "CB-AUDIT-03"),

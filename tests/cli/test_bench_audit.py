@@ -66,10 +66,27 @@ def test_a_roofline_is_part_of_the_audit(plain: Path, edited: Path) -> None:
     assert "roofline" not in run("audit", plain, edited, "--json").document
 
 
+def test_both_byte_counts_are_named_and_explained(plain: Path, edited: Path) -> None:
+    found = run("audit", plain, edited, "--json").document
+    assert 0 < found["bytes_fused"]["difference"] < found["bytes"]["difference"]
+    assert f"{100 * found['bytes']['relative']:+.2f} %" in found["bytes_explained"]
+    shown = run("audit", plain, edited).out
+    assert "bytes moved, unfused" in shown and "bytes moved, fused" in shown and "Bytes are not time" in shown
+    assert run("audit", plain, "--json").document["bytes_explained"] == ""
+
+
+def test_a_device_can_be_described(plain: Path, edited: Path) -> None:
+    words = ("audit", plain, edited, "--roofline", "--bandwidth", "3.35TB/s", "--flops", "989T", "--json")
+    table = run(*words).document["roofline"]
+    assert {row["hardware"] for row in table["rows"]} == {"3.35 TB/s, 989 TFLOPS"}
+
+
 @pytest.mark.parametrize(
     ("more", "code"),
     [
-        (["--roofline", "--hardware", "h100"], "CB-AUDIT-01"),
+        (["--roofline", "--hardware", "h999"], "CB-AUDIT-01"),
+        (["--roofline", "--bandwidth", "3TB/s"], "CB-AUDIT-04"),
+        (["--bandwidth", "3TB/s"], "CB-CLI-07"),
         (["--roofline", "--dtype", "int8"], "CB-CLI-06"),
         (["--hardware", "cpu"], "CB-CLI-07"),
         (["--dtype", "fp16"], "CB-CLI-07"),
@@ -89,7 +106,7 @@ def test_a_roofline_needs_something_inserted(plain: Path) -> None:
 
 def test_devices_on_the_command_line_are_those_that_are_known() -> None:
     """They stand there as text, since reading them would import torch."""
-    from cbsurgeon.checks.cost.roofline import NAMES
+    from cbsurgeon.checks.cost.hardware import NAMES
     from cbsurgeon.cli.audit import HARDWARE
 
     assert tuple(HARDWARE.split(",")) == tuple(NAMES)

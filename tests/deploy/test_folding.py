@@ -98,7 +98,7 @@ def test_cb_s_is_left_alone_and_said_so() -> None:
     folded, sites = fold(program)
     assert folded is program
     assert [site.op for site in sites] == ["cb_s", "cb_s"]
-    assert all("plain average" in site.reason for site in sites)
+    assert all("no factor that weights could take" in site.reason for site in sites)
 
 
 class Line(nn.Module):

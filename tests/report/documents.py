@@ -9,9 +9,12 @@ from typing import Any
 from cbsurgeon.checks.cost.counts import Audit, Count, Inserted, Tally
 from cbsurgeon.checks.cost.roofline import roofline
 from cbsurgeon.checks.latency.result import Benchmark, Process
-from cbsurgeon.checks.parity.result import Bisection, BlockGap, Row, Side, Tolerance, Verification
+from cbsurgeon.checks.parity.located import Bisection, BlockGap
+from cbsurgeon.checks.parity.result import Verification
+from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
 from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use
+from cbsurgeon.operators import CB
 
 HOSTILE = "<script>alert('x')</script>&\"]]>"
 """Stands in names that come from a model or a path; a page that shows it raw would run it."""
@@ -55,6 +58,7 @@ def insertion(chosen: tuple[int, ...] = (6, 7, 8, 9, 10, 11)) -> dict[str, Any]:
         "schema": "cbsurgeon.insert/1",
         "reference": "timm:deit_small_patch16_224",
         "op": "cb",
+        "formula": "(x + mean x) / 2",
         "position": "end",
         "layers": "upper",
         "chosen": list(chosen),
@@ -127,7 +131,7 @@ def verification(ok: bool = True, bisected: bool = True) -> dict[str, Any]:
 
 
 def audit(*, shares: bool = False) -> dict[str, Any]:
-    cb = Tally(0, 75_648, 227_712, 1_212_672)
+    cb, traffic = Tally(0, 75_648, 227_712, 1_212_672, 305_664), CB.cost(197, 384).traffic
     operators = {
         "linear": Tally(21_600_000, 4_200_000_000, 8_400_000_000, 310_000_000),
         "conv2d": Tally(295_000, 57_802_752, 115_000_000, 1_900_000),
@@ -138,10 +142,10 @@ def audit(*, shares: bool = False) -> dict[str, Any]:
     }
     total = sum(operators.values(), Tally())
     inserted = tuple(
-        Inserted(f"blocks.{i}.mlp", "cb", 197, 384, 1, cb, "3NC + 2C: sum, 1/N, half x, half mean, add")
+        Inserted(f"blocks.{i}.mlp", "cb", 197, 384, 1, cb, "3NC + 2C: sum, 1/N, half x, half mean, add", traffic)
         for i in range(6, 12)
     )
-    extra = Tally(0, 6 * cb.flops, 6 * cb.operations, 6 * cb.bytes)
+    extra = sum([cb] * 6, Tally())
     blocks = {f"blocks.{i}.mlp": Tally(1_181_568, 232_000_000, 465_000_000, 12_000_000) for i in range(12)}
     calls = dict.fromkeys(operators, 12)
     a = Count("timm:deit_small_patch16_224", total, blocks, operators, calls, weight_bytes=88_202_656)

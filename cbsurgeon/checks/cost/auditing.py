@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from cbsurgeon.checks.cost.counts import Audit, Count, Tally
-from cbsurgeon.checks.cost.inserted import Group, groups
+from cbsurgeon.checks.cost.inserted import Group, fused_bytes, groups
 from cbsurgeon.checks.cost.nodes import NodeCost, Sizes, batch_symbols, blocks, node_costs
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
@@ -97,7 +97,7 @@ def _summed(
             by_block[block_of[cost.name]] += Tally()  # keeps graph order, inserted operators included
         if cost.kind != "counted" or cost.name in owner:
             continue
-        part = Tally(0, cost.flops, cost.operations, cost.bytes)
+        part = Tally(0, cost.flops, cost.operations, cost.bytes, fused_bytes(cost))
         by_block[block_of[cost.name]] += part
         by_operator[cost.operator] += part
         calls[cost.operator] += 1

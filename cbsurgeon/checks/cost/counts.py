@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from cbsurgeon.operators.cost import FORMS, Traffic
 
 SCHEMA = "cbsurgeon.audit/1"
 
-QUANTITIES = ("params", "flops", "operations", "bytes")
+QUANTITIES = ("params", "flops", "operations", "bytes", "bytes_fused")
 """The counted quantities, in the order they are shown."""
 
 CONVENTIONS = {
@@ -17,25 +19,30 @@ CONVENTIONS = {
     "counts its closed form, N*C for CB",
     "operations": "every addition, multiplication and pointwise function is one operation; a matrix product is two "
     "per multiply-accumulate",
-    "bytes": "read and written when nothing is fused: every operand and result of every counted node, weights included",
+    "bytes": "read and written when nothing is fused (eager PyTorch): every operand and result of every counted node, "
+    "weights included",
+    "bytes_fused": "an estimate for compiled and exported models: operands and results of products, norms and "
+    "reductions; pointwise operators and copies join them; an inserted operator counts its folded form",
 }
 
 
 @dataclass(frozen=True)
 class Tally:
-    """The four quantities of one part of a model.
+    """The quantities of one part of a model.
 
     Attributes:
         params: parameters owned here (values, not bytes).
         flops: multiply-accumulates in the paper's convention.
         operations: all additions, multiplications and pointwise functions.
         bytes: bytes read plus written without any fusion.
+        bytes_fused: bytes read plus written when pointwise operators are fused; an estimate.
     """
 
     params: int = 0
     flops: int = 0
     operations: int = 0
     bytes: int = 0
+    bytes_fused: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(*(getattr(self, name) + getattr(other, name) for name in QUANTITIES))
@@ -59,6 +66,7 @@ class Inserted:
         calls: how often it runs in one forward pass.
         tally: its cost over all calls, at the batch of the audit.
         formula: how ``operations`` is made up for one image and one call.
+        traffic: memory traffic of one call, for every form it can be run in, the slowest first.
     """
 
     path: str
@@ -68,6 +76,13 @@ class Inserted:
     calls: int
     tally: Tally
     formula: str
+    traffic: tuple[Traffic, ...] = ()
+
+    def in_form(self, form: str) -> Traffic:
+        """Its traffic in a form, or in the next slower form that it has."""
+        order = list(FORMS)
+        slower = [traffic for traffic in self.traffic if order.index(traffic.form) <= order.index(form)]
+        return slower[-1] if slower else self.traffic[0]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -78,6 +93,7 @@ class Inserted:
             "channels": self.channels,
             "calls": self.calls,
             "formula": self.formula,
+            "traffic": [asdict(traffic) for traffic in self.traffic],
             **self.tally.to_dict(),
         }
 
@@ -138,6 +154,20 @@ class Audit:
         values = _side_by_side(self.a.total, self.b.total if self.b else None, quantity)
         return {**values, "convention": CONVENTIONS[quantity]}
 
+    @property
+    def bytes_explained(self) -> str:
+        """What the two byte counts of inserted operators mean beside a latency; empty where nothing is inserted."""
+        if self.b is None or not self.b.inserted:
+            return ""
+        unfused, fused = (self.compared(name)["relative"] or 0.0 for name in ("bytes", "bytes_fused"))
+        return (
+            f"Unfused ({100 * unfused:+.2f} %), every intermediate of the inserted operators is written to memory and "
+            f"read again, as in eager PyTorch. Fused ({100 * fused:+.2f} %), pointwise arithmetic joins its "
+            "neighbours, as in exported and compiled models. Bytes are not time: where matrix products take most of "
+            "the time, a few per cent more bytes can be a negligible slow-down. `audit --roofline` estimates the "
+            "operators' share of the latency; `bench` measures it."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form, schema ``cbsurgeon.audit/1``."""
         b = self.b
@@ -148,6 +178,7 @@ class Audit:
             "batch": self.batch,
             "dtype": self.dtype,
             **{quantity: self.compared(quantity) for quantity in QUANTITIES},
+            "bytes_explained": self.bytes_explained,
             "weight_bytes": {"a": self.a.weight_bytes, "b": b.weight_bytes if b else None},
             "by_block": _rows("block", self.a.by_block, b.by_block if b else None),
             "by_operator": [

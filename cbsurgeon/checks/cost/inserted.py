@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch.export import ExportedProgram
 
 from cbsurgeon.checks.cost.counts import Inserted, Tally
 from cbsurgeon.checks.cost.nodes import NodeCost, Sizes, batch_symbols, module_stack
+from cbsurgeon.checks.cost.rules import KERNELS
 from cbsurgeon.graph.occupants import MARK
 from cbsurgeon.models.model import Model
-from cbsurgeon.operators import Operator
+from cbsurgeon.operators import Operator, Traffic
+from cbsurgeon.operators.registry import classes
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Group:
         calls: how often it runs in one forward pass.
         tokens, channels: size of the tensor it works on, for one image.
         parameters: trainable values it owns.
+        itemsize: bytes of one element.
         options: what it was built with.
     """
 
@@ -39,21 +42,50 @@ class Group:
     tokens: int
     channels: int
     parameters: int
+    itemsize: int
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def inserted(self, costs: list[NodeCost], batch: int) -> Inserted:
-        """Its cost: arithmetic by the closed form where it states one, bytes as its nodes move them."""
+        """Its cost: arithmetic by its closed form where it states one, unfused bytes as its nodes move them."""
         names = set(self.nodes)
         own = [cost for cost in costs if cost.name in names]
+        moved = sum(cost.bytes for cost in own)
         try:
             closed = self.kind.cost(self.tokens, self.channels, **self.options)
-            flops, operations = (count * batch * self.calls for count in (closed.paper, closed.flops))
-            formula = closed.formula
-        except NotImplementedError:  # a user's own operator
-            flops, operations = sum(cost.flops for cost in own), sum(cost.operations for cost in own)
-            formula = "no closed form: counted node by node"
-        tally = Tally(self.parameters, flops, operations, sum(cost.bytes for cost in own))
-        return Inserted(self.path, self.kind.name, self.tokens, self.channels, self.calls, tally, formula)
+        except NotImplementedError:
+            return self._counted(own, moved, batch)
+        flops, operations = (count * batch * self.calls for count in (closed.paper, closed.flops))
+        item = Inserted(
+            self.path,
+            self.kind.name,
+            self.tokens,
+            self.channels,
+            self.calls,
+            Tally(self.parameters, flops, operations, moved),
+            closed.formula,
+            closed.traffic,
+        )
+        fused = item.in_form("folded").moved(batch) * self.calls * self.itemsize
+        return replace(item, tally=replace(item.tally, bytes_fused=fused))
+
+    def _counted(self, own: list[NodeCost], moved: int, batch: int) -> Inserted:
+        """The cost of an operator that states none: the sum of its nodes, and no form but the unfused one."""
+        tally = Tally(
+            self.parameters,
+            sum(cost.flops for cost in own),
+            sum(cost.operations for cost in own),
+            moved,
+            sum(fused_bytes(cost) for cost in own),
+        )
+        kernels = sum(cost.kind == "counted" for cost in own) // self.calls
+        line = Traffic("line", kernels, moved // (batch * self.calls * self.itemsize))
+        formula = "no closed form: counted node by node"
+        return Inserted(self.path, self.kind.name, self.tokens, self.channels, self.calls, tally, formula, (line,))
+
+
+def fused_bytes(cost: NodeCost) -> int:
+    """Bytes of a node when pointwise operators are fused: those of products, norms and reductions alone."""
+    return cost.bytes if cost.operator in KERNELS else 0
 
 
 def groups(model: Model, exported: ExportedProgram) -> tuple[Group, ...]:
@@ -62,35 +94,40 @@ def groups(model: Model, exported: ExportedProgram) -> tuple[Group, ...]:
     A node belongs to an operator when an operator class stands in its module stack; that holds for operators that
     ran as child modules and for those written into the program.
     """
-    classes = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _subclasses(Operator)}
+    known = classes()
     members: dict[tuple[str, type[Operator]], list[fx.Node]] = defaultdict(list)
     for node in exported.graph_module.graph.nodes:
         if node.op != "call_function":
             continue
         for path, name in module_stack(node).items():
-            if name in classes:
-                members[path, classes[name]].append(node)
+            if name in known:
+                members[path, known[name]].append(node)
                 break
     sizes = Sizes(batch_symbols(exported.graph_module.graph, 1))
     return tuple(_group(model, path, kind, nodes, sizes) for (path, kind), nodes in members.items())
 
 
-def _subclasses(kind: type[Operator]) -> Iterator[type[Operator]]:
-    for below in kind.__subclasses__():
-        yield below
-        yield from _subclasses(below)
-
-
 def _group(model: Model, path: str, kind: type[Operator], nodes: list[fx.Node], sizes: Sizes) -> Group:
     inside = set(nodes)
     exits = [node for node in nodes if any(user not in inside for user in node.users)]
-    shape = sizes.shape(exits[-1].meta["val"])
+    result = exits[-1].meta["val"]
+    shape = sizes.shape(result)
     module = _module_at(model, path)
     token_axes, channel_axis = _axes(module, nodes, len(shape))
     tokens = prod(shape[axis] for axis in token_axes)
     own = sum(parameter.numel() for parameter in module.parameters()) if module is not None else _vectors(nodes)
     names = tuple(node.name for node in nodes)
-    return Group(path, kind, names, len(exits), tokens, shape[channel_axis], own, _options(module, nodes))
+    return Group(
+        path,
+        kind,
+        names,
+        len(exits),
+        tokens,
+        shape[channel_axis],
+        own,
+        result.element_size(),
+        _options(module, nodes),
+    )
 
 
 def _options(module: Operator | None, nodes: list[fx.Node]) -> Mapping[str, Any]:

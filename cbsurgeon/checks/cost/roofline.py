@@ -2,158 +2,33 @@
 
 Two numbers per row. ``least``: both the model and the operator run at the roofline (peak arithmetic or peak bandwidth,
 whichever is slower, no launch costs). ``estimate``: both at what kernels usually reach, plus the cost of every kernel,
-the model's and those the operator adds. Neither is a measurement; ``bench`` is.
+the model's and those the operator adds. Neither is a measurement; ``bench`` is. What an operator moves in each form it
+says itself (:class:`cbsurgeon.operators.Traffic`).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from cbsurgeon.checks.cost.counts import Audit, Count, Inserted
-from cbsurgeon.checks.cost.rules import words
+from cbsurgeon.checks.cost.hardware import CPU_KERNEL, GPU_KERNEL, HARDWARE, ITEM, Hardware
+from cbsurgeon.checks.cost.rules import KERNELS
 from cbsurgeon.errors import UsageError
+from cbsurgeon.operators.cost import FORMS
 
 NEGLIGIBLE = 0.01
 """A share above this is called out."""
 
-ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""Bytes per element."""
-
 REACHED_ARITHMETIC, REACHED_BANDWIDTH = 0.6, 0.8
 """Parts of the peaks that good kernels usually reach: assumptions of the estimate, stated with it."""
 
-PRODUCTS = words(
-    "linear matmul mm bmm addmm baddbmm einsum conv1d conv2d conv3d convolution scaled_dot_product_attention"
-)
-"""Operators that stay kernels of their own when everything pointwise is fused into its neighbours."""
-
-REDUCTIONS = words("layer_norm group_norm rms_norm softmax mean adaptive_avg_pool2d")
-"""Operators that read their input once more even then."""
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Peaks of one device.
-
-    Attributes:
-        name: the device.
-        source: where the numbers are from.
-        bandwidth: bytes per second to its memory.
-        peak: dtype → matrix operations per second, dense; missing where the device does not compute in it.
-        kernel: seconds each further kernel costs at the least when replayed without launch gaps (an assumption).
-    """
-
-    name: str
-    source: str
-    bandwidth: float
-    peak: Mapping[str, float]
-    kernel: float
-
-
-GPU_KERNEL = 1.5e-6
-
-HARDWARE = (
-    Hardware(
-        "H200 SXM",
-        "NVIDIA H200 Tensor Core GPU datasheet (dense: half of the figures with sparsity)",
-        4.8e12,
-        {"float32": 67e12, "float16": 989.5e12, "bfloat16": 989.5e12},
-        GPU_KERNEL,
-    ),
-    Hardware(
-        "A100 SXM 80 GB",
-        "NVIDIA A100 Tensor Core GPU datasheet",
-        2.039e12,
-        {"float32": 19.5e12, "float16": 312e12, "bfloat16": 312e12},
-        GPU_KERNEL,
-    ),
-    Hardware(
-        "L4",
-        "NVIDIA L4 Tensor Core GPU datasheet (dense: half of the figures with sparsity)",
-        300e9,
-        {"float32": 30.3e12, "float16": 121e12, "bfloat16": 121e12},
-        GPU_KERNEL,
-    ),
-    Hardware(
-        "T4",
-        "NVIDIA T4 Tensor Core GPU datasheet (it has no bfloat16)",
-        320e9,
-        {"float32": 8.1e12, "float16": 65e12},
-        GPU_KERNEL,
-    ),
-    Hardware(
-        "RTX 4090",
-        "NVIDIA Ada GPU Architecture whitepaper, table of the GeForce RTX 4090 (float32 accumulation)",
-        1.008e12,
-        {"float32": 82.6e12, "float16": 165.2e12, "bfloat16": 165.2e12},
-        GPU_KERNEL,
-    ),
-)
-"""Float32 is what the ordinary cores do: parity in float32 is checked with TF32 off."""
-
-NAMES: Mapping[str, Hardware] = dict(zip(("h200", "a100", "l4", "t4", "rtx4090"), HARDWARE, strict=True))
-"""What the devices are called on the command line; ``cpu`` is measured where it is asked for."""
-
 ASSUMED = (
     f"estimate: {100 * REACHED_ARITHMETIC:g} % of the peak arithmetic, {100 * REACHED_BANDWIDTH:g} % of the bandwidth, "
-    f"{1e6 * GPU_KERNEL:g} µs for each kernel on a GPU; least: the peaks, and nothing for kernels"
+    f"{1e6 * GPU_KERNEL:g} µs for each kernel on a GPU, {1e6 * CPU_KERNEL:g} µs on the generic CPU; least: the peaks, "
+    "and nothing for kernels"
 )
-
-
-@dataclass(frozen=True)
-class Form:
-    """How an operator's arithmetic is spread over kernels.
-
-    Attributes:
-        name: the word.
-        meaning: in one sentence.
-        kernels: kernels CB adds (CB_S, spelled out, has one fewer).
-        fused_model: whether the model around it is fused as well.
-        elements: elements moved for one image, of an inserted operator.
-    """
-
-    name: str
-    meaning: str
-    kernels: int
-    fused_model: bool
-    elements: Callable[[Inserted], int]
-
-
-def _line(item: Inserted) -> int:
-    n, c = item.tokens, item.channels
-    return 3 * n * c + 5 * c if item.op == "cb_s" else 5 * n * c + 4 * c
-
-
-FORMS = (
-    Form("line", "the formula operator by operator, every intermediate written to memory", 4, False, _line),
-    Form(
-        "kernel",
-        "one reading for the mean, one for the result, one writing",
-        2,
-        True,
-        lambda item: 3 * item.tokens * item.channels + 2 * item.channels,
-    ),
-    Form(
-        "folded",
-        "halves in the weights, the addition joins the residual addition; the mean is one more reading",
-        1,
-        True,
-        lambda item: item.tokens * item.channels + 2 * item.channels,
-    ),
-    Form(
-        "fused",
-        "the product that makes x also sums it over the tokens; only the mean itself is written and read",
-        0,
-        True,
-        lambda item: 2 * item.channels,
-    ),
-)
-"""From the slowest to the fastest."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +40,7 @@ class Share:
         batch: images per call.
         model_seconds: the model alone at the roofline.
         operator_seconds: the operators alone at the roofline.
+        operator_bytes, operator_operations, kernels: what the operators move, compute and launch.
         least: ``operator / (model + operator)`` at the roofline.
         estimate: the same at usual efficiency, kernels counted.
     """
@@ -175,6 +51,9 @@ class Share:
     batch: int
     model_seconds: float
     operator_seconds: float
+    operator_bytes: int
+    operator_operations: int
+    kernels: int
     least: float
     estimate: float
 
@@ -185,17 +64,7 @@ class Share:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
-            "hardware": self.hardware,
-            "dtype": self.dtype,
-            "form": self.form,
-            "batch": self.batch,
-            "model_seconds": self.model_seconds,
-            "operator_seconds": self.operator_seconds,
-            "least": self.least,
-            "estimate": self.estimate,
-            "negligible": self.negligible,
-        }
+        return {**asdict(self), "negligible": self.negligible}
 
 
 def shares(
@@ -203,43 +72,31 @@ def shares(
     *,
     hardware: Iterable[Hardware] = HARDWARE,
     dtypes: Iterable[str] = ("float32", "float16"),
-    forms: Iterable[Form] = FORMS,
 ) -> tuple[Share, ...]:
     """The table for an audit of a model A and the same model with operators B, at the audit's batch.
 
-    A dtype that a device does not compute in has no row.
+    A dtype that a device does not compute in has no row, a form that no inserted operator has neither. Where several
+    operators are inserted, one that lacks a form counts in the next slower form it has.
 
     Raises:
         ValueError: the audit has no B, or B has no inserted operator.
     """
     if counted.b is None or not counted.b.inserted:
         raise ValueError("a roofline of operators needs an audit of a model and of the same model with operators")
-    chosen = tuple(forms)
+    forms = _forms(counted.b.inserted)
     return tuple(
         _share(counted, device, dtype, form)
         for device in hardware
         for dtype in dtypes
         if dtype in device.peak
-        for form in chosen
+        for form in forms
     )
 
 
-def named(names: Iterable[str]) -> tuple[Hardware, ...]:
-    """Devices by their names on the command line: :data:`NAMES`, and ``cpu``, which takes a second.
-
-    Raises:
-        UsageError: an unknown name (CB-AUDIT-01).
-    """
-    wanted = tuple(names)
-    unknown = [name for name in wanted if name not in (*NAMES, "cpu")]
-    if unknown or not wanted:
-        raise UsageError(
-            f"unknown hardware {unknown[0] if unknown else ''!r}",
-            code="CB-AUDIT-01",
-            why=f"known are {', '.join(NAMES)}, and cpu, which is measured",
-            do="--hardware h200,l4,cpu",
-        )
-    return tuple(measured_cpu() if name == "cpu" else NAMES[name] for name in wanted)
+def _forms(inserted: Iterable[Inserted]) -> list[str]:
+    """The forms that at least one operator has, from the slowest to the fastest."""
+    stated = {traffic.form for item in inserted for traffic in item.traffic}
+    return [form for form in FORMS if form in stated]
 
 
 def roofline(
@@ -276,7 +133,7 @@ def roofline(
         "negligible_at": NEGLIGIBLE,
         "batch": counted.batch,
         "hardware": [{"name": device.name, "source": device.source} for device in hardware],
-        "forms": {form.name: form.meaning for form in FORMS},
+        "forms": {form: FORMS[form] for form in _forms(counted.b.inserted)},
         "assumed": ASSUMED,
         "rows": [row.to_dict() for row in rows],
         "not_negligible": _felt(rows),
@@ -293,24 +150,31 @@ def _felt(rows: Iterable[Share]) -> list[str]:
     return [f"{place}: {', '.join(forms)}" for place, forms in found.items()]
 
 
-def _share(counted: Audit, device: Hardware, dtype: str, form: Form) -> Share:
+def _share(counted: Audit, device: Hardware, dtype: str, form: str) -> Share:
     assert counted.b is not None
-    inserted, batch = counted.b.inserted, counted.batch
+    inserted, batch, fused = counted.b.inserted, counted.batch, form != next(iter(FORMS))
     scale = ITEM[dtype] / ITEM.get(counted.dtype, 4)
-    model = model_seconds(counted.a, device, dtype, scale, fused=form.fused_model)
-    likely = model_seconds(counted.a, device, dtype, scale, fused=form.fused_model, reached=True)
-    likely += device.kernel * model_kernels(counted.a, fused=form.fused_model)
-    moved = sum(form.elements(item) * item.calls for item in inserted) * batch * ITEM[dtype]
-    extra = moved / device.bandwidth
-    kernels = form.kernels * sum(item.calls for item in inserted)
-    likely_extra = extra / REACHED_BANDWIDTH + kernels * device.kernel
+    model = model_seconds(counted.a, device, dtype, scale, fused=fused)
+    likely = model_seconds(counted.a, device, dtype, scale, fused=fused, reached=True)
+    likely += device.kernel * model_kernels(counted.a, fused=fused)
+    used = [(item.calls, item.in_form(form)) for item in inserted]
+    moved = sum(calls * traffic.moved(batch) for calls, traffic in used) * ITEM[dtype]
+    operations = sum(item.tally.operations for item in inserted)
+    kernels = sum(calls * traffic.kernels for calls, traffic in used)
+    extra = max(moved / device.bandwidth, operations / device.peak[dtype])
+    likely_extra = kernels * device.kernel + max(
+        moved / device.bandwidth / REACHED_BANDWIDTH, operations / device.peak[dtype] / REACHED_ARITHMETIC
+    )
     return Share(
         device.name,
         dtype,
-        form.name,
+        form,
         batch,
         model,
         extra,
+        moved,
+        operations,
+        kernels,
         extra / (model + extra),
         likely_extra / (likely + likely_extra),
     )
@@ -325,59 +189,18 @@ def model_seconds(
         count: the model.
         device, dtype: where, in what.
         scale: bytes of ``dtype`` per byte counted.
-        fused: products and reductions only; what is pointwise rides along with its neighbours.
+        fused: count products, norms and reductions only; pointwise operators join their kernels.
         reached: at the efficiency kernels usually reach instead of at the peaks.
     """
     arithmetic = device.peak[dtype] * (REACHED_ARITHMETIC if reached else 1.0)
     bandwidth = device.bandwidth * (REACHED_BANDWIDTH if reached else 1.0)
-    kept = PRODUCTS | REDUCTIONS
     return sum(
         max(part.operations / arithmetic, part.bytes * scale / bandwidth)
         for name, part in count.by_operator.items()
-        if not fused or name in kept
+        if not fused or name in KERNELS
     )
 
 
 def model_kernels(count: Count, *, fused: bool) -> int:
-    """Kernels the model takes: products and reductions where what is pointwise is fused, all operators elsewhere."""
-    kept = PRODUCTS | REDUCTIONS
-    return sum(calls for name, calls in count.calls.items() if not fused or name in kept)
-
-
-def measured_cpu(*, threads: int | None = None, repeats: int = 5) -> Hardware:
-    """This processor, measured by a copy of 128 MiB and a product of 1024 x 1024 matrices (about a second).
-
-    Args:
-        threads: threads to use; those PyTorch uses anyway when left out.
-        repeats: how often each is timed; the fastest counts, as a peak is asked for.
-    """
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        source, target = torch.ones(2**25), torch.empty(2**25)
-        copy = _fastest(lambda: target.copy_(source), repeats)
-        size = 1024
-        left, result = torch.ones(size, size), torch.empty(size, size)
-        product = _fastest(lambda: torch.mm(left, left, out=result), repeats)
-        small, sink = torch.ones(16), torch.empty(16)
-        call = _fastest(lambda: sink.copy_(small), 200)
-    finally:
-        used = torch.get_num_threads()
-        torch.set_num_threads(before)
-    return Hardware(
-        f"this processor, {used} thread{'s' if used > 1 else ''}",
-        "measured on the spot: copy of 128 MiB, product of 1024 x 1024 matrices, call of 16 elements",
-        2 * source.numel() * source.element_size() / copy,
-        {"float32": 2 * size**3 / product},
-        call,
-    )
-
-
-def _fastest(call: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats + 1):  # the first one is warm-up
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    """Kernels the model launches: those of :data:`KERNELS` when pointwise operators are fused, else every operator."""
+    return sum(calls for name, calls in count.calls.items() if not fused or name in KERNELS)

@@ -256,3 +256,11 @@ VIEWS = words(
 
 MAYBE_COPIES = words("reshape reshape_as flatten contiguous to type_as float half bfloat16 double")
 """Operators that are views where the layout and the type allow it, and copies elsewhere."""
+
+_PRODUCTS = words(
+    "linear matmul mm bmm addmm baddbmm einsum conv1d conv2d conv3d convolution scaled_dot_product_attention"
+)
+_REDUCTIONS = words("layer_norm group_norm rms_norm softmax mean adaptive_avg_pool2d")
+
+KERNELS = _PRODUCTS | _REDUCTIONS
+"""Operators that stay kernels of their own when everything pointwise is fused: products, and what reads a whole row."""

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from cbsurgeon.checks.parity import difference as compare
 from cbsurgeon.checks.parity import tolerance as policy
-from cbsurgeon.checks.parity.result import Bisection, BlockGap, Side
+from cbsurgeon.checks.parity.located import Bisection, BlockGap
+from cbsurgeon.checks.parity.reference import Named
+from cbsurgeon.checks.parity.row import Side
 from cbsurgeon.checks.parity.stream import Key, OnnxStream, ProgramStream, Stream, program_points, stream_after
 from cbsurgeon.deploy.folding.folds import fold
 from cbsurgeon.deploy.onnx import file as onnx_file
@@ -168,9 +170,7 @@ def _side(target: Target, stream: Stream) -> Side:
     return Side(name, "program", "cpu", floating_type(stream.program))
 
 
-def _allowed(
-    program: Program | None, inputs: policy.Named, keys: Sequence[Key], dtypes: tuple[str, str]
-) -> dict[Key, float]:
+def _allowed(program: Program | None, inputs: Named, keys: Sequence[Key], dtypes: tuple[str, str]) -> dict[Key, float]:
     """Relative L2 distance that rounding explains at each point: measured as in verify, else estimated by depth."""
     coarser = max(dtypes, key=policy.eps)
     if program is not None:
@@ -217,4 +217,11 @@ def _gap(name: str, path: str, a: Tensor, b: Tensor, allowed: float) -> BlockGap
         allowed=allowed,
         would_pass_at=compare.passing_atol(gap, a, 0.0),
         ok=relative <= allowed,
+        varies=_varies(a, allowed),
     )
+
+
+def _varies(value: Tensor, allowed: float) -> bool:
+    """Whether the samples of a batch differ by more than rounding."""
+    first = value.narrow(0, 0, 1).expand_as(value)
+    return compare.relative_l2(compare.difference(value, first), value) > allowed

@@ -1,28 +1,30 @@
-"""Whether two sides compute the same thing."""
+"""Whether two models compute the same outputs."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from cbsurgeon.checks.parity import difference as compare
 from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.bisection import bisect as bisect_sides
 from cbsurgeon.checks.parity.bisection import end_nodes
-from cbsurgeon.checks.parity.inputs import Arrays, Feed, Source, feeds
-from cbsurgeon.checks.parity.result import Row, Side, Tolerance, Verification
+from cbsurgeon.checks.parity.inputs import Arrays, Source, coverage, feeds
+from cbsurgeon.checks.parity.judging import Judge, side
+from cbsurgeon.checks.parity.matching import match_outputs, renamed
+from cbsurgeon.checks.parity.reference import Operators, Reference
+from cbsurgeon.checks.parity.result import Verification
+from cbsurgeon.checks.parity.row import Row, Tolerance
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, Target
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Program, inspect
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.occupants import occupants
 from cbsurgeon.models.model import Model
+from cbsurgeon.operators.base import Operator
 
 BATCHES = (1, 2, 7)
 
@@ -83,15 +85,19 @@ def verify(
         if program is None:
             program = _program_of(a, first) or _program_of(b, second)
         source = Source(program, first.inputs, _integers(a) or _integers(b))
-        judge = _Judge(first, second, source, policy.Reference(program), policy.given(atol, rtol), _depth(program, b))
+        operators = Operators(_with_operators(program, b))
+        judge = Judge(
+            first, second, source, Reference(program), operators, policy.given(atol, rtol), _depth(program, b)
+        )
         only = one_batch(first, second)
         plan = list(feeds(source, batches if only is None else (only,), inputs))
+        judge.notes += coverage(program, plan)
         found = judge.verdict(plan, tell)
         if only is not None:
             note = f"compared at batch {only} alone, at which it is fixed"
             found = dataclasses.replace(found, notes=(*found.notes, note))
     inside = (program if isinstance(a, Model) and program is not None else a, b)
-    if found.rows and all(judge.blind):
+    if judge.blind and policy.given(atol, rtol) is None:
         found = _look_inside(found, *inside, backends, trust)
     if bisect and not found.ok:
         failed = next(feed for feed in plan if (feed.label, feed.batch) == (found.worst.inputs, found.worst.batch))
@@ -114,18 +120,23 @@ def _look_inside(
     backends: tuple[str | None, str | None],
     trust: bool,
 ) -> Verification:
-    """Outputs that are one constant (a head that starts at zero) say nothing: compare the last block's result."""
+    """Compare the residual stream where the outputs are the same for all samples (a head that starts at zero)."""
+    why = "the outputs do not differ between samples, so they cannot show a difference between the models"
     try:
-        gap = bisect_sides(a, b, backends=backends, trust=trust).gaps[-1]
-    except UsageError as error:
-        note = f"every output is one constant, so this proves little; looking inside failed: {error.what}"
-        return dataclasses.replace(found, notes=(*found.notes, note))
+        gaps = bisect_sides(a, b, backends=backends, trust=trust).gaps
+    except (UsageError, CheckFailed) as error:
+        failure = f"{why}; nor can the residual stream be compared: {error.what}"
+        return dataclasses.replace(found, failures=(*found.failures, failure))
+    if not any(gap.varies for gap in gaps):
+        failure = f"{why}; nor does the residual stream: give inputs of your own with --inputs"
+        return dataclasses.replace(found, failures=(*found.failures, failure))
+    gap = next((gap for gap in gaps if not gap.ok), [gap for gap in gaps if gap.varies][-1])
     # The block is judged by its relative L2 error; the absolute limit is that judgement in the unit of max |Δ|.
     absolute = gap.max_abs * gap.allowed / gap.rel_l2 if gap.rel_l2 else 0.0
-    limit = Tolerance(absolute, 0.0, gap.allowed, "measured", "at the last block; every output is one constant")
+    limit = Tolerance(absolute, 0.0, gap.allowed, "measured", "at a block; the outputs do not differ between samples")
     row = Row("generated", policy.NOISE_BATCH, f"{gap.block} ({gap.node})", gap.max_abs, gap.rel_l2, gap.cosine, None,
-              None, gap.would_pass_at, limit, gap.ok)  # fmt: skip
-    return dataclasses.replace(found, rows=(*found.rows, row))
+              None, gap.would_pass_at, limit, gap.ok, "" if gap.ok else "the residual stream differs here")  # fmt: skip
+    return dataclasses.replace(found, rows=(*found.rows, row), notes=(*found.notes, f"{why}: a block is compared"))
 
 
 def one_batch(a: Runtime, b: Runtime) -> int | None:
@@ -146,125 +157,6 @@ def one_batch(a: Runtime, b: Runtime) -> int | None:
     return sizes[0] if sizes else None
 
 
-def side(runtime: Runtime) -> Side:
-    """A runtime as the result names it."""
-    return Side(runtime.name, runtime.backend, runtime.device.type, runtime.dtype)
-
-
-class _Judge:
-    """Compares two runtimes, one set of inputs at a time."""
-
-    def __init__(
-        self,
-        a: Runtime,
-        b: Runtime,
-        source: Source,
-        reference: policy.Reference,
-        given: Tolerance | None,
-        depth: int,
-    ) -> None:
-        self.a, self.b, self.source, self.reference = a, b, source, reference
-        self.given, self.depth = given, depth
-        self._floors: dict[str, dict[str, policy.Floor]] = {}
-        self.blind: list[bool] = []
-
-    def verdict(self, plan: Sequence[Feed], tell: Progress) -> Verification:
-        """Every row, and who was compared."""
-        rows: list[Row] = []
-        for feed in plan:
-            tell(f"comparing {feed.label} inputs, batch {feed.batch}")
-            rows += self.rows(feed, plan)
-        notes = (*self.a.notes, *self.b.notes)
-        return Verification(side(self.a), side(self.b), tuple(rows), str(self.reference), notes=notes)
-
-    def rows(self, feed: Feed, plan: Sequence[Feed]) -> list[Row]:
-        tensors = renamed(feed.tensors, self.a)
-        left = self.a.run(tensors)
-        right = self.b.run(renamed(feed.tensors, self.b))
-        right = match_outputs(left, right, self.a.name, self.b.name)
-        floors = self._noise(feed.label, plan)
-        return [self._row(feed, name, left[name], right[name], floors.get(name)) for name in left]
-
-    def _noise(self, label: str, plan: Sequence[Feed]) -> dict[str, policy.Floor]:
-        """Noise on a few samples of one kind of inputs; it belongs to samples, not to how many are stacked."""
-        if self.given is not None:
-            return {}
-        if label not in self._floors:
-            alike = sorted((feed for feed in plan if feed.label == label), key=lambda feed: feed.batch)
-            chosen = next((feed for feed in alike if feed.batch >= policy.NOISE_BATCH), alike[-1])
-            few = chosen.first(policy.NOISE_BATCH, self.source.batch_axes)
-            self._floors[label] = self.reference.floors(few, (self.a.dtype, self.b.dtype))
-        return self._floors[label]
-
-    def _row(self, feed: Feed, name: str, a: Tensor, b: Tensor, floor: policy.Floor | None) -> Row:
-        gap = compare.difference(b, a)
-        self.blind.append(bool((a == a.flatten()[0]).all()) if a.numel() > 1 else False)
-        tolerance = self._tolerance(feed, a, floor)
-        needed = compare.passing_atol(gap, a, tolerance.rtol)
-        relative = compare.relative_l2(gap, a)
-        within = needed <= tolerance.atol and (tolerance.rel_l2 is None or relative <= tolerance.rel_l2)
-        return Row(
-            inputs=feed.label,
-            batch=feed.batch,
-            output=name,
-            max_abs=compare.largest(gap),
-            rel_l2=relative,
-            cosine=compare.cosine(a, b),
-            top1=compare.top1(a, b),
-            noise=floor.max_abs if floor else None,
-            would_pass_at=needed,
-            tolerance=tolerance,
-            ok=within,
-        )
-
-    def _tolerance(self, feed: Feed, a: Tensor, floor: policy.Floor | None) -> Tolerance:
-        if not a.is_floating_point():
-            return Tolerance(0.0, 0.0, None, "given", "integers are compared exactly")
-        if self.given is not None:
-            return self.given
-        dtypes = (self.a.dtype, self.b.dtype)
-        coarser = max(dtypes, key=policy.eps)
-        if floor is not None:
-            return policy.measured(floor, coarser, feed.label, compare.root_mean_square(a))
-        scale = compare.largest(torch.nan_to_num(a.detach().cpu().double(), posinf=0.0, neginf=0.0).abs())
-        return policy.estimated(dtypes, self.depth, scale, self.reference.reason)
-
-
-def renamed(tensors: Mapping[str, Tensor], runtime: Runtime) -> dict[str, Tensor]:
-    """Inputs under a runtime's own names: as they are where they agree, in order where they are as many."""
-    names = [port.name for port in runtime.inputs]
-    if set(names) == set(tensors) or len(names) != len(tensors):
-        return dict(tensors)
-    return dict(zip(names, tensors.values(), strict=True))
-
-
-def match_outputs(left: Mapping[str, Tensor], right: Mapping[str, Tensor], a: str, b: str) -> dict[str, Tensor]:
-    """The second side's outputs under the first side's names.
-
-    Raises:
-        CheckFailed: other numbers of outputs (CB-VERIFY-02), or another shape (CB-VERIFY-03).
-    """
-    if len(left) != len(right):
-        raise CheckFailed(
-            "the two sides have different outputs",
-            code="CB-VERIFY-02",
-            where=f"{a} and {b}",
-            why=f"{', '.join(left)} against {', '.join(right)}",
-            do="compare a model with its own export",
-        )
-    matched = dict(right) if set(left) == set(right) else dict(zip(left, right.values(), strict=True))
-    for name, tensor in left.items():
-        if tensor.shape != matched[name].shape:
-            raise CheckFailed(
-                "an output has another shape",
-                code="CB-VERIFY-03",
-                where=f"output {name}",
-                why=f"{list(tensor.shape)} in {a}, {list(matched[name].shape)} in {b}",
-                do="compare a model with its own export",
-            )
-    return matched
-
-
 def _program_of(target: Target, runtime: Runtime) -> Program | None:
     """The captured program behind a side, or ``None`` for a file that is not one."""
     if isinstance(target, Program):
@@ -273,6 +165,17 @@ def _program_of(target: Target, runtime: Runtime) -> Program | None:
     if isinstance(held, Program) and runtime.backend != "folded":
         return held
     return capture(target) if isinstance(target, Model) else None
+
+
+def _with_operators(program: Program | None, b: Target) -> Program | None:
+    """A program that contains inserted operators: the first model's, else the second's."""
+    if program is not None and occupants(program.exported):
+        return program
+    if isinstance(b, Program):
+        return b
+    if isinstance(b, Model) and b.module is not None and any(isinstance(m, Operator) for m in b.module.modules()):
+        return capture(b)
+    return program
 
 
 def _integers(target: Target) -> dict[str, list[int]]:

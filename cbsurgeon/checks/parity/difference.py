@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """Elementwise distance in float64; infinite where the two disagree about being finite, 0 where both are alike."""
+    """Elementwise distance in float64; infinite where only one is finite, 0 where both are equal or both NaN."""
     first, second = a.detach().cpu().double(), b.detach().cpu().double()
     alike = (first == second) | (first.isnan() & second.isnan())
     gap = (first - second).abs()
@@ -19,10 +19,23 @@ def largest(gap: Tensor) -> float:
     return float(gap.max()) if gap.numel() else 0.0
 
 
+def excess(gap: Tensor, b: Tensor, rtol: float) -> Tensor:
+    """The part of the distance that the relative tolerance does not allow, elementwise and at least 0."""
+    scale = torch.nan_to_num(b.detach().cpu().double().abs(), nan=0.0, posinf=0.0)
+    return (gap - rtol * scale).clamp(min=0.0)
+
+
 def passing_atol(gap: Tensor, b: Tensor, rtol: float) -> float:
     """Smallest absolute tolerance under which ``gap <= atol + rtol * |b|`` everywhere."""
-    scale = torch.nan_to_num(b.detach().cpu().double().abs(), nan=0.0, posinf=0.0)
-    return max(0.0, largest(gap - rtol * scale))
+    return largest(excess(gap, b, rtol))
+
+
+def share_used(extra: Tensor, allowed: Tensor) -> float:
+    """Largest ratio of what is left of the distance to what is allowed; infinite where nothing is allowed."""
+    if not extra.numel():
+        return 0.0
+    ratio = torch.where(extra > 0.0, extra / allowed, torch.zeros_like(extra))
+    return float(torch.nan_to_num(ratio, nan=float("inf"), posinf=float("inf")).max())
 
 
 def relative_l2(gap: Tensor, b: Tensor) -> float:
@@ -49,8 +62,23 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(first @ second) / norms
 
 
+def is_classes(a: Tensor) -> bool:
+    """Whether an output has the shape and type of class scores, ``[batch, classes]``."""
+    return a.dim() == 2 and a.shape[1] > 1 and a.is_floating_point() and bool(a.shape[0])
+
+
 def top1(a: Tensor, b: Tensor) -> float | None:
     """Share of samples with the same largest class, for ``[batch, classes]`` outputs, else ``None``."""
-    if a.dim() != 2 or a.shape[1] < 2 or not a.is_floating_point() or not a.shape[0]:
+    if not is_classes(a):
         return None
     return float((a.detach().cpu().argmax(1) == b.detach().cpu().argmax(1)).double().mean())
+
+
+def clear_disagreements(a: Tensor, b: Tensor, margin: float) -> int:
+    """Samples whose largest class differs although it leads by more than ``margin`` in ``a``; 0 for other shapes."""
+    if not is_classes(a):
+        return 0
+    first = a.detach().cpu().double()
+    leading = first.topk(2, dim=1).values
+    clear = leading[:, 0] - leading[:, 1] > margin
+    return int((clear & (first.argmax(1) != b.detach().cpu().argmax(1))).sum())

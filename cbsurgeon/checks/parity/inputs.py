@@ -1,4 +1,4 @@
-"""What two sides are compared on: generated batches, one of large magnitude, or the user's own arrays."""
+"""The inputs that two models are compared on: generated ones, or the user's own arrays."""
 
 from __future__ import annotations
 
@@ -18,9 +18,25 @@ from cbsurgeon.graph import Program
 # is not accumulated in float32, small enough that a correct float16 model of normalised inputs does not.
 LARGE_MAGNITUDE = 64.0
 
-GENERATED, LARGE = "generated", "large"
+GENERATED, LARGE, VOCABULARY = "generated", "large", "vocabulary"
+
+# At most this many token ids, and this many batches of them: seconds for a BERT on a CPU. What was covered is printed.
+MOST_IDS = 8192
+MOST_BATCHES = 128
 
 Arrays = Mapping[str, Any]
+
+_aten = torch.ops.aten
+_LAYOUT = {
+    _aten.view.default,
+    _aten.reshape.default,
+    _aten.unsqueeze.default,
+    _aten.to.dtype,
+    _aten._to_copy.default,
+    _aten.clone.default,
+    _aten.contiguous.default,
+}
+"""Steps between an input and its embedding that keep every id."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +129,69 @@ def feeds(source: Source, batches: Sequence[int], given: Arrays | str | Path | N
     large = {name: _enlarge(tensor) for name, tensor in drawn.items()}
     if any(not torch.equal(large[name], drawn[name]) for name in drawn):
         yield Feed(LARGE, batch, large)
+    if source.program is not None:
+        yield from _vocabulary(source.program, max(batches))
+
+
+def embeddings(program: Program) -> dict[str, int]:
+    """Integer input → number of rows of the embedding table that it indexes, for inputs with a batch axis."""
+    found: dict[str, int] = {}
+    for node in program.exported.graph.nodes:
+        if node.op != "call_function" or node.target is not torch.ops.aten.embedding.default:
+            continue
+        table, ids = node.args[0].meta["val"], node.args[1]
+        while isinstance(ids, torch.fx.Node) and ids.op == "call_function" and len(ids.all_input_nodes) == 1:
+            if ids.target not in _LAYOUT:
+                break
+            ids = ids.all_input_nodes[0]
+        if isinstance(ids, torch.fx.Node) and ids.name in program.batch_axes:
+            found[ids.name] = min(int(table.shape[0]), found.get(ids.name, int(table.shape[0])))
+    return found
+
+
+def covered(program: Program, batch: int) -> dict[str, tuple[int, int]]:
+    """Integer input → (token ids that are compared, rows of its table)."""
+    found = {}
+    for name, rows in embeddings(program).items():
+        each = _ids_per_batch(program, name, batch)
+        found[name] = (min(rows, MOST_IDS, each * MOST_BATCHES), rows) if each else (0, rows)
+    return found
+
+
+def coverage(program: Program | None, plan: Sequence[Feed]) -> tuple[str, ...]:
+    """One sentence per token input about the ids that are compared."""
+    if program is None or not any(feed.label == VOCABULARY for feed in plan):
+        return ()
+    found = covered(program, max(feed.batch for feed in plan))
+    return tuple(
+        f"{name}: {'all ' if ids == rows else ''}{ids:,}{'' if ids == rows else f' of {rows:,}'} token ids compared"
+        for name, (ids, rows) in found.items()
+    )
+
+
+def _ids_per_batch(program: Program, name: str, batch: int) -> int:
+    example = program.example[name]
+    return batch * example.numel() // max(example.shape[program.batch_axes[name]], 1)
+
+
+def _vocabulary(program: Program, batch: int) -> Iterator[Feed]:
+    """Batches that together contain every token id, or as many as the limits allow, in an order of their own."""
+    plan = {name: (ids, rows) for name, (ids, rows) in covered(program, batch).items() if ids}
+    if not plan:
+        return
+    order = {
+        name: torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:ids]
+        for name, (ids, rows) in plan.items()
+    }
+    count = max(-(-ids // _ids_per_batch(program, name, batch)) for name, (ids, _) in plan.items())
+    for place in range(count):
+        tensors = dict(program.with_batch(batch, seed=place))
+        for name, ids in order.items():
+            like = tensors[name]
+            start = place * like.numel()
+            chosen = ids[torch.arange(start, start + like.numel()) % len(ids)]
+            tensors[name] = chosen.to(like.dtype).reshape(like.shape)
+        yield Feed(VOCABULARY, batch, tensors)
 
 
 def _arrays(given: Arrays | str | Path) -> tuple[str, dict[str, Tensor]]:

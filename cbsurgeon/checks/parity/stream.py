@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.export._tree_utils import reorder_kwargs
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.checks.parity.tolerance import Named
+from cbsurgeon.checks.parity.reference import Named
 from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.onnx.translation import node_path

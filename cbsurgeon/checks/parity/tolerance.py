@@ -1,25 +1,21 @@
-"""How much two correct sides may differ: measured where that is possible, estimated with a stated reason elsewhere.
+"""How much the outputs of two correct models may differ: measured where possible, else estimated from the dtype.
 
-Two computations of one function in one type differ by their roundings. How far roundings carry depends on the model and
-on the input, so it is measured: the model's own program runs in float64 and in each side's type, on the inputs in
-question, and the distance between the two is that type's *noise floor*. A side's own output plays no part in it: a
-fault must not widen its own tolerance.
+Two computations of one function in one dtype differ by rounding. The size of that difference depends on the model and
+on its inputs, so it is measured: the captured program runs in float64 and in the dtype of each model, on the same
+inputs, and the distance between the two is the *noise floor* of that dtype. The outputs that are judged play no part
+in it, so that a fault cannot widen its own tolerance. A ceiling per dtype limits what any measured noise can allow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from cbsurgeon.checks.parity.result import Tolerance
-from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
-from cbsurgeon.errors import ExportError
-from cbsurgeon.graph import Program
+from cbsurgeon.checks.parity.row import Tolerance
 
 # Another backend groups its sums differently and fuses other operators, so its roundings are other draws of the same
 # kind. On ViT-Ti, DeiT-III-S, Mixer-S and Swin-T, in all three types, ONNX Runtime's largest distance from float64 was
@@ -33,8 +29,14 @@ NOISE_BATCH = 2
 # the factor in front of eps * sqrt(depth) was 0.1 to 0.9, and 8 where float16 weights were subnormal.
 ESTIMATED_GROWTH = 16.0
 
-# Weights beyond this take more than 4 GB in float64, and minutes.
-LARGEST_REFERENCE = 500_000_000
+# No measured noise allows more than this relative L2 distance, and no smaller cosine. Correct float32, float16 and
+# bfloat16 forms of ViT-Ti, DeiT-S, Swin-T, Mixer-S and ConvNeXt-T were at most 1e-6, 1.6e-3 and 1.3e-2 from float64.
+CEILING = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 0.15}
+LEAST_COSINE = {"float64": 0.9999, "float32": 0.9999, "float16": 0.998, "bfloat16": 0.985}
+
+# A group of elements (one channel, one token) is allowed at least this many times the median noise of its axis: with
+# few samples the noise of a single group can be small by chance.
+MEDIAN_SHARE = 4.0
 
 _EPS = {
     "float64": torch.finfo(torch.float64).eps,
@@ -42,9 +44,6 @@ _EPS = {
     "float16": torch.finfo(torch.float16).eps,
     "bfloat16": torch.finfo(torch.bfloat16).eps,
 }
-
-Named = Mapping[str, Tensor]
-Run = Callable[[Named], dict[str, Tensor]]
 
 
 def eps(dtype: str) -> float:
@@ -60,83 +59,30 @@ class Floor:
         max_abs: largest distance from float64.
         rel_l2: relative L2 distance.
         rms: root mean square of the output it was measured on.
+        groups: axis → noise of each of its indices (of each channel, of each token), for all axes but the batch.
+        exact_finite: whether the float64 output is finite.
+        finite: whether the output in this dtype is finite.
     """
 
     max_abs: float
     rel_l2: float
     rms: float = 0.0
+    groups: Mapping[int, Tensor] = field(default_factory=dict)
+    exact_finite: bool = True
+    finite: bool = True
 
     def __add__(self, other: Floor) -> Floor:
-        return Floor(self.max_abs + other.max_abs, self.rel_l2 + other.rel_l2, max(self.rms, other.rms))
+        return Floor(
+            self.max_abs + other.max_abs,
+            self.rel_l2 + other.rel_l2,
+            max(self.rms, other.rms),
+            {axis: noise + other.groups[axis] for axis, noise in self.groups.items() if axis in other.groups},
+            self.exact_finite and other.exact_finite,
+            self.finite and other.finite,
+        )
 
 
-class Reference:
-    """The model in float64, and what each type's roundings do to it.
-
-    Attributes:
-        reason: empty when a float64 reference runs, else why there is none.
-    """
-
-    def __init__(self, program: Program | None) -> None:
-        self.program = program
-        self.reason = "" if program is not None else "neither side is a model that can be captured"
-        self._programs: dict[str, Run] = {}
-        if program is None:
-            return
-        weights = sum(tensor.numel() for tensor in program.exported.state_dict.values())
-        if weights > LARGEST_REFERENCE:
-            self.reason = f"{weights:,} weights in float64 would take {weights * 8 / 1e9:.0f} GB"
-
-    def __str__(self) -> str:
-        return f"none: {self.reason}" if self.reason else "float64 program"
-
-    def floors(self, inputs: Named, dtypes: tuple[str, str]) -> dict[str, Floor]:
-        """The two sides' noise floors on some inputs, added, by output; empty when there is no reference."""
-        if self.reason or self.program is None:
-            return {}
-        try:
-            exact = self._in("float64")(inputs)
-            found = {dtype: self._in(dtype)(inputs) for dtype in dict.fromkeys(dtypes)}
-        except (RuntimeError, NotImplementedError, ExportError) as error:
-            self.reason = f"the program does not run in float64 or {dtypes[1]}: {' '.join(str(error).split())[:120]}"
-            return {}
-        return {
-            name: floor_of(found[dtypes[0]][name], value, dtypes[0])
-            + floor_of(found[dtypes[1]][name], value, dtypes[1])
-            for name, value in exact.items()
-            if value.is_floating_point()
-        }
-
-    def _in(self, dtype: str) -> Run:
-        if dtype not in self._programs:
-            self._programs[dtype] = run_in(self.program, dtype)  # type: ignore[arg-type]
-        return self._programs[dtype]
-
-
-def run_in(program: Program, dtype: str) -> Run:
-    """A program as a function of named inputs that computes in one type."""
-    if dtype == "float64":
-        module: Any = in_float64(program)
-        kind: torch.dtype | None = torch.float64
-    elif dtype in DTYPES:
-        program = cast(program, DTYPES[dtype])
-        module, kind = program.module(), DTYPES[dtype]
-    else:
-        module, kind = program.module(), None
-
-    def run(inputs: Named) -> dict[str, Tensor]:
-        fitted = {
-            name: value.to(kind or program.example[name].dtype) if value.is_floating_point() else value
-            for name, value in inputs.items()
-        }
-        args, kwargs = program.arguments(fitted)
-        with torch.no_grad():
-            return program.name_outputs(module(*args, **kwargs))
-
-    return run
-
-
-def floor_of(value: Tensor, exact: Tensor, dtype: str) -> Floor:
+def floor_of(value: Tensor, exact: Tensor, dtype: str, batch_axes: Collection[int] = (0,)) -> Floor:
     """Noise of one output, never less than one rounding of it."""
     exact = exact.double()
     difference = (value.double() - exact).abs()
@@ -147,7 +93,71 @@ def floor_of(value: Tensor, exact: Tensor, dtype: str) -> Floor:
     distance = float(known.max()) if known.numel() else 0.0
     relative = float(torch.linalg.vector_norm(known)) / norm if norm and known.numel() else 0.0
     rms = norm / math.sqrt(scale.numel()) if scale.numel() else 0.0
-    return Floor(max(distance, eps(dtype) * largest), max(relative, eps(dtype)), rms)
+    noise = torch.maximum(
+        torch.nan_to_num(difference, nan=0.0, posinf=0.0),
+        eps(dtype) * torch.nan_to_num(exact, nan=0.0, posinf=0.0, neginf=0.0).abs(),
+    )
+    return Floor(
+        max(distance, eps(dtype) * largest),
+        max(relative, eps(dtype)),
+        rms,
+        _groups(noise, batch_axes),
+        bool(torch.isfinite(exact).all()),
+        bool(torch.isfinite(value).all()),
+    )
+
+
+def _groups(values: Tensor, batch_axes: Collection[int]) -> dict[int, Tensor]:
+    """Axis → largest value at each of its indices, for axes that do not change with the batch."""
+    if not values.numel():
+        return {}
+    return {
+        axis: values.amax(dim=[other for other in range(values.dim()) if other != axis]) if values.dim() > 1 else values
+        for axis in range(values.dim())
+        if axis not in batch_axes
+    }
+
+
+def allowed(tolerance: Tolerance, groups: Mapping[int, Tensor], like: Tensor) -> Tensor:
+    """Absolute tolerance of each element of an output.
+
+    Each group of elements along an axis is allowed what its own size justifies, so that one large channel does not
+    widen the tolerance of the others.
+
+    Args:
+        tolerance: the tolerance of the whole output; its ``atol`` belongs to the largest group.
+        groups: axis → size (noise or magnitude) of each group along it.
+        like: the output, shape ``[...]``.
+
+    Returns:
+        A float64 tensor that broadcasts to the shape of ``like``.
+    """
+    limit = torch.full([1] * like.dim(), tolerance.atol, dtype=torch.float64)
+    for axis, sizes in groups.items():
+        top = float(sizes.max()) if sizes.numel() else 0.0
+        if axis >= like.dim() or sizes.shape[0] != like.shape[axis] or sizes.numel() < 2 or top == 0.0:
+            continue
+        sizes = sizes.detach().cpu().double()
+        known = sizes[sizes > 0.0]
+        own = sizes.clamp(min=MEDIAN_SHARE * float(known.median())).clamp(max=top)
+        shape = [-1 if other == axis else 1 for other in range(like.dim())]
+        limit = torch.minimum(limit, tolerance.atol * (own / top).reshape(shape))
+    return limit
+
+
+def magnitudes(a: Tensor, batch_axes: Collection[int] = (0,)) -> dict[int, Tensor]:
+    """Axis → largest magnitude at each of its indices: stands in for noise where none was measured."""
+    return _groups(torch.nan_to_num(a.detach().cpu().double(), nan=0.0, posinf=0.0, neginf=0.0).abs(), batch_axes)
+
+
+def ceiling(dtype: str) -> float:
+    """The largest relative L2 distance that is ever allowed in a dtype."""
+    return CEILING.get(dtype, CEILING["float32"])
+
+
+def least_cosine(dtype: str) -> float:
+    """The smallest cosine that is ever allowed in a dtype."""
+    return LEAST_COSINE.get(dtype, LEAST_COSINE["float32"])
 
 
 def measured(floor: Floor, dtype: str, batches: str, rms: float) -> Tolerance:
@@ -155,7 +165,7 @@ def measured(floor: Floor, dtype: str, batches: str, rms: float) -> Tolerance:
 
     Args:
         floor: the noise.
-        dtype: the coarser of the two sides' types.
+        dtype: the coarser dtype of the two models.
         batches: what it was measured on.
         rms: root mean square of the output to judge. Where it is smaller than what the noise was measured on (a single
             logit near zero), the same noise is a larger share of it.
@@ -164,9 +174,9 @@ def measured(floor: Floor, dtype: str, batches: str, rms: float) -> Tolerance:
     return Tolerance(
         atol=SAFETY * floor.max_abs,
         rtol=eps(dtype),
-        rel_l2=SAFETY * floor.rel_l2 * share,
+        rel_l2=min(SAFETY * floor.rel_l2, ceiling(dtype)) * share,
         source="measured",
-        reason=f"{SAFETY:g} times both sides' rounding noise against float64 on {batches} inputs",
+        reason=f"{SAFETY:g} times both models' rounding noise against float64 on {batches} inputs",
     )
 
 
@@ -174,16 +184,17 @@ def estimated(dtypes: tuple[str, str], depth: int, largest: float, why: str) -> 
     """A tolerance from types and depth alone.
 
     Args:
-        dtypes: floating types of the two sides.
+        dtypes: floating types of the two models.
         depth: matrix products and convolutions in the model.
         largest: largest magnitude of the output.
         why: why nothing was measured.
     """
     relative = ESTIMATED_GROWTH * math.sqrt(max(depth, 1)) * (eps(dtypes[0]) + eps(dtypes[1])) / 2
+    coarser = max(dtypes, key=eps)
     return Tolerance(
         atol=relative * largest,
-        rtol=max(eps(dtype) for dtype in dtypes),
-        rel_l2=relative,
+        rtol=eps(coarser),
+        rel_l2=min(relative, ceiling(coarser)),
         source="estimated",
         reason=f"{ESTIMATED_GROWTH:g} roundings, growing with the root of {depth} contractions; {why}",
     )

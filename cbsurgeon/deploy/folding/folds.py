@@ -33,6 +33,7 @@ from cbsurgeon.deploy.folding.pattern import (
 )
 from cbsurgeon.deploy.rewrite import Draft, shaped
 from cbsurgeon.graph import Program
+from cbsurgeon.operators import CB
 
 aten = torch.ops.aten
 
@@ -72,12 +73,12 @@ def fold(program: Program, *, plainly: bool = False) -> tuple[Program, tuple[Fol
 def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSite, ...]:
     """Inserted operators that are no plain CB, for the report."""
     seen = {site.site for site in done}
-    rest: dict[str, str] = {}
+    rest: dict[str, tuple[str, str]] = {}
     for node in graph.nodes:
-        name, site = operator_of(node), site_of(node)
-        if name and site not in seen:
-            rest.setdefault(site, name)
-    return tuple(FoldedSite(site, name, reason="it is not the plain average of eq. 1") for site, name in rest.items())
+        found, site = operator_of(node), site_of(node)
+        if found and site not in seen:
+            rest.setdefault(site, found)
+    return tuple(FoldedSite(site, name, reason=reason) for site, (name, reason) in rest.items())
 
 
 def _fold_one(draft: Draft, broadcast: Broadcast, forms: Mapping[str, Rewrite]) -> FoldedSite:
@@ -90,21 +91,21 @@ def _fold_one(draft: Draft, broadcast: Broadcast, forms: Mapping[str, Rewrite]) 
         for form, rewrite in forms.items():
             if rewrite(draft, broadcast, projection.node):
                 _halve(draft, projection.weights[:1])
-                return FoldedSite(site, "cb", f"last-projection, {form}")
+                return FoldedSite(site, CB.name, f"last-projection, {form}")
         _halve(draft, projection.weights)
         _drop_halves(broadcast)
-        return FoldedSite(site, "cb", "last-projection")
+        return FoldedSite(site, CB.name, "last-projection")
     scale = _scale_after(draft, broadcast.result)
     if scale is not None:
         _halve(draft, (scale,))
         _drop_halves(broadcast)
-        return FoldedSite(site, "cb", "layer-scale")
+        return FoldedSite(site, CB.name, "layer-scale")
     following = _projections_after(draft, broadcast.result)
     if following:
         _halve(draft, following)
         _drop_halves(broadcast)
-        return FoldedSite(site, "cb", "first-projection")
-    return FoldedSite(site, "cb", reason=reason)
+        return FoldedSite(site, CB.name, "first-projection")
+    return FoldedSite(site, CB.name, reason=reason)
 
 
 def _halve(draft: Draft, names: tuple[str, ...]) -> None:

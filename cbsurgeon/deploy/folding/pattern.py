@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from cbsurgeon.operators.registry import names, operator_class
+from cbsurgeon.operators import Operator
+from cbsurgeon.operators.registry import classes
 
 aten = torch.ops.aten
 
@@ -40,8 +41,6 @@ _LAYOUTS = {
     aten.roll.default,
 }
 _CASTS = {aten.to.dtype, aten._to_copy.default}
-_OPERATOR_PREFIX = "cbsurgeon.operators."
-_NAMES = {operator_class(name).__name__: name for name in names()}
 
 
 @dataclass(frozen=True)
@@ -178,28 +177,34 @@ def layout_source(node: fx.Node) -> fx.Node | None:
 
 def site_of(node: fx.Node) -> str:
     """Where an inserted operator stands: the site it was inserted at, else the operator module's path."""
-    custom = node.meta.get("custom") or {}
-    mark = custom.get("cbsurgeon") if isinstance(custom, dict) else None
-    if isinstance(mark, dict) and mark.get("site"):
-        return str(mark["site"])
+    if site := _mark(node).get("site"):
+        return str(site)
     operator = _operator_entry(node)
     return operator[0] if operator else ""
 
 
-def operator_of(node: fx.Node) -> str:
-    """Name of the inserted operator a node belongs to, empty for the model's own nodes."""
+def operator_of(node: fx.Node) -> tuple[str, str] | None:
+    """Name of the inserted operator a node belongs to, and why it is not folded; ``None`` for the model's own nodes."""
+    mark, entry, known = _mark(node), _operator_entry(node), classes()
+    if not mark.get("op") and entry is None:
+        return None
+    kind = known.get(entry[1]) if entry else None
+    kind = kind or next((kind for kind in known.values() if kind.name == mark.get("op")), Operator)
+    name = str(mark.get("op") or kind.name)
+    return name, kind.folding(**mark.get("options", {})).reason or "its nodes are not the plain average it describes"
+
+
+def _mark(node: fx.Node) -> Mapping[str, Any]:
     custom = node.meta.get("custom") or {}
     mark = custom.get("cbsurgeon") if isinstance(custom, dict) else None
-    if isinstance(mark, dict) and mark.get("op"):
-        return str(mark["op"])
-    operator = _operator_entry(node)
-    return operator[1] if operator else ""
+    return mark if isinstance(mark, dict) else {}
 
 
 def _operator_entry(node: fx.Node) -> tuple[str, str] | None:
+    """Module path and class name of the operator module that a node ran in."""
+    known = classes()
     for path, kind in (node.meta.get("nn_module_stack") or {}).values():
         text = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-        if text.startswith(_OPERATOR_PREFIX):
-            kind_name = text.rsplit(".", 1)[-1]
-            return str(path), _NAMES.get(kind_name, kind_name.lower())
+        if text in known:
+            return str(path), text
     return None

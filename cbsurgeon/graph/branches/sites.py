@@ -13,6 +13,7 @@ from cbsurgeon.graph.block import Hook, Position, Site, Use
 from cbsurgeon.graph.branches.branch import Branch
 from cbsurgeon.graph.branches.modules import ModuleCalls
 from cbsurgeon.graph.branches.projection import Projection
+from cbsurgeon.operators import CB, CBS
 
 
 @dataclass(frozen=True)
@@ -201,5 +202,5 @@ def _past_scaling(flow: Flow, node: fx.Node) -> list[fx.Node]:
 def _which(nodes: list[fx.Node], flow: Flow) -> str:
     scaled = [node for node in nodes if aten.name(node) in ("mul", "div")]
     if any(arg in (0.5, 2, 2.0) for node in scaled for arg in node.args if isinstance(arg, int | float)):
-        return "cb"
-    return "cb_s" if any(len(aten.tensors(node)) > 1 for node in scaled) else "mean"
+        return CB.name
+    return CBS.name if any(len(aten.tensors(node)) > 1 for node in scaled) else "mean"

@@ -17,14 +17,15 @@ def audited(document: Document, documents: Sequence[Document]) -> Rows:
     yield line(f"{head}   (batch {document['batch']}, {document['dtype']})", "bold")
     columns = ("A", "B", "B - A", "share") if b else ("A",)
     table = grid("", *columns, right=columns)
-    for name, label in figures.COSTS.items():
-        show: Callable[..., str] = figures.size if name == "bytes" else figures.count
-        row = document[name]
+    for name, show in figures.costs(document).items():
+        row, label = document[name], figures.COSTS[name]
         values = [show(row["a"])]
         if b:
             values += [show(row["b"]), show(row["difference"], signed=True), figures.percent(row["relative"], 4)]
         table.add_row(*cells(label, *values))
     yield table
+    if document.get("bytes_explained"):
+        yield fact("bytes", document["bytes_explained"])
     for side in ("a", "b"):
         uncounted = (document.get("uncounted") or {}).get(side)
         if uncounted:
@@ -42,7 +43,7 @@ def _shares(table: Mapping[str, Any]) -> Rows:
     yield line(f"share of latency, at least / likely (batch {table['batch']})", "bold")
     shown = grid("hardware", "type", *forms, right=forms)
     for (device, kind), rows in figures.by_device(table["rows"]).items():
-        shown.add_row(*cells(device, kind), *(cells(figures.share(rows[form]))[0] for form in forms))
+        shown.add_row(*cells(device, kind, *(figures.share(rows[form]) for form in forms)))
     yield shown
     for name, meaning in table["forms"].items():
         yield fact(name, meaning)

@@ -11,7 +11,7 @@ from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
 
 def verified(document: Document, documents: Sequence[Document]) -> Rows:
-    """Every row of the comparison, what was allowed, and where the sides part."""
+    """Every row of the comparison, what was allowed, and the first block that differs."""
     a, b = document["sides"]
     word = "same" if document["ok"] else "DIFFERENT"
     yield line(f"{word}: {_side(b)} against {_side(a)}", "bold green" if document["ok"] else "bold red")
@@ -36,12 +36,23 @@ def verified(document: Document, documents: Sequence[Document]) -> Rows:
         )
     yield table
     yield fact("tolerance", f"{document['tolerance']['source']}: {document['tolerance']['reason']}")
+    for failure in [*document.get("failures", ()), *_reasons(document)]:
+        yield fact("failed", failure, "red")
     if document["first_bad_block"]:
-        yield fact("parts at", document["first_bad_block"], "red")
+        yield fact("differs from", document["first_bad_block"], "red")
     for note in document.get("notes", ()):
         yield fact("note", note, "yellow")
-    if not document["ok"]:
+    if not document["ok"] and not document.get("failures") and document["would_pass_at"] is not None:
         yield fact("would pass", f"at atol {figures.small(document['would_pass_at'])}")
+
+
+def _reasons(document: Document) -> list[str]:
+    """Why rows failed, each reason once with the first output that it concerns."""
+    found: dict[str, str] = {}
+    for row in document["rows"]:
+        if row.get("reason"):
+            found.setdefault(row["reason"], f"{row['output']}, batch {row['batch']}, {row['inputs']} inputs")
+    return [f"{reason} ({where})" for reason, where in found.items()]
 
 
 def _side(side: Mapping[str, Any]) -> str:

@@ -22,7 +22,9 @@ def shipped(document: Document, documents: Sequence[Document]) -> Rows:
     for part in of_kind(found, "verify"):
         yield fact("parity", _parity(part), "green" if part["ok"] else "red")
     for part in of_kind(found, "audit"):
-        yield fact("cost", "\n".join(_extra(part, name) for name in figures.COSTS))
+        yield fact("cost", "\n".join(_extra(part, name, show) for name, show in figures.costs(part).items()))
+        if part.get("bytes_explained"):
+            yield fact("bytes", part["bytes_explained"])
     for part in of_kind(found, "bench"):
         yield fact("latency", part["verdict"], OUTCOMES.get(part["outcome"], ""))
     for name, reason in document["left_out"].items():
@@ -41,7 +43,6 @@ def _parity(document: Document) -> str:
     return f"{'same' if document['ok'] else 'DIFFERENT'} at batches {batches}: max |Δ| {worst}, allowed {allowed}"
 
 
-def _extra(document: Document, name: str) -> str:
-    show: Callable[..., str] = figures.size if name == "bytes" else figures.count
+def _extra(document: Document, name: str, show: Callable[..., str]) -> str:
     row = document[name]
     return f"{figures.COSTS[name]} {show(row['difference'], signed=True)} ({figures.percent(row['relative'])})"

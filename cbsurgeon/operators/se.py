@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cbsurgeon.operators.base import Cost, Operator
+from cbsurgeon.operators.base import Operator
+from cbsurgeon.operators.cost import Cost, Folding, Traffic
 
 REDUCTION = 16
 """Channels per hidden unit, the default of the squeeze-excite paper (Hu et al., CVPR 2018)."""
@@ -25,6 +26,7 @@ class SE(Operator):
     """
 
     name = "se"
+    formula = "x · sigmoid(W2 relu(W1 mean x + b1) + b2)"
 
     def __init__(
         self, channels: int, channel_axis: int, token_axes: Sequence[int], *, reduction: int = REDUCTION
@@ -48,16 +50,27 @@ class SE(Operator):
 
     @classmethod
     def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
-        """Closed form at a reduction; the paper's convention counts the mean as C."""
+        """2NC + 4CH + 2C + H; the paper's convention counts the gate, both layers and the mean, NC + 2CH + C.
+
+        Fused, the activations join the two layers and the gate joins the residual addition; the layers stay kernels.
+        """
         reduction = options.get("reduction", REDUCTION)
         n, c, h = tokens, channels, _hidden(channels, reduction)
-        return Cost(
-            2 * c * h + c + n * c,
-            2 * n * c + 4 * c * h + 2 * c + h,
-            3 * n * c + 2 * c * h + 7 * c + 5 * h,
-            2 * c * h + h + c,
-            f"2NC + 4CH + 2C + H, H = C // {reduction}: sum, 1/N, two linear layers, relu, sigmoid, gate",
+        weights = 2 * c * h + h + c
+        layers = 4 * c + 2 * h  # the mean, the hidden layer and the gate are each written and read
+        traffic = (
+            Traffic("line", 6, 3 * n * c + 6 * c + 4 * h, weights),
+            Traffic("kernel", 4, 3 * n * c + layers, weights),
+            Traffic("folded", 3, n * c + layers, weights),
+            Traffic("fused", 2, layers, weights),
         )
+        formula = f"2NC + 4CH + 2C + H, H = C // {reduction}: sum, 1/N, two linear layers, relu, sigmoid, gate"
+        return Cost(2 * c * h + c + n * c, 2 * n * c + 4 * c * h + 2 * c + h, weights, formula, traffic)
+
+    @classmethod
+    def folding(cls, **options: Any) -> Folding:
+        """Nothing: the gate differs from sample to sample."""
+        return Folding(reason="the gate is computed from the mean of every sample, so weights cannot hold it")
 
 
 def _hidden(channels: int, reduction: int) -> int:

@@ -1,4 +1,4 @@
-"""A way for a finished model to grow into CB: the identity at first, CB at the end of a schedule."""
+"""CB_retrofit: the identity at first, CB at the end of a schedule, for a model that is already trained."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.errors import UsageError
-from cbsurgeon.operators.base import Cost
 from cbsurgeon.operators.context import Context
+from cbsurgeon.operators.cost import Cost, Folding, Traffic, around_a_mean, around_a_scan
 
 FULL = 0.5
 """The strength at which the operator is CB."""
@@ -29,6 +29,8 @@ class CBRetrofit(Context):
     """
 
     name = "cb_retrofit"
+    formula = "x + strength · (mean x - x)"
+    twice = "cb_retrofit twice moves x towards its mean by more than the strength"
     identity_at_start = True
     strength: Tensor
 
@@ -59,13 +61,21 @@ class CBRetrofit(Context):
         return x + self.strength * (self.context(x, hidden) - x)
 
     @classmethod
-    def _plain_cost(cls, n: int, c: int) -> Cost:
-        return Cost(n * c, 4 * n * c + c, 8 * n * c + 2 * c + 1, 0, "4NC + C: sum, 1/N, subtract, scale, add")
+    def plain_cost(cls, n: int, c: int) -> Cost:
+        """4NC + C; the paper's convention counts NC. The strength is one value."""
+        traffic = (Traffic("line", 4, 8 * n * c + 2 * c, 1), *around_a_mean(n, c, shared=1))
+        return Cost(n * c, 4 * n * c + c, 0, "4NC + C: sum, 1/N, subtract, scale, add", traffic)
 
     @classmethod
-    def _causal_cost(cls, n: int, c: int) -> Cost:
-        formula = "5NC: running sum, divide, subtract, scale, add"
-        return Cost(n * c, 5 * n * c, 12 * n * c + 2 * n + 1, 0, formula)
+    def causal_cost(cls, n: int, c: int) -> Cost:
+        """5NC; the paper's convention counts NC."""
+        traffic = (Traffic("line", 6, 12 * n * c, 2 * n + 1), *around_a_scan(n, c, shared=1))
+        return Cost(n * c, 5 * n * c, 0, "5NC: running sum, divide, subtract, scale, add", traffic)
+
+    @classmethod
+    def folding(cls, **options: Any) -> Folding:
+        """Nothing: the strength is a value in the graph that a schedule moves."""
+        return Folding(reason="its strength is a value that a schedule moves; insert cb when the schedule is done")
 
 
 def set_strength(module: nn.Module, strength: float) -> int:

@@ -1,0 +1,276 @@
+"""Comparing the outputs of two runtimes, one set of inputs at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.checks.parity import difference as compare
+from cbsurgeon.checks.parity import tolerance as policy
+from cbsurgeon.checks.parity.inputs import LARGE, VOCABULARY, Feed, Source
+from cbsurgeon.checks.parity.matching import match_outputs, renamed
+from cbsurgeon.checks.parity.reference import Operators, Reference, output_batch_axes, share_removed
+from cbsurgeon.checks.parity.result import Verification
+from cbsurgeon.checks.parity.row import Row, Side, Tolerance
+from cbsurgeon.deploy.runtimes import Runtime
+
+Progress = Callable[[str], None]
+
+# A model with all its operators lacks 0 of their effect, a model with none lacks 1; the middle separates them.
+LARGEST_SHARE_REMOVED = 0.5
+
+# The leading class of a sample is clear when its margin exceeds this many times the largest rounding noise of a score:
+# two scores may each move by that noise, and another back end's noise was up to 2.2 times what is measured here.
+CLEAR_MARGIN = 5.0
+
+
+def side(runtime: Runtime) -> Side:
+    """The name, back end, device and dtype of a runtime."""
+    return Side(runtime.name, runtime.backend, runtime.device.type, runtime.dtype)
+
+
+@dataclass
+class _Seen:
+    """What one output has shown so far: its first sample, and whether another sample or element differs from it."""
+
+    first: Tensor
+    samples: int = 0
+    varies: bool = False
+    elements_vary: bool = False
+
+
+class Judge:
+    """Compares two runtimes.
+
+    Attributes:
+        notes: facts that weaken or explain the result, in the order they were found.
+        failures: what failed for the models as a whole rather than for one output.
+    """
+
+    def __init__(
+        self,
+        a: Runtime,
+        b: Runtime,
+        source: Source,
+        reference: Reference,
+        operators: Operators,
+        given: Tolerance | None,
+        depth: int,
+    ) -> None:
+        self.a, self.b, self.source, self.reference, self.operators = a, b, source, reference, operators
+        self.given, self.depth = given, depth
+        self.notes: list[str] = [*a.notes, *b.notes]
+        self.failures: list[str] = []
+        self._floors: dict[str, dict[str, policy.Floor]] = {}
+        self._axes = output_batch_axes(source.program) if source.program is not None else {}
+        self._seen: dict[str, _Seen] = {}
+        self._asked = False
+
+    @property
+    def blind(self) -> bool:
+        """Whether no output differs between any two samples by more than the tolerance.
+
+        Where only one sample was compared, its elements are held against each other instead.
+        """
+        return bool(self._seen) and not any(
+            seen.varies if seen.samples > 1 else seen.elements_vary for seen in self._seen.values()
+        )
+
+    def verdict(self, plan: Sequence[Feed], tell: Progress) -> Verification:
+        """Every row, and which models were compared."""
+        rows: dict[tuple[object, ...], Row] = {}
+        for place, feed in enumerate(plan):
+            tell(f"comparing {feed.label} inputs, batch {feed.batch}")
+            for row in self.rows(feed, plan):
+                # Token ids come in many batches; the worst of them stands for all.
+                key = (feed.label, row.output) if feed.label == VOCABULARY else (place, row.output)
+                rows[key] = max(rows.get(key, row), row, key=lambda each: (not each.ok, each.severity))
+        return Verification(
+            side(self.a), side(self.b), tuple(rows.values()), str(self.reference),
+            notes=tuple(dict.fromkeys(self.notes)), failures=tuple(self.failures),
+        )  # fmt: skip
+
+    def rows(self, feed: Feed, plan: Sequence[Feed]) -> list[Row]:
+        """One row per output of both models on one set of inputs."""
+        left = self.a.run(renamed(feed.tensors, self.a))
+        right = self.b.run(renamed(feed.tensors, self.b))
+        right = match_outputs(left, right, self.a.name, self.b.name)
+        floors = self._noise(feed.label, plan)
+        self._ask_for_operators(feed, plan, left, right, floors)
+        rows = [self._row(feed, name, left[name], right[name], floors.get(name)) for name in left]
+        return [row for row in rows if row is not None]
+
+    def _noise(self, label: str, plan: Sequence[Feed]) -> dict[str, policy.Floor]:
+        """Noise on a few samples of one kind of inputs; it belongs to samples, not to how many are stacked."""
+        if self.given is not None:
+            return {}
+        if label not in self._floors:
+            few = _smallest(label, plan).first(policy.NOISE_BATCH, self.source.batch_axes)
+            self._floors[label] = self.reference.floors(few, (self.a.dtype, self.b.dtype))
+        return self._floors[label]
+
+    def _row(self, feed: Feed, name: str, a: Tensor, b: Tensor, floor: policy.Floor | None) -> Row | None:
+        broken = _not_finite(a, b, self.a.name, self.b.name, floor)
+        if broken and feed.label == LARGE and floor is not None and not floor.finite and not _any_finite(a, b):
+            self.notes.append(f"{name}: inputs of large magnitude overflow the model's own dtype, so they say nothing")
+            return None
+        gap = compare.difference(b, a)
+        tolerance = self._tolerance(feed, a, floor)
+        groups = floor.groups if floor is not None else policy.magnitudes(a, self._axes.get(name, frozenset({0})))
+        limit = policy.allowed(tolerance, {} if tolerance.source == "given" else groups, a)
+        extra = compare.excess(gap, a, tolerance.rtol)
+        used, relative, cosine = compare.share_used(extra, limit), compare.relative_l2(gap, a), compare.cosine(a, b)
+        self._look_at_samples(name, a, limit)
+        reason = broken or self._reason(a, b, (used, relative, cosine), tolerance, floor)
+        return Row(
+            inputs=feed.label,
+            batch=feed.batch,
+            output=name,
+            max_abs=compare.largest(gap),
+            rel_l2=relative,
+            cosine=cosine,
+            top1=compare.top1(a, b),
+            noise=floor.max_abs if floor else None,
+            would_pass_at=compare.largest(extra),
+            tolerance=tolerance,
+            ok=not reason,
+            reason=reason,
+            used=used,
+        )
+
+    def _reason(
+        self,
+        a: Tensor,
+        b: Tensor,
+        found: tuple[float, float, float],
+        tolerance: Tolerance,
+        floor: policy.Floor | None,
+    ) -> str:
+        """Why an output with finite values fails; empty where it passes."""
+        used, relative, cosine = found
+        if not a.is_floating_point():
+            return "" if used == 0.0 else "integers differ"
+        if used > 1.0:
+            return f"an element differs by {used:.3g} times what is allowed there"
+        if tolerance.rel_l2 is None:
+            return ""
+        if relative > tolerance.rel_l2:
+            return f"the relative L2 difference is {relative:.1e}, at most {tolerance.rel_l2:.1e} is allowed"
+        least = policy.least_cosine(self._coarser)
+        usual = floor is None or 2.0 * compare.root_mean_square(a) >= floor.rms
+        if a.numel() > 1 and usual and cosine < least:
+            return f"the cosine is {cosine:.4f}, at least {least:g} is required in {self._coarser}"
+        if floor is not None and (lost := compare.clear_disagreements(a, b, CLEAR_MARGIN * floor.max_abs)):
+            return f"{lost} of {a.shape[0]} samples have another largest class although theirs leads clearly"
+        return ""
+
+    @property
+    def _coarser(self) -> str:
+        return max((self.a.dtype, self.b.dtype), key=policy.eps)
+
+    def _tolerance(self, feed: Feed, a: Tensor, floor: policy.Floor | None) -> Tolerance:
+        if not a.is_floating_point():
+            return Tolerance(0.0, 0.0, None, "given", "integers are compared exactly")
+        if self.given is not None:
+            return self.given
+        if floor is not None:
+            return policy.measured(floor, self._coarser, feed.label, compare.root_mean_square(a))
+        scale = compare.largest(torch.nan_to_num(a.detach().cpu().double(), posinf=0.0, neginf=0.0).abs())
+        return policy.estimated((self.a.dtype, self.b.dtype), self.depth, scale, self.reference.reason)
+
+    def _look_at_samples(self, name: str, a: Tensor, limit: Tensor) -> None:
+        """Remember whether an output differs between samples, within a batch and between batches."""
+        values = a.detach().cpu().double()
+        if not values.numel():
+            return
+        axis = min(self._axes.get(name, frozenset({0})), default=None)
+        batched = axis is not None and axis < values.dim()
+        first = values.narrow(axis, 0, 1) if batched and axis is not None else values
+        seen = self._seen.setdefault(name, _Seen(first))
+        seen.samples += values.shape[axis] if batched and axis is not None else 1
+        seen.varies = seen.varies or _beyond(values, first, limit)
+        if seen.first.shape == first.shape:
+            seen.varies = seen.varies or _beyond(first, seen.first, limit)
+        seen.elements_vary = seen.elements_vary or bool((values != values.flatten()[0]).any())
+
+    def _ask_for_operators(
+        self,
+        feed: Feed,
+        plan: Sequence[Feed],
+        left: Mapping[str, Tensor],
+        right: Mapping[str, Tensor],
+        floors: Mapping[str, policy.Floor],
+    ) -> None:
+        """Check once, on one set of inputs, that both outputs contain the effect of the inserted operators."""
+        unasked = self.operators.exists and self.given is None and not self._asked
+        if not unasked or feed is not _smallest(feed.label, plan):
+            return
+        self._asked = True
+        try:
+            effects = self.operators.effect(feed.tensors)
+        except (RuntimeError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:120]
+            self.notes.append(f"not compared with the model without its inserted operators: {reason}")
+            return
+        clear = {
+            name: (full, effect)
+            for name, (full, effect) in effects.items()
+            if float(torch.linalg.vector_norm(effect)) > self._rounding(floors.get(name), full)
+        }
+        for runtime, outputs in ((self.a, left), (self.b, right)):
+            self.failures += [
+                f"{runtime.name}: output {name} lies nearer to the model without its inserted operators "
+                f"({share:.0%} of their effect is missing)"
+                for name, (full, effect) in clear.items()
+                if not (share := share_removed(outputs[name], full, effect)) <= LARGEST_SHARE_REMOVED
+            ]
+        if not clear:
+            self.notes.append(
+                "the inserted operators change no output by more than rounding, so parity does not show whether "
+                "both models contain them"
+            )
+
+    def _rounding(self, floor: policy.Floor | None, output: Tensor) -> float:
+        """L2 norm of the rounding noise of an output."""
+        relative = policy.eps(self._coarser) if floor is None else floor.rel_l2
+        return relative * float(torch.linalg.vector_norm(output))
+
+
+def _smallest(label: str, plan: Sequence[Feed]) -> Feed:
+    """The inputs of one kind with the fewest samples that are enough to measure noise."""
+    alike = sorted((feed for feed in plan if feed.label == label), key=lambda feed: feed.batch)
+    return next((feed for feed in alike if feed.batch >= policy.NOISE_BATCH), alike[-1])
+
+
+def _beyond(values: Tensor, first: Tensor, limit: Tensor) -> bool:
+    return bool((compare.difference(values, first.expand_as(values)) > limit).any())
+
+
+def _any_finite(a: Tensor, b: Tensor) -> bool:
+    """Whether one of the two is finite throughout."""
+    return bool(torch.isfinite(a).all()) or bool(torch.isfinite(b).all())
+
+
+def _not_finite(a: Tensor, b: Tensor, first: str, second: str, floor: policy.Floor | None) -> str:
+    """Why values that are missing, NaN or infinite make an output no evidence; empty where there are none.
+
+    Infinities are accepted only where the float64 program has them too (scores that a model masks itself).
+    """
+    if not a.numel():
+        return "the output is empty: nothing was compared"
+    if not a.is_floating_point():
+        return ""
+    for tensor, name in ((a, first), (b, second)):
+        if count := int(torch.isnan(tensor).sum()):
+            return f"NaN in {name}: {count:,} of {tensor.numel():,} values"
+    for tensor, name in ((a, first), (b, second)):
+        count = int(torch.isinf(tensor).sum())
+        if count and (floor is None or floor.exact_finite):
+            return f"infinite values in {name}: {count:,} of {tensor.numel():,}"
+    return ""
+
+
+__all__ = ["Judge", "side"]

@@ -1,0 +1,138 @@
+"""The captured program in float64 and other dtypes: what correct outputs are, and how far rounding moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export.graph_signature import TensorArgument
+
+from cbsurgeon.checks.parity.tolerance import Floor, floor_of
+from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
+from cbsurgeon.errors import ExportError
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.occupants import without
+
+# Weights beyond this take more than 4 GB in float64, and minutes.
+LARGEST_REFERENCE = 500_000_000
+
+Named = Mapping[str, Tensor]
+Run = Callable[[Named], dict[str, Tensor]]
+
+
+class Reference:
+    """The model in float64, and what each type's roundings do to it.
+
+    Attributes:
+        reason: empty when a float64 reference runs, else why there is none.
+    """
+
+    def __init__(self, program: Program | None) -> None:
+        self.program = program
+        self.reason = "" if program is not None else "neither side is a model that can be captured"
+        self._programs: dict[str, Run] = {}
+        if program is None:
+            return
+        weights = sum(tensor.numel() for tensor in program.exported.state_dict.values())
+        if weights > LARGEST_REFERENCE:
+            self.reason = f"{weights:,} weights in float64 would take {weights * 8 / 1e9:.0f} GB"
+
+    def __str__(self) -> str:
+        return f"none: {self.reason}" if self.reason else "float64 program"
+
+    def floors(self, inputs: Named, dtypes: tuple[str, str]) -> dict[str, Floor]:
+        """The noise floors of both models' dtypes, added, by output; empty when there is no reference."""
+        if self.reason or self.program is None:
+            return {}
+        try:
+            exact = self._in("float64")(inputs)
+            found = {dtype: self._in(dtype)(inputs) for dtype in dict.fromkeys(dtypes)}
+        except (RuntimeError, NotImplementedError, ExportError) as error:
+            self.reason = f"the program does not run in float64 or {dtypes[1]}: {' '.join(str(error).split())[:120]}"
+            return {}
+        axes = output_batch_axes(self.program)
+        return {
+            name: floor_of(found[dtypes[0]][name], value, dtypes[0], axes[name])
+            + floor_of(found[dtypes[1]][name], value, dtypes[1], axes[name])
+            for name, value in exact.items()
+            if value.is_floating_point()
+        }
+
+    def _in(self, dtype: str) -> Run:
+        if dtype not in self._programs:
+            self._programs[dtype] = run_in(self.program, dtype)  # type: ignore[arg-type]
+        return self._programs[dtype]
+
+
+def run_in(program: Program, dtype: str) -> Run:
+    """A program as a function of named inputs that computes in one type."""
+    if dtype == "float64":
+        module: Any = in_float64(program)
+        kind: torch.dtype | None = torch.float64
+    elif dtype in DTYPES:
+        program = cast(program, DTYPES[dtype])
+        module, kind = program.module(), DTYPES[dtype]
+    else:
+        module, kind = program.module(), None
+
+    def run(inputs: Named) -> dict[str, Tensor]:
+        fitted = {
+            name: value.to(kind or program.example[name].dtype) if value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
+        args, kwargs = program.arguments(fitted)
+        with torch.no_grad():
+            return program.name_outputs(module(*args, **kwargs))
+
+    return run
+
+
+class Operators:
+    """The program with its inserted operators and without them, in float64.
+
+    A small difference between two models is no evidence that both contain the operators where rounding is as large as
+    their effect. The direction of the effect is: a model that lacks them lies nearer to the program without them.
+
+    Attributes:
+        exists: whether the program has inserted operators.
+    """
+
+    def __init__(self, program: Program | None) -> None:
+        bare, standing = (None, []) if program is None else without(program)
+        self.exists = bool(standing)
+        self._programs = (program, bare) if standing else None
+
+    def effect(self, inputs: Named) -> dict[str, tuple[Tensor, Tensor]]:
+        """Output name → (the output with the operators, what their removal adds to it), floating outputs only."""
+        if self._programs is None:
+            return {}
+        full, bare = (run_in(program, "float64")(inputs) for program in self._programs if program is not None)
+        return {name: (value, bare[name] - value) for name, value in full.items() if value.is_floating_point()}
+
+
+def share_removed(output: Tensor, full: Tensor, effect: Tensor) -> float:
+    """How much of the operators' effect an output lacks: 0 where it has all of it, 1 where it has none.
+
+    The projection of ``output - full`` on ``effect``, over all elements; all three have the same shape.
+    """
+    gap = (output.detach().cpu().double() - full).flatten()
+    away = effect.flatten()
+    return float(gap @ away) / float(away @ away)
+
+
+def output_batch_axes(program: Program) -> dict[str, frozenset[int]]:
+    """Output name → axes whose size changes with the batch."""
+    values = {node.name: node.meta.get("val") for node in program.exported.graph.nodes}
+    outputs = [
+        values.get(spec.arg.name)
+        for spec in program.exported.graph_signature.output_specs
+        if spec.kind.name == "USER_OUTPUT" and isinstance(spec.arg, TensorArgument)
+    ]
+    return {
+        name: frozenset(axis for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt))
+        if isinstance(value, Tensor)
+        else frozenset({0})
+        for name, value in zip(program.output_names, outputs, strict=False)
+    }

@@ -1,0 +1,96 @@
+"""What an operator says of its cost: arithmetic in two conventions, and memory traffic for each way of running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FORMS = {
+    "line": "the formula operator by operator (eager PyTorch): every intermediate is written to memory",
+    "kernel": "kernels of its own, as few as a fusing compiler needs: its input is read again for the result",
+    "folded": "pointwise arithmetic joins the residual addition and CB's halves are in the weights, as exported; the "
+    "mean reads its input once more",
+    "fused": "a lower bound: the projection that makes the input also sums it over the tokens",
+}
+"""Ways to run an operator and their meanings, from the slowest to the fastest."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The memory traffic of one way to run an operator.
+
+    Attributes:
+        form: a key of :data:`FORMS`.
+        kernels: kernels that one call launches beside those of the model.
+        elements: activations read plus written for one sample.
+        shared: elements read and written once per call, whatever the batch: weights and token positions.
+    """
+
+    form: str
+    kernels: int
+    elements: int
+    shared: int = 0
+
+    def moved(self, batch: int) -> int:
+        """Elements read plus written by one call on ``batch`` samples."""
+        return self.elements * batch + self.shared
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Closed-form cost of one call of an operator on one ``[1, N, C]`` tensor.
+
+    Attributes:
+        paper: multiply-accumulates in the paper's convention (torchprofile's: the token-wide multiplication
+            counts ``N * C``, everything else nothing), as in Tables S16 and S17.
+        flops: every addition and multiplication counted once, the sum over tokens as ``N * C``.
+        parameters: trainable values added.
+        formula: how ``flops`` is made up, for people.
+        traffic: memory traffic, for ``line`` and for every other form the operator can be run in.
+    """
+
+    paper: int
+    flops: int
+    parameters: int
+    formula: str
+    traffic: tuple[Traffic, ...]
+
+    @property
+    def elements(self) -> int:
+        """Elements read plus written by the unfused implementation on one sample."""
+        return self.traffic[0].moved(1)
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What export can move into the weights around an operator.
+
+    Attributes:
+        factor: the operator is ``factor * (x + mean x)``, and a linear layer before or after it can carry the factor;
+            ``None`` where it has no such form.
+        reason: why nothing can be moved, for people; empty where something can.
+    """
+
+    factor: float | None = None
+    reason: str = "it is not a constant times (x + mean x)"
+
+
+def around_a_mean(n: int, c: int, elements: int = 0, shared: int = 0) -> tuple[Traffic, ...]:
+    """Fused forms of a pointwise function of ``x`` and its mean over the tokens.
+
+    The mean of ``c`` values is written by one kernel and read by the next.
+
+    Args:
+        n, c: tokens and channels.
+        elements: activations the pointwise function reads beside ``x`` and the mean.
+        shared: weights it reads.
+    """
+    return (
+        Traffic("kernel", 2, 3 * n * c + 2 * c + elements, shared),
+        Traffic("folded", 1, n * c + 2 * c + elements, shared),
+        Traffic("fused", 0, 2 * c + elements, shared),
+    )
+
+
+def around_a_scan(n: int, c: int, shared: int = 0) -> tuple[Traffic, ...]:
+    """The fused form of a pointwise function of ``x`` and its running mean: one scan reads ``x``, writes the result."""
+    return (Traffic("kernel", 1, 2 * n * c, shared),)

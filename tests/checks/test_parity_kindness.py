@@ -1,0 +1,235 @@
+"""Outputs that prove nothing are failures, and no tolerance is wide enough to hide a different model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import cbsurgeon as cbs
+from cbsurgeon.checks import verify
+from cbsurgeon.checks.parity import difference as compare
+from cbsurgeon.checks.parity import tolerance as policy
+from cbsurgeon.checks.parity.inputs import covered, embeddings
+from cbsurgeon.checks.parity.reference import share_removed
+from cbsurgeon.deploy import export_onnx
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.models.model import Model
+from tests.checks import faults
+
+
+def model(module: nn.Module, *inputs: Tensor) -> Model:
+    return Model(module.eval(), inputs or (torch.randn(2, 8, generator=torch.Generator().manual_seed(0)),))
+
+
+class Body(nn.Module):
+    """Two layers with seeded weights and a function of the result."""
+
+    def __init__(self, last: object, weight: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.out, self.last, self.weight = nn.Linear(8, 8), nn.Linear(8, 10), last, weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.out(x + self.weight * self.fc(x).tanh())
+        return self.last(y)  # type: ignore[operator,no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("last", "word"),
+    [
+        (lambda y: y * float("nan"), "NaN"),
+        (lambda y: torch.where(y > 0, y, torch.full_like(y, float("nan"))), "NaN"),
+        (lambda y: y[:, :0], "empty"),
+    ],
+    ids=["all nan", "some nan", "empty"],
+)
+def test_values_that_are_no_numbers_fail_by_name(last: object, word: str) -> None:
+    same = model(Body(last))
+    found = verify(same, same, batches=(2,))
+    assert not found.ok
+    assert word in str(found)
+    with pytest.raises(cbs.errors.CheckFailed, match=word):
+        found.raise_if_failed()
+
+
+def test_an_overflow_that_both_share_fails_by_name(tmp_path: Path) -> None:
+    """The float64 program is finite, so infinity is a fault of the dtype and not the model's own value."""
+    squares = model(Body(lambda y: (y * 400.0) ** 2 + 70000.0))
+    path = export_onnx(squares, tmp_path / "half.onnx", dtype="float16").path
+    found = verify(path, path, batches=(2,))
+    assert not found.ok
+    assert "infinite" in str(found)
+
+
+def test_infinite_scores_that_the_model_masks_itself_pass() -> None:
+    mask = torch.zeros(10)
+    mask[3:5] = float("-inf")
+    same = model(Body(lambda y: y + mask))
+    found = verify(same, same, batches=(2,))
+    assert found.ok, str(found)
+
+
+class ZeroWeight(Body):
+    """The head has a bias and no weight: its output is the same for all samples and differs between elements."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(lambda y: y, weight)
+        nn.init.zeros_(self.out.weight)
+
+
+class Saturated(Body):
+    """The largest class is always the first."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(lambda y: (y + 1e3 * torch.eye(10)[0]).argmax(1), weight)
+
+
+@pytest.mark.parametrize("kind", [ZeroWeight, Saturated])
+@pytest.mark.parametrize("batches", [(1, 2), (1, 3)])
+def test_outputs_that_are_the_same_for_all_samples_are_looked_behind(
+    kind: type[nn.Module], batches: tuple[int, ...]
+) -> None:
+    right, wrong = model(kind()), model(kind(1.01))
+    with torch.no_grad():
+        x = torch.randn(4, 8)
+        assert torch.equal(right.module(x), wrong.module(x)), "the outputs cannot tell the two apart"
+    assert verify(right, right, batches=batches).ok
+    assert not verify(right, wrong, batches=batches).ok
+
+
+def test_a_model_that_shows_nothing_anywhere_fails() -> None:
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(1) * 0.0
+
+    same = model(Nothing())
+    found = verify(same, same, batches=(1, 2))
+    assert not found.ok
+    assert "do not differ between samples" in str(found)
+
+
+def test_a_large_channel_does_not_hide_the_others() -> None:
+    """Ten scores beside one constant of a million: the constant's rounding is 0.06, theirs is 1e-7."""
+
+    def beside(y: Tensor) -> Tensor:
+        return torch.cat([y, torch.full_like(y[:, :1], 1e6)], 1)
+
+    right, wrong = model(Body(beside)), model(Body(beside, 1.01))
+    assert verify(right, right, batches=(2,)).ok
+    found = verify(right, wrong, batches=(2,))
+    assert 1e-5 < found.max_abs < 0.5
+    assert found.rel_l2 < 1e-6, "over the whole output the fault is invisible"
+    assert not found.ok, str(found)
+
+
+def test_a_large_channel_does_not_hide_the_others_between_two_files(tmp_path: Path) -> None:
+    def beside(y: Tensor) -> Tensor:
+        return torch.cat([y, torch.full_like(y[:, :1], 1e6)], 1)
+
+    right = export_onnx(model(Body(beside)), tmp_path / "right.onnx").path
+    wrong = export_onnx(model(Body(beside, 1.01)), tmp_path / "wrong.onnx").path
+    assert verify(right, right, batches=(2,)).ok
+    assert not verify(right, wrong, batches=(2,)).ok
+
+
+def test_the_allowance_of_a_channel_follows_its_own_noise() -> None:
+    tolerance = policy.Tolerance(4.0, 0.0, None, "measured", "")
+    limit = policy.allowed(tolerance, {1: torch.tensor([1e-3] * 9 + [1.0])}, torch.zeros(2, 10))
+    assert limit.shape == (1, 10)
+    assert limit[0, 9] == pytest.approx(4.0)
+    assert limit[0, 0] == pytest.approx(4.0 * policy.MEDIAN_SHARE * 1e-3)
+
+
+def test_the_ceiling_ends_what_noise_allows() -> None:
+    loud = policy.Floor(max_abs=1.0, rel_l2=1.0, rms=1.0)
+    for dtype, ceiling in policy.CEILING.items():
+        assert policy.measured(loud, dtype, "generated", 1.0).rel_l2 == ceiling
+
+
+class Chaotic(nn.Module):
+    """Each step doubles a difference: in float16 what remains after fifty of them is noise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.sigmoid()
+        for _ in range(50):
+            y = 3.99 * y * (1 - y)
+        return y
+
+
+def test_a_float16_file_that_computes_noise_is_not_the_same(tmp_path: Path) -> None:
+    chaotic = model(Chaotic())
+    path = export_onnx(chaotic, tmp_path / "noise.onnx", dtype="float16").path
+    found = verify(chaotic, path, batches=(2,))
+    assert found.rel_l2 > 0.1
+    assert not found.ok, str(found)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_file_without_the_operators_is_not_the_same(dtype: str, tmp_path: Path) -> None:
+    """Against the original in a low precision, the inserted operators must be there, however coarse the dtype."""
+    plain = Model(faults.BUILDERS["vit"]().eval(), (torch.randn(2, 3, faults.SIZE, faults.SIZE),))
+    edited = cbs.insert(plain, cbs.plan(cbs.inspect(plain), op="cb", layers="all", pos="end"))
+    bare = export_onnx(plain, tmp_path / "bare.onnx", dtype=dtype).path
+    right = export_onnx(edited, tmp_path / "right.onnx", dtype=dtype).path
+    assert verify(edited, right, batches=(2,)).ok
+    found = verify(edited, bare, batches=(2,))
+    assert not found.ok
+    assert any("without its inserted operators" in failure for failure in found.failures), str(found)
+
+
+def test_operators_that_change_nothing_are_said_to_prove_nothing() -> None:
+    plain = Model(faults.BUILDERS["vit"]().eval(), (torch.randn(2, 3, faults.SIZE, faults.SIZE),))
+    edited = cbs.insert(plain, cbs.plan(cbs.inspect(plain), op="cb_s", layers="all", pos="end"))
+    found = verify(edited, plain, batches=(2,))
+    assert found.ok, "CB_S starts as the identity"
+    assert any("no output by more than rounding" in note for note in found.notes)
+
+
+def test_the_share_removed_is_a_projection() -> None:
+    full, effect = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    for share in (0.0, 0.3, 1.0):
+        assert share_removed(full + share * effect, full, effect) == pytest.approx(share)
+
+
+def test_clear_disagreements_are_counted() -> None:
+    a = torch.tensor([[1.0, 0.0], [1.0, 0.99], [0.0, 2.0]])
+    b = torch.tensor([[0.0, 1.0], [0.99, 1.0], [0.0, 2.0]])
+    assert compare.clear_disagreements(a, b, 0.1) == 1
+    assert compare.clear_disagreements(a, b, 0.001) == 2
+
+
+class Words(nn.Module):
+    """An embedding of 5,000 words, one layer and a mean over the positions."""
+
+    def __init__(self, corrupted: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.fc = nn.Embedding(5000, 16), nn.Linear(16, 4)
+        with torch.no_grad():
+            self.table.weight[1000 : 1000 + corrupted] += 1.0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.fc(self.table(ids).mean(1))
+
+
+def test_every_token_id_is_compared() -> None:
+    ids = torch.randint(0, 100, (2, 12))
+    right, wrong = model(Words(), ids), model(Words(10), ids)
+    program = capture(right)
+    assert embeddings(program) == {"ids": 5000}
+    assert covered(program, 7) == {"ids": (5000, 5000)}
+    found = verify(right, right)
+    assert found.ok, str(found)
+    assert "ids: all 5,000 token ids compared" in found.notes
+    found = verify(right, wrong)
+    assert not found.ok
+    assert found.worst.inputs == "vocabulary"
+
+
+def test_partial_coverage_is_printed() -> None:
+    ids = torch.randint(0, 100, (1, 2))
+    found = verify(model(Words(), ids), model(Words(), ids), batches=(1,))
+    assert "ids: 256 of 5,000 token ids compared" in found.notes

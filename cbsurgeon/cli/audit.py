@@ -16,7 +16,7 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 @click.command("audit")
 @reference_argument("a", "A")
-@reference_argument("b", "[B]", required=False)
+@click.argument("others", metavar="[B ...]", nargs=-1)
 @click.option(
     "--roofline", is_flag=True, help="Also tell the operators' share of latency, at least and likely, on --hardware."
 )
@@ -46,7 +46,7 @@ def command(
     context: click.Context,
     terminal: Terminal,
     a: str,
-    b: str | None,
+    others: tuple[str, ...],
     how: dict[str, Any],
     roofline: bool,
     hardware: str,
@@ -55,7 +55,7 @@ def command(
     batch: int,
     dtype: str,
 ) -> None:
-    """Count parameters, FLOPs and bytes moved of A, and of B and the difference.
+    """Count parameters, FLOPs and bytes moved of A, and of others with their difference to A.
 
     The inserted operators are counted, and every operator that no rule covers is named.
 
@@ -63,6 +63,7 @@ def command(
     Examples:
       cbsurgeon audit timm:deit_small_patch16_224
       cbsurgeon audit timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
+      cbsurgeon audit timm:deit_small_patch16_224 plain.onnx cb.onnx
       cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors --roofline --hardware h200,l4,cpu --dtype fp16
       cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors --roofline --bandwidth 3.35TB/s --flops 989T
     """
@@ -72,7 +73,7 @@ def command(
 
     with terminal.working() as progress:
         progress("load")
-        models = [verbs.load(reference, **for_side(how, reference)) for reference in (a, b) if reference is not None]
+        models = [verbs.open_side(reference, **for_side(how, reference)) for reference in (a, *others)]
         progress("count")
         counted = verbs.audit(*models, batch=batch)
         document = counted.to_dict()

@@ -20,6 +20,11 @@ def costs(document: Mapping[str, Any]) -> dict[str, Callable[..., str]]:
     return {name: size if name.startswith("bytes") else count for name in COSTS if name in document}
 
 
+def letter(place: int) -> str:
+    """A, B, C ... for the models of an audit; beyond Z the number."""
+    return chr(ord("A") + place) if place < 26 else str(place + 1)
+
+
 def count(value: float | None, *, signed: bool = False) -> str:
     """``22.05 M``: three or four digits and a decimal unit; small values in full."""
     if value is None:

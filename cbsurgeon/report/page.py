@@ -130,11 +130,27 @@ def _audit(document: Document) -> dict[str, Any]:
         if document.get("b"):
             cells += [show(row["b"]), show(row["difference"], signed=True), figures.percent(row["relative"], 4)]
         table.append({"label": label, "cells": cells, "convention": row["convention"]})
+    models = document.get("models", ())
+    rows = [_model_row(document, place) for place in range(len(models))] if len(models) > 2 else []
     inserted = document["inserted"]
     shares = document.get("roofline")
     devices = figures.by_device(shares["rows"]) if shares else {}
     content = {**document, "plots": drawn, "table": table, "inserted_rows": inserted["b"] or inserted["a"]}
-    return {**content, "devices": devices}
+    return {
+        **content,
+        "devices": devices,
+        "model_rows": rows,
+        "model_columns": [figures.COSTS[name] for name in figures.costs(document)],
+    }
+
+
+def _model_row(document: Document, place: int) -> dict[str, Any]:
+    """One of several audited models: its totals, each with the difference to A."""
+    model, cells = document["models"][place], []
+    for name, show in figures.costs(document).items():
+        extra = f" ({show(model['difference'][name], signed=True)})" if model["difference"] else ""
+        cells.append(f"{show(model[name])}{extra}")
+    return {"label": f"{figures.letter(place)}: {model['reference']}", "cells": cells, "uncounted": model["uncounted"]}
 
 
 def _environment(report: Document, documents: Sequence[Document]) -> dict[str, Any]:

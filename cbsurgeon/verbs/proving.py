@@ -200,9 +200,19 @@ def verify(
     )
 
 
-def audit(a: Model, b: Model | None = None, *, batch: int = 1, progress: Progress | None = None) -> Audit:
-    """Parameters, FLOPs, operations and bytes of ``a``, of ``b``, and the difference."""
-    return checks.audit(a, b, batch=batch, progress=progress)
+def audit(a: Side, b: Side | None = None, *more: Side, batch: int = 1, progress: Progress | None = None) -> Audit:
+    """Parameters, FLOPs, operations and bytes of ``a``, and of ``b`` and further models with the difference to ``a``.
+
+    Args:
+        a, b, more: models, or paths of ``.onnx`` files.
+        batch: batch size the counts are for.
+        progress: told each step.
+
+    Raises:
+        UsageError: a file is no ONNX file (CB-AUDIT-06), or cannot be counted at this batch (CB-AUDIT-05).
+        CBSurgeonError: a model cannot be captured, or a file cannot be read.
+    """
+    return checks.audit(a, b, *more, batch=batch, progress=progress)
 
 
 def shares_of_latency(

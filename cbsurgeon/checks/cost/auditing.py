@@ -1,10 +1,11 @@
-"""The audit: counts of one or two models, inserted operators by their closed form."""
+"""The audit: counts of models and ONNX files side by side, a model's inserted operators by their closed form."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
@@ -13,6 +14,8 @@ from torch.export.graph_signature import InputKind
 from cbsurgeon.checks.cost.counts import Audit, Count, Tally
 from cbsurgeon.checks.cost.inserted import Group, fused_bytes, groups
 from cbsurgeon.checks.cost.nodes import NodeCost, Sizes, batch_symbols, blocks, node_costs
+from cbsurgeon.checks.cost.onnx.graph import OnnxGraph
+from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
@@ -20,24 +23,67 @@ from cbsurgeon.models.model import Model
 _WEIGHT_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
-def audit(a: Model, b: Model | None = None, *, batch: int = 1, progress: Callable[[str], None] | None = None) -> Audit:
-    """Count parameters, arithmetic and bytes of A, and of B beside it.
+Side = Model | str | Path
+"""A model, or the path of an ``.onnx`` file."""
+
+
+def audit(
+    a: Side,
+    b: Side | None = None,
+    *more: Side,
+    batch: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> Audit:
+    """Count parameters, arithmetic and bytes of A, and of others beside it.
 
     Args:
-        a, b: models; B is usually A with operators inserted.
+        a: a model, or the path of an ``.onnx`` file.
+        b, more: models or files to compare with A, usually A with operators inserted, or what was exported of it.
         batch: batch size the counts are for.
         progress: told which model is being counted.
 
     Raises:
         CaptureError: a model cannot be captured.
+        UsageError: a file is no ONNX file (CB-AUDIT-06), or cannot be counted at this batch (CB-AUDIT-05).
+        InputFileError: a file that does not exist or cannot be read.
     """
-    counts = []
-    for model in (a, b):
-        if model is not None:
-            if progress:
-                progress(f"counting {model.provenance.reference}")
-            counts.append(count(model, batch=batch))
-    return Audit(counts[0], counts[1] if len(counts) > 1 else None, batch, _dtype(a))
+    counts, dtypes = [], []
+    for side in (a, b, *more):
+        if side is None:
+            continue
+        if progress:
+            progress(f"counting {side.provenance.reference if isinstance(side, Model) else side}")
+        if isinstance(side, Model):
+            counts.append(count(side, batch=batch))
+            dtypes.append(_dtype(side))
+        else:
+            found, dtype = count_file(Path(side), batch=batch)
+            counts.append(found)
+            dtypes.append(dtype)
+    return Audit(counts[0], counts[1] if len(counts) > 1 else None, batch, dtypes[0], tuple(counts[2:]))
+
+
+def count_file(path: Path, *, batch: int = 1) -> tuple[Count, str]:
+    """Count an ``.onnx`` file as it is, operators as they were exported.
+
+    Returns:
+        The count, and the floating type of the weights.
+
+    Raises:
+        UsageError: it is no ``.onnx`` file (CB-AUDIT-06), or cannot be counted at this batch (CB-AUDIT-05).
+        InputFileError: it does not exist or cannot be read.
+        MissingPackage: no onnx.
+    """
+    if path.suffix.lower() != ".onnx":
+        raise UsageError(
+            "only a model or an .onnx file can be counted",
+            code="CB-AUDIT-06",
+            where=str(path),
+            why="an engine holds kernels, not a graph of operators",
+            do="audit the ONNX file that the engine was built from",
+        )
+    graph = OnnxGraph(path, batch)
+    return _summed(str(path), list(graph.costs()), graph.groups(), graph.parameters(), batch), graph.dtype
 
 
 def count(model: Model, *, batch: int = 1, program: Program | None = None) -> Count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cbsurgeon.operators.cost import FORMS, Traffic
@@ -14,7 +14,7 @@ QUANTITIES = ("params", "flops", "operations", "bytes", "bytes_fused")
 """The counted quantities, in the order they are shown."""
 
 CONVENTIONS = {
-    "params": "trainable values, a shared one counted once",
+    "params": "trainable values, a shared one counted once; of a file, its stored floating-point weights",
     "flops": "the paper's convention (torchprofile's): one multiply-accumulate is one FLOP; an inserted operator "
     "counts its closed form, N*C for CB",
     "operations": "every addition, multiplication and pointwise function is one operation; a matrix product is two "
@@ -127,22 +127,29 @@ class Count:
 
 @dataclass(frozen=True)
 class Audit:
-    """The cost of A, and of B and their difference where there is a B.
+    """The cost of A, of B and their difference where there is a B, and of any further models.
 
     Attributes:
         a, b: the counts.
         batch: batch size the counts are for.
-        dtype: element type of the model's floating-point tensors.
+        dtype: element type of A's floating-point tensors.
+        more: counts of further models, each compared with A as well.
     """
 
     a: Count
     b: Count | None = None
     batch: int = 1
     dtype: str = "float32"
+    more: tuple[Count, ...] = ()
 
     def __bool__(self) -> bool:
         """True when every operator was counted."""
-        return not self.a.uncounted and not (self.b and self.b.uncounted)
+        return not any(count.uncounted for count in self.models)
+
+    @property
+    def models(self) -> tuple[Count, ...]:
+        """A, B and the further models, in the order they were given."""
+        return (self.a, *((self.b,) if self.b else ()), *self.more)
 
     @property
     def difference(self) -> Tally | None:
@@ -179,6 +186,7 @@ class Audit:
             "dtype": self.dtype,
             **{quantity: self.compared(quantity) for quantity in QUANTITIES},
             "bytes_explained": self.bytes_explained,
+            "models": [self._model(found) for found in self.models],
             "weight_bytes": {"a": self.a.weight_bytes, "b": b.weight_bytes if b else None},
             "by_block": _rows("block", self.a.by_block, b.by_block if b else None),
             "by_operator": [
@@ -194,7 +202,20 @@ class Audit:
             "free": {"a": dict(self.a.free), "b": dict(b.free) if b else None},
         }
 
+    def _model(self, found: Count) -> dict[str, Any]:
+        """One model's totals, and for each model but A the difference to A."""
+        difference = None if found is self.a else (found.total - self.a.total).to_dict()
+        return {
+            "reference": found.reference,
+            **found.total.to_dict(),
+            "difference": difference,
+            "uncounted": dict(found.uncounted),
+        }
+
     def __str__(self) -> str:
+        if self.more:
+            others = [replace(self, b=found, more=()) for found in self.models[1:]]
+            return "\n".join(str(pair) for pair in others)
         rows = [f"{self.a.reference}{f' -> {self.b.reference}' if self.b else ''}   (batch {self.batch}, {self.dtype})"]
         rows += [_line(quantity, self.compared(quantity)) for quantity in QUANTITIES]
         for side, count in (("a", self.a), ("b", self.b)):

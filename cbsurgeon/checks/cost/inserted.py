@@ -33,6 +33,7 @@ class Group:
         parameters: trainable values it owns.
         itemsize: bytes of one element.
         options: what it was built with.
+        as_exported: its nodes are those of a file, after folding, so that its closed form does not describe them.
     """
 
     path: str
@@ -44,16 +45,19 @@ class Group:
     parameters: int
     itemsize: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    as_exported: bool = False
 
     def inserted(self, costs: list[NodeCost], batch: int) -> Inserted:
         """Its cost: arithmetic by its closed form where it states one, unfused bytes as its nodes move them."""
         names = set(self.nodes)
         own = [cost for cost in costs if cost.name in names]
         moved = sum(cost.bytes for cost in own)
+        if self.as_exported:
+            return self._counted(own, moved, batch, "folded", "as exported: counted node by node")
         try:
             closed = self.kind.cost(self.tokens, self.channels, **self.options)
         except NotImplementedError:
-            return self._counted(own, moved, batch)
+            return self._counted(own, moved, batch, "line", "no closed form: counted node by node")
         flops, operations = (count * batch * self.calls for count in (closed.paper, closed.flops))
         item = Inserted(
             self.path,
@@ -68,8 +72,8 @@ class Group:
         fused = item.in_form("folded").moved(batch) * self.calls * self.itemsize
         return replace(item, tally=replace(item.tally, bytes_fused=fused))
 
-    def _counted(self, own: list[NodeCost], moved: int, batch: int) -> Inserted:
-        """The cost of an operator that states none: the sum of its nodes, and no form but the unfused one."""
+    def _counted(self, own: list[NodeCost], moved: int, batch: int, form: str, formula: str) -> Inserted:
+        """The cost as the sum of its nodes, which are the only form it is known in."""
         tally = Tally(
             self.parameters,
             sum(cost.flops for cost in own),
@@ -78,9 +82,8 @@ class Group:
             sum(fused_bytes(cost) for cost in own),
         )
         kernels = sum(cost.kind == "counted" for cost in own) // self.calls
-        line = Traffic("line", kernels, moved // (batch * self.calls * self.itemsize))
-        formula = "no closed form: counted node by node"
-        return Inserted(self.path, self.kind.name, self.tokens, self.channels, self.calls, tally, formula, (line,))
+        only = Traffic(form, kernels, moved // (batch * self.calls * self.itemsize))
+        return Inserted(self.path, self.kind.name, self.tokens, self.channels, self.calls, tally, formula, (only,))
 
 
 def fused_bytes(cost: NodeCost) -> int:

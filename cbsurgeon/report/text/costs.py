@@ -24,6 +24,8 @@ def audited(document: Document, documents: Sequence[Document]) -> Rows:
             values += [show(row["b"]), show(row["difference"], signed=True), figures.percent(row["relative"], 4)]
         table.add_row(*cells(label, *values))
     yield table
+    if len(document.get("models", ())) > 2:
+        yield from _models(document)
     if document.get("bytes_explained"):
         yield fact("bytes", document["bytes_explained"])
     for side in ("a", "b"):
@@ -35,6 +37,23 @@ def audited(document: Document, documents: Sequence[Document]) -> Rows:
         yield fact("counted", f"{len(items)} x {formula}: {items[0]['formula']}")
     if document.get("roofline"):
         yield from _shares(document["roofline"])
+
+
+def _models(document: Document) -> Rows:
+    """Every model in one row, and below it its difference to A."""
+    shown = figures.costs(document)
+    labels = [figures.COSTS[name] for name in shown]
+    table = grid("all models", *labels, right=labels)
+    for place, model in enumerate(document["models"]):
+        letter = figures.letter(place)
+        table.add_row(*cells(f"{letter}: {model['reference']}", *(show(model[name]) for name, show in shown.items())))
+        if model["difference"]:
+            values = (show(model["difference"][name], signed=True) for name, show in shown.items())
+            table.add_row(*cells(f"   {letter} - A", *values))
+    yield table
+    for place, model in enumerate(document["models"][2:], start=2):
+        if model["uncounted"]:
+            yield fact("uncounted", f"in {figures.letter(place)}: {text_of(model['uncounted'])}", "yellow")
 
 
 def _shares(table: Mapping[str, Any]) -> Rows:

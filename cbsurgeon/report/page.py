@@ -132,6 +132,7 @@ def _audit(document: Document) -> dict[str, Any]:
         table.append({"label": label, "cells": cells, "convention": row["convention"]})
     models = document.get("models", ())
     rows = [_model_row(document, place) for place in range(len(models))] if len(models) > 2 else []
+    columns = [figures.COSTS[name] for name in figures.costs(document)]
     inserted = document["inserted"]
     shares = document.get("roofline")
     devices = figures.by_device(shares["rows"]) if shares else {}
@@ -140,7 +141,7 @@ def _audit(document: Document) -> dict[str, Any]:
         **content,
         "devices": devices,
         "model_rows": rows,
-        "model_columns": [figures.COSTS[name] for name in figures.costs(document)],
+        "model_columns": columns,
     }
 
 

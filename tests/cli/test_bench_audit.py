@@ -110,3 +110,18 @@ def test_devices_on_the_command_line_are_those_that_are_known() -> None:
     from cbsurgeon.cli.audit import HARDWARE
 
     assert tuple(HARDWARE.split(",")) == tuple(NAMES)
+
+
+def test_any_number_of_models_and_files_is_audited(plain: Path, edited: Path) -> None:
+    file = plain.with_name("edited.onnx")
+    assert run("export", edited, "-o", file, "--no-verify").code == 0
+    outcome = run("audit", plain, edited, file, "--json")
+    assert outcome.code == 0, outcome.err
+    found = outcome.document
+    assert found["b"] and len(found["models"]) == 3
+    assert found["models"][2]["reference"] == str(file)
+    assert found["models"][1]["flops"] - found["models"][0]["flops"] == found["flops"]["difference"]
+    shown = run("audit", plain, edited, file).out
+    assert "C - A" in shown and "all models" in shown
+    assert run("audit", file, "--json").document["params"]["b"] is None
+    assert run("audit", plain, file.with_suffix(".engine")).code == 2

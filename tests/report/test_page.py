@@ -148,6 +148,21 @@ def test_a_difference_that_is_not_finite_is_drawn_as_failed() -> None:
     assert "not finite" in render_html([document])
 
 
+def test_more_than_two_models_have_a_table_of_their_own() -> None:
+    document = documents.audit()
+    assert "All models" not in render_html([document])
+    third = {**document["models"][1], "reference": documents.HOSTILE}
+    page = render_html([{**document, "models": [*document["models"], third]}])
+    assert "All models, with the difference to A" in page
+    assert documents.HOSTILE not in page and "C: " in page
+
+
+def test_both_byte_counts_are_explained() -> None:
+    page = render_html([documents.audit()])
+    assert "bytes moved, unfused" in page and "bytes moved, fused" in page
+    assert "Bytes are not time" in page
+
+
 def test_sweeps_and_rooflines_are_tables_of_their_own() -> None:
     page = render_html([documents.sweep(), documents.audit(shares=True)])
     for point in ("batch 1, 224 x 224", "batch 8, 224 x 224", "batch 8, 288 x 288"):

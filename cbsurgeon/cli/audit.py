@@ -21,6 +21,9 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     "--roofline", is_flag=True, help="Also tell the operators' share of latency, at least and likely, on --hardware."
 )
 @click.option(
+    "--cross-check", is_flag=True, help="Also count with fvcore, and explain the difference (exit 1 if it is not)."
+)
+@click.option(
     "--hardware",
     default=HARDWARE,
     show_default=True,
@@ -49,6 +52,7 @@ def command(
     others: tuple[str, ...],
     how: dict[str, Any],
     roofline: bool,
+    cross_check: bool,
     hardware: str,
     bandwidth: str | None,
     flops: str | None,
@@ -61,9 +65,7 @@ def command(
 
     \b
     Examples:
-      cbsurgeon audit timm:deit_small_patch16_224
-      cbsurgeon audit timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
-      cbsurgeon audit timm:deit_small_patch16_224 plain.onnx cb.onnx
+      cbsurgeon audit timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors deit-cb.onnx
       cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors --roofline --hardware h200,l4,cpu --dtype fp16
       cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors --roofline --bandwidth 3.35TB/s --flops 989T
     """
@@ -84,7 +86,15 @@ def command(
             document["roofline"] = shares_of_latency(
                 counted, hardware=hardware.split(","), dtypes=dtypes, bandwidth=bandwidth, flops=flops
             )
+        checked = []
+        if cross_check:
+            from cbsurgeon.verbs.proving import cross_checked
+
+            checked = cross_checked(models, progress=progress)
+            document["cross_check"] = [found.to_dict() for found in checked]
     terminal.show(document)
+    for found in checked:
+        found.raise_if_failed()
 
 
 def _dtypes(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from cbsurgeon import checks, deploy
 from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification
 from cbsurgeon.checks.cost import roofline
+from cbsurgeon.checks.cost.crosscheck import CrossCheck, cross_check
 from cbsurgeon.checks.cost.hardware import NAMES, described, named
 from cbsurgeon.checks.latency.sweeping import Sides
 from cbsurgeon.deploy import Export
@@ -213,6 +214,25 @@ def audit(a: Side, b: Side | None = None, *more: Side, batch: int = 1, progress:
         CBSurgeonError: a model cannot be captured, or a file cannot be read.
     """
     return checks.audit(a, b, *more, batch=batch, progress=progress)
+
+
+def cross_checked(models: Sequence[Side], *, progress: Progress | None = None) -> list[CrossCheck]:
+    """The audit's count of each model beside fvcore's, with the difference explained; at batch 1.
+
+    Args:
+        models: what :func:`audit` was given.
+        progress: told each step.
+
+    Raises:
+        MissingPackage: fvcore is not installed.
+        UsageError: a file, or a model without a module (CB-COST-01).
+    """
+    found = []
+    for model in models:
+        if progress:
+            progress(f"fvcore counts {model.provenance.reference if isinstance(model, Model) else model}")
+        found.append(cross_check(model))
+    return found
 
 
 def shares_of_latency(

@@ -11,13 +11,11 @@ from torch import nn
 
 from cbsurgeon.checks.cost.auditing import audit, count
 from cbsurgeon.checks.cost.counts import QUANTITIES, Tally, readable
-from cbsurgeon.checks.cost.fvcore import count_traced
 from cbsurgeon.checks.cost.nodes import Sizes, batch_symbols, node_costs
-from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import CB, CBS
-from tests.checks.cost_models import TIMM, counted, with_operator
+from tests.checks.cost_models import counted, with_operator
 
 TOKENS, WIDTH, HIDDEN, DEPTH = 17, 192, 768, 2  # deit_tiny at 64 px: 16 patches and a class token
 
@@ -204,34 +202,6 @@ def test_attention_counts_alike_in_one_node_and_in_pieces() -> None:
     assert (fused.flops, fused.operations) == (pieces.flops, pieces.operations)
 
 
-CROSS_CHECKED = [*TIMM, "torchvision", "transformers"]
-
-
-def test_twelve_models_are_cross_checked() -> None:
-    assert len(CROSS_CHECKED) == 12
-
-
-@pytest.mark.parametrize("name", CROSS_CHECKED)
-def test_graph_count_equals_fvcore(name: str) -> None:
-    """Two counts that share neither graph nor code agree to the last operation, and neither leaves anything out."""
-    pytest.importorskip("fvcore", reason="the independent count needs the extra `cost`")
-    model, ours = counted(name)
-    traced = count_traced(model)
-    assert ours.uncounted == {}
-    assert traced.uncounted == {}
-    assert (ours.total.flops, ours.total.operations) == (traced.flops, traced.operations)
-    assert ours.total.flops > 0
-
-
-@pytest.mark.parametrize(("op", "position"), [("cb", "end"), ("cb", "mid"), ("cb_s", "end")])
-def test_fvcore_sees_the_operator_too(tiny: Model, op: str, position: str) -> None:
-    pytest.importorskip("fvcore", reason="the independent count needs the extra `cost`")
-    edited = with_operator(tiny, op, position)
-    ours, traced = count(edited), count_traced(edited)
-    assert (ours.total.flops, ours.total.operations) == (traced.flops, traced.operations)
-    assert ours.total.flops > count(tiny).total.flops
-
-
 def test_documents(tiny: Model) -> None:
     single, pair = audit(tiny), audit(tiny, with_operator(tiny, "cb_s"))
     for result in (single, pair):
@@ -251,10 +221,3 @@ def test_documents(tiny: Model) -> None:
 def test_readable_numbers(value: int, text: str) -> None:
     assert readable(value) == text
     assert readable(value, signed=True) == f"+{text}"
-
-
-def test_fvcore_needs_a_module(tiny: Model) -> None:
-    pytest.importorskip("fvcore", reason="the independent count needs the extra `cost`")
-    with pytest.raises(UsageError) as caught:
-        count_traced(Model(None, program=capture(tiny).exported))
-    assert caught.value.code == "CB-COST-01"

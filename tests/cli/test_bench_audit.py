@@ -125,3 +125,14 @@ def test_any_number_of_models_and_files_is_audited(plain: Path, edited: Path) ->
     assert "C - A" in shown and "all models" in shown
     assert run("audit", file, "--json").document["params"]["b"] is None
     assert run("audit", plain, file.with_suffix(".engine")).code == 2
+
+
+def test_a_cross_check_prints_both_counts(plain: Path, edited: Path) -> None:
+    pytest.importorskip("fvcore", reason="the cross-check needs the extra `cost`")
+    outcome = run("audit", plain, edited, "--cross-check", "--json")
+    assert outcome.code == 0, outcome.err
+    checks = outcome.document["cross_check"]
+    assert [check["ours"] for check in checks] == [outcome.document["flops"][side] for side in ("a", "b")]
+    assert all(check["ok"] and check["explained"] for check in checks)
+    shown = run("audit", plain, "--cross-check").out
+    assert "fvcore" in shown and "explained" in shown and "layer_norm" in shown

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cbsurgeon.errors import MissingPackage, UsageError
-from cbsurgeon.report import render_html
+from cbsurgeon.report import render_html, render_text
 from cbsurgeon.report.page import SECTIONS
 from tests.report import documents
 
@@ -155,6 +155,18 @@ def test_more_than_two_models_have_a_table_of_their_own() -> None:
     page = render_html([{**document, "models": [*document["models"], third]}])
     assert "All models, with the difference to A" in page
     assert documents.HOSTILE not in page and "C: " in page
+
+
+def test_an_audit_of_an_older_version_makes_a_page() -> None:
+    """Its fields are those of the contract; what was added later is left out."""
+    document = documents.audit()
+    added = ("bytes_fused", "bytes_explained", "models")
+    older = {key: value for key, value in document.items() if key not in added}
+    for item in older["inserted"]["b"]:
+        del item["bytes_fused"], item["traffic"]
+    page = render_html([older])
+    assert "bytes moved, unfused" in page and "bytes moved, fused" not in page
+    assert "bytes moved, unfused" in render_text(older)
 
 
 def test_both_byte_counts_are_explained() -> None:

@@ -35,6 +35,8 @@ def audited(document: Document, documents: Sequence[Document]) -> Rows:
     inserted = (document.get("inserted") or {}).get("b") or (document.get("inserted") or {}).get("a") or []
     for formula, items in _by(inserted, lambda item: f"{item['op']} on {item['tokens']} x {item['channels']}").items():
         yield fact("counted", f"{len(items)} x {formula}: {items[0]['formula']}")
+    for checked in document.get("cross_check") or ():
+        yield from _cross_checked(checked)
     if document.get("roofline"):
         yield from _shares(document["roofline"])
 
@@ -54,6 +56,23 @@ def _models(document: Document) -> Rows:
     for place, model in enumerate(document["models"][2:], start=2):
         if model["uncounted"]:
             yield fact("uncounted", f"in {figures.letter(place)}: {text_of(model['uncounted'])}", "yellow")
+
+
+def _cross_checked(checked: Mapping[str, Any]) -> Rows:
+    """FLOPs of one model by this audit and by fvcore, and every operator that they count differently."""
+    yield line(f"fvcore on {checked['reference']}   (FLOPs, batch {checked['batch']})", "bold")
+    columns = ("audit", "fvcore", "difference")
+    table = grid("", *columns, "why", right=columns)
+    for row in (checked, *checked["explained"]):
+        difference = figures.count(row["ours"] - row["fvcore"], signed=True)
+        label, why = row.get("operator", "all"), row.get("why", "")
+        table.add_row(*cells(label, figures.count(row["ours"]), figures.count(row["fvcore"]), difference, why))
+    yield table
+    if checked["ok"]:
+        yield fact("explained", "to the last operation", "green")
+    else:
+        rest = f"{checked['unexplained']:+,} FLOPs, {checked['unexplained_operations']:+,} operations"
+        yield fact("NOT explained", rest, "red")
 
 
 def _shares(table: Mapping[str, Any]) -> Rows:

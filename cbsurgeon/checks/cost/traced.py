@@ -1,7 +1,7 @@
-"""An independent count: fvcore on a traced model, with handlers for what fvcore leaves at zero.
+"""A count by fvcore on a traced model: with fvcore's own rules, and with ours for what they leave out.
 
-fvcore's own handlers count matrix products, convolutions and einsum. Ours add the rest, on the shapes of the trace, so
-that this count shares neither the graph nor the code with :mod:`cbsurgeon.checks.cost.nodes`.
+fvcore's own handlers count matrix products, convolutions, einsum and norms. Ours count the rest, on the shapes of the
+trace, so that this count shares neither the graph nor the code with :mod:`cbsurgeon.checks.cost.nodes`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ Handler = Callable[[list[Any], list[Any]], int]
 
 @dataclass(frozen=True)
 class TracedCount:
-    """What fvcore counted, both conventions.
+    """What fvcore counted at batch 1, with its own rules and with ours.
 
     Attributes:
-        flops: multiply-accumulates in the paper's convention.
-        operations: all additions, multiplications and pointwise functions.
-        uncounted: traced operators without a handler → how many.
+        own: traced operator → FLOPs by fvcore's own handlers; operators it does not know are missing.
+        flops: the same by the paper's convention, our handlers filling what fvcore leaves out.
+        inserted: FLOPs that the closed forms of inserted operators add to the count of their nodes.
+        operations: all additions, multiplications and pointwise functions, by our handlers.
+        uncounted: traced operators that no handler covers → how many.
     """
 
-    flops: int
+    own: Mapping[str, int]
+    flops: Mapping[str, int]
+    inserted: int
     operations: int
     uncounted: Mapping[str, int]
 
@@ -44,24 +48,24 @@ def count_traced(model: Model) -> TracedCount:
 
     Raises:
         MissingPackage: fvcore is not installed.
-        UsageError: the model has no module or no positional example inputs to trace it with.
+        UsageError: the model has no module or no positional example inputs to trace it with (CB-COST-01).
     """
     try:
         from fvcore.nn import FlopCountAnalysis
     except ImportError:
-        raise missing("fvcore", "cost", "the independent count") from None
+        raise missing("fvcore", "cost", "the cross-check") from None
     if model.module is None or not model.example_inputs:
         raise UsageError(
             "fvcore needs a module and positional inputs",
             code="CB-COST-01",
             where=model.provenance.reference,
             why="it traces the module once on them",
-            do="count the captured program instead (audit)",
+            do="leave out --cross-check, or give a model that is a module",
         )
     inputs = tuple(value[:1] if isinstance(value, torch.Tensor) else value for value in model.example_inputs)
     results = []
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # what it warns of is in the result
-    for handlers in (_flop_handlers(), _operation_handlers()):
+    for handlers in ({}, _flop_handlers(), _operation_handlers()):
         analysis = FlopCountAnalysis(model.module, inputs).set_op_handle(**handlers)
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # it would hide a whole layer in one node
@@ -70,22 +74,36 @@ def count_traced(model: Model) -> TracedCount:
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
         results.append(analysis)
-    flops, operations = results
+    own, flops, operations = results
     uncounted = Counter(flops.unsupported_ops()) | Counter(operations.unsupported_ops())
-    return TracedCount(_closed_form(model.module, flops), int(operations.total()), dict(uncounted))
+    return TracedCount(
+        _by_operator(own),
+        _by_operator(flops),
+        _closed_forms(model.module, flops),
+        int(operations.total()),
+        dict(uncounted),
+    )
 
 
-def _closed_form(module: nn.Module, analysis: Any) -> int:
-    """The total with every inserted operator's own nodes replaced by its closed form.
+def _by_operator(analysis: Any) -> dict[str, int]:
+    return {name: int(value) for name, value in analysis.by_operator().items() if value}
 
-    Tokens come from the shapes recorded while the module runs, independent of any captured graph.
+
+def _closed_forms(module: nn.Module, analysis: Any) -> int:
+    """What the closed forms of inserted operators count beyond their nodes.
+
+    Tokens come from the shapes recorded while the module runs, independent of any captured graph. An operator that
+    states no cost is counted by its nodes.
     """
-    total, by_module = int(analysis.total()), analysis.by_module()
+    extra, by_module = 0, analysis.by_module()
     for path, operator, shape in _operator_calls(module, analysis._inputs):
         tokens = prod(shape[axis] for axis in operator.token_axes)
-        cost = operator.cost(tokens, shape[operator.channel_axis], **operator.options())
-        total += cost.paper - int(by_module[path])
-    return total
+        try:
+            cost = operator.cost(tokens, shape[operator.channel_axis], **operator.options())
+        except NotImplementedError:
+            continue
+        extra += cost.paper - int(by_module[path])
+    return extra
 
 
 def _operator_calls(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[str, Operator, tuple[int, ...]]]:

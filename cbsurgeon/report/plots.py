@@ -87,7 +87,7 @@ def latency(document: Document) -> str:
 
 def costs(document: Document) -> str:
     """By how many per cent B exceeds A, one bar per quantity."""
-    names = [name for name in COSTS if document[name]["relative"] is not None]
+    names = [name for name in COSTS if name in document and document[name]["relative"] is not None]
     shares = [100 * document[name]["relative"] for name in names]
     with _figure(0.5 + 0.42 * len(names), "costs") as (figure, axes):
         places = range(len(names), 0, -1)

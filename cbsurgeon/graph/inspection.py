@@ -15,6 +15,7 @@ from cbsurgeon.graph.attention import causality as leaks
 from cbsurgeon.graph.attention import class_token, padding
 from cbsurgeon.graph.block import Block, Hook, Inspection, Mask, Site
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.parts import Parts, capture_parts
 from cbsurgeon.graph.capture.tracing import origins
 from cbsurgeon.graph.hosts import Hosts, hosts_of
@@ -42,6 +43,7 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
         CaptureError: the model cannot be captured.
     """
     start = time.perf_counter()
+    model = without_compiled(model)
     hosts = hosts_of(model)
     try:
         parts = Parts((capture(model, check=check),), {}, {})

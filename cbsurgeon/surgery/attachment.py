@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
-from cbsurgeon.graph.capture.substitution import call_with, twin
+from cbsurgeon.graph.capture.copying import duplicate, named_parts
+from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.surgery.masking import Masks, unhook
@@ -63,7 +64,7 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
     """
     _refuse_sharded(module)
     check_structure(module, recipe)
-    parts = dict(module.named_modules())
+    parts = dict(named_parts(module))
     masks = Masks(parts)
     planned: list[tuple[nn.Module, str, Operator]] = []
     for site in recipe.active:
@@ -123,7 +124,7 @@ def _like(operator: Operator, host: nn.Module, module: nn.Module) -> Operator:
 
 def check_structure(module: nn.Module, recipe: Recipe) -> None:
     """Refuse a module that is not of the structure a recipe was made for, naming the first difference."""
-    parts = dict(module.named_modules())
+    parts = dict(named_parts(module))
     for number, block in enumerate(recipe.structure):
         for path in (*block["fc1"], *block["fc2"]):
             if path not in parts:
@@ -153,7 +154,7 @@ def _check_widths(recipe: Recipe, number: int, path: str, projection: nn.Module,
 
 def attached(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Operator]]:
     """Every attached operator: path of its host, host, child name, operator."""
-    for path, host in module.named_modules():
+    for path, host in named_parts(module):
         for name in (ON_OUTPUT, ON_INPUT):
             operator = host._modules.get(name)
             if isinstance(operator, Operator):
@@ -193,11 +194,11 @@ def _drop(hooks: dict[int, Any], function: Any) -> list[int]:
 def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
     """How often each attached operator runs in one forward pass on these inputs.
 
-    The pass is done on shapes alone, in a twin of the module: some keep what they computed, which has no values then. A
-    model whose forward needs values (it looks at its data) is run for real.
+    The pass is done on shapes alone, in a copy that shares the module's tensors: some modules keep what they computed,
+    which has no values then. A model whose forward needs values (it looks at its data) is run for real.
     """
     try:
-        other = twin(module)
+        other = duplicate(module, share=True)
         with _counting(other) as ran:
             _run_on_shapes(other, args, kwargs)
     except Exception:  # whatever a forward does with a tensor that has no values: the real run below decides

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 from torch import nn
 
 from cbsurgeon.errors import NothingMatched, SurgeryError
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.copying import duplicate
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import attachment, program
@@ -33,7 +33,7 @@ def insert_module(model: Model, recipe: Recipe, *, in_place: bool = False) -> Mo
             where=model.provenance.reference,
             do='cbs.insert(model, recipe, on="program") or --on program',
         )
-    module = model.module if in_place else copy.deepcopy(model.module)
+    module = model.module if in_place else duplicate(model.module)
     before = {f"{path}.{name}" for path, _, name, _ in attachment.attached(module)}
     attachment.attach(module, recipe)
     _assert_runs(module, model, recipe, before)
@@ -87,7 +87,7 @@ def remove(model: Model) -> Model:
         NothingMatched: nothing was inserted in it.
     """
     if model.module is not None:
-        module = copy.deepcopy(model.module)
+        module = duplicate(model.module)
         taken = attachment.detach(module)
         result = replace(model, module=module, recipes=())
     else:

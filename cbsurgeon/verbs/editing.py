@@ -14,7 +14,7 @@ from cbsurgeon import graph, models, surgery
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.graph import Inspection
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.substitution import twin
+from cbsurgeon.graph.capture.copying import duplicate
 from cbsurgeon.models import Model
 from cbsurgeon.operators.registry import needs_import
 from cbsurgeon.surgery import Recipe
@@ -216,7 +216,7 @@ def _sharing(model: Model) -> Model:
     """The same model with modules of its own and the same weights in them."""
     if model.module is None:
         return model
-    return replace(model, module=twin(model.module))
+    return replace(model, module=duplicate(model.module, share=True))
 
 
 def insert_(module: nn.Module, recipe: Recipe) -> nn.Module:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-
-def twin(module: nn.Module) -> nn.Module:
-    """The same modules anew, with the same parameters and buffers in them.
-
-    What a forward pass leaves in a module's other attributes (a cache) stays in the twin.
-    """
-    tensors = (*module.parameters(), *module.buffers())
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def call_with(module: nn.Module, state: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError
+from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.program import Program, wrap
 from cbsurgeon.models.model import Model
 
@@ -39,6 +40,7 @@ def capture(model: Model, *, check: bool = True) -> Program:
     """
     if model.program is not None:
         return wrap(model.program)
+    model = without_compiled(model)
     module = model.module
     if module is None or not (model.example_inputs or model.example_kwargs):
         raise CaptureError(

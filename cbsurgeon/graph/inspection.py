@@ -45,16 +45,20 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
     start = time.perf_counter()
     model = without_compiled(model)
     hosts = hosts_of(model)
+    failure: CaptureError | None = None
     try:
         parts = Parts((capture(model, check=check),), {}, {})
     except CaptureError as error:
         if error.code not in PARTIAL or model.module is None:
             raise
+        failure = error
         parts = capture_parts(model)
         if not parts.programs:
             raise
     captured = time.perf_counter() - start
     found = [_inspect_part(program, model.provenance.reference, hosts) for program in parts.programs]
+    if failure is not None and not any(part.blocks or part.attention for part in found):
+        raise failure  # nothing was read of the code that failed, so its absence of blocks means nothing
     if len(found) == 1 and not parts.programs[0].prefix:
         return replace(found[0], seconds={"capture": captured, **found[0].seconds})
     return _joined(model, parts, found, captured)

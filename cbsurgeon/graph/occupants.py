@@ -126,10 +126,19 @@ def without(program: Program) -> tuple[Program, list[Occupant]]:
     standing = occupants(program.exported)
     if not standing:
         return program, []
-    graph = copy.deepcopy(program.exported.graph)
+    graph = copied(program.exported.graph)
     renamed = bypass(graph, occupants(program.exported, graph))
     signature = program.exported.graph_signature
     return program.replace(rebuilt(program.exported, graph, signature.input_specs, {}, renamed)), standing
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    """A copy of a graph with the same names; ``deepcopy`` renames nodes called like a Python built-in (``input``)."""
+    other = copy.deepcopy(graph)
+    for old, new in zip(graph.nodes, other.nodes, strict=True):
+        if new.name != old.name:
+            new.name = old.name
+    return other
 
 
 def bypass(graph: fx.Graph, standing: list[Occupant]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from cbsurgeon.graph.branches.lineage import Lineage
 from cbsurgeon.graph.branches.modules import ModuleCalls
 from cbsurgeon.graph.branches.projection import Projection, projection
 from cbsurgeon.graph.branches.steps import chain, is_spatial, operands
+from cbsurgeon.graph.capture.regions import unread, user_line
 from cbsurgeon.graph.program import Program
 
 _NESTED = 200
@@ -72,6 +73,9 @@ def read(program: Program) -> Reading:
     reading.found.sort(key=lambda found: flow.order[found.branch.last.core])
     _demote_mixers(reading)
     _reject_the_rest(reading, claimed)
+    for node in unread(graph):
+        detail = f"{aten.name(node)} at {user_line(node) or 'an unknown line'}"
+        reading.rejected[node] = Rejected("run-time-branch", detail, (node.name,), reading.calls.path(node), 3)
     return reading
 
 

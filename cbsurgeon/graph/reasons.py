@@ -14,4 +14,5 @@ REASONS: dict[str, str] = {
     "tokens-folded": "tokens share an axis with the batch or the channels and cannot be told apart",
     "axes-undecided": "nothing in the graph tells the token axis from the channel axis",
     "not-elementwise": "between the last projection and the addition stands a step that is not element-wise",
+    "run-time-branch": "torch.cond, a loop or a scan decides by values what runs, and what is inside is not read",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph.block import Block, Mask, Site
 from cbsurgeon.graph.inspection import inspect_program
-from cbsurgeon.graph.occupants import MARK, ON_INPUT, ON_OUTPUT, bypass, occupants, rebuilt
+from cbsurgeon.graph.occupants import MARK, ON_INPUT, ON_OUTPUT, bypass, copied, occupants, rebuilt
 from cbsurgeon.graph.program import Program
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.operators.context import Context
@@ -41,7 +40,7 @@ class Editor:
     def of(cls, exported: ExportedProgram) -> Editor:
         """Copy the graph and the signature; tensors are shared."""
         signature = exported.graph_signature
-        return cls(exported, copy.deepcopy(exported.graph), list(signature.input_specs), dict(exported.state_dict), {})
+        return cls(exported, copied(exported.graph), list(signature.input_specs), dict(exported.state_dict), {})
 
     def add_tensor(self, path: str, tensor: Tensor) -> fx.Node:
         """A new parameter or buffer: a placeholder before the user's inputs, and its line in the signature."""

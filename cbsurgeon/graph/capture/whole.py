@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph.capture.copying import without_compiled
+from cbsurgeon.graph.capture.regions import inline, raising_line
 from cbsurgeon.graph.program import Program, wrap
 from cbsurgeon.models.model import Model
 
@@ -110,23 +111,22 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ref
             )
     except Exception as error:
         raise CaptureError(
-            "torch.export could not capture the model",
+            "capture failed because torch.export cannot follow the model's forward()",
             code="CB-CAPTURE-03",
-            where=reference,
+            where=": ".join(filter(None, (reference, raising_line(error)))),
             why=_first_lines(error),
             do="capture a sub-module of it, or make the reported operation traceable",
         ) from error
+    inline(exported)
     program = wrap(exported, output_names(_outputs(exported)))
     _assert_symbolic(program, shapes, reference)
     return program
 
 
-def _by_parameter(module: nn.Module, arg_shapes: Any, kwarg_shapes: dict[str, Any]) -> Any:
-    """Dynamic shapes as torch.export wants them: a tuple when there are only positional inputs, else by name."""
-    if not kwarg_shapes:
-        return arg_shapes
-    names = list(inspect.signature(module.forward).parameters)
-    return {**dict(zip(names, arg_shapes, strict=False)), **kwarg_shapes}
+def _by_parameter(module: nn.Module, arg_shapes: tuple[Any, ...], kwarg_shapes: dict[str, Any]) -> dict[str, Any]:
+    """Dynamic shapes by parameter of forward(), as torch.export wants them; ``*args`` hold a tuple, ``**kwargs`` a
+    dictionary."""
+    return dict(inspect.signature(module.forward).bind(*arg_shapes, **kwarg_shapes).arguments)
 
 
 def _outputs(exported: ExportedProgram) -> Any:
@@ -182,7 +182,7 @@ def _assert_symbolic(program: Program, shapes: Any, reference: str) -> None:
     if program.batch_axes or not asked:
         return
     raise CaptureError(
-        "the batch became a constant during capture",
+        "capture failed because the batch became a constant",
         code="CB-CAPTURE-04",
         where=f"{reference}: inputs {', '.join(program.input_names)}",
         why="the model fixes the batch size in its code, so the result would only serve one batch size",
@@ -224,7 +224,7 @@ def compare(module: nn.Module, program: Program, args: tuple[Any, ...], kwargs: 
 
 def _differs(reference: str, name: str, why: str) -> CaptureError:
     return CaptureError(
-        "the captured program does not compute what the model does",
+        "capture failed because the program does not compute what the model does",
         code="CB-CAPTURE-05",
         where=f"{reference}, output {name}",
         why=f"{why}; a random operation in forward(), or state that changes between calls, does this",

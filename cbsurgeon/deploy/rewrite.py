@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 
 from cbsurgeon.graph import Program
+from cbsurgeon.graph.occupants import keep_names
 
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -29,6 +30,7 @@ class Draft:
         self.program = program
         exported = program.exported
         self.module: fx.GraphModule = copy.deepcopy(exported.graph_module)
+        keep_names(exported.graph, self.module.graph)
         self.graph = self.module.graph
         self.targets = {
             spec.arg.name: str(spec.target)

@@ -135,10 +135,15 @@ def without(program: Program) -> tuple[Program, list[Occupant]]:
 def copied(graph: fx.Graph) -> fx.Graph:
     """A copy of a graph with the same names; ``deepcopy`` renames nodes called like a Python built-in (``input``)."""
     other = copy.deepcopy(graph)
-    for old, new in zip(graph.nodes, other.nodes, strict=True):
+    keep_names(graph, other)
+    return other
+
+
+def keep_names(graph: fx.Graph, copy_of_it: fx.Graph) -> None:
+    """Give the nodes of a graph's copy the names of the original."""
+    for old, new in zip(graph.nodes, copy_of_it.nodes, strict=True):
         if new.name != old.name:
             new.name = old.name
-    return other
 
 
 def bypass(graph: fx.Graph, standing: list[Occupant]) -> dict[str, str]:

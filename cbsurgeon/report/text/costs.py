@@ -45,13 +45,17 @@ def _models(document: Document) -> Rows:
     """Every model in one row, and below it its difference to A."""
     shown = figures.costs(document)
     labels = [figures.COSTS[name] for name in shown]
-    table = grid("all models", *labels, right=labels)
+    yield line("all models", "bold")
+    # References are as long as paths are: in the table they would leave no room for the numbers.
+    for place, model in enumerate(document["models"]):
+        yield fact(figures.letter(place), model["reference"])
+    table = grid("", *labels, right=labels)
     for place, model in enumerate(document["models"]):
         letter = figures.letter(place)
-        table.add_row(*cells(f"{letter}: {model['reference']}", *(show(model[name]) for name, show in shown.items())))
+        table.add_row(*cells(letter, *(show(model[name]) for name, show in shown.items())))
         if model["difference"]:
             values = (show(model["difference"][name], signed=True) for name, show in shown.items())
-            table.add_row(*cells(f"   {letter} - A", *values))
+            table.add_row(*cells(f"{letter} - A", *values))
     yield table
     for place, model in enumerate(document["models"][2:], start=2):
         if model["uncounted"]:

@@ -42,20 +42,21 @@ def audited(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def _models(document: Document) -> Rows:
-    """Every model in one row, and below it its difference to A."""
-    shown = figures.costs(document)
-    labels = [figures.COSTS[name] for name in shown]
+    """Every model in one column, and its difference to A in a second table."""
+    shown, models = figures.costs(document), document["models"]
+    letters = [figures.letter(place) for place in range(len(models))]
     yield line("all models", "bold")
-    # References are as long as paths are: in the table they would leave no room for the numbers.
-    for place, model in enumerate(document["models"]):
-        yield fact(figures.letter(place), model["reference"])
-    table = grid("", *labels, right=labels)
-    for place, model in enumerate(document["models"]):
-        letter = figures.letter(place)
-        table.add_row(*cells(letter, *(show(model[name]) for name, show in shown.items())))
-        if model["difference"]:
-            values = (show(model["difference"][name], signed=True) for name, show in shown.items())
-            table.add_row(*cells(f"{letter} - A", *values))
+    for letter, model in zip(letters, models, strict=True):
+        yield fact(letter, model["reference"])
+    table = grid("", *letters, right=letters)
+    for name, show in shown.items():
+        table.add_row(*cells(figures.COSTS[name], *(show(model[name]) for model in models)))
+    yield table
+    columns = [f"{letter} - A" for letter in letters[1:]]
+    table = grid("", *columns, right=columns)
+    for name, show in shown.items():
+        differences = (show(model["difference"][name], signed=True) for model in models[1:])
+        table.add_row(*cells(figures.COSTS[name], *differences))
     yield table
     for place, model in enumerate(document["models"][2:], start=2):
         if model["uncounted"]:

@@ -83,10 +83,15 @@ def occupants(exported: ExportedProgram, graph: fx.Graph | None = None) -> list[
     return [occupant for occupant in found if occupant is not None]
 
 
+def mark_of(node: fx.Node) -> Mapping[str, Any]:
+    """What was written on a node when its operator was put into a program; empty for other nodes."""
+    mark: Mapping[str, Any] = (node.meta.get("custom") or {}).get(MARK) or {}
+    return mark
+
+
 def _belongs(node: fx.Node, names: Mapping[str, str]) -> tuple[str, object, str, Mapping[str, Any]] | None:
     """Path, call, name and mark of the operator a node belongs to."""
-    mark = (node.meta.get("custom") or {}).get(MARK)
-    if mark:
+    if mark := mark_of(node):
         return mark["site"], mark["call"], mark["op"], mark
     for call, (path, kind) in (node.meta.get("nn_module_stack") or {}).items():
         written = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import cbsurgeon as cbs
 from cbsurgeon.checks import verify
 from cbsurgeon.checks.parity import difference as compare
+from cbsurgeon.checks.parity import reference
 from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.inputs import covered, embeddings
 from cbsurgeon.checks.parity.reference import share_removed
@@ -233,3 +234,52 @@ def test_partial_coverage_is_printed() -> None:
     ids = torch.randint(0, 100, (1, 2))
     found = verify(model(Words(), ids), model(Words(), ids), batches=(1,))
     assert "ids: 256 of 5,000 token ids compared" in found.notes
+
+
+def test_a_bisection_runs_on_the_token_ids_that_differed() -> None:
+    """The first batch of ids does not contain the corrupted rows, so a bisection on it would find nothing."""
+
+    class Stream(Words):
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.table(ids)
+            x = x + x.tanh()
+            return self.fc(x)
+
+    ids = torch.randint(0, 100, (2, 12))
+    found = verify(model(Stream(), ids), model(Stream(1), ids), bisect=True)
+    assert found.worst.inputs == "vocabulary"
+    assert found.first_bad_block is not None, str(found)
+
+
+def test_models_with_other_names_are_still_compared_without_their_operators(tmp_path: Path) -> None:
+    """The program that has operators is the second model's, and it calls its input and output otherwise."""
+
+    class Renamed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = faults.BUILDERS["vit"]()
+
+        def forward(self, picture: Tensor) -> dict[str, Tensor]:
+            return {"scores": self.inner(picture)}
+
+    torch.manual_seed(0)
+    plain = faults.BUILDERS["vit"]().eval()
+    other = Renamed().eval()
+    other.inner.load_state_dict(plain.state_dict())
+    example = torch.randn(2, 3, faults.SIZE, faults.SIZE)
+    second = Model(other, (example,))
+    edited = cbs.insert(second, cbs.plan(cbs.inspect(second), op="cb", layers="all", pos="end"))
+    found = verify(Model(plain, (example,)), edited, batches=(2,))
+    assert not found.ok
+    assert any("without its inserted operators" in failure for failure in found.failures), str(found)
+
+
+def test_a_model_too_large_for_float64_is_not_cast_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "LARGEST_REFERENCE", 10)
+    plain = Model(faults.BUILDERS["vit"]().eval(), (torch.randn(2, 3, faults.SIZE, faults.SIZE),))
+    edited = cbs.insert(plain, cbs.plan(cbs.inspect(plain), op="cb", layers="all", pos="end"))
+    ran: list[str] = []
+    monkeypatch.setattr(reference, "run_in", lambda program, dtype: ran.append(dtype))
+    found = verify(edited, edited, batches=(2,))
+    assert found.ok and not ran
+    assert any("in float64 would take" in note for note in found.notes)

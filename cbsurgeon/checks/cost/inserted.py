@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from cbsurgeon.checks.cost.counts import Inserted, Tally
 from cbsurgeon.checks.cost.nodes import NodeCost, Sizes, batch_symbols, module_stack
 from cbsurgeon.checks.cost.rules import KERNELS
-from cbsurgeon.graph.occupants import MARK
+from cbsurgeon.graph.occupants import mark_of
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import Operator, Traffic
 from cbsurgeon.operators.registry import classes
@@ -142,7 +142,7 @@ def _options(module: Operator | None, nodes: list[fx.Node]) -> Mapping[str, Any]
 
 def _mark(nodes: list[fx.Node]) -> Mapping[str, Any]:
     """What was written on its nodes when they were put into a program."""
-    return next((mark for node in nodes if (mark := (node.meta.get("custom") or {}).get(MARK))), {})
+    return next((mark for node in nodes if (mark := mark_of(node))), {})
 
 
 def _module_at(model: Model, path: str) -> Operator | None:

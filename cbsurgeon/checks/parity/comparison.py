@@ -12,8 +12,7 @@ from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.bisection import bisect as bisect_sides
 from cbsurgeon.checks.parity.bisection import end_nodes
 from cbsurgeon.checks.parity.inputs import Arrays, Source, coverage, feeds
-from cbsurgeon.checks.parity.judging import Judge, side
-from cbsurgeon.checks.parity.matching import match_outputs, renamed
+from cbsurgeon.checks.parity.judging import Judge
 from cbsurgeon.checks.parity.reference import Operators, Reference
 from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.checks.parity.row import Row, Tolerance
@@ -22,7 +21,6 @@ from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, Target
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Program, inspect
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.occupants import occupants
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators.base import Operator
 
@@ -85,10 +83,8 @@ def verify(
         if program is None:
             program = _program_of(a, first) or _program_of(b, second)
         source = Source(program, first.inputs, _integers(a) or _integers(b))
-        operators = Operators(_with_operators(program, b))
-        judge = Judge(
-            first, second, source, Reference(program), operators, policy.given(atol, rtol), _depth(program, b)
-        )
+        reference, given = Reference(program), policy.given(atol, rtol)
+        judge = Judge(first, second, source, reference, _operators(reference, b), given, _depth(program, b))
         only = one_batch(first, second)
         plan = list(feeds(source, batches if only is None else (only,), inputs))
         judge.notes += coverage(program, plan)
@@ -97,13 +93,14 @@ def verify(
             note = f"compared at batch {only} alone, at which it is fixed"
             found = dataclasses.replace(found, notes=(*found.notes, note))
     inside = (program if isinstance(a, Model) and program is not None else a, b)
-    if judge.blind and policy.given(atol, rtol) is None:
+    if judge.blind and given is None:
         found = _look_inside(found, *inside, backends, trust)
     if bisect and not found.ok:
-        failed = next(feed for feed in plan if (feed.label, feed.batch) == (found.worst.inputs, found.worst.batch))
+        failed = judge.fed.get(found.worst)  # none where the worst row is a block rather than an output
+        tensors = failed.tensors if failed is not None else None
         ends = blocks or _ends(a)
         found = found.with_bisection(
-            bisect_sides(*inside, blocks=ends, inputs=failed.tensors, backends=backends, trust=trust, progress=progress)
+            bisect_sides(*inside, blocks=ends, inputs=tensors, backends=backends, trust=trust, progress=progress)
         )
     return dataclasses.replace(found, seconds=round(time.perf_counter() - start, 3))
 
@@ -167,15 +164,16 @@ def _program_of(target: Target, runtime: Runtime) -> Program | None:
     return capture(target) if isinstance(target, Model) else None
 
 
-def _with_operators(program: Program | None, b: Target) -> Program | None:
-    """A program that contains inserted operators: the first model's, else the second's."""
-    if program is not None and occupants(program.exported):
-        return program
+def _operators(reference: Reference, b: Target) -> Operators:
+    """The inserted operators of the first model's program, else of the second's."""
+    found = Operators(reference)
+    if found.exists:
+        return found
     if isinstance(b, Program):
-        return b
+        return Operators(Reference(b))
     if isinstance(b, Model) and b.module is not None and any(isinstance(m, Operator) for m in b.module.modules()):
-        return capture(b)
-    return program
+        return Operators(Reference(capture(b)))
+    return found
 
 
 def _integers(target: Target) -> dict[str, list[int]]:
@@ -195,4 +193,4 @@ def _depth(program: Program | None, target: Target) -> int:
     return 1
 
 
-__all__ = ["BATCHES", "Verification", "match_outputs", "renamed", "side", "verify"]
+__all__ = ["BATCHES", "verify"]

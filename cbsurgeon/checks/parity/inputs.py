@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.errors import UsageError
-from cbsurgeon.graph import Program
+from cbsurgeon.graph import Program, aten
 
 # A power of two, so that scaling is exact. Large enough that a float16 sum over a few hundred tokens overflows where it
 # is not accumulated in float32, small enough that a correct float16 model of normalised inputs does not.
@@ -25,18 +25,6 @@ MOST_IDS = 8192
 MOST_BATCHES = 128
 
 Arrays = Mapping[str, Any]
-
-_aten = torch.ops.aten
-_LAYOUT = {
-    _aten.view.default,
-    _aten.reshape.default,
-    _aten.unsqueeze.default,
-    _aten.to.dtype,
-    _aten._to_copy.default,
-    _aten.clone.default,
-    _aten.contiguous.default,
-}
-"""Steps between an input and its embedding that keep every id."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +125,12 @@ def embeddings(program: Program) -> dict[str, int]:
     """Integer input → number of rows of the embedding table that it indexes, for inputs with a batch axis."""
     found: dict[str, int] = {}
     for node in program.exported.graph.nodes:
-        if node.op != "call_function" or node.target is not torch.ops.aten.embedding.default:
+        if aten.name(node) != "embedding":
             continue
         table, ids = node.args[0].meta["val"], node.args[1]
-        while isinstance(ids, torch.fx.Node) and ids.op == "call_function" and len(ids.all_input_nodes) == 1:
-            if ids.target not in _LAYOUT:
-                break
+        while isinstance(ids, fx.Node) and aten.name(ids) in aten.LAYOUT and len(ids.all_input_nodes) == 1:
             ids = ids.all_input_nodes[0]
-        if isinstance(ids, torch.fx.Node) and ids.name in program.batch_axes:
+        if isinstance(ids, fx.Node) and ids.name in program.batch_axes:
             found[ids.name] = min(int(table.shape[0]), found.get(ids.name, int(table.shape[0])))
     return found
 

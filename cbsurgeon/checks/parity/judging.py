@@ -48,6 +48,7 @@ class Judge:
     Attributes:
         notes: facts that weaken or explain the result, in the order they were found.
         failures: what failed for the models as a whole rather than for one output.
+        fed: the inputs that each row was compared on.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Judge:
         self.given, self.depth = given, depth
         self.notes: list[str] = [*a.notes, *b.notes]
         self.failures: list[str] = []
+        self.fed: dict[Row, Feed] = {}
         self._floors: dict[str, dict[str, policy.Floor]] = {}
         self._axes = output_batch_axes(source.program) if source.program is not None else {}
         self._seen: dict[str, _Seen] = {}
@@ -87,7 +89,9 @@ class Judge:
             for row in self.rows(feed, plan):
                 # Token ids come in many batches; the worst of them stands for all.
                 key = (feed.label, row.output) if feed.label == VOCABULARY else (place, row.output)
-                rows[key] = max(rows.get(key, row), row, key=lambda each: (not each.ok, each.severity))
+                worse = key not in rows or (not row.ok, row.severity) > (not rows[key].ok, rows[key].severity)
+                if worse:
+                    rows[key], self.fed[row] = row, feed
         return Verification(
             side(self.a), side(self.b), tuple(rows.values()), str(self.reference),
             notes=tuple(dict.fromkeys(self.notes)), failures=tuple(self.failures),
@@ -95,8 +99,9 @@ class Judge:
 
     def rows(self, feed: Feed, plan: Sequence[Feed]) -> list[Row]:
         """One row per output of both models on one set of inputs."""
-        left = self.a.run(renamed(feed.tensors, self.a))
-        right = self.b.run(renamed(feed.tensors, self.b))
+        left, right = (
+            runtime.run(renamed(feed.tensors, [port.name for port in runtime.inputs])) for runtime in (self.a, self.b)
+        )
         right = match_outputs(left, right, self.a.name, self.b.name)
         floors = self._noise(feed.label, plan)
         self._ask_for_operators(feed, plan, left, right, floors)
@@ -209,16 +214,19 @@ class Judge:
         if not unasked or feed is not _smallest(feed.label, plan):
             return
         self._asked = True
+        reason, effects = self.operators.reason, []
         try:
-            effects = self.operators.effect(feed.tensors)
+            effects = [] if reason else self.operators.effect(feed.tensors)
         except (RuntimeError, NotImplementedError) as error:
             reason = " ".join(str(error).split())[:120]
+        if reason:
             self.notes.append(f"not compared with the model without its inserted operators: {reason}")
             return
         clear = {
             name: (full, effect)
-            for name, (full, effect) in effects.items()
-            if float(torch.linalg.vector_norm(effect)) > self._rounding(floors.get(name), full)
+            for name, (full, effect) in zip(left, effects, strict=True)
+            if full.is_floating_point()
+            and float(torch.linalg.vector_norm(effect)) > self._rounding(floors.get(name), full)
         }
         for runtime, outputs in ((self.a, left), (self.b, right)):
             self.failures += [

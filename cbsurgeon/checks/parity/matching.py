@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.errors import CheckFailed
 
 
-def renamed(tensors: Mapping[str, Tensor], runtime: Runtime) -> dict[str, Tensor]:
-    """Inputs under a runtime's own names: as they are where they agree, in order where they are as many."""
-    names = [port.name for port in runtime.inputs]
+def renamed(tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Inputs under a model's own names: as they are where they agree, in order where they are as many."""
     if set(names) == set(tensors) or len(names) != len(tensors):
         return dict(tensors)
     return dict(zip(names, tensors.values(), strict=True))

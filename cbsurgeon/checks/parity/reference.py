@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.export.graph_signature import TensorArgument
 
+from cbsurgeon.checks.parity.matching import renamed
 from cbsurgeon.checks.parity.tolerance import Floor, floor_of
 from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
 from cbsurgeon.errors import ExportError
@@ -47,8 +48,8 @@ class Reference:
         if self.reason or self.program is None:
             return {}
         try:
-            exact = self._in("float64")(inputs)
-            found = {dtype: self._in(dtype)(inputs) for dtype in dict.fromkeys(dtypes)}
+            exact = self.run("float64", inputs)
+            found = {dtype: self.run(dtype, inputs) for dtype in dict.fromkeys(dtypes)}
         except (RuntimeError, NotImplementedError, ExportError) as error:
             self.reason = f"the program does not run in float64 or {dtypes[1]}: {' '.join(str(error).split())[:120]}"
             return {}
@@ -60,10 +61,12 @@ class Reference:
             if value.is_floating_point()
         }
 
-    def _in(self, dtype: str) -> Run:
+    def run(self, dtype: str, inputs: Named) -> dict[str, Tensor]:
+        """The program's outputs in one type; its form in that type is made once and kept."""
+        assert self.program is not None
         if dtype not in self._programs:
-            self._programs[dtype] = run_in(self.program, dtype)  # type: ignore[arg-type]
-        return self._programs[dtype]
+            self._programs[dtype] = run_in(self.program, dtype)
+        return self._programs[dtype](renamed(inputs, self.program.input_names))
 
 
 def run_in(program: Program, dtype: str) -> Run:
@@ -97,19 +100,19 @@ class Operators:
 
     Attributes:
         exists: whether the program has inserted operators.
+        reason: empty when the two programs can be run in float64, else why not.
     """
 
-    def __init__(self, program: Program | None) -> None:
-        bare, standing = (None, []) if program is None else without(program)
+    def __init__(self, reference: Reference) -> None:
+        bare, standing = (None, []) if reference.program is None else without(reference.program)
         self.exists = bool(standing)
-        self._programs = (program, bare) if standing else None
+        self.reason = reference.reason
+        self._full, self._bare = reference, Reference(bare)
 
-    def effect(self, inputs: Named) -> dict[str, tuple[Tensor, Tensor]]:
-        """Output name → (the output with the operators, what their removal adds to it), floating outputs only."""
-        if self._programs is None:
-            return {}
-        full, bare = (run_in(program, "float64")(inputs) for program in self._programs if program is not None)
-        return {name: (value, bare[name] - value) for name, value in full.items() if value.is_floating_point()}
+    def effect(self, inputs: Named) -> list[tuple[Tensor, Tensor]]:
+        """For each output: its value with the operators, and what their removal adds to it."""
+        full, bare = (each.run("float64", inputs) for each in (self._full, self._bare))
+        return [(value, bare[name] - value) for name, value in full.items()]
 
 
 def share_removed(output: Tensor, full: Tensor, effect: Tensor) -> float:

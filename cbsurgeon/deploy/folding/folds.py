@@ -34,6 +34,7 @@ from cbsurgeon.deploy.folding.pattern import (
 from cbsurgeon.deploy.rewrite import Draft, shaped
 from cbsurgeon.graph import Program
 from cbsurgeon.operators import CB
+from cbsurgeon.operators.registry import classes
 
 aten = torch.ops.aten
 
@@ -74,8 +75,9 @@ def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSit
     """Inserted operators that are no plain CB, for the report."""
     seen = {site.site for site in done}
     rest: dict[str, tuple[str, str]] = {}
+    known = classes()
     for node in graph.nodes:
-        found, site = operator_of(node), site_of(node)
+        found, site = operator_of(node, known), site_of(node, known)
         if found and site not in seen:
             rest.setdefault(site, found)
     return tuple(FoldedSite(site, name, reason=reason) for site, (name, reason) in rest.items())

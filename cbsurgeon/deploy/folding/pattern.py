@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from cbsurgeon.graph.occupants import mark_of
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.registry import classes
 
@@ -112,7 +113,7 @@ def _broadcast(
     if any(user not in inner for part in inner - {result} for user in part.users):
         return None  # part of it is read elsewhere: not one operator
     ordered = tuple(sorted(inner))
-    return Broadcast(x, result, mean, node, axes, ordered, site_of(result) or result.name)
+    return Broadcast(x, result, mean, node, axes, ordered, site_of(result, classes()) or result.name)
 
 
 def halved(node: Any) -> fx.Node | None:
@@ -175,17 +176,20 @@ def layout_source(node: fx.Node) -> fx.Node | None:
     return identity_source(node)
 
 
-def site_of(node: fx.Node) -> str:
-    """Where an inserted operator stands: the site it was inserted at, else the operator module's path."""
-    if site := _mark(node).get("site"):
-        return str(site)
-    operator = _operator_entry(node)
-    return operator[0] if operator else ""
+def site_of(node: fx.Node, known: Mapping[str, type[Operator]]) -> str:
+    """Where an inserted operator stands: the site it was inserted at, else the operator module's path.
+
+    Args:
+        node: any node.
+        known: operator classes by their full names (:func:`cbsurgeon.operators.registry.classes`).
+    """
+    entry = _operator_entry(node, known)
+    return str(mark_of(node).get("site") or (entry[0] if entry else ""))
 
 
-def operator_of(node: fx.Node) -> tuple[str, str] | None:
+def operator_of(node: fx.Node, known: Mapping[str, type[Operator]]) -> tuple[str, str] | None:
     """Name of the inserted operator a node belongs to, and why it is not folded; ``None`` for the model's own nodes."""
-    mark, entry, known = _mark(node), _operator_entry(node), classes()
+    mark, entry = mark_of(node), _operator_entry(node, known)
     if not mark.get("op") and entry is None:
         return None
     kind = known.get(entry[1]) if entry else None
@@ -194,15 +198,8 @@ def operator_of(node: fx.Node) -> tuple[str, str] | None:
     return name, kind.folding(**mark.get("options", {})).reason or "its nodes are not the plain average it describes"
 
 
-def _mark(node: fx.Node) -> Mapping[str, Any]:
-    custom = node.meta.get("custom") or {}
-    mark = custom.get("cbsurgeon") if isinstance(custom, dict) else None
-    return mark if isinstance(mark, dict) else {}
-
-
-def _operator_entry(node: fx.Node) -> tuple[str, str] | None:
+def _operator_entry(node: fx.Node, known: Mapping[str, type[Operator]]) -> tuple[str, str] | None:
     """Module path and class name of the operator module that a node ran in."""
-    known = classes()
     for path, kind in (node.meta.get("nn_module_stack") or {}).values():
         text = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
         if text in known:

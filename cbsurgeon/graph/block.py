@@ -213,7 +213,9 @@ class Inspection:
         attention: attention branches in graph order (numbered on their own).
         reference: what was inspected.
         fingerprint: digest of the structure found; a recipe made from it names it.
-        causal: evidence that attention hides the future, empty when there is none.
+        causal: evidence that later tokens are hidden from earlier ones, empty when there is none.
+        causal_stacks: stack → its evidence, for the stacks whose tokens do not see later ones.
+        reversed_stacks: those of them whose tokens do not see earlier ones instead.
         masks: names of inputs that mask tokens out (padding).
         unmasked: stack → why its tokens cannot be told from padding, for the stacks whose attention takes a mask.
         left_out: sub-modules that could not be captured, path → reason.
@@ -226,6 +228,8 @@ class Inspection:
     reference: str = "object"
     fingerprint: str = ""
     causal: tuple[str, ...] = ()
+    causal_stacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    reversed_stacks: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
     unmasked: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -256,6 +260,8 @@ class Inspection:
             "attention": [block.to_dict() for block in self.attention],
             "rejected": [candidate.to_dict() for candidate in self.rejected],
             "causal": list(self.causal),
+            "causal_stacks": {stack: list(evidence) for stack, evidence in self.causal_stacks.items()},
+            "reversed_stacks": list(self.reversed_stacks),
             "masks": list(self.masks),
             "unmasked": dict(self.unmasked),
             "left_out": dict(self.left_out),

@@ -75,6 +75,8 @@ def _inspect_part(program: Program, reference: str, hosts: Hosts) -> Inspection:
         blocks=tuple(_under(block, prefix) for block in found.blocks),
         attention=tuple(_under(block, prefix) for block in found.attention),
         rejected=tuple(replace(one, path=_path(prefix, one.path)) for one in found.rejected),
+        causal_stacks={_stack_under(prefix, stack): one for stack, one in found.causal_stacks.items()},
+        reversed_stacks=tuple(_stack_under(prefix, stack) for stack in found.reversed_stacks),
         unmasked={_stack_under(prefix, stack): why for stack, why in found.unmasked.items()},
     )
 
@@ -135,6 +137,8 @@ def _joined(model: Model, parts: Parts, found: Sequence[Inspection], captured: f
         reference=model.provenance.reference,
         fingerprint=fingerprint(blocks),
         causal=tuple(reason for part in found for reason in part.causal),
+        causal_stacks={stack: one for part in found for stack, one in part.causal_stacks.items()},
+        reversed_stacks=tuple(dict.fromkeys(stack for part in found for stack in part.reversed_stacks)),
         masks=origins(model, parts.programs, masks),
         unmasked={stack: why for part in found for stack, why in part.unmasked.items()},
         left_out=dict(parts.left_out),
@@ -168,6 +172,8 @@ def inspect_program(
         for place, group in enumerate(groups)
     ]
     every = class_token.proved(reading, groups, every)
+    members = [(block.stack, one) for block, group in zip(every, groups, strict=True) for one in group]
+    hidden = leaks.hiding(bare, reading, members, probe=probe and has_weights(program))
     every, unmasked = _masked(bare, reading, groups, every, run=probe and has_weights(program))
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
@@ -178,7 +184,9 @@ def inspect_program(
         attention=attention,
         reference=reference,
         fingerprint=fingerprint(blocks),
-        causal=leaks.causal(bare, reading, probe=probe and has_weights(program)),
+        causal=tuple(sentence for one in hidden.values() for sentence in one.evidence),
+        causal_stacks={stack: one.evidence for stack, one in hidden.items()},
+        reversed_stacks=tuple(stack for stack, one in hidden.items() if one.past),
         masks=leaks.masks(reading),
         unmasked=unmasked,
         seconds={"read": time.perf_counter() - start},

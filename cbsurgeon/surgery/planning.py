@@ -56,8 +56,6 @@ def plan(
     _known(at, PLACES, "place", "--at")
     operator = operator_class(op)
     masked = bool(options.get("masked"))
-    if operator.mixes_tokens:
-        _refuse_leaks(found, hides_future=bool(options.get("causal")))
     chosen: list[Block] = []
     if at in ("mlp", "both"):
         chosen += select(found.blocks, layers, kinds)
@@ -70,6 +68,8 @@ def plan(
         if block not in chosen or exclusion.reason(block)
     ]
     chosen = [block for block in chosen if not exclusion.reason(block)]
+    if operator.mixes_tokens:
+        _refuse_leaks(found, chosen, hides_future=bool(options.get("causal")))
     if operator.mixes_tokens and not masked:
         _refuse_padding(found, operator, chosen, pos)
     sites, absent = _sites(chosen, pos, op, masked)
@@ -164,15 +164,34 @@ def _refuse_misfits(op: str, options: dict[str, Any], sites: Sequence[RecipeSite
             raise cannot_stand(site, op, why)
 
 
-def _refuse_leaks(found: Inspection, *, hides_future: bool) -> None:
-    if found.causal and not hides_future:
+def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: bool) -> None:
+    """Only the stacks of the chosen blocks count: a causal tower beside them hides nothing from their tokens."""
+    stacks = [stack for stack in dict.fromkeys(block.stack for block in chosen) if stack in found.causal_stacks]
+    backwards = [stack for stack in stacks if stack in found.reversed_stacks]
+    if backwards:
         raise SurgeryError(
-            "the model is causal: a mean over all tokens would show every token its future",
-            code="CB-LEAK-01",
-            where=found.reference,
-            why="; ".join(found.causal),
-            do="take the causal form, every token with the mean of those up to it: --causal (causal=True)",
+            "tokens do not see the ones before them: a mean over all tokens, or over those up to each, would show them",
+            code="CB-LEAK-10",
+            where=f"{found.reference}, stack {', '.join(backwards)}",
+            why="; ".join(sentence for stack in backwards for sentence in found.causal_stacks[stack]),
+            do=_elsewhere(found, stacks) or "no operator averages over later tokens only: leave this model as it is",
         )
+    if not stacks or hides_future:
+        return
+    raise SurgeryError(
+        "the model is causal: a mean over all tokens would show every token its future",
+        code="CB-LEAK-01",
+        where=f"{found.reference}, stack {', '.join(stacks)}",
+        why="; ".join(sentence for stack in stacks for sentence in found.causal_stacks[stack]),
+        do="take the causal form, every token with the mean of those up to it: --causal (causal=True)"
+        + (f"; or {other}" if (other := _elsewhere(found, stacks)) else ""),
+    )
+
+
+def _elsewhere(found: Inspection, stacks: Sequence[str]) -> str:
+    """The advice to choose another stack, where there is one that hides nothing."""
+    free = [stack for stack in found.stacks if stack not in found.causal_stacks]
+    return f"choose blocks of another stack (--layers {free[0]})" if free and stacks else ""
 
 
 def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Block], pos: str) -> None:

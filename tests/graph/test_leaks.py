@@ -95,7 +95,7 @@ def found(kind: str, name: str) -> Inspection:
 
 def refusal(inspection: Inspection) -> SurgeryError:
     with pytest.raises(SurgeryError) as error:
-        plan(inspection, "cb", "all")
+        plan(inspection, "cb", "all", at="mlp" if inspection.blocks else "msa")
     return error.value
 
 

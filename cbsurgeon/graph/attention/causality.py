@@ -1,19 +1,34 @@
-"""Would a mean over all tokens leak? Causal attention hides the future, padding masks hide filler."""
+"""Which stacks would leak by a mean over all tokens: attention that hides the future, masks that hide padding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
 from cbsurgeon.graph import aten
+from cbsurgeon.graph.attention.influence import Order, Probe, plain_dims, stretch
 from cbsurgeon.graph.attention.scores import NEAR, find_scores, raw_inputs
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.roles import channel_axis, roles
-from cbsurgeon.graph.capture.execution import Override, values
+from cbsurgeon.graph.axes.table import Dim
+from cbsurgeon.graph.branches.steps import chain
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reader import Found, Reading
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """What a stack hides from its tokens.
+
+    Attributes:
+        evidence: sentences that say how this is known.
+        past: earlier tokens are hidden instead of later ones.
+    """
+
+    evidence: tuple[str, ...]
+    past: bool = False
 
 
 def masks(reading: Reading) -> tuple[str, ...]:
@@ -27,42 +42,156 @@ def masks(reading: Reading) -> tuple[str, ...]:
     return tuple(found)
 
 
-def causal(program: Program, reading: Reading, *, probe: bool = True) -> tuple[str, ...]:
-    """Evidence that attention hides the future; empty when every token may see every other.
+def hiding(
+    program: Program, reading: Reading, members: Sequence[tuple[str, Found]], *, probe: bool = True
+) -> dict[str, Hiding]:
+    """The stacks whose tokens do not see later ones (or earlier ones), with evidence.
 
-    Static evidence is an attention operator told to be causal, or a triangular mask. Where attention takes a mask that
-    the graph does not explain, the stream is probed: the last token is changed, and if no earlier token of the last
-    block moves (while a change of the first token does move later ones), the attention is causal.
+    An attention operator that is told to be causal decides by itself, and so does attention over all tokens without any
+    mask. Every other stack is run: its tokens are changed, and the outputs of the others are compared
+    (:mod:`cbsurgeon.graph.attention.influence`). Where that cannot tell, a triangular mask in the graph decides.
 
     Args:
         program: the captured program.
         reading: what was read from it.
-        probe: run the probe; turned off where weights are not materialised.
+        members: stack and occurrence of every block, attention included.
+        probe: run the stacks; turned off where weights are not materialised.
     """
-    evidence: list[str] = []
-    unexplained = False
-    for attention in _attention(reading):
-        path = reading.calls.path(attention.branch.last.core) or attention.branch.last.core.name
-        for node in attention.branch.between.nodes:
-            if aten.name(node) == "scaled_dot_product_attention" and aten.argument(node, 5, "is_causal", False):
-                evidence.append(f"{node.name} ({path}) is told to be causal")
-        for mask in _masks(reading.flow, attention):
-            triangle = _triangular(mask)
-            if triangle is not None:
-                evidence.append(f"{triangle.name} makes a triangular mask for {path}")
-            unexplained = True
-    if unexplained and probe:
-        return tuple(_probe(program, reading))
-    return tuple(dict.fromkeys(evidence))[:3]
+    by_stack: dict[str, list[Found]] = {}
+    for stack, one in sorted(members, key=lambda member: reading.flow.order[member[1].branch.total]):
+        by_stack.setdefault(stack, []).append(one)
+    run = Probe(program) if probe else None
+    ends = not masks(reading)
+    found: dict[str, Hiding] = {}
+    for stack, group in by_stack.items():
+        told = _told(reading, group)
+        if told:
+            found[stack] = Hiding(told)
+            continue
+        if any(_sees_all(reading, one) for one in group):
+            continue
+        order, evidence = _probed(run, reading, group, ends=ends) if run is not None else ("unknown", "")
+        triangles = _triangles(reading, group) if order == "unknown" else ()
+        if order in ("future", "past"):
+            found[stack] = Hiding((evidence,), past=order == "past")
+        elif triangles:
+            found[stack] = Hiding(triangles)
+    return found
 
 
-def _attention(reading: Reading) -> list[Found]:
-    return [found for found in reading.found if found.kind == "attention"]
+def _told(reading: Reading, group: Sequence[Found]) -> tuple[str, ...]:
+    """Attention operators that are told to be causal."""
+    return tuple(
+        f"{node.name} ({_path(reading, found)}) is told to be causal"
+        for found in group
+        for node in found.branch.between.nodes
+        if aten.name(node) == "scaled_dot_product_attention" and aten.argument(node, 5, "is_causal", False)
+    )[:3]
 
 
-def _masks(flow: Flow, attention: Found) -> list[fx.Node]:
-    """Tensors added to, or selecting among, attention scores."""
-    return [mask for one in find_scores(flow, attention.branch.between.nodes) for mask in one.masks]
+def _triangles(reading: Reading, group: Sequence[Found]) -> tuple[str, ...]:
+    """Attention masks that are made as a triangle in the graph."""
+    return tuple(
+        f"{triangle.name} makes a triangular mask for {_path(reading, found)}"
+        for found in group
+        if found.kind == "attention"
+        for one in find_scores(reading.flow, found.branch.between.nodes)
+        for mask in one.masks
+        if (triangle := _triangular(mask)) is not None
+    )[:3]
+
+
+def _path(reading: Reading, found: Found) -> str:
+    return reading.calls.path(found.branch.last.core) or found.branch.last.core.name
+
+
+def _sees_all(reading: Reading, found: Found) -> bool:
+    """Whether a block is self-attention over all tokens of its stream, with nothing laid over its weights."""
+    flow, branch = reading.flow, found.branch
+    if found.kind != "attention" or branch.stream is None:
+        return False
+    readers = (*branch.between.firsts, *branch.between.others)
+    if not readers or any(branch.stream not in chain(flow, one.source) for one in readers):
+        return False
+    tokens = _tokens(flow, branch.stream)
+    return (
+        tokens is not None
+        and len(tokens) == 1
+        and any(keys in tokens for node in branch.between.nodes if (keys := _unmasked_keys(flow, node)) is not None)
+    )
+
+
+def _unmasked_keys(flow: Flow, node: fx.Node) -> Dim | None:
+    """The keys of an attention over whose weights nothing is laid before or after the softmax."""
+    name = aten.name(node)
+    if name == "scaled_dot_product_attention":
+        key, mask = node.args[1], aten.argument(node, 3, "attn_mask")
+        plain = mask is None and not aten.argument(node, 5, "is_causal", False)
+        return plain_dims(flow, flow.of(key))[-2] if plain and isinstance(key, fx.Node) else None
+    if name not in ("softmax", "_softmax") or aten.argument(node, 1, "dim") not in (-1, len(flow.of(node)) - 1):
+        return None
+    if find_scores(flow, [node]) or not _weighs_values(node):
+        return None
+    current = node
+    for _ in range(NEAR):
+        sources = aten.tensors(current)
+        if aten.name(current) in aten.MATMUL:
+            live = [source for source in sources if flow.is_activation(source)]
+            return plain_dims(flow, flow.of(current))[-1] if len(live) == 2 else None
+        if not sources or any(flow.is_activation(one) for one in sources[1:]):
+            return None
+        current = sources[0]
+    return None
+
+
+def _weighs_values(node: fx.Node) -> bool:
+    """Whether the weights go straight into a product with the values."""
+    for _ in range(NEAR):
+        users = [user for user in node.users if aten.value(user) is not None]
+        if users and all(aten.name(user) in aten.MATMUL for user in users):
+            return True
+        if len(users) != 1 or aten.name(users[0]) not in aten.DROPOUT | aten.LAYOUT:
+            return False
+        node = users[0]
+    return False
+
+
+def _tokens(flow: Flow, stream: fx.Node) -> tuple[Dim, ...] | None:
+    """The token dimensions of a stream."""
+    channel = channel_axis(flow, stream)
+    known = roles(flow, flow.of(stream), {channel}) if channel is not None else None
+    if known is None or not known.tokens:
+        return None
+    dims = plain_dims(flow, flow.of(stream))
+    return tuple(dims[place] for place in known.tokens)
+
+
+def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, ends: bool) -> tuple[Order, str]:
+    """What running a stack shows: the order of the first of its resolutions that hides something, and a sentence."""
+    seen: Order = "unknown"
+    for tokens, own in _resolutions(reading.flow, group).items():
+        first, last = own[0].branch.stream, own[-1].branch.total
+        assert first is not None
+        order: Order = "unknown"
+        for far in (True, False):
+            part = stretch(reading, first, last, tokens, far=far)
+            order = run.order(part, ends=ends) if part is not None and order == "unknown" else order
+            if part is not None and order in ("future", "past"):
+                later, earlier = ("later", "earlier") if order == "future" else ("earlier", "later")
+                out = ", ".join(node.name for node in part.exits)
+                return order, f"changing {later} tokens at {part.entry.name} moves no {earlier} token at {out}"
+        seen = order if seen == "unknown" else seen
+    return seen, ""
+
+
+def _resolutions(flow: Flow, group: Sequence[Found]) -> Mapping[tuple[Dim, ...], list[Found]]:
+    """The blocks of a stack by the tokens of their streams, which a merge or a stride changes on the way."""
+    found: dict[tuple[Dim, ...], list[Found]] = {}
+    for one in group:
+        tokens = _tokens(flow, one.branch.stream) if one.branch.stream is not None else None
+        if tokens is not None:
+            found.setdefault(tokens, []).append(one)
+    return found
 
 
 def _triangular(mask: fx.Node) -> fx.Node | None:
@@ -91,59 +220,3 @@ def _is_range(node: fx.Node) -> bool:
             return False
         node = sources[0]
     return False
-
-
-def _probe(program: Program, reading: Reading) -> list[str]:
-    """Change the last token of each stream and look whether any earlier one moves at its last block."""
-    by_stream: dict[fx.Node, list[Found]] = {}
-    for found in reading.found:
-        assert found.branch.stream is not None
-        origin = reading.lineage.origin(found.branch.stream)
-        first = next((s for s, group in by_stream.items() if group[-1].branch.total is origin), found.branch.stream)
-        by_stream.setdefault(first, []).append(found)
-    return [
-        evidence
-        for stream, group in by_stream.items()
-        if any(found.kind == "attention" for found in group)
-        for evidence in _probe_stream(program, reading.flow, stream, group)
-    ]
-
-
-def _probe_stream(program: Program, flow: Flow, stream: fx.Node, group: Sequence[Found]) -> list[str]:
-    channel = channel_axis(flow, stream)
-    known = roles(flow, flow.of(stream), {channel}) if channel is not None else None
-    last = group[-1].branch.total
-    after = roles(flow, flow.of(last), {channel}) if channel is not None else None
-    if known is None or after is None or not known.tokens or after.count != known.count:
-        return []
-    axes = known.tokens
-
-    def positions(tensor: Tensor) -> Tensor:
-        return tensor.movedim(after.tokens, tuple(range(len(after.tokens)))).reshape(after.count, -1)
-
-    plain = values(program, program.example, [stream.name, last.name])
-    moved = {end: _moved(program, stream, last, plain, axes, positions, end) for end in (0, -1)}
-    # The future is hidden if the last token moves nobody else, while the first one does move others.
-    if not moved[-1][:-1].any() and moved[0][1:].any():
-        return [f"changing the last token at {stream.name} moves no earlier token at {last.name}"]
-    return []
-
-
-def _moved(
-    program: Program,
-    stream: fx.Node,
-    last: fx.Node,
-    plain: dict[str, Tensor],
-    axes: tuple[int, ...],
-    positions: Callable[[Tensor], Tensor],
-    end: int,
-) -> Tensor:
-    """Which tokens of ``last`` change when one end of ``stream`` does."""
-    changed = plain[stream.name].clone()
-    index = tuple(end if axis in axes else slice(None) for axis in range(changed.dim()))
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(changed[index].shape, generator=generator).to(changed.dtype)
-    changed[index] += noise * (changed.float().std() + 1e-3).to(changed.dtype)
-    override: Override = {stream.name: changed}
-    after = values(program, program.example, [last.name], override)[last.name]
-    return (positions(after) != positions(plain[last.name])).any(dim=1)

@@ -12,7 +12,8 @@ from torch import fx
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph.attention import causality as leaks
-from cbsurgeon.graph.attention import class_token, padding
+from cbsurgeon.graph.attention import class_token, filler, padding
+from cbsurgeon.graph.attention.influence import Probe
 from cbsurgeon.graph.block import Block, Hook, Inspection, Mask, Site
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.copying import without_compiled
@@ -173,8 +174,11 @@ def inspect_program(
     ]
     every = class_token.proved(reading, groups, every)
     members = [(block.stack, one) for block, group in zip(every, groups, strict=True) for one in group]
-    hidden = leaks.hiding(bare, reading, members, probe=probe and has_weights(program))
-    every, unmasked = _masked(bare, reading, groups, every, run=probe and has_weights(program))
+    run = Probe(bare) if probe and has_weights(program) else None
+    hidden = leaks.hiding(reading, members, run)
+    every, unmasked = _masked(bare, reading, groups, every, run=run is not None)
+    marking = _marking(bare, reading, groups, every, unmasked, run) if run is not None else {}
+    unmasked |= {stack: f"{name} hides its tokens, and not by an attention mask" for stack, name in marking.items()}
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
     rejected = tuple(sorted(reading.rejected.values(), key=lambda candidate: -candidate.nearness))
@@ -187,10 +191,29 @@ def inspect_program(
         causal=tuple(sentence for one in hidden.values() for sentence in one.evidence),
         causal_stacks={stack: one.evidence for stack, one in hidden.items()},
         reversed_stacks=tuple(stack for stack, one in hidden.items() if one.past),
-        masks=leaks.masks(reading),
+        masks=tuple(dict.fromkeys([*leaks.masks(reading), *marking.values()])),
         unmasked=unmasked,
         seconds={"read": time.perf_counter() - start},
     )
+
+
+def _marking(
+    program: Program,
+    reading: Reading,
+    groups: list[list[Found]],
+    blocks: list[Block],
+    unmasked: Container[str],
+    run: Probe,
+) -> dict[str, str]:
+    """Stack → input that hides tokens there, for the stacks in which no attention takes a mask."""
+    known = {block.stack for block in blocks if any(site.mask is not None for site in block.sites.values())}
+    members = [
+        (block.stack, one)
+        for block, group in zip(blocks, groups, strict=True)
+        if block.stack not in known and block.stack not in unmasked
+        for one in group
+    ]
+    return filler.marking_inputs(program, reading, members, run)
 
 
 def _masked(

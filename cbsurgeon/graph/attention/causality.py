@@ -14,7 +14,6 @@ from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.roles import channel_axis, roles
 from cbsurgeon.graph.axes.table import Dim
 from cbsurgeon.graph.branches.steps import chain
-from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reader import Found, Reading
 
 
@@ -42,9 +41,7 @@ def masks(reading: Reading) -> tuple[str, ...]:
     return tuple(found)
 
 
-def hiding(
-    program: Program, reading: Reading, members: Sequence[tuple[str, Found]], *, probe: bool = True
-) -> dict[str, Hiding]:
+def hiding(reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | None) -> dict[str, Hiding]:
     """The stacks whose tokens do not see later ones (or earlier ones), with evidence.
 
     An attention operator that is told to be causal decides by itself, and so does attention over all tokens without any
@@ -52,18 +49,13 @@ def hiding(
     (:mod:`cbsurgeon.graph.attention.influence`). Where that cannot tell, a triangular mask in the graph decides.
 
     Args:
-        program: the captured program.
-        reading: what was read from it.
+        reading: what was read from the program.
         members: stack and occurrence of every block, attention included.
-        probe: run the stacks; turned off where weights are not materialised.
+        run: runs the stacks; ``None`` where weights are not materialised.
     """
-    by_stack: dict[str, list[Found]] = {}
-    for stack, one in sorted(members, key=lambda member: reading.flow.order[member[1].branch.total]):
-        by_stack.setdefault(stack, []).append(one)
-    run = Probe(program) if probe else None
     ends = not masks(reading)
     found: dict[str, Hiding] = {}
-    for stack, group in by_stack.items():
+    for stack, group in by_stack(reading, members).items():
         told = _told(reading, group)
         if told:
             found[stack] = Hiding(told)
@@ -76,6 +68,14 @@ def hiding(
             found[stack] = Hiding((evidence,), past=order == "past")
         elif triangles:
             found[stack] = Hiding(triangles)
+    return found
+
+
+def by_stack(reading: Reading, members: Sequence[tuple[str, Found]]) -> dict[str, list[Found]]:
+    """The blocks of every stack, in the order of their residual adds."""
+    found: dict[str, list[Found]] = {}
+    for stack, one in sorted(members, key=lambda member: reading.flow.order[member[1].branch.total]):
+        found.setdefault(stack, []).append(one)
     return found
 
 
@@ -113,7 +113,7 @@ def _sees_all(reading: Reading, found: Found) -> bool:
     readers = (*branch.between.firsts, *branch.between.others)
     if not readers or any(branch.stream not in chain(flow, one.source) for one in readers):
         return False
-    tokens = _tokens(flow, branch.stream)
+    tokens = tokens_of(flow, branch.stream)
     return (
         tokens is not None
         and len(tokens) == 1
@@ -156,7 +156,7 @@ def _weighs_values(node: fx.Node) -> bool:
     return False
 
 
-def _tokens(flow: Flow, stream: fx.Node) -> tuple[Dim, ...] | None:
+def tokens_of(flow: Flow, stream: fx.Node) -> tuple[Dim, ...] | None:
     """The token dimensions of a stream."""
     channel = channel_axis(flow, stream)
     known = roles(flow, flow.of(stream), {channel}) if channel is not None else None
@@ -169,7 +169,7 @@ def _tokens(flow: Flow, stream: fx.Node) -> tuple[Dim, ...] | None:
 def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, ends: bool) -> tuple[Order, str]:
     """What running a stack shows: the order of the first of its resolutions that hides something, and a sentence."""
     seen: Order = "unknown"
-    for tokens, own in _resolutions(reading.flow, group).items():
+    for tokens, own in resolutions(reading.flow, group).items():
         first, last = own[0].branch.stream, own[-1].branch.total
         assert first is not None
         order: Order = "unknown"
@@ -184,11 +184,11 @@ def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, ends: bool)
     return seen, ""
 
 
-def _resolutions(flow: Flow, group: Sequence[Found]) -> Mapping[tuple[Dim, ...], list[Found]]:
+def resolutions(flow: Flow, group: Sequence[Found]) -> Mapping[tuple[Dim, ...], list[Found]]:
     """The blocks of a stack by the tokens of their streams, which a merge or a stride changes on the way."""
     found: dict[tuple[Dim, ...], list[Found]] = {}
     for one in group:
-        tokens = _tokens(flow, one.branch.stream) if one.branch.stream is not None else None
+        tokens = tokens_of(flow, one.branch.stream) if one.branch.stream is not None else None
         if tokens is not None:
             found.setdefault(tokens, []).append(one)
     return found

@@ -63,12 +63,12 @@ def stretch(reading: Reading, stream: fx.Node, total: fx.Node, tokens: tuple[Dim
         stream: the residual stream that its first block reads.
         total: the residual add of its last block.
         tokens: the token dimensions of that stream.
-        far: begin where these tokens begin and compare the last tensor that holds them as well, instead of the two
-            given tensors alone; this includes token mixers that no block was recognised around.
+        far: begin where these tokens begin instead of at the stream, which includes token mixers in front of the first
+            block. The last tensor that holds the tokens is compared too, which includes those behind the last block.
     """
     flow = reading.flow
     entry = _begin(reading, stream, tokens) if far else stream
-    wanted = [total, *([_last(flow, entry, total, tokens)] if far else [])]
+    wanted = [total, _last(flow, total, tokens)]
     axes = {node: places for node in (entry, *wanted) if (places := _places(flow, node, tokens)) is not None}
     exits = tuple(dict.fromkeys(node for node in wanted if node in axes and node is not entry))
     if entry not in axes or not exits:
@@ -91,7 +91,7 @@ def _begin(reading: Reading, stream: fx.Node, tokens: tuple[Dim, ...]) -> fx.Nod
     return begin
 
 
-def _last(flow: Flow, entry: fx.Node, total: fx.Node, tokens: tuple[Dim, ...]) -> fx.Node:
+def _last(flow: Flow, total: fx.Node, tokens: tuple[Dim, ...]) -> fx.Node:
     """The last tensor that holds the tokens, is as large as the stream, and was computed from it."""
     size = _size(flow, total)
     reached, last = {total}, total
@@ -179,19 +179,36 @@ class Probe:
                 return "open"
         return "unknown"
 
-    def _runner(self, part: Stretch) -> _Runner | None:
+    def passes(
+        self, part: Stretch, given: Mapping[str, Tensor], changed: tuple[int, int], looked: tuple[int, int]
+    ) -> float:
+        """How far some tokens move at most when others change.
+
+        Args:
+            part: the stretch.
+            given: inputs of the program to use instead of the examples.
+            changed, looked: first token and the one after the last, of those to change and of those to look at.
+
+        Returns:
+            the largest change at any exit, not-a-number where an output is none.
+        """
+        run = self._runner(part, given)
+        return max(float(moved[slice(*looked)].max()) for moved in run(*changed)) if run is not None else float("nan")
+
+    def _runner(self, part: Stretch, given: Mapping[str, Tensor] | None = None) -> _Runner | None:
         names = [node.name for node in (part.entry, *part.exits)]
-        plain = values(self._program, self._program.example, names, self._parameters)
+        override = {**self._parameters, **(given or {})}
+        plain = values(self._program, self._program.example, names, override)
         if not all(bool(tensor.isfinite().all()) for tensor in plain.values()):
             return None
-        return _Runner(self._program, self._parameters, part, plain)
+        return _Runner(self._program, override, part, plain)
 
 
 class _Runner:
     """How far every token of every exit moves when some tokens of the entry are changed."""
 
-    def __init__(self, program: Program, parameters: Mapping[str, Tensor], part: Stretch, plain: dict[str, Tensor]):
-        self._program, self._parameters, self._part, self._plain = program, parameters, part, plain
+    def __init__(self, program: Program, override: Mapping[str, Tensor], part: Stretch, plain: dict[str, Tensor]):
+        self._program, self._override, self._part, self._plain = program, override, part, plain
         exits = [plain[node.name].double() for node in part.exits]
         eps = [torch.finfo(plain[node.name].dtype).eps for node in part.exits]
         self.floors = [10 * one * float(tensor.abs().max()) for one, tensor in zip(eps, exits, strict=True)]
@@ -205,7 +222,7 @@ class _Runner:
         rows = rows.clone()
         rows[begin:end] += noise * (entry.float().std() + 1e-3).to(entry.dtype)
         changed = _from_tokens(rows, entry, part.axes[part.entry])
-        override = {**self._parameters, part.entry.name: changed}
+        override = {**self._override, part.entry.name: changed}
         names = [node.name for node in part.exits]
         after = values(self._program, self._program.example, names, override)
         return [

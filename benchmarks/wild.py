@@ -65,7 +65,8 @@ def _judged(network: Any, module: Any) -> tuple[str, str]:
 
     model = Model(module, network.example(2))
     found = inspect(model)
-    chosen = [block for block in found.blocks if block.default]
+    kinds = network.kinds or None
+    chosen = [block for block in found.blocks if (block.kind in kinds if kinds else block.default)]
     if len(chosen) != network.blocks:
         nearest = "; ".join(f"{one.path}: {one.reason}: {one.detail}" for one in found.rejected[:2])
         return "wrong", f"{len(chosen)} blocks instead of {network.blocks}; nearest rejected: {nearest}"[:300]
@@ -74,7 +75,7 @@ def _judged(network: Any, module: Any) -> tuple[str, str]:
     mode, options, note = "cb", {}, ""
     if network.leak:
         try:
-            cbs.plan(found, op="cb", layers="all")
+            cbs.plan(found, op="cb", layers="all", kinds=kinds)
         except SurgeryError as error:
             if error.code != LEAKS[network.leak]:
                 return "wrong", f"{error.code} instead of {LEAKS[network.leak]}: {error.why}"[:300]
@@ -83,7 +84,7 @@ def _judged(network: Any, module: Any) -> tuple[str, str]:
             return "wrong", f"the {network.leak} leak was not noticed"
         if network.layers == "all":
             mode, options = SAFE_FORM[network.leak]
-    recipe = cbs.plan(found, op="cb", layers=network.layers, options=options)
+    recipe = cbs.plan(found, op="cb", layers=network.layers, kinds=kinds, options=options)
     try:
         edited = cbs.insert(model, recipe)
     except SurgeryError as error:

@@ -153,9 +153,10 @@ class Pyramid(nn.Module):
         return x.mean((2, 3))
 
 
-@network("convnext", IMAGE)
+@network("convnext", IMAGE, kinds=("inverted-bottleneck",))
 class ConvNext(nn.Module):
-    """Depthwise convolution, then an MLP on channels-last maps; layer scale."""
+    """Depthwise convolution, then an MLP on channels-last maps, all in one branch; layer scale. Such a branch is both
+    token mixer and MLP and is chosen on request."""
 
     class NextBlock(nn.Module):
         def __init__(self) -> None:

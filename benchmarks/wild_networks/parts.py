@@ -64,6 +64,7 @@ class Network:
         leak: what a plain mean would leak: nothing, ``causal`` or ``padded``.
         layers: selector of the insertion; a stack where only some are free of leaks.
         fixed: the module takes one batch size only.
+        kinds: kinds of blocks to choose instead of the default ones.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Network:
     leak: str = ""
     layers: str = "all"
     fixed: bool = False
+    kinds: tuple[str, ...] = ()
 
 
 NETWORKS: dict[str, Network] = {}
@@ -86,11 +88,12 @@ def network(
     layers: str = "all",
     *,
     fixed: bool = False,
+    kinds: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
     """Put a class or a function that builds a module into the register."""
 
     def add(build: Any) -> Any:
-        NETWORKS[name] = Network(name, build, example, blocks, leak, layers, fixed)
+        NETWORKS[name] = Network(name, build, example, blocks, leak, layers, fixed, kinds)
         return build
 
     return add

@@ -33,6 +33,9 @@ DEFAULT_KINDS = frozenset({"mlp", "glu", "conv-mlp"})
 """Kinds chosen when nothing narrower is asked for: channel MLPs, the paper's place for CB (section 4.1)."""
 
 
+ADAPTER = "a bottleneck beside the MLP of the same stream, as adapters are: chosen only on request"
+
+
 def inspect(model: Model, *, check: bool = True) -> Inspection:
     """Capture a model and find its MLP blocks, the axes of each, and the reasons for what was rejected.
 
@@ -172,7 +175,7 @@ def inspect_program(
         occupied(_block(reading, group, names[place], hosts or Hosts(), taps), standing)
         for place, group in enumerate(groups)
     ]
-    every = class_token.proved(reading, groups, every)
+    every = class_token.proved(reading, groups, _without_adapters(groups, every))
     members = [(block.stack, one) for block, group in zip(every, groups, strict=True) for one in group]
     run = Probe(bare) if probe and has_weights(program) else None
     hidden = leaks.hiding(reading, members, run)
@@ -297,6 +300,26 @@ def _block(reading: Reading, group: list[Found], stack: str, hosts: Hosts, taps:
         notes=_notes(first, end),
         tapped=any(found.branch.total in taps for found in group),
     )
+
+
+def _without_adapters(groups: list[list[Found]], blocks: list[Block]) -> list[Block]:
+    """The blocks, a bottleneck beside an MLP no longer chosen by default.
+
+    An adapter reads the same stream as the MLP it was put beside, and is narrower than the stream.
+    """
+    streams = {
+        group[0].branch.stream
+        for group, block in zip(groups, blocks, strict=True)
+        if block.default and block.hidden >= block.channels
+    }
+    return [
+        replace(
+            block, default=False, notes=(*block.notes, "a bottleneck beside the MLP of the same stream: an adapter")
+        )
+        if block.default and block.hidden < block.channels and group[0].branch.stream in streams
+        else block
+        for group, block in zip(groups, blocks, strict=True)
+    ]
 
 
 def _notes(found: Found, end: Site | None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from cbsurgeon.graph.axes.roles import channel_axis, roles
 from cbsurgeon.graph.axes.table import BATCH
 from cbsurgeon.graph.axes.tracking import follow
 from cbsurgeon.graph.block import Kind, Rejected, Site
-from cbsurgeon.graph.branches import sites
+from cbsurgeon.graph.branches import sites, steps
 from cbsurgeon.graph.branches.body import is_pooled, middle
 from cbsurgeon.graph.branches.branch import Branch, branches, mixes_tokens
 from cbsurgeon.graph.branches.lineage import Lineage
@@ -68,7 +68,7 @@ def read(program: Program) -> Reading:
     reading = Reading(flow, ModuleCalls(flow, graph))
     claimed: set[fx.Node] = set()
     for node in graph.nodes:
-        if operands(flow, node):
+        if operands(flow, node) and not steps.is_difference(flow, node):
             _read_sum(reading, node, claimed)
     reading.found.sort(key=lambda found: flow.order[found.branch.last.core])
     _demote_mixers(reading)
@@ -257,7 +257,7 @@ def _attention(reading: Reading, branch: Branch) -> Found | Rejected | None:
     stream = next((node for one in readers for node in chain(flow, one.source) if node in branch.others), branch.stream)
     if stream is None:  # learned queries, expanded to the batch, begin a stream no input reaches
         stream = next((node for node in branch.others if not flow.is_activation(node)), None)
-    if stream is None:
+    if stream is None or stream not in flow.table.dims:
         return None
     channel = channel_axis(flow, stream)
     if channel is None:

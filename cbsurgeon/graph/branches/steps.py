@@ -14,6 +14,7 @@ from torch import fx
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.contractions import is_depthwise
 from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.branches.pieces import CUTS, common, shifts
 
 Kind = Literal["layout", "crop", "dropout", "norm", "scale", "activation", "spatial"]
 
@@ -40,8 +41,13 @@ def step(flow: Flow, node: fx.Node) -> Step | None:
         return Step("spatial", live[0])
     if name in aten.POOL or (name in aten.CONVOLUTION and is_depthwise(flow, node)):
         return Step("scale", live[0])
+    if name == "cat":
+        return joined(flow, node)
+    if name == "getitem" and aten.name(live[0]) in CUTS:
+        base = aten.tensors(live[0])[0]
+        return Step("crop", base) if base not in flow.projections else None
     if name in ("index_select", "gather", "index", "getitem") and aten.value(node) is not None:
-        return Step("crop", live[0])
+        return Step("crop", live[0]) if live[0] in flow.table.dims else None
     if name in aten.NONLINEAR and len(live) == 1:
         if aten.is_guard(node):
             return Step("scale", live[0])
@@ -49,6 +55,19 @@ def step(flow: Flow, node: fx.Node) -> Step | None:
     if name in aten.ELEMENTWISE:
         return _elementwise(flow, node, live)
     return None
+
+
+def joined(flow: Flow, node: fx.Node) -> Step | None:
+    """``cat`` of pieces of one tensor that is as large: another order of its channels, or pieces normalised apart."""
+    source = common(flow, node, lambda piece: _piece_source(flow, piece))
+    if source is None or shifts(flow, node):
+        return None
+    return Step("norm", source)
+
+
+def _piece_source(flow: Flow, piece: fx.Node) -> fx.Node | None:
+    up = step(flow, piece) if aten.name(piece) != "cat" else None
+    return up.source if up is not None and up.kind in ("layout", "crop", "dropout", "norm", "scale") else None
 
 
 def is_spatial(flow: Flow, node: fx.Node) -> bool:
@@ -59,19 +78,26 @@ def is_spatial(flow: Flow, node: fx.Node) -> bool:
         return any(size > 1 for size in flow.table.sizes(node.args[1])[2:])  # type: ignore[arg-type]
     if name in aten.POOL:
         return node in flow.table.dims and any(flow.of(node)[2:])
-    return name in aten.FOURIER
+    return name in aten.FOURIER or (name == "cat" and shifts(flow, node))
 
 
 def _elementwise(flow: Flow, node: fx.Node, live: list[fx.Node]) -> Step | None:
     if aten.name(node) in ("softmax", "_softmax", "log_softmax", "cumsum", "sort"):
         return None
     sizes = flow.table.sizes(node)
-    full = [source for source in live if aten.value(source) is not None and flow.table.sizes(source) == sizes]
+    full = [source for source in live if aten.value(source) is not None and _own_sizes(flow, source) == sizes]
     if len(live) == 1:
         return Step("scale", live[0])
     if len(full) == 1:
         return Step("scale", full[0])
     return None
+
+
+def _own_sizes(flow: Flow, node: fx.Node) -> tuple[int, ...]:
+    """The sizes of a tensor before it was expanded: an expanded factor is no full-sized operand."""
+    while aten.name(node) in ("expand", "expand_as"):
+        node = aten.tensors(node)[0]
+    return flow.table.sizes(node)
 
 
 def chain(flow: Flow, start: fx.Node, limit: int = 64) -> list[fx.Node]:
@@ -91,9 +117,10 @@ def operands(flow: Flow, node: fx.Node) -> list[fx.Node]:
     A constant counts when it was expanded to the batch: a stream may begin as learned queries.
     """
     name = aten.name(node)
-    if name in ("addcmul", "addcdiv") or name in aten.SUM:
+    if name in ("addcmul", "addcdiv", "lerp") or name in aten.SUM:
         sizes = flow.table.sizes(node)
-        known = [source for source in flow.sources(node) if flow.table.sizes(source) == sizes]
+        sources = flow.sources(node)[:2] if name == "lerp" else flow.sources(node)
+        known = [source for source in sources if flow.table.sizes(source) == sizes]
         full = [
             source
             for source in known
@@ -102,6 +129,23 @@ def operands(flow: Flow, node: fx.Node) -> list[fx.Node]:
         if len(full) >= 2 and any(map(flow.is_activation, full)):
             return full
     return _stacked(flow, node) if name == "sum" else []
+
+
+def is_difference(flow: Flow, node: fx.Node) -> bool:
+    """``f(x) - x`` in ``x + a * (f(x) - x)``: the addition that follows is the residual add, not this."""
+    terms = operands(flow, node) if aten.name(node) == "sub" else []
+    if len(terms) != 2:
+        return False
+    scaled = node
+    while len(scaled.users) == 1:
+        user = next(iter(scaled.users))
+        if terms[1] in operands(flow, user):
+            return aten.name(user) == "add" and scaled is not node
+        up = step(flow, user)
+        if up is None or up.kind != "scale" or up.source is not scaled:
+            return False
+        scaled = user
+    return False
 
 
 def _stacked(flow: Flow, node: fx.Node) -> list[fx.Node]:

@@ -1,0 +1,93 @@
+"""Pieces of one tensor that are joined again: channels in another order, halves normalised apart, shifted tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import fx
+
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.flow import Flow
+
+CUTS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split"})
+"""Operators that cut a tensor into a list of pieces along one axis."""
+
+_STEPS = 12
+"""Steps between a piece and the tensor that it was cut from."""
+
+
+class Piece(NamedTuple):
+    """Positions ``start`` to ``stop`` along an axis of a tensor."""
+
+    source: fx.Node
+    start: int
+    stop: int
+
+
+def common(flow: Flow, node: fx.Node, up: Callable[[fx.Node], fx.Node | None]) -> fx.Node | None:
+    """The tensor of the same size that all inputs of a ``cat`` were cut from.
+
+    Args:
+        flow: axis factors of the graph.
+        node: the ``cat``.
+        up: the input that carries the stream on, for a node; ``None`` at a boundary.
+    """
+    pieces = aten.tensors(node)
+    if len(pieces) < 2 or not all(flow.is_activation(piece) for piece in pieces):
+        return None
+    walks = [_walk(piece, up) for piece in pieces]
+    sizes = flow.table.sizes(node)
+    for candidate in walks[0][1:]:
+        if all(candidate in walk[1:] for walk in walks[1:]):
+            return candidate if candidate in flow.table.dims and flow.table.sizes(candidate) == sizes else None
+    return None
+
+
+def _walk(node: fx.Node, up: Callable[[fx.Node], fx.Node | None]) -> list[fx.Node]:
+    nodes = [node]
+    while len(nodes) < _STEPS and (source := up(nodes[-1])) is not None:
+        nodes.append(source)
+    return nodes
+
+
+def shifts(flow: Flow, node: fx.Node) -> bool:
+    """Whether a ``cat`` moves tokens: pieces of one tensor are joined along the axis they were cut on, and a position
+    appears twice, so that the positions behind it come from their neighbours."""
+    sizes = flow.table.sizes(node)
+    where = aten.argument(node, 1, "dim", 0)
+    if not isinstance(where, int):
+        return False
+    axis = where % len(sizes)
+    pieces = [_cut(flow, source, axis) for source in aten.tensors(node)]
+    spans = sorted((one.start, one.stop) for one in pieces)
+    source = pieces[0].source if pieces else None
+    if len(pieces) < 2 or any(one.source is not source for one in pieces) or source not in flow.table.dims:
+        return False
+    assert source is not None
+    same = len(flow.table.sizes(source)) == len(sizes) and flow.table.sizes(source)[axis] == sizes[axis]
+    return same and any(later[0] < earlier[1] for earlier, later in pairwise(spans))
+
+
+def _cut(flow: Flow, node: fx.Node, axis: int) -> Piece:
+    """A piece, through slices alone; slices of other axes select which channels are meant."""
+    start, stop = 0, flow.table.sizes(node)[axis]
+    for _ in range(_STEPS):
+        if aten.name(node) not in ("slice", "contiguous", "clone", "alias"):
+            break
+        source = aten.tensors(node)[0]
+        if aten.name(node) == "slice":
+            place, first = aten.argument(node, 1, "dim", 0), aten.argument(node, 2, "start", 0)
+            if (
+                not isinstance(place, int)
+                or not isinstance(first, int | None)
+                or aten.argument(node, 4, "step", 1) != 1
+            ):
+                break
+            if place % len(flow.table.sizes(source)) == axis:
+                first = first or 0
+                offset = first + flow.table.sizes(source)[axis] if first < 0 else first
+                start, stop = start + offset, stop + offset
+        node = source
+    return Piece(node, start, stop)

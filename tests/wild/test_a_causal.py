@@ -112,6 +112,22 @@ def test_hidden_earlier_tokens_are_refused_in_every_form() -> None:
     assert refusal(inspection) == refusal(inspection, causal=True) == "CB-LEAK-10"
 
 
+class Flat(nn.Module):
+    """``view`` of a tensor that has to be contiguous, as the embedding's result is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Network(mixers.Retention)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + 0.1
+        return self.inner(y + y.view(-1, WIDTH).view(y.shape))
+
+
+def test_changed_tokens_keep_the_strides_that_a_view_relies_on() -> None:
+    assert refusal(inspect(Model(Flat().eval(), (tokens(),)))) == "CB-LEAK-01"
+
+
 class TwoTowers(nn.Module):
     """A text tower that is causal and a visual one that is not, as in CLIP."""
 

@@ -135,6 +135,13 @@ class Rejoined(Block):
         return x + self.mlp(self.norm2(torch.cat([first, 2 * rest], 1)))
 
 
+class EmptyFirst(Block):
+    """An empty tensor of one axis is joined to what attention reads, as an empty cache is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(x + self.attn(torch.cat([torch.empty(0), self.norm1(x)], 1)))
+
+
 class ExpandedScale(Block):
     """Layer scale that was expanded to the full size first."""
 
@@ -186,8 +193,8 @@ class Shifted(Block):
 
 
 FORMS = (
-    Lerp, LerpTensor, Moved, Sphere, SplitNorms, SwappedHalves, Sliced, Rejoined, ExpandedScale, Adapter, AdapterFirst,
-    ValueStream, Shifted,
+    Lerp, LerpTensor, Moved, Sphere, SplitNorms, SwappedHalves, Sliced, Rejoined, EmptyFirst, ExpandedScale, Adapter,
+    AdapterFirst, ValueStream, Shifted,
 )  # fmt: skip
 
 

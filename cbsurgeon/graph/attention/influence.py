@@ -249,7 +249,8 @@ def _by_token(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 def _from_tokens(rows: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:
     target = tuple(range(len(axes)))
-    return rows.reshape(like.movedim(axes, target).shape).movedim(target, axes)
+    changed = rows.reshape(like.movedim(axes, target).shape).movedim(target, axes)
+    return torch.empty_like(like).copy_(changed)  # with the strides of the entry, which a view may rely on
 
 
 def _lively(program: Program) -> dict[str, Tensor]:

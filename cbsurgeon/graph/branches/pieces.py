@@ -60,6 +60,8 @@ def shifts(flow: Flow, node: fx.Node) -> bool:
     if not isinstance(where, int):
         return False
     axis = where % len(sizes)
+    if any(len(flow.table.sizes(source)) != len(sizes) for source in aten.tensors(node)):
+        return False  # an empty tensor of one axis may be joined to any other
     pieces = [_cut(flow, source, axis) for source in aten.tensors(node)]
     spans = sorted((one.start, one.stop) for one in pieces)
     source = pieces[0].source if pieces else None

@@ -64,7 +64,7 @@ def parts(entry: Entry) -> Iterator[tuple[Model, Program]]:
 
 def _cases(model: Model, program: Program) -> Iterator[dict[str, Any]]:
     # Where an operator may stand is the question here, not whether it leaks there.
-    found = replace(inspect(model), causal=(), masks=())
+    found = replace(inspect(model), causal_stacks={}, masks=())
     for op, position in CASES:
         here = [block for block in found.blocks if block.default and position in block.sites]
         if here:

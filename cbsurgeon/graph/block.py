@@ -213,7 +213,6 @@ class Inspection:
         attention: attention branches in graph order (numbered on their own).
         reference: what was inspected.
         fingerprint: digest of the structure found; a recipe made from it names it.
-        causal: evidence that later tokens are hidden from earlier ones, empty when there is none.
         causal_stacks: stack → its evidence, for the stacks whose tokens do not see later ones.
         reversed_stacks: those of them whose tokens do not see earlier ones instead.
         masks: names of inputs that mask tokens out (padding).
@@ -227,7 +226,6 @@ class Inspection:
     attention: tuple[Block, ...] = ()
     reference: str = "object"
     fingerprint: str = ""
-    causal: tuple[str, ...] = ()
     causal_stacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     reversed_stacks: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
@@ -243,6 +241,11 @@ class Inspection:
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    @property
+    def causal(self) -> tuple[str, ...]:
+        """Evidence that tokens are hidden from each other, of all stacks; empty when there is none."""
+        return tuple(sentence for evidence in self.causal_stacks.values() for sentence in evidence)
 
     @property
     def stacks(self) -> tuple[str, ...]:

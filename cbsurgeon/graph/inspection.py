@@ -33,7 +33,8 @@ DEFAULT_KINDS = frozenset({"mlp", "glu", "conv-mlp"})
 """Kinds chosen when nothing narrower is asked for: channel MLPs, the paper's place for CB (section 4.1)."""
 
 
-ADAPTER = "a bottleneck beside the MLP of the same stream, as adapters are: chosen only on request"
+ADAPTER = "a bottleneck beside the MLP of the same stream: an adapter"
+"""The note of a block that is chosen only on request because it reads the stream of an MLP and is narrower than it."""
 
 
 def inspect(model: Model, *, check: bool = True) -> Inspection:
@@ -140,7 +141,6 @@ def _joined(model: Model, parts: Parts, found: Sequence[Inspection], captured: f
         attention=attention,
         reference=model.provenance.reference,
         fingerprint=fingerprint(blocks),
-        causal=tuple(reason for part in found for reason in part.causal),
         causal_stacks={stack: one for part in found for stack, one in part.causal_stacks.items()},
         reversed_stacks=tuple(dict.fromkeys(stack for part in found for stack in part.reversed_stacks)),
         masks=origins(model, parts.programs, masks),
@@ -191,7 +191,6 @@ def inspect_program(
         attention=attention,
         reference=reference,
         fingerprint=fingerprint(blocks),
-        causal=tuple(sentence for one in hidden.values() for sentence in one.evidence),
         causal_stacks={stack: one.evidence for stack, one in hidden.items()},
         reversed_stacks=tuple(stack for stack, one in hidden.items() if one.past),
         masks=tuple(dict.fromkeys([*leaks.masks(reading), *marking.values()])),
@@ -313,9 +312,7 @@ def _without_adapters(groups: list[list[Found]], blocks: list[Block]) -> list[Bl
         if block.default and block.hidden >= block.channels
     }
     return [
-        replace(
-            block, default=False, notes=(*block.notes, "a bottleneck beside the MLP of the same stream: an adapter")
-        )
+        replace(block, default=False, notes=(*block.notes, ADAPTER))
         if block.default and block.hidden < block.channels and group[0].branch.stream in streams
         else block
         for group, block in zip(groups, blocks, strict=True)

@@ -174,7 +174,7 @@ def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: b
             code="CB-LEAK-10",
             where=f"{found.reference}, stack {', '.join(backwards)}",
             why="; ".join(sentence for stack in backwards for sentence in found.causal_stacks[stack]),
-            do=_elsewhere(found, stacks) or "no operator averages over later tokens only: leave this model as it is",
+            do=_elsewhere(found) or "no operator averages over later tokens only: leave this model as it is",
         )
     if not stacks or hides_future:
         return
@@ -184,14 +184,14 @@ def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: b
         where=f"{found.reference}, stack {', '.join(stacks)}",
         why="; ".join(sentence for stack in stacks for sentence in found.causal_stacks[stack]),
         do="take the causal form, every token with the mean of those up to it: --causal (causal=True)"
-        + (f"; or {other}" if (other := _elsewhere(found, stacks)) else ""),
+        + (f"; or {other}" if (other := _elsewhere(found)) else ""),
     )
 
 
-def _elsewhere(found: Inspection, stacks: Sequence[str]) -> str:
+def _elsewhere(found: Inspection) -> str:
     """The advice to choose another stack, where there is one that hides nothing."""
     free = [stack for stack in found.stacks if stack not in found.causal_stacks]
-    return f"choose blocks of another stack (--layers {free[0]})" if free and stacks else ""
+    return f"choose blocks of another stack (--layers {free[0]})" if free else ""
 
 
 def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Block], pos: str) -> None:

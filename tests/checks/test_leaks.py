@@ -60,7 +60,7 @@ def planted(model: Model, op: str, on: str = "module", **options: object) -> Mod
     found = inspect(model)
     with pytest.raises(SurgeryError):
         plan(found, op, "all", **options)
-    blind = replace(found, causal=(), causal_stacks={}, masks=())
+    blind = replace(found, causal_stacks={}, masks=())
     recipe = plan(blind, op, "all", **options)
     return insert_module(model, recipe) if on == "module" else insert_program(model, recipe)
 

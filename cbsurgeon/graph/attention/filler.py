@@ -91,16 +91,15 @@ def _hides(run: Probe, program: Program, name: str, part: Stretch) -> bool | Non
 def _marked(example: Tensor, batched: bool, count: int, hidden: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
     """An input that could mark tokens, without a mark and with the hidden ones marked."""
     per_sample = example[0].numel() if batched and example.dim() else 0
-    whole = example.dtype == torch.bool or bool((example == example.round()).all())
-    if not whole:
+    if example.dtype != torch.bool and not bool((example == example.round()).all()):
         return
     if example.dim() == 1 and hidden[1] == count and bool(((example >= 1) & (example <= count)).all()):
         yield torch.full_like(example, count), torch.full_like(example, hidden[0])  # the length of each sample
     if per_sample != count:
         return
+    binary = bool(((example == 0) | (example == 1)).all())
     for mark in MARKS:
         plain = example.clone()
-        binary = bool(((example == 0) | (example == 1)).all())
         plain[plain == mark] = 1 - mark if binary else 2
         marked = plain.clone()
         marked.reshape(len(marked), -1)[:, hidden[0] : hidden[1]] = mark

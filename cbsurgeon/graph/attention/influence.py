@@ -7,6 +7,7 @@ causal convolution.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -73,9 +74,7 @@ def stretch(reading: Reading, stream: fx.Node, total: fx.Node, tokens: tuple[Dim
     exits = tuple(dict.fromkeys(node for node in wanted if node in axes and node is not entry))
     if entry not in axes or not exits:
         return None
-    count = 1
-    for dim in tokens:
-        count *= extent(dim)
+    count = math.prod(extent(dim) for dim in tokens)
     return Stretch(entry, exits, axes, count) if count > 1 else None
 
 
@@ -106,10 +105,7 @@ def _last(flow: Flow, total: fx.Node, tokens: tuple[Dim, ...]) -> fx.Node:
 
 
 def _size(flow: Flow, node: fx.Node) -> int:
-    size = 1
-    for one in flow.table.sizes(node):
-        size *= one
-    return size
+    return math.prod(flow.table.sizes(node))
 
 
 def _is_float(node: fx.Node) -> bool:
@@ -241,10 +237,7 @@ def _hidden(less: float, more: float, floor: float) -> bool:
 def _by_token(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
     """``[tokens, everything else]``."""
     first = tensor.movedim(axes, tuple(range(len(axes))))
-    count = 1
-    for size in first.shape[: len(axes)]:
-        count *= size
-    return first.reshape(count, -1)
+    return first.reshape(math.prod(first.shape[: len(axes)]), -1)
 
 
 def _from_tokens(rows: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:

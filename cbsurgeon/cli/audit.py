@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from cbsurgeon.cli.options import for_side, model_options, reference_argument, terminal_options
+from cbsurgeon.cli.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.errors import UsageError
+from cbsurgeon.options import AuditOptions, Loading
 
 HARDWARE = "h100,h200,a100,l4,t4,rtx4090,jetson-orin,generic-cpu"
 SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -34,7 +33,7 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     "--bandwidth", metavar="RATE", help="A device of your own for --roofline, such as 3.35TB/s; with --flops."
 )
 @click.option("--flops", metavar="RATE", help="Its operations per second, such as 989T; with --bandwidth.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call.")
+@options(AuditOptions, "how")
 @click.option(
     "--dtype",
     default="float32,float16",
@@ -42,7 +41,7 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     metavar="LIST",
     help="Types of --roofline: float32 (fp32), float16 (fp16), bfloat16 (bf16).",
 )
-@model_options
+@options(Loading, "loading")
 @terminal_options
 @click.pass_context
 def command(
@@ -50,13 +49,13 @@ def command(
     terminal: Terminal,
     a: str,
     others: tuple[str, ...],
-    how: dict[str, Any],
+    loading: Loading,
+    how: AuditOptions,
     roofline: bool,
     cross_check: bool,
     hardware: str,
     bandwidth: str | None,
     flops: str | None,
-    batch: int,
     dtype: str,
 ) -> None:
     """Count parameters, FLOPs and bytes moved of A, and of others with their difference to A.
@@ -75,9 +74,9 @@ def command(
 
     with terminal.working() as progress:
         progress("load")
-        models = [verbs.open_side(reference, **for_side(how, reference)) for reference in (a, *others)]
+        models = [verbs.open_side(reference, loading) for reference in (a, *others)]
         progress("count")
-        counted = verbs.audit(*models, batch=batch)
+        counted = verbs.audit(*models, batch=how.batch)
         document = counted.to_dict()
         if roofline:
             from cbsurgeon.verbs.proving import shares_of_latency

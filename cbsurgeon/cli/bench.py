@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import for_side, model_options, reference_argument, terminal_options, whole_numbers
+from cbsurgeon.cli.options import options, reference_argument, terminal_options, whole_numbers
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.errors import CheckFailed, UsageError
+from cbsurgeon.options import Loading
+from cbsurgeon.vocabulary import BACKENDS
 
-BACKENDS = "eager, program, folded, compile, onnxruntime, onnxruntime-tensorrt, tensorrt"
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @click.command("bench")
 @reference_argument("a", "A")
 @reference_argument("b", "B")
-@click.option("--backend", metavar="NAME", help=f"{BACKENDS}.  [default: what runs both]")
+@click.option("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)}.  [default: what runs both]")
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu or cuda.")
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads within one operator.  [default: the backend's own]"
@@ -38,13 +40,13 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 @click.option(
     "--claim", default="1%", show_default=True, metavar="PERCENT", help="The slow-down to prove B stays within."
 )
-@model_options
+@options(Loading, "loading")
 @terminal_options
 def command(
     terminal: Terminal,
     a: str,
     b: str,
-    how: dict[str, Any],
+    loading: Loading,
     batch: str,
     size: str | None,
     budget: str,
@@ -67,7 +69,7 @@ def command(
       cbsurgeon bench a.onnx b.onnx --batch 1,8,64 --budget 5m
     """
     seconds, share, batches = _seconds(budget), _share(claim), whole_numbers(batch, "--batch")
-    sizes = _sizes(size, (a, b), how)
+    sizes = _sizes(size, (a, b), loading)
     from cbsurgeon import verbs
     from cbsurgeon.verbs.proving import sweep
 
@@ -75,8 +77,8 @@ def command(
 
         def sides(size: int | None) -> Any:
             progress("load")
-            given = how if size is None else {**how, "input": f"3x{size}x{size}"}
-            return tuple(verbs.open_side(reference, **for_side(given, reference)) for reference in (a, b))
+            given = loading if size is None else replace(loading, input=f"3x{size}x{size}")
+            return tuple(verbs.open_side(reference, given) for reference in (a, b))
 
         found = sweep(
             sides,
@@ -84,7 +86,7 @@ def command(
             sizes=sizes,
             budget=seconds,
             claim=share,
-            trust=how["trust"],
+            trust=loading.trust,
             progress=progress,
             **measuring,
         )
@@ -100,7 +102,7 @@ def command(
         )
 
 
-def _sizes(text: str | None, references: tuple[str, str], how: dict[str, Any]) -> tuple[int | None, ...]:
+def _sizes(text: str | None, references: tuple[str, str], loading: Loading) -> tuple[int | None, ...]:
     if text is None:
         return (None,)
     exported = [
@@ -108,11 +110,11 @@ def _sizes(text: str | None, references: tuple[str, str], how: dict[str, Any]) -
         for reference in references
         if reference.lower().endswith((".onnx", ".engine", ".plan", ".trt", ".pt2"))
     ]
-    if exported or how["input"] or how["inputs"]:
+    if exported or loading.input or loading.inputs:
         raise UsageError(
             "--size builds models for each size",
             code="CB-CLI-07",
-            where=f"--size {text} with {exported[0] if exported else '--input' if how['input'] else '--inputs'}",
+            where=f"--size {text} with {exported[0] if exported else '--input' if loading.input else '--inputs'}",
             why="an exported file has its size built in" if exported else "they say the size of the images too",
             do="give models, and leave out --input and --inputs",
         )

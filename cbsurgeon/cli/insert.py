@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from cbsurgeon.cli.options import (
-    choice_options,
     force_option,
-    model_options,
+    options,
     output_option,
     reference_argument,
     terminal_options,
+    typed_flags,
 )
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.errors import UsageError
+from cbsurgeon.options import Choice, InsertOptions, Loading
 
 if TYPE_CHECKING:
     from cbsurgeon.surgery import Recipe
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.command("insert")
 @reference_argument()
-@choice_options
+@options(Choice, "choice")
 @click.option(
     "--recipe",
     type=click.Path(path_type=Path),
@@ -38,28 +40,24 @@ if TYPE_CHECKING:
     metavar="FILE.json",
     help="Also write the recipe, to edit and replay.",
 )
-@click.option(
-    "--on",
-    type=click.Choice(["module", "program"]),
-    help="Edit the module, or the exported program (then OUT is a .pt2).  [default: the module where there is one]",
-)
+@options(InsertOptions, "how")
 @click.option("--dry-run", is_flag=True, help="Only show what would be done; write no model.")
 @output_option(
     required=False, metavar="OUT", help="Edited model, .safetensors or .pt.  [default: <name>-cb.safetensors]"
 )
 @force_option
-@model_options
+@options(Loading, "loading")
 @terminal_options
 @click.pass_context
 def command(
     context: click.Context,
     terminal: Terminal,
     reference: str,
-    how: dict[str, Any],
-    choice: dict[str, Any],
+    loading: Loading,
+    choice: Choice,
+    how: InsertOptions,
     recipe: Path | None,
     recipe_out: Path | None,
-    on: Literal["module", "program"] | None,
     dry_run: bool,
     output: Path | None,
     force: bool,
@@ -81,24 +79,24 @@ def command(
     from cbsurgeon.models.files import atomic
     from cbsurgeon.verbs.editing import refuse_foreign_code
 
-    target = output or _beside(reference, on)
-    _refuse_losing_the_program(on, target)
+    target = output or _beside(reference, how.on)
+    _refuse_losing_the_program(how.on, target)
     for path in (recipe_out, None if dry_run else target):
         if path is not None:
             atomic.check(path, force=force, inputs=[reference])
     with terminal.working() as progress:
         progress("load the model")
-        model = verbs.load(reference, lying=True, **how)
+        model = verbs.load(reference, replace(loading, mapped=True))
         found = None
         if recipe is None:
             progress("read its graph")
             found = verbs.inspect(model)
-            made = verbs.plan(found, **choice)
+            made = verbs.plan(found, choice)
         else:
             made = verbs.read_recipe(recipe)
-            refuse_foreign_code(made, str(recipe), trust=how["trust"])
+            refuse_foreign_code(made, str(recipe), trust=loading.trust)
         progress("insert")
-        edited = verbs.insert(model, made, on=on, share=True)
+        edited = verbs.insert(model, made, replace(how, share=True))
         if recipe_out is not None:
             verbs.write_text(recipe_out, made.to_json(), force=force)
         if not dry_run:
@@ -138,14 +136,7 @@ def _refuse_losing_the_program(on: str | None, target: Path) -> None:
 
 
 def _refuse_both(context: click.Context) -> None:
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in (
-            *("op", "layers", "pos", "at", "exclude", "kinds", "allow_partial"),
-            *("op_option", "tokens", "causal", "masked"),
-        )
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    ]
+    given = typed_flags(context, Choice)
     if given:
         raise UsageError(
             "a recipe and a choice were both given",

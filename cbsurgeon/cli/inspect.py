@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import model_options, reference_argument, terminal_options
+from cbsurgeon.cli.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.options import Loading
 
 NOTHING_MATCHED = 1
 
@@ -16,9 +17,9 @@ NOTHING_MATCHED = 1
 @click.command("inspect")
 @reference_argument()
 @click.option("--why", is_flag=True, help="Also list what was rejected, nearest misses first, with the reason.")
-@model_options
+@options(Loading, "loading")
 @terminal_options
-def command(terminal: Terminal, reference: str, how: dict[str, Any], why: bool) -> int:
+def command(terminal: Terminal, reference: str, loading: Loading, why: bool) -> int:
     """Show the MLP blocks of a model, found by reading its graph.
 
     Of an exported .onnx file it shows what was inserted before the export.
@@ -36,7 +37,7 @@ def command(terminal: Terminal, reference: str, how: dict[str, Any], why: bool) 
         return 0
     with terminal.working() as progress:
         progress("load the model")
-        model = verbs.load(reference, lying=True, **how)
+        model = verbs.load(reference, replace(loading, mapped=True))
         progress("read its graph")
         found = verbs.inspect(model)
     document = found.to_dict()

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import force_option, model_options, output_option, reference_argument, terminal_options
+from cbsurgeon.cli.options import force_option, options, output_option, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.options import Loading
 
 
 @click.command("remove")
 @reference_argument()
 @output_option(required=True, metavar="OUT", help="The model without the operators, .safetensors or .pt.")
 @force_option
-@model_options
+@options(Loading, "loading")
 @terminal_options
-def command(terminal: Terminal, reference: str, how: dict[str, Any], output: Path, force: bool) -> None:
+def command(terminal: Terminal, reference: str, loading: Loading, output: Path, force: bool) -> None:
     """Take every inserted operator out again; weights and outputs are bit-equal to the original's.
 
     \b
@@ -31,7 +31,7 @@ def command(terminal: Terminal, reference: str, how: dict[str, Any], output: Pat
     atomic.check(output, force=force, inputs=[reference])
     with terminal.working() as progress:
         progress("load the model")
-        model = verbs.load(reference, **how)
+        model = verbs.load(reference, loading)
         progress("remove")
         plain = verbs.remove(model)
         progress("write")

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import (
-    choice_options,
-    force_option,
-    model_options,
-    output_option,
-    reference_argument,
-    terminal_options,
-)
+from cbsurgeon.cli.options import force_option, options, output_option, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.options import Choice, Loading, ShipOptions
 
 
 @click.command("ship")
 @reference_argument()
-@choice_options
+@options(Choice, "choice")
 @output_option(required=True, metavar="DIR", help="Folder for the results; it appears complete or not at all.")
-@click.option("--opset", type=int, default=20, show_default=True, metavar="N", help="ONNX operator set: 20 or 23.")
-@click.option(
-    "--engine/--no-engine", default=True, show_default=True, help="Build a TensorRT engine if a builder is installed."
-)
-@click.option(
-    "--bench-budget",
-    default=15,
-    show_default=True,
-    type=click.IntRange(min=0),
-    metavar="SECONDS",
-    help="0: no benchmark.",
-)
+@options(ShipOptions, "how")
 @force_option
-@model_options
+@options(Loading, "loading")
 @terminal_options
 def command(
     terminal: Terminal,
     reference: str,
-    how: dict[str, Any],
-    choice: dict[str, Any],
+    loading: Loading,
+    choice: Choice,
+    how: ShipOptions,
     output: Path,
-    opset: int,
-    engine: bool,
-    bench_budget: int,
     force: bool,
 ) -> None:
     """The whole job: insert, export, verify, audit, a short bench, and one report, in one folder.
@@ -65,17 +45,8 @@ def command(
     check_folder(output, force=force)
     with terminal.working() as progress:
         progress("load the model")
-        model = verbs.load(reference, **how)
-        shipment = verbs.ship(
-            model,
-            output,
-            **choice,
-            opset=opset,
-            engine=engine,
-            bench_budget=float(bench_budget),
-            force=force,
-            progress=progress,
-        )
+        model = verbs.load(reference, loading)
+        shipment = verbs.ship(model, output, choice, how, force=force, progress=progress)
     terminal.show(shipment.document)
     for warning in shipment.warnings:
         terminal.warn(warning)

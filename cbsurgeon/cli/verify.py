@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import click
 
-from cbsurgeon.cli.options import batches_option, for_side, model_options, reference_argument, terminal_options
+from cbsurgeon.cli.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.options import Loading, VerifyOptions
 
 
 @click.command("verify")
 @reference_argument("a", "A")
 @reference_argument("b", "B")
-@batches_option
-@click.option(
-    "--atol", type=click.FloatRange(min=0), default=None, help="Absolute tolerance.  [default: from rounding noise]"
-)
-@click.option(
-    "--rtol", type=click.FloatRange(min=0), default=None, help="Relative tolerance.  [default: from rounding noise]"
-)
-@click.option("--bisect", is_flag=True, help="When they differ, find the first block at which they part.")
-@click.option(
-    "--device", default="cpu", show_default=True, metavar="NAME", help="cpu or cuda; an engine always runs on the GPU."
-)
-@model_options
+@options(VerifyOptions, "how")
+@options(Loading, "loading")
 @terminal_options
 def command(
     terminal: Terminal,
     a: str,
     b: str,
-    how: dict[str, Any],
-    batches: tuple[int, ...],
-    atol: float | None,
-    rtol: float | None,
-    bisect: bool,
-    device: str,
+    loading: Loading,
+    how: VerifyOptions,
 ) -> None:
     """Run A and B on the same inputs and fail (exit 1) where B differs from A by more than rounding explains.
 
@@ -51,17 +38,8 @@ def command(
 
     with terminal.working() as progress:
         progress("load")
-        sides = [verbs.open_side(reference, **for_side(how, reference)) for reference in (a, b)]
-        verdict = verbs.verify(
-            *sides,
-            batches=batches,
-            inputs=how["inputs"],
-            atol=atol,
-            rtol=rtol,
-            bisect=bisect,
-            device=device,
-            trust=how["trust"],
-            progress=progress,
-        )
+        first, second = (verbs.open_side(reference, loading) for reference in (a, b))
+        how = replace(how, inputs=loading.inputs, trust=loading.trust)
+        verdict = verbs.verify(first, second, how, progress=progress)
     terminal.show(verdict.to_dict())
     verdict.raise_if_failed()

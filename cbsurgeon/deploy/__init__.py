@@ -5,11 +5,10 @@ from cbsurgeon.deploy.folding.folds import fold
 from cbsurgeon.deploy.formats import export
 from cbsurgeon.deploy.onnx.exporting import export_onnx
 from cbsurgeon.deploy.onnx.file import read_metadata
-from cbsurgeon.deploy.runtimes import BACKENDS, Runtime, RuntimeSpec, open_runtime, stage
+from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, open_runtime, stage
 from cbsurgeon.deploy.tensorrt.building import BuildOptions, build_engine, export_engine
 
 __all__ = [
-    "BACKENDS",
     "BuildOptions",
     "Export",
     "FoldedSite",

@@ -4,81 +4,71 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cbsurgeon.deploy.artifact import Export, Port
 from cbsurgeon.deploy.casting import DTYPES, cast
-from cbsurgeon.deploy.clock import Clock, Progress
-from cbsurgeon.deploy.onnx.exporting import DEFAULT_OPSET, export_onnx, floating_type
+from cbsurgeon.deploy.clock import Clock
+from cbsurgeon.deploy.onnx.exporting import export_onnx, floating_type
 from cbsurgeon.deploy.onnx.file import sha256
-from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
-from cbsurgeon.deploy.tensorrt.building import DEFAULT_BATCH, Batch, BuildOptions, export_engine
+from cbsurgeon.deploy.tensorrt.building import BuildOptions, build_engine, export_engine, profiled
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import save
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
+from cbsurgeon.options import ExportOptions, documented, resolve
 from cbsurgeon.version import __version__
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 
 SUFFIXES = (".onnx", *ENGINE_SUFFIXES, ".pt2")
 
 
+@documented(ExportOptions)
 def export(
-    model: Model,
+    model: Model | str | Path,
     path: str | Path,
+    how: ExportOptions | None = None,
+    /,
     *,
-    opset: int = DEFAULT_OPSET,
-    dtype: str | None = None,
-    fold: bool = True,
-    batch: int | Batch = DEFAULT_BATCH,
-    options: BuildOptions | None = None,
-    external_data: bool | None = None,
+    build: BuildOptions | None = None,
     force: bool = False,
     program: Program | None = None,
     progress: Progress | None = None,
+    **keywords: Any,
 ) -> Export:
-    """Write a model as ``.onnx``, ``.engine`` (also ``.plan``, ``.trt``) or ``.pt2``.
+    """Write a model as ``.onnx``, ``.engine`` (also ``.plan``, ``.trt``) or ``.pt2``, or build an engine from ONNX.
 
     A ``.pt2`` file is a model to work on, so nothing is folded into its weights and its batch stays open; ``opset``
     does not concern it.
 
     Args:
-        model: what to export, in evaluation mode.
+        model: what to export, in evaluation mode; or the path of an ``.onnx`` file, to build an engine from.
         path: the file; its suffix chooses the format.
-        opset, external_data: see :func:`cbsurgeon.deploy.onnx.exporting.export_onnx`.
-        dtype: ``float16``, ``bfloat16`` or ``None``.
-        fold: make Context Broadcasting cheaper where that is exact.
-        batch: one size fixes the batch of an ONNX file or an engine; three are the smallest, most common and largest
-            batch of an engine, whose other options ``options`` has, and leave an ONNX file's batch open.
-        options: engine options; its ``batch`` is replaced by ``batch`` only where that was given.
+        how: how to write it; or its fields as keywords.
+        build: further options of an engine; its ``batch`` is replaced by that of ``how`` where that was given.
         force: replace existing files.
         program: the captured model, if the caller has it already.
         progress: told each step.
 
     Raises:
-        UsageError: no such format (CB-EXPORT-07), a fixed batch for a ``.pt2`` file (CB-EXPORT-09), or as the
-            format's own function.
+        UsageError: no such format (CB-EXPORT-07), a fixed batch for a ``.pt2`` file (CB-EXPORT-09), an option that an
+            ONNX file has decided already (CB-EXPORT-11), or as the format's own function.
         CBSurgeonError: as the format's own function.
     """
+    how = resolve(ExportOptions, how, keywords, "export")
     suffix = Path(path).suffix.lower()
+    if isinstance(model, str | Path):
+        return _from_file(Path(model), Path(path), how, build, force, progress)
     if suffix == ".onnx":
-        return export_onnx(
-            model, path, opset=opset, dtype=dtype, fold=fold, batch=batch if isinstance(batch, int) else None,
-            external_data=external_data, force=force, program=program, progress=progress,
-        )  # fmt: skip
+        return export_onnx(model, path, how, force=force, program=program, progress=progress)
     if suffix in ENGINE_SUFFIXES:
-        chosen = options or BuildOptions()
-        if batch != DEFAULT_BATCH:
-            profile = (batch, batch, batch) if isinstance(batch, int) else batch
-            chosen = dataclasses.replace(chosen, batch=profile)
-        return export_engine(
-            model, path, options=chosen, opset=opset, dtype=dtype, fold=fold, force=force, program=program,
-            progress=progress,
-        )  # fmt: skip
+        return export_engine(model, path, how, build=build, force=force, program=program, progress=progress)
     if suffix == ".pt2":
-        if isinstance(batch, int):
+        if isinstance(how.batch, int):
             raise UsageError(
                 "a .pt2 file keeps its batch open",
                 code="CB-EXPORT-09",
@@ -86,7 +76,7 @@ def export(
                 why="it is a model to edit further, which needs to know the batch axis",
                 do="fix the batch of an ONNX file or an engine made from it",
             )
-        return _export_program(model, Path(path), dtype, force, program, progress)
+        return _export_program(model, Path(path), how.dtype, force, program, progress)
     raise UsageError(
         f"no export format has the suffix {suffix or '(none)'!r}",
         code="CB-EXPORT-07",
@@ -94,6 +84,41 @@ def export(
         why=f"the formats are {', '.join(SUFFIXES)}",
         do="end the name in .onnx, .engine or .pt2",
     )
+
+
+def _from_file(
+    source: Path,
+    path: Path,
+    how: ExportOptions,
+    build: BuildOptions | None,
+    force: bool,
+    progress: Progress | None,
+) -> Export:
+    """An engine from an ONNX file.
+
+    Raises:
+        UsageError: it is no ONNX file, or no engine is asked for (CB-EXPORT-12); or an option was given that an ONNX
+            file has decided already (CB-EXPORT-11).
+    """
+    if source.suffix.lower() != ".onnx" or path.suffix.lower() not in ENGINE_SUFFIXES:
+        raise UsageError(
+            f"a {source.suffix or 'nameless'} file cannot be exported as {path.suffix or 'a file without suffix'}",
+            code="CB-EXPORT-12",
+            where=f"{source} -> {path}",
+            why="of exported files, only an .onnx file can be the source, and only of an engine",
+            do=f"end the output in {', '.join(ENGINE_SUFFIXES)}, or export the model it was made from",
+        )
+    default = ExportOptions()
+    changed = [name for name in ("opset", "dtype", "fold") if getattr(how, name) != getattr(default, name)]
+    if changed:
+        raise UsageError(
+            f"--{changed[0]} cannot change an ONNX file",
+            code="CB-EXPORT-11",
+            where=str(source),
+            why="its operator set, types and weights were decided when it was exported",
+            do="leave the option out, or export the model again with it",
+        )
+    return build_engine(source, path, options=profiled(build or BuildOptions(), how), force=force, progress=progress)
 
 
 def _export_program(

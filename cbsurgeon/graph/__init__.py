@@ -1,11 +1,10 @@
 """Reading graphs: capture, axis roles, residual branches, blocks. Reads; changes nothing."""
 
-from cbsurgeon.graph.block import POSITIONS, Block, Hook, Inspection, Rejected, Site, Use
+from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use
 from cbsurgeon.graph.inspection import inspect, inspect_program
 from cbsurgeon.graph.program import Program, wrap
 
 __all__ = [
-    "POSITIONS",
     "Block",
     "Hook",
     "Inspection",

@@ -12,7 +12,6 @@ SCHEMA = "cbsurgeon.inspect/1"
 
 Kind = Literal["mlp", "glu", "conv-mlp", "token-mlp", "inverted-bottleneck", "attention"]
 Position = Literal["front", "mid", "end"]
-POSITIONS: tuple[Position, ...] = ("front", "mid", "end")
 
 
 @dataclass(frozen=True)

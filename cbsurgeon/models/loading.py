@@ -23,6 +23,7 @@ from cbsurgeon.models.files.mapped import portions
 from cbsurgeon.models.fitting import adopt, advice, differences, fit, take_dtypes
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
+from cbsurgeon.options import Loading, resolve
 
 Replay = Callable[[Model, tuple[Mapping[str, Any], ...]], Model]
 """Repeats insertions: takes the bare architecture, which is changed, and recipe documents; gives the model they were
@@ -35,34 +36,21 @@ _LARGEST_OPTION = 1 << 20
 
 def load(
     reference: str | Path,
+    loading: Loading | None = None,
+    /,
     *,
-    arch: str | None = None,
-    input: str | None = None,
-    inputs: Path | None = None,
-    trust: bool = False,
-    batch: int = 2,
-    options: Mapping[str, Any] | None = None,
-    entry: str | None = None,
     replay: Replay | None = None,
     recipes: tuple[Mapping[str, Any], ...] = (),
-    lying: bool = False,
+    **keywords: Any,
 ) -> Model:
     """Load a model from a builder reference or a file.
 
     Args:
         reference: ``timm:NAME``, ``torchvision:NAME``, ``hf:CLASS``, ``hf:DIRECTORY``,
             ``mod:package.module:factory``, or a file.
-        arch: builder reference for a file that does not name its architecture, or instead of the one it names.
-        input: example shapes without the batch (``3x224x224``).
-        inputs: ``.npz`` file of example inputs.
-        trust: allow files that run code when read: pickled modules and ``.pt2`` programs.
-        batch: batch size of generated example inputs.
-        options: JSON keyword arguments for the builder; they win over what the file says.
-        entry: which entry of a training checkpoint holds the weights to take.
+        loading: how to read it; or its fields as keywords. Its ``recipe`` is not used here, but ``recipes``.
         replay: repeats the insertions a checkpoint was saved with, before its weights are loaded.
         recipes: insertions the weights were trained with, for a checkpoint or a folder that does not say so itself.
-        lying: leave the weights in the file, mapped, where the format allows, instead of reading them: for a model that
-            is read and written again, while nobody else writes the file. They must not be changed.
 
     Raises:
         UsageError: a bad reference or option (``CB-REF-*``, ``CB-INPUT-*``), a file that names no architecture
@@ -70,6 +58,9 @@ def load(
         InputFileError: the file cannot be read safely, or its weights do not fit (``CB-FIT-01``).
         MissingPackage: a library the reference needs is absent.
     """
+    given = resolve(Loading, loading, keywords, "load")
+    arch, entry, trust = given.arch, given.entry, given.trust
+    input, inputs, options, batch = given.input, given.inputs, given.options, given.batch
     found = parse(str(reference))
     if isinstance(found, Reference):
         if arch is not None:
@@ -98,7 +89,7 @@ def load(
     if isinstance(opened, nn.Module):
         return _whole(found, opened, input=input, inputs=inputs, batch=batch)
     how: dict[str, Any] = {"arch": arch, "options": options, "input": input, "inputs": inputs, "batch": batch}
-    if lying:
+    if given.mapped:
         return _filled(opened, recipes, replay, True, **how)
     with files.Digest(found) as digest:
         model = _filled(opened, recipes, replay, False, **how)
@@ -114,7 +105,7 @@ def _filled(
     opened: Checkpoint,
     recipes: Sequence[Mapping[str, Any]],
     replay: Replay | None,
-    lying: bool,
+    mapped: bool,
     **how: Any,
 ) -> Model:
     """The architecture, the insertions, the weights."""
@@ -129,7 +120,7 @@ def _filled(
         )
     bare = architecture(opened, **how)
     model = replay(bare, opened.recipes) if replay is not None and opened.recipes else bare
-    return (_left_lying(model, opened) if lying else None) or finish(model, opened)
+    return (_left_mapped(model, opened) if mapped else None) or finish(model, opened)
 
 
 def architecture(
@@ -201,7 +192,7 @@ def finish(model: Model, checkpoint: Checkpoint) -> Model:
     return _matching_inputs(model, checkpoint.state_dict)
 
 
-def _left_lying(model: Model, checkpoint: Checkpoint) -> Model | None:
+def _left_mapped(model: Model, checkpoint: Checkpoint) -> Model | None:
     """The model with the file's own mapped tensors as its weights, or ``None`` where they have to be copied."""
     module = model.module
     if module is None or not checkpoint.mapped:

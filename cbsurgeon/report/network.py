@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cbsurgeon.report.document import Document, Place, placed
+from cbsurgeon.vocabulary import POSITIONS
 
-POSITIONS = ("front", "mid", "end")
 PER_PANEL = 12
 """Blocks in one panel: as tall as a phone's screen, and what most models have in one stage."""
 

@@ -1,50 +1,34 @@
-"""From an inspection and a wish to a recipe."""
+"""Inspection and choice → recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
-from cbsurgeon.graph.block import POSITIONS, Block, Inspection
+from cbsurgeon.graph.block import Block, Inspection
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.registry import build, having, operator_class
+from cbsurgeon.options import Choice, documented, resolve
 from cbsurgeon.surgery.class_token import with_place
 from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import cannot_stand, no_mask, occupied
 from cbsurgeon.surgery.selection import Exclusion, select
 from cbsurgeon.version import __version__
+from cbsurgeon.vocabulary import PLACES, POSITIONS
 
-PLACES = ("mlp", "msa", "both")
 
-
-def plan(
-    found: Inspection,
-    op: str = "cb",
-    layers: str = "upper",
-    pos: str = "end",
-    *,
-    at: str = "mlp",
-    exclude: str | Iterable[int | str] = (),
-    kinds: Iterable[str] | None = None,
-    allow_partial: bool = False,
-    **options: Any,
-) -> Recipe:
-    """Choose sites for one operator.
+@documented(Choice)
+def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) -> Recipe:
+    """Choose blocks, a position and an operator.
 
     Args:
         found: what :func:`cbsurgeon.inspect` returned.
-        op: operator name (``cb``, ``cb_s`` ...).
-        layers: selector, see :func:`cbsurgeon.surgery.selection.select`.
-        pos: ``front``, ``mid`` or ``end`` of the branch (Table 4b; ``end`` is the paper's place).
-        at: ``mlp``, ``msa`` (attention) or ``both`` (Table 4a); attention has only its End.
-        exclude: indices of blocks to leave out, and ``taps`` for those whose stream is also an output (section 4.4).
-        kinds: block kinds to choose from instead of the default ones.
-        allow_partial: leave out blocks where the position does not exist instead of refusing.
-        options: operator options, such as ``initial`` of ``cb_s``, ``tokens="1:"``, ``causal=True`` or
-            ``masked=True``.
+        choice: what goes where; or its fields as keywords. A keyword that is no field is an option of the operator,
+            such as ``initial=0.1`` of ``cb_s``. Positions are those of Table 4b, places those of Table 4a (attention
+            has only its End), and ``exclude="taps"`` is section 4.4.
 
     Raises:
         NothingMatched: nothing answers, or a requested block or position does not exist.
@@ -52,16 +36,18 @@ def plan(
         SurgeryError: the operator would leak the future of a causal model (unless it is ``causal``), or padding (unless
             it is ``masked``); a site is occupied; or the operator cannot work on a site's axes.
     """
+    choice = resolve(Choice, choice, keywords, "plan")
+    op, layers, pos, options = choice.op, choice.layers, choice.pos, choice.operator_options
     _known(pos, POSITIONS, "position", "--pos")
-    _known(at, PLACES, "place", "--at")
+    _known(choice.at, PLACES, "place", "--at")
     operator = operator_class(op)
     masked = bool(options.get("masked"))
     chosen: list[Block] = []
-    if at in ("mlp", "both"):
-        chosen += select(found.blocks, layers, kinds)
-    if at in ("msa", "both"):
+    if choice.at in ("mlp", "both"):
+        chosen += select(found.blocks, layers, choice.kinds)
+    if choice.at in ("msa", "both"):
         chosen += select(found.attention, layers, ["attention"])
-    exclusion = Exclusion.read(exclude, [*found.blocks, *found.attention])
+    exclusion = Exclusion.read(choice.exclude, [*found.blocks, *found.attention])
     left_out = [
         Excluded(block.index, block.path, exclusion.reason(block) or _reason(block))
         for block in found.blocks
@@ -73,7 +59,7 @@ def plan(
     if operator.mixes_tokens and not masked:
         _refuse_padding(found, operator, chosen, pos)
     sites, absent = _sites(chosen, pos, op, masked)
-    if absent and not allow_partial:
+    if absent and not choice.allow_partial:
         raise _absent(absent, pos, chosen)
     _refuse_misfits(op, options, sites)
     if masked:

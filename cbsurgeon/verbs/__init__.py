@@ -1,7 +1,11 @@
 """What a user does, one function per verb; each walks the rooms in order. The command line calls the same functions."""
 
-from cbsurgeon.verbs.editing import insert, insert_, inspect, load, plan, read_recipe, remove, save
-from cbsurgeon.verbs.proving import audit, bench, export, export_checked, open_side, verify
+from cbsurgeon.checks import audit, verify
+from cbsurgeon.deploy import export
+from cbsurgeon.models import save
+from cbsurgeon.surgery import insert_, plan, remove
+from cbsurgeon.verbs.editing import insert, inspect, load, read_recipe
+from cbsurgeon.verbs.proving import bench, export_checked, open_side
 from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_report, write_text
 from cbsurgeon.verbs.shipping import Shipment, ship
 

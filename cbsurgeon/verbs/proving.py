@@ -1,9 +1,9 @@
-"""Export, verify, audit, bench."""
+"""Export with a check, open a side of a comparison, audit's extras, bench."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,69 +15,32 @@ from cbsurgeon.checks.cost.crosscheck import CrossCheck, cross_check
 from cbsurgeon.checks.cost.hardware import NAMES, described, named
 from cbsurgeon.checks.latency.sweeping import Sides
 from cbsurgeon.deploy import Export
-from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
+from cbsurgeon.options import ExportOptions, Loading, documented, resolve
 from cbsurgeon.verbs.editing import load
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 
-Progress = Callable[[str], None]
 Side = Model | str | Path
 
 FILES = (".onnx", *ENGINE_SUFFIXES)
 """Files that a runtime opens as they are."""
 
-BATCHES = (1, 2, 7)
-"""One sample, the smallest real batch, and a batch that divides nothing: where a fixed batch would show."""
 
-
-def export(
-    model: Model,
-    path: str | Path,
-    *,
-    opset: int = 20,
-    dtype: str | None = None,
-    fold: bool = True,
-    batch: int | tuple[int, int, int] = (1, 8, 64),
-    force: bool = False,
-    program: Program | None = None,
-    progress: Progress | None = None,
-) -> Export:
-    """Write a model in the format the suffix names: ``.onnx``, ``.engine``/``.plan`` (TensorRT), or ``.pt2``.
-
-    Args:
-        model: in evaluation mode.
-        path: the file.
-        opset: ONNX operator set.
-        dtype: ``float16`` or ``bfloat16`` to cast first; ``None`` keeps the model's own type.
-        fold: put CB's halves into the weights before it, where that is exact.
-        batch: one size fixes the batch of an ONNX file or an engine; three are the smallest, most common and largest
-            batch of an engine, and leave an ONNX file's batch open.
-        force: replace an existing file.
-        program: the captured model, if the caller has it already.
-        progress: told each step.
-
-    Raises:
-        UsageError: an unknown suffix, or an option that is not offered.
-        CaptureError, ExportError: the model cannot be captured or exported; nothing is written.
-        OutputFileError: it cannot be written there.
-        MissingPackage: a package the format needs is absent.
-    """
-    return deploy.export(
-        model, path, opset=opset, dtype=dtype, fold=fold, batch=batch, force=force, program=program, progress=progress
-    )
-
-
+@documented(ExportOptions)
 def export_checked(
-    model: Model,
+    model: Side,
     path: str | Path,
+    how: ExportOptions | None = None,
+    /,
     *,
     check: bool = True,
     force: bool = False,
     program: Program | None = None,
     progress: Progress | None = None,
-    **how: Any,
+    **keywords: Any,
 ) -> tuple[Export, Verification | None]:
     """Export, and compare an ONNX file with the model before it gets its name.
 
@@ -86,32 +49,33 @@ def export_checked(
     Args:
         model: what to export.
         path: the file.
+        how: how to export; or its fields as keywords.
         check: compare; engines and programs are not compared here.
         force: replace an existing file.
         program: the captured model, if the caller has it already.
         progress: told each step.
-        how: as :func:`export`.
 
     Returns:
         The export, and the comparison: ``None`` where none was made (:func:`why_unchecked` says why).
     """
+    how = resolve(ExportOptions, how, keywords, "export_checked")
     final = Path(path)
-    if why_unchecked(final, check):
-        return export(model, final, force=force, program=program, progress=progress, **how), None
+    if not isinstance(model, Model) or why_unchecked(final, check):
+        return deploy.export(model, final, how, force=force, program=program, progress=progress), None
     if program is None:
         if progress is not None:
             progress("capture the model")
         program = capture(model)
-    how |= {"program": program, "force": True, "progress": progress}
+    again: dict[str, Any] = {"program": program, "force": True, "progress": progress}
     try:
         with atomic.bundle(final, force=force, companions=(f"{final.name}.data",)) as staged:
-            made = export(model, staged, **how)
-            verdict = _named(verify(model, staged, program=program, progress=progress), model, final)
+            made = deploy.export(model, staged, how, **again)
+            verdict = _named(checks.verify(model, staged, program=program, progress=progress), model, final)
             if not verdict:
                 raise _Differs(verdict)
     except _Differs as difference:
         kept = unverified(final)
-        return export(model, kept, **how), _named(difference.verdict, model, kept)
+        return deploy.export(model, kept, how, **again), _named(difference.verdict, model, kept)
     data = final.with_name(made.external_data.name) if made.external_data else None
     return replace(made, path=final, external_data=data), verdict
 
@@ -140,87 +104,24 @@ def unverified(path: Path) -> Path:
     return path.with_name(f"{path.stem}.unverified{path.suffix}")
 
 
-def open_side(reference: str, **how: Any) -> Side:
+@documented(Loading)
+def open_side(reference: str, loading: Loading | None = None, /, **keywords: Any) -> Side:
     """What a user named as one side of a comparison: an exported file by its path, anything else loaded.
 
     Args:
         reference: a file or a reference.
-        how: as :func:`cbsurgeon.load`.
+        loading: how both sides are loaded; or its fields as keywords.
     """
     if Path(reference).suffix.lower() in FILES:
         return Path(reference)
-    return load(reference, **how)
-
-
-def verify(
-    a: Side,
-    b: Side,
-    *,
-    batches: Sequence[int] = BATCHES,
-    inputs: Path | None = None,
-    atol: float | None = None,
-    rtol: float | None = None,
-    bisect: bool = False,
-    device: str = "cpu",
-    trust: bool = False,
-    program: Program | None = None,
-    progress: Progress | None = None,
-) -> Verification:
-    """Whether ``b`` computes what ``a`` computes, on the same inputs at several batch sizes.
-
-    Args:
-        a, b: models, or paths of exported files.
-        batches: batch sizes.
-        inputs: ``.npz`` file of inputs to compare on; generated when absent.
-        atol, rtol: tolerances; ``None`` measures the model's own rounding noise.
-        bisect: when they differ, find the first block at which they part.
-        device: ``cpu`` or ``cuda``; an engine always runs on the GPU.
-        trust: the user vouches for files that can run code.
-        program: the captured program of ``a``, if the caller has it already.
-        progress: told each step.
-
-    Returns:
-        The result; a difference is no exception (see :meth:`Verification.raise_if_failed`).
-
-    Raises:
-        CheckFailed: the two have other outputs altogether.
-        CBSurgeonError: a side cannot be opened or run.
-    """
-    return checks.verify(
-        a,
-        b,
-        batches=batches,
-        inputs=inputs,
-        atol=atol,
-        rtol=rtol,
-        device=device,
-        trust=trust,
-        program=program,
-        bisect=bisect,
-        progress=progress,
-    )
-
-
-def audit(a: Side, b: Side | None = None, *more: Side, batch: int = 1, progress: Progress | None = None) -> Audit:
-    """Parameters, FLOPs, operations and bytes of ``a``, and of ``b`` and further models with the difference to ``a``.
-
-    Args:
-        a, b, more: models, or paths of ``.onnx`` files.
-        batch: batch size the counts are for.
-        progress: told each step.
-
-    Raises:
-        UsageError: a file is no ONNX file (CB-AUDIT-06), or cannot be counted at this batch (CB-AUDIT-05).
-        CBSurgeonError: a model cannot be captured, or a file cannot be read.
-    """
-    return checks.audit(a, b, *more, batch=batch, progress=progress)
+    return load(reference, resolve(Loading, loading, keywords, "open_side").for_side(reference))
 
 
 def cross_checked(models: Sequence[Side], *, progress: Progress | None = None) -> list[CrossCheck]:
     """The audit's count of each model beside fvcore's, with the difference explained; at batch 1.
 
     Args:
-        models: what :func:`audit` was given.
+        models: what :func:`cbsurgeon.audit` was given.
         progress: told each step.
 
     Raises:
@@ -246,7 +147,7 @@ def shares_of_latency(
     """The inserted operators' share of a model's latency on named hardware: a lower bound and an estimate.
 
     Args:
-        counted: from :func:`audit`, of a model and of the same model with operators.
+        counted: from :func:`cbsurgeon.audit`, of a model and of the same model with operators.
         hardware: names from :data:`cbsurgeon.checks.cost.hardware.NAMES`, or ``cpu``, which is measured.
         dtypes: types to compute in.
         bandwidth, flops: a device of your own instead of the named ones, such as ``3.35TB/s`` and ``989T``; both.

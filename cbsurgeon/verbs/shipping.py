@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.onnx.file import sha256
 from cbsurgeon.errors import ExportError, MissingPackage, missing
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.models import Model
+from cbsurgeon.models import Model, save
+from cbsurgeon.options import Choice, ShipOptions, documented, fields_of, resolve
 from cbsurgeon.report import plots, render_html
-from cbsurgeon.surgery import Recipe
-from cbsurgeon.verbs.editing import insert, inspect, plan, save
+from cbsurgeon.surgery import Recipe, plan
+from cbsurgeon.verbs.editing import insert, inspect
 from cbsurgeon.verbs.folder import MARK, results_folder
-from cbsurgeon.verbs.proving import audit, bench, export_checked
+from cbsurgeon.verbs.proving import bench, export_checked
 from cbsurgeon.verbs.results import insertion
 from cbsurgeon.version import __version__
+from cbsurgeon.vocabulary import Progress
 
 SCHEMA = "cbsurgeon.ship/1"
 WEIGHTS, PROGRAM, RECIPE = "model.safetensors", "model.pt2", "recipe.json"
@@ -65,33 +67,25 @@ class Shipment:
         return self
 
 
+@documented(Choice, ShipOptions)
 def ship(
     model: Model,
     directory: str | Path,
+    choice: Choice | None = None,
+    how: ShipOptions | None = None,
+    /,
     *,
-    layers: str = "upper",
-    pos: str = "end",
-    op: str = "cb",
-    at: str = "mlp",
-    exclude: str | Iterable[int | str] = (),
-    kinds: Iterable[str] | None = None,
-    allow_partial: bool = False,
-    options: Mapping[str, Any] | None = None,
-    opset: int = 20,
-    engine: bool = True,
-    bench_budget: float = 15.0,
     force: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    **keywords: Any,
 ) -> Shipment:
     """Insert, export to ONNX (and an engine where a TensorRT builder is installed), verify, audit, bench, report.
 
     Args:
         model: what to edit; untouched.
         directory: folder for the results; it appears complete or not at all.
-        layers, pos, op, at, exclude, kinds, allow_partial, options: as :func:`cbsurgeon.plan`.
-        opset: ONNX operator set.
-        engine: build an engine where a builder is installed.
-        bench_budget: seconds of measuring; 0 leaves the benchmark out.
+        choice: which operator goes where, as :func:`cbsurgeon.plan`; or its fields as keywords.
+        how: what else to do; or its fields as keywords.
         force: replace a folder an earlier ``ship`` wrote.
         progress: told each step.
 
@@ -99,28 +93,22 @@ def ship(
         CBSurgeonError: as the verbs it is made of; then nothing is written. A failed parity check is no exception
             but a false :class:`Shipment`, whose ONNX file is kept as ``model.unverified.onnx``.
     """
+    own = {name: keywords.pop(name) for name in fields_of(ShipOptions) if name in keywords}
+    how = resolve(ShipOptions, how, own, "ship")
+    choice = resolve(Choice, choice, keywords, "ship")
     _require_packages()
     tell = progress or (lambda step: None)
     with results_folder(directory, force=force) as folder:
         job = _Job(model, Path(directory), folder, tell)
-        job.edit(
-            op=op,
-            layers=layers,
-            pos=pos,
-            at=at,
-            exclude=exclude,
-            kinds=kinds,
-            allow_partial=allow_partial,
-            options=options,
-        )
-        job.export(opset)
-        if engine:
+        job.edit(choice)
+        job.export(how.opset)
+        if how.engine:
             job.build_engine()
         else:
             job.left_out["engine"] = "--no-engine was given"
         tell("count parameters, FLOPs and bytes")
-        job.documents.append(audit(model, job.edited).to_dict())
-        job.bench(bench_budget, opset)
+        job.documents.append(checks.audit(model, job.edited).to_dict())
+        job.bench(how.bench_budget, how.opset)
         tell("write the report")
         document = job.finish()
     return Shipment(Path(directory), document, job.verdict, tuple(job.warnings))
@@ -133,17 +121,17 @@ class _Job:
     recipe: Recipe
     verdict: Verification
 
-    def __init__(self, model: Model, final: Path, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, model: Model, final: Path, folder: Path, tell: Progress) -> None:
         self.model, self.final, self.folder, self.tell = model, final, folder, tell
         self.documents: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}
         self.warnings: list[str] = []
 
-    def edit(self, **choice: Any) -> None:
+    def edit(self, choice: Choice) -> None:
         """Inspect, plan, insert; weights and recipe."""
         self.tell("read the graph")
         found = inspect(self.model)
-        self.recipe = plan(found, **choice)
+        self.recipe = plan(found, choice)
         self.tell("insert")
         edited = insert(self.model, self.recipe)
         name = WEIGHTS if edited.module is not None else PROGRAM

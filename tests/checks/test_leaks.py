@@ -59,9 +59,9 @@ def planted(model: Model, op: str, on: str = "module", **options: object) -> Mod
     """The operator in every block, although planning refuses it: the evidence is taken out of the inspection."""
     found = inspect(model)
     with pytest.raises(SurgeryError):
-        plan(found, op, "all", **options)
+        plan(found, op=op, layers="all", **options)
     blind = replace(found, causal_stacks={}, masks=())
-    recipe = plan(blind, op, "all", **options)
+    recipe = plan(blind, op=op, layers="all", **options)
     return insert_module(model, recipe) if on == "module" else insert_program(model, recipe)
 
 

@@ -15,7 +15,6 @@ import pytest
 
 from cbsurgeon.cli import entry
 from cbsurgeon.cli.group import VERBS
-from cbsurgeon.cli.options import OPERATORS, POSITIONS
 from cbsurgeon.cli.terminal import Terminal, four_parts
 from cbsurgeon.errors import CBSurgeonError, MissingPackage
 from tests.cli.running import run
@@ -74,18 +73,6 @@ def test_help_shows_defaults_and_examples_that_parse(verb: str) -> None:
         words = example.partition(" > ")[0].split()
         assert not {word for word in words if word.startswith("-")} - set(re.findall(r"(?<!\S)--?[\w-]+", outcome.out))
     assert re.search(r"--\w+_\w+", outcome.out) is None, "options are kebab-case"
-
-
-def test_help_names_every_operator_and_position() -> None:
-    """The names stand in the command line as text, since reading them from the operators would import torch."""
-    from cbsurgeon.cli.bench import BACKENDS
-    from cbsurgeon.deploy import BACKENDS as all_backends
-    from cbsurgeon.graph.block import POSITIONS as all_positions
-    from cbsurgeon.operators import names
-
-    assert tuple(OPERATORS.split(", ")) == names()
-    assert tuple(BACKENDS.split(", ")) == all_backends
-    assert all_positions == POSITIONS
 
 
 def test_no_command_prints_help_and_is_a_wrong_command() -> None:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from cbsurgeon.graph import POSITIONS, Block, Rejected, Site, inspect
+from cbsurgeon.graph import Block, Rejected, Site, inspect
 from cbsurgeon.graph.reasons import REASONS
 from cbsurgeon.models.model import Model
+from cbsurgeon.vocabulary import POSITIONS
 from tests.graph import networks_axes
 from tests.graph.networks import CASES, ROOMS, Want, of
 from tests.graph.readings import inspection, module_values, node_values, program

@@ -95,13 +95,13 @@ def found(kind: str, name: str) -> Inspection:
 
 def refusal(inspection: Inspection) -> SurgeryError:
     with pytest.raises(SurgeryError) as error:
-        plan(inspection, "cb", "all", at="mlp" if inspection.blocks else "msa")
+        plan(inspection, op="cb", layers="all", at="mlp" if inspection.blocks else "msa")
     return error.value
 
 
 def assert_free(inspection: Inspection) -> None:
     assert (inspection.causal, inspection.masks) == ((), ())
-    assert len(plan(inspection, "cb", "all")) == len(inspection.blocks) > 0
+    assert len(plan(inspection, op="cb", layers="all")) == len(inspection.blocks) > 0
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -53,7 +53,7 @@ def without_masks(found: Inspection) -> Inspection:
 def assert_edits(model: Model, found: Inspection, expected: list[int]) -> None:
     """Every operator runs, weights stay, and removing gives the original's keys back."""
     assert model.module is not None
-    edited = insert_module(model, plan(without_masks(found), "cb_s", "all"))
+    edited = insert_module(model, plan(without_masks(found), op="cb_s", layers="all"))
     assert edited.module is not None
     assert runs(edited) == expected
     added = edited.module.state_dict().keys() - model.module.state_dict().keys()
@@ -67,7 +67,7 @@ def assert_edits(model: Model, found: Inspection, expected: list[int]) -> None:
 def assert_program_is_refused(model: Model, found: Inspection) -> None:
     """A program of a part would not be the model: the error is the one of capture, which says what to do."""
     with pytest.raises(CaptureError) as error:
-        insert_program(model, plan(without_masks(found), "cb", "all"))
+        insert_program(model, plan(without_masks(found), op="cb", layers="all"))
     assert error.value.code == "CB-CAPTURE-03"
     assert error.value.do
 
@@ -234,7 +234,7 @@ def test_a_generator_as_the_model() -> None:
     model = Model(Generator().eval(), (torch.randn(BATCH, LENGTH, WIDTH),))
     found = inspect(model)
     assert [block.path for block in found.blocks] == ["blocks.0.mlp", "blocks.1.mlp"]
-    edited = insert_(copy.deepcopy(model.module), plan(found, "cb", "all"))
+    edited = insert_(copy.deepcopy(model.module), plan(found, op="cb", layers="all"))
     assert runs(replace(model, module=edited)) == [1, 1]
 
 

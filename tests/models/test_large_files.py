@@ -171,15 +171,15 @@ def test_a_model_whose_weights_lie_in_a_file_is_written_as_any_other(
     source = models.save(model, tmp_path / f"source.{suffix}")
     recipe = verbs.plan(verbs.inspect(model), op="cb_s", options={"initial": 0.5})
     copied = verbs.save(verbs.insert(verbs.load(str(source)), recipe), tmp_path / f"copied.{written}")
-    lying = verbs.load(str(source), lying=True)
-    assert lying.weights is not None
-    exact(lying.module, model.module)  # type: ignore[arg-type]
-    passed = verbs.save(verbs.insert(lying, recipe, share=True), tmp_path / f"passed.{written}")
+    left = verbs.load(str(source), mapped=True)
+    assert left.weights is not None
+    exact(left.module, model.module)  # type: ignore[arg-type]
+    passed = verbs.save(verbs.insert(left, recipe, share=True), tmp_path / f"passed.{written}")
     one, other = open_checkpoint(copied), open_checkpoint(passed)
     assert one.state_dict.keys() == other.state_dict.keys()
     assert all(saving.same_bytes(tensor, other.state_dict[key]) for key, tensor in one.state_dict.items())
     assert one.recipes == other.recipes and one.architecture == other.architecture
-    exact(verbs.load(str(passed)).module, verbs.load(str(passed), lying=True).module)  # type: ignore[arg-type]
+    exact(verbs.load(str(passed)).module, verbs.load(str(passed), mapped=True).module)  # type: ignore[arg-type]
 
 
 def test_tied_parameters_stay_tied_in_a_file(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(replaced: bool, tmp_pat
     reference = "timm:vit_tiny_patch16_224"
     model = models.build(reference, options=SMALL[reference])
     source = models.save(model, tmp_path / "source.safetensors")
-    lying = verbs.load(str(source), lying=True)
+    left = verbs.load(str(source), mapped=True)
     if replaced:
         models.save(model, source, force=True)
     else:
@@ -206,7 +206,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(replaced: bool, tmp_pat
             file.seek(-4, 2)
             file.write(b"\1\2\3\4")
     with pytest.raises(InputFileError) as caught:
-        models.save(lying, tmp_path / "out.safetensors")
+        models.save(left, tmp_path / "out.safetensors")
     assert caught.value.code == "CB-LOAD-24"
     assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
 
@@ -215,10 +215,10 @@ def test_a_weight_that_was_changed_in_memory_is_not_taken_from_the_file(tmp_path
     """A replaced parameter has another place in memory; only one changed in place is out of reach, as is said."""
     reference = "timm:vit_tiny_patch16_224"
     source = models.save(models.build(reference, options=SMALL[reference]), tmp_path / "source.safetensors")
-    lying = verbs.load(str(source), lying=True)
-    changed = torch.full_like(lying.module.head.bias, 3.0)  # type: ignore[union-attr, arg-type]
-    lying.module.head.bias = nn.Parameter(changed)  # type: ignore[union-attr]
-    out = models.save(lying, tmp_path / "out.safetensors")
+    left = verbs.load(str(source), mapped=True)
+    changed = torch.full_like(left.module.head.bias, 3.0)  # type: ignore[union-attr, arg-type]
+    left.module.head.bias = nn.Parameter(changed)  # type: ignore[union-attr]
+    out = models.save(left, tmp_path / "out.safetensors")
     assert torch.equal(open_checkpoint(out).state_dict["head.bias"], changed)
 
 

@@ -122,7 +122,7 @@ def found(name: str) -> Inspection:
 @cache
 def edited(name: str, op: str = "cb") -> Model:
     options = {"initial": 0.5} if op == "cb_s" else {}
-    return insert_module(model(name), plan(found(name), op, "all", masked=True, **options))
+    return insert_module(model(name), plan(found(name), op=op, layers="all", masked=True, **options))
 
 
 def tokens_of(module: nn.Module, words: Tensor, mask: Tensor | None) -> Tensor:
@@ -238,12 +238,12 @@ def test_the_mask_is_tied_to_every_site(name: str) -> None:
 
 def test_plain_insertion_is_refused_and_the_way_out_works() -> None:
     with pytest.raises(SurgeryError) as error:
-        plan(found("bert"), "cb", "all")
+        plan(found("bert"), op="cb", layers="all")
     assert error.value.code == "CB-LEAK-02"
     assert "--masked" in error.value.do
-    assert len(plan(found("bert"), "cb", "all", masked=True)) == 2
+    assert len(plan(found("bert"), op="cb", layers="all", masked=True)) == 2
     with pytest.raises(SurgeryError) as other:
-        plan(found("bert"), "se", "all")
+        plan(found("bert"), op="se", layers="all")
     assert "no masked form" in other.value.do
 
 
@@ -320,7 +320,7 @@ def test_a_mask_that_does_something_else_is_not_tied(kind: type[Attending]) -> N
     reason = next(iter(inspection.unmasked.values()))
     for options, code in (({}, "CB-LEAK-02"), ({"masked": True}, "CB-LEAK-06")):
         with pytest.raises(SurgeryError) as error:
-            plan(inspection, "cb", "all", **options)
+            plan(inspection, op="cb", layers="all", **options)
         assert error.value.code == code
         assert reason in error.value.why
 
@@ -328,7 +328,7 @@ def test_a_mask_that_does_something_else_is_not_tied(kind: type[Attending]) -> N
 def test_masked_is_refused_where_there_is_no_mask() -> None:
     bare = Model(model("bert").module, example_kwargs={"input_ids": ids()})
     with pytest.raises(SurgeryError) as error:
-        plan(inspect(bare), "cb", "all", masked=True)
+        plan(inspect(bare), op="cb", layers="all", masked=True)
     assert error.value.code == "CB-LEAK-06"
 
 
@@ -346,7 +346,7 @@ def test_padding_does_not_move_a_samples_own_tokens(name: str, op: str) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "encoder"])
 def test_the_plain_mean_planted_by_force_is_caught(name: str) -> None:
-    planted = insert_module(model(name), plan(replace(found(name), masks=()), "cb", "all"))
+    planted = insert_module(model(name), plan(replace(found(name), masks=()), op="cb", layers="all"))
     leak = probed(planted)
     assert {gap.probe for gap in leak.gaps if gap.max_abs > PLANTED} == {"filler", "length", "alone"}
 
@@ -424,7 +424,7 @@ def test_what_it_holds_after_insertion_is_seen_again() -> None:
     assert [block.path for block in again.blocks] == [block.path for block in found("bert").blocks]
     assert {block.sites["end"].occupied for block in again.blocks} == {"cb"}
     with pytest.raises(SurgeryError) as error:
-        plan(again, "cb", "all", masked=True)
+        plan(again, op="cb", layers="all", masked=True)
     assert error.value.code == "CB-SURGERY-03"
 
 
@@ -588,8 +588,8 @@ def vilt() -> Model:
 def test_vilt_takes_the_mask_its_encoder_is_given() -> None:
     inspection = inspect(vilt())
     assert {block.sites["end"].mask for block in inspection.blocks} == {Mask("attention_mask", "open", "encoder", True)}
-    masked = insert_module(vilt(), plan(inspection, "cb", "all", masked=True))
-    planted = insert_module(vilt(), plan(replace(inspection, masks=()), "cb", "all"))
+    masked = insert_module(vilt(), plan(inspection, op="cb", layers="all", masked=True))
+    planted = insert_module(vilt(), plan(replace(inspection, masks=()), op="cb", layers="all"))
     assert padding_leak(masked, mask="attention_mask").ok
     assert not padding_leak(planted, mask="attention_mask").ok
 

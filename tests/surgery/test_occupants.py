@@ -14,12 +14,12 @@ from torch import nn
 import cbsurgeon as cbs
 from cbsurgeon.errors import NothingMatched, SurgeryError
 from cbsurgeon.graph import Inspection
-from cbsurgeon.graph.block import POSITIONS
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.graph.occupants import occupants
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import insert_module, insert_program, plan, remove
+from cbsurgeon.vocabulary import POSITIONS
 from tests.surgery import architectures, arms
 from tests.surgery.test_table import FORMS
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from cbsurgeon.errors import CBSurgeonError, SurgeryError
 from cbsurgeon.graph import Inspection
-from cbsurgeon.graph.block import POSITIONS
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import Recipe, insert_module, insert_program, plan, remove
+from cbsurgeon.vocabulary import POSITIONS
 from tests.surgery import architectures, arms, by_hand, own
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {

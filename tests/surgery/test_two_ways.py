@@ -6,11 +6,11 @@ import pytest
 
 from cbsurgeon.errors import NothingMatched, SurgeryError
 from cbsurgeon.graph import Inspection, Program
-from cbsurgeon.graph.block import POSITIONS
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import Recipe, insert_module, insert_program, plan, remove
+from cbsurgeon.vocabulary import POSITIONS
 from tests.graph import readings
 from tests.graph.networks import CASES
 from tests.surgery import arms, by_hand

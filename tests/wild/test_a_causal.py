@@ -51,7 +51,7 @@ def causal_by_hand(module: Network, x: Tensor) -> Tensor:
 
 def refusal(inspection: Inspection, **options: bool) -> str:
     with pytest.raises(SurgeryError) as error:
-        plan(inspection, "cb", "all", **options)
+        plan(inspection, op="cb", layers="all", **options)
     return error.value.code
 
 
@@ -63,7 +63,7 @@ def test_hidden_later_tokens_are_recognised(make: type[nn.Module]) -> None:
     inspection = inspect(given)
     assert len([block for block in inspection.blocks if block.default]) == 2
     assert refusal(inspection) == "CB-LEAK-01"
-    edited = cbs.insert(given, plan(inspection, "cb", "all", causal=True)).module
+    edited = cbs.insert(given, plan(inspection, op="cb", layers="all", causal=True)).module
     with torch.no_grad():
         assert torch.allclose(edited(tokens()), causal_by_hand(module, tokens()), atol=CLOSE)
     assert not sees(edited).tril(-1).any()
@@ -78,7 +78,7 @@ def test_tokens_that_see_only_some_later_ones_are_recognised(make: type[nn.Modul
     given = Model(module, (tokens(),))
     inspection = inspect(given)
     assert refusal(inspection) == "CB-LEAK-01"
-    edited = cbs.insert(given, plan(inspection, "cb", "all", causal=True)).module
+    edited = cbs.insert(given, plan(inspection, op="cb", layers="all", causal=True)).module
     assert not (sees(edited) & ~before).any()
 
 
@@ -86,7 +86,7 @@ def test_tokens_that_see_only_some_later_ones_are_recognised(make: type[nn.Modul
 def test_tokens_that_see_both_neighbours_are_not_refused(make: type[nn.Module]) -> None:
     inspection = inspect(Model(Network(make).eval(), (tokens(),)))
     assert inspection.causal == ()
-    assert len(plan(inspection, "cb", "all")) == 2
+    assert len(plan(inspection, op="cb", layers="all")) == 2
 
 
 def test_a_branch_that_starts_switched_off_is_recognised() -> None:
@@ -149,7 +149,7 @@ def test_a_causal_tower_leaves_the_other_one_free() -> None:
     assert len(inspection.stacks) == 2
     visual, text = inspection.stacks
     assert set(inspection.causal_stacks) == {text}
-    edited = cbs.insert(given, plan(inspection, "cb", f"{visual}:all")).module
+    edited = cbs.insert(given, plan(inspection, op="cb", layers=f"{visual}:all")).module
     x = tokens()
     with torch.no_grad():
         for layer in module.visual.layers:
@@ -165,7 +165,7 @@ def test_a_causal_tower_leaves_the_other_one_free() -> None:
 def test_a_choice_that_reaches_into_the_causal_tower_is_refused_with_the_way_out(layers: str) -> None:
     inspection = inspect(Model(TwoTowers().eval(), (tokens(), tokens())))
     with pytest.raises(SurgeryError) as error:
-        plan(inspection, "cb", layers)
+        plan(inspection, op="cb", layers=layers)
     assert error.value.code == "CB-LEAK-01"
     assert inspection.stacks[1] in error.value.where
     assert f"--layers {inspection.stacks[0]}" in error.value.do

@@ -99,7 +99,7 @@ def by_hand(module: Encoder, x: Tensor, hidden: Tensor | None) -> Tensor:
 
 def code(inspection: Inspection) -> str:
     with pytest.raises(SurgeryError) as error:
-        plan(inspection, "cb", "all")
+        plan(inspection, op="cb", layers="all")
     return error.value.code
 
 
@@ -114,7 +114,7 @@ def test_without_a_mask_nothing_is_refused() -> None:
     assert not hides_the_future(given.module)
     inspection = inspect(given)
     assert (inspection.causal, inspection.masks) == ((), ())
-    assert len(plan(inspection, "cb", "all")) == 2
+    assert len(plan(inspection, op="cb", layers="all")) == 2
 
 
 def test_a_key_padding_mask_is_refused() -> None:
@@ -132,7 +132,7 @@ def test_a_causal_model_with_padding_names_both() -> None:
 
 def test_the_causal_form_is_the_hand_written_one() -> None:
     given = model(causal=True)
-    edited = cbs.insert(given, plan(inspect(given), "cb", "all", causal=True)).module
+    edited = cbs.insert(given, plan(inspect(given), op="cb", layers="all", causal=True)).module
     assert isinstance(given.module, Encoder)
     with torch.no_grad():
         expected = by_hand(given.module, tokens(), None)
@@ -143,7 +143,7 @@ def test_the_causal_form_is_the_hand_written_one() -> None:
 
 def test_the_masked_form_is_the_hand_written_one_at_visible_tokens() -> None:
     given = model(padded=True)
-    edited = cbs.insert(given, plan(inspect(given), "cb", "all", masked=True)).module
+    edited = cbs.insert(given, plan(inspect(given), op="cb", layers="all", masked=True)).module
     assert isinstance(given.module, Encoder)
     with torch.no_grad():
         expected = by_hand(given.module, tokens(), filler())[~filler()]

@@ -174,7 +174,7 @@ def test_padding_is_recognised(make: type[Layer], how: str) -> None:
     assert inspection.masks == ("given",)
     for options in ({}, {"masked": True}):
         with pytest.raises(SurgeryError) as error:
-            plan(inspection, "cb", "all", **options)
+            plan(inspection, op="cb", layers="all", **options)
         assert error.value.code == ("CB-LEAK-06" if options else "CB-LEAK-02")
         assert "given" in str(error.value)
 
@@ -194,7 +194,7 @@ def test_an_input_that_hides_nothing_is_no_mask(how: str) -> None:
     assert not hides(module, given)
     inspection = inspect(Model(module, (tokens(), given)))
     assert (inspection.causal, inspection.masks) == ((), ())
-    assert len(plan(inspection, "cb", "all")) == 2
+    assert len(plan(inspection, op="cb", layers="all")) == 2
 
 
 class Replaced(Given):
@@ -213,4 +213,4 @@ class Replaced(Given):
 def test_replaced_tokens_are_no_padding() -> None:
     inspection = inspect(Model(Replaced(Values).eval(), (tokens(), kept())))
     assert inspection.masks == ()
-    assert len(plan(inspection, "cb", "all")) == 2
+    assert len(plan(inspection, op="cb", layers="all")) == 2

@@ -215,7 +215,7 @@ def test_the_mlp_is_found_and_edited(make: type[Block]) -> None:
     for block in reference:
         assert isinstance(block, Block)
         block.mlp = Broadcast(block.mlp)  # type: ignore[assignment]
-    edited = cbs.insert(given, plan(inspection, "cb", "all")).module
+    edited = cbs.insert(given, plan(inspection, op="cb", layers="all")).module
     with torch.no_grad():
         expected = reference(x)
         assert not torch.allclose(module(x), expected, atol=CLOSE)
@@ -227,7 +227,7 @@ def test_an_adapter_is_chosen_on_request() -> None:
     inspection = inspect(Model(nn.Sequential(Adapter(), Block()).eval(), (torch.randn(BATCH, LENGTH, WIDTH),)))
     adapter = next(block for block in inspection.blocks if block.fc2 == ("0.up",))
     assert not adapter.default
-    assert [site.index for site in plan(inspection, "cb", str(adapter.index)).sites] == [adapter.index]
+    assert [site.index for site in plan(inspection, op="cb", layers=str(adapter.index)).sites] == [adapter.index]
 
 
 class Bottleneck(Block):

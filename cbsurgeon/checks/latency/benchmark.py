@@ -16,13 +16,12 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.checks.latency.comparison import PROCESSES, Timed, compare_processes, compare_timers
 from cbsurgeon.checks.latency.device import clock_of, timer_of
 from cbsurgeon.checks.latency.result import Benchmark
-from cbsurgeon.checks.latency.sampling import Progress
 from cbsurgeon.deploy import RuntimeSpec, stage
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes import Runtime
-from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
 from cbsurgeon.errors import UsageError
 from cbsurgeon.models import Model
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 
 Side = Model | str | Path
 

@@ -18,8 +18,7 @@ from cbsurgeon.checks.latency.comparison import WARM_SHARE, Answer, Factory, Tas
 from cbsurgeon.checks.latency.device import memory_in_use
 from cbsurgeon.checks.latency.sampling import ROTATION, WARM_SECONDS, Pace, groups_within, sample, warm_up
 from cbsurgeon.errors import CBSurgeonError
-
-Progress = Callable[[str], None]
+from cbsurgeon.vocabulary import Progress
 
 
 def main(place: Path) -> None:

@@ -23,7 +23,6 @@ from cbsurgeon.checks.latency.sampling import (
     WARM_SECONDS,
     Call,
     Pace,
-    Progress,
     Timer,
     groups_within,
     host_timer,
@@ -33,6 +32,7 @@ from cbsurgeon.checks.latency.sampling import (
 )
 from cbsurgeon.checks.latency.verdict import conclude
 from cbsurgeon.errors import CBSurgeonError, CheckFailed
+from cbsurgeon.vocabulary import Progress
 
 PROCESSES = 5
 """Fresh processes of a full run: the fewest for which Student's bound is useful (factor 2.1)."""

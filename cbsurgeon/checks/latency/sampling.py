@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from cbsurgeon.checks.environment import load
 from cbsurgeon.checks.latency.result import Process
+from cbsurgeon.vocabulary import Progress
 
 Call = Callable[[], object]
-Progress = Callable[[str], None]
 Timer = Callable[[int], float]
 """Seconds per call of so many calls in a row."""
 

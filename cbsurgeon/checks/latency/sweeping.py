@@ -8,7 +8,7 @@ from typing import Any
 
 from cbsurgeon.checks.latency.benchmark import Side, bench
 from cbsurgeon.checks.latency.result import Benchmark
-from cbsurgeon.checks.latency.sampling import Progress
+from cbsurgeon.vocabulary import Progress
 
 SEVERITY = ("within", "inconclusive", "slower")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -18,13 +18,12 @@ from cbsurgeon.deploy.folding.folds import fold
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.onnx.exporting import floating_type
 from cbsurgeon.deploy.runtimes import RuntimeSpec, Target, stage
-from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Block, Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 
-Progress = Callable[[str], None]
 Pair = tuple[str, str]
 
 # Contractions in one block of an attention network, for the estimate where nothing can be measured.

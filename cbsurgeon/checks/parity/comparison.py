@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.bisection import bisect as bisect_sides
 from cbsurgeon.checks.parity.bisection import end_nodes
-from cbsurgeon.checks.parity.inputs import Arrays, Source, coverage, feeds
+from cbsurgeon.checks.parity.inputs import Source, coverage, feeds
 from cbsurgeon.checks.parity.judging import Judge
 from cbsurgeon.checks.parity.reference import Operators, Reference
 from cbsurgeon.checks.parity.result import Verification
@@ -23,45 +23,35 @@ from cbsurgeon.graph import Program, inspect
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators.base import Operator
-
-BATCHES = (1, 2, 7)
-
-Progress = Callable[[str], None]
+from cbsurgeon.options import VerifyOptions, documented, resolve
+from cbsurgeon.vocabulary import Progress
 
 _CONTRACTIONS = ("linear", "matmul", "bmm", "mm", "addmm", "conv", "attention")
 _ONNX_CONTRACTIONS = {"MatMul", "Gemm", "Conv", "Attention", "Einsum"}
 
 
+@documented(VerifyOptions)
 def verify(
     a: Target,
     b: Target,
+    how: VerifyOptions | None = None,
+    /,
     *,
-    batches: Sequence[int] = BATCHES,
-    inputs: Arrays | str | Path | None = None,
-    atol: float | None = None,
-    rtol: float | None = None,
     backends: tuple[str | None, str | None] = (None, None),
-    device: str | tuple[str, str] = "cpu",
-    trust: bool = False,
     program: Program | None = None,
-    bisect: bool = False,
     blocks: Sequence[tuple[str, str]] | None = None,
     progress: Progress | None = None,
+    **keywords: Any,
 ) -> Verification:
     """Run two sides on the same inputs and judge the difference against rounding noise.
 
     Args:
         a, b: a model, a program, or a file (``.onnx``, ``.engine``, ``.pt2``); ``b`` is judged against ``a``.
-        batches: batch sizes to run; where a side's batch is fixed, that one is run instead.
-        inputs: arrays by input name, or an ``.npz`` file of them; generated when absent, one set large in magnitude.
-        atol, rtol: a tolerance of the user's own; when absent it follows from measured rounding noise
-            (:mod:`cbsurgeon.checks.parity.tolerance`).
-        backends: how to run each side (:data:`cbsurgeon.deploy.BACKENDS`); ``None`` runs it as it is.
-        device: where to run, one for both sides or one for each; an engine runs on the GPU in any case.
-        trust: the user vouches for files that can run code.
+        how: batches, inputs and tolerances; or the fields as keywords. One set of the generated inputs is large in
+            magnitude. Where a side's batch is fixed, that one is run instead. ``device`` may be one for each side.
+        backends: how to run each side (:data:`cbsurgeon.vocabulary.BACKENDS`); ``None`` runs it as it is.
         program: the captured program of ``a``, if the caller has it already.
-        bisect: where a row fails, find the first block at which the sides part.
-        blocks: (node name, block path) of the blocks to look at (see :func:`bisect`); the
+        blocks: (node name, block path) of the blocks to bisect (see :func:`bisect`); the
             MLP blocks of ``a`` when absent, every point of its residual stream where it has none.
         progress: told each step.
 
@@ -73,7 +63,8 @@ def verify(
             the one batch size they take (CB-VERIFY-05).
         CBSurgeonError: a side cannot be opened or run.
     """
-    start = time.perf_counter()
+    how = resolve(VerifyOptions, how, keywords, "verify")
+    start, trust, device = time.perf_counter(), how.trust, how.device
     tell = progress or (lambda message: None)
     targets = (program if program is not None and backends[0] == "program" else a, b)
     devices = (device, device) if isinstance(device, str) else device
@@ -83,10 +74,10 @@ def verify(
         if program is None:
             program = _program_of(a, first) or _program_of(b, second)
         source = Source(program, first.inputs, _integers(a) or _integers(b))
-        reference, given = Reference(program), policy.given(atol, rtol)
+        reference, given = Reference(program), policy.given(how.atol, how.rtol)
         judge = Judge(first, second, source, reference, _operators(reference, b), given, _depth(program, b))
         only = one_batch(first, second)
-        plan = list(feeds(source, batches if only is None else (only,), inputs))
+        plan = list(feeds(source, how.batches if only is None else (only,), how.inputs))
         judge.notes += coverage(program, plan)
         found = judge.verdict(plan, tell)
         if only is not None:
@@ -95,7 +86,7 @@ def verify(
     inside = (program if isinstance(a, Model) and program is not None else a, b)
     if judge.blind and given is None:
         found = _look_inside(found, *inside, backends, trust)
-    if bisect and not found.ok:
+    if how.bisect and not found.ok:
         failed = judge.fed.get(found.worst)  # none where the worst row is a block rather than an output
         tensors = failed.tensors if failed is not None else None
         ends = blocks or _ends(a)
@@ -193,4 +184,4 @@ def _depth(program: Program | None, target: Target) -> int:
     return 1
 
 
-__all__ = ["BATCHES", "verify"]
+__all__ = ["verify"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,7 @@ from cbsurgeon.checks.parity.reference import Operators, Reference, output_batch
 from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 from cbsurgeon.deploy.runtimes import Runtime
-
-Progress = Callable[[str], None]
+from cbsurgeon.vocabulary import Progress
 
 # A model with all its operators lacks 0 of their effect, a model with none lacks 1; the middle separates them.
 LARGEST_SHARE_REMOVED = 0.5

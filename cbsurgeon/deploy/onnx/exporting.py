@@ -11,7 +11,7 @@ import torch
 
 from cbsurgeon.deploy.artifact import Export, FoldedSite
 from cbsurgeon.deploy.casting import DTYPES, cast
-from cbsurgeon.deploy.clock import Clock, Progress
+from cbsurgeon.deploy.clock import Clock
 from cbsurgeon.deploy.folding.folds import fold as fold_program
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.onnx.attention import with_four_axes
@@ -24,12 +24,13 @@ from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
+from cbsurgeon.options import ExportOptions, documented, resolve
 from cbsurgeon.version import __version__
+from cbsurgeon.vocabulary import DEFAULT_OPSET, Progress
 
 # 20 is read by every runtime of the last two years and has Gelu as one operator. 23 has Attention as one operator,
 # which needs ONNX Runtime from 2026 on a GPU, or TensorRT 10.14.
 OPSETS = (20, 22, 23)
-DEFAULT_OPSET = 20
 
 # The first operator set whose Conv, and a few more, take bfloat16.
 BFLOAT16_OPSET = 22
@@ -45,31 +46,26 @@ _DROPPED_NOTES = (
 )
 
 
+@documented(ExportOptions)
 def export_onnx(
     model: Model,
     path: str | Path,
+    how: ExportOptions | None = None,
+    /,
     *,
-    opset: int = DEFAULT_OPSET,
-    dtype: str | None = None,
-    fold: bool = True,
-    batch: int | None = None,
-    external_data: bool | None = None,
     for_tensorrt: bool = False,
     force: bool = False,
     program: Program | None = None,
     progress: Progress | None = None,
+    **keywords: Any,
 ) -> Export:
     """Write a model as ONNX: batch open and named ``batch``, our names, checked, and complete or absent.
 
     Args:
         model: what to export, in evaluation mode.
         path: the file to write.
-        opset: 20, or 23 (``Attention`` as one operator); bfloat16 needs 22 and gets it.
-        dtype: ``float16`` or ``bfloat16`` for a typed export (means still accumulate in float32); ``None`` keeps
-            the model's own type.
-        fold: put the half of each Context Broadcasting into the model's weights where that is exact.
-        batch: fix the batch at this size; ``None`` leaves it open.
-        external_data: weights in a file beside it; ``None`` does so above 2 GB only.
+        how: how to write it; or its fields as keywords. Opset 23 has ``Attention`` as one operator; bfloat16 needs 22
+            and gets it. In a typed export, means still accumulate in float32. Folding is done where it is exact.
         for_tensorrt: write folded operators in the form a fusing compiler likes instead of the one ONNX Runtime likes.
         force: replace an existing file.
         program: the captured model, if the caller has it already.
@@ -84,6 +80,8 @@ def export_onnx(
         OutputFileError: the file cannot be written there.
         MissingPackage: onnx or onnxscript is absent.
     """
+    how = resolve(ExportOptions, how, keywords, "export_onnx")
+    opset, dtype, fold, batch = how.opset, how.dtype, how.fold, how.only_batch
     _check_arguments(opset, dtype, batch)
     _import_exporter()
     target = atomic.check(path, force=force)
@@ -108,7 +106,7 @@ def export_onnx(
         if batch is not None:
             fix_batch(exported.model, batch)
         _finish(exported.model, _metadata(model, prepared, sites, fold))
-    written = _write(exported, prepared, batch, target, external_data, force, clock)
+    written = _write(exported, prepared, batch, target, how.external_data, force, clock)
     return Export(
         path=target,
         format="onnx",

@@ -9,18 +9,16 @@ from typing import Any
 
 import torch
 
-from cbsurgeon.deploy.clock import Progress
 from cbsurgeon.deploy.folding.folds import fold
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
+from cbsurgeon.vocabulary import BACKENDS, ENGINE_SUFFIXES, Progress
 
 Target = Model | Program | str | Path
 
-BACKENDS = ("eager", "program", "folded", "compile", "onnxruntime", "onnxruntime-tensorrt", "tensorrt")
-ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 _NEEDS_ONNX = ("onnxruntime", "onnxruntime-tensorrt")
 
 

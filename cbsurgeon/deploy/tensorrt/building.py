@@ -12,19 +12,20 @@ import torch
 
 from cbsurgeon.deploy import manifest
 from cbsurgeon.deploy.artifact import Export, Port
-from cbsurgeon.deploy.clock import Clock, Progress
+from cbsurgeon.deploy.clock import Clock
 from cbsurgeon.deploy.onnx import file as onnx_file
-from cbsurgeon.deploy.onnx.exporting import DEFAULT_OPSET, export_onnx
+from cbsurgeon.deploy.onnx.exporting import export_onnx
 from cbsurgeon.deploy.tensorrt.monitor import Cancellation, monitor
 from cbsurgeon.deploy.tensorrt.package import TensorRT, find, logger
 from cbsurgeon.errors import ExportError, UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
+from cbsurgeon.options import ExportOptions, documented, resolve
 from cbsurgeon.version import __version__
+from cbsurgeon.vocabulary import ENGINE_BATCHES, Progress
 
 Batch = tuple[int, int, int]
-DEFAULT_BATCH: Batch = (1, 8, 64)
 DEFAULT_WORKSPACE = 4 << 30
 
 
@@ -41,7 +42,7 @@ class BuildOptions:
         level: the builder's optimization level, 0 to 5.
     """
 
-    batch: Batch = DEFAULT_BATCH
+    batch: Batch = ENGINE_BATCHES
     package: str | None = None
     workspace: int = DEFAULT_WORKSPACE
     targets: tuple[str, ...] = ()
@@ -54,34 +55,50 @@ class BuildOptions:
         return self.batch[0] if self.batch[0] == self.batch[2] else None
 
 
+@documented(ExportOptions)
 def export_engine(
     model: Model,
     path: str | Path,
+    how: ExportOptions | None = None,
+    /,
     *,
-    options: BuildOptions | None = None,
-    opset: int = DEFAULT_OPSET,
-    dtype: str | None = None,
-    fold: bool = True,
+    build: BuildOptions | None = None,
     force: bool = False,
     program: Program | None = None,
     progress: Progress | None = None,
+    **keywords: Any,
 ) -> Export:
     """Build an engine from a model, by way of a temporary ONNX file.
+
+    Args:
+        model: what to export, in evaluation mode.
+        path: the engine to write.
+        how: how to export; or its fields as keywords.
+        build: how to build; its ``batch`` is replaced by that of ``how`` where that was given.
+        force: replace existing files.
+        program: the captured model, if the caller has it already.
+        progress: told each step.
 
     Raises:
         CBSurgeonError: as :func:`cbsurgeon.deploy.onnx.exporting.export_onnx` and :func:`build_engine`.
     """
-    options = options or BuildOptions()
+    how = resolve(ExportOptions, how, keywords, "export_engine")
+    options = profiled(build or BuildOptions(), how)
     find(options.package)
     target = atomic.check(path, force=force)
     with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
         middle = Path(folder) / (target.stem + ".onnx")
-        made = export_onnx(
-            model, middle, opset=opset, dtype=dtype, fold=fold, batch=options.only_batch, for_tensorrt=True,
-            program=program, progress=progress,
-        )  # fmt: skip
+        how = replace(how, batch=options.only_batch or options.batch)
+        made = export_onnx(model, middle, how, for_tensorrt=True, program=program, progress=progress)
         built = build_engine(middle, target, options=options, force=force, progress=progress)
     return replace(built, sites=made.sites, seconds={**made.seconds, **built.seconds})
+
+
+def profiled(build: BuildOptions, how: ExportOptions) -> BuildOptions:
+    """The build options with the batch that the export options ask for, where they ask for one."""
+    if how.batch == ENGINE_BATCHES:
+        return build
+    return replace(build, batch=(how.batch,) * 3 if isinstance(how.batch, int) else how.batch)
 
 
 def build_engine(

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from cbsurgeon.deploy.clock import Progress
 from cbsurgeon.deploy.tensorrt.package import TensorRT
+from cbsurgeon.vocabulary import Progress
 
 
 class Cancellation:

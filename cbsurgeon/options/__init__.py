@@ -1,0 +1,24 @@
+"""What a user can choose, as frozen dataclasses; a field is a keyword in Python and a flag on the command line.
+
+A new option is one field here. Nothing in this package imports torch.
+"""
+
+from cbsurgeon.options.editing import Choice, InsertOptions, Loading
+from cbsurgeon.options.flags import Flag, default_of, documented, fields_of, flags_of, resolve
+from cbsurgeon.options.proving import AuditOptions, ExportOptions, ShipOptions, VerifyOptions
+
+__all__ = [
+    "AuditOptions",
+    "Choice",
+    "ExportOptions",
+    "Flag",
+    "InsertOptions",
+    "Loading",
+    "ShipOptions",
+    "VerifyOptions",
+    "default_of",
+    "documented",
+    "fields_of",
+    "flags_of",
+    "resolve",
+]

@@ -1,0 +1,160 @@
+"""How a model is loaded, and which operator goes where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from cbsurgeon.options.flags import option
+from cbsurgeon.options.texts import exclusions, pairs, words
+from cbsurgeon.vocabulary import KINDS, OPERATORS, PLACES, POSITIONS
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How :func:`cbsurgeon.load` reads a reference."""
+
+    arch: str | None = option(
+        None,
+        "Architecture of a file that does not name its own, such as timm:vit_base_patch16_224.",
+        "--arch",
+        metavar="REF",
+    )
+    input: str | None = option(
+        None, "Shape of one example input without the batch, such as 3x224x224.", "--input", metavar="CxHxW"
+    )
+    inputs: Path | None = option(None, "Example inputs by input name.", "--inputs", metavar="FILE.npz", read=Path)
+    entry: str | None = option(
+        None, "Entry of a training checkpoint to take, such as state_dict_ema.", "--entry", metavar="NAME"
+    )
+    recipe: Any = option(
+        None,
+        "The recipe that a training checkpoint, or an hf: folder, was trained with; files written by cbsurgeon carry "
+        "theirs.",
+        "--trained-with",
+        metavar="RECIPE.json",
+        read=Path,
+    )
+    options: Mapping[str, Any] = option(
+        {},
+        "Keyword of the model's constructor, such as num_classes=10 (JSON values; repeatable).",
+        "--model-option",
+        metavar="KEY=VALUE",
+        read=pairs,
+        repeatable=True,
+    )
+    trust: bool = option(
+        False,
+        "Read files that can run code (pickled modules, .pt2, engines). Only for files you made yourself: opening one "
+        "runs whatever it contains, with your rights.",
+        "--trust",
+    )
+    batch: int = option(2, "Samples in the example inputs.")
+    mapped: bool = option(
+        False,
+        "Leave the weights memory-mapped in the file: for a model that is read and written again. They must not be "
+        "changed, nor the file.",
+    )
+
+    def for_side(self, reference: str) -> Loading:
+        """These options for one of two sides that are compared: ``arch`` is meant for the one that is a file, and
+        ``recipe`` for the one that brings weights.
+        """
+        if Path(reference).exists():
+            return self
+        is_folder = reference.startswith("hf:") and Path(reference.removeprefix("hf:")).is_dir()
+        return replace(self, arch=None, recipe=self.recipe if is_folder else None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which operator goes into which blocks (:func:`cbsurgeon.plan`)."""
+
+    TAKES_MORE: ClassVar[bool] = True
+    """A keyword that is no field is an option of the operator, such as ``initial=0.1``."""
+
+    op: str = option(
+        "cb", f"Operator: {', '.join(OPERATORS)}; or mod:package.module:Class.", "--op", metavar="NAME", shown="cb"
+    )
+    layers: str = option(
+        "upper",
+        "all; upper (the last half of each stack) or lower; first:3 or last:3; 6-11 or 0,2,4; a stack's name; or "
+        "STACK:SELECTOR for one stack.",
+        "--layers",
+        metavar="SELECTOR",
+        shown="upper",
+    )
+    pos: str = option(
+        "end",
+        "Before the up projection, at the input of the down projection, or after it and its dropout.",
+        "--pos",
+        choices=POSITIONS,
+        shown="end",
+    )
+    at: str = option(
+        "mlp",
+        "The MLP branches (the paper's place), the attention branches, or both.",
+        "--at",
+        choices=PLACES,
+        shown="mlp",
+    )
+    exclude: str | Iterable[int | str] = option(
+        (),
+        "Leave these out of --layers: block indices such as 7,11, and taps for the blocks whose stream is also an "
+        "output (a feature pyramid reads it).",
+        "--exclude",
+        metavar="LIST",
+        read=exclusions,
+    )
+    kinds: Iterable[str] | None = option(
+        None,
+        f"Block kinds to choose from: {', '.join(KINDS)}.",
+        "--kinds",
+        metavar="LIST",
+        read=words,
+        shown="channel MLPs",
+    )
+    allow_partial: bool = option(False, "Leave out blocks that have no such position.", "--allow-partial")
+    tokens: str | None = option(
+        None, "Only among these tokens, such as 1: or :40 (cb, cb_s).", "--tokens", metavar="SLICE"
+    )
+    masked: bool = option(
+        False,
+        "The mean of the tokens that are no padding; for models with a padding mask (cb, cb_s).",
+        "--masked",
+    )
+    causal: bool = option(
+        False, "Each token gets the mean of those up to it; for causal models (cb, cb_s).", "--causal"
+    )
+    options: Mapping[str, Any] = option(
+        {},
+        "Option of the operator, such as initial=0.1 for cb_s (repeatable).",
+        "--op-option",
+        metavar="KEY=VALUE",
+        read=pairs,
+        repeatable=True,
+    )
+
+    @property
+    def operator_options(self) -> dict[str, Any]:
+        """What the operator's constructor gets: ``options``, and ``tokens``, ``masked`` and ``causal`` where given."""
+        forms = {"tokens": self.tokens, "masked": self.masked, "causal": self.causal}
+        return {**self.options, **{name: value for name, value in forms.items() if value}}
+
+
+@dataclass(frozen=True)
+class InsertOptions:
+    """How :func:`cbsurgeon.insert` edits a model."""
+
+    on: Literal["module", "program"] | None = option(
+        None,
+        "Edit the nn.Module (to train it) or the exported program (written as .pt2).",
+        "--on",
+        choices=("module", "program"),
+        shown="the module, where there is one",
+    )
+    share: bool = option(
+        False, "Let both models hold the same weights instead of a copy each: training one then trains both."
+    )

@@ -1,0 +1,156 @@
+"""Fields that know their flag and help text, and keywords that become an options object."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cbsurgeon.errors import UsageError
+
+Options = TypeVar("Options")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+KEY = "flag"
+"""Where a field's metadata holds its :class:`Flag`."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How one field is shown to the user.
+
+    Attributes:
+        help: one or two sentences, the same in ``--help`` and in Python's ``help()``.
+        name: the flag, such as ``--model-option``; empty for a field that only Python has.
+        off: the flag that turns a switch off, such as ``--no-fold``.
+        metavar: what stands for the value in ``--help``.
+        choices: the only values allowed, where they are a short list.
+        read: text as typed → value; the flag's text as it is when ``None``.
+        number: ``int`` or ``float``, where the value is a plain number.
+        least: the smallest number allowed.
+        shown: the default as ``--help`` shows it; empty shows none.
+        repeatable: the flag may be given several times, and ``read`` gets all texts as one tuple.
+    """
+
+    help: str
+    name: str = ""
+    off: str = ""
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    read: Callable[[Any], Any] | None = None
+    number: type[int] | type[float] | None = None
+    least: float | None = None
+    shown: str = ""
+    repeatable: bool = False
+
+
+def option(default: Any, help: str, name: str = "", **how: Any) -> Any:
+    """A dataclass field with a flag.
+
+    Args:
+        default: the field's default; a mutable one is copied for each object.
+        help: its help text.
+        name: its flag; without one the field is for Python only.
+        how: the other attributes of :class:`Flag`.
+    """
+    metadata = {KEY: Flag(help, name, **how)}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flags_of(kind: type) -> dict[str, Flag]:
+    """Field name → its flag, in the order of the fields; fields that only Python has are left out."""
+    return {one.name: one.metadata[KEY] for one in dataclasses.fields(kind) if one.metadata[KEY].name}
+
+
+def fields_of(kind: type) -> tuple[str, ...]:
+    """The names of all fields."""
+    return tuple(one.name for one in dataclasses.fields(kind))
+
+
+def default_of(kind: type, field: str) -> Any:
+    """The default of one field."""
+    return next(_default(one) for one in dataclasses.fields(kind) if one.name == field)
+
+
+def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, Any], function: str) -> Options:
+    """One options object from an object, from keywords, or from an object changed by keywords.
+
+    A keyword that is no field is put into the field ``options``, where ``kind`` takes such extra options.
+
+    Args:
+        kind: the options class.
+        given: the object the caller passed, if there is one.
+        keywords: what the caller wrote instead, by field name.
+        function: the function that was called, for the message.
+
+    Raises:
+        UsageError: ``given`` is something else, or a keyword is no field (CB-OPTION-01).
+    """
+    known = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if given is not None and not isinstance(given, kind):
+        raise UsageError(
+            f"{function}() takes its options as keywords or as one {kind.__name__}",
+            code="CB-OPTION-01",
+            where=f"{function}(..., {given!r})",
+            why=f"it was given {type(given).__name__}",
+            do=f"{function}(..., {min(known)}=...) or {function}(..., {kind.__name__}(...))",
+        )
+    extra = {name: value for name, value in keywords.items() if name not in known}
+    if extra and not getattr(kind, "TAKES_MORE", False):
+        raise UsageError(
+            f"{function}() has no option {next(iter(extra))!r}",
+            code="CB-OPTION-01",
+            where=f"{function}({next(iter(extra))}=...)",
+            why=f"its options are {', '.join(sorted(known))}",
+            do=_nearest(next(iter(extra)), known),
+        )
+    fields = {name: value for name, value in keywords.items() if name in known}
+    if extra:
+        fields["options"] = {**(fields.get("options") or getattr(given, "options", None) or {}), **extra}
+    return kind(**fields) if given is None else dataclasses.replace(given, **fields)  # type: ignore[type-var]
+
+
+def _nearest(word: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}=...?" if near else "leave it out"
+
+
+def documented(*kinds: type) -> Callable[[Function], Function]:
+    """Decorator: ``help(function)`` lists the fields of the options it takes as keywords, and editors complete them."""
+
+    def decorate(function: Function) -> Function:
+        fields = [one for kind in kinds for one in dataclasses.fields(kind)]
+        lines = [f"    {one.name}: {one.metadata[KEY].help} Default: {_shown(one)}." for one in fields]
+        names = " and ".join(f":class:`{kind.__name__}`" for kind in kinds)
+        text = inspect.cleandoc(function.__doc__ or "")
+
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        called.__doc__ = f"{text}\n\nKeywords (the fields of {names}):\n" + "\n".join(lines)
+        signature = inspect.signature(function)
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        keywords = [
+            inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=_default(one), annotation=one.type)
+            for one in fields
+        ]
+        called.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
+        return called  # type: ignore[return-value]
+
+    return decorate
+
+
+def _default(one: dataclasses.Field[Any]) -> Any:
+    return one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+
+
+def _shown(one: dataclasses.Field[Any]) -> str:
+    flag: Flag = one.metadata[KEY]
+    return flag.shown or repr(_default(one))

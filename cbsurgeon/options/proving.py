@@ -1,0 +1,93 @@
+"""How a model is exported, compared, counted and timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cbsurgeon.options.flags import option
+from cbsurgeon.options.texts import numbers, profile
+from cbsurgeon.vocabulary import DEFAULT_OPSET, DTYPES, ENGINE_BATCHES, PARITY_BATCHES
+
+OPSET_HELP = "ONNX operator set: 20 or 23."
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How :func:`cbsurgeon.export` writes a model."""
+
+    opset: int = option(DEFAULT_OPSET, OPSET_HELP, "--opset", metavar="N", number=int, shown=str(DEFAULT_OPSET))
+    dtype: str | None = option(
+        None, "Cast the weights before exporting.", "--dtype", choices=DTYPES, shown="the model's own"
+    )
+    batch: int | tuple[int, int, int] = option(
+        ENGINE_BATCHES,
+        "One size fixes the batch; three are an engine's optimization profile, and leave an ONNX file's batch open.",
+        "--batch",
+        metavar="N|MIN,OPT,MAX",
+        read=profile,
+        shown="1,8,64",
+    )
+    fold: bool = option(True, "Fold CB's halves into the weights before it.", "--fold", off="--no-fold", shown="fold")
+    external_data: bool | None = option(
+        None, "Put the weights of an ONNX file into a second file beside it.", shown="above 2 GB only"
+    )
+
+    @property
+    def only_batch(self) -> int | None:
+        """The one batch size the file is for, ``None`` where it is for several."""
+        if isinstance(self.batch, int):
+            return self.batch
+        return self.batch[0] if self.batch[0] == self.batch[2] else None
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How :func:`cbsurgeon.verify` compares two sides."""
+
+    batches: Sequence[int] = option(
+        PARITY_BATCHES, "Batch sizes to compare on.", "--batches", metavar="LIST", read=numbers, shown="1,2,7"
+    )
+    atol: float | None = option(
+        None, "Absolute tolerance.", "--atol", number=float, least=0, shown="from rounding noise"
+    )
+    rtol: float | None = option(
+        None, "Relative tolerance.", "--rtol", number=float, least=0, shown="from rounding noise"
+    )
+    bisect: bool = option(False, "When they differ, find the first block at which they part.", "--bisect")
+    device: str | tuple[str, str] = option(
+        "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
+    )
+    inputs: Any = option(None, "Arrays by input name to compare on, or an .npz file of them.", shown="generated")
+    trust: bool = option(False, "Read files that can run code (.pt2, engines).")
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """How :func:`cbsurgeon.audit` counts."""
+
+    batch: int = option(1, "Samples per call.", "--batch", metavar="N", number=int, least=1, shown="1")
+
+
+@dataclass(frozen=True)
+class ShipOptions:
+    """What :func:`cbsurgeon.ship` does beside inserting."""
+
+    opset: int = option(DEFAULT_OPSET, OPSET_HELP, "--opset", metavar="N", number=int, shown=str(DEFAULT_OPSET))
+    engine: bool = option(
+        True,
+        "Build a TensorRT engine if a builder is installed.",
+        "--engine",
+        off="--no-engine",
+        shown="engine",
+    )
+    bench_budget: float = option(
+        15.0,
+        "Seconds to spend on the benchmark; 0 leaves it out.",
+        "--bench-budget",
+        metavar="SECONDS",
+        number=float,
+        least=0,
+        shown="15",
+    )

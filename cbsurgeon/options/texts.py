@@ -1,0 +1,76 @@
+"""Values as they are typed on the command line, read into what the fields hold.
+
+Each function takes the text and gives the value, or raises :class:`BadText` with what the flag takes; the command line
+adds the flag's name.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class BadText(ValueError):
+    """A text that a flag does not take.
+
+    Attributes:
+        takes: what the flag takes, to follow its name: "takes a time".
+        example: a value that works.
+    """
+
+    def __init__(self, takes: str, example: str) -> None:
+        super().__init__(takes)
+        self.takes, self.example = takes, example
+
+
+def numbers(text: str, least: int = 1) -> tuple[int, ...]:
+    """``1,2,7`` as integers from ``least`` on."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < least:
+        raise BadText(f"takes whole numbers from {least} on, separated by commas", "1,2,7")
+    return found
+
+
+def profile(text: str) -> int | tuple[int, int, int]:
+    """``8`` as one batch size, ``1,8,64`` as the smallest, most common and largest."""
+    found = numbers(text)
+    if len(found) == 1:
+        return found[0]
+    if len(found) != 3 or list(found) != sorted(found):
+        raise BadText("takes one size, or three with the smallest first", "1,8,64")
+    return found[0], found[1], found[2]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """``a,b`` as words."""
+    found = tuple(word.strip() for word in text.split(","))
+    if not all(found):
+        raise BadText("takes words separated by commas", "mlp,token-mlp")
+    return found
+
+
+def exclusions(text: str) -> tuple[int | str, ...]:
+    """``7,11,taps`` as block indices and that word."""
+    found: list[int | str] = []
+    for word in (word.strip() for word in text.split(",")):
+        if word != "taps" and not word.isdecimal():
+            raise BadText("takes block indices, and the word taps", "7,11,taps")
+        found.append(word if word == "taps" else int(word))
+    return tuple(found)
+
+
+def pairs(texts: tuple[str, ...]) -> dict[str, Any]:
+    """``KEY=VALUE`` words as a mapping; a value that is JSON is read as JSON, anything else is text."""
+    found: dict[str, Any] = {}
+    for word in texts:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise BadText("takes KEY=VALUE", "num_classes=10")
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found

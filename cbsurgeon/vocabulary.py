@@ -1,0 +1,47 @@
+"""Names and defaults that the command line knows without importing torch, and every package shares."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+OPERATORS = ("cb", "cb_s", "cb_gate", "cb_hybrid", "cb_retrofit", "se")
+"""Built-in operators, in the order they are documented."""
+
+POSITIONS = ("front", "mid", "end")
+"""Where an operator stands in a branch (paper, Table 4b): before the up projection, before the down projection, after
+it."""
+
+PLACES = ("mlp", "msa", "both")
+"""Which branches get an operator (paper, Table 4a): the MLPs, the attention, or both."""
+
+KINDS = ("mlp", "glu", "conv-mlp", "token-mlp", "inverted-bottleneck")
+"""Kinds of MLP blocks."""
+
+BACKENDS = ("eager", "program", "folded", "compile", "onnxruntime", "onnxruntime-tensorrt", "tensorrt")
+"""What runs a model: as it was loaded, captured, captured with folding, by torch.compile, or from an exported file."""
+
+DTYPES = ("float16", "bfloat16")
+"""Types an export can cast the weights to."""
+
+DEFAULT_OPSET = 20
+"""ONNX operator set that every runtime of the last two years reads, and the first with Gelu as one operator."""
+
+PARITY_BATCHES = (1, 2, 7)
+"""One sample, the smallest real batch, and a batch that divides nothing: a fixed batch fails at one of them."""
+
+ENGINE_BATCHES = (1, 8, 64)
+"""Smallest, most common and largest batch of an engine."""
+
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+"""Suffixes of TensorRT engines."""
+
+DEVICES = ("cpu", "cuda")
+"""Device types that a model can run on."""
+
+
+class Progress(Protocol):
+    """Is told the name of each step of a long job as the step starts."""
+
+    def __call__(self, step: str, /) -> None:
+        """Show the step."""
+        ...

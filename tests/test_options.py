@@ -1,0 +1,146 @@
+"""A choice is one field: the same in Python, on the command line and in the help of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import cbsurgeon as cbs
+from cbsurgeon import vocabulary
+from cbsurgeon.cli.options import options
+from cbsurgeon.deploy.casting import DTYPES
+from cbsurgeon.deploy.onnx.exporting import OPSETS
+from cbsurgeon.errors import UsageError
+from cbsurgeon.graph.block import Kind, Position
+from cbsurgeon.operators import names
+from cbsurgeon.options import (
+    AuditOptions,
+    Choice,
+    ExportOptions,
+    InsertOptions,
+    Loading,
+    ShipOptions,
+    VerifyOptions,
+    flags_of,
+    resolve,
+)
+
+CLASSES = [Loading, Choice, InsertOptions, ExportOptions, VerifyOptions, AuditOptions, ShipOptions]
+
+# What a user types for each flag, and what the field then holds, written by hand.
+TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
+    (Loading, "arch"): (["--arch", "timm:vit_tiny_patch16_224"], "timm:vit_tiny_patch16_224"),
+    (Loading, "input"): (["--input", "3x32x32"], "3x32x32"),
+    (Loading, "entry"): (["--entry", "model"], "model"),
+    (Loading, "options"): (
+        ["--model-option", "num_classes=10", "--model-option", "act=gelu"],
+        {"num_classes": 10, "act": "gelu"},
+    ),
+    (Loading, "trust"): (["--trust"], True),
+    (Choice, "op"): (["--op", "cb_s"], "cb_s"),
+    (Choice, "layers"): (["--layers", "6-11"], "6-11"),
+    (Choice, "pos"): (["--pos", "mid"], "mid"),
+    (Choice, "at"): (["--at", "both"], "both"),
+    (Choice, "exclude"): (["--exclude", "7, taps"], (7, "taps")),
+    (Choice, "kinds"): (["--kinds", "mlp,token-mlp"], ("mlp", "token-mlp")),
+    (Choice, "allow_partial"): (["--allow-partial"], True),
+    (Choice, "tokens"): (["--tokens", "1:"], "1:"),
+    (Choice, "masked"): (["--masked"], True),
+    (Choice, "causal"): (["--causal"], True),
+    (Choice, "options"): (["--op-option", "initial=0.5"], {"initial": 0.5}),
+    (InsertOptions, "on"): (["--on", "program"], "program"),
+    (ExportOptions, "opset"): (["--opset", "23"], 23),
+    (ExportOptions, "dtype"): (["--dtype", "float16"], "float16"),
+    (ExportOptions, "batch"): (["--batch", "1,4,8"], (1, 4, 8)),
+    (ExportOptions, "fold"): (["--no-fold"], False),
+    (VerifyOptions, "batches"): (["--batches", "1,16"], (1, 16)),
+    (VerifyOptions, "atol"): (["--atol", "1e-4"], 1e-4),
+    (VerifyOptions, "rtol"): (["--rtol", "0"], 0.0),
+    (VerifyOptions, "bisect"): (["--bisect"], True),
+    (VerifyOptions, "device"): (["--device", "cuda"], "cuda"),
+    (AuditOptions, "batch"): (["--batch", "8"], 8),
+    (ShipOptions, "opset"): (["--opset", "23"], 23),
+    (ShipOptions, "engine"): (["--no-engine"], False),
+    (ShipOptions, "bench_budget"): (["--bench-budget", "0"], 0.0),
+}
+PATHS = {(Loading, "inputs"), (Loading, "recipe")}
+
+
+def parsed(kind: type, *typed: str) -> Any:
+    """The object that a command with the flags of one class gets."""
+    held: list[Any] = []
+
+    @click.command()
+    @options(kind, "given")
+    def command(given: Any) -> None:
+        held.append(given)
+
+    done = CliRunner().invoke(command, list(typed), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return held[0]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_without_flags_the_command_line_has_the_defaults_of_python(kind: type) -> None:
+    assert parsed(kind) == kind()
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_flag_sets_its_own_field_and_no_other(kind: type) -> None:
+    for field in set(flags_of(kind)) - {name for one, name in PATHS if one is kind}:
+        typed, value = TYPED[kind, field]
+        assert parsed(kind, *typed) == dataclasses.replace(kind(), **{field: value})  # type: ignore[type-var]
+
+
+def test_every_field_has_a_help_text_that_is_a_sentence() -> None:
+    for kind in CLASSES:
+        for one in dataclasses.fields(kind):
+            text = one.metadata["flag"].help
+            assert (text.endswith(".") and text[0].isupper()) or text.startswith(("all;", "cpu")), (kind, one.name)
+
+
+def test_an_object_and_its_fields_as_keywords_are_the_same() -> None:
+    choice = Choice(op="cb_s", layers="all", options={"initial": 0.5})
+    assert resolve(Choice, None, {"op": "cb_s", "layers": "all", "initial": 0.5}, "plan") == choice
+    assert resolve(Choice, choice, {}, "plan") is not None
+    assert resolve(Choice, choice, {"layers": "0"}, "plan") == dataclasses.replace(choice, layers="0")
+
+
+def test_operator_options_join_the_forms() -> None:
+    assert Choice(causal=True, tokens="1:", options={"initial": 1}).operator_options == {
+        "initial": 1,
+        "tokens": "1:",
+        "causal": True,
+    }
+    assert Choice().operator_options == {}
+
+
+def test_a_misspelt_keyword_is_refused_with_the_nearest_field() -> None:
+    with pytest.raises(UsageError, match="did you mean dtype") as raised:
+        resolve(ExportOptions, None, {"dtypes": "float16"}, "export")
+    assert raised.value.code == "CB-OPTION-01"
+    with pytest.raises(UsageError, match="ExportOptions"):
+        resolve(ExportOptions, Choice(), {}, "export")  # type: ignore[arg-type]
+
+
+def test_help_in_python_lists_the_fields() -> None:
+    assert list(inspect.signature(cbs.plan).parameters)[:2] == ["found", "choice"]
+    assert {"op", "layers", "pos"} <= set(inspect.signature(cbs.plan).parameters)
+    for function, kind in ((cbs.load, Loading), (cbs.export, ExportOptions), (cbs.verify, VerifyOptions)):
+        text = function.__doc__ or ""
+        assert all(f"    {one.name}: " in text for one in dataclasses.fields(kind))
+
+
+def test_the_vocabulary_names_what_there_is() -> None:
+    """It is written down apart, since the command line must not import torch to print a list of names."""
+    assert names() == vocabulary.OPERATORS
+    assert typing.get_args(Position) == vocabulary.POSITIONS
+    assert set(vocabulary.KINDS) == set(typing.get_args(Kind)) - {"attention"}
+    assert tuple(DTYPES) == vocabulary.DTYPES
+    assert vocabulary.DEFAULT_OPSET in OPSETS

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cbsurgeon.graph.block import Block, Inspection
     from cbsurgeon.models import Model
     from cbsurgeon.operators import CB, CBS, Operator, parameter_groups, set_strength
+    from cbsurgeon.options import Choice, ExportOptions, InsertOptions, Loading, ShipOptions, VerifyOptions
     from cbsurgeon.surgery import Recipe
     from cbsurgeon.verbs import (
         Shipment,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "cbsurgeon.errors": ("CBSurgeonError",),
+    "cbsurgeon.options": ("Choice", "ExportOptions", "InsertOptions", "Loading", "ShipOptions", "VerifyOptions"),
     "cbsurgeon.operators": ("CB", "CBS", "Operator", "parameter_groups", "set_strength"),
     "cbsurgeon.models": ("Model",),
     "cbsurgeon.graph.block": ("Block", "Inspection"),
@@ -81,6 +83,12 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "Inspection",
     "Block",
     "Recipe",
+    "Loading",
+    "Choice",
+    "InsertOptions",
+    "ExportOptions",
+    "VerifyOptions",
+    "ShipOptions",
     "Operator",
     "CB",
     "CBS",

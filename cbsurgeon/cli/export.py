@@ -36,10 +36,13 @@ def command(
 ) -> None:
     """Write a model as ONNX, as a TensorRT engine, or as a .pt2 program, for any batch or for one.
 
+    REF may also be an .onnx file, to build an engine from.
+
     \b
     Examples:
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.onnx
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.engine --batch 1,8,64
+      cbsurgeon export deit.onnx -o deit.engine
       cbsurgeon export timm:swin_tiny_patch4_window7_224 -o swin-fp16.onnx --dtype float16 --batch 4
     """
     from cbsurgeon import verbs

@@ -136,6 +136,24 @@ def test_wrong_options(options: BuildOptions, code: str, model: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_export_builds_an_engine_from_an_onnx_file(model: Path, tmp_path: Path) -> None:
+    made = export(model, tmp_path / "m.engine", batch=(1, 2, 4))
+    assert made.format == "engine" and made.batch == (1, 2, 4)
+    assert json.loads(beside(made.path).read_text())["onnx"]["sha256"] == export_digest(model)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "code"),
+    [("m.engine", {"dtype": "float16"}, "CB-EXPORT-11"), ("m.pt2", {}, "CB-EXPORT-12"), ("m.onnx", {}, "CB-EXPORT-12")],
+)
+def test_what_an_onnx_file_cannot_become(
+    model: Path, tmp_path: Path, target: str, options: dict[str, str], code: str
+) -> None:
+    with pytest.raises(UsageError, match=code):
+        export(model, tmp_path / target, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_builder_names_the_extra(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_package, "_import", lambda name: None)
     with pytest.raises(MissingPackage) as caught:

@@ -41,8 +41,7 @@ def command(
     \b
     Examples:
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.onnx
-      cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.engine --batch 1,8,64
-      cbsurgeon export deit.onnx -o deit.engine
+      cbsurgeon export deit.onnx -o deit.engine --batch 1,8,64
       cbsurgeon export timm:swin_tiny_patch4_window7_224 -o swin-fp16.onnx --dtype float16 --batch 4
     """
     from cbsurgeon import verbs

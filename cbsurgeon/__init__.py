@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cbsurgeon.models import Model
     from cbsurgeon.operators import CB, CBS, Operator, parameter_groups, set_strength
     from cbsurgeon.options import Choice, ExportOptions, InsertOptions, Loading, ShipOptions, VerifyOptions
-    from cbsurgeon.surgery import Recipe
+    from cbsurgeon.surgery import Recipe, disable
     from cbsurgeon.verbs import (
         Shipment,
         audit,
@@ -43,7 +43,7 @@ _ROOMS = {
     "cbsurgeon.operators": ("CB", "CBS", "Operator", "parameter_groups", "set_strength"),
     "cbsurgeon.models": ("Model",),
     "cbsurgeon.graph.block": ("Block", "Inspection"),
-    "cbsurgeon.surgery": ("Recipe",),
+    "cbsurgeon.surgery": ("Recipe", "disable"),
     "cbsurgeon.deploy": ("Export",),
     "cbsurgeon.checks": ("Audit", "Benchmark", "Verification"),
     "cbsurgeon.verbs": (
@@ -72,6 +72,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "insert",
     "insert_",
     "remove",
+    "disable",
     "save",
     "export",
     "verify",

@@ -31,6 +31,21 @@ from torch import Tensor, nn
 from cbsurgeon.operators.cost import Cost, Folding
 
 
+class Pause:
+    """Leaves the operators that hold it out of forward passes while it is on; copies of an operator hold the same one.
+
+    A pickle holds one that is off.
+    """
+
+    on = True
+
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> Pause:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pause, (), {"on": False}
+
+
 class Operator(nn.Module):
     """Base class: ``forward`` takes and returns a tensor of one shape.
 
@@ -47,6 +62,7 @@ class Operator(nn.Module):
         mixes_tokens: whether the output of one token depends on the others.
         forms: options that restrict the mean: ``tokens``, ``causal`` and ``masked``, those it takes.
         inserted_by: the recipe document that put it into a module; a trained module thus knows its insertions.
+        pause: what ``cbsurgeon.disable`` leaves it out by.
     """
 
     name: ClassVar[str]
@@ -56,6 +72,7 @@ class Operator(nn.Module):
     mixes_tokens: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ()
     inserted_by: Mapping[str, Any] | None = None
+    pause: Pause | None = None
 
     def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
         super().__init__()

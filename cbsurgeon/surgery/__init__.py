@@ -1,5 +1,6 @@
 """Choosing sites, writing them down, and operating: on a module or on a program."""
 
+from cbsurgeon.surgery.disabling import disable
 from cbsurgeon.surgery.operating import insert_, insert_module, insert_program, remove, remove_
 from cbsurgeon.surgery.passes import InsertPass
 from cbsurgeon.surgery.planning import plan
@@ -10,6 +11,7 @@ __all__ = [
     "InsertPass",
     "Recipe",
     "RecipeSite",
+    "disable",
     "insert_",
     "insert_module",
     "insert_program",

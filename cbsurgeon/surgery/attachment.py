@@ -18,6 +18,7 @@ from cbsurgeon.graph.capture.copying import duplicate, named_parts
 from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.operators import Operator, build
+from cbsurgeon.surgery import own_class
 from cbsurgeon.surgery.masking import Masks, unhook
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 from cbsurgeon.surgery.refusals import already_sharded, occupied, other_structure, ragged
@@ -50,6 +51,8 @@ def _on_first_tensor(operator: Any, values: Any) -> Any:
 
 
 def _applied(operator: Any, value: Tensor) -> Any:
+    if operator.pause is not None and operator.pause.on:
+        return value
     if value.is_nested:
         raise ragged(operator)
     return operator(value)
@@ -80,7 +83,13 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
             host.register_forward_hook(broadcast_output)
         else:
             host.register_forward_pre_hook(broadcast_input, with_kwargs=True)
+        _own_class(host)
     masks.hook_up()
+
+
+def _own_class(host: nn.Module) -> None:
+    """Give a layer the class that says which operators it carries."""
+    own_class.give(host, (name for name in (ON_OUTPUT, ON_INPUT) if isinstance(host._modules.get(name), Operator)))
 
 
 def _refuse_sharded(module: nn.Module) -> None:
@@ -180,6 +189,7 @@ def detach_named(module: nn.Module, names: set[str]) -> int:
         else:
             for key in _drop(host._forward_pre_hooks, broadcast_input):
                 host._forward_pre_hooks_with_kwargs.pop(key, None)
+        _own_class(host)
     unhook(module, [operator for *_, operator in attached(module)])
     return len(found)
 

@@ -40,6 +40,9 @@ EVERYWHERE = {"version"}
 
 # Imported inside the functions that need them: they are optional, or too slow for every start.
 INSIDE_FUNCTIONS = {
+    "PIL",
+    "captum",
+    "datasets",
     "fvcore",
     "matplotlib",
     "onnx",
@@ -50,8 +53,10 @@ INSIDE_FUNCTIONS = {
     "tensorrt",
     "tensorrt_rtx",
     "timm",
+    "torchmetrics",
     "torchvision",
     "transformers",
+    "webdataset",
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -21,16 +21,19 @@ checkpoints that have recipes; without it such a checkpoint is refused (``CB-LOA
 """
 
 from cbsurgeon.models.builders import build
+from cbsurgeon.models.builders.image_processing import preprocessing_of
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.files.checkpoint import Checkpoint, open_checkpoint
 from cbsurgeon.models.fitting import fit
 from cbsurgeon.models.loading import Replay, architecture, finish, load
 from cbsurgeon.models.model import Model, Provenance
+from cbsurgeon.models.preprocessing import Preprocessing
 from cbsurgeon.models.saving import save
 
 __all__ = [
     "Checkpoint",
     "Model",
+    "Preprocessing",
     "Provenance",
     "Replay",
     "architecture",
@@ -40,5 +43,6 @@ __all__ = [
     "fit",
     "load",
     "open_checkpoint",
+    "preprocessing_of",
     "save",
 ]

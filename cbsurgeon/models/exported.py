@@ -50,4 +50,4 @@ def read(path: Path, *, trust: bool) -> Model:
     own = metadata.read(notes[metadata.KEY], str(path)) if notes[metadata.KEY] else metadata.Metadata()
     positional, keywords = exported.example_inputs or ((), {})
     origin = Provenance(str(path), own.architecture, own.architecture_options, files.digest(path))
-    return Model(None, tuple(positional), origin, dict(keywords), exported, own.recipes)
+    return Model(None, tuple(positional), origin, dict(keywords), exported, own.recipes, own.preprocessing)

@@ -22,6 +22,7 @@ from cbsurgeon.models.files.checkpoint import Checkpoint, open_file
 from cbsurgeon.models.files.mapped import portions
 from cbsurgeon.models.fitting import adopt, advice, differences, fit, take_dtypes
 from cbsurgeon.models.model import Model, Provenance
+from cbsurgeon.models.preprocessing import resized
 from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
 from cbsurgeon.options import Loading, resolve
 
@@ -173,7 +174,10 @@ def architecture(
         model.provenance.architecture_options,
         checkpoint.sha256,
     )
-    return replace(model, provenance=origin)
+    preprocessing = checkpoint.preprocessing
+    if preprocessing is not None and model.preprocessing is not None:
+        preprocessing = resized(preprocessing, model.preprocessing.size)
+    return replace(model, provenance=origin, preprocessing=preprocessing or model.preprocessing)
 
 
 def finish(model: Model, checkpoint: Checkpoint) -> Model:

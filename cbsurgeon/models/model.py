@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.export import ExportedProgram
 
+from cbsurgeon.models.preprocessing import Preprocessing
 from cbsurgeon.operators import Operator
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Model:
         program: an ``ExportedProgram``, for a model that was edited or loaded as one.
         recipes: the insertions made so far, oldest first, as recipe documents (JSON values). Those of operators that
             ``insert_`` put into the module before are added here.
+        preprocessing: how images become its input, where that is known.
         weights: the file the weights still lie in, for a model that was loaded to be written again and not to be run.
     """
 
@@ -53,6 +55,7 @@ class Model:
     example_kwargs: Mapping[str, Any] = field(default_factory=dict)
     program: ExportedProgram | None = None
     recipes: tuple[Mapping[str, Any], ...] = ()
+    preprocessing: Preprocessing | None = None
     weights: Checkpoint | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

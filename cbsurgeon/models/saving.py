@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from cbsurgeon.errors import OutputFileError, UsageError
+from cbsurgeon.models.builders.image_processing import preprocessing_of
 from cbsurgeon.models.files import atomic, metadata
 from cbsurgeon.models.files import streaming as stream
 from cbsurgeon.models.files.checkpoint import open_checkpoint
@@ -151,7 +152,8 @@ def shared(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], 
 def describe(model: Model, aliases: Mapping[str, str]) -> Metadata:
     """The document that goes into the file."""
     origin = model.provenance
-    return Metadata(origin.architecture, dict(origin.architecture_options), tuple(model.recipes), aliases)
+    options, preprocessing = dict(origin.architecture_options), preprocessing_of(model)
+    return Metadata(origin.architecture, options, tuple(model.recipes), aliases, preprocessing)
 
 
 def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:

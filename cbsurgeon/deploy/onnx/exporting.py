@@ -22,6 +22,7 @@ from cbsurgeon.deploy.onnx.translation import translated
 from cbsurgeon.errors import ExportError, UsageError, missing
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.models import preprocessing_of
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
 from cbsurgeon.options import ExportOptions, documented, resolve
@@ -212,7 +213,7 @@ def _finish(model: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def _metadata(model: Model, program: Program, sites: tuple[FoldedSite, ...], fold: bool) -> dict[str, Any]:
-    source = model.provenance
+    source, preprocessing = model.provenance, preprocessing_of(model)
     return {
         "schema": onnx_file.METADATA_SCHEMA,
         "version": __version__,
@@ -224,6 +225,7 @@ def _metadata(model: Model, program: Program, sites: tuple[FoldedSite, ...], fol
             "sha256": source.sha256,
         },
         "dtype": floating_type(program),
+        "preprocessing": None if preprocessing is None else preprocessing.to_dict(),
         "fold": fold,
         "sites": [site.to_dict() for site in sites],
         # A runtime that only has the file can still make valid inputs for token ids and masks.

@@ -28,6 +28,9 @@ from cbsurgeon.vocabulary import ENGINE_BATCHES, Progress
 Batch = tuple[int, int, int]
 DEFAULT_WORKSPACE = 4 << 30
 
+_KEPT = ("dtype", "recipes", "provenance", "sites", "integer_inputs", "preprocessing")
+"""What an engine's manifest repeats of the ONNX file's metadata."""
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -306,7 +309,7 @@ def _facts(
         "onnx": {"name": source.name, "sha256": onnx_file.sha256(source), "opset": onnx_file.opset(proto)},
         "inputs": [port.to_dict() for port in inputs],
         "outputs": [port.to_dict() for port in outputs],
-        "model": {key: metadata.get(key) for key in ("dtype", "recipes", "provenance", "sites", "integer_inputs")},
+        "model": {key: metadata.get(key) for key in _KEPT},
     }
 
 

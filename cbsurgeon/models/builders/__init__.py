@@ -22,6 +22,7 @@ from cbsurgeon.errors import CBSurgeonError, UsageError
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import factory, hf_directory, timm, torchvision, transformers
 from cbsurgeon.models.builders import weightless as without
+from cbsurgeon.models.builders.image_processing import with_preprocessing
 from cbsurgeon.models.builders.options import checked, reason
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference, parse_builder
@@ -87,8 +88,8 @@ def build(
         wanted = timm.with_image_size(known, wanted, input)
     model = (_without_weights(known, wanted, batch) if weightless else None) or _run(known, wanted, batch, edit)
     if input is not None or inputs is not None:
-        return example.override(model, input=input, inputs=inputs, batch=batch)
-    return example.require(model, _tried(model))
+        return with_preprocessing(example.override(model, input=input, inputs=inputs, batch=batch))
+    return with_preprocessing(example.require(model, _tried(model)))
 
 
 def _tried(model: Model) -> str:
@@ -141,7 +142,7 @@ def skeleton(reference: str | Reference, options: Mapping[str, Any], most_module
 
 def guess(module: nn.Module, batch: int) -> Model:
     """A module that came without inputs, with those its own configuration implies; none where it implies none."""
-    return factory.with_inputs(module, {}, batch)
+    return with_preprocessing(factory.with_inputs(module, {}, batch))
 
 
 def _run(known: Reference, wanted: dict[str, Any], batch: int, edit: hf_directory.Edit | None) -> Model:

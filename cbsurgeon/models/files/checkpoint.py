@@ -15,6 +15,7 @@ from cbsurgeon.models.files import metadata
 from cbsurgeon.models.files import reading as files
 from cbsurgeon.models.files import safetensors as safetensors_file
 from cbsurgeon.models.files import torch_archive as torch_file
+from cbsurgeon.models.preprocessing import Preprocessing
 
 ENTRIES = (
     "state_dict",
@@ -42,6 +43,7 @@ class Checkpoint:
         architecture: reference of the builder the file names, or ``None``.
         architecture_options: options of that build the file names.
         recipes: insertions the weights were trained or saved with, oldest first.
+        preprocessing: how images become the model's input, where the file says so.
         sha256: digest of the file, when asked for.
         written_by: ``cbsurgeon``, ``timm`` (or a trainer that names its ``arch`` alike), or empty.
         entry: name of the entry the weights were taken from, empty when they are the file's top level.
@@ -55,6 +57,7 @@ class Checkpoint:
     architecture: str | None = None
     architecture_options: Mapping[str, Any] = field(default_factory=dict)
     recipes: tuple[Mapping[str, Any], ...] = ()
+    preprocessing: Preprocessing | None = None
     sha256: str | None = None
     written_by: str = ""
     entry: str = ""
@@ -134,6 +137,7 @@ def _described(found: Checkpoint, own: metadata.Metadata) -> Checkpoint:
         architecture=own.architecture,
         architecture_options=own.architecture_options,
         recipes=own.recipes,
+        preprocessing=own.preprocessing,
         written_by="cbsurgeon",
     )
 

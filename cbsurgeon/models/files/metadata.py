@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cbsurgeon.errors import InputFileError
+from cbsurgeon.models.preprocessing import Preprocessing, from_dict
 from cbsurgeon.version import __version__
 
 SCHEMA = "cbsurgeon.checkpoint/1"
@@ -31,6 +32,7 @@ class Metadata:
         architecture_options: keyword arguments of that build.
         recipes: insertions made, oldest first, as recipe documents.
         aliases: key → the key whose tensor it shares (tied weights are stored once).
+        preprocessing: how images become its input, where that is known.
         version: version of cbsurgeon that wrote it.
     """
 
@@ -38,6 +40,7 @@ class Metadata:
     architecture_options: Mapping[str, Any] = field(default_factory=dict)
     recipes: tuple[Mapping[str, Any], ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
     version: str = __version__
 
     def to_json(self) -> str:
@@ -50,6 +53,8 @@ class Metadata:
             "aliases": dict(self.aliases),
             "version": self.version,
         }
+        if self.preprocessing is not None:
+            document["preprocessing"] = self.preprocessing.to_dict()
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -57,7 +62,8 @@ def read(text: Any, where: str) -> Metadata:
     """Read the document back, trusting nothing about it.
 
     Raises:
-        InputFileError: not our JSON (``CB-META-01``), or written by a newer cbsurgeon (``CB-META-02``).
+        InputFileError: not our JSON (``CB-META-01``), written by a newer cbsurgeon (``CB-META-02``), or a preprocessing
+            that is none (``CB-DATA-02``).
     """
     if not isinstance(text, str):
         raise _broken(where, f"it is {type(text).__name__}, not text")
@@ -80,7 +86,9 @@ def read(text: Any, where: str) -> Metadata:
         raise _broken(where, "aliases is not an object of texts")
     if not isinstance(version, str):
         raise _broken(where, "version is not text")
-    return Metadata(architecture, options, tuple(recipes), aliases, version)
+    stated = document.get("preprocessing")
+    preprocessing = None if stated is None else from_dict(stated, where)
+    return Metadata(architecture, options, tuple(recipes), aliases, preprocessing, version)
 
 
 def parse_json(text: str | bytes, where: str, largest: int) -> Any:

@@ -1,0 +1,14 @@
+"""Datasets → batches in a model's own preprocessing.
+
+``open_data(spec, preprocessing)`` opens a folder of images or an ``.npz`` file; iterating the result gives
+:class:`Batch` objects. Images that cannot be read are counted and named, conversions are counted as notes. Several
+processes share a dataset without counting a sample twice or losing one. A new kind of dataset is one file and one line
+in :mod:`cbsurgeon.data.registry`.
+"""
+
+from cbsurgeon.data.loading import Data, open_data
+from cbsurgeon.data.reading import Reading
+from cbsurgeon.data.sample import Batch, Problem, Sample
+from cbsurgeon.data.source import Indexed, Source
+
+__all__ = ["Batch", "Data", "Indexed", "Problem", "Reading", "Sample", "Source", "open_data"]

@@ -1,0 +1,164 @@
+"""Encoded images → Pillow images in the mode a preprocessing wants, with limits, and a note for each conversion."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from cbsurgeon.errors import missing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""The decoders an image may choose. Others start programs (EPS), or are rare enough to be an attack."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+MOST_PIXELS = 1 << 27
+"""Pixels of one image at most (11,585 x 11,585), so that a file of a few kilobytes cannot ask for gigabytes."""
+MOST_BYTES = 1 << 29
+"""Bytes of one encoded image at most."""
+_ORIENTATION = 0x0112
+_WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+class Unreadable(Exception):
+    """An image that cannot be decoded; the text says why."""
+
+
+def decode(source: Path | bytes | numpy.ndarray[Any, Any] | Any, mode: str) -> tuple[Image, tuple[str, ...]]:
+    """An image in a Pillow mode, and what had to be done to it.
+
+    Args:
+        source: a file, its bytes, uint8 pixels ``[height, width]`` or ``[height, width, channels]``, or a Pillow image.
+        mode: ``RGB`` or ``L``.
+
+    Returns:
+        The image, turned as its EXIF orientation says, and notes such as ``grey to RGB``.
+
+    Raises:
+        Unreadable: it is none, is damaged or cut off, or is too large.
+        MissingPackage: Pillow is not installed.
+    """
+    library = _library()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's warnings are errors or notes here
+            return _convert(library, _open(library, source), mode)
+    except Unreadable:
+        raise
+    except Exception as error:
+        # Decoders raise what their format's parser raises: OSError, SyntaxError, struct.error, ValueError ...
+        raise Unreadable(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+
+
+def decode_map(source: Path | bytes | numpy.ndarray[Any, Any] | Any) -> numpy.ndarray[Any, Any]:
+    """A label map, int64 ``[height, width]``: the indices of a grey or palette image, not its colours.
+
+    Raises:
+        Unreadable: it is no such image.
+        MissingPackage: Pillow is not installed.
+    """
+    library = _library()
+    if isinstance(source, numpy.ndarray):
+        return source.astype(numpy.int64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _open(library, source)
+            image.load()
+    except Unreadable:
+        raise
+    except Exception as error:
+        raise Unreadable(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+    if image.mode not in ("L", "P", "1", *_WIDE):
+        raise Unreadable(f"a label map has one channel of class indices; this image is {image.mode}")
+    return numpy.asarray(image).astype(numpy.int64)
+
+
+def _open(library: Any, source: Any) -> Image:
+    if isinstance(source, numpy.ndarray):
+        return _from_pixels(library, source)
+    if isinstance(source, library.Image):
+        found: Image = source
+        return _limited(found)
+    if isinstance(source, Path):
+        size = source.stat().st_size
+        if size > MOST_BYTES:
+            raise Unreadable(f"the file has {size} bytes, at most {MOST_BYTES} are read")
+        source = source.read_bytes()
+    if not source:
+        raise Unreadable("the file is empty")
+    return _limited(library.open(io.BytesIO(source), formats=FORMATS))
+
+
+def _limited(image: Image) -> Image:
+    if image.width * image.height > MOST_PIXELS:
+        raise Unreadable(f"it has {image.width} x {image.height} pixels, at most {MOST_PIXELS} are decoded")
+    return image
+
+
+def _from_pixels(library: Any, pixels: numpy.ndarray[Any, Any]) -> Image:
+    if pixels.dtype != numpy.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
+        raise Unreadable(
+            f"pixels are uint8 [height, width] or [height, width, 3]; these are {pixels.dtype} {list(pixels.shape)}"
+        )
+    flat = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    found: Image = library.fromarray(numpy.ascontiguousarray(flat))
+    return found
+
+
+def _convert(library: Any, image: Image, mode: str) -> tuple[Image, tuple[str, ...]]:
+    notes: list[str] = []
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append("first frame of several")
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    image.load()
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        from PIL import ImageOps
+
+        image = ImageOps.exif_transpose(image)
+        notes.append("turned by EXIF orientation")
+    if image.mode in _WIDE:
+        image = _narrow(library, image)
+        notes.append("16-bit to 8-bit")
+    elif deep:
+        notes.append("16-bit to 8-bit")
+    if image.mode == "F":
+        raise Unreadable("its pixels are floating-point numbers, whose range is not known")
+    if image.mode != mode:
+        notes.append(_conversion(image, mode))
+        image = image.convert(mode)
+    return image, tuple(note for note in notes if note)
+
+
+def _narrow(library: Any, image: Image) -> Image:
+    """16-bit grey as 8-bit grey: the high byte, as Pillow does for 16-bit colour."""
+    values = numpy.asarray(image).astype(numpy.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise Unreadable(f"its pixels lie from {values.min()} to {values.max()}, beyond 16 bits")
+    found: Image = library.fromarray((values >> 8).astype(numpy.uint8))
+    return found
+
+
+def _conversion(image: Image, mode: str) -> str:
+    """What converting does, in words; nothing for a palette of opaque colours."""
+    to = "RGB" if mode == "RGB" else "grey"
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return f"alpha dropped, to {to}"
+    if image.mode in ("L", "1"):
+        return f"grey to {to}"
+    if image.mode == "P":
+        return f"palette to {to}"
+    return f"{image.mode} to {to}"
+
+
+def _library() -> Any:
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise missing("pillow", "eval", "decoding images") from error
+    return PIL.Image

@@ -1,0 +1,59 @@
+"""The first part of a dataset that is read in order, or an even selection of one that is not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from cbsurgeon.data.sample import Sample
+from cbsurgeon.data.source import Indexed, Source
+
+
+def limited(source: Source, most: int) -> Source:
+    """A dataset of at most so many samples: every class of a sorted folder stays in it."""
+    if source.count is not None and source.count <= most:
+        return source
+    return _Every(source, most) if isinstance(source, Indexed) else _First(source, most)
+
+
+class _Every(Indexed):
+    """Samples at even distances."""
+
+    def __init__(self, whole: Indexed, count: int) -> None:
+        self._whole = whole
+        super().__init__(
+            whole.spec,
+            pictures=whole.pictures,
+            labelled=whole.labelled,
+            classes=whole.classes,
+            count=count,
+            remarks=(*whole.remarks, f"{count} of {whole.count} samples, at even distances"),
+        )
+
+    def sample(self, index: int) -> Sample:
+        """As :meth:`Indexed.sample`; the sample keeps its number in the whole dataset."""
+        assert self._whole.count is not None and self.count is not None
+        return self._whole.sample(index * self._whole.count // self.count)
+
+
+class _First(Source):
+    """The first samples, as one unit."""
+
+    def __init__(self, whole: Source, count: int) -> None:
+        self._whole, self._most = whole, count
+        super().__init__(
+            whole.spec,
+            pictures=whole.pictures,
+            labelled=whole.labelled,
+            classes=whole.classes,
+            remarks=(*whole.remarks, f"the first {count} samples"),
+        )
+
+    def units(self, batch: int) -> int:
+        """One: where a shard ends is known only after reading it."""
+        return 1
+
+    def unit(self, number: int, batch: int) -> Iterator[Sample]:
+        """As :meth:`Source.unit`."""
+        samples = (sample for unit in range(self._whole.units(batch)) for sample in self._whole.unit(unit, batch))
+        yield from itertools.islice(samples, self._most)

@@ -1,0 +1,168 @@
+"""``open_data``: a dataset → batches in a model's own preprocessing, for one process of several."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbsurgeon.data.batching import Collector
+from cbsurgeon.data.limiting import limited
+from cbsurgeon.data.reading import Reading
+from cbsurgeon.data.registry import open_source
+from cbsurgeon.data.sample import Batch, Problem
+from cbsurgeon.data.source import Source
+from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.models import Preprocessing
+
+MOST_WORKERS = 8
+"""Worker processes where the user names no number: more of them rarely decode faster than a model runs."""
+
+
+class Data:
+    """An opened dataset. Iterating it gives the batches of this process's share, and may be repeated.
+
+    Attributes:
+        source: the dataset: its ``count``, ``classes``, ``labelled``, ``pictures``.
+        views: the preprocessings that batches come in.
+        batch: samples a batch.
+        workers: processes that decode.
+        problems: samples that could not be read, of the iterations so far.
+        notes: what was done to images beside the preprocessing → number of images, of the iterations so far.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: tuple[Preprocessing, ...],
+        *,
+        batch: int,
+        workers: int,
+        strict: bool,
+        share: tuple[int, int],
+    ) -> None:
+        self.source, self.views = source, views
+        self.batch, self.workers, self.strict, self.share = batch, workers, strict, share
+        self.problems: list[Problem] = []
+        self.notes: Counter[str] = Counter()
+
+    @property
+    def units(self) -> list[int]:
+        """The units of this process's share: of each ``processes`` units one."""
+        rank, processes = self.share
+        return list(range(rank, self.source.units(self.batch), processes))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.read(self.units)
+
+    def read(self, units: Sequence[int]) -> Iterator[Batch]:
+        """The batches of some units. Batches without a readable sample are left out, unless they end a unit.
+
+        Raises:
+            InputFileError: with ``strict``, the first sample that cannot be read (``CB-DATA-11``).
+        """
+        collector = Collector(self.source, self.views, self.batch, self.strict)
+        for batch in _loader(collector, list(units), self.workers):
+            self.problems.extend(batch.problems)
+            self.notes.update(batch.notes)
+            if len(batch) or batch.last:
+                yield batch
+
+
+def open_data(
+    spec: str | Path,
+    preprocessing: Preprocessing | Sequence[Preprocessing] | None = None,
+    *,
+    batch: int = 32,
+    workers: int | None = None,
+    strict: bool = False,
+    limit: int | None = None,
+    share: tuple[int, int] = (0, 1),
+    reading: Reading | None = None,
+) -> Data:
+    """Open a dataset; nothing is decoded yet.
+
+    Args:
+        spec: a folder of images (one sub-folder a class, or flat), or ``file.npz``.
+        preprocessing: the model's own; several give several views of each image. Only arrays need none.
+        batch: samples a batch.
+        workers: processes that decode; ``None`` takes half of the cores, at most :data:`MOST_WORKERS`; 0 decodes in
+            this process.
+        strict: a sample that cannot be read is an error, not counted and left out.
+        limit: at most so many samples, spread evenly over the dataset.
+        share: number of this process, and of all processes: together they read each sample exactly once.
+        reading: how to list the samples.
+
+    Returns:
+        The dataset; iterate it for batches.
+
+    Raises:
+        UsageError: images and no preprocessing (``CB-DATA-01``), or a batch or limit below 1 (``CB-DATA-12``).
+        InputFileError: there is no dataset, or it is not one (``CB-DATA-03`` to ``CB-DATA-09``).
+        MissingPackage: a package that decoding or the kind of dataset needs is absent.
+    """
+    for name, value in (("batch", batch), ("limit", limit), ("workers", None if workers is None else workers + 1)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is too small", code="CB-DATA-12", where=str(spec), do=f"--{name} 8")
+    source = open_source(spec, reading or Reading())
+    if limit is not None:
+        source = limited(source, limit)
+    views = _views(preprocessing)
+    if source.pictures and not views:
+        raise UsageError(
+            "how images become this model's input is not known",
+            code="CB-DATA-01",
+            where=str(spec),
+            why="the dataset has images, and the model does not say how to preprocess them",
+            do="such as --size 224 --crop 0.875 --interpolation bicubic --mean imagenet --std imagenet",
+        )
+    chosen = min((os.cpu_count() or 2) // 2, MOST_WORKERS) if workers is None else workers
+    return Data(source, views if source.pictures else (), batch=batch, workers=chosen, strict=strict, share=share)
+
+
+def _views(given: Preprocessing | Sequence[Preprocessing] | None) -> tuple[Preprocessing, ...]:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, Preprocessing) else tuple(given)
+
+
+class _Stream(torch.utils.data.IterableDataset[Batch]):
+    """The units of a share; each worker process reads every ``workers``-th of them."""
+
+    def __init__(self, collector: Collector, units: list[int]) -> None:
+        self.collector, self.numbers = collector, units
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for unit in self.numbers[first::step]:
+            yield from self.collector.batches(unit)
+
+
+def _loader(collector: Collector, units: list[int], workers: int) -> Iterator[Batch]:
+    stream = _Stream(collector, units)
+    if workers == 0 or len(units) < 2:
+        yield from stream
+        return
+    how: dict[str, Any] = {"batch_size": None, "num_workers": min(workers, len(units)), "collate_fn": _as_it_is}
+    loader: Any = torch.utils.data.DataLoader(stream, **how)
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputFileError(
+            "a process that decodes images ended",
+            code="CB-DATA-13",
+            where=collector.source.spec,
+            why=" ".join(str(error).split())[:200],
+            do="--workers 0 decodes in this process; a small /dev/shm or memory ends workers",
+        ) from error
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

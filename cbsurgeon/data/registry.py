@@ -1,0 +1,34 @@
+"""The kinds of datasets: what a reference starts with → the file that opens it. A new kind is one file and one line."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from cbsurgeon.data.reading import Reading
+from cbsurgeon.data.source import Source
+
+KINDS = {
+    "folder": "cbsurgeon.data.folder",
+    "npz": "cbsurgeon.data.npz",
+}
+"""Kind → the module whose ``open_source(reference, reading)`` opens it. All but the first two are prefixes:
+``hf:DIRECTORY``.
+"""
+
+
+def open_source(spec: str | Path, reading: Reading) -> Source:
+    """The dataset a reference names.
+
+    Raises:
+        UsageError, InputFileError: as the kind's own file.
+        MissingPackage: a package that the kind needs is absent.
+    """
+    text = str(spec)
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in KINDS and prefix not in ("folder", "npz"):
+        kind, reference = prefix, rest
+    else:
+        kind, reference = ("npz" if Path(text).suffix.lower() == ".npz" else "folder"), text
+    found: Source = importlib.import_module(KINDS[kind]).open_source(reference, reading)
+    return found

@@ -1,0 +1,27 @@
+"""What a deployed file says about the images it was made for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cbsurgeon.deploy import manifest
+from cbsurgeon.deploy.onnx import file as onnx_file
+from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
+from cbsurgeon.models import Preprocessing
+from cbsurgeon.models.preprocessing import from_dict
+
+
+def preprocessing_in(path: str | Path) -> Preprocessing | None:
+    """The preprocessing that an ``.onnx`` file's metadata or an engine's manifest states; ``None`` where none does.
+
+    Raises:
+        InputFileError: the file cannot be read, or what it states is no preprocessing (``CB-DATA-02``).
+        MissingPackage: onnx is absent.
+    """
+    file = Path(path)
+    if file.suffix.lower() in ENGINE_SUFFIXES:
+        document = (manifest.read(file) or {}).get("model") or {}
+    else:
+        document = onnx_file.read_metadata(file) or {}
+    stated = document.get("preprocessing")
+    return None if stated is None else from_dict(stated, str(file))

@@ -1,0 +1,116 @@
+"""A decoded image → a model's input, as a :class:`~cbsurgeon.models.preprocessing.Preprocessing` says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from cbsurgeon.errors import missing
+from cbsurgeon.models.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OUTSIDE = 255
+"""The label of pixels that belong to no class, as ADE20K and Cityscapes have it."""
+MODES = {"rgb": "RGB", "bgr": "RGB", "grey": "L"}
+"""The Pillow mode that an image has to have before :func:`framed`."""
+
+
+def to_input(image: Image, preprocessing: Preprocessing) -> Tensor:
+    """One image as a float32 input ``[channels, height, width]``.
+
+    Args:
+        image: in the mode :data:`MODES` names.
+        preprocessing: what to do with it.
+
+    Raises:
+        MissingPackage: torchvision is not installed.
+    """
+    return normalized(framed(image, preprocessing)[None], preprocessing)[0]
+
+
+def framed(image: Image, preprocessing: Preprocessing) -> Tensor:
+    """The resized and cropped image, uint8 ``[channels, height, width]``, its channels in the model's order."""
+    functional, modes = _library()
+    picture: Any = image if preprocessing.resampler == "pil" else _tensor(image)
+    width, height = image.size
+    if preprocessing.resize != "none":
+        mode = modes(preprocessing.interpolation)
+        picture = functional.resize(picture, _scaled(height, width, preprocessing), interpolation=mode)
+    fill = [round(255 * value) for value in preprocessing.mean] if preprocessing.resize == "pad" else 0
+    picture = _centre(picture, preprocessing, fill)
+    picture = _tensor(picture) if preprocessing.resampler == "pil" else picture
+    return picture.flip(0) if preprocessing.channels == "bgr" else picture  # type: ignore[no-any-return]
+
+
+def map_of(labels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """A label map ``[height, width]`` resized and cropped as its image, by nearest neighbours; outside it is 255."""
+    functional, modes = _library()
+    picture = labels[None].to(torch.int32)
+    if preprocessing.resize != "none":
+        scaled = _scaled(int(labels.shape[0]), int(labels.shape[1]), preprocessing)
+        picture = functional.resize(picture, scaled, interpolation=modes("nearest-exact"))
+    cut: Tensor = _centre(picture, preprocessing, OUTSIDE)[0]
+    return cut.long()
+
+
+def normalized(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 images ``[batch, channels, height, width]`` as float32 inputs of the same shape.
+
+    The arithmetic is, operation by operation, that of timm and torchvision (``pil``) or of transformers (``torch``), so
+    that the numbers are equal to the last bit.
+    """
+    mean = torch.tensor(preprocessing.mean)[:, None, None]
+    std = torch.tensor(preprocessing.std)[:, None, None]
+    if preprocessing.resampler == "torch":
+        return images.float().sub_(mean * 255.0).div_(std * 255.0)
+    return images.float().div_(255.0).sub_(mean).div_(std)
+
+
+def _scaled(height: int, width: int, preprocessing: Preprocessing) -> list[int]:
+    """What the image is scaled to."""
+    to = preprocessing.resize_to
+    if preprocessing.resize == "squash":
+        return list(to)
+    ratios = (height / to[0], width / to[1])
+    if preprocessing.resize == "pad":
+        return [max(1, round(extent / max(ratios))) for extent in (height, width)]
+    if to[0] == to[1]:
+        short = min(height, width)
+        return [to[0] if extent == short else int(to[0] * extent / short) for extent in (height, width)]
+    return [round(extent / min(ratios)) for extent in (height, width)]
+
+
+def _centre(picture: Any, preprocessing: Preprocessing, fill: Any) -> Any:
+    """Cut the input out of the centre; what lies outside the picture is filled."""
+    functional, _ = _library()
+    height, width = preprocessing.size
+    tall, wide = functional.get_size(picture)
+    if tall < height or wide < width:
+        missing_height, missing_width = max(height - tall, 0), max(width - wide, 0)
+        sides = [missing_width // 2, missing_height // 2, (missing_width + 1) // 2, (missing_height + 1) // 2]
+        picture = functional.pad(picture, sides, fill=fill)
+        tall, wide = max(tall, height), max(wide, width)
+    # The libraries disagree about the middle of an odd difference.
+    middle = int if preprocessing.resampler == "torch" else round
+    top, left = int(middle((tall - height) / 2.0)), int(middle((wide - width) / 2.0))
+    return functional.crop(picture, top, left, height, width)
+
+
+def _tensor(image: Image) -> Tensor:
+    """Pixels as uint8 ``[channels, height, width]``."""
+    pixels = torch.from_numpy(numpy.array(image))
+    return (pixels[:, :, None] if pixels.dim() == 2 else pixels).permute(2, 0, 1).contiguous()
+
+
+def _library() -> tuple[Any, Any]:
+    try:
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+    except ImportError as error:
+        raise missing("torchvision", "eval", "resizing images") from error
+    return functional, InterpolationMode

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cbsurgeon.deploy import manifest
 from cbsurgeon.deploy.onnx import file as onnx_file
-from cbsurgeon.deploy.runtimes.opening import ENGINE_SUFFIXES
 from cbsurgeon.models import Preprocessing
 from cbsurgeon.models.preprocessing import from_dict
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 
 
 def preprocessing_in(path: str | Path) -> Preprocessing | None:

@@ -14,7 +14,7 @@ from cbsurgeon.version import __version__
 if TYPE_CHECKING:
     from cbsurgeon.checks import Audit, Benchmark, Verification
     from cbsurgeon.deploy import Export
-    from cbsurgeon.errors import CBSurgeonError
+    from cbsurgeon.errors import CBSurgeonError, explain
     from cbsurgeon.graph.block import Block, Inspection
     from cbsurgeon.models import Model
     from cbsurgeon.operators import CB, CBS, Operator, parameter_groups, set_strength
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
 
 _ROOMS = {
-    "cbsurgeon.errors": ("CBSurgeonError",),
+    "cbsurgeon.errors": ("CBSurgeonError", "explain"),
     "cbsurgeon.options": ("Choice", "ExportOptions", "InsertOptions", "Loading", "ShipOptions", "VerifyOptions"),
     "cbsurgeon.operators": ("CB", "CBS", "Operator", "parameter_groups", "set_strength"),
     "cbsurgeon.models": ("Model",),
@@ -80,6 +80,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "bench",
     "ship",
     "write_report",
+    "explain",
     "Model",
     "Inspection",
     "Block",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 
 import click
 
-from cbsurgeon.errors import CBSurgeonError, OutputFileError, UsageError
+from cbsurgeon.errors import CBSurgeonError, OutputFileError, UsageError, did_you_mean
 
 OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h: not one of the four answers a caller can act on
 
@@ -47,19 +45,13 @@ def explain(error: BaseException) -> CBSurgeonError:
     )
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``did you mean X?`` with the most similar known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else ""
-
-
 def _wrong_command(error: click.ClickException) -> UsageError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "cbsurgeon"
     hint = f"see `{command} --help`"
     if isinstance(error, click.NoSuchOption):
         known = [name for name in _option_names(context) if name.startswith("--")]
-        near = nearest(error.option_name, known)
+        near = did_you_mean(error.option_name, known)
         return UsageError(
             f"there is no option {error.option_name}",
             code="CB-CLI-01",

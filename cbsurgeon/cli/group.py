@@ -6,8 +6,7 @@ import importlib
 
 import click
 
-from cbsurgeon.cli.failure import nearest
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.version import __version__
 
 VERBS = {
@@ -20,6 +19,7 @@ VERBS = {
     "bench": "Measure which of two models is slower, and how sure that is.",
     "report": "Turn JSON results into one HTML file or terminal tables.",
     "ship": "The whole job: insert, export, verify, audit, bench, report.",
+    "explain": "Explain an error code: what it means, usual causes, what to do.",
 }
 
 
@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
             code="CB-CLI-01",
             where="cbsurgeon",
             why=f"the commands are {', '.join(VERBS)}",
-            do=f"{nearest(word, VERBS)} see `cbsurgeon --help`".strip(),
+            do=f"{did_you_mean(word, VERBS)} see `cbsurgeon --help`".strip(),
         )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

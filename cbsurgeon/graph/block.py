@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cbsurgeon.graph.reasons import Part, Reason
 from cbsurgeon.operators.masking import Valid
 
 SCHEMA = "cbsurgeon.inspect/1"
@@ -178,27 +179,31 @@ class Rejected:
     """A candidate that is not a block, and why.
 
     Attributes:
-        reason: stable code, such as ``one-token`` (the list is :data:`cbsurgeon.graph.reasons.REASONS`).
+        reason: stable code, such as ``one-token``; its ``sentence`` says what it means.
         detail: one sentence with the numbers of this case.
         nodes: names of the graph nodes concerned.
         path: module path concerned, empty where there is none.
         nearness: how many parts of the rule held; the nearest misses are listed first.
+        reached: the parts of an MLP branch that were found.
     """
 
-    reason: str
+    reason: Reason
     detail: str
     nodes: tuple[str, ...]
     path: str
     nearness: int = 0
+    reached: tuple[Part, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {
-            "reason": self.reason,
+            "reason": str(self.reason),
+            "sentence": self.reason.sentence,
             "detail": self.detail,
             "nodes": list(self.nodes),
             "path": self.path,
             "nearness": self.nearness,
+            "reached": [str(part) for part in self.reached],
         }
 
 

@@ -17,10 +17,12 @@ from cbsurgeon.graph.branches.body import is_pooled, middle
 from cbsurgeon.graph.branches.branch import Branch, branches, mixes_tokens
 from cbsurgeon.graph.branches.lineage import Lineage
 from cbsurgeon.graph.branches.modules import ModuleCalls
+from cbsurgeon.graph.branches.parts import parts_of
 from cbsurgeon.graph.branches.projection import Projection, projection
 from cbsurgeon.graph.branches.steps import chain, is_spatial, operands
 from cbsurgeon.graph.capture.regions import unread, user_line
 from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.reasons import Reason
 
 _NESTED = 200
 """Steps upstream in which the outer stream of a nested residual must be met."""
@@ -75,7 +77,7 @@ def read(program: Program) -> Reading:
     _reject_the_rest(reading, claimed)
     for node in unread(graph):
         detail = f"{aten.name(node)} at {user_line(node) or 'an unknown line'}"
-        reading.rejected[node] = Rejected("run-time-branch", detail, (node.name,), reading.calls.path(node), 3)
+        reading.rejected[node] = Rejected(Reason.RUN_TIME_BRANCH, detail, (node.name,), reading.calls.path(node), 3)
     return reading
 
 
@@ -124,24 +126,19 @@ def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
         return None  # an embedding that positions are added to, a lateral connection: no branch of this stream
     problem = _shape_problem(branch)
     if problem is not None:
-        return _reject(reading, branch.last, *problem, branch=branch)
+        return _reject(reading, branch, *problem)
     assert branch.stream is not None  # _shape_problem asked
     if not flow.is_activation(branch.stream):
-        return _reject(reading, branch.last, "not-batched", "the stream does not depend on any input", 4, branch=branch)
+        return _reject(reading, branch, Reason.NOT_BATCHED, "the stream does not depend on any input", 4)
     channel = channel_axis(flow, branch.stream)
     axes = {axis for dim in flow.of(branch.stream) for axis in flow.table.axes(dim)} - {BATCH}
     contracted = flow.table.axes(between.firsts[0].contracted)
     if channel is None or not contracted <= axes:
         detail = f"axes of {branch.stream.name}: nothing tells channels from tokens"
-        return _reject(reading, branch.last, "axes-undecided", detail, 4, branch=branch)
+        return _reject(reading, branch, Reason.AXES_UNDECIDED, detail, 4)
     known = roles(flow, flow.of(branch.stream), {channel})
     if known is None or not known.tokens:
-        return _reject(
-            reading,
-            branch.last,
-            *_tokenless(flow, branch.stream, known is not None and known.folded > 1),
-            branch=branch,
-        )
+        return _reject(reading, branch, *_tokenless(flow, branch.stream, known is not None and known.folded > 1))
     return _assemble(reading, branch, _kind(reading, branch, contracted == {channel}), {channel})
 
 
@@ -167,15 +164,13 @@ def _blocked(reading: Reading, branch: Branch) -> Rejected | None:
     flow, between, node = reading.flow, branch.between, branch.blocked_by
     assert node is not None
     if is_spatial(flow, node) and branch.stream is None:
-        return _reject(
-            reading, branch.last, "spatial-convolution", f"{node.name} mixes neighbouring positions", 1, branch=branch
-        )
+        return _reject(reading, branch, Reason.SPATIAL_CONVOLUTION, f"{node.name} mixes neighbouring positions", 1)
     if branch.stream is None or between.attention or not (between.activation or between.gate):
         return None
     if is_pooled(flow, branch.last):
-        return _reject(reading, branch.last, *_tokenless(flow, branch.last.output, False), branch=branch)
+        return _reject(reading, branch, *_tokenless(flow, branch.last.output, False))
     detail = f"{node.name} ({aten.name(node)}) stands between {branch.last.core.name} and {branch.total.name}"
-    return _reject(reading, branch.last, "not-elementwise", detail, 4, branch=branch)
+    return _reject(reading, branch, Reason.NOT_ELEMENTWISE, detail, 4)
 
 
 def _touches(branch: Branch) -> bool:
@@ -185,29 +180,33 @@ def _touches(branch: Branch) -> bool:
     return any(source in others for node in nodes for source in node.all_input_nodes)
 
 
-def _shape_problem(branch: Branch) -> tuple[str, str, int] | None:
+def _shape_problem(branch: Branch) -> tuple[Reason, str, int] | None:
     """What keeps a branch from being projection, non-linearity, projection on its stream: reason, detail, nearness."""
     between, last = branch.between, branch.last
     wide = [one for one in (*between.firsts, last) if one.spatial]
     if wide and (between.firsts or not between.others):
-        return "spatial-convolution", f"{wide[0].core.name} is a convolution wider than one position", 1
+        return Reason.SPATIAL_CONVOLUTION, f"{wide[0].core.name} is a convolution wider than one position", 1
     if not between.firsts:
-        return "single-projection", f"{last.core.name} is the only projection of the branch", 1
+        return Reason.SINGLE_PROJECTION, f"{last.core.name} is the only projection of the branch", 1
     if branch.stream is None:
-        return "no-residual", f"{branch.total.name} adds it to a tensor it was not computed from", 2
+        return Reason.NO_RESIDUAL, f"{branch.total.name} adds it to a tensor it was not computed from", 2
     if not (between.activation or between.gate):
-        return "no-activation", f"between {between.firsts[0].core.name} and {last.core.name} everything is linear", 3
+        return (
+            Reason.NO_ACTIVATION,
+            f"between {between.firsts[0].core.name} and {last.core.name} everything is linear",
+            3,
+        )
     return None
 
 
-def _tokenless(flow: Flow, stream: fx.Node, folded: bool) -> tuple[str, str, int]:
+def _tokenless(flow: Flow, stream: fx.Node, folded: bool) -> tuple[Reason, str, int]:
     sizes = [str(dim) for dim in stream.meta["val"].shape]
     shape = f"{stream.name} has shape [{', '.join(sizes)}]"
     if folded:
-        return "tokens-folded", f"{shape}: tokens and batch share an axis", 4
+        return Reason.TOKENS_FOLDED, f"{shape}: tokens and batch share an axis", 4
     if len(sizes) > 2:
-        return "one-token", f"{shape}: the mean over one token is that token", 4
-    return "no-token-axis", f"{shape}: a batch axis and a channel axis only", 4
+        return Reason.ONE_TOKEN, f"{shape}: the mean over one token is that token", 4
+    return Reason.NO_TOKEN_AXIS, f"{shape}: a batch axis and a channel axis only", 4
 
 
 def _kind(reading: Reading, branch: Branch, channels_mixed: bool) -> Kind:
@@ -235,7 +234,7 @@ def _assemble(reading: Reading, branch: Branch, kind: Kind, channels: set[int]) 
         except sites.NoSite as reason:
             unavailable[position] = str(reason)
     if not places:
-        return _reject(reading, branch.last, "tokens-folded", unavailable["end"], 4, branch=branch)
+        return _reject(reading, branch, Reason.TOKENS_FOLDED, unavailable["end"], 4)
     assert branch.stream is not None
     known = roles(flow, flow.of(branch.stream), channels)
     shown = places.get("end") or next(iter(places.values()))
@@ -270,13 +269,13 @@ def _attention(reading: Reading, branch: Branch) -> Found | Rejected | None:
     return outcome if isinstance(outcome, Found) else None
 
 
-def _reject(
-    reading: Reading, last: Projection, reason: str, detail: str, nearness: int, *, branch: Branch | None = None
-) -> Rejected:
-    firsts = branch.between.firsts if branch is not None else []
-    nodes = [*(first.core for first in firsts), last.core, *([branch.total] if branch is not None else [])]
-    path = reading.calls.common([*(first.core for first in firsts), last.core])
-    return Rejected(reason, detail, tuple(node.name for node in nodes), path, nearness)
+def _reject(reading: Reading, branch: Branch, reason: Reason, detail: str, nearness: int) -> Rejected:
+    firsts, last = branch.between.firsts, branch.last
+    cores = [*(first.core for first in firsts), last.core]
+    streams = (branch.stream,) if branch.stream is not None else () if firsts else branch.others
+    reached = parts_of(reading.flow, branch.between, last, streams=streams, tail=branch.tail)
+    nodes = tuple(node.name for node in (*cores, branch.total))
+    return Rejected(reason, detail, nodes, reading.calls.common(cores), nearness, reached)
 
 
 def _reject_the_rest(reading: Reading, claimed: set[fx.Node]) -> None:
@@ -301,15 +300,15 @@ def _reject_the_rest(reading: Reading, claimed: set[fx.Node]) -> None:
         reason, detail = _why_no_branch(flow, last)
         nodes = tuple(node.name for node in (*(first.core for first in firsts), core))
         path = reading.calls.common([*(first.core for first in firsts), core])
-        reading.rejected[core] = Rejected(reason, detail, nodes, path, 2)
+        reading.rejected[core] = Rejected(reason, detail, nodes, path, 2, parts_of(flow, between, last))
 
 
-def _why_no_branch(flow: Flow, last: Projection) -> tuple[str, str]:
+def _why_no_branch(flow: Flow, last: Projection) -> tuple[Reason, str]:
     if not flow.is_activation(last.source):
-        return "not-batched", "it is computed from parameters alone"
+        return Reason.NOT_BATCHED, "it is computed from parameters alone"
     if is_pooled(flow, last) and _gates(flow, last.output):
-        return "pooled-gate", "it reads a pooled token and multiplies the tensor that was pooled"
-    return "no-residual", "its result is not added to the tensor it was computed from"
+        return Reason.POOLED_GATE, "it reads a pooled token and multiplies the tensor that was pooled"
+    return Reason.NO_RESIDUAL, "its result is not added to the tensor it was computed from"
 
 
 def _gates(flow: Flow, node: fx.Node, limit: int = 12) -> bool:

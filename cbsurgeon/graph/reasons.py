@@ -1,18 +1,50 @@
-"""Why a candidate is not a block: stable codes and what each one means."""
+"""Why a candidate is not a block, and which parts of an MLP branch it has."""
 
 from __future__ import annotations
 
-REASONS: dict[str, str] = {
-    "no-residual": "its result is never added to the tensor it was computed from",
-    "no-activation": "nothing non-linear stands between its first and last projection",
-    "single-projection": "only one projection stands between the stream and the addition",
-    "spatial-convolution": "a projection is a convolution that also mixes neighbouring positions",
-    "pooled-gate": "it works on a pooled token and gates the tensor it was pooled from (squeeze-excite)",
-    "one-token": "the stream has a single token, where the mean over tokens changes nothing",
-    "no-token-axis": "the stream has a batch axis and a channel axis but no token axis",
-    "not-batched": "it does not depend on the batch (a table of positions, a bias)",
-    "tokens-folded": "tokens share an axis with the batch or the channels and cannot be told apart",
-    "axes-undecided": "nothing in the graph tells the token axis from the channel axis",
-    "not-elementwise": "between the last projection and the addition stands a step that is not element-wise",
-    "run-time-branch": "torch.cond, a loop or a scan decides by values what runs, and what is inside is not read",
-}
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """The stable code of a reason; :attr:`sentence` says what it means."""
+
+    sentence: str
+
+    def __new__(cls, code: str, sentence: str) -> Reason:
+        """A member from its code and what the code means."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.sentence = sentence
+        return member
+
+    NO_RESIDUAL = "no-residual", "its result is never added to the tensor it was computed from"
+    NO_ACTIVATION = "no-activation", "nothing non-linear stands between its up and its down projection"
+    SINGLE_PROJECTION = "single-projection", "only one projection stands between the residual stream and the addition"
+    SPATIAL_CONVOLUTION = "spatial-convolution", "a projection is a convolution that also mixes neighbouring positions"
+    POOLED_GATE = (
+        "pooled-gate",
+        "it works on a pooled token and gates the tensor it was pooled from (squeeze-excite)",
+    )
+    ONE_TOKEN = "one-token", "the residual stream has a single token, where the mean over tokens changes nothing"
+    NO_TOKEN_AXIS = "no-token-axis", "the residual stream has a batch axis and a channel axis but no token axis"
+    NOT_BATCHED = "not-batched", "it does not depend on the batch (a table of positions, a bias)"
+    TOKENS_FOLDED = "tokens-folded", "tokens share an axis with the batch or the channels and cannot be told apart"
+    AXES_UNDECIDED = "axes-undecided", "nothing in the graph tells the token axis from the channel axis"
+    NOT_ELEMENTWISE = (
+        "not-elementwise",
+        "a step that is not element-wise stands between the down projection and the residual add",
+    )
+    RUN_TIME_BRANCH = (
+        "run-time-branch",
+        "torch.cond, a loop or a scan decides by values what runs, and what is inside is not read",
+    )
+
+
+class Part(StrEnum):
+    """A part of an MLP branch, in the order in which data passes through them."""
+
+    NORM = "norm"
+    UP = "up projection"
+    ACTIVATION = "activation"
+    DOWN = "down projection"
+    ADD = "residual add"

@@ -28,7 +28,7 @@ def refused(outcome: Outcome, code: int, *said: str) -> None:
     first, *rest = outcome.err.splitlines()
     assert first.startswith("error: ") and first.endswith("]")
     labels = [line.split()[0] for line in rest if line.startswith("  ") and not line.startswith("   ")]
-    assert labels and set(labels) <= {"where", "why", "do"} and "do" in labels
+    assert "do" in labels and set(labels) <= {"where", "why", "do", "more"} and labels[-1] == "more"
     for text in said:
         assert text in outcome.err
 

@@ -58,7 +58,7 @@ def test_an_error_is_one_json_document_too(words: list[str]) -> None:
     outcome = run(*words)
     assert outcome.document["schema"] == "cbsurgeon.error/1"
     assert outcome.document["exit_code"] == outcome.code == 2
-    assert set(outcome.document) == {"schema", "code", "what", "where", "why", "do", "exit_code"}
+    assert set(outcome.document) == {"schema", "code", "what", "where", "why", "do", "more", "exit_code"}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -128,7 +128,7 @@ def test_an_error_after_a_result_adds_no_second_document(capsys: pytest.CaptureF
 def test_an_error_wraps_to_the_terminal_and_not_into_a_pipe() -> None:
     error = CBSurgeonError("what", code="CB-X-01", where="here", why="because " * 30, do="this")
     assert max(map(len, four_parts(error, False, 60).splitlines())) <= 78
-    assert len(four_parts(error, False, None).splitlines()) == 4
+    assert len(four_parts(error, False, None).splitlines()) == 5
 
 
 def test_colour_follows_the_terminal_and_no_color(monkeypatch: pytest.MonkeyPatch) -> None:

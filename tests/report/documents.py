@@ -14,6 +14,7 @@ from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
 from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use
+from cbsurgeon.graph.reasons import Reason
 from cbsurgeon.operators import CB
 
 HOSTILE = "<script>alert('x')</script>&\"]]>"
@@ -31,8 +32,8 @@ def block(index: int, path: str, stack: str = "blocks") -> Block:
 def inspection(depth: int = 12, stack: str = "blocks") -> dict[str, Any]:
     blocks = tuple(block(i, f"blocks.{i}.mlp", stack) for i in range(depth))
     rejected = (
-        Rejected("not-residual", f"the result of head is added to nothing {HOSTILE}", ("linear_49",), "head", 2),
-        Rejected("one-token", "the stream holds one token; a mean over it is the identity", ("add_7",), "", 1),
+        Rejected(Reason.NO_RESIDUAL, f"the result of head is added to nothing {HOSTILE}", ("linear_49",), "head", 2),
+        Rejected(Reason.ONE_TOKEN, "the stream holds one token; a mean over it is the identity", ("add_7",), "", 1),
     )
     return Inspection(blocks, rejected, reference="timm:deit_small_patch16_224", fingerprint="ab12" * 8).to_dict()
 

@@ -51,8 +51,8 @@ def test_a_dry_run_does_not_claim_to_have_done_it() -> None:
 
 
 def test_rejected_candidates_only_on_request() -> None:
-    assert "not-residual" not in render_text(documents.inspection())
-    assert "not-residual" in render_text({**documents.inspection(), "show_rejected": True})
+    assert "no-residual" not in render_text(documents.inspection())
+    assert "no-residual" in render_text({**documents.inspection(), "show_rejected": True})
 
 
 def test_a_failed_check_shows_limit_and_what_would_pass() -> None:

@@ -49,7 +49,7 @@ def render_text(document: Document, *, width: int = 100, color: bool = False) ->
 
 def _error(document: Document, documents: Sequence[Document]) -> Rows:
     yield line(f"error: {document['what']}  [{document['code']}]", "bold red")
-    for label in ("where", "why", "do"):
+    for label in ("where", "why", "do", "more"):
         if document.get(label):
             yield fact(label, document[label])
 

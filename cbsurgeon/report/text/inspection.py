@@ -31,8 +31,7 @@ def inspected(document: Document, documents: Sequence[Document]) -> Rows:
             yield fact(label, text_of(document[name]), "yellow")
     yield from _remarks(document)
     if document.get("show_rejected") and rejected:
-        yield line("")
-        yield _rejected(rejected)
+        yield from _rejected(rejected)
 
 
 def _remarks(document: Document) -> Rows:
@@ -77,13 +76,23 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:
     return table
 
 
-def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Table:
-    table = grid("rejected", "reason", "detail")
-    for candidate in rejected:
-        table.add_row(
-            *cells(candidate["path"] or text_of(candidate["nodes"][:2]), candidate["reason"], candidate["detail"])
-        )
-    return table
+def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Rows:
+    """The candidates of each reason under what the reason means, with the parts of a branch that they have."""
+    reasons = dict.fromkeys(str(candidate["reason"]) for candidate in rejected)
+    for reason in reasons:
+        alike = [candidate for candidate in rejected if candidate["reason"] == reason]
+        yield line("")
+        yield line(f"{reason}: {alike[0].get('sentence', 'see the detail')}", "bold")
+        table = grid("rejected", "has", "detail")
+        for candidate in alike:
+            table.add_row(
+                *cells(
+                    candidate["path"] or text_of(candidate["nodes"][:2]),
+                    text_of(candidate.get("reached", ())),
+                    candidate["detail"],
+                )
+            )
+        yield table
 
 
 def _inserted_before(document: Document) -> Rows:

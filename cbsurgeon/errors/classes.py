@@ -1,6 +1,7 @@
 """The errors cbsurgeon raises, and the exit code each one means on the command line.
 
-Every error reads *what, where, why, what to do*, and carries a stable code that programs may match on.
+Every error reads *what, where, why, do*, carries a stable code that programs may match on, and ends with the command
+that explains the code.
 """
 
 from __future__ import annotations
@@ -31,9 +32,14 @@ class CBSurgeonError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.code, self.where, self.why, self.do)
 
+    @property
+    def more(self) -> str:
+        """The command that explains the code."""
+        return f"cbsurgeon explain {self.code}"
+
     def parts(self) -> tuple[tuple[str, str], ...]:
         """The labelled parts after the headline, empty ones included."""
-        return (("where", self.where), ("why", self.why), ("do", self.do))
+        return (("where", self.where), ("why", self.why), ("do", self.do), ("more", self.more))
 
     def to_dict(self) -> dict[str, str | int]:
         """The same facts for ``--json``."""
@@ -43,6 +49,7 @@ class CBSurgeonError(Exception):
             "where": self.where,
             "why": self.why,
             "do": self.do,
+            "more": self.more,
             "exit_code": self.exit_code,
         }
 

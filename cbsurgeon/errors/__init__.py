@@ -1,0 +1,43 @@
+"""The errors cbsurgeon raises, the table of their codes, and the nearest valid value for a misspelt one.
+
+Here belongs what every other package needs to refuse something: the error classes with their exit codes
+(``classes``), the explanation of every code (``table`` and ``codes/``), and the search for a similar word
+(``similar``). The messages themselves stand where they are raised. Nothing here imports torch, nor any other package
+of cbsurgeon.
+"""
+
+from cbsurgeon.errors.classes import (
+    CaptureError,
+    CBSurgeonError,
+    CheckFailed,
+    ExportError,
+    InputFileError,
+    MissingPackage,
+    NothingMatched,
+    OutputFileError,
+    SurgeryError,
+    UsageError,
+    missing,
+)
+from cbsurgeon.errors.similar import did_you_mean, nearest
+from cbsurgeon.errors.table import AREAS, Explanation, explain, explanations
+
+__all__ = [
+    "AREAS",
+    "CBSurgeonError",
+    "CaptureError",
+    "CheckFailed",
+    "Explanation",
+    "ExportError",
+    "InputFileError",
+    "MissingPackage",
+    "NothingMatched",
+    "OutputFileError",
+    "SurgeryError",
+    "UsageError",
+    "did_you_mean",
+    "explain",
+    "explanations",
+    "missing",
+    "nearest",
+]

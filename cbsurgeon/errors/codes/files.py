@@ -1,0 +1,163 @@
+"""Codes about reading model files: LOAD, FIT, META."""
+
+from cbsurgeon.errors.entry import Entry
+
+CODES = {
+    "CB-LOAD-01": Entry(
+        "the file does not exist",
+        "REF is neither a file that exists nor a reference of the form kind:name.",
+        causes=("a misspelt path", "another working directory", "a timm name without timm: before it", "a broken link"),
+        do=("check the path", "name a builder: timm:NAME, torchvision:NAME, hf:CLASS or mod:package.module:factory"),
+    ),
+    "CB-LOAD-02": Entry(
+        "the model is a folder",
+        "A folder was given where a file is expected.",
+        causes=("a folder saved by transformers, without hf: before it", "a run folder that holds checkpoints"),
+        do=("for a folder of transformers: hf:FOLDER", "name the checkpoint inside the folder"),
+    ),
+    "CB-LOAD-03": Entry(
+        "the model is not a regular file",
+        "Pipes, sockets and devices cannot be read twice, which checking a file needs.",
+        causes=("process substitution such as <(...)", "/dev/stdin"),
+        do=("copy the content into a file first",),
+    ),
+    "CB-LOAD-04": Entry(
+        "the file is empty",
+        "It has no bytes.",
+        causes=("a download or copy that was cut off", "a program that crashed while it was writing"),
+        do=("download or write the file again",),
+    ),
+    "CB-LOAD-05": Entry(
+        "the file cannot be read",
+        "The operating system refused to open or read it.",
+        causes=("no read permission", "a fault of the disk or the network drive"),
+        do=("check the permissions: ls -l FILE", "copy it to a local disk"),
+    ),
+    "CB-LOAD-06": Entry(
+        "the file is not a checkpoint",
+        "Its first bytes show another format: an archive, an image, a text file, ONNX, NumPy or an unknown one.",
+        causes=("the wrong file", "an HTML page saved instead of the download", "a Git LFS pointer"),
+        do=(
+            "give a .safetensors, .pt or .pth file",
+            "unpack an archive first",
+            "arrays in an .npz file are inputs: --inputs FILE.npz",
+        ),
+    ),
+    "CB-LOAD-07": Entry(
+        "the file is damaged",
+        "It begins as a checkpoint does, but its parts do not fit together.",
+        causes=("a download or copy that was cut off", "a fault of the disk"),
+        do=("compare its size or checksum with the source", "download or write the file again"),
+    ),
+    "CB-LOAD-11": Entry(
+        "the file is TorchScript",
+        "torch.jit.save writes compiled code. There is no module in it that operators could be inserted into.",
+        causes=("a model exported for deployment instead of its weights",),
+        do=(
+            "save its weights where you trust it: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')",
+            "then: cbsurgeon inspect weights.pt --arch timm:NAME",
+        ),
+    ),
+    "CB-LOAD-12": Entry(
+        "the file is a pickle of objects, not of weights",
+        "Reading it would rebuild Python objects, and that runs code which the file names.",
+        causes=("torch.save(model) instead of torch.save(model.state_dict())", "a trainer that saves its own objects"),
+        do=(
+            "save the weights in the program that made the file: torch.save(model.state_dict(), 'weights.pt')",
+            "only for a file of your own: add --trust",
+        ),
+    ),
+    "CB-LOAD-13": Entry(
+        "the file is an exported program, and reading it can run code",
+        "The .pt2 format has no safe mode.",
+        causes=("a program saved by torch.export.save or by cbsurgeon export",),
+        do=("give the weights and the architecture instead: FILE --arch REF", "only for a file of your own: --trust"),
+    ),
+    "CB-LOAD-14": Entry(
+        "a trusted file could not be rebuilt",
+        "The file was read with --trust, but its objects could not be made again.",
+        causes=("a class it names cannot be imported here", "another version of torch wrote it"),
+        do=("run where the classes it names can be imported", "save a state dict, or export the program again"),
+    ),
+    "CB-LOAD-15": Entry(
+        "the file holds tensors that are not dense",
+        "Sparse, quantised or meta tensors are not read as weights.",
+        causes=("a quantised checkpoint", "a model saved on the meta device"),
+        do=("store dense tensors: tensor.to_dense(), tensor.dequantize()",),
+    ),
+    "CB-LOAD-16": Entry(
+        "the file claims more data than it holds",
+        "A tensor in the file is declared larger than the bytes that are there. It is not read.",
+        causes=("a file that was cut off", "a file made to do harm"),
+        do=("download or write the file again", "do not use it if it comes from an unknown source"),
+    ),
+    "CB-LOAD-17": Entry(
+        "a whole model was given where weights are needed",
+        "The file holds a module or a program, or the model has no module whose weights could be loaded.",
+        causes=("a file from torch.save(model) passed to a function for checkpoints",),
+        do=("load it as a model: cbs.load(FILE, trust=True)",),
+    ),
+    "CB-LOAD-20": Entry(
+        "the file holds weights and does not name their architecture",
+        "Weights alone do not say which model computes with them.",
+        causes=("a plain state dict", "a trainer that does not store the name of the model"),
+        do=("add --arch timm:NAME, torchvision:NAME, hf:CLASS or mod:package.module:factory",),
+    ),
+    "CB-LOAD-21": Entry(
+        "the checkpoint names an architecture that only you may name",
+        "The architecture in the file would import code or read other files. A file may not cause that by itself.",
+        causes=("a model of your own, saved with a mod: reference", "a file from somebody else"),
+        do=("if the code is yours, repeat the name on the command line: --arch mod:package.module:factory",),
+    ),
+    "CB-LOAD-22": Entry(
+        "the checkpoint was saved with insertions",
+        "The lower-level function that was called cannot repeat them, and the weights belong to the edited model.",
+        causes=("cbsurgeon.models.load was called instead of cbsurgeon.load",),
+        do=("load it with cbs.load(FILE), which repeats the insertions",),
+    ),
+    "CB-LOAD-23": Entry(
+        "an option has no meaning for this kind of file",
+        "An exported program brings its own architecture, weights and example inputs.",
+        causes=("--arch, --input, --inputs or --entry given with a .pt2 file",),
+        do=("leave the option out",),
+    ),
+    "CB-LOAD-24": Entry(
+        "the file changed while it was being read",
+        "Its size or time of change is not the same as at the beginning, so the parts read may not belong together.",
+        causes=("a training run that saves to the same name", "a download that is still running"),
+        do=("run again when the file is complete",),
+    ),
+    "CB-FIT-01": Entry(
+        "the weights do not fit the architecture",
+        "Keys are missing, left over or of another shape. Weights are always loaded strictly.",
+        causes=(
+            "another size or number of classes",
+            "module. or model. before every key",
+            "operators that were inserted before training and are not in the model",
+        ),
+        do=(
+            "follow the advice in the message, which compares the keys",
+            "give the number of classes: --model-option num_classes=10",
+            "for weights trained with an insertion: --trained-with recipe.json",
+        ),
+    ),
+    "CB-FIT-02": Entry(
+        "the file holds no weights",
+        "It could be read, but no entry of it is a dictionary of tensors.",
+        causes=("an optimizer state", "--entry names something else", "a file of settings"),
+        do=("save the state dict: torch.save(model.state_dict(), 'weights.pt')", "choose another --entry"),
+    ),
+    "CB-META-01": Entry(
+        "the checkpoint's description of itself cannot be read",
+        "The metadata that cbsurgeon writes beside the weights (architecture, options, recipe) is damaged, too large, "
+        "or does not follow from the tensors.",
+        causes=("a program that rewrote the file", "a file made to do harm"),
+        do=("write the file again with cbsurgeon", "state the architecture yourself: --arch REF"),
+    ),
+    "CB-META-02": Entry(
+        "the checkpoint was written by another version of cbsurgeon",
+        "Its metadata has a schema that this version does not know.",
+        causes=("a newer version wrote it",),
+        do=("pip install --upgrade cbsurgeon",),
+    ),
+}

@@ -1,0 +1,153 @@
+"""Codes about checks and their reports: VERIFY, BISECT, AUDIT, COST, BENCH, REPORT."""
+
+from cbsurgeon.errors.entry import Entry
+
+CODES = {
+    "CB-VERIFY-01": Entry(
+        "the two models do not compute the same",
+        "An output differs by more than measured rounding allows, or is NaN, infinite or empty (exit code 1). The "
+        "message gives the first row that failed and, after a bisection, the first block.",
+        causes=(
+            "the candidate has an operator the baseline does not have, or other weights",
+            "a fault of the exporter or the runtime",
+            "a 16-bit type that overflows",
+        ),
+        do=(
+            "find the first block that differs: cbsurgeon verify A B --bisect",
+            "compare the file with the model it was exported from",
+            "export in float32",
+        ),
+    ),
+    "CB-VERIFY-02": Entry(
+        "the two models have different outputs",
+        "Their numbers or names of outputs differ, so there is nothing to compare pair by pair (exit code 1).",
+        causes=("two unrelated models", "a model exported with only some of its outputs"),
+        do=("compare a model with its own export",),
+    ),
+    "CB-VERIFY-03": Entry(
+        "an output has another shape",
+        "The two models return tensors of different shapes for the same input (exit code 1).",
+        causes=("another number of classes", "another image size"),
+        do=("compare a model with its own export",),
+    ),
+    "CB-VERIFY-04": Entry(
+        "there is nothing to compare on",
+        "No batch size is left to run.",
+        causes=("--batches with zero", "a file whose fixed batch is none of those"),
+        do=("give sizes of 1 and more: --batches 1,2,7",),
+    ),
+    "CB-VERIFY-05": Entry(
+        "the two files take different batches",
+        "Each has a fixed batch, and the two are not the same (exit code 1).",
+        causes=("two files exported with different --batch",),
+        do=("compare each with the model it was made from", "export both with the same batch"),
+    ),
+    "CB-BISECT-01": Entry(
+        "there is nothing to make inputs from",
+        "Both sides are files, and neither says what real inputs look like.",
+        causes=("two ONNX files were given",),
+        do=("give inputs: --inputs FILE.npz", "compare one of them with the model"),
+    ),
+    "CB-BISECT-02": Entry(
+        "values inside an engine cannot be read",
+        "TensorRT fuses layers when it builds, so the tensors between blocks no longer exist.",
+        causes=("--bisect with an engine on one side",),
+        do=("bisect the ONNX file that the engine was built from",),
+    ),
+    "CB-BISECT-03": Entry(
+        "none of the blocks joins a residual stream",
+        "The bisection compares the streams after each block, and the blocks given are on none.",
+        causes=("blocks of another model", "an empty list"),
+        do=("leave the blocks out to compare every point of the stream",),
+    ),
+    "CB-BISECT-04": Entry(
+        "the two sides have different residual streams",
+        "A point of the stream is missing on one side, or has another shape there (exit code 1).",
+        causes=("two different models", "an optimiser that merged residual adds"),
+        do=("compare a model with its own export",),
+    ),
+    "CB-AUDIT-01": Entry(
+        "the hardware is not known",
+        "--hardware takes the names in the message, or cpu, which is measured here.",
+        causes=("a misspelt name", "a device that is not in the list"),
+        do=("take a name from the message", "give the rates yourself: --bandwidth 3.35TB/s --flops 989T"),
+    ),
+    "CB-AUDIT-02": Entry(
+        "there is no inserted operator to tell the share of",
+        "--roofline estimates which share of the run time inserted operators take. Neither model has one.",
+        causes=("the original was given alone",),
+        do=("compare the original with the edited model: cbsurgeon audit A B --roofline",),
+    ),
+    "CB-AUDIT-03": Entry(
+        "no device that was asked for computes in this dtype",
+        "The table of peak rates has no entry for the dtype on these devices.",
+        causes=("bfloat16 or float16 on a device without it",),
+        do=("take --dtype float32", "name another --hardware"),
+    ),
+    "CB-AUDIT-04": Entry(
+        "the rate is not a number with a unit",
+        "--bandwidth and --flops take a positive number with one of the units k, M, G, T, P.",
+        causes=("a comma for the decimal point", "a missing unit", "binary units such as GiB"),
+        do=("write --bandwidth 3.35TB/s --flops 989T",),
+    ),
+    "CB-AUDIT-05": Entry(
+        "the ONNX file cannot be counted at this size",
+        "Shape inference did not give a number for every dimension that counting needs.",
+        causes=("an open dimension other than the batch", "another batch than the one fixed in the file"),
+        do=("give the batch of the file: --batch N", "export with every other dimension fixed"),
+    ),
+    "CB-AUDIT-06": Entry(
+        "only a model or an ONNX file can be counted",
+        "An engine holds kernels, not a graph of operators.",
+        causes=("an .engine or .plan file was given",),
+        do=("audit the ONNX file that the engine was built from",),
+    ),
+    "CB-COST-01": Entry(
+        "fvcore cannot count this side",
+        "fvcore traces a torch.nn.Module on positional inputs. Files and programs are not modules.",
+        causes=("--cross-check with an ONNX file or a .pt2 program", "inputs that are given by name"),
+        do=("leave --cross-check out", "give a model that is a module"),
+    ),
+    "CB-COST-02": Entry(
+        "the audit and fvcore count this model differently",
+        "Known differences of convention were subtracted, and something is left (exit code 1).",
+        causes=("an operation for which one of the two has no rule",),
+        do=("compare by_operator of the two in --json", "report it with the name of the model"),
+    ),
+    "CB-BENCH-01": Entry(
+        "B is slower than claimed",
+        "The confidence interval of the ratio lies above the claim (exit code 1).",
+        causes=("the claim is too small for this model and batch", "operators that were not folded"),
+        do=("claim less: --claim 2%", "measure the exported file, in which CB is folded into the weights"),
+    ),
+    "CB-BENCH-02": Entry(
+        "a measuring process failed",
+        "Each side is measured in a process of its own, and one of them ended with an error (exit code 1).",
+        causes=("too little memory for two processes", "a model that does not run"),
+        do=("run it once: cbsurgeon verify A B", "measure with a smaller --batch"),
+    ),
+    "CB-BENCH-03": Entry(
+        "the model takes one batch size only",
+        "Its batch is fixed, and another one was asked for.",
+        causes=("a file exported with --batch N",),
+        do=("measure at the batch in the message", "export it with an open batch"),
+    ),
+    "CB-REPORT-01": Entry(
+        "a result file cannot be read",
+        "report takes the JSON that other verbs print. The file is missing, too large or not JSON.",
+        causes=("a misspelt path", "text output redirected instead of --json"),
+        do=("write it again: cbsurgeon VERB --json > result.json",),
+    ),
+    "CB-REPORT-02": Entry(
+        "the file is not a result of cbsurgeon",
+        "It is JSON, but its schema is not one that report knows, or members are missing.",
+        causes=("a JSON file of another program", "a result of another version", "a file edited by hand"),
+        do=("write it again: cbsurgeon VERB --json > result.json",),
+    ),
+    "CB-REPORT-03": Entry(
+        "there is nothing to report",
+        "No result was given, or the results given are empty.",
+        causes=("an empty list of documents",),
+        do=("give the --json output of a verb",),
+    ),
+}

@@ -1,0 +1,86 @@
+"""Codes about reading a model's graph and finding blocks in it: CAPTURE, LOCATE, SELECT."""
+
+from cbsurgeon.errors.entry import Entry
+
+CODES = {
+    "CB-CAPTURE-01": Entry(
+        "the model has no example inputs",
+        "torch.export runs the model once to record its graph, and nothing says on which inputs.",
+        causes=("cbs.Model(module) without inputs", "a module without a config"),
+        do=("give shapes without the batch: --input 3x224x224", "in Python: cbs.Model(module, (x,))"),
+    ),
+    "CB-CAPTURE-02": Entry(
+        "the model is in training mode",
+        "Dropout and batch statistics would be recorded as they are in training.",
+        causes=("model.train() was called, or model.eval() was not", "a module that overrides train()"),
+        do=("call model.eval() before",),
+    ),
+    "CB-CAPTURE-03": Entry(
+        "torch.export cannot follow the model's forward()",
+        "The code of the model does something that cannot be recorded as a graph. The message names the line.",
+        causes=(
+            "a branch that depends on values of a tensor",
+            "a tensor turned into a Python number",
+            "code outside PyTorch, such as NumPy or a custom kernel",
+        ),
+        do=(
+            "make that line traceable, for instance with torch.where instead of if",
+            "capture a sub-module that holds the blocks",
+        ),
+    ),
+    "CB-CAPTURE-04": Entry(
+        "the batch became a constant",
+        "The recorded graph serves one batch size only.",
+        causes=("int(x.shape[0]) in forward()", "a tensor made for one batch size, such as torch.zeros(2, ...)"),
+        do=("use x.shape[0] without int(), or -1 in reshape", "fix the batch where you deploy: export --batch N"),
+    ),
+    "CB-CAPTURE-05": Entry(
+        "the recorded program does not compute what the model does",
+        "Both were run on the same inputs, and their outputs differ.",
+        causes=("random numbers in forward()", "state that changes between calls", "a cache kept on the module"),
+        do=("make forward() deterministic in evaluation mode",),
+    ),
+    "CB-CAPTURE-06": Entry(
+        "the model does not run on its example inputs",
+        "forward() raised an error before anything was recorded. The message repeats it.",
+        causes=("a shape the model does not take", "a missing input", "an input of another dtype"),
+        do=("give inputs it takes: --input 3x224x224, or --inputs FILE.npz",),
+    ),
+    "CB-LOCATE-01": Entry(
+        "there is no block to choose from",
+        "Reading the graph found no branch of the kind asked for (exit code 1).",
+        causes=("a model without MLP blocks, such as a plain CNN", "blocks of a kind that is only chosen on request"),
+        do=("list near misses and their reasons: cbsurgeon inspect REF --why", "choose other kinds: --kinds"),
+    ),
+    "CB-LOCATE-02": Entry(
+        "no block is left",
+        "--exclude leaves out every block that --layers chose.",
+        causes=("the same indices in both", "--exclude taps on a model whose chosen blocks are all tapped"),
+        do=("list the blocks: cbsurgeon inspect REF", "choose more with --layers, or exclude less"),
+    ),
+    "CB-LOCATE-03": Entry(
+        "a requested block does not exist",
+        "--layers or --exclude names an index that the model does not have. Nothing is skipped silently.",
+        causes=("counting from 1; the first block is 0", "indices of another model size"),
+        do=("list the blocks: cbsurgeon inspect REF", "use upper, lower, first:3 or last:3"),
+    ),
+    "CB-LOCATE-04": Entry(
+        "a requested block does not have the position",
+        "The block exists, but no operator can stand at the position asked for. The message gives the reason.",
+        causes=("axes that cannot be told apart there", "a fused operation without a tensor at that point"),
+        do=("choose another --pos or other --layers", "insert where it is possible: --allow-partial"),
+    ),
+    "CB-SELECT-01": Entry(
+        "the choice of blocks cannot be read",
+        "--layers takes all, upper, lower, first:3, last:3, 6-11, 0,2,4, the name of a stack, or stack:upper. "
+        "--exclude takes indices and taps.",
+        causes=("a misspelt word", "a stack of another model", "an empty value"),
+        do=("take the form that the message suggests", "list the stacks: cbsurgeon inspect REF"),
+    ),
+    "CB-SELECT-02": Entry(
+        "it cannot be told which blocks are tapped",
+        "The model was read in parts, and what becomes of the stream of a part is not in its graph.",
+        causes=("a model that torch.export cannot capture whole",),
+        do=("give the indices of the blocks whose stream is also an output: --exclude 3,7,11",),
+    ),
+}

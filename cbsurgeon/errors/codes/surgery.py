@@ -1,0 +1,146 @@
+"""Codes about choosing, inserting and removing operators: PLAN, OP, RECIPE, INSERT, SURGERY, REMOVE."""
+
+from cbsurgeon.errors.entry import Entry
+
+CODES = {
+    "CB-PLAN-01": Entry(
+        "a word of the choice is not known",
+        "The position, the place or the kind of block is not one of the valid values.",
+        causes=("a misspelt value",),
+        do=("take one of the values in the message", "read the help: cbsurgeon insert --help"),
+    ),
+    "CB-OP-01": Entry(
+        "there is no such operator",
+        "--op takes the name of an operator of cbsurgeon, or a class of your own as mod:package.module:Class.",
+        causes=("a misspelt name", "a class of your own without mod: before it"),
+        do=("take one of the names in the message",),
+    ),
+    "CB-OP-02": Entry(
+        "the operator does not take this option",
+        "The constructor of the operator has no parameter of that name, or a required one was not given.",
+        causes=("a misspelt --op-option", "an option of another operator"),
+        do=("take one of the options in the message", "leave --op-option out"),
+    ),
+    "CB-OP-03": Entry(
+        "the operator cannot be built for this site",
+        "The options have values the operator cannot work with, or the axes of the site do not suit it.",
+        causes=(
+            "a negative or zero size",
+            "a token slice that leaves no token",
+            "an operator that needs one token axis",
+        ),
+        do=("choose another value, operator or site",),
+    ),
+    "CB-OP-04": Entry(
+        "the class is no operator",
+        "A class of your own must be a subclass of cbsurgeon.Operator with a name and forward(x).",
+        causes=("the module cannot be imported", "another base class", "no class attribute name"),
+        do=(
+            "write class Mine(cbsurgeon.Operator) with name = 'mine' and forward(x)",
+            "start from the worked example of the repository, own_operator",
+        ),
+    ),
+    "CB-OP-05": Entry(
+        "the strength cannot be set to this value",
+        "The strength of cb_retrofit lies between 0, the identity, and 0.5, which is CB.",
+        causes=("a value outside the range", "a number that is not finite"),
+        do=("give a value from 0 to 0.5",),
+    ),
+    "CB-OP-06": Entry(
+        "there is no strength to set",
+        "The module has no cb_retrofit operator. Others have no strength that moves.",
+        causes=("another operator was inserted", "the module was not edited"),
+        do=('insert one: cbs.plan(found, op="cb_retrofit")',),
+    ),
+    "CB-RECIPE-01": Entry(
+        "this is not a recipe",
+        "The file or text is not JSON, or its schema is not that of a recipe.",
+        causes=("another result of cbsurgeon was given", "a file edited by hand that lost a comma"),
+        do=("make one: cbsurgeon insert REF --dry-run --json > recipe.json",),
+    ),
+    "CB-RECIPE-02": Entry(
+        "a member of the recipe is missing or not valid",
+        "It is a recipe, but one of its members has another type or value than the schema says.",
+        causes=("a file edited by hand", "a recipe of another version"),
+        do=("compare it with: cbsurgeon insert REF --dry-run --json",),
+    ),
+    "CB-RECIPE-03": Entry(
+        "the recipe was made for another structure",
+        "The blocks of this model are not those the recipe names. The fingerprint is a digest of kinds, paths and "
+        "widths.",
+        causes=("another model or another size of it", "a model that was edited in another way since"),
+        do=("make a recipe for this model: cbsurgeon insert REF --dry-run --json",),
+    ),
+    "CB-INSERT-01": Entry(
+        "the model is a program and has no module",
+        "cbs.insert changes a module unless it is told to change the program.",
+        causes=("a model loaded from a .pt2 file", "cbs.insert_ on an exported program"),
+        do=('change the program: cbs.insert(model, recipe, on="program"), or --on program',),
+    ),
+    "CB-SURGERY-01": Entry(
+        "the model is a program: it has no module to operate on",
+        "Operators are put on a module as hooks, and this model is an exported program.",
+        causes=("a model loaded from a .pt2 file",),
+        do=('change the program: cbs.insert(model, recipe, on="program"), or --on program',),
+    ),
+    "CB-SURGERY-02": Entry(
+        "the position has no module to put the operator on",
+        "The tensor is computed and used inside one forward(), or the only module there is a container that would run "
+        "the operator as a layer of its own.",
+        causes=("functional code", "a block written as nn.Sequential, read from a program"),
+        do=(
+            'insert into the program: cbs.insert(model, recipe, on="program"), or --on program',
+            "choose another --pos",
+        ),
+    ),
+    "CB-SURGERY-03": Entry(
+        "the site is occupied",
+        "An operator stands at that position already. Two on one site would be neither of them.",
+        causes=("the model was edited before", "a recipe that is applied twice"),
+        do=("remove the first: cbsurgeon remove REF -o OUT", "leave the block out: --exclude INDEX"),
+    ),
+    "CB-SURGERY-04": Entry(
+        "the operator does not run as often as its block",
+        "After an insertion the model is run once and the operators are counted. One did not run, or ran too often. "
+        "The insertion was undone.",
+        causes=("the model calls layer.forward() directly, which skips hooks", "code that iterates over children"),
+        do=('insert into the program: cbs.insert(model, recipe, on="program"), or --on program',),
+    ),
+    "CB-SURGERY-05": Entry(
+        "the nodes of the program carry no values",
+        'The graph editor needs the shapes that torch.export stores in meta["val"].',
+        causes=("a graph made by hand", "a pass that dropped the metadata"),
+        do=("export the program again with torch.export.export",),
+    ),
+    "CB-SURGERY-06": Entry(
+        "the operator does not work on the tensor of this site",
+        "The operator was asked for at a site whose axes, tokens or class token do not suit it.",
+        causes=("cb_gate where no class token is proved", "the causal form on a site with two token axes"),
+        do=("leave the block out: --layers, --exclude", "choose another operator or --op-option"),
+    ),
+    "CB-SURGERY-07": Entry(
+        "the graph is not that of the program the pass was made for",
+        "An InsertPass adds parameters to the signature of one program and only fits the graph of that program.",
+        causes=("another pass ran before and changed the graph",),
+        do=("run this pass first, or make it from the program as it is then",),
+    ),
+    "CB-SURGERY-08": Entry(
+        "the module is sharded already",
+        "A parameter added after FSDP would belong to no shard.",
+        causes=("fully_shard was called before the insertion",),
+        do=("insert first, then fully_shard(module), then make the optimizer",),
+    ),
+    "CB-SURGERY-09": Entry(
+        "the operator was given a nested tensor",
+        "nn.TransformerEncoder packs padded batches into nested tensors, whose sequences have unequal lengths. A plain "
+        "mean would mix padding in.",
+        causes=("src_key_padding_mask in evaluation mode",),
+        do=("build the encoder with enable_nested_tensor=False, and insert with --masked",),
+    ),
+    "CB-REMOVE-01": Entry(
+        "there is nothing to remove",
+        "The model holds no operator that cbsurgeon inserted (exit code 1).",
+        causes=("the original was given instead of the edited model", "it was removed before"),
+        do=("look at what is there: cbsurgeon inspect REF",),
+    ),
+}

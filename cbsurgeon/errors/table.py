@@ -31,6 +31,7 @@ class Area:
 
 AREAS = {
     "CLI": Area("the command line", "command"),
+    "OPTION": Area("keywords of the Python functions", "command"),
     "EXPLAIN": Area("cbsurgeon explain", "command"),
     "MISSING": Area("optional packages", "command"),
     "INTERNAL": Area("faults in cbsurgeon", "command"),

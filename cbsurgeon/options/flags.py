@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import UsageError, did_you_mean
 
 Options = TypeVar("Options")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -108,17 +107,12 @@ def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, A
             code="CB-OPTION-01",
             where=f"{function}({next(iter(extra))}=...)",
             why=f"its options are {', '.join(sorted(known))}",
-            do=_nearest(next(iter(extra)), known),
+            do=did_you_mean(next(iter(extra)), known) or "leave it out",
         )
     fields = {name: value for name, value in keywords.items() if name in known}
     if extra:
         fields["options"] = {**(fields.get("options") or getattr(given, "options", None) or {}), **extra}
     return kind(**fields) if given is None else dataclasses.replace(given, **fields)  # type: ignore[type-var]
-
-
-def _nearest(word: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]}=...?" if near else "leave it out"
 
 
 def documented(*kinds: type) -> Callable[[Function], Function]:

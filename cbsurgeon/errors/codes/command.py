@@ -1,4 +1,4 @@
-"""Codes of the command line itself: CLI, EXPLAIN, MISSING, INTERNAL."""
+"""Codes of the command line itself: CLI, OPTION, EXPLAIN, MISSING, INTERNAL."""
 
 from cbsurgeon.errors.entry import Entry
 
@@ -46,6 +46,13 @@ CODES = {
         "Each option is valid, but not in this combination.",
         causes=("a recipe together with --op, --layers or --pos", "an option that only works on models, given a file"),
         do=("leave out one of the two options that the message names",),
+    ),
+    "CB-OPTION-01": Entry(
+        "the function has no such option",
+        "The functions of cbsurgeon take their options as keywords or as one options object, such as cbs.Choice. The "
+        "keyword is no field of it, or the object is of another class.",
+        causes=("a misspelt keyword", "an options object of another function"),
+        do=("take the keyword that the message suggests", "list them: help(cbs.plan), help(cbs.export)"),
     ),
     "CB-EXPLAIN-01": Entry(
         "there is no such error code",

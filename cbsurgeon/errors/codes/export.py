@@ -68,6 +68,18 @@ CODES = {
         causes=("a .pt2 file of another program, exported without dynamic shapes",),
         do=("leave --batch out", "capture the model with an open batch"),
     ),
+    "CB-EXPORT-11": Entry(
+        "the ONNX file has decided this option already",
+        "An engine is built from a finished ONNX file. Its dtype, opset and folding are those of the file.",
+        causes=("--dtype, --opset or --no-fold together with an .onnx file",),
+        do=("leave the option out", "export the model again with that option, then build the engine"),
+    ),
+    "CB-EXPORT-12": Entry(
+        "only an engine can be made from this file",
+        "An ONNX file is exported already, and can only be built into a TensorRT engine.",
+        causes=("an .onnx file with an output that does not end in .engine", "a path that is no ONNX file"),
+        do=("end the output in .engine: cbsurgeon export FILE.onnx -o FILE.engine", "give the model instead"),
+    ),
     "CB-ONNX-01": Entry(
         "there is no such ONNX file",
         "The path ends in .onnx and does not exist, or is not a regular file.",

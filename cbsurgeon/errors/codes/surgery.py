@@ -143,4 +143,11 @@ CODES = {
         causes=("the original was given instead of the edited model", "it was removed before"),
         do=("look at what is there: cbsurgeon inspect REF",),
     ),
+    "CB-REMOVE-02": Entry(
+        "there is no operator to disable",
+        "cbs.disable runs a module without its inserted operators for a while. This model has none, or is a program, "
+        "whose operators are part of its graph (exit code 1).",
+        causes=("the original was given instead of the edited model", "a model loaded from a .pt2 file"),
+        do=("compare with the model before the insertion", "take the operators out: cbs.remove(model)"),
+    ),
 }

@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.deploy.rewrite import Draft, shaped
 from cbsurgeon.errors import ExportError
 from cbsurgeon.graph import Program
+from cbsurgeon.graph.editing import ProgramEditor, shaped
 
 aten = torch.ops.aten
 
@@ -75,17 +75,17 @@ class _Casting:
     """
 
     def __init__(self, program: Program, dtype: torch.dtype) -> None:
-        self.draft, self.dtype = Draft(program), dtype
+        self.editor, self.dtype = ProgramEditor(program), dtype
         self.example = program.example
         self.mode = FakeTensorMode()
         self.plain: dict[fx.Node, Any] = {}
 
     def run(self) -> Program:
-        graph = self.draft.graph
+        graph = self.editor.graph
         drop_type_assertions(graph)
-        for name, tensor in self.draft.weights.items():
+        for name, tensor in self.editor.weights.items():
             if tensor.dtype == torch.float32:
-                self.draft.replace_weight(name, tensor.detach().to(self.dtype))
+                self.editor.replace_weight(name, tensor.detach().to(self.dtype))
         for node in list(graph.nodes):
             if node.op == "placeholder":
                 self._label(node, pytree.tree_map(self._narrow, pytree.tree_map(self._plain, node.meta.get("val"))))
@@ -93,7 +93,8 @@ class _Casting:
                 self._cast(node)
         self._cast_outputs()
         example = {name: tensor.to(self.dtype) if _full(tensor) else tensor for name, tensor in self.example.items()}
-        return self.draft.finish(example)
+        graph.eliminate_dead_code()
+        return self.editor.finish(example)
 
     def _plain(self, value: Any) -> Any:
         """A value without symbols: sizes as they were at capture."""
@@ -147,7 +148,7 @@ class _Casting:
 
     def _to(self, node: fx.Node, dtype: torch.dtype) -> fx.Node:
         """A cast of a node, at the current insertion point."""
-        made = self.draft.call(aten.to.dtype, (node, dtype), shaped(node.meta["val"], dtype=dtype), like=node)
+        made = self.editor.call(aten.to.dtype, (node, dtype), shaped(node.meta["val"], dtype=dtype), like=node)
         with self.mode:
             self.plain[made] = self.plain[node].to(dtype)
         return made
@@ -159,17 +160,17 @@ class _Casting:
             return
         for operand, dtype in types.items():
             if dtype == torch.float32:
-                with self.draft.graph.inserting_before(node):
+                with self.editor.graph.inserting_before(node):
                     down = self._to(operand, self.dtype)
                 node.replace_input_with(operand, down)
 
     def _accumulate(self, node: fx.Node, source: fx.Node) -> None:
-        with self.draft.graph.inserting_before(node):
+        with self.editor.graph.inserting_before(node):
             up = self._to(source, torch.float32)
         node.replace_input_with(source, up)
         self._label(node, self._compute(node))
         readers = list(node.users)
-        with self.draft.graph.inserting_after(node):
+        with self.editor.graph.inserting_after(node):
             down = self._to(node, self.dtype)
         for reader in readers:
             reader.replace_input_with(node, down)
@@ -185,10 +186,10 @@ class _Casting:
 
     def _cast_outputs(self) -> None:
         """Outputs that stayed in float32 inside come out in the export's type."""
-        output = self.draft.graph.output_node()
+        output = self.editor.graph.output_node()
         for operand in list(output.all_input_nodes):
             if self._type(operand) == torch.float32:
-                with self.draft.graph.inserting_before(output):
+                with self.editor.graph.inserting_before(output):
                     down = self._to(operand, self.dtype)
                 output.replace_input_with(operand, down)
 

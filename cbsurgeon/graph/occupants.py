@@ -6,7 +6,6 @@ whatever the operator does, and an operator is an occupant of the site whose ten
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -14,10 +13,12 @@ from typing import Any
 
 from torch import Tensor, fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputSpec, TensorArgument
+from torch.export.graph_signature import InputKind, TensorArgument
 
 from cbsurgeon.graph.block import Block, Site
+from cbsurgeon.graph.editing import ProgramEditor
 from cbsurgeon.graph.program import Program
+from cbsurgeon.operators.base import Operator
 from cbsurgeon.operators.registry import classes
 
 ON_OUTPUT = "context_broadcast"
@@ -55,11 +56,57 @@ class Occupant:
         return frozenset(user.name for user in self.result.users if user not in inside)
 
 
+@dataclass(frozen=True)
+class Membership:
+    """The operator that a node is part of.
+
+    Attributes:
+        path: module path of the operator.
+        call: which call of it, where its module runs several times.
+        op: its name; the class as written in the module stack, where that class has not been imported.
+        kind: its class; ``None`` where it has not been imported.
+        mark: what was written on the node when the operator was put into a program; empty for an attached module.
+    """
+
+    path: str
+    call: object
+    op: str
+    kind: type[Operator] | None
+    mark: Mapping[str, Any]
+
+
+def membership(node: fx.Node, known: Mapping[str, type[Operator]] | None = None) -> Membership | None:
+    """The operator that a node is part of, or ``None`` for the model's own nodes.
+
+    A node is part of one when it carries our mark, or when its module is an attached operator: an ``Operator`` class,
+    or a child under the name that attaching gives.
+
+    Args:
+        node: any node of a captured program.
+        known: operator classes by full name (:func:`cbsurgeon.operators.registry.classes`), for a caller that asks
+            about many nodes.
+    """
+    if node.op != "call_function":
+        return None
+    known = classes() if known is None else known
+    mark: Mapping[str, Any] = (node.meta.get("custom") or {}).get(MARK) or {}
+    for call, (path, kind) in (node.meta.get("nn_module_stack") or {}).items():
+        written = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        plain = path.split("@")[0]
+        if written in known or plain.rpartition(".")[2] in (ON_OUTPUT, ON_INPUT):
+            found = known.get(written)
+            op = mark["op"] if mark else found.name if found else written
+            return Membership(mark.get("site", plain), mark.get("call", call), op, found, mark)
+    if mark:  # its module stack was lost, as some graph passes do
+        named = next((kind for kind in known.values() if kind.name == mark["op"]), None)
+        return Membership(mark["site"], mark["call"], mark["op"], named, mark)
+    return None
+
+
 def occupants(exported: ExportedProgram, graph: fx.Graph | None = None) -> list[Occupant]:
     """Every operator in a program, in graph order.
 
-    A node belongs to one when it carries our mark, or when its module is an attached operator: an ``Operator`` class,
-    or a child under the name that attaching gives. What does not map one tensor to one of its shape is no operator.
+    What does not map one tensor to one of its shape is no operator (see :func:`membership`).
 
     Args:
         exported: the program.
@@ -70,40 +117,18 @@ def occupants(exported: ExportedProgram, graph: fx.Graph | None = None) -> list[
         for spec in exported.graph_signature.input_specs
         if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument)
     }
-    names = {path: kind.name for path, kind in classes().items()}
+    known = classes()
     members: dict[tuple[str, object], list[fx.Node]] = defaultdict(list)
-    described: dict[tuple[str, object], tuple[str, Mapping[str, Any]]] = {}
+    described: dict[tuple[str, object], Membership] = {}
     for node in (graph or exported.graph).nodes:
-        known = _belongs(node, names) if node.op == "call_function" else None
-        if known is not None:
-            path, call, op, mark = known
-            members[path, call].append(node)
-            described[path, call] = (op, mark)
-    found = (_occupant(*described[key], key[0], nodes, given) for key, nodes in members.items())
+        if (one := membership(node, known)) is not None:
+            members[one.path, one.call].append(node)
+            described[one.path, one.call] = one
+    found = (_occupant(described[key], nodes, given) for key, nodes in members.items())
     return [occupant for occupant in found if occupant is not None]
 
 
-def mark_of(node: fx.Node) -> Mapping[str, Any]:
-    """What was written on a node when its operator was put into a program; empty for other nodes."""
-    mark: Mapping[str, Any] = (node.meta.get("custom") or {}).get(MARK) or {}
-    return mark
-
-
-def _belongs(node: fx.Node, names: Mapping[str, str]) -> tuple[str, object, str, Mapping[str, Any]] | None:
-    """Path, call, name and mark of the operator a node belongs to."""
-    if mark := mark_of(node):
-        return mark["site"], mark["call"], mark["op"], mark
-    for call, (path, kind) in (node.meta.get("nn_module_stack") or {}).items():
-        written = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-        plain = path.split("@")[0]
-        if written in names or plain.rpartition(".")[2] in (ON_OUTPUT, ON_INPUT):
-            return plain, call, names.get(written, written), {}
-    return None
-
-
-def _occupant(
-    op: str, mark: Mapping[str, Any], path: str, nodes: list[fx.Node], given: Collection[str]
-) -> Occupant | None:
+def _occupant(one: Membership, nodes: list[fx.Node], given: Collection[str]) -> Occupant | None:
     inside = set(nodes)
     results = [node for node in nodes if any(user not in inside for user in node.users)]
     if len(results) != 1 or not isinstance(results[0].meta.get("val"), Tensor):
@@ -117,10 +142,10 @@ def _occupant(
         and isinstance(value := source.meta.get("val"), Tensor)
         and [str(size) for size in value.shape] == [str(size) for size in shape]
     ]
-    marked = [source for source in sources if source.name == mark.get("source")]
+    marked = [source for source in sources if source.name == one.mark.get("source")]
     if len(marked or sources) != 1:
         return None
-    return Occupant(op, path, tuple(nodes), (marked or sources)[0], results[0])
+    return Occupant(one.op, one.path, tuple(nodes), (marked or sources)[0], results[0])
 
 
 def without(program: Program) -> tuple[Program, list[Occupant]]:
@@ -131,84 +156,17 @@ def without(program: Program) -> tuple[Program, list[Occupant]]:
     standing = occupants(program.exported)
     if not standing:
         return program, []
-    graph = copied(program.exported.graph)
-    renamed = bypass(graph, occupants(program.exported, graph))
-    signature = program.exported.graph_signature
-    return program.replace(rebuilt(program.exported, graph, signature.input_specs, {}, renamed)), standing
+    editor = ProgramEditor(program)
+    bypass(editor.graph, occupants(program.exported, editor.graph))
+    return editor.finish(), standing
 
 
-def copied(graph: fx.Graph) -> fx.Graph:
-    """A copy of a graph with the same names; ``deepcopy`` renames nodes called like a Python built-in (``input``)."""
-    other = copy.deepcopy(graph)
-    keep_names(graph, other)
-    return other
-
-
-def keep_names(graph: fx.Graph, copy_of_it: fx.Graph) -> None:
-    """Give the nodes of a graph's copy the names of the original."""
-    for old, new in zip(graph.nodes, copy_of_it.nodes, strict=True):
-        if new.name != old.name:
-            new.name = old.name
-
-
-def bypass(graph: fx.Graph, standing: list[Occupant]) -> dict[str, str]:
-    """Take operators out of a graph, in place.
-
-    Returns:
-        the old and the new name of every result that the graph may have returned.
-    """
-    renamed: dict[str, str] = {}
+def bypass(graph: fx.Graph, standing: list[Occupant]) -> None:
+    """Take operators out of a graph, in place."""
     for occupant in reversed(standing):  # one applied to another's result goes first
         occupant.result.replace_all_uses_with(occupant.source)
-        renamed[occupant.result.name] = occupant.source.name
         for node in reversed(occupant.nodes):
             graph.erase_node(node)
-    return {old: _last(new, renamed) for old, new in renamed.items()}
-
-
-def _last(name: str, renamed: Mapping[str, str]) -> str:
-    while name in renamed:
-        name = renamed[name]
-    return name
-
-
-def rebuilt(
-    exported: ExportedProgram,
-    graph: fx.Graph,
-    inputs: list[Any],
-    state: Mapping[str, Any],
-    renamed: Mapping[str, str],
-) -> ExportedProgram:
-    """An exported program around an edited copy of its graph, validated by torch's own verifier.
-
-    Args:
-        exported: the program the graph was copied from.
-        graph: the edited copy.
-        inputs: specifications of its placeholders.
-        state: its parameters and buffers; empty for those of ``exported``.
-        renamed: nodes that were returned → nodes that are returned now.
-    """
-    graph.lint()
-    outputs = [
-        OutputSpec(spec.kind, TensorArgument(renamed[spec.arg.name]), spec.target)
-        if isinstance(spec.arg, TensorArgument) and spec.arg.name in renamed
-        else spec
-        for spec in exported.graph_signature.output_specs
-    ]
-    module = fx.GraphModule(exported.graph_module, graph)
-    module.meta = dict(exported.graph_module.meta)
-    return ExportedProgram(
-        root=module,
-        graph=module.graph,
-        graph_signature=ExportGraphSignature(list(inputs), outputs),
-        state_dict=dict(state) or exported.state_dict,
-        range_constraints=exported.range_constraints,
-        module_call_graph=exported.module_call_graph,
-        example_inputs=exported.example_inputs,
-        constants=exported.constants,
-        # A captured graph may write in place; torch's default verifier takes functional graphs only.
-        verifiers=exported.verifiers,
-    )
 
 
 def occupied(block: Block, standing: list[Occupant]) -> Block:

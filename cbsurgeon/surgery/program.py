@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph.block import Block, Mask, Site
+from cbsurgeon.graph.editing import ProgramEditor
 from cbsurgeon.graph.inspection import inspect_program
-from cbsurgeon.graph.occupants import MARK, ON_INPUT, ON_OUTPUT, bypass, copied, occupants, rebuilt
+from cbsurgeon.graph.occupants import MARK, ON_INPUT, ON_OUTPUT, bypass, occupants
 from cbsurgeon.graph.program import Program
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.operators.context import Context
@@ -24,52 +20,6 @@ from cbsurgeon.operators.masking import Masking
 from cbsurgeon.surgery.masking import needed
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import no_mask, occupied, other_structure
-
-
-@dataclass
-class Editor:
-    """A copy of a program's graph under the knife; the program itself is never touched."""
-
-    exported: ExportedProgram
-    graph: fx.Graph
-    inputs: list[InputSpec]
-    state: dict[str, Any]
-    renamed: dict[str, str]
-
-    @classmethod
-    def of(cls, exported: ExportedProgram) -> Editor:
-        """Copy the graph and the signature; tensors are shared."""
-        signature = exported.graph_signature
-        return cls(exported, copied(exported.graph), list(signature.input_specs), dict(exported.state_dict), {})
-
-    def add_tensor(self, path: str, tensor: Tensor) -> fx.Node:
-        """A new parameter or buffer: a placeholder before the user's inputs, and its line in the signature."""
-        first = self.exported.graph_signature.user_inputs[0]
-        anchor = next(node for node in self.graph.nodes if node.name == first)
-        place = next(i for i, spec in enumerate(self.inputs) if getattr(spec.arg, "name", None) == first)
-        mode = fake_mode(self.graph)
-        learned = isinstance(tensor, nn.Parameter)
-        with self.graph.inserting_before(anchor):
-            node = self.graph.placeholder(("p_" if learned else "b_") + path.replace(".", "_"))
-        node.target = node.name
-        node.meta["val"] = mode.from_tensor(tensor.detach(), static_shapes=True)
-        kind, persistent = (InputKind.PARAMETER, None) if learned else (InputKind.BUFFER, True)
-        self.inputs.insert(place, InputSpec(kind, TensorArgument(node.name), path, persistent))
-        self.state[path] = tensor
-        return node
-
-    def finish(self) -> ExportedProgram:
-        """The edited program, validated by torch's own verifier."""
-        return rebuilt(self.exported, self.graph, self.inputs, self.state, self.renamed)
-
-
-def fake_mode(graph: fx.Graph) -> Any:
-    """The mode under which the graph's values were made."""
-    for node in graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, Tensor) and hasattr(value, "fake_mode"):
-            return value.fake_mode
-    raise SurgeryError("the program's nodes carry no values", code="CB-SURGERY-05", why='meta["val"] is missing')
 
 
 def rewrite(program: Program, recipe: Recipe) -> Program:
@@ -81,7 +31,7 @@ def rewrite(program: Program, recipe: Recipe) -> Program:
     found = inspect_program(program)
     _check(found.blocks, recipe)
     standing = {occupant.path: occupant.op for occupant in occupants(program.exported)}
-    editor = Editor.of(program.exported)
+    editor = ProgramEditor(program)
     by_name = {node.name: node for node in editor.graph.nodes}
     kinds = {False: found.blocks, True: found.attention}
     for site in recipe.active:
@@ -91,7 +41,7 @@ def rewrite(program: Program, recipe: Recipe) -> Program:
             raise occupied(site, by, recipe.op)
         mask = _mask_input(block.sites[site.position], site, recipe)
         _insert(editor, by_name, block.sites[site.position], path, recipe, mask)
-    return program.replace(editor.finish())
+    return editor.finish()
 
 
 def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
@@ -117,7 +67,7 @@ def _mask_input(here: Site, wanted: RecipeSite, recipe: Recipe) -> Mask | None:
 
 
 def _insert(
-    editor: Editor, by_name: Mapping[str, fx.Node], site: Site, path: str, recipe: Recipe, mask: Mask | None
+    editor: ProgramEditor, by_name: Mapping[str, fx.Node], site: Site, path: str, recipe: Recipe, mask: Mask | None
 ) -> None:
     operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options)).eval()
     if mask is not None and isinstance(operator, Context):
@@ -126,7 +76,7 @@ def _insert(
     dtype = first.meta["val"].dtype
     operator = operator.to(dtype) if dtype.is_floating_point else operator
     tensors = {
-        name: editor.add_tensor(f"{path}.{name}", tensor)
+        name: editor.add_weight(f"{path}.{name}", tensor)
         for name, tensor in (*operator.named_parameters(), *operator.named_buffers())
     }
     for number, use in enumerate(site.uses):
@@ -138,7 +88,6 @@ def _insert(
                 by_name[consumer].replace_input_with(value, result)
         else:
             _replace_readers(value, result, made)
-            editor.renamed[value.name] = result.name
 
 
 def _replace_readers(value: fx.Node, result: fx.Node, made: list[fx.Node]) -> None:
@@ -214,14 +163,10 @@ def _describe(made: list[fx.Node], value: fx.Node, path: str, operator: Operator
 
 def restore(program: Program) -> tuple[Program, int]:
     """The program without any inserted operator, and how many were taken out."""
-    editor = Editor.of(program.exported)
+    editor = ProgramEditor(program)
     standing = occupants(program.exported, editor.graph)
-    editor.renamed.update(bypass(editor.graph, standing))
-    by_name = {node.name: node for node in editor.graph.nodes}
+    bypass(editor.graph, standing)
     paths = {occupant.path for occupant in standing}
     for path in paths:
-        for spec in [spec for spec in editor.inputs if spec.target and spec.target.startswith(f"{path}.")]:
-            editor.graph.erase_node(by_name[spec.arg.name])
-            editor.inputs.remove(spec)
-            editor.state.pop(str(spec.target), None)
-    return program.replace(editor.finish()), len(paths)
+        editor.remove_weights(path)
+    return editor.finish(), len(paths)

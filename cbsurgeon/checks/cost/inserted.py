@@ -12,9 +12,9 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from cbsurgeon.checks.cost.counts import Inserted, Tally
-from cbsurgeon.checks.cost.nodes import NodeCost, Sizes, batch_symbols, module_stack
+from cbsurgeon.checks.cost.nodes import NodeCost, Sizes, batch_symbols
 from cbsurgeon.checks.cost.rules import KERNELS
-from cbsurgeon.graph.occupants import mark_of
+from cbsurgeon.graph.occupants import membership
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import Operator, Traffic
 from cbsurgeon.operators.registry import classes
@@ -94,18 +94,14 @@ def fused_bytes(cost: NodeCost) -> int:
 def groups(model: Model, exported: ExportedProgram) -> tuple[Group, ...]:
     """The inserted operators of a program, in graph order.
 
-    A node belongs to an operator when an operator class stands in its module stack; that holds for operators that
-    ran as child modules and for those written into the program.
+    The same operator called several times is one group (see :func:`cbsurgeon.graph.occupants.membership`).
     """
     known = classes()
     members: dict[tuple[str, type[Operator]], list[fx.Node]] = defaultdict(list)
     for node in exported.graph_module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        for path, name in module_stack(node).items():
-            if name in known:
-                members[path, known[name]].append(node)
-                break
+        one = membership(node, known)
+        if one is not None and one.kind is not None:
+            members[one.path, one.kind].append(node)
     sizes = Sizes(batch_symbols(exported.graph_module.graph, 1))
     return tuple(_group(model, path, kind, nodes, sizes) for (path, kind), nodes in members.items())
 
@@ -142,7 +138,7 @@ def _options(module: Operator | None, nodes: list[fx.Node]) -> Mapping[str, Any]
 
 def _mark(nodes: list[fx.Node]) -> Mapping[str, Any]:
     """What was written on its nodes when they were put into a program."""
-    return next((mark for node in nodes if (mark := mark_of(node))), {})
+    return next((one.mark for node in nodes if (one := membership(node)) is not None), {})
 
 
 def _module_at(model: Model, path: str) -> Operator | None:

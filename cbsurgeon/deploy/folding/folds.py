@@ -27,12 +27,12 @@ from cbsurgeon.deploy.folding.pattern import (
     broadcasts,
     identity_source,
     layout_source,
-    operator_of,
-    site_of,
     value,
+    why_left,
 )
-from cbsurgeon.deploy.rewrite import Draft, shaped
 from cbsurgeon.graph import Program
+from cbsurgeon.graph.editing import ProgramEditor, shaped
+from cbsurgeon.graph.occupants import membership
 from cbsurgeon.operators import CB
 from cbsurgeon.operators.registry import classes
 
@@ -45,7 +45,7 @@ _LINEAR = aten.linear.default
 _CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
 _PROJECTIONS = {_LINEAR, *_CONVOLUTIONS}
 
-Rewrite = Callable[[Draft, Broadcast, fx.Node], bool]
+Rewrite = Callable[[ProgramEditor, Broadcast, fx.Node], bool]
 """Edits an operator after a linear layer, and says whether it could."""
 
 
@@ -61,14 +61,15 @@ def fold(program: Program, *, plainly: bool = False) -> tuple[Program, tuple[Fol
         The edited program, and what was done at each inserted operator, in graph order. When nothing is inserted the
         program is the one given.
     """
-    draft = Draft(program)
-    found = list(broadcasts(draft.graph))
+    editor = ProgramEditor(program)
+    found = list(broadcasts(editor.graph))
     forms = {} if plainly or not program.batch_axes else _BESIDE_THE_BIAS
-    done = [_fold_one(draft, broadcast, forms) for broadcast in found]
-    others = _other_operators(draft.graph, done)
+    done = [_fold_one(editor, broadcast, forms) for broadcast in found]
+    others = _other_operators(editor.graph, done)
     if not any(done):
         return program, (*done, *others)
-    return draft.finish(), (*done, *others)
+    editor.graph.eliminate_dead_code()
+    return editor.finish(), (*done, *others)
 
 
 def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSite, ...]:
@@ -77,42 +78,42 @@ def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSit
     rest: dict[str, tuple[str, str]] = {}
     known = classes()
     for node in graph.nodes:
-        found, site = operator_of(node, known), site_of(node, known)
-        if found and site not in seen:
-            rest.setdefault(site, found)
+        found = membership(node, known)
+        if found is not None and found.path not in seen:
+            rest.setdefault(found.path, (found.op, why_left(found)))
     return tuple(FoldedSite(site, name, reason=reason) for site, (name, reason) in rest.items())
 
 
-def _fold_one(draft: Draft, broadcast: Broadcast, forms: Mapping[str, Rewrite]) -> FoldedSite:
-    moved = _move_behind(draft, broadcast)
+def _fold_one(editor: ProgramEditor, broadcast: Broadcast, forms: Mapping[str, Rewrite]) -> FoldedSite:
+    moved = _move_behind(editor, broadcast)
     if moved is not None:
         broadcast = moved
     site = broadcast.site
-    projection, reason = _projection_before(draft, broadcast.x)
+    projection, reason = _projection_before(editor, broadcast.x)
     if projection is not None:
         for form, rewrite in forms.items():
-            if rewrite(draft, broadcast, projection.node):
-                _halve(draft, projection.weights[:1])
+            if rewrite(editor, broadcast, projection.node):
+                _halve(editor, projection.weights[:1])
                 return FoldedSite(site, CB.name, f"last-projection, {form}")
-        _halve(draft, projection.weights)
+        _halve(editor, projection.weights)
         _drop_halves(broadcast)
         return FoldedSite(site, CB.name, "last-projection")
-    scale = _scale_after(draft, broadcast.result)
+    scale = _scale_after(editor, broadcast.result)
     if scale is not None:
-        _halve(draft, (scale,))
+        _halve(editor, (scale,))
         _drop_halves(broadcast)
         return FoldedSite(site, CB.name, "layer-scale")
-    following = _projections_after(draft, broadcast.result)
+    following = _projections_after(editor, broadcast.result)
     if following:
-        _halve(draft, following)
+        _halve(editor, following)
         _drop_halves(broadcast)
         return FoldedSite(site, CB.name, "first-projection")
     return FoldedSite(site, CB.name, reason=reason)
 
 
-def _halve(draft: Draft, names: tuple[str, ...]) -> None:
+def _halve(editor: ProgramEditor, names: tuple[str, ...]) -> None:
     for name in names:
-        draft.replace_weight(name, draft.weights[name].detach() * 0.5)
+        editor.replace_weight(name, editor.weights[name].detach() * 0.5)
 
 
 def _drop_halves(broadcast: Broadcast) -> None:
@@ -131,7 +132,7 @@ class _Projection:
     weights: tuple[str, ...]
 
 
-def _projection_before(draft: Draft, x: fx.Node) -> tuple[_Projection | None, str]:
+def _projection_before(editor: ProgramEditor, x: fx.Node) -> tuple[_Projection | None, str]:
     """The projection whose result reaches ``x`` through operators a factor passes through, read by nobody else."""
     node, reader_count = x, 2
     while True:
@@ -154,15 +155,15 @@ def _projection_before(draft: Draft, x: fx.Node) -> tuple[_Projection | None, st
             return None, f"{reader} has no weight of its own"
     else:
         return None, f"{reader} is no projection, so a factor cannot go into its weights"
-    return _own_weights(draft, node, operands)
+    return _own_weights(editor, node, operands)
 
 
-def _own_weights(draft: Draft, node: fx.Node, operands: tuple[Any, ...]) -> tuple[_Projection | None, str]:
+def _own_weights(editor: ProgramEditor, node: fx.Node, operands: tuple[Any, ...]) -> tuple[_Projection | None, str]:
     names = []
     for operand in operands:
         if operand is None:
             continue
-        if not isinstance(operand, fx.Node) or operand.name not in draft.weights:
+        if not isinstance(operand, fx.Node) or operand.name not in editor.weights:
             return None, f"the weight of {node.name} is computed in the graph"
         if len(operand.users) != 1:
             return None, f"the weight of {node.name} is shared by {len(operand.users)} operators"
@@ -174,7 +175,7 @@ def _single_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _scale_after(draft: Draft, result: fx.Node) -> str | None:
+def _scale_after(editor: ProgramEditor, result: fx.Node) -> str | None:
     """Name of the layer scale that alone reads the result."""
     user = _single_user(result)
     while user is not None and identity_source(user) is not None:
@@ -182,12 +183,12 @@ def _scale_after(draft: Draft, result: fx.Node) -> str | None:
     if user is None or user.target != aten.mul.Tensor:
         return None
     for operand in user.args:
-        if isinstance(operand, fx.Node) and operand.name in draft.weights and len(operand.users) == 1:
+        if isinstance(operand, fx.Node) and operand.name in editor.weights and len(operand.users) == 1:
             return operand.name
     return None
 
 
-def _projections_after(draft: Draft, result: fx.Node) -> tuple[str, ...]:
+def _projections_after(editor: ProgramEditor, result: fx.Node) -> tuple[str, ...]:
     """Weights of the projections that are all that reads the result; their biases stay whole."""
     weights, pending = [], list(result.users)
     while pending:
@@ -196,13 +197,13 @@ def _projections_after(draft: Draft, result: fx.Node) -> tuple[str, ...]:
             pending += user.users
             continue
         operand = user.args[1] if user.target in _PROJECTIONS else None
-        if not isinstance(operand, fx.Node) or operand.name not in draft.weights or len(operand.users) != 1:
+        if not isinstance(operand, fx.Node) or operand.name not in editor.weights or len(operand.users) != 1:
             return ()
         weights.append(operand.name)
     return tuple(weights)
 
 
-def _move_behind(draft: Draft, broadcast: Broadcast) -> Broadcast | None:
+def _move_behind(editor: ProgramEditor, broadcast: Broadcast) -> Broadcast | None:
     """Move the operator from the input of a projection to its output, where that is the same function."""
     user = _single_user(broadcast.result)
     while user is not None and identity_source(user) is not None:
@@ -213,17 +214,17 @@ def _move_behind(draft: Draft, broadcast: Broadcast) -> Broadcast | None:
         return None  # the far side is the wide one (the first projection of an MLP)
     readers = list(user.users)
     broadcast.result.replace_all_uses_with(broadcast.x)
-    with draft.graph.inserting_after(user):
-        anchor = draft.graph.call_function(aten.alias.default, (user,))
-    with draft.graph.inserting_before(anchor):
-        mean = _mean(draft, user, broadcast)
-        half = draft.call(aten.mul.Tensor, (user, 0.5), value(user), like=broadcast.result)
-        scaled = draft.call(aten.mul.Tensor, (mean, 0.5), value(mean), like=broadcast.result)
-        result = draft.call(aten.add.Tensor, (half, scaled), value(user), like=broadcast.result)
-    draft.graph.erase_node(anchor)
+    with editor.graph.inserting_after(user):
+        anchor = editor.graph.call_function(aten.alias.default, (user,))
+    with editor.graph.inserting_before(anchor):
+        mean = _mean(editor, user, broadcast)
+        half = editor.call(aten.mul.Tensor, (user, 0.5), value(user), like=broadcast.result)
+        scaled = editor.call(aten.mul.Tensor, (mean, 0.5), value(mean), like=broadcast.result)
+        result = editor.call(aten.add.Tensor, (half, scaled), value(user), like=broadcast.result)
+    editor.graph.erase_node(anchor)
     for reader in readers:
         reader.replace_input_with(user, result)
-    _erase_unread(draft.graph, broadcast.result)
+    _erase_unread(editor.graph, broadcast.result)
     reduction = broadcast.reduction if mean.target != aten.mean.dim else mean
     return Broadcast(user, result, mean, reduction, broadcast.axes, (mean, half, scaled, result), broadcast.site)
 
@@ -253,7 +254,7 @@ def _all_equal(setting: Any, wanted: int) -> bool:
     return all(item == wanted for item in setting) if isinstance(setting, (list, tuple)) else setting == wanted
 
 
-def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
+def _to_skip_side(editor: ProgramEditor, broadcast: Broadcast, linear: fx.Node) -> bool:
     """``r + (x' + mean(x'))`` → ``(r + mean(u)) + (u + b)``, where one layer norm alone reads the sum."""
     bias = _bias_of(linear)
     if bias is None or not _same_layout(broadcast.x, linear):
@@ -266,30 +267,30 @@ def _to_skip_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
     stream = residual.args[1] if residual.args[0] is tail else residual.args[0]
     if not isinstance(stream, fx.Node) or stream is tail or value(stream).shape != value(residual).shape:
         return False
-    with draft.graph.inserting_before(residual):
-        plain = draft.call(_LINEAR, linear.args[:2], value(linear), like=linear)
-        mean = _mean(draft, plain, broadcast)
+    with editor.graph.inserting_before(residual):
+        plain = editor.call(_LINEAR, linear.args[:2], value(linear), like=linear)
+        mean = _mean(editor, plain, broadcast)
         _mark_average(mean)
-        shifted = draft.call(aten.add.Tensor, (stream, mean), value(stream), like=broadcast.result)
-        whole = draft.call(aten.add.Tensor, (plain, bias), value(linear), like=linear)
+        shifted = editor.call(aten.add.Tensor, (stream, mean), value(stream), like=broadcast.result)
+        whole = editor.call(aten.add.Tensor, (plain, bias), value(linear), like=linear)
     residual.args = (shifted, whole)
-    _erase_unread(draft.graph, tail)
+    _erase_unread(editor.graph, tail)
     return True
 
 
-def _to_bias_side(draft: Draft, broadcast: Broadcast, linear: fx.Node) -> bool:
+def _to_bias_side(editor: ProgramEditor, broadcast: Broadcast, linear: fx.Node) -> bool:
     """``x' + mean(x')`` → ``u + (mean(u) + b)``: the pass that adds the bias adds the mean as well."""
     bias, result = _bias_of(linear), broadcast.result
     if bias is None or not _same_layout(broadcast.x, linear):
         return False
-    with draft.graph.inserting_before(result):
-        plain = draft.call(_LINEAR, linear.args[:2], value(linear), like=linear)
-        mean = _mean(draft, plain, broadcast)
+    with editor.graph.inserting_before(result):
+        plain = editor.call(_LINEAR, linear.args[:2], value(linear), like=linear)
+        mean = _mean(editor, plain, broadcast)
         _mark_average(mean)
-        shift = draft.call(aten.add.Tensor, (mean, bias), value(mean), like=result)
-        whole = draft.call(aten.add.Tensor, (plain, shift), value(linear), like=linear)
+        shift = editor.call(aten.add.Tensor, (mean, bias), value(mean), like=result)
+        whole = editor.call(aten.add.Tensor, (plain, shift), value(linear), like=linear)
     result.replace_all_uses_with(whole)
-    _erase_unread(draft.graph, result)
+    _erase_unread(editor.graph, result)
     return True
 
 
@@ -312,15 +313,15 @@ def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
         _erase_unread(graph, operand)
 
 
-def _mean(draft: Draft, x: fx.Node, broadcast: Broadcast) -> fx.Node:
+def _mean(editor: ProgramEditor, x: fx.Node, broadcast: Broadcast) -> fx.Node:
     """The mean over the operator's axes, accumulated in float32 as the operator does."""
     like, axes, dtype = broadcast.reduction, list(broadcast.axes), value(x).dtype
     result = shaped(value(x), [1 if axis in axes else size for axis, size in enumerate(value(x).shape)])
     if dtype in (torch.float32, torch.float64):
-        return draft.call(aten.mean.dim, (x, axes, True), result, like=like)
-    wide = draft.call(aten.to.dtype, (x, torch.float32), shaped(value(x), dtype=torch.float32), like=like)
-    mean = draft.call(aten.mean.dim, (wide, axes, True), shaped(result, dtype=torch.float32), like=like)
-    return draft.call(aten.to.dtype, (mean, dtype), result, like=like)
+        return editor.call(aten.mean.dim, (x, axes, True), result, like=like)
+    wide = editor.call(aten.to.dtype, (x, torch.float32), shaped(value(x), dtype=torch.float32), like=like)
+    mean = editor.call(aten.mean.dim, (wide, axes, True), shaped(result, dtype=torch.float32), like=like)
+    return editor.call(aten.to.dtype, (mean, dtype), result, like=like)
 
 
 def _mark_average(reduction: fx.Node) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from cbsurgeon.graph.occupants import mark_of
+from cbsurgeon.graph.occupants import Membership, membership
 from cbsurgeon.operators import Operator
-from cbsurgeon.operators.registry import classes
 
 aten = torch.ops.aten
 
@@ -113,7 +112,8 @@ def _broadcast(
     if any(user not in inner for part in inner - {result} for user in part.users):
         return None  # part of it is read elsewhere: not one operator
     ordered = tuple(sorted(inner))
-    return Broadcast(x, result, mean, node, axes, ordered, site_of(result, classes()) or result.name)
+    inserted = membership(result)
+    return Broadcast(x, result, mean, node, axes, ordered, inserted.path if inserted else result.name)
 
 
 def halved(node: Any) -> fx.Node | None:
@@ -176,32 +176,7 @@ def layout_source(node: fx.Node) -> fx.Node | None:
     return identity_source(node)
 
 
-def site_of(node: fx.Node, known: Mapping[str, type[Operator]]) -> str:
-    """Where an inserted operator stands: the site it was inserted at, else the operator module's path.
-
-    Args:
-        node: any node.
-        known: operator classes by their full names (:func:`cbsurgeon.operators.registry.classes`).
-    """
-    entry = _operator_entry(node, known)
-    return str(mark_of(node).get("site") or (entry[0] if entry else ""))
-
-
-def operator_of(node: fx.Node, known: Mapping[str, type[Operator]]) -> tuple[str, str] | None:
-    """Name of the inserted operator a node belongs to, and why it is not folded; ``None`` for the model's own nodes."""
-    mark, entry = mark_of(node), _operator_entry(node, known)
-    if not mark.get("op") and entry is None:
-        return None
-    kind = known.get(entry[1]) if entry else None
-    kind = kind or next((kind for kind in known.values() if kind.name == mark.get("op")), Operator)
-    name = str(mark.get("op") or kind.name)
-    return name, kind.folding(**mark.get("options", {})).reason or "its nodes are not the plain average it describes"
-
-
-def _operator_entry(node: fx.Node, known: Mapping[str, type[Operator]]) -> tuple[str, str] | None:
-    """Module path and class name of the operator module that a node ran in."""
-    for path, kind in (node.meta.get("nn_module_stack") or {}).values():
-        text = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-        if text in known:
-            return str(path), text
-    return None
+def why_left(one: Membership) -> str:
+    """Why an operator that is no plain average is not folded."""
+    kind = one.kind or Operator
+    return kind.folding(**one.mark.get("options", {})).reason or "its nodes are not the plain average it describes"

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from cbsurgeon.deploy.rewrite import Draft, shaped
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.aten import argument, name
+from cbsurgeon.graph.editing import ProgramEditor, shaped
 
 RANK = 4
 """Axes an exported attention has: batch, heads, tokens, channels."""
@@ -27,13 +27,14 @@ def with_four_axes(program: Program) -> Program:
     """The program with every attention written over four axes; the same program where all of them are."""
     if not any(_fits(node) for node in program.exported.graph.nodes):
         return program
-    draft = Draft(program)
-    for node in [node for node in draft.graph.nodes if _fits(node)]:
-        with draft.graph.inserting_before(node):
-            result = _merged(draft, node) if node.meta["val"].dim() > RANK else _widened(draft, node)
+    editor = ProgramEditor(program)
+    for node in [node for node in editor.graph.nodes if _fits(node)]:
+        with editor.graph.inserting_before(node):
+            result = _merged(editor, node) if node.meta["val"].dim() > RANK else _widened(editor, node)
         node.replace_all_uses_with(result)
-        draft.graph.erase_node(node)
-    return draft.finish()
+        editor.graph.erase_node(node)
+    editor.graph.eliminate_dead_code()
+    return editor.finish()
 
 
 def _fits(node: fx.Node) -> bool:
@@ -56,20 +57,20 @@ def _value(operand: Any) -> Any:
     return value if isinstance(value, Tensor) else None
 
 
-def _widened(draft: Draft, node: fx.Node) -> fx.Node:
+def _widened(editor: ProgramEditor, node: fx.Node) -> fx.Node:
     """An axis of size one behind the batch."""
     arguments = list(node.args)
     for place, operand in enumerate(arguments[:4]):
         value = _value(operand)
         if value is not None and value.dim() == RANK - 1:
             wide = shaped(value, (value.shape[0], 1, *value.shape[1:]))
-            arguments[place] = draft.call(aten.unsqueeze.default, (operand, 1), wide, like=node)
+            arguments[place] = editor.call(aten.unsqueeze.default, (operand, 1), wide, like=node)
     value = node.meta["val"]
-    result = _again(draft, node, arguments, (value.shape[0], 1, *value.shape[1:]))
-    return draft.call(aten.squeeze.dim, (result, 1), value, like=node)
+    result = _again(editor, node, arguments, (value.shape[0], 1, *value.shape[1:]))
+    return editor.call(aten.squeeze.dim, (result, 1), value, like=node)
 
 
-def _merged(draft: Draft, node: fx.Node) -> fx.Node:
+def _merged(editor: ProgramEditor, node: fx.Node) -> fx.Node:
     """All leading axes but one in one."""
     value = node.meta["val"]
     last = value.dim() - RANK
@@ -77,10 +78,10 @@ def _merged(draft: Draft, node: fx.Node) -> fx.Node:
     for operand in node.args[:3]:
         whole = operand.meta["val"]  # type: ignore[union-attr]
         flat = shaped(whole, _together(whole.shape, last))
-        operands.append(draft.call(aten.flatten.using_ints, (operand, 0, last), flat, like=node))
-    result = _again(draft, node, [*operands, *node.args[3:]], _together(value.shape, last))
+        operands.append(editor.call(aten.flatten.using_ints, (operand, 0, last), flat, like=node))
+    result = _again(editor, node, [*operands, *node.args[3:]], _together(value.shape, last))
     sizes = [size if isinstance(size, int) else -1 for size in value.shape[: last + 1]]
-    return draft.call(aten.unflatten.int, (result, 0, sizes), value, like=node)
+    return editor.call(aten.unflatten.int, (result, 0, sizes), value, like=node)
 
 
 def _together(shape: Sequence[Any], last: int) -> tuple[Any, ...]:
@@ -90,8 +91,8 @@ def _together(shape: Sequence[Any], last: int) -> tuple[Any, ...]:
     return (total, *shape[last + 1 :])
 
 
-def _again(draft: Draft, node: fx.Node, arguments: Sequence[Any], shape: Sequence[Any]) -> fx.Node:
+def _again(editor: ProgramEditor, node: fx.Node, arguments: Sequence[Any], shape: Sequence[Any]) -> fx.Node:
     """The same attention on other operands."""
-    result: fx.Node = draft.graph.call_function(node.target, tuple(arguments), dict(node.kwargs))  # type: ignore[arg-type]
+    result: fx.Node = editor.graph.call_function(node.target, tuple(arguments), dict(node.kwargs))  # type: ignore[arg-type]
     result.meta = {**node.meta, "val": shaped(node.meta["val"], shape)}
     return result

@@ -38,6 +38,17 @@ ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 DEVICES = ("cpu", "cuda")
 """Device types that a model can run on."""
 
+RESIZES = ("shortest", "squash", "pad", "none")
+"""Scale the shorter edge of an image; scale both edges; scale until it fits, and fill the rest with the mean; leave it
+as it is.
+"""
+
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", "box", "hamming")
+"""How an image is scaled, as torchvision names it."""
+
+CLASS_ORDERS = ("alphabetic", "numeric")
+"""Orders of class folders that have numbers as names: torchvision's, and timm's."""
+
 
 class Progress(Protocol):
     """Is told the name of each step of a long job as the step starts."""

@@ -22,6 +22,7 @@ from cbsurgeon.operators import names
 from cbsurgeon.options import (
     AuditOptions,
     Choice,
+    DataOptions,
     ExportOptions,
     InsertOptions,
     Loading,
@@ -31,7 +32,7 @@ from cbsurgeon.options import (
     resolve,
 )
 
-CLASSES = [Loading, Choice, InsertOptions, ExportOptions, VerifyOptions, AuditOptions, ShipOptions]
+CLASSES = [Loading, Choice, InsertOptions, ExportOptions, VerifyOptions, AuditOptions, ShipOptions, DataOptions]
 
 # What a user types for each flag, and what the field then holds, written by hand.
 TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
@@ -68,6 +69,18 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
     (ShipOptions, "opset"): (["--opset", "23"], 23),
     (ShipOptions, "engine"): (["--no-engine"], False),
     (ShipOptions, "bench_budget"): (["--bench-budget", "0"], 0.0),
+    (DataOptions, "batch"): (["--batch", "8"], 8),
+    (DataOptions, "workers"): (["--workers", "0"], 0),
+    (DataOptions, "limit"): (["--limit", "100"], 100),
+    (DataOptions, "strict"): (["--strict"], True),
+    (DataOptions, "order"): (["--class-order", "numeric"], "numeric"),
+    (DataOptions, "size"): (["--size", "224x320"], (224, 320)),
+    (DataOptions, "crop"): (["--crop", "0.9"], 0.9),
+    (DataOptions, "resize"): (["--resize", "squash"], "squash"),
+    (DataOptions, "interpolation"): (["--interpolation", "lanczos"], "lanczos"),
+    (DataOptions, "mean"): (["--mean", "imagenet"], "imagenet"),
+    (DataOptions, "std"): (["--std", "0.5,0.5,0.5"], "0.5,0.5,0.5"),
+    (DataOptions, "channels"): (["--channels", "bgr"], "bgr"),
 }
 PATHS = {(Loading, "inputs"), (Loading, "recipe")}
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cbsurgeon.data.decoding import SUFFIXES
-from cbsurgeon.data.reading import Reading, unreadable
+from cbsurgeon.data.refusals import unreadable
 from cbsurgeon.data.sample import Sample
 from cbsurgeon.data.source import Indexed
 from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.options import DataOptions
 
 MAPS = ("labels", "masks", "annotations")
 """Names of the folder of label maps beside ``images``."""
-ORDERS = ("alphabetic", "numeric")
 _DEEPEST = 32
 _SHOWN = 3
 
@@ -45,7 +45,7 @@ class Folder(Indexed):
         return Sample(index, str(entry.path.relative_to(self.root)), image=entry.path, label=entry.label)
 
 
-def open_source(reference: str, reading: Reading) -> Folder:
+def open_source(reference: str, how: DataOptions) -> Folder:
     """List a folder.
 
     Raises:
@@ -81,7 +81,7 @@ def open_source(reference: str, reading: Reading) -> Folder:
         raise _empty(root)
     if loose:
         return Folder(root, [_Entry(path, None) for path in sorted(loose)], (), ())
-    classes = _ordered([folder.name for folder in folders], reading, root)
+    classes = _ordered([folder.name for folder in folders], how, root)
     entries = [_Entry(path, label) for label, name in enumerate(classes) for path in found[root / name]]
     empty = [name for name in classes if not found[root / name]]
     remarks = (f"classes without an image: {', '.join(empty[:_SHOWN])}",) if empty else ()
@@ -110,12 +110,12 @@ def _with_maps(root: Path, images: Path, maps: Path) -> Folder:
     return Folder(root, entries, (), ())
 
 
-def _ordered(names: list[str], reading: Reading, root: Path) -> tuple[str, ...]:
+def _ordered(names: list[str], how: DataOptions, root: Path) -> tuple[str, ...]:
     alphabetic = tuple(sorted(names))
-    if not all(name.isdecimal() for name in names) or reading.order == "alphabetic":
+    if not all(name.isdecimal() for name in names) or how.order == "alphabetic":
         return alphabetic
     numeric = tuple(sorted(names, key=lambda name: (int(name), name)))
-    if numeric == alphabetic or reading.order == "numeric":
+    if numeric == alphabetic or how.order == "numeric":
         return numeric
     first = next(name for name, other in zip(alphabetic, numeric, strict=True) if name != other)
     raise UsageError(

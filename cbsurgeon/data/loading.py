@@ -12,12 +12,13 @@ import torch
 
 from cbsurgeon.data.batching import Collector
 from cbsurgeon.data.limiting import limited
-from cbsurgeon.data.reading import Reading
 from cbsurgeon.data.registry import open_source
 from cbsurgeon.data.sample import Batch, Problem
 from cbsurgeon.data.source import Source
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models import Preprocessing
+from cbsurgeon.models.preprocessing import changed
+from cbsurgeon.options import DataOptions, documented, resolve
 
 MOST_WORKERS = 8
 """Worker processes where the user names no number: more of them rarely decode faster than a model runs."""
@@ -73,29 +74,24 @@ class Data:
                 yield batch
 
 
+@documented(DataOptions)
 def open_data(
     spec: str | Path,
     preprocessing: Preprocessing | Sequence[Preprocessing] | None = None,
+    how: DataOptions | None = None,
+    /,
     *,
-    batch: int = 32,
-    workers: int | None = None,
-    strict: bool = False,
-    limit: int | None = None,
     share: tuple[int, int] = (0, 1),
-    reading: Reading | None = None,
+    **keywords: Any,
 ) -> Data:
     """Open a dataset; nothing is decoded yet.
 
     Args:
         spec: a folder of images (one sub-folder a class, or flat), or ``file.npz``.
-        preprocessing: the model's own; several give several views of each image. Only arrays need none.
-        batch: samples a batch.
-        workers: processes that decode; ``None`` takes half of the cores, at most :data:`MOST_WORKERS`; 0 decodes in
-            this process.
-        strict: a sample that cannot be read is an error, not counted and left out.
-        limit: at most so many samples, spread evenly over the dataset.
+        preprocessing: the model's own, changed by the fields of ``how`` that say something about it; several give
+            several views of each image. Only arrays need none.
+        how: how to read it; or its fields as keywords.
         share: number of this process, and of all processes: together they read each sample exactly once.
-        reading: how to list the samples.
 
     Returns:
         The dataset; iterate it for batches.
@@ -105,29 +101,19 @@ def open_data(
         InputFileError: there is no dataset, or it is not one (``CB-DATA-03`` to ``CB-DATA-09``).
         MissingPackage: a package that decoding or the kind of dataset needs is absent.
     """
-    for name, value in (("batch", batch), ("limit", limit), ("workers", None if workers is None else workers + 1)):
-        if value is not None and value < 1:
+    how = resolve(DataOptions, how, keywords, "open_data")
+    for name, value, least in (("batch", how.batch, 1), ("limit", how.limit, 1), ("workers", how.workers, 0)):
+        if value is not None and value < least:
             raise UsageError(f"--{name} is too small", code="CB-DATA-12", where=str(spec), do=f"--{name} 8")
-    source = open_source(spec, reading or Reading())
-    if limit is not None:
-        source = limited(source, limit)
-    views = _views(preprocessing)
-    if source.pictures and not views:
-        raise UsageError(
-            "how images become this model's input is not known",
-            code="CB-DATA-01",
-            where=str(spec),
-            why="the dataset has images, and the model does not say how to preprocess them",
-            do="such as --size 224 --crop 0.875 --interpolation bicubic --mean imagenet --std imagenet",
-        )
-    chosen = min((os.cpu_count() or 2) // 2, MOST_WORKERS) if workers is None else workers
-    return Data(source, views if source.pictures else (), batch=batch, workers=chosen, strict=strict, share=share)
-
-
-def _views(given: Preprocessing | Sequence[Preprocessing] | None) -> tuple[Preprocessing, ...]:
-    if given is None:
-        return ()
-    return (given,) if isinstance(given, Preprocessing) else tuple(given)
+    source = open_source(spec, how)
+    if how.limit is not None:
+        source = limited(source, how.limit)
+    views: tuple[Preprocessing, ...] = ()
+    if source.pictures:
+        bases = preprocessing if isinstance(preprocessing, Sequence) else (preprocessing,)
+        views = tuple(changed(base, where=str(spec), **how.preprocessing) for base in bases)
+    workers = min((os.cpu_count() or 2) // 2, MOST_WORKERS) if how.workers is None else how.workers
+    return Data(source, views, batch=how.batch, workers=workers, strict=how.strict, share=share)
 
 
 class _Stream(torch.utils.data.IterableDataset[Batch]):

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cbsurgeon.data.reading import Reading
 from cbsurgeon.data.sample import Array, Sample
 from cbsurgeon.data.source import Indexed
 from cbsurgeon.errors import InputFileError
 from cbsurgeon.models.files.arrays import read_arrays
+from cbsurgeon.options import DataOptions
 
 IMAGES, LABELS = "images", "labels"
 
@@ -39,7 +39,7 @@ class Arrays(Indexed):
         return Sample(index, name, arrays={key: array[index] for key, array in self._inputs.items()}, label=label)
 
 
-def open_source(reference: str, reading: Reading) -> Arrays:
+def open_source(reference: str, how: DataOptions) -> Arrays:
     """Read the arrays.
 
     Raises:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from cbsurgeon.data.reading import Reading
 from cbsurgeon.data.source import Source
+from cbsurgeon.options import DataOptions
 
 KINDS = {
     "folder": "cbsurgeon.data.folder",
     "npz": "cbsurgeon.data.npz",
 }
-"""Kind → the module whose ``open_source(reference, reading)`` opens it. All but the first two are prefixes:
+"""Kind → the module whose ``open_source(reference, how)`` opens it. All but the first two are prefixes:
 ``hf:DIRECTORY``.
 """
 
 
-def open_source(spec: str | Path, reading: Reading) -> Source:
+def open_source(spec: str | Path, how: DataOptions) -> Source:
     """The dataset a reference names.
 
     Raises:
@@ -30,5 +30,5 @@ def open_source(spec: str | Path, reading: Reading) -> Source:
         kind, reference = prefix, rest
     else:
         kind, reference = ("npz" if Path(text).suffix.lower() == ".npz" else "folder"), text
-    found: Source = importlib.import_module(KINDS[kind]).open_source(reference, reading)
+    found: Source = importlib.import_module(KINDS[kind]).open_source(reference, how)
     return found

@@ -60,6 +60,7 @@ AREAS = {
     "ONNX": Area("ONNX files", "export"),
     "ENGINE": Area("TensorRT engines", "engines"),
     "RUN": Area("running a model in a back end", "running"),
+    "DATA": Area("datasets and preprocessing", "data"),
     "VERIFY": Area("comparing outputs", "proving"),
     "BISECT": Area("finding the first block that differs", "proving"),
     "AUDIT": Area("counting parameters, FLOPs and bytes", "proving"),

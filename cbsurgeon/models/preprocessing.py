@@ -12,12 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.vocabulary import INTERPOLATIONS, RESIZES
 
-RESIZES = ("shortest", "squash", "pad", "none")
-"""Scale the shorter edge to ``resize_to``; scale both edges to it; scale until the image fits inside it, and fill the
-rest with the mean; leave the image as it is. What follows is the crop of ``size`` at the centre.
-"""
-INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", "box", "hamming")
 CHANNELS = {"rgb": 3, "bgr": 3, "grey": 1}
 RESAMPLERS = ("pil", "torch")
 LARGEST_EDGE = 1 << 14
@@ -32,9 +28,9 @@ class Preprocessing:
     Attributes:
         size: height and width of the input, cut out of the centre of the resized image.
         mean, std: one number a channel, for values from 0 to 1: ``(value / 255 - mean) / std``.
-        resize: one of :data:`RESIZES`.
+        resize: one of :data:`cbsurgeon.vocabulary.RESIZES`; the crop of ``size`` at the centre follows.
         resize_to: height and width that ``resize`` scales to.
-        interpolation: one of :data:`INTERPOLATIONS`.
+        interpolation: one of :data:`cbsurgeon.vocabulary.INTERPOLATIONS`.
         channels: ``rgb``, ``bgr`` or ``grey``.
         resampler: ``pil`` scales as Pillow does, ``torch`` as torchvision does on tensors (a level of 255 apart).
         source: where the description comes from, for people.

@@ -3,6 +3,7 @@
 A new option is one field here. Nothing in this package imports torch.
 """
 
+from cbsurgeon.options.data import DataOptions
 from cbsurgeon.options.editing import Choice, InsertOptions, Loading
 from cbsurgeon.options.flags import Flag, default_of, documented, fields_of, flags_of, resolve
 from cbsurgeon.options.proving import AuditOptions, ExportOptions, ShipOptions, VerifyOptions
@@ -10,6 +11,7 @@ from cbsurgeon.options.proving import AuditOptions, ExportOptions, ShipOptions, 
 __all__ = [
     "AuditOptions",
     "Choice",
+    "DataOptions",
     "ExportOptions",
     "Flag",
     "InsertOptions",

@@ -7,6 +7,7 @@ adds the flag's name.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 
@@ -73,4 +74,23 @@ def pairs(texts: tuple[str, ...]) -> dict[str, Any]:
             found[key] = json.loads(value)
         except json.JSONDecodeError:
             found[key] = value
+    return found
+
+
+def edges(text: str) -> tuple[int, int]:
+    """``224`` as height and width, ``224x320`` as height x width."""
+    parts = text.split("x")
+    if len(parts) not in (1, 2) or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise BadText("takes an edge in pixels, or height x width", "224x320")
+    return int(parts[0]), int(parts[-1])
+
+
+def number(text: str) -> float:
+    """``0.875`` or ``224``."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise BadText("takes a share such as 0.875, or pixels", "0.875")
     return found

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cbsurgeon.data import Data, Reading, open_data
+from cbsurgeon.data import Data, Indexed, Sample, open_data
 from cbsurgeon.data.decoding import MOST_PIXELS, Unreadable, decode
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, cropped
@@ -208,8 +208,9 @@ def test_folders_that_are_no_dataset(tmp_path: Path) -> None:
     os.symlink(tmp_path / "loop", tmp_path / "loop" / "class" / "again")
     assert code(tmp_path / "loop") == "CB-DATA-07"
     assert code(tmp_path / "loop", limit=0) == "CB-DATA-12"
+    save(tmp_path / "flat" / "b.png")
+    assert next(iter(open_data(tmp_path / "flat", SMALL, workers=0, std="0.5"))).inputs.shape == (1, 3, 32, 32)
     with pytest.raises(UsageError) as caught:
-        save(tmp_path / "flat" / "b.png")
         open_data(tmp_path / "flat")
     assert caught.value.code == "CB-DATA-01"
 
@@ -220,8 +221,8 @@ def test_numbers_as_class_names_have_two_orders(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"class 1 is '10' in alphabetic order.*'2' in numeric order") as caught:
         open_data(tmp_path, SMALL)
     assert caught.value.code == "CB-DATA-08"
-    assert open_data(tmp_path, SMALL, reading=Reading(order="numeric")).source.classes == ("1", "2", "10")
-    assert open_data(tmp_path, SMALL, reading=Reading(order="alphabetic")).source.classes == ("1", "10", "2")
+    assert open_data(tmp_path, SMALL, order="numeric").source.classes == ("1", "2", "10")
+    assert open_data(tmp_path, SMALL, order="alphabetic").source.classes == ("1", "10", "2")
 
 
 def test_a_class_without_an_image_keeps_its_number(tmp_path: Path) -> None:
@@ -243,8 +244,9 @@ def test_arrays_of_images_and_of_inputs(tmp_path: Path) -> None:
     numpy.savez(tmp_path / "t.npz", input_ids=numpy.arange(12).reshape(4, 3), mask=numpy.ones((4, 3)))
     (batch,) = open_data(tmp_path / "t.npz", workers=0)
     assert batch.labels is None and batch.named(("mask", "input_ids"))["input_ids"].tolist()[1] == [3, 4, 5]
-    with pytest.raises(UsageError, match="it takes x; the dataset has"):
+    with pytest.raises(UsageError, match="it takes x; the dataset has") as caught:
         batch.named(("x",))
+    assert caught.value.code == "CB-DATA-10"
     with pytest.raises(UsageError, match="more than that"):
         same.named(("pixel_values", "input_ids"))
 
@@ -276,3 +278,19 @@ def test_label_maps_go_with_their_images(tmp_path: Path) -> None:
     (batch,) = open_data(tmp_path, cropped((40, 48), 1.0, resize="none", **LOOK), workers=0)
     assert batch.labels is not None and batch.labels.shape == (1, 40, 48)
     assert torch.equal(batch.labels[0], torch.from_numpy(pixels)[:, 1:49].long())
+
+
+class Deadly(Indexed):
+    """Ends the process that reads it."""
+
+    def __init__(self) -> None:
+        super().__init__("deadly", pictures=False, labelled=False, count=4)
+
+    def sample(self, index: int) -> Sample:
+        os._exit(3)
+
+
+def test_a_worker_that_ends_is_an_error_and_no_hang() -> None:
+    with pytest.raises(InputFileError) as caught:
+        list(Data(Deadly(), (), batch=1, workers=2, strict=False, share=(0, 1)))
+    assert caught.value.code == "CB-DATA-13" and "--workers 0" in caught.value.do

@@ -1,0 +1,90 @@
+"""Which data a model is run on, and how images become its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cbsurgeon.options.flags import option
+from cbsurgeon.options.texts import edges, number
+from cbsurgeon.vocabulary import CLASS_ORDERS, INTERPOLATIONS, RESIZES
+
+PREPROCESSING = ("size", "crop", "resize", "interpolation", "mean", "std", "channels")
+"""The fields that say how images become a model's input."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a dataset is read (:func:`cbsurgeon.data.open_data`)."""
+
+    batch: int = option(32, "Samples a batch.", "--batch", metavar="N", number=int, least=1, shown="32")
+    workers: int | None = option(
+        None,
+        "Processes that decode images; 0 decodes in the main process.",
+        "--workers",
+        metavar="N",
+        number=int,
+        least=0,
+        shown="half of the cores, at most 8",
+    )
+    limit: int | None = option(
+        None,
+        "At most so many samples, at even distances.",
+        "--limit",
+        metavar="N",
+        number=int,
+        least=1,
+        shown="all",
+    )
+    strict: bool = option(False, "Fail at the first sample that cannot be read, instead of counting it.", "--strict")
+    order: str | None = option(
+        None, "Order of classes whose folders have numbers as names.", "--class-order", choices=CLASS_ORDERS
+    )
+    size: tuple[int, int] | None = option(
+        None,
+        "Height and width of the model's input; with --crop in pixels, what the shorter edge is scaled to.",
+        "--size",
+        metavar="N|HxW",
+        read=edges,
+        shown="the model's own",
+    )
+    crop: float | None = option(
+        None,
+        "Share of the scaled image that is cut out of its centre, such as 0.875; or edge of that crop in pixels.",
+        "--crop",
+        metavar="SHARE|N",
+        read=number,
+        shown="the model's own",
+    )
+    resize: str | None = option(
+        None,
+        "Scale the shorter edge, both edges, or until the image fits.",
+        "--resize",
+        choices=RESIZES,
+        shown="the model's own",
+    )
+    interpolation: str | None = option(
+        None, "How images are scaled.", "--interpolation", choices=INTERPOLATIONS, shown="the model's own"
+    )
+    mean: Any = option(
+        None,
+        "Mean of each channel for values from 0 to 1, or imagenet.",
+        "--mean",
+        metavar="R,G,B",
+        shown="the model's own",
+    )
+    std: Any = option(
+        None,
+        "Standard deviation of each channel for values from 0 to 1, or imagenet.",
+        "--std",
+        metavar="R,G,B",
+        shown="the model's own",
+    )
+    channels: str | None = option(
+        None, "Channels of the model's input.", "--channels", choices=("rgb", "bgr", "grey"), shown="the model's own"
+    )
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What the user says about preprocessing; ``None`` where they say nothing."""
+        return {name: getattr(self, name) for name in PREPROCESSING}

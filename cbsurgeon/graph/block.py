@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from cbsurgeon.graph.reasons import Part, Reason
 from cbsurgeon.operators.masking import Valid
+from cbsurgeon.operators.unfolding import Unfold
 
 SCHEMA = "cbsurgeon.inspect/1"
 
@@ -84,6 +85,8 @@ class Site:
         occupied: name of the operator that already stands here, if any.
         mask: the input that says which of these tokens are padding, where one was found and proved.
         class_token: position of the class token along the single token axis, where one was found and proved.
+        unfold: how the tensor is split first where samples and tokens share an axis; the axes above are then those of
+            the split tensor.
     """
 
     position: Position
@@ -97,6 +100,7 @@ class Site:
     occupied: str | None = None
     mask: Mask | None = None
     class_token: int | None = None
+    unfold: Unfold | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ class Block:
                     "occupied": site.occupied,
                     "mask": site.mask.to_dict() if site.mask is not None else None,
                     "class_token": site.class_token,
+                    "unfold": site.unfold.to_dict() if site.unfold is not None else None,
                 }
                 for position, site in self.sites.items()
             },

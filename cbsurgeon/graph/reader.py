@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from torch import fx
 
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.axes.flow import Flow
-from cbsurgeon.graph.axes.roles import channel_axis, roles
+from cbsurgeon.graph.axes.roles import channel_axis, roles_where_shared
 from cbsurgeon.graph.axes.table import BATCH
 from cbsurgeon.graph.axes.tracking import follow
 from cbsurgeon.graph.block import Kind, Rejected, Site
 from cbsurgeon.graph.branches import sites, steps
-from cbsurgeon.graph.branches.body import is_pooled, middle
+from cbsurgeon.graph.branches.body import is_pooled
 from cbsurgeon.graph.branches.branch import Branch, branches, mixes_tokens
-from cbsurgeon.graph.branches.lineage import Lineage
 from cbsurgeon.graph.branches.modules import ModuleCalls
-from cbsurgeon.graph.branches.parts import parts_of
-from cbsurgeon.graph.branches.projection import Projection, projection
 from cbsurgeon.graph.branches.steps import chain, is_spatial, operands
 from cbsurgeon.graph.capture.regions import unread, user_line
+from cbsurgeon.graph.near_misses import reject_the_rest, rejected, shape_problem, tokenless, touches
 from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.reading import Found, Reading
 from cbsurgeon.graph.reasons import Reason
 
 _NESTED = 200
 """Steps upstream in which the outer stream of a nested residual must be met."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """One occurrence of a block: a branch, what it is, and its sites."""
-
-    branch: Branch
-    kind: Kind
-    channels: int
-    tokens: int
-    token_axes: tuple[int, ...]
-    sites: dict[str, Site]
-    unavailable: dict[str, str]
-
-
-@dataclass
-class Reading:
-    """Everything read from one program.
-
-    Attributes:
-        flow: axis factors.
-        calls: module calls.
-        found: occurrences of blocks (attention included), in graph order.
-        rejected: candidates by last projection, so that each has one reason.
-        lineage: which block's result each stream comes from.
-    """
-
-    flow: Flow
-    calls: ModuleCalls
-    found: list[Found] = field(default_factory=list)
-    rejected: dict[fx.Node, Rejected] = field(default_factory=dict)
-    lineage: Lineage = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.lineage = Lineage(self.flow)
 
 
 def read(program: Program) -> Reading:
@@ -74,7 +37,7 @@ def read(program: Program) -> Reading:
             _read_sum(reading, node, claimed)
     reading.found.sort(key=lambda found: flow.order[found.branch.last.core])
     _demote_mixers(reading)
-    _reject_the_rest(reading, claimed)
+    reject_the_rest(reading, claimed)
     for node in unread(graph):
         detail = f"{aten.name(node)} at {user_line(node) or 'an unknown line'}"
         reading.rejected[node] = Rejected(Reason.RUN_TIME_BRANCH, detail, (node.name,), reading.calls.path(node), 3)
@@ -122,23 +85,23 @@ def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
         return _attention(reading, branch)
     if branch.stream is None and between.firsts:
         branch = replace(branch, stream=_nested_stream(reading, branch))
-    if not between.firsts and not _touches(branch):
+    if not between.firsts and not touches(branch):
         return None  # an embedding that positions are added to, a lateral connection: no branch of this stream
-    problem = _shape_problem(branch)
+    problem = shape_problem(branch)
     if problem is not None:
-        return _reject(reading, branch, *problem)
-    assert branch.stream is not None  # _shape_problem asked
+        return rejected(reading, branch, *problem)
+    assert branch.stream is not None  # shape_problem asked
     if not flow.is_activation(branch.stream):
-        return _reject(reading, branch, Reason.NOT_BATCHED, "the stream does not depend on any input", 4)
+        return rejected(reading, branch, Reason.NOT_BATCHED, "the stream does not depend on any input", 4)
     channel = channel_axis(flow, branch.stream)
     axes = {axis for dim in flow.of(branch.stream) for axis in flow.table.axes(dim)} - {BATCH}
     contracted = flow.table.axes(between.firsts[0].contracted)
     if channel is None or not contracted <= axes:
         detail = f"axes of {branch.stream.name}: nothing tells channels from tokens"
-        return _reject(reading, branch, Reason.AXES_UNDECIDED, detail, 4)
-    known = roles(flow, flow.of(branch.stream), {channel})
+        return rejected(reading, branch, Reason.AXES_UNDECIDED, detail, 4)
+    known = roles_where_shared(flow, flow.of(branch.stream), {channel})
     if known is None or not known.tokens:
-        return _reject(reading, branch, *_tokenless(flow, branch.stream, known is not None and known.folded > 1))
+        return rejected(reading, branch, *tokenless(flow, branch.stream, known is not None and known.folded > 1))
     return _assemble(reading, branch, _kind(reading, branch, contracted == {channel}), {channel})
 
 
@@ -164,49 +127,13 @@ def _blocked(reading: Reading, branch: Branch) -> Rejected | None:
     flow, between, node = reading.flow, branch.between, branch.blocked_by
     assert node is not None
     if is_spatial(flow, node) and branch.stream is None:
-        return _reject(reading, branch, Reason.SPATIAL_CONVOLUTION, f"{node.name} mixes neighbouring positions", 1)
+        return rejected(reading, branch, Reason.SPATIAL_CONVOLUTION, f"{node.name} mixes neighbouring positions", 1)
     if branch.stream is None or between.attention or not (between.activation or between.gate):
         return None
     if is_pooled(flow, branch.last):
-        return _reject(reading, branch, *_tokenless(flow, branch.last.output, False))
+        return rejected(reading, branch, *tokenless(flow, branch.last.output, False))
     detail = f"{node.name} ({aten.name(node)}) stands between {branch.last.core.name} and {branch.total.name}"
-    return _reject(reading, branch, Reason.NOT_ELEMENTWISE, detail, 4)
-
-
-def _touches(branch: Branch) -> bool:
-    """Whether what stands before the last projection reads the stream."""
-    nodes = branch.between.nodes | {branch.last.core}
-    others = set(branch.others)
-    return any(source in others for node in nodes for source in node.all_input_nodes)
-
-
-def _shape_problem(branch: Branch) -> tuple[Reason, str, int] | None:
-    """What keeps a branch from being projection, non-linearity, projection on its stream: reason, detail, nearness."""
-    between, last = branch.between, branch.last
-    wide = [one for one in (*between.firsts, last) if one.spatial]
-    if wide and (between.firsts or not between.others):
-        return Reason.SPATIAL_CONVOLUTION, f"{wide[0].core.name} is a convolution wider than one position", 1
-    if not between.firsts:
-        return Reason.SINGLE_PROJECTION, f"{last.core.name} is the only projection of the branch", 1
-    if branch.stream is None:
-        return Reason.NO_RESIDUAL, f"{branch.total.name} adds it to a tensor it was not computed from", 2
-    if not (between.activation or between.gate):
-        return (
-            Reason.NO_ACTIVATION,
-            f"between {between.firsts[0].core.name} and {last.core.name} everything is linear",
-            3,
-        )
-    return None
-
-
-def _tokenless(flow: Flow, stream: fx.Node, folded: bool) -> tuple[Reason, str, int]:
-    sizes = [str(dim) for dim in stream.meta["val"].shape]
-    shape = f"{stream.name} has shape [{', '.join(sizes)}]"
-    if folded:
-        return Reason.TOKENS_FOLDED, f"{shape}: tokens and batch share an axis", 4
-    if len(sizes) > 2:
-        return Reason.ONE_TOKEN, f"{shape}: the mean over one token is that token", 4
-    return Reason.NO_TOKEN_AXIS, f"{shape}: a batch axis and a channel axis only", 4
+    return rejected(reading, branch, Reason.NOT_ELEMENTWISE, detail, 4)
 
 
 def _kind(reading: Reading, branch: Branch, channels_mixed: bool) -> Kind:
@@ -234,9 +161,9 @@ def _assemble(reading: Reading, branch: Branch, kind: Kind, channels: set[int]) 
         except sites.NoSite as reason:
             unavailable[position] = str(reason)
     if not places:
-        return _reject(reading, branch, Reason.TOKENS_FOLDED, unavailable["end"], 4)
+        return rejected(reading, branch, Reason.TOKENS_FOLDED, unavailable["end"], 4)
     assert branch.stream is not None
-    known = roles(flow, flow.of(branch.stream), channels)
+    known = roles_where_shared(flow, flow.of(branch.stream), channels)
     shown = places.get("end") or next(iter(places.values()))
     return Found(
         branch,
@@ -261,70 +188,9 @@ def _attention(reading: Reading, branch: Branch) -> Found | Rejected | None:
     channel = channel_axis(flow, stream)
     if channel is None:
         return None
-    known = roles(flow, flow.of(stream), {channel})
+    known = roles_where_shared(flow, flow.of(stream), {channel})
     if known is None or not known.tokens:
         return None
     placed = Branch(branch.total, stream, branch.last, branch.between, branch.tail, branch.head_spatial, branch.others)
     outcome = _assemble(reading, placed, "attention", {channel})
     return outcome if isinstance(outcome, Found) else None
-
-
-def _reject(reading: Reading, branch: Branch, reason: Reason, detail: str, nearness: int) -> Rejected:
-    firsts, last = branch.between.firsts, branch.last
-    cores = [*(first.core for first in firsts), last.core]
-    streams = (branch.stream,) if branch.stream is not None else () if firsts else branch.others
-    reached = parts_of(reading.flow, branch.between, last, streams=streams, tail=branch.tail)
-    nodes = tuple(node.name for node in (*cores, branch.total))
-    return Rejected(reason, detail, nodes, reading.calls.common(cores), nearness, reached)
-
-
-def _reject_the_rest(reading: Reading, claimed: set[fx.Node]) -> None:
-    """Every other projection, non-linearity, projection: not on a residual stream, pooled, or not batched."""
-    flow = reading.flow
-    own = {first.core for found in reading.found for first in found.branch.between.firsts}
-    for found in reading.found:
-        for part in (*found.branch.between.firsts, *found.branch.between.others):
-            reading.rejected.pop(part.core, None)
-    for core in flow.projections:
-        if core in claimed or core in reading.rejected:
-            continue
-        last = projection(flow, core)
-        if last is None or last.spatial:
-            continue
-        between = middle(flow, last, reading.lineage.totals)
-        firsts = [first for first in between.firsts if not first.spatial]
-        if core in own or any(first.core in own for first in firsts):
-            continue
-        if not firsts or between.attention or not between.activation or len(firsts) != len(between.firsts):
-            continue
-        reason, detail = _why_no_branch(flow, last)
-        nodes = tuple(node.name for node in (*(first.core for first in firsts), core))
-        path = reading.calls.common([*(first.core for first in firsts), core])
-        reading.rejected[core] = Rejected(reason, detail, nodes, path, 2, parts_of(flow, between, last))
-
-
-def _why_no_branch(flow: Flow, last: Projection) -> tuple[Reason, str]:
-    if not flow.is_activation(last.source):
-        return Reason.NOT_BATCHED, "it is computed from parameters alone"
-    if is_pooled(flow, last) and _gates(flow, last.output):
-        return Reason.POOLED_GATE, "it reads a pooled token and multiplies the tensor that was pooled"
-    return Reason.NO_RESIDUAL, "its result is not added to the tensor it was computed from"
-
-
-def _gates(flow: Flow, node: fx.Node, limit: int = 12) -> bool:
-    """Whether a pooled result is multiplied, broadcast, onto a tensor with tokens."""
-    queue, seen = [node], set[fx.Node]()
-    while queue and len(seen) < limit:
-        current = queue.pop()
-        seen.add(current)
-        for user in current.users:
-            name = aten.name(user)
-            if name == "mul" and flow.table.sizes(user) != flow.table.sizes(current):
-                return True
-            if (
-                name in aten.ELEMENTWISE | aten.LAYOUT | aten.CROP | aten.DROPOUT
-                and user not in seen
-                and aten.value(user) is not None
-            ):
-                queue.append(user)
-    return False

@@ -14,7 +14,7 @@ from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, extent
 from cbsurgeon.graph.branches.steps import chain, step
-from cbsurgeon.graph.reader import Reading
+from cbsurgeon.graph.reading import Reading
 
 KEEPS = frozenset({"layout", "crop", "dropout", "norm", "scale"})
 """Steps after which a stream is still that stream; a pooling (one position left) is a ``scale`` and ends it below."""

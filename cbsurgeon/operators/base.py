@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.operators.cost import Cost, Folding
+from cbsurgeon.operators.unfolding import Unfolding
 
 
 class Pause:
@@ -63,6 +64,7 @@ class Operator(nn.Module):
         forms: options that restrict the mean: ``tokens``, ``causal`` and ``masked``, those it takes.
         inserted_by: the recipe document that put it into a module; a trained module thus knows its insertions.
         pause: what ``cbsurgeon.disable`` leaves it out by.
+        unfolding: splits the axis that samples and tokens share at its site; the axes are those of the split tensor.
     """
 
     name: ClassVar[str]
@@ -73,6 +75,7 @@ class Operator(nn.Module):
     forms: ClassVar[tuple[str, ...]] = ()
     inserted_by: Mapping[str, Any] | None = None
     pause: Pause | None = None
+    unfolding: Unfolding | None = None
 
     def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
         super().__init__()
@@ -83,6 +86,12 @@ class Operator(nn.Module):
         self.channels = channels
         self.channel_axis = channel_axis
         self.token_axes = tuple(token_axes)
+
+    def unfold(self, unfolding: Unfolding) -> None:
+        """Take and give tensors in which samples and tokens share an axis."""
+        self.unfolding = unfolding
+        self.register_forward_pre_hook(unfolding.split)
+        self.register_forward_hook(unfolding.join)
 
     def options(self) -> dict[str, Any]:
         """Options that rebuild this operator beside its channels and axes; JSON values only."""

@@ -18,6 +18,7 @@ from cbsurgeon.graph.capture.copying import duplicate, named_parts
 from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.operators import Operator, build
+from cbsurgeon.operators.unfolding import Unfolding
 from cbsurgeon.surgery import own_class
 from cbsurgeon.surgery.masking import Masks, unhook
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
@@ -70,10 +71,15 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
     parts = dict(named_parts(module))
     masks = Masks(parts)
     planned: list[tuple[nn.Module, str, Operator]] = []
+    shown: list[tuple[nn.Module, Unfolding]] = []
     for site in recipe.active:
         host, name = _host(parts, site, recipe.op)
         operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options))
         masks.tie(operator, site, f"{site.hooks[0].module}.{name}")
+        if site.unfold is not None:
+            operator.unfold(Unfolding(site.unfold))
+            assert operator.unfolding is not None
+            shown.append((parts[site.unfold.module], operator.unfolding))
         planned.append((host, name, _like(operator, host, module)))
     document = recipe.to_dict()
     for host, name, operator in planned:
@@ -85,6 +91,8 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
             host.register_forward_pre_hook(broadcast_input, with_kwargs=True)
         _own_class(host)
     masks.hook_up()
+    for part, unfolding in shown:
+        part.register_forward_hook(unfolding.see)
 
 
 def _own_class(host: nn.Module) -> None:
@@ -105,7 +113,9 @@ def _host(parts: Mapping[str, nn.Module], site: RecipeSite, op: str) -> tuple[nn
             f"block {site.index} has no module at its {site.position} position",
             code="CB-SURGERY-02",
             where=site.path or site.stack,
-            why="the tensor is made and read inside one forward(), where no module begins or ends",
+            why="samples and tokens share an axis, and no module's output shows how many tokens a sample has"
+            if site.unfold is not None
+            else "the tensor is made and read inside one forward(), where no module begins or ends",
             do='insert into the program instead: cbs.insert(model, recipe, on="program") or --on program',
         )
     hook = site.hooks[0]
@@ -142,9 +152,10 @@ def check_structure(module: nn.Module, recipe: Recipe) -> None:
             widths += [block["hidden"]] if path in block["fc2"] else []
             _check_widths(recipe, number, path, parts[path], widths)
     for site in recipe.active:
-        for hook in site.hooks[:1]:
-            if hook.module not in parts:
-                raise other_structure(recipe, f"there is no module {hook.module}")
+        needed = [hook.module for hook in site.hooks[:1]] + ([site.unfold.module] if site.unfold is not None else [])
+        for path in needed:
+            if path not in parts:
+                raise other_structure(recipe, f"there is no module {path}")
 
 
 def _check_widths(recipe: Recipe, number: int, path: str, projection: nn.Module, widths: list[int]) -> None:

@@ -13,6 +13,7 @@ from cbsurgeon.graph.block import Mask
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.context import Context
 from cbsurgeon.operators.masking import Masking
+from cbsurgeon.operators.unfolding import Unfolding
 from cbsurgeon.surgery.recipe import RecipeSite
 from cbsurgeon.surgery.refusals import no_mask
 
@@ -85,13 +86,15 @@ def needed(site: RecipeSite) -> Mask:
 
 
 def unhook(module: nn.Module, left: Iterable[Operator]) -> None:
-    """Take the hooks away that hand masks to operators which are gone, in place.
+    """Take the hooks away that hand masks and sizes to operators which are gone, in place.
 
     Args:
         module: the whole model.
         left: operators that are still there.
     """
-    alive = {id(operator.masking) for operator in left if isinstance(operator, Context)}
+    operators = list(left)
+    alive = {id(operator.masking) for operator in operators if isinstance(operator, Context)}
+    alive |= {id(operator.unfolding) for operator in operators}
     for part in module.modules():
         for hooks, beside in (
             (part._forward_pre_hooks, part._forward_pre_hooks_with_kwargs),
@@ -104,4 +107,4 @@ def unhook(module: nn.Module, left: Iterable[Operator]) -> None:
 
 def _stale(hook: Any, alive: set[int]) -> bool:
     owner = getattr(hook, "__self__", None)
-    return isinstance(owner, Masking) and id(owner) not in alive
+    return isinstance(owner, Masking | Unfolding) and id(owner) not in alive

@@ -118,6 +118,7 @@ def _sites(
             there.hooks,
             block.calls,
             mask=there.mask if masked else None,
+            unfold=there.unfold,
         )
         if there.occupied is not None:
             raise occupied(site, there.occupied, op)

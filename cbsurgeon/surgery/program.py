@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
@@ -17,6 +18,7 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.operators.context import Context
 from cbsurgeon.operators.masking import Masking
+from cbsurgeon.operators.unfolding import Unfolding
 from cbsurgeon.surgery.masking import needed
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import no_mask, occupied, other_structure
@@ -72,6 +74,8 @@ def _insert(
     operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options)).eval()
     if mask is not None and isinstance(operator, Context):
         operator.tie(Masking(mask.input, mask.valid, rows=mask.rows), site.batch_axes[0], path)
+    if site.unfold is not None:  # a program's tokens are as many as when it was captured
+        operator.unfold(Unfolding(replace(site.unfold, module="")))
     first = by_name[site.uses[0].value]
     dtype = first.meta["val"].dtype
     operator = operator.to(dtype) if dtype.is_floating_point else operator
@@ -153,6 +157,7 @@ def _describe(made: list[fx.Node], value: fx.Node, path: str, operator: Operator
         "options": operator.options(),
         "channel_axis": operator.channel_axis,
         "token_axes": list(operator.token_axes),
+        **({"unfold": True} if operator.unfolding is not None else {}),
     }
     for node in made:
         node.meta["nn_module_stack"] = {**stack, call: (path, kind)}

@@ -10,6 +10,7 @@ from typing import Any
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.block import Block, Hook, Mask
 from cbsurgeon.operators.masking import VALID
+from cbsurgeon.operators.unfolding import Unfold
 
 SCHEMA = "cbsurgeon.recipe/1"
 
@@ -27,6 +28,7 @@ class RecipeSite:
         calls: how often the block runs in one forward pass.
         enabled: set to false to leave this site out.
         mask: the input that says which tokens are padding; of a masked operator only.
+        unfold: how the axis that samples and tokens share is split; the axes are those of the split tensor.
     """
 
     index: int
@@ -43,9 +45,10 @@ class RecipeSite:
     calls: int = 1
     enabled: bool = True
     mask: Mask | None = None
+    unfold: Unfold | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; ``mask`` only where there is one."""
+        """JSON form; ``mask`` and ``unfold`` only where there is one."""
         return {
             "index": self.index,
             "stack": self.stack,
@@ -63,6 +66,7 @@ class RecipeSite:
             "calls": self.calls,
             "enabled": self.enabled,
             **({"mask": self.mask.to_dict()} if self.mask is not None else {}),
+            **({"unfold": self.unfold.to_dict()} if self.unfold is not None else {}),
         }
 
 
@@ -221,6 +225,7 @@ def _site(document: Mapping[str, Any]) -> RecipeSite:
         calls=int(document.get("calls", 1)),
         enabled=enabled,
         mask=_mask(document.get("mask")),
+        unfold=Unfold.from_dict(document["unfold"]) if document.get("unfold") is not None else None,
     )
 
 

@@ -315,29 +315,6 @@ class LinearAttentionBranch(Stack):
         super().__init__(LinearAttentionBlock(), LinearAttentionBlock())
 
 
-class FoldedBlock(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.mlp = nn.LayerNorm(WIDTH), Mlp()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mlp(self.norm(x))
-
-
-@network(
-    *RAW,
-    rejected=(Refusal("tokens-folded", "blocks.0.mlp"), Refusal("tokens-folded", "blocks.1.mlp")),
-)
-class FoldedTokens(Stack):
-    """The stream is (B*N, C): a mean over axis 0 would mix samples, a mean per sample cannot be taken there."""
-
-    def __init__(self) -> None:
-        super().__init__(FoldedBlock(), FoldedBlock())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, 1)).view(x.shape)
-
-
 class CumulativeBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))

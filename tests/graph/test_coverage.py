@@ -43,6 +43,7 @@ TWENTY = [
     "transformers/squeezebert",
     "transformers/t5",
     "transformers/llama",
+    "transformers/opt",
     "transformers/poolformer",
 ]
 

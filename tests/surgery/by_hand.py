@@ -67,9 +67,17 @@ def formula(op: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) ->
 
 
 def at(site: Site, what: Formula) -> Formula:
-    """A formula applied to the tensor of a site, whatever the order of its axes."""
+    """A formula applied to the tensor of a site, whatever the order of its axes; an axis that samples and tokens share
+    is split first."""
 
     def apply(x: Tensor) -> Tensor:
+        if site.unfold is None:
+            return whole(x)
+        shared = site.unfold.axis
+        pieces = [size for size in (site.unfold.before, -1, site.unfold.after) if size != 1]
+        return whole(x.unflatten(shared, pieces)).flatten(shared, shared + len(pieces) - 1)
+
+    def whole(x: Tensor) -> Tensor:
         rest = [axis for axis in range(x.dim()) if axis != site.channel_axis and axis not in site.token_axes]
         order = [*rest, *site.token_axes, site.channel_axis]
         moved = x.double().permute(order)

@@ -110,8 +110,9 @@ def _group(model: Model, path: str, kind: type[Operator], nodes: list[fx.Node], 
     inside = set(nodes)
     exits = [node for node in nodes if any(user not in inside for user in node.users)]
     result = exits[-1].meta["val"]
-    shape = sizes.shape(result)
     module = _module_at(model, path)
+    split = module.unfolding is not None if module is not None else bool(_mark(nodes).get("unfold"))
+    shape = sizes.shape(nodes[0].meta["val"] if split else result)  # an operator's first node then splits an axis
     token_axes, channel_axis = _axes(module, nodes, len(shape))
     tokens = prod(shape[axis] for axis in token_axes)
     own = sum(parameter.numel() for parameter in module.parameters()) if module is not None else _vectors(nodes)

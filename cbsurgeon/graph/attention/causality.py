@@ -14,7 +14,7 @@ from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.roles import channel_axis, roles
 from cbsurgeon.graph.axes.table import Dim
 from cbsurgeon.graph.branches.steps import chain
-from cbsurgeon.graph.reader import Found, Reading
+from cbsurgeon.graph.reading import Found, Reading
 
 
 @dataclass(frozen=True)

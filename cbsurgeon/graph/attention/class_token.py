@@ -19,7 +19,7 @@ from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import Dim
 from cbsurgeon.graph.block import Block, Site
 from cbsurgeon.graph.branches.steps import operands, step
-from cbsurgeon.graph.reader import Found, Reading
+from cbsurgeon.graph.reading import Found, Reading
 
 FIRST = 8
 """How many positions from the front are tried, beside the last: prefixes seen are up to five tokens long."""
@@ -51,7 +51,7 @@ def proved(reading: Reading, groups: Sequence[Sequence[Found]], blocks: Sequence
     nodes = {node.name: node for node in reading.flow.order}
 
     def marked(site: Site, group: Sequence[Found]) -> Site:
-        if len(site.token_axes) != 1:
+        if len(site.token_axes) != 1 or site.unfold is not None:
             return site
         pairs = zip(site.uses, group, strict=True)
         found = {_position(tokens, reading.flow, site, nodes[use.value], one.branch.total) for use, one in pairs}

@@ -16,7 +16,7 @@ from cbsurgeon.graph.attention.causality import by_stack, resolutions
 from cbsurgeon.graph.attention.influence import CLOSED, Probe, Stretch, stretch
 from cbsurgeon.graph.axes.table import Dim
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.reader import Found, Reading
+from cbsurgeon.graph.reading import Found, Reading
 
 MARKS = (0, 1)
 """What marks padding: a mask is 0 there, or 1, and so are the usual numbers of a padding token."""

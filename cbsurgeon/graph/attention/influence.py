@@ -20,7 +20,7 @@ from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import Dim, extent
 from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.reader import Reading
+from cbsurgeon.graph.reading import Reading
 
 CLOSED = 1e-4
 """Influence in one direction below this share of the influence in the other is rounding (of a Fourier transform, or of

@@ -17,11 +17,12 @@ from torch import Tensor, fx
 
 from cbsurgeon.graph.attention.scores import Scores, find_scores, raw_inputs
 from cbsurgeon.graph.axes.flow import Flow
-from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
+from cbsurgeon.graph.axes.roles import unfolded
+from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim, Dims
 from cbsurgeon.graph.block import Mask, Site
 from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.reader import Found, Reading
+from cbsurgeon.graph.reading import Found, Reading
 from cbsurgeon.operators.masking import CLOSED, VALID, Valid
 
 LOWERED = 40.0
@@ -84,7 +85,7 @@ def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[
         stack: the stack of its block.
         found: what hides keys anywhere in the program.
     """
-    dims = flow.of(value)
+    dims = dims_of(flow, site, value)
     across = [dims[axis] for axis in site.token_axes]
     own = [tie for tie in found if tie.stack in (stack, ANYWHERE) or (not tie.stack and _of_any(flow, tie, across))]
     if not own:
@@ -103,6 +104,12 @@ def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[
     return masks[0]
 
 
+def dims_of(flow: Flow, site: Site, value: fx.Node) -> Dims:
+    """The dimensions a site's axes speak of: those of its tensor, split where samples and tokens share one."""
+    split = unfolded(flow.of(value)) if site.unfold is not None else None
+    return split[0] if split is not None else flow.of(value)
+
+
 def placed(flow: Flow, found: Sequence[Tie], tensors: Iterable[tuple[Site, fx.Node]]) -> list[Tie]:
     """The ties, those of no stack whose keys are nobody's tokens put down to every stack: they may be about any.
 
@@ -111,7 +118,7 @@ def placed(flow: Flow, found: Sequence[Tie], tensors: Iterable[tuple[Site, fx.No
         found: what hides keys.
         tensors: every site and its tensor.
     """
-    tokens = [flow.of(value)[axis] for site, value in tensors for axis in site.token_axes]
+    tokens = [dims_of(flow, site, value)[axis] for site, value in tensors for axis in site.token_axes]
     return [tie if tie.stack or _of_any(flow, tie, tokens) else replace(tie, stack=ANYWHERE) for tie in found]
 
 

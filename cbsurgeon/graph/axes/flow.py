@@ -41,6 +41,10 @@ class Flow:
         """Whether the node's values depend on the user's inputs."""
         return node in self.depends
 
+    def plain(self, dim: Dim) -> Dim:
+        """A dimension with every axis under its representative name, so that equal ones compare equal."""
+        return tuple(factor._replace(axis=self.table.root(factor.axis)) for factor in dim)
+
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """Tensor inputs whose dimensions are known."""
         return [source for source in aten.tensors(node) if source in self.table.dims]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, Dims, extent, most_normalised, most_scaled
+from cbsurgeon.operators.unfolding import Unfold
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Roles:
         count: number of tokens (product of the token axes).
         channels: size of the channel axis.
         folded: token positions that share an axis with the batch.
+        unfold: how the tensor is split first; the indices are then those of the split tensor.
     """
 
     batch: tuple[int, ...]
@@ -29,6 +31,7 @@ class Roles:
     count: int
     channels: int
     folded: int
+    unfold: Unfold | None = None
 
 
 def channel_axis(flow: Flow, stream: fx.Node) -> int | None:
@@ -84,3 +87,31 @@ def roles(flow: Flow, dims: Dims, channels: set[int]) -> Roles | None:
         return None
     count = math.prod(extent(dims[place]) for place in tokens)
     return Roles(tuple(batch), tuple(tokens), channel[0], count, extent(dims[channel[0]]), folded)
+
+
+def unfolded(dims: Dims) -> tuple[Dims, Unfold] | None:
+    """The dimensions of a tensor whose samples share an axis with something else, that axis split, and how.
+
+    Returns:
+        ``None`` where no axis is shared, or the samples are not in one piece.
+    """
+    shared = [place for place, dim in enumerate(dims) if len(dim) > 1 and any(f.axis == BATCH for f in dim)]
+    if len(shared) != 1:
+        return None
+    (axis,) = shared
+    where = [place for place, factor in enumerate(dims[axis]) if factor.axis == BATCH]
+    if len(where) != 1:
+        return None
+    pieces = dims[axis][: where[0]], (dims[axis][where[0]],), dims[axis][where[0] + 1 :]
+    return (*dims[:axis], *(piece for piece in pieces if piece), *dims[axis + 1 :]), Unfold(
+        axis, extent(pieces[0]), extent(pieces[2])
+    )
+
+
+def roles_where_shared(flow: Flow, dims: Dims, channels: set[int]) -> Roles | None:
+    """Roles of a tensor's axes; where samples and tokens share an axis, of the tensor with that axis split."""
+    known = roles(flow, dims, channels)
+    if known is None or known.tokens or known.folded == 1 or (split := unfolded(dims)) is None:
+        return known
+    apart = roles(flow, split[0], channels)
+    return replace(apart, unfold=split[1]) if apart is not None and apart.tokens else known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import fx
 
@@ -79,6 +79,29 @@ class ModuleCalls:
             if reading == set(readers) and self._entering(call) == {value}:
                 found.append(Hook(self._path[call], "input"))
         return found
+
+    def results_before(self, value: fx.Node, limit: int = 400) -> Iterator[tuple[fx.Node, str]]:
+        """Results of modules that run before a node, the nearest first, with the path of the innermost such module.
+
+        A module that runs once more in between is left out: its last output is another one.
+        """
+        latest: dict[str, Call] = {}
+        around = self._stack.get(value, ())
+        node = value.prev
+        for _ in range(limit):
+            if node.op == "root":
+                return
+            stack = self._stack.get(node, ())
+            for call in stack:
+                latest.setdefault(self._path[call], call)
+            if node in self._flow.table.dims:
+                for call in reversed(stack):
+                    path = self._path[call]
+                    done = path and latest[path] == call and call not in around
+                    if done and self._leaving(call) == {node}:
+                        yield node, path
+                        break
+            node = node.prev
 
     def _leaving(self, call: Call) -> frozenset[fx.Node]:
         if call not in self._left:

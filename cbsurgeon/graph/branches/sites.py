@@ -8,12 +8,14 @@ from torch import fx
 
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.flow import Flow
-from cbsurgeon.graph.axes.roles import roles
+from cbsurgeon.graph.axes.roles import roles, roles_where_shared
+from cbsurgeon.graph.axes.table import BATCH
 from cbsurgeon.graph.block import Hook, Position, Site, Use
 from cbsurgeon.graph.branches.branch import Branch
 from cbsurgeon.graph.branches.modules import ModuleCalls
 from cbsurgeon.graph.branches.projection import Projection
 from cbsurgeon.operators import CB, CBS
+from cbsurgeon.operators.unfolding import Unfold
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,11 @@ def mid(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> S
 
 
 def end(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> Site:
-    """After the last projection and its dropout, before layer scale, drop path, norm and the addition."""
+    """After the last projection and its dropout, before layer scale, drop path, norm and the addition.
+
+    Where layout steps alone follow, the tensor with most tokens to average over is taken: that of all windows.
+    Attention in windows keeps its End inside them.
+    """
     made = set(channels)
     if branch.between.attention or flow.table.axes(branch.between.firsts[0].contracted) <= channels:
         made |= flow.table.axes(_feature_dim(flow, branch.last))
@@ -70,12 +76,25 @@ def end(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> S
         elif name not in aten.LAYOUT:
             break
     undropped = branch.tail[0]
+    best, most = value, _tokens(flow, value, made)
     for node in branch.tail[branch.tail.index(value) + 1 :]:
-        known = roles(flow, flow.of(value), made)
-        if (known is not None and known.tokens) or aten.name(node) not in aten.LAYOUT:
+        if aten.name(node) not in aten.LAYOUT or (most and branch.between.attention):
             break
-        value = node
-    return _site(flow, calls, "end", Place(value), made, undropped if dropped else None)
+        if (count := _tokens(flow, node, made)) > most:
+            best, most = node, count
+    dropout = undropped if dropped else None
+    site = _site(flow, calls, "end", Place(best), made, dropout)
+    if best is value or site.hooks:
+        return site
+    on_module = _site(flow, calls, "end", Place(value), made, dropout)
+    split = on_module.unfold is not None and on_module.unfold.module and on_module.tokens == site.tokens
+    return on_module if split and on_module.hooks else site
+
+
+def _tokens(flow: Flow, node: fx.Node, channels: set[int]) -> int:
+    """Number of tokens along axes that no samples share; 0 where there is no such axis."""
+    known = roles(flow, flow.of(node), channels)
+    return known.count if known is not None and known.tokens else 0
 
 
 def _feature_dim(flow: Flow, last: Projection) -> tuple:  # type: ignore[type-arg]
@@ -125,7 +144,7 @@ def _site(
     channels: set[int],
     undropped: fx.Node | None = None,
 ) -> Site:
-    known = roles(flow, flow.of(place.value), channels)
+    known = roles_where_shared(flow, flow.of(place.value), channels)
     if known is None:
         raise NoSite("channels share an axis with something else there")
     if not known.tokens:
@@ -142,7 +161,23 @@ def _site(
         uses=(Use(place.value.name, tuple(reader.name for reader in place.readers)),),
         hooks=_hooks(calls, place, undropped),
         occupied=occupant(flow, place.value, known.tokens),
+        unfold=_shown(flow, calls, place.value, known.unfold) if known.unfold is not None else None,
     )
+
+
+def _shown(flow: Flow, calls: ModuleCalls, value: fx.Node, unfold: Unfold) -> Unfold:
+    """The split of a tensor, with the nearest module before it whose output has these samples and tokens on axes of
+    their own."""
+    shared = flow.plain(flow.of(value)[unfold.axis])
+    samples = next(place for place, factor in enumerate(shared) if factor.axis == BATCH)
+    for node, path in calls.results_before(value):
+        dims = [flow.plain(dim) for dim in flow.of(node)]
+        if all(dims.count((factor,)) == 1 for factor in shared):
+            axes = tuple(dims.index((factor,)) for factor in shared)
+            return replace(
+                unfold, module=path, samples=axes[samples], before_axes=axes[:samples], after_axes=axes[samples + 1 :]
+            )
+    return unfold
 
 
 def _hooks(calls: ModuleCalls, place: Place, undropped: fx.Node | None) -> tuple[Hook, ...]:

@@ -1,0 +1,146 @@
+"""Samples and tokens that share an axis: split before an operator runs, joined again after it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cbsurgeon.errors import SurgeryError
+
+_COMPILED = 0
+"""Stands for the thread in compiled code, where nothing is shared between calls."""
+
+
+@dataclass(frozen=True)
+class Unfold:
+    """How the axis that holds samples and tokens is split: ``[B * N, C]`` becomes ``[B, N, C]``.
+
+    Attributes:
+        axis: the shared axis.
+        before, after: tokens in front of the samples and behind them, in row-major order; 1 where there are none.
+        module: path of the module whose output has the same samples and tokens on axes of their own, and so says how
+            many there are when the model runs; empty where no module has.
+        samples: axis of the samples in that output.
+        before_axes, after_axes: axes of the tokens in that output.
+    """
+
+    axis: int
+    before: int
+    after: int
+    module: str = ""
+    samples: int = 0
+    before_axes: tuple[int, ...] = ()
+    after_axes: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "axis": self.axis,
+            "before": self.before,
+            "after": self.after,
+            "module": self.module,
+            "samples": self.samples,
+            "before_axes": list(self.before_axes),
+            "after_axes": list(self.after_axes),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Unfold:
+        """Read the JSON form."""
+        return cls(
+            int(document["axis"]),
+            int(document["before"]),
+            int(document["after"]),
+            str(document.get("module", "")),
+            int(document.get("samples", 0)),
+            tuple(int(axis) for axis in document.get("before_axes", ())),
+            tuple(int(axis) for axis in document.get("after_axes", ())),
+        )
+
+    def parts(self, samples: int, before: int, after: int) -> list[int]:
+        """Sizes the shared axis is split into; an axis without tokens is left out."""
+        return [*([before] if self.before > 1 else []), samples, *([after] if self.after > 1 else [])]
+
+
+class Unfolding:
+    """Splits the shared axis of an operator's input and joins it in its output, as hooks of the operator.
+
+    How many samples and tokens there are is read off the output of a module that ran before (:meth:`see` is its forward
+    hook), so that other batch sizes and sequence lengths are split rightly. Without such a module, as in a captured
+    program, the number of tokens is that of the capture.
+
+    Args:
+        unfold: which axis, and how.
+    """
+
+    def __init__(self, unfold: Unfold) -> None:
+        self.unfold = unfold
+        self.now: dict[int, tuple[Any, Any, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and files take no sizes of a forward pass."""
+        return {"unfold": self.unfold}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """A copy has seen no forward pass."""
+        self.__dict__.update(state)
+        self.now = {}
+
+    def see(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook: keep how many samples and tokens a module's output has."""
+        shape, own = _first(output).shape, self.unfold
+        self.now[_key()] = (shape[own.samples], _count(shape, own.before_axes), _count(shape, own.after_axes))
+
+    def split(self, operator: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Forward pre-hook of the operator: samples and tokens on axes of their own.
+
+        Raises:
+            SurgeryError: the module that shows the sizes did not run before, or its sizes are not those of the tensor
+                (CB-SURGERY-10).
+        """
+        x, axis = args[0], self.unfold.axis
+        parts = self.unfold.parts(-1, self.unfold.before, self.unfold.after)
+        if self.unfold.module:
+            sizes = self.now.get(_key())
+            if sizes is None or sizes[0] * sizes[1] * sizes[2] != x.shape[axis]:
+                raise _unseen(self.unfold, x, sizes)
+            parts = self.unfold.parts(*sizes)
+        return (x.reshape(*x.shape[:axis], *parts, *x.shape[axis + 1 :]), *args[1:])
+
+    def join(self, operator: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Forward hook of the operator: the shared axis again."""
+        axis, count = self.unfold.axis, len(self.unfold.parts(-1, self.unfold.before, self.unfold.after))
+        return output.reshape(*output.shape[:axis], -1, *output.shape[axis + count :])
+
+
+def _count(shape: Any, axes: tuple[int, ...]) -> Any:
+    count = 1
+    for axis in axes:  # torch.compile follows a loop, and no generator of symbolic sizes
+        count = count * shape[axis]
+    return count
+
+
+def _first(output: Any) -> Tensor:
+    found = next((leaf for leaf in torch.utils._pytree.tree_leaves(output) if hasattr(leaf, "shape")), None)
+    assert found is not None  # the graph showed a tensor there
+    return found  # type: ignore[no-any-return]
+
+
+def _key() -> int:
+    return _COMPILED if torch.compiler.is_compiling() else threading.get_ident()
+
+
+def _unseen(unfold: Unfold, x: Tensor, sizes: tuple[Any, ...] | None) -> SurgeryError:
+    seen = f"samples and tokens there are {sizes}" if sizes is not None else "it has not run"
+    return SurgeryError(
+        f"samples and tokens of a tensor of shape {list(x.shape)} cannot be told apart",
+        code="CB-SURGERY-10",
+        where=f"axis {unfold.axis}; sizes are read off the output of {unfold.module}",
+        why=f"{seen}, and they must multiply to {x.shape[unfold.axis]}",
+        do="run the whole block, not a part of it, and give every sample the same number of tokens",
+    )

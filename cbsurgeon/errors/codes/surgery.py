@@ -139,8 +139,8 @@ CODES = {
     ),
     "CB-SURGERY-10": Entry(
         "samples and tokens of a tensor cannot be told apart",
-        "They share an axis at the operator's site, which is split by the sizes that another module's output has in the "
-        "same forward pass. That module did not run before, or its sizes are not those of the tensor.",
+        "They share an axis at the operator's site, which is split by the sizes that another module's output has in "
+        "the same forward pass. That module did not run before, or its sizes are not those of the tensor.",
         causes=("a part of the model was called by itself", "samples have different numbers of tokens"),
         do=("run the whole block, not a part of it", "give every sample the same number of tokens"),
     ),

@@ -6,7 +6,7 @@ from cbsurgeon.checks.latency.benchmark import bench
 from cbsurgeon.checks.latency.comparison import Timed, compare, compare_processes
 from cbsurgeon.checks.latency.result import Benchmark
 from cbsurgeon.checks.latency.sweeping import Sweep, sweep
-from cbsurgeon.checks.leaks import Leak, future_leak, padding_leak
+from cbsurgeon.checks.leaks import Leak, future_leak, leaks_of, padding_leak
 from cbsurgeon.checks.parity.bisection import bisect, end_nodes
 from cbsurgeon.checks.parity.comparison import verify
 from cbsurgeon.checks.parity.located import Bisection, BlockGap
@@ -36,6 +36,7 @@ __all__ = [
     "count",
     "end_nodes",
     "future_leak",
+    "leaks_of",
     "padding_leak",
     "sweep",
     "verify",

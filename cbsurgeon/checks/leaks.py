@@ -6,6 +6,7 @@ and outputs only, so they also judge models that were edited elsewhere.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from cbsurgeon.graph.capture.tracing import input_names
 from cbsurgeon.graph.capture.whole import output_names
 from cbsurgeon.graph.program import wrap
 from cbsurgeon.models.model import Model
+from cbsurgeon.surgery import Recipe
 
 ROUNDINGS = 100
 """A kernel may sum in another order when a sequence is shorter. Through a deep network that adds up to some tens of
@@ -29,6 +31,9 @@ COARSE = 1e-4
 """Types that round more than this (half precision) would hide a leak behind their rounding and are not compared."""
 
 SEED = 0
+
+MARKS = {"nonzero": 1, "zero": 0}
+"""What marks a token in a mask of a given kind."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,11 @@ class Leak:
         """Whether nothing moved that must not."""
         return not any(gap.leaks for gap in self.gaps)
 
+    @property
+    def probed(self) -> bool:
+        """Whether anything was compared."""
+        return bool(self.gaps)
+
     def raise_if_failed(self) -> None:
         """Turn a leak into an error.
 
@@ -107,6 +117,7 @@ class Leak:
         return {
             "kind": self.kind,
             "ok": self.ok,
+            "probed": self.probed,
             "reference": self.reference,
             "what": self.what,
             "gaps": [
@@ -115,6 +126,45 @@ class Leak:
             ],
             "not_run": dict(self.not_run),
         }
+
+
+def leaks_of(original: Model, edited: Model, recipe: Recipe) -> tuple[Leak, ...]:
+    """Whether causal or masked operators keep to what each token may see; empty where the recipe has neither form.
+
+    A probe counts only where the original passes it. One that cannot be run, or that the original fails, is returned
+    without gaps and with the reason in ``not_run``.
+
+    Args:
+        original: the model before the insertion.
+        edited: the same model with the recipe's operators.
+        recipe: what was inserted.
+    """
+    found = []
+    if recipe.options.get("causal"):
+        found.append(_compared("future", original, edited, "later tokens", future_leak))
+    if recipe.options.get("masked"):
+        for mask in dict.fromkeys(site.mask for site in recipe.active if site.mask is not None):
+            what = f"padding by {mask}"
+            if mask.module or mask.rows or mask.valid not in MARKS:
+                why = "only masks with one number per token, given to the whole model, are probed"
+                found.append(Leak("padding", edited.provenance.reference, what, (), {mask.input: why}))
+                continue
+            probe = functools.partial(padding_leak, mask=mask.input, valid=MARKS[mask.valid])
+            found.append(_compared("padding", original, edited, what, probe))
+    return tuple(found)
+
+
+def _compared(kind: str, original: Model, edited: Model, what: str, probe: Callable[[Model], Leak]) -> Leak:
+    """The probe of the edited model, where the original passes it."""
+    try:
+        before = probe(original)
+    except UsageError as error:
+        why = f"{error.what}: {error.why}"
+    else:
+        if before.ok:
+            return probe(edited)
+        why = "the original fails this probe too"
+    return Leak(kind, edited.provenance.reference, what, (), {what: why})
 
 
 def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> Leak:

@@ -76,6 +76,7 @@ def command(
     if recipe is not None:
         _refuse_both(context)
     from cbsurgeon import verbs
+    from cbsurgeon.checks import leaks_of
     from cbsurgeon.models.files import atomic
     from cbsurgeon.verbs.editing import refuse_foreign_code
 
@@ -97,6 +98,9 @@ def command(
             refuse_foreign_code(made, str(recipe), trust=loading.trust)
         progress("insert")
         edited = verbs.insert(model, made, replace(how, share=True))
+        leaks = leaks_of(model, edited, made)
+        for leak in leaks:
+            leak.raise_if_failed()
         if recipe_out is not None:
             verbs.write_text(recipe_out, made.to_json(), force=force)
         if not dry_run:
@@ -108,6 +112,7 @@ def command(
         made,
         blocks=None if found is None else len(found),
         output=None if dry_run else target,
+        leaks=leaks,
     )
     terminal.show(document)
     _warn(terminal, made)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cbsurgeon.checks import Leak
 from cbsurgeon.deploy.onnx.file import read_metadata
 from cbsurgeon.errors import InputFileError
 from cbsurgeon.models import Model
@@ -16,7 +17,13 @@ from cbsurgeon.surgery import Recipe
 
 
 def insertion(
-    model: Model, edited: Model, recipe: Recipe, *, blocks: int | None, output: Path | None
+    model: Model,
+    edited: Model,
+    recipe: Recipe,
+    *,
+    blocks: int | None,
+    output: Path | None,
+    leaks: Sequence[Leak] = (),
 ) -> dict[str, Any]:
     """What an insertion did, schema ``cbsurgeon.insert/1``.
 
@@ -25,6 +32,7 @@ def insertion(
         recipe: what was done.
         blocks: how many blocks the model has, where that is known.
         output: the file written; ``None`` for a dry run.
+        leaks: what the probes for leaks saw (:func:`cbsurgeon.checks.leaks_of`).
     """
     document, operator = recipe.to_dict(), operator_class(recipe.op)
     return {
@@ -39,6 +47,7 @@ def insertion(
         "formula": operator.formula,
         "sites": [site.to_dict() for site in recipe.active],
         "keys_added": sorted(keys(edited) - keys(model)),
+        "leaks": [leak.to_dict() for leak in leaks],
         "dry_run": output is None,
         "output": str(output) if output else None,
         "recipe": document,

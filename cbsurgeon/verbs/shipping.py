@@ -134,13 +134,16 @@ class _Job:
         self.recipe = plan(found, choice)
         self.tell("insert")
         edited = insert(self.model, self.recipe)
+        leaks = checks.leaks_of(self.model, edited, self.recipe)
+        for leak in leaks:
+            leak.raise_if_failed()
         name = WEIGHTS if edited.module is not None else PROGRAM
         save(edited, self.folder / name)
         # From here on the edited model is what the file in the folder says it is, so commands in messages run.
         origin = replace(edited.provenance, reference=str(self.final / name))
         self.edited = replace(edited, provenance=origin)
         (self.folder / RECIPE).write_text(self.recipe.to_json(), encoding="utf-8")
-        done = insertion(self.model, edited, self.recipe, blocks=len(found), output=self.final / name)
+        done = insertion(self.model, edited, self.recipe, blocks=len(found), output=self.final / name, leaks=leaks)
         self.documents += [found.to_dict(), done]
         if not done["identity_at_start"]:
             self.warnings.append(

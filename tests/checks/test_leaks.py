@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.checks.leaks import Leak, future_leak, padding_leak
+from cbsurgeon.checks.leaks import Leak, future_leak, leaks_of, padding_leak
 from cbsurgeon.errors import CheckFailed, SurgeryError, UsageError
 from cbsurgeon.graph import inspect
 from cbsurgeon.graph.capture import capture
@@ -85,6 +85,31 @@ def test_a_mean_planted_in_a_causal_model_is_caught(op: str, options: dict[str, 
         leak.raise_if_failed()
     assert error.value.code == "CB-LEAK-03"
     assert "the future" in str(error.value)
+
+
+def test_an_insertion_in_causal_form_is_probed_and_a_planted_one_fails() -> None:
+    plain, found = decoder(), inspect(decoder())
+    recipe = plan(found, op="cb", layers="all", causal=True)
+    (kept,) = leaks_of(plain, insert_module(plain, recipe), recipe)
+    assert kept.kind == "future" and kept.probed and kept.ok
+    (broken,) = leaks_of(plain, planted(decoder(), "cb"), recipe)
+    assert broken.probed and not broken.ok
+
+
+def test_an_insertion_in_masked_form_is_probed_and_a_planted_one_fails() -> None:
+    plain, found = encoder(), inspect(encoder())
+    recipe = plan(found, op="cb", layers="all", masked=True)
+    (kept,) = leaks_of(plain, insert_module(plain, recipe), recipe)
+    assert kept.kind == "padding" and kept.probed and kept.ok
+    (broken,) = leaks_of(plain, planted(encoder(), "cb"), recipe)
+    assert broken.probed and not broken.ok
+    assert leaks_of(plain, plain, plan(replace(found, masks=()), op="cb", layers="all")) == ()
+
+
+def test_a_probe_that_the_original_fails_says_nothing_about_the_insertion() -> None:
+    recipe = plan(inspect(decoder()), op="cb", layers="all", causal=True)
+    (found,) = leaks_of(encoder(), encoder(), recipe)
+    assert found.ok and not found.probed and "the original fails" in "".join(found.not_run.values())
 
 
 def test_an_operator_that_is_the_identity_leaks_nothing() -> None:

@@ -23,6 +23,11 @@ def inserted(document: Document, documents: Sequence[Document]) -> Rows:
         yield fact(str(site["index"]), f"{site['path'] or '(no module)'}  {axes}")
     added = document["keys_added"]
     yield fact("keys", f"none changed, {len(added)} added" + (f" ({text_of(added[:2])} ...)" if added else ""))
+    for leak in document.get("leaks", ()):
+        if leak["probed"]:
+            yield fact("no leak", f"{leak['what']}; outputs that must not depend on them stayed the same", "green")
+        else:
+            yield fact("leaks", f"not probed: {text_of(list(leak['not_run'].values()))}", "yellow")
     if document.get("output"):
         yield fact("written", document["output"], "green")
 

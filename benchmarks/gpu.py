@@ -263,7 +263,7 @@ def timed(subject: Subject, dtype: str, backend: str, variant: str, budget: floa
         device=DEVICE,
     )
     document = result.to_dict()
-    kept = ("ratio", "ci95", "upper95", "verdict", "outcome", "pairs", "control", "median_seconds", "notes")
+    kept = ("ratio", "ci95", "upper95", "verdict", "sentence", "share", "pairs", "control", "median_seconds", "notes")
     return {"ok": True, "clock": document["environment"]["clock"], **{key: document[key] for key in kept}}
 
 
@@ -306,7 +306,7 @@ def show(row: Row) -> str:
     return (
         f"{head} {row['variant']:<7} batch {row['batch']:<4} "
         f"{first:.3f} -> {second:.3f} ms {100 * (row['ratio'] - 1):+6.2f} % "
-        f"({low:+.2f} to {high:+.2f})  {row['outcome']}, {row['clock']}"
+        f"({low:+.2f} to {high:+.2f})  {row['verdict']}, {row['clock']}"
     )
 
 

@@ -172,7 +172,7 @@ def summary(document: dict[str, Any]) -> Iterator[str]:
         yield (
             f"{row['model']:<11} {row['backend']:<12} {row['variant']:<7} batch {row['batch']:<3} "
             f"{100 * (result['ratio'] - 1):+6.2f} % ({low:+.2f} to {high:+.2f})  "
-            f"A/A {100 * (result['control']['ratio'] - 1):+.2f} %  {result['verdict']}"
+            f"A/A {100 * (result['control']['ratio'] - 1):+.2f} %  {result.get('sentence', result['verdict'])}"
         )
     yield from _claims(document)
 
@@ -183,7 +183,10 @@ def _claims(document: dict[str, Any]) -> Iterator[str]:
         if variant != "folded":
             continue
         if backend == "onnxruntime":
-            word = {"within": "holds", "slower": "does NOT hold"}.get(result["outcome"], "not settled")
+            # Rows measured before own time decided have the verdict in ``outcome`` and the sentence in ``verdict``.
+            verdict = result.get("outcome", result["verdict"])
+            words = dict.fromkeys(("within", "negligible", "faster"), "holds") | {"slower": "does NOT hold"}
+            word = words.get(verdict, "not settled")
             yield f"{model}, {backend}: folded at most {100 * BOUND:g} %: {word}"
         for rival in ("line", "se"):
             other = found.get((model, backend, rival, layers, batch))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATE = Path(__file__).with_name("template")
-TONES = {"within": "good", "slower": "bad", "inconclusive": "warn"}
+TONES = {"negligible": "good", "faster": "good", "slower": "bad", "inconclusive": "warn"}
 SECTIONS = {
     "network": "Found and changed",
     "recipe": "Recipe",
@@ -49,6 +49,8 @@ def render_html(documents: Sequence[Document]) -> str:
         "milliseconds": figures.milliseconds,
         "place": figures.place,
         "share": figures.share,
+        "own_time": figures.own_time,
+        "graph_lines": figures.graph_lines,
         "profile": figures.profile,
         "counted": figures.counted,
         "text": text_of,
@@ -187,9 +189,17 @@ def _cards(content: Mapping[str, Any]) -> list[dict[str, str]]:
             more = f"{figures.percent(flops['relative'], 4)}; parameters {added}"
             card("FLOPs (paper)", figures.count(flops["difference"], signed=True), more)
     for part in content["benchmarks"]:
-        value = "INCONCLUSIVE" if part["outcome"] == "inconclusive" else figures.slowdown(part["ratio"])
-        card("Latency", value, figures.interval(part["ci95"]), TONES[part["outcome"]])
+        card("Latency", *_latency(part), TONES.get(part["verdict"], ""))
     return cards
+
+
+def _latency(document: Document) -> tuple[str, str]:
+    """The verdict as one word, and the interval it rests on."""
+    word = "INCONCLUSIVE" if document["verdict"] == "inconclusive" else str(document["verdict"])
+    if document.get("own_time"):
+        low, high = (figures.percent(bound) for bound in document["own_time"]["overhead"]["ci95"])
+        return word, f"{low} to {high} by own time"
+    return word, f"{figures.interval(document['ci95'])} end to end"
 
 
 def _lead(content: Mapping[str, Any]) -> str:

@@ -165,9 +165,10 @@ def bench(
     a: Side,
     b: Side,
     *,
+    on: str | None = None,
     backend: str | None = None,
     batch: int = 1,
-    budget: float = 60.0,
+    budget: float = 20.0,
     claim: float = 0.01,
     processes: int | None = None,
     device: str = "cpu",
@@ -175,15 +176,16 @@ def bench(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Benchmark:
-    """Time ``b`` against ``a`` in interleaved groups, with ``a`` against itself as control.
+    """Whether ``b`` takes longer than ``a``: by the operators they do not share, and end to end.
 
     Args:
         a, b: models, or paths of exported files.
-        backend: one of :data:`cbsurgeon.deploy.BACKENDS`; ``None`` takes what runs both. Models are exported first
-            where it needs a file.
+        on: one of :data:`cbsurgeon.deploy.BACKENDS`; ``None`` takes what runs both. Models are exported first where it
+            needs a file.
+        backend: another name of ``on``.
         batch: samples per call.
         budget: seconds to spend measuring.
-        claim: the slow-down, as a fraction, that B is to be shown within.
+        claim: the slow-down, as a fraction, that counts as negligible.
         processes: fresh processes to measure in; several where the budget allows, by default.
         device: ``cpu`` or ``cuda``.
         threads: threads within one operator; ``None`` leaves it alone.
@@ -196,7 +198,7 @@ def bench(
     return checks.bench(
         a,
         b,
-        backend=backend or _running_both(a, b),
+        backend=on or backend or _running_both(a, b),
         batch=batch,
         budget=budget,
         claim=claim,

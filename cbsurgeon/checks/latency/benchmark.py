@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from dataclasses import dataclass, replace
-from functools import cache
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.checks.latency.comparison import PROCESSES, Timed, compare_processes, compare_timers
-from cbsurgeon.checks.latency.device import clock_of, timer_of
+from cbsurgeon.checks.latency.comparison import PROCESSES, compare_processes, compare_timers
+from cbsurgeon.checks.latency.factory import RuntimeFactory
 from cbsurgeon.checks.latency.result import Benchmark
+from cbsurgeon.checks.latency.settling import settle
+from cbsurgeon.checks.latency.share.measuring import own_time
 from cbsurgeon.deploy import RuntimeSpec, stage
-from cbsurgeon.deploy.artifact import Port
-from cbsurgeon.deploy.runtimes import Runtime
-from cbsurgeon.errors import UsageError
 from cbsurgeon.models import Model
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 
@@ -28,74 +27,14 @@ Side = Model | str | Path
 SHORTEST_FULL = 40.0
 """Seconds below which five processes would spend the budget on starting: such a run stays in one process."""
 
+OWN_PART, OWN_MOST = 0.4, 10.0
+"""Part of the budget that own time gets, and the seconds after which more of it adds nothing."""
+
+OWN_READING = 0.6
+"""Part of own time's seconds that profiled runs get; the rest is for opening the models and reading the profiles."""
+
 CUDA_SAMPLE_MS, CPU_SAMPLE_MS = 5.0, 20.0
 """Milliseconds a sample lasts at least: device timings are less disturbed than those of a shared processor."""
-
-
-@dataclass(frozen=True)
-class RuntimeFactory:
-    """Opens a runtime and prepares one call on generated inputs; picklable where its target is.
-
-    Attributes:
-        spec: what to open.
-        batch: samples per call.
-        examples: integer inputs by name, whose values cannot be drawn at random.
-    """
-
-    spec: RuntimeSpec
-    batch: int
-    examples: tuple[tuple[str, Tensor], ...] = ()
-
-    def __call__(self) -> Timed:
-        """Open it.
-
-        Raises:
-            UsageError: its batch is fixed at another size (CB-BENCH-03).
-        """
-        runtime = self.spec.open()
-        if runtime.only_batch not in (None, self.batch):
-            runtime.close()
-            raise UsageError(
-                f"{runtime.name} takes batches of {runtime.only_batch} only",
-                code="CB-BENCH-03",
-                where=f"--batch {self.batch}",
-                why="the batch is fixed in it",
-                do=f"--batch {runtime.only_batch}, or export it with an open batch",
-            )
-        call = runtime.prepare(self.inputs(runtime))
-        return Timed(call, runtime.synchronize, runtime.close, timer_of(runtime, call), clock_of(runtime))
-
-    @property
-    def device(self) -> str:
-        """Where it computes."""
-        return self.spec.device
-
-    def inputs(self, runtime: Runtime) -> dict[str, Tensor]:
-        """Inputs of the batch size; equal for every arm in this process, and the same memory where they are drawn."""
-        given = dict(self.examples)
-        return {
-            port.name: _repeated(given[port.name], self.batch)
-            if port.name in given
-            else drawn(_shape(port, self.batch), port.dtype, place)
-            for place, port in enumerate(runtime.inputs)
-        }
-
-
-def _shape(port: Port, batch: int) -> tuple[int, ...]:
-    return tuple(dim if isinstance(dim, int) else batch for dim in port.dims)
-
-
-def _repeated(example: Tensor, batch: int) -> Tensor:
-    return example.index_select(0, torch.arange(batch) % example.shape[0])
-
-
-@cache
-def drawn(shape: tuple[int, ...], dtype: str, place: int) -> Tensor:
-    """Normal values of a floating type; zeros of an integer type; ones (nothing masked) of a boolean one."""
-    kind = getattr(torch, dtype)
-    if not kind.is_floating_point:
-        return torch.full(shape, kind is torch.bool, dtype=kind)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(place)).to(kind)
 
 
 def bench(
@@ -104,7 +43,7 @@ def bench(
     *,
     backend: str = "eager",
     batch: int = 1,
-    budget: float = 60.0,
+    budget: float = 20.0,
     claim: float = 0.01,
     processes: int | None = None,
     device: str = "cpu",
@@ -113,14 +52,17 @@ def bench(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Benchmark:
-    """Time ``b`` against ``a`` in interleaved groups, with ``a`` against itself as control.
+    """Whether ``b`` takes longer than ``a``: by the operators they do not share, and end to end.
+
+    The back end's profiler times what ``b`` executes beyond ``a``, which decides the verdict. Interleaved pairs of
+    whole runs, with ``a`` against itself as control, confirm or contradict it.
 
     Args:
         a, b: models, or paths of exported files.
         backend: as :func:`cbsurgeon.deploy.open_runtime`; models are exported first where it needs a file.
         batch: samples per call.
-        budget: seconds to spend, starting processes included, exporting not.
-        claim: the slow-down, as a fraction, that B is to be shown within.
+        budget: seconds to spend, starting processes included, exporting and compiling not.
+        claim: the slow-down, as a fraction, that counts as negligible.
         processes: fresh processes; five where the budget allows (from 40 s), else only this one.
         device, threads, trust: as :func:`cbsurgeon.deploy.open_runtime`; an engine is on the GPU whatever is asked.
         cuda_graph: replay recorded work on a CUDA device; ``None`` does.
@@ -141,11 +83,15 @@ def bench(
             staged = _portable(stage(spec, Path(place), name=name, progress=progress), Path(place) / f"{name}.pt2")
             factories.append(RuntimeFactory(staged, batch, _integers(side)))
         sample = CUDA_SAMPLE_MS if on_gpu else CPU_SAMPLE_MS
+        start = time.perf_counter()
+        seconds = OWN_READING * min(OWN_PART * budget, OWN_MOST)
+        own = own_time(factories[0], factories[1], seconds=seconds, progress=progress)
+        left = max(budget - (time.perf_counter() - start), (1 - OWN_PART) * budget)
         wanted = processes or (PROCESSES if budget >= SHORTEST_FULL else 1)
         options: dict[str, Any] = {
             "min_sample_ms": sample,
             "claim": claim,
-            "budget": budget,
+            "budget": left,
             "names": (_name(a), _name(b)),
             "progress": progress,
         }
@@ -154,7 +100,8 @@ def bench(
     if wanted > 1 and not fresh:
         note = "a module of this model cannot be sent to another process, so one process measured"
         result = replace(result, notes=(note, *result.notes))
-    return replace(result, environment={**result.environment, "backend": backend, "batch": batch, "device": device})
+    stamp = {**result.environment, "backend": backend, "batch": batch, "device": device}
+    return settle(replace(result, environment=stamp), own)
 
 
 def device_for(a: Side, b: Side, device: str) -> str:

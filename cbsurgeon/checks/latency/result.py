@@ -1,14 +1,15 @@
-"""Which of two models is slower, by how much, and how sure that is."""
+"""The result of a benchmark: a verdict with the intervals it rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+from cbsurgeon.checks.latency.share.result import GraphDifference, OwnTime, Share
+from cbsurgeon.checks.latency.statistics import Verdict
 
 SCHEMA = "cbsurgeon.bench/1"
-
-Outcome = Literal["within", "slower", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Benchmark:
         a, b: names of what was measured.
         ratio: time of B over time of A (median of the paired ratios); 1.01 is one per cent slower.
         ci95: two-sided 95 % confidence interval of ``ratio``.
-        upper95: one-sided 95 % upper bound of ``ratio``: the number the verdict is about.
-        lower95: one-sided 95 % lower bound.
-        outcome: ``within`` (the claim is proven), ``slower`` (it is refuted) or ``inconclusive``.
-        verdict: the outcome as one sentence.
-        claim: the largest slow-down that counts as "no slower", as a fraction.
+        upper95, lower95: one-sided 95 % bounds of ``ratio``.
+        verdict: ``negligible`` (B takes at most the claim longer), ``slower`` (it takes more), ``faster`` (it takes
+            less, by more than the claim) or ``inconclusive``.
+        sentence: the verdict in words, with the numbers it rests on.
+        claim: the largest slow-down that counts as negligible, as a fraction.
         pairs: ABBA groups over all processes.
         processes: how many processes they come from.
         pairs_needed: groups that would settle an inconclusive run, ``None`` when settled or when more groups cannot.
@@ -63,6 +64,9 @@ class Benchmark:
         samples: raw times of each process.
         partial: true when the run was interrupted or its budget ran out before the planned number of groups.
         notes: facts that weaken or explain the verdict.
+        own: the inserted operators' own time, which decides where it could be measured.
+        own_missing: why it could not be measured; empty where it was, and where it was not asked for.
+        pairs_agree: whether the end-to-end times and the own time agree; ``None`` without an own time.
     """
 
     a: str
@@ -71,8 +75,8 @@ class Benchmark:
     ci95: tuple[float, float]
     upper95: float
     lower95: float
-    outcome: Outcome
-    verdict: str
+    verdict: Verdict
+    sentence: str
     claim: float
     pairs: int
     processes: int
@@ -85,10 +89,28 @@ class Benchmark:
     samples: tuple[Process, ...] = field(default=(), repr=False)
     partial: bool = False
     notes: tuple[str, ...] = ()
+    own: OwnTime | None = None
+    own_missing: str = ""
+    pairs_agree: bool | None = None
 
     def __bool__(self) -> bool:
         """True when the claim is proven."""
-        return self.outcome == "within"
+        return self.verdict in ("negligible", "faster")
+
+    @property
+    def share(self) -> Share | None:
+        """The part of a run of B that its inserted operators take; ``None`` where it could not be measured."""
+        return self.own.share if self.own else None
+
+    @property
+    def graph(self) -> GraphDifference | None:
+        """What the executed graphs do not share; ``None`` where it could not be seen."""
+        return self.own.graph if self.own else None
+
+    @property
+    def profiler_overhead(self) -> float | None:
+        """By how much the profiler slowed A down, as a fraction."""
+        return self.own.profiled_seconds[0] / self.median_seconds[0] - 1 if self.own else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, schema ``cbsurgeon.bench/1``."""
@@ -100,8 +122,8 @@ class Benchmark:
             "ci95": list(self.ci95),
             "upper95": self.upper95,
             "lower95": self.lower95,
-            "outcome": self.outcome,
             "verdict": self.verdict,
+            "sentence": self.sentence,
             "claim": self.claim,
             "pairs": self.pairs,
             "processes": self.processes,
@@ -109,6 +131,11 @@ class Benchmark:
             "control": {"ratio": self.control_ratio, "ci95": list(self.control_ci95)},
             "median_seconds": {"a": self.median_seconds[0], "b": self.median_seconds[1]},
             "peak_memory": {"a": self.peak_memory[0], "b": self.peak_memory[1]},
+            "share": self.share.to_dict() if self.share else None,
+            "graph": self.graph.to_dict() if self.graph else None,
+            "own_time": {**self.own.to_dict(), "profiler_overhead": self.profiler_overhead} if self.own else None,
+            "own_missing": self.own_missing or None,
+            "pairs_agree": self.pairs_agree,
             "partial": self.partial,
             "notes": list(self.notes),
             "environment": dict(self.environment),
@@ -120,7 +147,7 @@ class Benchmark:
         control_low, control_high = (100 * (value - 1) for value in self.control_ci95)
         first, second = (1e3 * value for value in self.median_seconds)
         rows = [
-            f"{self.a} -> {self.b}: {self.verdict}",
+            f"{self.a} -> {self.b}: {self.sentence}",
             f"  time     {first:.3f} ms -> {second:.3f} ms   {100 * (self.ratio - 1):+.2f} % "
             f"({low:+.2f} to {high:+.2f})",
             f"  control  A against itself {100 * (self.control_ratio - 1):+.2f} % "

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
-Outcome = Literal["within", "slower", "inconclusive"]
+Verdict = Literal["negligible", "slower", "faster", "inconclusive"]
 
 ONE_PROCESS_FLOOR = 0.02
 """No claim below this is proven by a single process: memory layout and kernel choice differ by about as much."""
@@ -188,19 +188,27 @@ def autocorrelation(groups: Values) -> float:
     return float((clipped[..., 1:] * clipped[..., :-1]).sum()) / power if power else 0.0
 
 
-def judge(measured: Estimate, control: Estimate, claim: float, processes: int) -> Outcome:
-    """The verdict on "B takes at most ``claim`` longer than A".
+def judge(measured: Estimate, control: Estimate, claim: float, processes: int) -> Verdict:
+    """The verdict of end-to-end pairs alone on "B takes at most ``claim`` longer than A".
 
-    ``within`` needs the upper bound inside the claim, a control arm (A against itself) that shows no difference and is
-    known twice as finely as the claim, and, for claims below :data:`ONE_PROCESS_FLOOR`, more than one process.
-    ``slower`` needs the lower bound beyond the claim by more than the control arm's own deviation.
+    ``slower`` needs the lower bound beyond the claim by more than the control (A against itself) deviates from one, and
+    ``faster`` the upper bound as far on the other side. ``negligible`` needs the upper bound inside the claim, and a
+    control that shows no difference and is known twice as finely as the claim. For claims below
+    :data:`ONE_PROCESS_FLOOR`, these two need more than one process.
     """
-    control_bias = 0.0 if control.covers_one else abs(math.log(control.ratio))
-    if measured.lower95 > (1 + claim) * math.exp(control_bias):
+    bias = math.exp(bias_of(control))
+    if measured.lower95 > (1 + claim) * bias:
         return "slower"
-    fine = control.covers_one and control.upper95 <= 1 + claim / 2
     enough = processes > 1 or claim >= ONE_PROCESS_FLOOR
-    return "within" if measured.upper95 <= 1 + claim and fine and enough else "inconclusive"
+    if measured.upper95 < (1 - claim) / bias and enough:
+        return "faster"
+    fine = control.covers_one and control.upper95 <= 1 + claim / 2
+    return "negligible" if measured.upper95 <= 1 + claim and fine and enough else "inconclusive"
+
+
+def bias_of(control: Estimate) -> float:
+    """By how much A differs from itself, as the logarithm of a ratio; zero where "no difference" is in the interval."""
+    return 0.0 if control.covers_one else abs(math.log(control.ratio))
 
 
 def pairs_needed(measured: Estimate, control: Estimate, claim: float, processes: int) -> int | None:

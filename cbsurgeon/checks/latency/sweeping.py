@@ -10,7 +10,7 @@ from cbsurgeon.checks.latency.benchmark import Side, bench
 from cbsurgeon.checks.latency.result import Benchmark
 from cbsurgeon.vocabulary import Progress
 
-SEVERITY = ("within", "inconclusive", "slower")
+SEVERITY = ("faster", "negligible", "inconclusive", "slower")
 
 Sides = Callable[[int | None], tuple[Side, Side]]
 """Opens A and B for square images of a size; for ``None`` as they are."""
@@ -33,7 +33,7 @@ class Sweep:
     @property
     def worst(self) -> Benchmark:
         """The point that speaks most against the claim: what holds there holds everywhere."""
-        return max(self.points, key=lambda point: (SEVERITY.index(point.outcome), point.upper95))
+        return max(self.points, key=lambda point: (SEVERITY.index(point.verdict), point.upper95))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: the document of one point, of the worst of several; with several, all of them as ``sweep``."""
@@ -57,7 +57,7 @@ def sweep(
     *,
     batches: Sequence[int] = (1,),
     sizes: Sequence[int | None] = (None,),
-    budget: float = 60.0,
+    budget: float = 20.0,
     progress: Progress | None = None,
     **measuring: Any,
 ) -> Sweep:

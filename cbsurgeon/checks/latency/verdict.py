@@ -13,7 +13,7 @@ from cbsurgeon.checks.latency.result import Benchmark, Process
 from cbsurgeon.checks.latency.statistics import (
     ONE_PROCESS_FLOOR,
     Estimate,
-    Outcome,
+    Verdict,
     estimate,
     judge,
     log_ratios,
@@ -63,8 +63,8 @@ def conclude(
     """
     finding, processes = analyse(samples), len(samples)
     measured, control = finding.measured, finding.control
-    outcome = judge(measured, control, claim, processes)
-    needed = pairs_needed(measured, control, claim, processes) if outcome == "inconclusive" else None
+    verdict = judge(measured, control, claim, processes)
+    needed = pairs_needed(measured, control, claim, processes) if verdict == "inconclusive" else None
     return Benchmark(
         a=names[0],
         b=names[1],
@@ -72,8 +72,8 @@ def conclude(
         ci95=measured.ci95,
         upper95=measured.upper95,
         lower95=measured.lower95,
-        outcome=outcome,
-        verdict=sentence(outcome, measured, claim, needed),
+        verdict=verdict,
+        sentence=sentence(verdict, measured, claim, needed),
         claim=claim,
         pairs=measured.groups,
         processes=processes,
@@ -89,18 +89,18 @@ def conclude(
     )
 
 
-def sentence(outcome: Outcome, measured: Estimate, claim: float, needed: int | None) -> str:
-    """The verdict in words, with the number it rests on."""
+def sentence(verdict: Verdict, measured: Estimate, claim: float, needed: int | None) -> str:
+    """The verdict of the pairs in words, with the number it rests on."""
     bound, least = 100 * (measured.upper95 - 1), 100 * (measured.lower95 - 1)
-    if outcome == "within":
-        if bound <= 0:
-            return f"no slower: at least {-bound:.2f} % faster with 95 % confidence"
-        return f"≤ {max(bound, 0.01):.2f} % slower with 95 % confidence (claim: {100 * claim:g} %)"
-    if outcome == "slower":
-        middle = 100 * (measured.ratio - 1)
-        return f"slower by {middle:.2f} %, at least {least:.2f} % with 95 % confidence (claim: {100 * claim:g} %)"
+    middle, stated = 100 * (measured.ratio - 1), f"(claim: {100 * claim:g} %)"
+    if verdict == "negligible":
+        return f"negligible: at most {max(bound, 0.01):.2f} % slower with 95 % confidence {stated}"
+    if verdict == "faster":
+        return f"faster by {-middle:.2f} %, at least {-bound:.2f} % with 95 % confidence {stated}"
+    if verdict == "slower":
+        return f"slower by {middle:.2f} %, at least {least:.2f} % with 95 % confidence {stated}"
     settle = f"about {needed} pairs would settle it" if needed else "more pairs alone would not settle it"
-    return f"INCONCLUSIVE: between {least:+.2f} % and {bound:+.2f} %; {settle} (claim: {100 * claim:g} %)"
+    return f"INCONCLUSIVE: between {least:+.2f} % and {bound:+.2f} %; {settle} {stated}"
 
 
 def _median(rows: Any) -> float:

@@ -9,14 +9,15 @@ from cbsurgeon.report import figures
 from cbsurgeon.report.document import Document
 from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
-OUTCOMES = {"within": "green", "slower": "red", "inconclusive": "yellow"}
-"""The colour of a benchmark's outcome."""
+VERDICTS = {"negligible": "green", "faster": "green", "slower": "red", "inconclusive": "yellow"}
+"""The colour of a benchmark's verdict."""
 
 
 def measured(document: Document, documents: Sequence[Document]) -> Rows:
-    """The verdict, both sides, the control, and every point of a sweep."""
-    style = f"bold {OUTCOMES.get(document['outcome'], '')}".strip()
-    yield line(f"{document['a']} -> {document['b']}: {document['verdict']}", style)
+    """The verdict, both sides, the control, own time, and every point of a sweep."""
+    style = f"bold {VERDICTS.get(document['verdict'], '')}".strip()
+    yield line(f"{document['a']} -> {document['b']}", "bold")
+    yield line(sentence(document), style)
     if document.get("sweep"):
         yield from _points(document["sweep"])
         yield line(f"the worst, {figures.place(document)}", "bold")
@@ -32,8 +33,32 @@ def measured(document: Document, documents: Sequence[Document]) -> Rows:
     yield table
     partial = ", partial" if document["partial"] else ""
     groups, processes = figures.counted(document["pairs"], "group"), figures.counted(document["processes"], "process")
+    yield from _own(document)
     yield fact("pairs", f"{groups} in {processes}{partial}")
     for note in document["notes"]:
+        yield fact("note", note, "yellow")
+
+
+def sentence(document: Document) -> str:
+    """The verdict in words; documents of the first version had it in ``verdict``."""
+    return str(document.get("sentence") or document["verdict"])
+
+
+def _own(document: Document) -> Rows:
+    """What the inserted operators take, and what else the executed graphs do not share."""
+    if document.get("own_missing"):
+        yield fact("own time", f"not measured: {document['own_missing']}", "yellow")
+    if not document.get("share"):
+        return
+    own, graph = document["own_time"], document["graph"]
+    yield fact("own time", figures.own_time(document))
+    for text in figures.graph_lines(graph):
+        yield fact("graph", text)
+    if own["sites"]:
+        yield fact("sites", figures.site_times(own["sites"]))
+    slowed = figures.percent(own["profiler_overhead"], 1)
+    yield fact("profiler", f"{own['method']}; it makes a run of A {slowed} longer")
+    for note in own["notes"]:
         yield fact("note", note, "yellow")
 
 
@@ -52,7 +77,7 @@ def _points(points: Sequence[Mapping[str, Any]]) -> Rows:
                 figures.interval(point["ci95"]),
                 figures.size(peak["a"]),
                 figures.size(peak["b"]),
-                point["outcome"],
+                point["verdict"],
             )
         )
     yield table

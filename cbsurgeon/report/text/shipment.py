@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cbsurgeon.report import figures
 from cbsurgeon.report.document import Document, listed, of_kind, parts
-from cbsurgeon.report.text.latency import OUTCOMES
+from cbsurgeon.report.text.latency import VERDICTS, sentence
 from cbsurgeon.report.text.lines import Rows, fact, line
 
 
@@ -26,7 +26,9 @@ def shipped(document: Document, documents: Sequence[Document]) -> Rows:
         if part.get("bytes_explained"):
             yield fact("bytes", part["bytes_explained"])
     for part in of_kind(found, "bench"):
-        yield fact("latency", part["verdict"], OUTCOMES.get(part["outcome"], ""))
+        yield fact("latency", sentence(part), VERDICTS.get(part["verdict"], ""))
+        if part.get("share"):
+            yield fact("own time", figures.own_time(part))
     for name, reason in document["left_out"].items():
         yield fact(f"no {name}", reason, "yellow")
     yield line("")

@@ -1,0 +1,82 @@
+"""Opening what is to be timed: a runtime, and one prepared call on generated inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.checks.latency.comparison import Timed
+from cbsurgeon.checks.latency.device import clock_of, timer_of
+from cbsurgeon.deploy import RuntimeSpec
+from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.runtimes import Runtime
+from cbsurgeon.errors import UsageError
+
+
+@dataclass(frozen=True)
+class RuntimeFactory:
+    """Opens a runtime and prepares one call on generated inputs; picklable where its target is.
+
+    Attributes:
+        spec: what to open.
+        batch: samples per call.
+        examples: integer inputs by name, whose values cannot be drawn at random.
+    """
+
+    spec: RuntimeSpec
+    batch: int
+    examples: tuple[tuple[str, Tensor], ...] = ()
+
+    def __call__(self) -> Timed:
+        """Open it.
+
+        Raises:
+            UsageError: its batch is fixed at another size (CB-BENCH-03).
+        """
+        runtime = self.spec.open()
+        if runtime.only_batch not in (None, self.batch):
+            runtime.close()
+            raise UsageError(
+                f"{runtime.name} takes batches of {runtime.only_batch} only",
+                code="CB-BENCH-03",
+                where=f"--batch {self.batch}",
+                why="the batch is fixed in it",
+                do=f"--batch {runtime.only_batch}, or export it with an open batch",
+            )
+        call = runtime.prepare(self.inputs(runtime))
+        return Timed(call, runtime.synchronize, runtime.close, timer_of(runtime, call), clock_of(runtime))
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.spec.device
+
+    def inputs(self, runtime: Runtime) -> dict[str, Tensor]:
+        """Inputs of the batch size; equal for every arm in this process, and the same memory where they are drawn."""
+        given = dict(self.examples)
+        return {
+            port.name: _repeated(given[port.name], self.batch)
+            if port.name in given
+            else drawn(_shape(port, self.batch), port.dtype, place)
+            for place, port in enumerate(runtime.inputs)
+        }
+
+
+def _shape(port: Port, batch: int) -> tuple[int, ...]:
+    return tuple(dim if isinstance(dim, int) else batch for dim in port.dims)
+
+
+def _repeated(example: Tensor, batch: int) -> Tensor:
+    return example.index_select(0, torch.arange(batch) % example.shape[0])
+
+
+@cache
+def drawn(shape: tuple[int, ...], dtype: str, place: int) -> Tensor:
+    """Normal values of a floating type; zeros of an integer type; ones (nothing masked) of a boolean one."""
+    kind = getattr(torch, dtype)
+    if not kind.is_floating_point:
+        return torch.full(shape, kind is torch.bool, dtype=kind)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(place)).to(kind)

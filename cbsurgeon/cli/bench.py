@@ -55,8 +55,8 @@ def command(
 ) -> None:
     """Whether B is slower than A: by the operators they do not share, and end to end.
 
-    The back end's profiler times what B executes beyond A; that decides. Interleaved pairs of whole runs, with A against
-    itself as control, confirm or contradict it. The verdict is negligible, slower, faster or inconclusive.
+    The back end's profiler times what B executes beyond A; that decides. Interleaved pairs of whole runs, with A
+    against itself as control, confirm or contradict it. The verdict is negligible, slower, faster or inconclusive.
 
     Several batches and sizes share the budget equally; the answer is the worst one's, and all are listed. Peak memory
     is measured in fresh processes (from a budget of 40 s a point). On a CUDA device, work is recorded once and
@@ -68,8 +68,7 @@ def command(
     \b
     Examples:
       cbsurgeon bench timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
-      cbsurgeon bench a.onnx b.onnx --budget 2m --claim 2%
-      cbsurgeon bench timm:deit_tiny_patch16_224 edited.safetensors --on onnxruntime
+      cbsurgeon bench timm:deit_small_patch16_224 edited.safetensors --on onnxruntime --claim 2%
       cbsurgeon bench a.onnx b.onnx --batch 1,8,64 --budget 5m
     """
     seconds, share, batches = _seconds(budget), _share(claim), whole_numbers(batch, "--batch")

@@ -40,7 +40,7 @@ def render_html(documents: Sequence[Document]) -> str:
     from markupsafe import Markup
 
     environment = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, undefined=StrictUndefined)
-    filters: dict[str, Callable[..., str]] = {
+    filters: dict[str, Callable[..., Any]] = {
         "count": figures.count,
         "size": figures.size,
         "small": figures.small,

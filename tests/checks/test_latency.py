@@ -48,7 +48,7 @@ def test_every_arm_gets_the_same_number_of_calls() -> None:
 
 def test_equal_arms(clock: Clock) -> None:
     result = compare(clock.arm(0.01), clock.arm(0.01), pairs=12, claim=0.02)
-    assert result.outcome == "within" and result
+    assert result.verdict == "negligible" and result
     assert result.ratio == pytest.approx(1.0) and result.control_ratio == pytest.approx(1.0)
     assert result.pairs == 12 and result.processes == 1 and not result.partial
     assert result.median_seconds == pytest.approx((0.01, 0.01))
@@ -56,22 +56,23 @@ def test_equal_arms(clock: Clock) -> None:
 
 def test_a_slower_arm(clock: Clock) -> None:
     result = compare(clock.arm(0.0100), clock.arm(0.0103), pairs=12, claim=0.02)
-    assert result.outcome == "slower" and not result
+    assert result.verdict == "slower" and not result
     assert result.ratio == pytest.approx(1.03)
-    assert result.verdict.startswith("slower by 3.00 %")
+    assert result.sentence.startswith("slower by 3.00 %")
 
 
 def test_a_faster_arm(clock: Clock) -> None:
     result = compare(clock.arm(0.010), clock.arm(0.009), pairs=12, claim=0.02)
     assert result
-    assert result.verdict == "no slower: at least 10.00 % faster with 95 % confidence"
+    assert result.verdict == "faster"
+    assert result.sentence == "faster by 10.00 %, at least 10.00 % with 95 % confidence (claim: 2 %)"
 
 
 def test_one_process_does_not_prove_one_per_cent(clock: Clock) -> None:
     """Even on a perfect clock: what one process cannot see is not proven by it."""
     result = compare(clock.arm(0.01), clock.arm(0.01), pairs=40, claim=0.01)
-    assert result.outcome == "inconclusive"
-    assert result.verdict.startswith("INCONCLUSIVE")
+    assert result.verdict == "inconclusive"
+    assert result.sentence.startswith("INCONCLUSIVE")
     assert any("one process" in note for note in result.notes)
 
 
@@ -118,15 +119,15 @@ def test_processes_count_as_units() -> None:
     """Five processes that disagree by 2 % prove less than their many groups would suggest."""
     agreeing = conclude([_samples(1.0)] * 5, claim=0.01, environment={})
     disagreeing = conclude([_samples(f) for f in (0.98, 0.99, 1.0, 1.01, 1.02)], claim=0.01, environment={})
-    assert agreeing.outcome == "within"
-    assert disagreeing.outcome == "inconclusive"
+    assert agreeing.verdict == "negligible"
+    assert disagreeing.verdict == "inconclusive"
     assert disagreeing.pairs_needed is not None and disagreeing.pairs_needed > disagreeing.pairs
-    assert f"about {disagreeing.pairs_needed} pairs would settle it" in disagreeing.verdict
+    assert f"about {disagreeing.pairs_needed} pairs would settle it" in disagreeing.sentence
 
 
 def test_a_machine_that_differs_from_itself_is_named() -> None:
     result = conclude([_samples(1.0, control=1.05)] * 5, claim=0.01, environment={})
-    assert result.outcome == "inconclusive"
+    assert result.verdict == "inconclusive"
     assert any("A differs from itself by +5.00 %" in note for note in result.notes)
 
 
@@ -134,7 +135,7 @@ def test_document_is_plain_json() -> None:
     result = conclude([_samples(1.002)] * 5, claim=0.01, environment=environment())
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert document["schema"] == "cbsurgeon.bench/1"
-    assert {"ratio", "ci95", "verdict", "pairs", "environment"} <= set(document)
+    assert {"ratio", "ci95", "verdict", "sentence", "pairs", "environment", "share", "graph"} <= set(document)
     assert document["ci95"][0] <= document["ratio"] <= document["ci95"][1]
     assert len(document["samples"]) == 5 and len(document["samples"][0]["b"]) == 24
     assert document["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]

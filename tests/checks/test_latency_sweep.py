@@ -62,7 +62,7 @@ def test_the_worst_point_answers(measured: list[dict[str, Any]]) -> None:
     assert found.worst.environment["batch"] == 4 and not found
     document = found.to_dict()
     assert {"ratio", "ci95", "verdict", "pairs", "environment"} <= set(document)
-    assert document["ratio"] == found.worst.ratio and document["outcome"] == "slower"
+    assert document["ratio"] == found.worst.ratio and document["verdict"] == "slower"
     assert [point["environment"]["batch"] for point in document["sweep"]] == [1, 4, 2]
     assert Sweep((result(1.0), result(1.001))).worst.ratio == pytest.approx(1.001)
     assert Sweep((result(1.0),))
@@ -73,7 +73,7 @@ def test_one_point_is_a_plain_benchmark(measured: list[dict[str, Any]]) -> None:
     found = sweep(sides, batches=(2,), progress=said.append)
     assert found.to_dict() == result(1.01, 2).to_dict()
     assert said == ["building"]
-    assert measured[0]["budget"] == 60.0
+    assert measured[0]["budget"] == 20.0
 
 
 def interrupting(at: int) -> Callable[..., Benchmark]:

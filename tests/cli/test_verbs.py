@@ -151,7 +151,7 @@ def test_bench_answers_with_an_interval(plain: Path, edited: Path) -> None:
     assert found["schema"] == "cbsurgeon.bench/1"
     assert found["ci95"][0] <= found["ratio"] <= found["ci95"][1]
     assert {"verdict", "pairs", "environment"} <= set(found)
-    assert outcome.code == (1 if found["outcome"] == "slower" else 0)
+    assert outcome.code == (1 if found["verdict"] == "slower" else 0)
 
 
 def test_results_of_verbs_make_a_report(plain: Path, edited: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def hostile() -> list[dict[str, object]]:
     verification["rows"][0]["inputs"] = documents.HOSTILE
     audit = documents.audit()
     audit["a"] = audit["by_operator"][0]["operator"] = audit["inserted"]["b"][0]["path"] = documents.HOSTILE
-    bench = {**documents.benchmark(), "b": documents.HOSTILE, "verdict": documents.HOSTILE}
+    bench = {**documents.benchmark(), "b": documents.HOSTILE, "sentence": documents.HOSTILE}
     shipment = {
         **documents.shipment(),
         "title": documents.HOSTILE,

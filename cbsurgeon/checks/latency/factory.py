@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cbsurgeon.checks.latency.comparison import Timed
 from cbsurgeon.checks.latency.device import clock_of, timer_of
+from cbsurgeon.checks.latency.sampling import Call
 from cbsurgeon.deploy import RuntimeSpec
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes import Runtime
@@ -37,6 +38,20 @@ class RuntimeFactory:
             UsageError: its batch is fixed at another size (CB-BENCH-03).
         """
         runtime = self.spec.open()
+        call = self.prepare(runtime)
+        return Timed(call, runtime.synchronize, runtime.close, timer_of(runtime, call), clock_of(runtime))
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.spec.device
+
+    def prepare(self, runtime: Runtime) -> Call:
+        """A call on inputs of the batch size.
+
+        Raises:
+            UsageError: the runtime's batch is fixed at another size (CB-BENCH-03); it is closed then.
+        """
         if runtime.only_batch not in (None, self.batch):
             runtime.close()
             raise UsageError(
@@ -46,13 +61,7 @@ class RuntimeFactory:
                 why="the batch is fixed in it",
                 do=f"--batch {runtime.only_batch}, or export it with an open batch",
             )
-        call = runtime.prepare(self.inputs(runtime))
-        return Timed(call, runtime.synchronize, runtime.close, timer_of(runtime, call), clock_of(runtime))
-
-    @property
-    def device(self) -> str:
-        """Where it computes."""
-        return self.spec.device
+        return runtime.prepare(self.inputs(runtime))
 
     def inputs(self, runtime: Runtime) -> dict[str, Tensor]:
         """Inputs of the batch size; equal for every arm in this process, and the same memory where they are drawn."""

@@ -44,7 +44,7 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
             )
             stack.callback(runtime.close)
             runtimes.append(runtime)
-            calls.append(runtime.prepare(factory.inputs(runtime)))
+            calls.append(factory.prepare(runtime))
             sites.append(sites_of(path))
         calls[2]()  # the control only has to show its operators
         profiles = {2: runtimes[2].end_profiling()}

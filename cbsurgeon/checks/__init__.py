@@ -3,8 +3,9 @@
 from cbsurgeon.checks.cost.auditing import audit, count
 from cbsurgeon.checks.cost.counts import Audit, Count, Inserted, Tally
 from cbsurgeon.checks.latency.benchmark import bench
-from cbsurgeon.checks.latency.comparison import Timed, compare, compare_processes
+from cbsurgeon.checks.latency.comparison import compare, compare_processes
 from cbsurgeon.checks.latency.result import Benchmark
+from cbsurgeon.checks.latency.sampling import Timed
 from cbsurgeon.checks.latency.sweeping import Sweep, sweep
 from cbsurgeon.checks.leaks import Leak, future_leak, leaks_of, padding_leak
 from cbsurgeon.checks.parity.bisection import bisect, end_nodes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cbsurgeon.checks.latency.comparison import Timed
+from cbsurgeon.checks.latency.sampling import Timed
 
 
 class Clock:

@@ -17,8 +17,8 @@ from cbsurgeon.checks.latency import comparison as latency_compare
 from cbsurgeon.checks.latency import sampling as latency_sampling
 from cbsurgeon.checks.latency.benchmark import bench
 from cbsurgeon.checks.latency.comparison import compare, compare_processes
-from cbsurgeon.checks.latency.result import Benchmark, Process
-from cbsurgeon.checks.latency.sampling import MIN_GROUPS, ROTATION, calls_per_sample
+from cbsurgeon.checks.latency.result import Benchmark
+from cbsurgeon.checks.latency.sampling import MIN_GROUPS, ROTATION, Process, calls_per_sample
 from cbsurgeon.checks.latency.verdict import conclude
 from cbsurgeon.errors import CBSurgeonError, CheckFailed
 from cbsurgeon.graph.capture import capture

@@ -13,8 +13,8 @@ from cbsurgeon.checks.latency import benchmark as latency_bench
 from cbsurgeon.checks.latency import child as latency_child
 from cbsurgeon.checks.latency import device as latency_device
 from cbsurgeon.checks.latency.benchmark import bench, device_for
-from cbsurgeon.checks.latency.comparison import Timed
 from cbsurgeon.checks.latency.device import EVENTS, HOST, clock_of, memory_in_use, timer_of
+from cbsurgeon.checks.latency.sampling import Timed
 from cbsurgeon.deploy import RuntimeSpec, open_runtime
 from cbsurgeon.deploy.runtimes import torch_runtimes
 from cbsurgeon.models.model import Model, Provenance

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cbsurgeon.checks.latency import sweeping as latency_sweep
-from cbsurgeon.checks.latency.result import Benchmark, Process
+from cbsurgeon.checks.latency.result import Benchmark
+from cbsurgeon.checks.latency.sampling import Process
 from cbsurgeon.checks.latency.sweeping import Sweep, place, sweep
 from cbsurgeon.checks.latency.verdict import conclude
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from cbsurgeon.checks.cost.counts import Audit, Count, Inserted, Tally
 from cbsurgeon.checks.cost.roofline import roofline
-from cbsurgeon.checks.latency.result import Benchmark, Process
+from cbsurgeon.checks.latency.result import Benchmark
+from cbsurgeon.checks.latency.sampling import Process
 from cbsurgeon.checks.latency.share.result import GraphDifference, Interval, Operators, OwnTime, Share, SiteTime
 from cbsurgeon.checks.parity.located import Bisection, BlockGap
 from cbsurgeon.checks.parity.result import Verification

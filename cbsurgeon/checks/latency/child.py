@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cbsurgeon.checks.environment import environment, reset_peak, resident_bytes
-from cbsurgeon.checks.latency.comparison import WARM_SHARE, Answer, Factory, Task, Timed
+from cbsurgeon.checks.latency.comparison import WARM_SHARE, Answer, Factory, Task
 from cbsurgeon.checks.latency.device import memory_in_use
-from cbsurgeon.checks.latency.sampling import ROTATION, WARM_SECONDS, Pace, groups_within, sample, warm_up
+from cbsurgeon.checks.latency.sampling import ROTATION, WARM_SECONDS, Pace, Timed, groups_within, sample, warm_up
 from cbsurgeon.errors import CBSurgeonError
 from cbsurgeon.vocabulary import Progress
 

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon.checks.environment import environment
-from cbsurgeon.checks.latency.result import Benchmark, Process
+from cbsurgeon.checks.latency.result import Benchmark
 from cbsurgeon.checks.latency.sampling import (
     MIN_GROUPS,
     WARM_SECONDS,
     Call,
     Pace,
+    Process,
+    Timed,
     Timer,
     groups_within,
     host_timer,
@@ -42,29 +44,6 @@ GROUPS = 24
 
 WARM_SHARE = 0.25
 """Part of a process's time that warming up may take."""
-
-
-@dataclass(frozen=True)
-class Timed:
-    """What a factory builds: something to call, and how to wait for it and put it away.
-
-    Attributes:
-        call: computes once.
-        synchronize: waits until what was enqueued is done.
-        close: gives back what was opened.
-        timer: measures calls; by the clock of the host, and waiting, when left out.
-        clock: what the timer reads, in words.
-    """
-
-    call: Call
-    synchronize: Call = nothing
-    close: Call = nothing
-    timer: Timer | None = None
-    clock: str = "clock of the host"
-
-    def timing(self) -> Timer:
-        """What measures it."""
-        return self.timer or host_timer(self.call, self.synchronize)
 
 
 Factory = Callable[[], Timed]

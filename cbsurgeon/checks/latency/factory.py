@@ -8,9 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from cbsurgeon.checks.latency.comparison import Timed
 from cbsurgeon.checks.latency.device import clock_of, timer_of
-from cbsurgeon.checks.latency.sampling import Call
+from cbsurgeon.checks.latency.sampling import Call, Timed
 from cbsurgeon.deploy import RuntimeSpec
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes import Runtime

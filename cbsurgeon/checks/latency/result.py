@@ -6,38 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cbsurgeon.checks.latency.sampling import Process
 from cbsurgeon.checks.latency.share.result import GraphDifference, OwnTime, Share
 from cbsurgeon.checks.latency.statistics import Verdict
 
 SCHEMA = "cbsurgeon.bench/1"
-
-
-@dataclass(frozen=True)
-class Process:
-    """Raw samples of one process, in the order they were taken.
-
-    Attributes:
-        a, b, control: seconds per call; ``control`` is A measured a second time as if it were another model. Each row
-            is one group: ``a`` has the first and last sample of A in the rotation, ``b`` and ``control`` likewise.
-        load: load average (1 minute) before and after.
-        peak_memory: bytes of memory at most in use while ``a`` and while ``b`` ran; ``None`` where unknown.
-    """
-
-    a: tuple[tuple[float, float], ...]
-    b: tuple[tuple[float, float], ...]
-    control: tuple[tuple[float, float], ...]
-    load: tuple[float, float] = (0.0, 0.0)
-    peak_memory: tuple[int | None, int | None] = (None, None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "a": [list(row) for row in self.a],
-            "b": [list(row) for row in self.b],
-            "control": [list(row) for row in self.control],
-            "load": list(self.load),
-            "peak_memory": list(self.peak_memory),
-        }
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Timing three arms in one process: A, B, and A again as control, interleaved in mirrored groups."""
+"""Timing three arms in one process: A, B, and A again as control, interleaved in mirrored groups; the raw samples."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from cbsurgeon.checks.environment import load
-from cbsurgeon.checks.latency.result import Process
 from cbsurgeon.vocabulary import Progress
 
 Call = Callable[[], object]
@@ -29,6 +29,34 @@ MIN_GROUPS = 6
 
 WARM_SECONDS = 10.0
 """Longest warm-up: an arm that is not steady by then is noisy, not cold."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """Raw samples of one process, in the order they were taken.
+
+    Attributes:
+        a, b, control: seconds per call; ``control`` is A measured a second time as if it were another model. Each row
+            is one group: ``a`` has the first and last sample of A in the rotation, ``b`` and ``control`` likewise.
+        load: load average (1 minute) before and after.
+        peak_memory: bytes of memory at most in use while ``a`` and while ``b`` ran; ``None`` where unknown.
+    """
+
+    a: tuple[tuple[float, float], ...]
+    b: tuple[tuple[float, float], ...]
+    control: tuple[tuple[float, float], ...]
+    load: tuple[float, float] = (0.0, 0.0)
+    peak_memory: tuple[int | None, int | None] = (None, None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "a": [list(row) for row in self.a],
+            "b": [list(row) for row in self.b],
+            "control": [list(row) for row in self.control],
+            "load": list(self.load),
+            "peak_memory": list(self.peak_memory),
+        }
 
 
 @dataclass(frozen=True)
@@ -76,6 +104,29 @@ def host_timer(call: Call, synchronize: Call = nothing) -> Timer:
         return (time.perf_counter() - start) / calls
 
     return seconds
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a factory builds: something to call, and how to wait for it and put it away.
+
+    Attributes:
+        call: computes once.
+        synchronize: waits until what was enqueued is done.
+        close: gives back what was opened.
+        timer: measures calls; by the clock of the host, and waiting, when left out.
+        clock: what the timer reads, in words.
+    """
+
+    call: Call
+    synchronize: Call = nothing
+    close: Call = nothing
+    timer: Timer | None = None
+    clock: str = "clock of the host"
+
+    def timing(self) -> Timer:
+        """What measures it."""
+        return self.timer or host_timer(self.call, self.synchronize)
 
 
 def calls_per_sample(per_call: Sequence[float], min_sample: float) -> int:

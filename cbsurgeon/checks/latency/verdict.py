@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cbsurgeon.checks.latency.result import Benchmark, Process
+from cbsurgeon.checks.latency.result import Benchmark
+from cbsurgeon.checks.latency.sampling import Process
 from cbsurgeon.checks.latency.statistics import (
     ONE_PROCESS_FLOOR,
     Estimate,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cbsurgeon.graph.heads import Attention
 from cbsurgeon.graph.reasons import Part, Reason
 from cbsurgeon.operators.masking import Valid
 from cbsurgeon.operators.unfolding import Unfold
@@ -219,7 +220,8 @@ class Inspection:
     Attributes:
         blocks: MLP blocks in graph order.
         rejected: near misses, nearest first.
-        attention: attention branches in graph order (numbered on their own).
+        attention: attention branches in graph order (numbered on their own): where an operator can stand.
+        attentions: every weighing of keys by queries in graph order, on a residual stream or not: what is analysed.
         reference: what was inspected.
         fingerprint: digest of the structure found; a recipe made from it names it.
         causal_stacks: stack → its evidence, for the stacks whose tokens do not see later ones.
@@ -233,6 +235,7 @@ class Inspection:
     blocks: tuple[Block, ...]
     rejected: tuple[Rejected, ...]
     attention: tuple[Block, ...] = ()
+    attentions: tuple[Attention, ...] = ()
     reference: str = "object"
     fingerprint: str = ""
     causal_stacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -270,6 +273,7 @@ class Inspection:
             "stacks": list(self.stacks),
             "blocks": [block.to_dict() for block in self.blocks],
             "attention": [block.to_dict() for block in self.attention],
+            "attentions": [one.to_dict() for one in self.attentions],
             "rejected": [candidate.to_dict() for candidate in self.rejected],
             "causal": list(self.causal),
             "causal_stacks": {stack: list(evidence) for stack, evidence in self.causal_stacks.items()},

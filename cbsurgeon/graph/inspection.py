@@ -11,6 +11,7 @@ from cbsurgeon.graph.assembly import assemble, fingerprint, same_weights, stack_
 from cbsurgeon.graph.attention import causality as leaks
 from cbsurgeon.graph.attention import class_token, filler, padding
 from cbsurgeon.graph.attention.influence import Probe
+from cbsurgeon.graph.attention.maps import listing
 from cbsurgeon.graph.block import Block, Inspection, Mask
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.copying import without_compiled
@@ -70,6 +71,10 @@ def _inspect_part(program: Program, reference: str, hosts: Hosts) -> Inspection:
         found,
         blocks=tuple(block_under(block, prefix) for block in found.blocks),
         attention=tuple(block_under(block, prefix) for block in found.attention),
+        attentions=tuple(
+            replace(one, path=path_under(prefix, one.path), stack=stack_under(prefix, one.stack))
+            for one in found.attentions
+        ),
         rejected=tuple(replace(one, path=path_under(prefix, one.path)) for one in found.rejected),
         causal_stacks={stack_under(prefix, stack): one for stack, one in found.causal_stacks.items()},
         reversed_stacks=tuple(stack_under(prefix, stack) for stack in found.reversed_stacks),
@@ -111,11 +116,13 @@ def inspect_program(
     unmasked |= {stack: f"{name} hides its tokens, and not by an attention mask" for stack, name in marking.items()}
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
+    listing.reject_mapless(reading)
     rejected = tuple(sorted(reading.rejected.values(), key=lambda candidate: -candidate.nearness))
     return Inspection(
         blocks=blocks,
         rejected=rejected,
         attention=attention,
+        attentions=listing.list_attentions(bare, reading, members, hidden, run=run is not None),
         reference=reference,
         fingerprint=fingerprint(blocks),
         causal_stacks={stack: one.evidence for stack, one in hidden.items()},

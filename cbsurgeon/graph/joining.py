@@ -73,6 +73,7 @@ def joined(model: Model, parts: Parts, found: Sequence[Inspection], captured: fl
         blocks=blocks,
         rejected=tuple(sorted((r for part in found for r in part.rejected), key=lambda one: -one.nearness)),
         attention=attention,
+        attentions=tuple(replace(one, index=i) for i, one in enumerate(a for part in found for a in part.attentions)),
         reference=model.provenance.reference,
         fingerprint=fingerprint(blocks),
         causal_stacks={stack: one for part in found for stack, one in part.causal_stacks.items()},

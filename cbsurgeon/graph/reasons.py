@@ -38,6 +38,19 @@ class Reason(StrEnum):
         "run-time-branch",
         "torch.cond, a loop or a scan decides by values what runs, and what is inside is not read",
     )
+    LINEAR_ATTENTION = (
+        "linear-attention",
+        "an attention without a map: keys are multiplied with values before any query",
+    )
+    CHANNEL_ATTENTION = "channel-attention", "an attention over channels: its map has no row per token"
+    PROJECTED_WEIGHTS = (
+        "projected-weights",
+        "an attention without a map: its weights are projected, no queries are compared with keys",
+    )
+    MAP_UNDECIDED = (
+        "map-undecided",
+        "an attention whose weights are rearranged before the values, so that its map is not known",
+    )
 
 
 class Part(StrEnum):

@@ -97,7 +97,7 @@ def _triangles(reading: Reading, group: Sequence[Found]) -> tuple[str, ...]:
         if found.kind == "attention"
         for one in find_scores(reading.flow, found.branch.between.nodes)
         for mask in one.masks
-        if (triangle := _triangular(mask)) is not None
+        if (triangle := triangular(mask)) is not None
     )[:3]
 
 
@@ -194,7 +194,7 @@ def resolutions(flow: Flow, group: Sequence[Found]) -> Mapping[tuple[Dim, ...], 
     return found
 
 
-def _triangular(mask: fx.Node) -> fx.Node | None:
+def triangular(mask: fx.Node) -> fx.Node | None:
     """A node upstream of a mask that makes a triangle: ``tril``, ``triu``, or a comparison of two ranges."""
     queue, seen = [mask], set[fx.Node]()
     while queue and len(seen) < 4 * NEAR:

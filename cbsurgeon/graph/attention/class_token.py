@@ -81,7 +81,7 @@ class ClassTokens:
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
-        self._known: dict[Spot, fx.Node | None] = {}
+        self._known: dict[Spot, Spot | None] = {}
         self.read_out = {origin for spot in self._reads() if (origin := self.origin(spot)) is not None}
 
     def position(self, node: fx.Node, axis: int, tokens: int) -> int | None:
@@ -91,32 +91,39 @@ class ClassTokens:
 
     def origin(self, spot: Spot) -> fx.Node | None:
         """The learned vector that a position of a tensor holds, after whatever was done to it token by token."""
+        found = self.placed(spot)
+        return _vector(found.node) if found and self._flow.table.sizes(found.node)[found.axis] == 1 else None
+
+    def placed(self, spot: Spot) -> Spot | None:
+        """The tensor of parameters beside the tokens, and the position in it, that a position of a tensor holds."""
         if spot in self._known:
             return self._known[spot]
         self._known[spot] = None
-        self._known[spot] = self._origin(spot)
+        self._known[spot] = self._placed(spot)
         return self._known[spot]
 
-    def _origin(self, spot: Spot) -> fx.Node | None:
+    def _placed(self, spot: Spot) -> Spot | None:
         flow = self._flow
         for _ in range(_FAR):
             node = spot.node
             if node not in flow.table.dims:
                 return None
             if not flow.is_activation(node):
-                single = spot.placed and flow.table.sizes(node)[spot.axis] == 1
-                return _vector(node) if single else None
+                return spot if spot.placed else None
             terms = operands(flow, node)
             if len(terms) > 1:
-                found = (self.origin(spot._replace(node=term)) for term in terms if flow.is_activation(term))
-                return next((origin for origin in found if origin is not None), None)
-            before = self._before(spot)
+                # A stream of one token begins with the learned token itself, expanded to the batch.
+                alone = flow.table.sizes(node)[spot.axis] == 1
+                own = sorted((term for term in terms if alone or flow.is_activation(term)), key=flow.is_activation)
+                found = (self.placed(spot._replace(node=term)) for term in own)
+                return next((placed for placed in found if placed is not None), None)
+            before = self.before(spot)
             if before is None:
                 return None
             spot = before
         return None
 
-    def _before(self, spot: Spot) -> Spot | None:
+    def before(self, spot: Spot) -> Spot | None:
         """The same position one step upstream."""
         node, axis = spot.node, spot.axis
         flow, name = self._flow, aten.name(node)
@@ -182,7 +189,8 @@ class ClassTokens:
         for part in parts:
             if not isinstance(part, fx.Node) or part not in flow.table.dims:
                 return None
-            size = flow.table.sizes(part)[spot.axis]
+            sizes = flow.table.sizes(part)
+            size = sizes[spot.axis] if spot.axis < len(sizes) else 0  # an empty tensor may be joined to any other
             if position < size:
                 return Spot(part, spot.axis, position, True)
             position -= size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from cbsurgeon.report.document import Document, chosen, listed, text_of
@@ -24,6 +25,9 @@ def inspected(document: Document, documents: Sequence[Document]) -> Rows:
     )
     if blocks:
         yield _blocks(blocks, chosen(documents))
+    if document.get("attentions"):
+        yield line(f"{counted(len(document['attentions']), 'attention')}", "bold")
+        yield _attentions(document["attentions"])
     for path, reason in document.get("left_out", {}).items():
         yield fact("left out", f"{path}: {reason}", "yellow")
     for name, label in (("causal", "causal"), ("masks", "masked by")):
@@ -74,6 +78,45 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:
             )
         )
     return table
+
+
+def _attentions(attentions: Sequence[Mapping[str, Any]]) -> Table:
+    """The attentions, neighbours of one form in one row."""
+    table = grid(
+        "#", "attention", "kind", "heads", "queries", "keys", "tokens", right=("heads", "queries", "keys")
+    )  # fmt: skip
+    for form, run in groupby(attentions, key=_form):
+        own = list(run)
+        first, last = own[0], own[-1]
+        paths = [one["path"] or "(no module)" for one in (first, last)]
+        several = first["index"] != last["index"]
+        numbers = f"{first['index']}-{last['index']}" if several else str(first["index"])
+        where = paths[0] if paths[0] == paths[1] else f"{paths[0]} to {paths[1]}"
+        kind = ", ".join([first["kind"], *(word for word in ("causal", "masked") if first[word])])
+        table.add_row(*cells(numbers, where, kind, *form[1:4], _tokens(first)))
+    return table
+
+
+def _form(one: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What attentions have in common that stand in one row of the table."""
+    names = ("stack", "heads", "queries", "keys", "kind", "causal", "masked", "windows", "class_token", "mixed")
+    return (*(one[name] for name in names), tuple(one["learned"]), tuple(one["grid"] or ()))
+
+
+def _tokens(one: Mapping[str, Any]) -> str:
+    """What the keys stand for, windows and talking heads included."""
+    words = []
+    if one["grid"]:
+        words.append("x".join(map(str, one["grid"])))
+    learned = len(one["learned"]) - (one["class_token"] is not None)
+    if one["class_token"] is not None:
+        words.append("class token")
+    if learned:
+        words.append(f"{learned} learned")
+    text = " + ".join(words)
+    windows = f"{one['windows']} windows" if one["windows"] > 1 else ""
+    mixed = "heads mixed" if one["mixed"] else ""
+    return ", ".join(filter(None, (text, windows, mixed)))
 
 
 def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Rows:

@@ -115,3 +115,14 @@ def argument(node: fx.Node, index: int, keyword: str, default: object = None) ->
     if len(node.args) > index:
         return node.args[index]
     return node.kwargs.get(keyword, default)
+
+
+def draws(node: fx.Node) -> bool:
+    """Whether a node draws random numbers: dropout that is switched off does not."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    given = {argument.name: argument.default_value for argument in target._schema.arguments}
+    given |= dict(zip(given, node.args, strict=False)) | dict(node.kwargs)
+    switches = [given[name] for name in ("train", "training", "dropout_p", "dropout") if name in given]
+    return all(switches)  # an operator without any switch always draws

@@ -225,7 +225,8 @@ class Inspection:
         reference: what was inspected.
         fingerprint: digest of the structure found; a recipe made from it names it.
         causal_stacks: stack → its evidence, for the stacks whose tokens do not see later ones.
-        reversed_stacks: those of them whose tokens do not see earlier ones instead.
+        reversed_stacks: those of them in which a mean of the tokens up to each leaks as well, since tokens do not see
+            earlier ones, or are hidden in another order than that of their axis.
         masks: names of inputs that mask tokens out (padding).
         unmasked: stack → why its tokens cannot be told from padding, for the stacks whose attention takes a mask.
         left_out: sub-modules that could not be captured, path → reason.

@@ -44,7 +44,7 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
     hosts = hosts_of(model)
     failure: CaptureError | None = None
     try:
-        parts = Parts((capture(model, check=check),), {}, {})
+        parts = Parts((capture(model, check=check, same_draws=True),), {}, {})
     except CaptureError as error:
         if error.code not in PARTIAL or model.module is None:
             raise
@@ -114,6 +114,7 @@ def inspect_program(
     every, unmasked = _masked(bare, reading, groups, every, run=run is not None)
     marking = _marking(bare, reading, groups, every, unmasked, run) if run is not None else {}
     unmasked |= {stack: f"{name} hides its tokens, and not by an attention mask" for stack, name in marking.items()}
+    every = [_without_masks(block) if block.stack in marking else block for block in every]
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
     listing.reject_mapless(reading)
@@ -141,15 +142,22 @@ def _marking(
     unmasked: Container[str],
     run: Probe,
 ) -> dict[str, str]:
-    """Stack → input that hides tokens there, for the stacks in which no attention takes a mask."""
-    known = {block.stack for block in blocks if any(site.mask is not None for site in block.sites.values())}
+    """Stack → input that hides tokens there by other means than an attention mask."""
+    known: dict[str, set[str]] = {}
+    for block in blocks:
+        masks = {site.mask.input for site in block.sites.values() if site.mask is not None}
+        known.setdefault(block.stack, set()).update(masks)
     members = [
         (block.stack, one)
         for block, group in zip(blocks, groups, strict=True)
-        if block.stack not in known and block.stack not in unmasked
+        if block.stack not in unmasked
         for one in group
     ]
-    return filler.marking_inputs(program, reading, members, run)
+    return filler.marking_inputs(program, reading, members, run, known)
+
+
+def _without_masks(block: Block) -> Block:
+    return replace(block, sites={position: replace(site, mask=None) for position, site in block.sites.items()})
 
 
 def _masked(

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from torch import fx
 
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.attention.influence import Order, Probe, plain_dims, stretch
+from cbsurgeon.graph.attention.influence import Order, Probe
 from cbsurgeon.graph.attention.scores import NEAR, find_scores, raw_inputs
+from cbsurgeon.graph.attention.stretches import Stretch, Tokens, stretch, tokens_of
 from cbsurgeon.graph.axes.flow import Flow
-from cbsurgeon.graph.axes.roles import channel_axis, roles
-from cbsurgeon.graph.axes.table import Dim
 from cbsurgeon.graph.branches.steps import chain
 from cbsurgeon.graph.reading import Found, Reading
 
@@ -23,7 +22,7 @@ class Hiding:
 
     Attributes:
         evidence: sentences that say how this is known.
-        past: earlier tokens are hidden instead of later ones.
+        past: earlier tokens are hidden, so that a mean of those up to each token leaks as well.
     """
 
     evidence: tuple[str, ...]
@@ -53,7 +52,7 @@ def hiding(reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | 
         members: stack and occurrence of every block, attention included.
         run: runs the stacks; ``None`` where weights are not materialised.
     """
-    ends = not masks(reading)
+    padded = bool(masks(reading))
     found: dict[str, Hiding] = {}
     for stack, group in by_stack(reading, members).items():
         told = _told(reading, group)
@@ -62,10 +61,10 @@ def hiding(reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | 
             continue
         if any(_sees_all(reading, one) for one in group):
             continue
-        order, evidence = _probed(run, reading, group, ends=ends) if run is not None else ("unknown", "")
+        order, evidence = _probed(run, reading, group, padded=padded) if run is not None else ("unknown", "")
         triangles = _triangles(reading, group) if order == "unknown" else ()
-        if order in ("future", "past"):
-            found[stack] = Hiding((evidence,), past=order == "past")
+        if order in ("future", "past", "mixed"):
+            found[stack] = Hiding((evidence,), past=order != "future")
         elif triangles:
             found[stack] = Hiding(triangles)
     return found
@@ -114,20 +113,16 @@ def _sees_all(reading: Reading, found: Found) -> bool:
     if not readers or any(branch.stream not in chain(flow, one.source) for one in readers):
         return False
     tokens = tokens_of(flow, branch.stream)
-    return (
-        tokens is not None
-        and len(tokens) == 1
-        and any(keys in tokens for node in branch.between.nodes if (keys := _unmasked_keys(flow, node)) is not None)
-    )
+    return tokens is not None and any(_unmasked_keys(flow, node) == tokens for node in branch.between.nodes)
 
 
-def _unmasked_keys(flow: Flow, node: fx.Node) -> Dim | None:
+def _unmasked_keys(flow: Flow, node: fx.Node) -> Tokens | None:
     """The keys of an attention over whose weights nothing is laid before or after the softmax."""
     name = aten.name(node)
     if name == "scaled_dot_product_attention":
         key, mask = node.args[1], aten.argument(node, 3, "attn_mask")
         plain = mask is None and not aten.argument(node, 5, "is_causal", False)
-        return plain_dims(flow, flow.of(key))[-2] if plain and isinstance(key, fx.Node) else None
+        return flow.plain(flow.of(key)[-2]) if plain and isinstance(key, fx.Node) else None
     if name not in ("softmax", "_softmax") or aten.argument(node, 1, "dim") not in (-1, len(flow.of(node)) - 1):
         return None
     if find_scores(flow, [node]) or not _weighs_values(node):
@@ -137,7 +132,7 @@ def _unmasked_keys(flow: Flow, node: fx.Node) -> Dim | None:
         sources = aten.tensors(current)
         if aten.name(current) in aten.MATMUL:
             live = [source for source in sources if flow.is_activation(source)]
-            return plain_dims(flow, flow.of(current))[-1] if len(live) == 2 else None
+            return flow.plain(flow.of(current)[-1]) if len(live) == 2 else None
         if not sources or any(flow.is_activation(one) for one in sources[1:]):
             return None
         current = sources[0]
@@ -156,17 +151,7 @@ def _weighs_values(node: fx.Node) -> bool:
     return False
 
 
-def tokens_of(flow: Flow, stream: fx.Node) -> tuple[Dim, ...] | None:
-    """The token dimensions of a stream."""
-    channel = channel_axis(flow, stream)
-    known = roles(flow, flow.of(stream), {channel}) if channel is not None else None
-    if known is None or not known.tokens:
-        return None
-    dims = plain_dims(flow, flow.of(stream))
-    return tuple(dims[place] for place in known.tokens)
-
-
-def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, ends: bool) -> tuple[Order, str]:
+def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, padded: bool) -> tuple[Order, str]:
     """What running a stack shows: the order of the first of its resolutions that hides something, and a sentence."""
     seen: Order = "unknown"
     for tokens, own in resolutions(reading.flow, group).items():
@@ -175,18 +160,24 @@ def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, ends: bool)
         order: Order = "unknown"
         for far in (True, False):
             part = stretch(reading, first, last, tokens, far=far)
-            order = run.order(part, ends=ends) if part is not None and order == "unknown" else order
-            if part is not None and order in ("future", "past"):
-                later, earlier = ("later", "earlier") if order == "future" else ("earlier", "later")
-                out = ", ".join(node.name for node in part.exits)
-                return order, f"changing {later} tokens at {part.entry.name} moves no {earlier} token at {out}"
+            order = run.order(part, padded=padded) if part is not None and order == "unknown" else order
+            if part is not None and order in ("future", "past", "mixed"):
+                return order, _sentence(part, order)
         seen = order if seen == "unknown" else seen
     return seen, ""
 
 
-def resolutions(flow: Flow, group: Sequence[Found]) -> Mapping[tuple[Dim, ...], list[Found]]:
+def _sentence(part: Stretch, order: Order) -> str:
+    out = ", ".join(node.name for node in part.exits)
+    if order == "mixed":
+        return f"from {part.entry.name} to {out}, some tokens see later ones that do not see them"
+    later, earlier = ("later", "earlier") if order == "future" else ("earlier", "later")
+    return f"changing {later} tokens at {part.entry.name} moves no {earlier} token at {out}"
+
+
+def resolutions(flow: Flow, group: Sequence[Found]) -> Mapping[Tokens, list[Found]]:
     """The blocks of a stack by the tokens of their streams, which a merge or a stride changes on the way."""
-    found: dict[tuple[Dim, ...], list[Found]] = {}
+    found: dict[Tokens, list[Found]] = {}
     for one in group:
         tokens = tokens_of(flow, one.branch.stream) if one.branch.stream is not None else None
         if tokens is not None:

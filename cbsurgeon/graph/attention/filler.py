@@ -1,50 +1,64 @@
 """Inputs that hide tokens in a way that is no attention mask: found by running a stack with some tokens hidden.
 
-Keys, values, weights or whole branches may be multiplied by a mask of ones and zeros. Nothing in the graph says that
-such a product hides padding, so it is tried: tokens are marked in the input, their content is changed, and the other
-tokens must not move, although they do where nothing is marked.
+Keys, values, weights or whole branches may be multiplied by a mask of ones and zeros, a large negative number may be
+added to scores whose softmax is written out, tokens may be kept apart by the number of the document they belong to.
+Nothing in the graph says that such a step hides tokens, so it is tried: tokens are marked in the input, their content
+is changed, and the other tokens must not move, although they do where nothing is marked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
 
 from cbsurgeon.graph.attention.causality import by_stack, resolutions
-from cbsurgeon.graph.attention.influence import CLOSED, Probe, Stretch, stretch
-from cbsurgeon.graph.axes.table import Dim
+from cbsurgeon.graph.attention.influence import CLOSED, Probe, later
+from cbsurgeon.graph.attention.stretches import Stretch, Tokens, stretch
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reading import Found, Reading
+from cbsurgeon.operators.masking import CLOSED as FAR_BELOW
 
 MARKS = (0, 1)
 """What marks padding: a mask is 0 there, or 1, and so are the usual numbers of a padding token."""
 
+OTHER = 2
+"""A number that marks nothing, where a mask holds more than zeros and ones."""
+
+Pair = tuple[Tensor, Tensor]
+"""An input without a mark, and the same with some tokens marked."""
+
 
 def marking_inputs(
-    program: Program, reading: Reading, members: Sequence[tuple[str, Found]], run: Probe
+    program: Program,
+    reading: Reading,
+    members: Sequence[tuple[str, Found]],
+    run: Probe,
+    known: Mapping[str, Container[str]],
 ) -> dict[str, str]:
     """Stack → name of an input that hides tokens from the others, found by running the stack.
 
     Args:
         program: the captured program.
         reading: what was read from it.
-        members: stack and occurrence of every block to look at, attention included.
+        members: stack and occurrence of every block, attention included.
         run: runs the stacks.
+        known: stack → inputs that are known to hide its tokens; they are left out.
     """
     found: dict[str, str] = {}
     nodes = {node.name: node for node in reading.flow.order}
     for stack, group in by_stack(reading, members).items():
+        names = [name for name in program.input_names if name not in known.get(stack, ())]
         for tokens, own in resolutions(reading.flow, group).items():
-            for name in program.input_names:
+            for name in names:
                 if stack not in found and _hides_there(run, program, reading, nodes[name], tokens, own):
                     found[stack] = name
     return found
 
 
 def _hides_there(
-    run: Probe, program: Program, reading: Reading, given: fx.Node, tokens: tuple[Dim, ...], own: Sequence[Found]
+    run: Probe, program: Program, reading: Reading, given: fx.Node, tokens: Tokens, own: Sequence[Found]
 ) -> bool:
     """Whether an input hides tokens of some blocks from each other.
 
@@ -75,32 +89,75 @@ def _beside(given: fx.Node, part: Stretch) -> bool:
 
 
 def _hides(run: Probe, program: Program, name: str, part: Stretch) -> bool | None:
-    """Whether marking one half of the tokens in an input hides them from the other half; ``None`` where tokens do not
-    influence each other with or without marks."""
-    half, count = part.count // 2, part.count
+    """Whether marking some tokens in an input hides them from the others; ``None`` where tokens do not influence each
+    other with or without marks."""
+    example, batched = program.example[name], name in program.batch_axes
     mixed = False
-    for hidden, looked in (((0, half), (half, count)), ((half, count), (0, half))):
-        for plain, marked in _marked(program.example[name], name in program.batch_axes, count, hidden):
-            open_ = run.passes(part, {name: plain}, hidden, looked)
+    for hidden, pairs in _trials(example, batched, part.sizes):
+        for plain, marked in pairs:
+            open_ = run.passes(part, {name: plain}, hidden, ~hidden)
             mixed |= open_ > 0
-            if open_ > 0 and run.passes(part, {name: marked}, hidden, looked) <= CLOSED * open_:
+            if open_ > 0 and run.passes(part, {name: marked}, hidden, ~hidden) <= CLOSED * open_:
                 return True
     return False if mixed else None
 
 
-def _marked(example: Tensor, batched: bool, count: int, hidden: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """An input that could mark tokens, without a mark and with the hidden ones marked."""
-    per_sample = example[0].numel() if batched and example.dim() else 0
+def _trials(example: Tensor, batched: bool, sizes: tuple[int, ...]) -> Iterator[tuple[Tensor, Iterator[Pair]]]:
+    """Which tokens to hide, and the ways in which an input could say so."""
     if example.dtype != torch.bool and not bool((example == example.round()).all()):
-        return
-    if example.dim() == 1 and hidden[1] == count and bool(((example >= 1) & (example <= count)).all()):
-        yield torch.full_like(example, count), torch.full_like(example, hidden[0])  # the length of each sample
-    if per_sample != count:
-        return
+        return  # a mask holds whole numbers; positions, times and noise need not
+    count = torch.Size(sizes).numel()
+    second = torch.arange(count) >= count // 2
+    yield second, _lengths(example, batched, count)
+    shape = example.shape[1:] if batched and example.dim() else example.shape
+    if shape.numel() == count:
+        for hidden in (second, ~second):
+            yield hidden, _marked(example, hidden.view(shape))
+    elif example.shape[-2:] == (count, count):
+        for hidden in (second, ~second):  # keys of the tokens that are looked at
+            yield hidden, _marked(example, ~hidden[:, None] & hidden[None, :])
+    else:
+        for axis, size in enumerate(sizes):
+            rest = [one for one in shape if one > 1]
+            for hidden in (later(sizes, axis), ~later(sizes, axis)):
+                if rest == [size]:  # frames, of frames and patches
+                    yield hidden, _marked(example, hidden.view(sizes).movedim(axis, 0).flatten(1)[:, 0].view(shape))
+                elif len(rest) == len(sizes) and all(a % b == 0 for a, b in zip(rest, sizes, strict=True)):
+                    finer = hidden.view(sizes)  # pixels, of patches
+                    for place, (own, coarse) in enumerate(zip(rest, sizes, strict=True)):
+                        finer = finer.repeat_interleave(own // coarse, place)
+                    yield hidden, _marked(example, finer.reshape(shape))
+
+
+def _lengths(example: Tensor, batched: bool, count: int) -> Iterator[Pair]:
+    """Inputs that hold how many tokens there are, or where one sequence ends and the next begins."""
+    per_sample = example[0].numel() if batched and example.dim() else example.numel()
+    if per_sample == 1 and example.dim() and bool(((example >= 1) & (example <= count)).all()):
+        yield torch.full_like(example, count), torch.full_like(example, count // 2)
+    ends = example.flatten()
+    if example.dim() == 1 and not batched and len(ends) > 2 and ends[0] == 0 and ends[-1] == count:
+        plain = torch.full_like(example, count)
+        plain[0] = 0
+        marked = plain.clone()
+        marked[1] = count // 2
+        yield plain, marked
+
+
+def _marked(example: Tensor, hidden: Tensor) -> Iterator[Pair]:
+    """An input that could mark tokens, without a mark and with the hidden ones marked, in every meaning it can have.
+
+    Args:
+        example: the input.
+        hidden: true where a value stands for a hidden token; broadcasts against the input.
+    """
     binary = bool(((example == 0) | (example == 1)).all())
     for mark in MARKS:
         plain = example.clone()
-        plain[plain == mark] = 1 - mark if binary else 2
-        marked = plain.clone()
-        marked.reshape(len(marked), -1)[:, hidden[0] : hidden[1]] = mark
-        yield plain, marked
+        plain[plain == mark] = 1 - mark if binary else OTHER
+        yield plain, torch.where(hidden, torch.full_like(plain, mark), plain)
+    if example.is_floating_point() and bool(((example == 0) | (example < FAR_BELOW)).all()):
+        plain = torch.zeros_like(example)
+        yield plain, torch.where(hidden, torch.full_like(plain, torch.finfo(plain.dtype).min / 2), plain)
+    if not binary and not example.is_floating_point():  # the number of a document or an image
+        plain = torch.full_like(example, OTHER)
+        yield plain, torch.where(hidden, torch.ones_like(plain), plain)

@@ -7,20 +7,16 @@ causal convolution.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
-from cbsurgeon.graph.axes.flow import Flow
-from cbsurgeon.graph.axes.table import Dim, extent
+from cbsurgeon.graph.attention.stretches import Stretch
 from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.reading import Reading
 
 CLOSED = 1e-4
 """Influence in one direction below this share of the influence in the other is rounding (of a Fourier transform, or of
@@ -34,98 +30,13 @@ SMALL = 1e-2
 """Parameters whose largest magnitude is below this are replaced while probing: a branch that starts at zero (ReZero,
 adaptive norms, layer scale) would otherwise pass nothing on."""
 
-_FAR = 4000
+FEW, MANY = 8, 32
+"""Tokens that are changed one by one to see whether tokens are hidden in the order of their axis: where two halves of
+an axis show that order already, and where they do not."""
 
-Order = Literal["future", "past", "open", "unknown"]
-"""What a stack hides from its tokens: those behind, those in front, nothing, or it could not be told."""
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """The part of a program between two tensors that hold the same tokens.
-
-    Attributes:
-        entry, exits: the tensor whose tokens are changed, and those that are compared.
-        axes: token axes of each of these tensors.
-        count: number of tokens.
-    """
-
-    entry: fx.Node
-    exits: tuple[fx.Node, ...]
-    axes: Mapping[fx.Node, tuple[int, ...]]
-    count: int
-
-
-def stretch(reading: Reading, stream: fx.Node, total: fx.Node, tokens: tuple[Dim, ...], *, far: bool) -> Stretch | None:
-    """The stretch around one stack.
-
-    Args:
-        reading: what was read from the program.
-        stream: the residual stream that its first block reads.
-        total: the residual add of its last block.
-        tokens: the token dimensions of that stream.
-        far: begin where these tokens begin instead of at the stream, which includes token mixers in front of the first
-            block. The last tensor that holds the tokens is compared too, which includes those behind the last block.
-    """
-    flow = reading.flow
-    entry = _begin(reading, stream, tokens) if far else stream
-    wanted = [total, _last(flow, total, tokens)]
-    axes = {node: places for node in (entry, *wanted) if (places := _places(flow, node, tokens)) is not None}
-    exits = tuple(dict.fromkeys(node for node in wanted if node in axes and node is not entry))
-    if entry not in axes or not exits:
-        return None
-    count = math.prod(extent(dim) for dim in tokens)
-    return Stretch(entry, exits, axes, count) if count > 1 else None
-
-
-def _begin(reading: Reading, stream: fx.Node, tokens: tuple[Dim, ...]) -> fx.Node:
-    """The first tensor upstream that holds the tokens."""
-    begin, node = stream, reading.lineage.upstream(stream)
-    for _ in range(_FAR):
-        if node is None or node not in reading.flow.table.dims:
-            break
-        if _is_float(node) and _places(reading.flow, node, tokens) is not None:
-            begin = node
-        node = reading.lineage.upstream(node)
-    return begin
-
-
-def _last(flow: Flow, total: fx.Node, tokens: tuple[Dim, ...]) -> fx.Node:
-    """The last tensor that holds the tokens, is as large as the stream, and was computed from it."""
-    size = _size(flow, total)
-    reached, last = {total}, total
-    for node in list(flow.order)[flow.order[total] + 1 :]:
-        if node.op != "call_function" or not reached.intersection(node.all_input_nodes):
-            continue
-        reached.add(node)
-        known = node in flow.table.dims and _is_float(node) and _size(flow, node) == size
-        if known and _places(flow, node, tokens) is not None:
-            last = node
-    return last
-
-
-def _size(flow: Flow, node: fx.Node) -> int:
-    return math.prod(flow.table.sizes(node))
-
-
-def _is_float(node: fx.Node) -> bool:
-    val = node.meta.get("val")
-    return isinstance(val, Tensor) and val.is_floating_point()
-
-
-def plain_dims(flow: Flow, dims: Sequence[Dim]) -> tuple[Dim, ...]:
-    """Dimensions with every axis under its representative name, so that equal ones compare equal."""
-    return tuple(tuple(f._replace(axis=flow.table.root(f.axis)) for f in dim) for dim in dims)
-
-
-def _places(flow: Flow, node: fx.Node, tokens: tuple[Dim, ...]) -> tuple[int, ...] | None:
-    """The axes of a tensor that hold the tokens, each of them once and beside a channel axis."""
-    dims = plain_dims(flow, flow.of(node))
-    if any(dims.count(dim) != 1 for dim in tokens):
-        return None
-    places = tuple(dims.index(dim) for dim in tokens)
-    rest = [dim for place, dim in enumerate(dims) if place not in places]
-    return places if any(dim and not flow.table.holds_batch(dim) for dim in rest) else None
+Order = Literal["future", "past", "mixed", "open", "unknown"]
+"""What a stack hides from its tokens: those behind, those in front, some in another order, nothing, or it could not be
+told."""
 
 
 class Probe:
@@ -139,57 +50,40 @@ class Probe:
         self._program = program
         self._parameters = _lively(program)
 
-    def order(self, part: Stretch, *, ends: bool) -> Order:
+    def order(self, part: Stretch, *, padded: bool) -> Order:
         """What a stretch hides from its tokens.
 
         Args:
             part: the stretch.
-            ends: look at the last token by itself too, which finds a prefix that all tokens see and blocks of tokens
-                that see each other. Not for programs that are given padding: there the last token may be filler.
+            padded: the program is given padding, so that the last token may be filler, which no other token sees.
         """
         run = self._runner(part)
         if run is None:
             return "unknown"
-        middle, count = part.count // 2, part.count
-        found = self._across(run, middle, count)
-        if found in ("future", "past") or not ends:
-            return found
-        alone = run(count - 1, count)
-        for moved in alone:
-            reached = torch.nonzero(moved > REACHED * float(moved.max())).flatten()
-            cut = int(reached[0]) if len(reached) else 0
-            if cut > 0 and self._across(run, cut, count) == "future":
-                return "future"
-        return found
+        seen: Order = "unknown"
+        for axis, size in enumerate(part.sizes):
+            if size > 1:
+                found = _across(run, later(part.sizes, axis))
+                if found in ("future", "past"):
+                    return "mixed" if found == "future" and _against(run, part.count, FEW) else found
+                seen = found if seen == "unknown" else seen
+        if not _last_is_hidden(run, part.count, padded):
+            return seen
+        return "mixed" if _against(run, part.count, MANY) else "future"
 
-    def _across(self, run: _Runner, cut: int, count: int) -> Order:
-        """The order that one cut between tokens shows, by the first exit that shows any."""
-        behind, before = run(cut, count), run(0, cut)
-        for back, ahead, floor in zip(behind, before, run.floors, strict=True):
-            backward, forward = float(back[:cut].max()), float(ahead[cut:].max())
-            if _hidden(backward, forward, floor):
-                return "future"
-            if _hidden(forward, backward, floor):
-                return "past"
-            if backward > 0 and forward > 0:
-                return "open"
-        return "unknown"
-
-    def passes(
-        self, part: Stretch, given: Mapping[str, Tensor], changed: tuple[int, int], looked: tuple[int, int]
-    ) -> float:
+    def passes(self, part: Stretch, given: Mapping[str, Tensor], changed: Tensor, looked: Tensor) -> float:
         """How far some tokens move at most when others change.
 
         Args:
             part: the stretch.
             given: inputs of the program to use instead of the examples.
-            changed, looked: first token and the one after the last, of those to change and of those to look at.
+            changed, looked: ``[tokens]``, true for those to change and for those to look at.
 
         Returns:
             the largest change at any exit, not-a-number where an output is none.
         """
         run = self._runner(part, given)
-        return max(float(moved[slice(*looked)].max()) for moved in run(*changed)) if run is not None else float("nan")
+        return max(float(moved[looked].max()) for moved in run(changed)) if run is not None else float("nan")
 
     def _runner(self, part: Stretch, given: Mapping[str, Tensor] | None = None) -> _Runner | None:
         names = [node.name for node in (part.entry, *part.exits)]
@@ -209,41 +103,87 @@ class _Runner:
         eps = [torch.finfo(plain[node.name].dtype).eps for node in part.exits]
         self.floors = [10 * one * float(tensor.abs().max()) for one, tensor in zip(eps, exits, strict=True)]
 
-    def __call__(self, begin: int, end: int) -> list[Tensor]:
-        """For every exit, the largest change of each token, ``[tokens]``, when tokens ``begin`` to ``end`` change."""
+    def __call__(self, changed: Tensor) -> list[Tensor]:
+        """For every exit, the largest change of each token, ``[tokens]``, when the tokens marked true change."""
         part, entry = self._part, self._plain[self._part.entry.name]
-        rows = _by_token(entry, part.axes[part.entry])
-        generator = torch.Generator().manual_seed(begin + 1)
-        noise = torch.randn(rows[begin:end].shape, generator=generator, dtype=torch.float32).to(entry.dtype)
-        rows = rows.clone()
-        rows[begin:end] += noise * (entry.float().std() + 1e-3).to(entry.dtype)
-        changed = _from_tokens(rows, entry, part.axes[part.entry])
-        override = {**self._override, part.entry.name: changed}
+        rows = part.layouts[part.entry].rows(entry).clone()
+        generator = torch.Generator().manual_seed(int(changed.nonzero()[0]) + 1)
+        noise = torch.randn(rows[changed].shape, generator=generator, dtype=torch.float32).to(entry.dtype)
+        rows[changed] += noise * (entry.float().std() + 1e-3).to(entry.dtype)
+        override = {**self._override, part.entry.name: part.layouts[part.entry].tensor(rows, entry)}
         names = [node.name for node in part.exits]
         after = values(self._program, self._program.example, names, override)
         return [
-            (_by_token(after[node.name], part.axes[node]).double() - self._rows(node)).abs().nan_to_num().amax(dim=1)
+            (part.layouts[node].rows(after[node.name]).double() - self._rows(node)).abs().nan_to_num().amax(dim=1)
             for node in part.exits
         ]
 
     def _rows(self, node: fx.Node) -> Tensor:
-        return _by_token(self._plain[node.name], self._part.axes[node]).double()
+        return self._part.layouts[node].rows(self._plain[node.name]).double()
+
+
+def later(sizes: tuple[int, ...], axis: int) -> Tensor:
+    """``[tokens]``, true for the tokens in the second half of one token axis."""
+    place = torch.arange(sizes[axis]).view(-1, *[1] * (len(sizes) - axis - 1)).expand(sizes)
+    return place.reshape(-1) >= sizes[axis] // 2
+
+
+def _across(run: _Runner, behind: Tensor) -> Order:
+    """The order that one cut between tokens shows, by the first exit that shows any."""
+    back_moves, ahead_moves = run(behind), run(~behind)
+    for back, ahead, floor in zip(back_moves, ahead_moves, run.floors, strict=True):
+        backward, forward = float(back[~behind].max()), float(ahead[behind].max())
+        if _hidden(backward, forward, floor):
+            return "future"
+        if _hidden(forward, backward, floor):
+            return "past"
+        if backward > 0 and forward > 0:
+            return "open"
+    return "unknown"
+
+
+def _last_is_hidden(run: _Runner, count: int, padded: bool) -> bool:
+    """Whether the last token sees tokens that do not see it, in whatever order they are.
+
+    This finds a prefix that all tokens see, blocks of tokens that see each other, and axes that were merged. With
+    padding, the last token that any other one sees is taken.
+    """
+    for last in [count - 1, *(count - 2**step for step in range(1, count.bit_length()) if padded)]:
+        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen[last] = True
+        alone = run(chosen)
+        if padded and not any(bool((_reached(moved) & ~chosen).any()) for moved in alone):
+            continue
+        for place, moved in enumerate(alone):
+            others = ~(_reached(moved) | chosen)
+            if not bool(others.any()):
+                continue
+            back, forward = float(moved[others].max()), float(run(others)[place][last])
+            if forward > run.floors[place] and _hidden(back, forward, run.floors[place]):
+                return True
+        return False
+    return False
+
+
+def _against(run: _Runner, count: int, most: int) -> bool:
+    """Whether some token sees a later one that does not see it: then a mean of those up to each token leaks too."""
+    places = torch.linspace(0, count - 1, min(count, most)).round().long()
+    sees = []
+    for place in places:
+        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen[place] = True
+        sees.append(torch.stack([_reached(moved)[places] for moved in run(chosen)]).any(dim=0))
+    by_changed = torch.stack(sees)  # [changed, moved]
+    return bool((by_changed & ~by_changed.T).tril(-1).any())  # changed behind moved, and not the other way
+
+
+def _reached(moved: Tensor) -> Tensor:
+    """The tokens that move, and not by rounding alone."""
+    return moved > REACHED * float(moved.max())
 
 
 def _hidden(less: float, more: float, floor: float) -> bool:
     return more > 0 and (less == 0 or (more > floor and less <= CLOSED * more))
-
-
-def _by_token(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """``[tokens, everything else]``."""
-    first = tensor.movedim(axes, tuple(range(len(axes))))
-    return first.reshape(math.prod(first.shape[: len(axes)]), -1)
-
-
-def _from_tokens(rows: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:
-    target = tuple(range(len(axes)))
-    changed = rows.reshape(like.movedim(axes, target).shape).movedim(target, axes)
-    return torch.empty_like(like).copy_(changed)  # with the strides of the entry, which a view may rely on
 
 
 def _lively(program: Program) -> dict[str, Tensor]:

@@ -26,11 +26,16 @@ class _Reader(fx.Interpreter):
         self.wanted, self.override = set(wanted), override
         self.found: dict[str, Tensor] = {}
         self.needed = _needed(module.graph, self.wanted, override)
+        self.places = {node: place for place, node in enumerate(module.graph.nodes)}
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_function" and n not in self.needed:
             return None
-        if n.name not in self.override:
+        if n.name not in self.override and aten.draws(n):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.places[n])
+                result = super().run_node(n)
+        elif n.name not in self.override:
             result = super().run_node(n)
         else:
             if n.op == "placeholder":  # running it is what moves on to the next input
@@ -74,6 +79,8 @@ def values(
     program: Program, inputs: Mapping[str, Tensor], wanted: Iterable[str], override: Override | None = None
 ) -> dict[str, Tensor]:
     """Values of named nodes for named inputs; nothing else is computed, and the run stops as soon as all are known.
+
+    A node that draws random numbers draws the same ones in every run, whatever else is computed.
 
     Raises:
         KeyError: a name is not in the graph.

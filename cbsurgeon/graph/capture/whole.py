@@ -17,6 +17,7 @@ from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError
+from cbsurgeon.graph import aten
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.regions import inline, raising_line
 from cbsurgeon.graph.program import Program, wrap
@@ -27,13 +28,14 @@ from cbsurgeon.models.model import Model
 CAPTURE_RTOL = 1e-4
 
 
-def capture(model: Model, *, check: bool = True) -> Program:
+def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Program:
     """Capture a model with ``torch.export`` (non-strict, undecomposed), batch axis symbolic.
 
     Args:
         model: a module with example inputs, or a model that is a program already.
         check: run both and compare. Without it, that is done only where the graph says that two calls may differ:
             enough for a reader of the structure, who does not use the program's numbers. Never done without weights.
+        same_draws: give both the same random numbers, so that a forward() that draws some passes.
 
     Raises:
         CaptureError: no example inputs (CB-CAPTURE-01), training mode (02), export failed (03), the batch became a
@@ -56,7 +58,7 @@ def capture(model: Model, *, check: bool = True) -> Program:
     program = export(module, args, kwargs, model.provenance.reference)
     held = not any(parameter.is_meta for parameter in module.parameters())
     if held and (check or varies(program.exported)):
-        compare(module, program, args, kwargs, model.provenance.reference)
+        compare(module, program, args, kwargs, model.provenance.reference, same_draws=same_draws)
     return program
 
 
@@ -151,7 +153,7 @@ def varies(exported: ExportedProgram) -> bool:
         *signature.inputs_to_lifted_tensor_constants,
     }
     parts = [part for part in exported.graph_module.modules() if isinstance(part, fx.GraphModule)]
-    return any(_draws(node) or _writes(node, state) for part in parts for node in part.graph.nodes)
+    return any(aten.draws(node) or _writes(node, state) for part in parts for node in part.graph.nodes)
 
 
 def _writes(node: fx.Node, state: set[str]) -> bool:
@@ -161,17 +163,6 @@ def _writes(node: fx.Node, state: set[str]) -> bool:
     while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node.name in state
-
-
-def _draws(node: fx.Node) -> bool:
-    """Whether a node draws random numbers: dropout that is switched off does not."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
-        return False
-    given = {argument.name: argument.default_value for argument in target._schema.arguments}
-    given |= dict(zip(given, node.args, strict=False)) | dict(node.kwargs)
-    switches = [given[name] for name in ("train", "training", "dropout_p", "dropout") if name in given]
-    return all(switches)  # an operator without any switch always draws
 
 
 def _assert_symbolic(program: Program, shapes: Any, reference: str) -> None:
@@ -205,10 +196,21 @@ def output_names(outputs: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def compare(module: nn.Module, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], reference: str) -> None:
-    """Refuse a program whose outputs are not the module's."""
-    with _plain_attention(), torch.no_grad():
+def compare(
+    module: nn.Module,
+    program: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    reference: str,
+    *,
+    same_draws: bool = False,
+) -> None:
+    """Refuse a program whose outputs are not the module's; with ``same_draws``, both get the same random numbers."""
+    with _plain_attention(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         eager = program.name_outputs(module(*args, **kwargs))
+        if same_draws:
+            torch.manual_seed(0)
         captured = program.name_outputs(program.module()(*args, **kwargs))
     for name, expected in eager.items():
         got = captured[name]

@@ -1,0 +1,153 @@
+"""The part of a program that holds a stack, and where the tokens of the stack lie in its tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.roles import channel_axis, roles_where_shared, unfolded
+from cbsurgeon.graph.axes.table import BATCH, Factor
+from cbsurgeon.graph.reading import Reading
+
+_FAR = 4000
+
+Tokens = tuple[Factor, ...]
+"""The tokens of a stream: the pieces of its token axes in row-major order, under their representative names."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of a stream lie in a tensor.
+
+    Attributes:
+        sizes: what the tensor is reshaped to first, so that every piece of the token axes has an axis of its own; -1
+            where the samples are.
+        places: the axes of that shape that hold tokens.
+    """
+
+    sizes: tuple[int, ...]
+    places: tuple[int, ...]
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """``[tokens, everything else]``."""
+        first = tensor.reshape(self.sizes).movedim(self.places, tuple(range(len(self.places))))
+        return first.reshape(math.prod(first.shape[: len(self.places)]), -1)
+
+    def tensor(self, rows: Tensor, like: Tensor) -> Tensor:
+        """The tensor whose :meth:`rows` these are, of the shape of ``like``, with its strides: a view may rely on
+        them."""
+        target = tuple(range(len(self.places)))
+        shape = like.reshape(self.sizes).movedim(self.places, target).shape
+        changed = rows.reshape(shape).movedim(target, self.places).reshape(like.shape)
+        return torch.empty_like(like).copy_(changed)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The part of a program between two tensors that hold the same tokens.
+
+    Attributes:
+        entry, exits: the tensor whose tokens are changed, and those that are compared.
+        layouts: where the tokens lie in each of these tensors.
+        sizes: sizes of the token axes; what shares one axis (frames and patches, rows and columns) is told apart.
+    """
+
+    entry: fx.Node
+    exits: tuple[fx.Node, ...]
+    layouts: Mapping[fx.Node, Layout]
+    sizes: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of tokens."""
+        return math.prod(self.sizes)
+
+
+def stretch(reading: Reading, stream: fx.Node, total: fx.Node, tokens: Tokens, *, far: bool) -> Stretch | None:
+    """The stretch around one stack.
+
+    Args:
+        reading: what was read from the program.
+        stream: the residual stream that its first block reads.
+        total: the residual add of its last block.
+        tokens: the tokens of that stream.
+        far: begin where these tokens begin instead of at the stream, which includes token mixers in front of the first
+            block. The last tensor that holds the tokens is compared too, which includes those behind the last block.
+    """
+    flow = reading.flow
+    entry = _begin(reading, stream, tokens) if far else stream
+    wanted = [total, _last(flow, total, tokens)]
+    found = {node: layout for node in (entry, *wanted) if (layout := _layout(flow, node, tokens)) is not None}
+    exits = tuple(dict.fromkeys(node for node in wanted if node in found and node is not entry))
+    if entry not in found or not exits:
+        return None
+    part = Stretch(entry, exits, found, tuple(factor.size for factor in tokens))
+    return part if part.count > 1 else None
+
+
+def _begin(reading: Reading, stream: fx.Node, tokens: Tokens) -> fx.Node:
+    """The first tensor upstream that holds the tokens."""
+    begin, node = stream, reading.lineage.upstream(stream)
+    for _ in range(_FAR):
+        if node is None or node not in reading.flow.table.dims:
+            break
+        if _is_float(node) and _layout(reading.flow, node, tokens) is not None:
+            begin = node
+        node = reading.lineage.upstream(node)
+    return begin
+
+
+def _last(flow: Flow, total: fx.Node, tokens: Tokens) -> fx.Node:
+    """The last tensor that holds the tokens, is as large as the stream, and was computed from it."""
+    size = _size(flow, total)
+    reached, last = {total}, total
+    for node in list(flow.order)[flow.order[total] + 1 :]:
+        if node.op != "call_function" or not reached.intersection(node.all_input_nodes):
+            continue
+        reached.add(node)
+        known = node in flow.table.dims and _is_float(node) and _size(flow, node) == size
+        if known and _layout(flow, node, tokens) is not None:
+            last = node
+    return last
+
+
+def _size(flow: Flow, node: fx.Node) -> int:
+    return math.prod(flow.table.sizes(node))
+
+
+def _is_float(node: fx.Node) -> bool:
+    val = node.meta.get("val")
+    return isinstance(val, Tensor) and val.is_floating_point()
+
+
+def tokens_of(flow: Flow, stream: fx.Node) -> Tokens | None:
+    """The tokens of a stream, where it has any."""
+    channel = channel_axis(flow, stream)
+    known = roles_where_shared(flow, flow.of(stream), {channel}) if channel is not None else None
+    if known is None or not known.tokens:
+        return None
+    split = unfolded(flow.of(stream)) if known.unfold is not None else None
+    dims = split[0] if split is not None else flow.of(stream)
+    return tuple(factor for place in known.tokens for factor in flow.plain(dims[place]))
+
+
+def _layout(flow: Flow, node: fx.Node, tokens: Tokens) -> Layout | None:
+    """Where the tokens lie in a tensor, each piece of them once and beside a channel axis."""
+    factors = [factor for dim in flow.of(node) for factor in flow.plain(dim)]
+    if sum(factor.axis == BATCH for factor in factors) > 1:
+        return None
+    if len(set(tokens)) == len(tokens) and all(factors.count(factor) == 1 for factor in tokens):
+        places = tuple(factors.index(factor) for factor in tokens)
+    else:  # pieces of one axis that are equally long are told apart by their order alone
+        kept = [place for place, factor in enumerate(factors) if factor in tokens]
+        if tuple(factors[place] for place in kept) != tokens:
+            return None
+        places = tuple(kept)
+    rest = [factor for place, factor in enumerate(factors) if place not in places]
+    sizes = tuple(-1 if factor.axis == BATCH else factor.size for factor in factors)
+    return Layout(sizes, places) if any(factor.axis != BATCH for factor in rest) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -23,11 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done and true. 1: a check failed, or nothing matched. 2: the command or the input file is wrong. 3: an
     optional package is missing. 70: a fault in cbsurgeon itself. 130: interrupted.
     """
+    _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     terminal = Terminal(json="--json" in words, debug="--debug" in words)
     try:
         code = cli.main(args=words, prog_name="cbsurgeon", standalone_mode=False, obj=terminal)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is when the caller closed it
+            sys.stdout.flush()
         return int(code or 0)
     except (KeyboardInterrupt, click.Abort):
         terminal.say("interrupted; nothing was left half-written")
@@ -40,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc(file=sys.stderr)
         terminal.fail(explain(error))
         return exit_code_of(error)
+
+
+def _prepare_streams() -> None:
+    """Let characters that a stream's encoding lacks come out as escapes, instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _close_stdout() -> None:

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 import click
 
+from cbsurgeon.cli.visible import valid_json, visible, visible_in
 from cbsurgeon.errors import CBSurgeonError
 
 ERROR_SCHEMA = "cbsurgeon.error/1"
@@ -59,23 +60,26 @@ class Terminal:
         """Print a result: the document with ``--json``, else ``text()`` or the document as tables."""
         self.shown = True
         if self.json:
-            self._out(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+            ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+            self._out(json.dumps(valid_json(document), indent=2, ensure_ascii=ascii_only, allow_nan=False))
         elif text is not None:
-            self._out(text())
+            self._out(visible(text()))
         else:
             from cbsurgeon.report import render_text
 
-            self._out(render_text(document, width=self.wide, color=colored(sys.stdout)))
+            self._out(render_text(visible_in(document), width=self.wide, color=colored(sys.stdout)))
 
     def say(self, text: str) -> None:
         """One line for people."""
-        if not self.quiet:
-            click.echo(text, err=True)
+        self._note("", text)
 
     def warn(self, text: str) -> None:
         """A line that starts with ``warning:``."""
-        label = click.style("warning:", fg="yellow") if colored(sys.stderr) else "warning:"
-        self.say(f"{label} {text}")
+        self._note(click.style("warning:", fg="yellow") if colored(sys.stderr) else "warning:", text)
+
+    def _note(self, label: str, text: str) -> None:
+        if not self.quiet:
+            click.echo(f"{label} {visible(text)}".lstrip(), err=True)
 
     def fail(self, error: CBSurgeonError) -> None:
         """Print an error, in four parts on stderr; with ``--json`` also as the document, if none was printed."""
@@ -119,11 +123,11 @@ def four_parts(error: CBSurgeonError, color: bool, width: int | None) -> str:
     code = f"[{error.code}]"
     gap = " " * max(2, CODE_COLUMN - len("error: ") - len(error.what) - len(code))
     label = click.style("error:", fg="red", bold=True) if color else "error:"
-    rows = [f"{label} {error.what}{gap}{code}"]
+    rows = [f"{label} {visible(error.what)}{gap}{code}"]
     for name, text in error.parts():
         if not text:
             continue
-        lines = text.splitlines()
+        lines = [visible(row) for row in text.splitlines()] or [""]
         if width is not None:
             lines = [part for line in lines for part in textwrap.wrap(line, max(width - 9, 40)) or [""]]
         rows.append(f"  {name:<6} {lines[0]}")
@@ -138,7 +142,7 @@ def _lines(start: float) -> Callable[[str], None]:
         nonlocal shown
         if _stage(step) not in ("", shown):
             shown = _stage(step)
-            click.echo(f"[{time.monotonic() - start:6.1f} s] {shown}", err=True)
+            click.echo(f"[{time.monotonic() - start:6.1f} s] {visible(shown)}", err=True)
 
     return progress
 
@@ -163,7 +167,7 @@ def _spinner() -> Iterator[Callable[[str], None]]:
     def finish() -> None:
         if current:
             step, began = current.pop()
-            console.print(f"[green]✓[/green] {escape(step)} [dim]{time.monotonic() - began:.1f} s[/dim]")
+            console.print(f"[green]✓[/green] {escape(visible(step))} [dim]{time.monotonic() - began:.1f} s[/dim]")
 
     with console.status("starting") as status:
 
@@ -171,7 +175,7 @@ def _spinner() -> Iterator[Callable[[str], None]]:
             if not current or _stage(step) not in ("", current[0][0]):
                 finish()
                 current.append((_stage(step), time.monotonic()))
-            status.update(escape(step))
+            status.update(escape(visible(step)))
 
         yield progress
         finish()

@@ -17,6 +17,7 @@ from typing import Any
 
 from cbsurgeon.deploy.onnx.file import require_file, sha256
 from cbsurgeon.errors import InputFileError
+from cbsurgeon.models.files import strict_json
 
 SCHEMA = "cbsurgeon.engine/1"
 _KEY_BYTES = 32
@@ -43,8 +44,8 @@ def read(engine: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
+        document = strict_json.parse(path.read_bytes())
+    except (strict_json.NotStrictJSON, OSError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise _damaged(path, f"its schema is not {SCHEMA}")
@@ -78,7 +79,8 @@ def require_trusted(engine: Path, *, trust: bool = False) -> dict[str, Any]:
     require_file(engine, "CB-ENGINE-03")
     document = read(engine)
     if document is not None:
-        wanted = (document.get("engine") or {}).get("sha256")
+        described = document.get("engine")
+        wanted = described.get("sha256") if isinstance(described, dict) else None
         found = sha256(engine)
         if found != wanted:
             raise InputFileError(
@@ -105,7 +107,7 @@ def _sealed_here(document: Mapping[str, Any]) -> bool:
     seal = document.get("seal")
     body = {name: value for name, value in document.items() if name != "seal"}
     expected = _seal(body, create=False)
-    return isinstance(seal, str) and expected is not None and hmac.compare_digest(seal, expected)
+    return isinstance(seal, str) and expected is not None and hmac.compare_digest(seal.encode(), expected.encode())
 
 
 def _seal(body: Mapping[str, Any], *, create: bool = True) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.models.files import strict_json
 
 Document = Mapping[str, Any]
 
@@ -48,10 +48,10 @@ def read_document(path: str | Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise _unreadable(file, f"it has {file.stat().st_size} bytes, the limit is {LARGEST}")
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = strict_json.parse(file.read_bytes(), largest=LARGEST)
     except OSError as error:
         raise _unreadable(file, error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:
+    except strict_json.NotStrictJSON as error:
         raise _unreadable(file, f"it is not JSON: {str(error)[:120]}") from error
     check(document, str(file))
     return document  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ from typing import Any
 
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.block import Block, Hook, Mask
+from cbsurgeon.models.files import strict_json
 from cbsurgeon.operators.masking import VALID
 from cbsurgeon.operators.unfolding import Unfold
 
@@ -179,7 +180,7 @@ class Recipe:
                 reference=str(document.get("reference", "object")),
                 versions={str(key): str(text) for key, text in document.get("versions", {}).items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UsageError(
                 "the recipe cannot be read",
                 code="CB-RECIPE-02",
@@ -195,8 +196,8 @@ class Recipe:
             UsageError: it is not JSON, or not a recipe.
         """
         try:
-            document = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            document = strict_json.parse(text)
+        except strict_json.NotStrictJSON as error:
             raise UsageError("the recipe is not JSON", code="CB-RECIPE-01", why=str(error)) from error
         return cls.from_dict(document)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cbsurgeon.checks import Leak
 from cbsurgeon.deploy.onnx.file import read_metadata
-from cbsurgeon.errors import InputFileError
+from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
 from cbsurgeon.operators.registry import operator_class
@@ -95,9 +95,29 @@ def read_inserted(path: str | Path) -> dict[str, Any]:
         "reference": str(path),
         "blocks": [],
         "rejected": [],
-        "inserted": found.get("recipes", []),
+        "inserted": _recipes(found.get("recipes", []), path),
         "metadata": found,
     }
+
+
+def _recipes(found: Any, path: str | Path) -> list[Any]:
+    """The recipes of an ONNX file's metadata, once each of them is one.
+
+    Raises:
+        InputFileError: one is not (CB-ONNX-03).
+    """
+    try:
+        if not isinstance(found, list):
+            raise UsageError("the recipes are no list", code="CB-RECIPE-01")
+        return [Recipe.from_dict(one).to_dict() for one in found]
+    except UsageError as error:
+        raise InputFileError(
+            "the file's cbsurgeon metadata cannot be read",
+            code="CB-ONNX-03",
+            where=str(path),
+            why=f"{error.what}: {error.why}",
+            do="export the model again with this version",
+        ) from error
 
 
 def write_report(documents: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = False) -> Path:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.errors import InputFileError, MissingPackage, missing
+from cbsurgeon.models.files import strict_json
 
 METADATA_KEY = "cbsurgeon"
 METADATA_SCHEMA = "cbsurgeon.onnx/1"
@@ -21,6 +21,10 @@ ONNX_FLOOR = (1, 21)
 
 # Protocol buffers hold at most 2 GiB; above it the weights live beside the file and everything works by path.
 PROTOBUF_LIMIT = 2**31 - 1
+
+LARGEST_RANK = 16
+LARGEST_SIZE = 1 << 40
+"""No tensor has more axes, and no axis or count is larger, in a file that anything runs."""
 
 _CHUNK = 1 << 22
 
@@ -65,7 +69,33 @@ def load(path: Path, *, weights: bool = False) -> Any:
         raise not_onnx(path, error) from error
     if not proto.graph.node or not proto.opset_import:
         raise not_onnx(path, ValueError("it has no graph"))
+    if any(isinstance(text, bytes) for text in _texts(proto)):
+        raise not_onnx(path, ValueError("a name in it is not UTF-8"))
+    if any(not node.output for node in proto.graph.node):
+        raise not_onnx(path, ValueError("a node in it has no output"))
+    if any(not 0 <= size <= LARGEST_SIZE for size in _sizes(proto)):
+        raise not_onnx(path, ValueError(f"a size in it is negative or above {LARGEST_SIZE}"))
     return proto
+
+
+def _texts(proto: Any) -> Iterator[str | bytes]:
+    """Every name in a model; protocol buffers give bytes for one that is not UTF-8."""
+    graph = proto.graph
+    yield from (item.domain for item in proto.opset_import)
+    yield from (text for item in proto.metadata_props for text in (item.key, item.value))
+    yield from (item.name for item in (*graph.initializer, *graph.input, *graph.output, *graph.value_info))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+        yield from (text for item in node.metadata_props for text in (item.key, item.value))
+
+
+def _sizes(proto: Any) -> Iterator[int]:
+    """Every size that a model states."""
+    graph = proto.graph
+    yield from (size for tensor in graph.initializer for size in tensor.dims)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield from (dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
 def require_file(path: Path, code: str) -> None:
@@ -146,12 +176,41 @@ def metadata_of(proto: Any, path: Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        document = json.loads(text)
-    except ValueError as error:
+        document = strict_json.parse(text)
+    except strict_json.NotStrictJSON as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("schema") != METADATA_SCHEMA:
         raise _damaged(path, f"schema {METADATA_SCHEMA!r} is expected")
+    for name, fits in _MEMBERS.items():
+        if name in document and not fits(document[name]):
+            raise _damaged(path, f"{name} is not of the form that exports write")
     return document
+
+
+def _is_recipe(value: Any) -> bool:
+    sites = value.get("sites", []) if isinstance(value, dict) else None
+    return isinstance(sites, list) and all(
+        isinstance(site, dict)
+        and isinstance(site.get("path"), str)
+        and all(isinstance(site.get(size), int) and 0 < site[size] <= LARGEST_SIZE for size in ("tokens", "channels"))
+        for site in sites
+    )
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(end, int) for end in value)
+
+
+_MEMBERS: Mapping[str, Callable[[Any], bool]] = {
+    "recipes": lambda value: isinstance(value, list) and all(map(_is_recipe, value)),
+    "provenance": lambda value: isinstance(value, dict),
+    "sites": lambda value: isinstance(value, list) and all(isinstance(site, dict) for site in value),
+    "batch_inputs": lambda value: (
+        isinstance(value, dict) and all(isinstance(axis, int) and 0 <= axis < LARGEST_RANK for axis in value.values())
+    ),
+    "integer_inputs": lambda value: isinstance(value, dict) and all(map(_is_range, value.values())),
+}
+"""What the members of the metadata must be like before anything is read from them."""
 
 
 def _damaged(path: Path, why: str) -> InputFileError:

@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cbsurgeon.errors import InputFileError
+from cbsurgeon.models.files import strict_json
 from cbsurgeon.models.preprocessing import Preprocessing, from_dict
 from cbsurgeon.version import __version__
 
 SCHEMA = "cbsurgeon.checkpoint/1"
 KEY = "cbsurgeon"
 """Name of the document inside a file's metadata."""
-LARGEST = 8 << 20
+LARGEST = strict_json.LARGEST
 """Largest document read, in characters: recipes of thousands of sites need far less."""
-DEEPEST = 32
-"""Deepest nesting read."""
 
 
 @dataclass(frozen=True)
@@ -97,45 +96,10 @@ def parse_json(text: str | bytes, where: str, largest: int) -> Any:
     Raises:
         InputFileError: it is not (``CB-META-01``).
     """
-    if len(text) > largest:
-        raise _broken(where, f"it has {len(text)} characters, at most {largest} are read")
     try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
-    except RecursionError as error:
-        raise _broken(where, f"it is nested deeper than {DEEPEST}") from error
-    except (ValueError, UnicodeError) as error:
-        raise _broken(where, str(error)[:200]) from error
-    if _deeper(document, DEEPEST):
-        raise _broken(where, f"it is nested deeper than {DEEPEST}")
-    return document
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1) if len(names) < 1000 else "a key"
-        raise ValueError(f"the key {twice[:80]!r} appears twice")
-    return found
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _deeper(document: Any, depth: int) -> bool:
-    layer = [document]
-    for _ in range(depth):
-        layer = [
-            inner
-            for item in layer
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-            if isinstance(inner, dict | list)
-        ]
-        if not layer:
-            return False
-    return True
+        return strict_json.parse(text, largest=largest)
+    except strict_json.NotStrictJSON as error:
+        raise _broken(where, str(error)) from error
 
 
 def _other_schema(schema: Any, where: str) -> InputFileError:

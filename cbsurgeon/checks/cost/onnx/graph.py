@@ -106,7 +106,7 @@ class OnnxGraph:
             if unknown or result is None:
                 raise NotCountable
             operator, flops, operations = _arithmetic(node, read, result)
-        except (KeyError, NotCountable):
+        except (KeyError, IndexError, NotCountable):  # no rule, or fewer operands than its operator takes
             label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             return NodeCost(name, label, "uncounted", stack=stack, output=shape)
         moved, weights = self._bytes(node)
@@ -177,7 +177,7 @@ def _inferred(proto: Any, path: Path, batch: int) -> Any:
     inputs = [value for value in proto.graph.input if value.name not in initial]
     metadata = onnx_file.metadata_of(proto, path)
     # Our files say which axis is the batch; in others it is the first axis of the first input, and any open first axis.
-    axes = metadata["batch_inputs"] if metadata else {value.name: 0 for value in inputs[:1]}
+    axes = metadata.get("batch_inputs", {}) if metadata else {value.name: 0 for value in inputs[:1]}
     for value in inputs:
         batch_axis = axes.get(value.name)
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):

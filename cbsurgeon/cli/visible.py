@@ -1,0 +1,57 @@
+"""Text from files and models, made safe for a terminal and for JSON.
+
+A name can hold characters that a terminal acts on: escape sequences that move the cursor or change its title, C1 bytes
+that do the same, and bidirectional overrides that show text in another order than it has.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+ACTED_ON = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, delete, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks, embeddings, overrides and isolates of direction
+    "\u2028\u2029"  # line and paragraph separators
+    "\ud800-\udfff]"  # lone surrogates, which no encoding can write
+)
+
+UNDECODED = range(0xDC80, 0xDD00)
+"""What Python makes of the bytes of a file name that are not UTF-8."""
+
+
+def visible(text: str) -> str:
+    """The text with every character that a terminal acts on as an escape: ``\\x1b``, ``\\u202e``."""
+    return ACTED_ON.sub(lambda found: _escape(ord(found[0])), text)
+
+
+def visible_in(value: Any) -> Any:
+    """A JSON value with every text in it made visible, keys included."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {visible(str(key)): visible_in(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [visible_in(item) for item in value]
+    return value
+
+
+def valid_json(value: Any) -> Any:
+    """A value that JSON and UTF-8 can hold: numbers that are not finite become null, lone surrogates escapes."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", lambda found: _escape(ord(found[0])), value)
+    if isinstance(value, Mapping):
+        return {valid_json(str(key)): valid_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [valid_json(item) for item in value]
+    return value
+
+
+def _escape(number: int) -> str:
+    if number in UNDECODED:
+        return f"\\x{number - 0xDC00:02x}"
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"

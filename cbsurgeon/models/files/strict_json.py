@@ -1,0 +1,98 @@
+"""JSON from files that nobody vouches for: bounded in size and depth, and only values that JSON has."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+LARGEST = 8 << 20
+"""Longest text read, in characters."""
+
+DEEPEST = 32
+"""Deepest nesting read."""
+
+DIGITS = 40
+"""Most digits of a whole number: more than any size or count has."""
+
+
+class NotStrictJSON(ValueError):
+    """The text is not JSON of this strict kind; the message says why."""
+
+
+def parse(text: str | bytes, *, largest: int = LARGEST, deepest: int = DEEPEST) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: the text; bytes are UTF-8.
+        largest: most characters read.
+        deepest: most levels of objects and arrays.
+
+    Raises:
+        NotStrictJSON: it is longer or deeper than that, is no JSON, has a key twice, a number that is not finite or has
+            more than 40 digits, or text that UTF-8 cannot hold.
+    """
+    if len(text) > largest:
+        raise NotStrictJSON(f"it has {len(text)} characters, at most {largest} are read")
+    try:
+        document = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite, parse_int=_whole
+        )
+    except RecursionError:
+        raise NotStrictJSON(f"it is nested deeper than {deepest}") from None
+    except (ValueError, UnicodeError) as error:
+        raise NotStrictJSON(str(error)[:200]) from error
+    _check(document, deepest)
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1) if len(names) < 1000 else "a key"
+        raise ValueError(f"the key {twice[:80]!r} appears twice")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > DIGITS:
+        raise ValueError(f"a number has {len(text)} digits, at most {DIGITS} are read")
+    return int(text)
+
+
+def _check(document: Any, deepest: int) -> None:
+    layer = [document]
+    for _ in range(deepest + 1):
+        inner: list[Any] = []
+        for value in layer:
+            if isinstance(value, dict):
+                inner += value.values()
+                inner += value.keys()
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str):
+                _encodable(value)
+        if not inner:
+            return
+        layer = inner
+    if any(isinstance(value, dict | list) for value in layer):
+        raise NotStrictJSON(f"it is nested deeper than {deepest}")
+
+
+def _encodable(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise NotStrictJSON(f"a text holds a lone surrogate at character {error.start}") from None

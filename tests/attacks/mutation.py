@@ -102,7 +102,7 @@ def readers(folder: Path) -> list[Reader]:
     proto = onnx.load(str(folder / "model.onnx"))
     (folder / "in_onnx.json").write_text(proto.metadata_props[0].value)
     (folder / "in_safetensors.json").write_text(
-        metadata.Metadata("timm:deit_tiny_patch16_224", {"depth": 2}, (recipe.to_dict(),), {"a": "b"}).to_json()
+        metadata.Metadata("timm:deit_tiny_patch16_224", {"depth": 2}, (recipe.to_dict(),), {"tied": "weight"}).to_json()
     )
     made = [
         ("recipe", "recipe.json", read_recipe, True),

@@ -15,15 +15,26 @@ if TYPE_CHECKING:
     from cbsurgeon.checks import Audit, Benchmark, Verification
     from cbsurgeon.deploy import Export
     from cbsurgeon.errors import CBSurgeonError, explain
+    from cbsurgeon.evaluation import Evaluation
     from cbsurgeon.graph.block import Block, Inspection
     from cbsurgeon.models import Model
     from cbsurgeon.operators import CB, CBS, Operator, parameter_groups, set_strength
-    from cbsurgeon.options import Choice, ExportOptions, InsertOptions, Loading, ShipOptions, VerifyOptions
+    from cbsurgeon.options import (
+        Choice,
+        DataOptions,
+        EvaluateOptions,
+        ExportOptions,
+        InsertOptions,
+        Loading,
+        ShipOptions,
+        VerifyOptions,
+    )
     from cbsurgeon.surgery import Recipe, disable
     from cbsurgeon.verbs import (
         Shipment,
         audit,
         bench,
+        evaluate,
         export,
         insert,
         insert_,
@@ -39,17 +50,28 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "cbsurgeon.errors": ("CBSurgeonError", "explain"),
-    "cbsurgeon.options": ("Choice", "ExportOptions", "InsertOptions", "Loading", "ShipOptions", "VerifyOptions"),
+    "cbsurgeon.options": (
+        "Choice",
+        "DataOptions",
+        "EvaluateOptions",
+        "ExportOptions",
+        "InsertOptions",
+        "Loading",
+        "ShipOptions",
+        "VerifyOptions",
+    ),
     "cbsurgeon.operators": ("CB", "CBS", "Operator", "parameter_groups", "set_strength"),
     "cbsurgeon.models": ("Model",),
     "cbsurgeon.graph.block": ("Block", "Inspection"),
     "cbsurgeon.surgery": ("Recipe", "disable"),
     "cbsurgeon.deploy": ("Export",),
     "cbsurgeon.checks": ("Audit", "Benchmark", "Verification"),
+    "cbsurgeon.evaluation": ("Evaluation",),
     "cbsurgeon.verbs": (
         "Shipment",
         "audit",
         "bench",
+        "evaluate",
         "export",
         "insert",
         "insert_",
@@ -78,6 +100,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "verify",
     "audit",
     "bench",
+    "evaluate",
     "ship",
     "write_report",
     "explain",
@@ -90,6 +113,8 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "InsertOptions",
     "ExportOptions",
     "VerifyOptions",
+    "DataOptions",
+    "EvaluateOptions",
     "ShipOptions",
     "Operator",
     "CB",
@@ -100,6 +125,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "Verification",
     "Audit",
     "Benchmark",
+    "Evaluation",
     "Shipment",
     "CBSurgeonError",
     "__version__",

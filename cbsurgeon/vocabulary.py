@@ -46,6 +46,9 @@ as it is.
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", "box", "hamming")
 """How an image is scaled, as torchvision names it."""
 
+TASKS = ("classification", "multilabel", "segmentation")
+"""What a model that is evaluated does: one class an image, several, or one a pixel."""
+
 CLASS_ORDERS = ("alphabetic", "numeric")
 """Orders of class folders that have numbers as names: torchvision's, and timm's."""
 

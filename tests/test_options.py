@@ -23,6 +23,7 @@ from cbsurgeon.options import (
     AuditOptions,
     Choice,
     DataOptions,
+    EvaluateOptions,
     ExportOptions,
     InsertOptions,
     Loading,
@@ -32,7 +33,17 @@ from cbsurgeon.options import (
     resolve,
 )
 
-CLASSES = [Loading, Choice, InsertOptions, ExportOptions, VerifyOptions, AuditOptions, ShipOptions, DataOptions]
+CLASSES = [
+    Loading,
+    Choice,
+    InsertOptions,
+    ExportOptions,
+    VerifyOptions,
+    AuditOptions,
+    ShipOptions,
+    DataOptions,
+    EvaluateOptions,
+]
 
 # What a user types for each flag, and what the field then holds, written by hand.
 TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
@@ -80,9 +91,15 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
     (DataOptions, "interpolation"): (["--interpolation", "lanczos"], "lanczos"),
     (DataOptions, "mean"): (["--mean", "imagenet"], "imagenet"),
     (DataOptions, "std"): (["--std", "0.5,0.5,0.5"], "0.5,0.5,0.5"),
+    (EvaluateOptions, "claim"): (["--claim", "0.1%"], 0.001),
+    (EvaluateOptions, "task"): (["--task", "multilabel"], "multilabel"),
+    (EvaluateOptions, "metrics"): (["--metrics", "top1,mod:a.b:c"], ("top1", "mod:a.b:c")),
+    (EvaluateOptions, "output"): (["--output-name", "logits"], "logits"),
+    (EvaluateOptions, "per_class"): (["--per-class"], True),
+    (EvaluateOptions, "device"): (["--device", "cuda"], "cuda"),
     (DataOptions, "channels"): (["--channels", "bgr"], "bgr"),
 }
-PATHS = {(Loading, "inputs"), (Loading, "recipe")}
+PATHS = {(Loading, "inputs"), (Loading, "recipe"), (EvaluateOptions, "classes")}
 
 
 def parsed(kind: type, *typed: str) -> Any:

@@ -7,7 +7,8 @@ in :mod:`cbsurgeon.data.registry`.
 """
 
 from cbsurgeon.data.loading import Data, open_data
+from cbsurgeon.data.registry import open_source
 from cbsurgeon.data.sample import Batch, Problem, Sample
 from cbsurgeon.data.source import Indexed, Source
 
-__all__ = ["Batch", "Data", "Indexed", "Problem", "Sample", "Source", "open_data"]
+__all__ = ["Batch", "Data", "Indexed", "Problem", "Sample", "Source", "open_data", "open_source"]

@@ -35,6 +35,10 @@ class _Every(Indexed):
         assert self._whole.count is not None and self.count is not None
         return self._whole.sample(index * self._whole.count // self.count)
 
+    def numbered(self, index: int) -> Sample:
+        """As :meth:`Indexed.numbered`."""
+        return self._whole.numbered(index)
+
 
 class _First(Source):
     """The first samples, as one unit."""

@@ -76,7 +76,7 @@ class Data:
 
 @documented(DataOptions)
 def open_data(
-    spec: str | Path,
+    spec: str | Path | Source,
     preprocessing: Preprocessing | Sequence[Preprocessing] | None = None,
     how: DataOptions | None = None,
     /,
@@ -87,7 +87,7 @@ def open_data(
     """Open a dataset; nothing is decoded yet.
 
     Args:
-        spec: a folder of images (one sub-folder a class, or flat), or ``file.npz``.
+        spec: a folder of images (one sub-folder a class, or flat), or ``file.npz``; or what :func:`open_source` gave.
         preprocessing: the model's own, changed by the fields of ``how`` that say something about it; several give
             several views of each image. Only arrays need none.
         how: how to read it; or its fields as keywords.
@@ -104,16 +104,20 @@ def open_data(
     how = resolve(DataOptions, how, keywords, "open_data")
     for name, value, least in (("batch", how.batch, 1), ("limit", how.limit, 1), ("workers", how.workers, 0)):
         if value is not None and value < least:
-            raise UsageError(f"--{name} is too small", code="CB-DATA-12", where=str(spec), do=f"--{name} 8")
-    source = open_source(spec, how)
+            raise UsageError(f"--{name} is too small", code="CB-DATA-12", where=_spelled(spec), do=f"--{name} 8")
+    source = spec if isinstance(spec, Source) else open_source(spec, how)
     if how.limit is not None:
         source = limited(source, how.limit)
     views: tuple[Preprocessing, ...] = ()
     if source.pictures:
         bases = preprocessing if isinstance(preprocessing, Sequence) else (preprocessing,)
-        views = tuple(changed(base, where=str(spec), **how.preprocessing) for base in bases)
+        views = tuple(changed(base, where=_spelled(spec), **how.preprocessing) for base in bases)
     workers = min((os.cpu_count() or 2) // 2, MOST_WORKERS) if how.workers is None else how.workers
     return Data(source, views, batch=how.batch, workers=workers, strict=how.strict, share=share)
+
+
+def _spelled(spec: str | Path | Source) -> str:
+    return spec.spec if isinstance(spec, Source) else str(spec)
 
 
 class _Stream(torch.utils.data.IterableDataset[Batch]):

@@ -52,6 +52,10 @@ class Indexed(Source):
     def sample(self, index: int) -> Sample:
         """One sample."""
 
+    def numbered(self, index: int) -> Sample:
+        """The sample that has this number, which is its place but in a part of another dataset."""
+        return self.sample(index)
+
     def units(self, batch: int) -> int:
         """As :meth:`Source.units`."""
         assert self.count is not None

@@ -66,6 +66,7 @@ AREAS = {
     "AUDIT": Area("counting parameters, FLOPs and bytes", "proving"),
     "COST": Area("the comparison with fvcore", "proving"),
     "BENCH": Area("measuring latency", "proving"),
+    "EVAL": Area("evaluating on data", "evaluation"),
     "REPORT": Area("reports", "proving"),
 }
 """Every area, in the order a user meets them. ``NAME`` in ``CB-NAME-01`` is the key."""

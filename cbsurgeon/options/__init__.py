@@ -5,6 +5,7 @@ A new option is one field here. Nothing in this package imports torch.
 
 from cbsurgeon.options.data import DataOptions
 from cbsurgeon.options.editing import Choice, InsertOptions, Loading
+from cbsurgeon.options.evaluating import EvaluateOptions
 from cbsurgeon.options.flags import Flag, default_of, documented, fields_of, flags_of, resolve
 from cbsurgeon.options.proving import AuditOptions, ExportOptions, ShipOptions, VerifyOptions
 
@@ -12,6 +13,7 @@ __all__ = [
     "AuditOptions",
     "Choice",
     "DataOptions",
+    "EvaluateOptions",
     "ExportOptions",
     "Flag",
     "InsertOptions",

@@ -94,3 +94,14 @@ def number(text: str) -> float:
     if not 0 < found < math.inf:
         raise BadText("takes a share such as 0.875, or pixels", "0.875")
     return found
+
+
+def percent(text: str) -> float:
+    """``0.1%`` as 0.001."""
+    try:
+        found = float(text.removesuffix("%")) / 100
+    except ValueError:
+        found = math.nan
+    if not text.endswith("%") or not 0 <= found <= 1:
+        raise BadText("takes a percentage", "0.1%")
+    return found

@@ -25,6 +25,7 @@ REQUIRED = {
     "cbsurgeon.verify": ("ok", "rows", "tolerance"),
     "cbsurgeon.audit": ("params", "flops", "bytes"),
     "cbsurgeon.bench": ("ratio", "ci95", "verdict"),
+    "cbsurgeon.evaluate": ("samples", "preprocessing", "metrics", "difference"),
     "cbsurgeon.report": ("documents",),
     "cbsurgeon.ship": ("documents",),
     "cbsurgeon.error": ("code", "what"),

@@ -153,3 +153,37 @@ def site_times(sites: Sequence[Mapping[str, Any]]) -> str:
     times = [site["microseconds"] for site in sites]
     least, most = f"{min(times):.0f}", f"{max(times):.0f}"
     return f"{counted(len(sites), 'site')}, {least if least == most else f'{least} to {most}'} µs each"
+
+
+def metric(value: float | None, share: bool, *, signed: bool = False) -> str:
+    """A metric: ``81.40 %``, or ``0.8321`` where it is no share; differences of shares are percentage points."""
+    if value is None:
+        return "not finite"
+    plus = "+" if signed else ""
+    return f"{100 * value:{plus}.2f} %" if share else f"{value:{plus}.4f}"
+
+
+def span(bounds: Sequence[float] | None, share: bool, *, signed: bool = False) -> str:
+    """The 95 % interval of a metric."""
+    if bounds is None:
+        return "–"
+    scale, digits, plus = (100, 2, "+" if signed else "") if share else (1, 4, "+" if signed else "")
+    low, high = (f"{scale * bound:{plus}.{digits}f}" for bound in bounds)
+    return f"{low} to {high}"
+
+
+def preprocessing(view: Mapping[str, Any]) -> str:
+    """How images become a model's input, in one line."""
+    height, width = view["size"]
+    to = view["resize_to"]
+    scaled = {
+        "shortest": f"shorter edge to {min(to)}",
+        "squash": f"to {to[0]}x{to[1]}",
+        "pad": f"into {to[0]}x{to[1]}, rest filled",
+        "none": "not resized",
+    }.get(view["resize"], view["resize"])
+    numbers = " ".join(f"{name} {', '.join(f'{value:g}' for value in view[name])}" for name in ("mean", "std"))
+    return (
+        f"{scaled} ({view['interpolation']}), crop {height}x{width}, {view['channels'].upper()}, {numbers} "
+        f"[{view['source']}]"
+    )

@@ -5,6 +5,7 @@ from cbsurgeon.deploy import export
 from cbsurgeon.models import save
 from cbsurgeon.surgery import insert_, plan, remove
 from cbsurgeon.verbs.editing import insert, inspect, load, read_recipe
+from cbsurgeon.verbs.evaluating import evaluate
 from cbsurgeon.verbs.proving import bench, export_checked, open_side
 from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_report, write_text
 from cbsurgeon.verbs.shipping import Shipment, ship
@@ -13,6 +14,7 @@ __all__ = [
     "Shipment",
     "audit",
     "bench",
+    "evaluate",
     "export",
     "export_checked",
     "insert",

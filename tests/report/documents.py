@@ -15,8 +15,12 @@ from cbsurgeon.checks.parity.located import Bisection, BlockGap
 from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
+from cbsurgeon.evaluation.comparison import Claim, Difference
+from cbsurgeon.evaluation.diagnosis import Finding
+from cbsurgeon.evaluation.result import Evaluation, Flip
 from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use
 from cbsurgeon.graph.reasons import Reason
+from cbsurgeon.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, cropped
 from cbsurgeon.operators import CB
 
 HOSTILE = "<script>alert('x')</script>&\"]]>"
@@ -228,6 +232,44 @@ def own_time() -> OwnTime:
     )
 
 
+def evaluation() -> dict[str, Any]:
+    """Two models on 2,000 images, one of which flipped."""
+    view = cropped((224, 224), 0.9, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD, source="timm")
+    sides = {
+        letter: {"name": name, "backend": backend, "dtype": "float32", "output": "output"}
+        for letter, name, backend in (("a", "model.safetensors", "eager"), ("b", "model.onnx", "onnxruntime"))
+    }
+    picture = "data:image/jpeg;base64,/9j/4AAQSkZJRgABAQAAAQABAAD/2Q=="
+    return Evaluation(
+        sides=sides,
+        data="imagenet/val",
+        task="classification",
+        samples=2000,
+        metrics={"a": {"top1": 0.8140, "nll": 0.8321}, "b": {"top1": 0.8135, "nll": None}},
+        difference={
+            "top1": Difference(-0.0005, (-0.0028, 0.0018), "higher", "score", 0, 1, 1.0),
+            "nll": Difference(None, None, "lower", "none"),
+        },
+        intervals={"a": {"top1": (0.796, 0.830), "nll": (0.80, 0.86)}, "b": {"top1": (0.795, 0.830), "nll": None}},
+        preprocessing={"a": view, "b": view},
+        agreement=(0.9995, (0.9972, 0.9999)),
+        distance=2.1e-4,
+        flipped=(Flip(7, f"n01440764/{HOSTILE}.JPEG", 0, 0, 3, 0.01, picture),),
+        flips=1,
+        claim=Claim("top1", 0.001, "inconclusive", 13_500),
+        findings=(Finding("not-finite", f"B's outputs are not finite for 1 image {HOSTILE}"),),
+        problems={f"bad{HOSTILE}.jpg": "truncated"},
+        skipped=1,
+        notes={"grey to RGB": 3},
+        remarks=("the first 2000 samples",),
+        titles={"top1": ("top-1", True), "nll": ("NLL", False)},
+        classes=("tench", "goldfish", "shark", HOSTILE),
+        seconds=12.0,
+        rate=170.0,
+        environment={"threads": 2},
+    ).to_dict()
+
+
 def sweep() -> dict[str, Any]:
     """Three points, the worst on top."""
     points = [
@@ -246,5 +288,5 @@ def shipment(ok: bool = True) -> dict[str, Any]:
         "files": {"model.onnx": {"bytes": 88_345_678, "sha256": "c0ffee" * 10 + "abcd"}},
         "left_out": {"engine": "no TensorRT builder is installed"},
         "environment": {"python": "3.11.2", "torch": "2.15.0", "platform": "Linux"},
-        "documents": [inspection(), insertion(), export(), verification(ok), audit(), benchmark()],
+        "documents": [inspection(), insertion(), export(), verification(ok), audit(), benchmark(), evaluation()],
     }

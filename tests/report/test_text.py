@@ -22,6 +22,7 @@ ALL = {
     "sweep": documents.sweep(),
     "roofline": documents.audit(shares=True),
     "ship": documents.shipment(),
+    "evaluate": documents.evaluation(),
 }
 
 

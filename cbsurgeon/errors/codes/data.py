@@ -92,4 +92,10 @@ CODES = {
         causes=("too little memory", "a small /dev/shm, as containers have"),
         do=("--workers 0", "docker run --shm-size 1g"),
     ),
+    "CB-DATA-14": Entry(
+        "no sample of the dataset can be read",
+        "Every image failed to decode, so there is nothing to measure.",
+        causes=("a folder of files that only have the suffix of an image", "an interrupted copy"),
+        do=("look at the first failure in the message",),
+    ),
 }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from cbsurgeon.errors import missing
 from cbsurgeon.report.document import Document, kind_of, parts
 from cbsurgeon.report.text.costs import audited
+from cbsurgeon.report.text.evaluation import evaluated
 from cbsurgeon.report.text.exports import exported
 from cbsurgeon.report.text.inspection import inspected
 from cbsurgeon.report.text.latency import measured
@@ -62,6 +63,7 @@ VIEWS: dict[str, Callable[[Document, Sequence[Document]], Rows]] = {
     "verify": verified,
     "audit": audited,
     "bench": measured,
+    "evaluate": evaluated,
     "ship": shipped,
     "error": _error,
 }

@@ -1,0 +1,54 @@
+"""``cbsurgeon evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+
+from cbsurgeon.cli.options import options, reference_argument, terminal_options
+from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.options import DataOptions, EvaluateOptions, Loading
+
+
+@click.command("evaluate")
+@reference_argument("a", "A")
+@reference_argument("b", "[B]", required=False)
+@click.option("--data", required=True, metavar="DATA", help="A folder of images (one sub-folder a class), or file.npz.")
+@options(EvaluateOptions, "how")
+@options(DataOptions, "reading")
+@options(Loading, "loading")
+@terminal_options
+def command(
+    terminal: Terminal,
+    a: str,
+    b: str | None,
+    data: str,
+    how: EvaluateOptions,
+    reading: DataOptions,
+    loading: Loading,
+) -> None:
+    """Measure the accuracy of A on real data; with B, the paired difference, and what is wrong with B.
+
+    A and B are models (REF) or exported files (.onnx, .engine, .pt2). Both get the same images in the same order, each
+    in the preprocessing that it states.
+
+    Exit 0: B is as good as claimed, or the answer is INCONCLUSIVE (then it says how many images would settle it).
+    Exit 1: B is worse than claimed (without --claim: worse than A with 95 % confidence), or the two are not run alike:
+    another preprocessing, outputs that depend on the batch, exchanged classes, outputs that are not finite.
+
+    \b
+    Examples:
+      cbsurgeon evaluate model.safetensors --data imagenet/val
+      cbsurgeon evaluate model.safetensors model.onnx --data imagenet/val --claim 0.1%
+      cbsurgeon evaluate foreign.onnx --data val --size 224 --crop 0.9 --interpolation bicubic --mean 0.5 --std 0.5
+    """
+    from cbsurgeon import verbs
+
+    with terminal.working() as progress:
+        progress("load")
+        how = replace(how, trust=loading.trust)
+        found = verbs.evaluate(a, b, how, reading, data=data, loading=loading, progress=progress)
+    if found.first:
+        terminal.show(found.to_dict())
+    found.raise_if_failed()

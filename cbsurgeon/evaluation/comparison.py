@@ -1,0 +1,163 @@
+"""Two models on the same images: the difference of each metric with its interval, and the verdict on a claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.evaluation.metrics import Metric
+from cbsurgeon.evaluation.statistics import Interval, bootstrap, mcnemar, paired_proportions, proportion
+
+MOST_IMAGES = 1 << 40
+"""Where the search for the number of images that would settle a claim gives up."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much a metric of B differs from that of A, paired over images.
+
+    Attributes:
+        value: B minus A; ``None`` where one of them is not finite.
+        ci95: its 95 % interval.
+        better: whether larger values are better.
+        method: ``score`` (two proportions, Tango 1998) or ``bootstrap`` (images resampled).
+        gained, lost: images that are right in B only, and in A only; ``None`` where images are not right or wrong.
+        p_value: of McNemar's exact test; ``None`` likewise.
+    """
+
+    value: float | None
+    ci95: Interval | None
+    better: str
+    method: str
+    gained: int | None = None
+    lost: int | None = None
+    p_value: float | None = None
+
+    @property
+    def loss(self) -> Interval | None:
+        """The interval of how much worse B is: positive numbers are a loss."""
+        if self.ci95 is None:
+            return None
+        low, high = self.ci95
+        return (-high, -low) if self.better == "higher" else (low, high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        document: dict[str, Any] = {
+            "value": self.value,
+            "ci95": None if self.ci95 is None else list(self.ci95),
+            "better": self.better,
+            "method": self.method,
+        }
+        if self.p_value is not None:
+            document |= {"gained": self.gained, "lost": self.lost, "mcnemar_p": self.p_value}
+        return document
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Whether B is at most so much worse than A.
+
+    Attributes:
+        metric: the metric it is about.
+        limit: largest loss claimed, as a share (0.001 for ``--claim 0.1%``).
+        verdict: ``true``, ``false`` or ``inconclusive``.
+        needed: about how many images would settle it, if the shares of images that change stayed as they are; ``None``
+            where it is settled, or where no number would.
+    """
+
+    metric: str
+    limit: float
+    verdict: str
+    needed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"metric": self.metric, "limit": self.limit, "verdict": self.verdict, "needed": self.needed}
+
+
+def value(metric: Metric, records: Tensor) -> float | None:
+    """A metric's value; ``None`` where it is not finite."""
+    found = metric.value(records)
+    return found if math.isfinite(found) else None
+
+
+def interval(metric: Metric, records: Tensor) -> Interval | None:
+    """The 95 % interval of one model's metric over images."""
+    if metric.binary:
+        return proportion(float(records[:, 0].sum()), len(records))
+    return _finite(bootstrap(None if metric.mean else metric.value, records))
+
+
+def difference(metric: Metric, a: Tensor, b: Tensor) -> Difference:
+    """The paired difference of one metric.
+
+    Args:
+        metric: the metric.
+        a, b: its records of the same images, ``[images, numbers]``.
+    """
+    first, second = value(metric, a), value(metric, b)
+    better = "higher" if metric.higher else "lower"
+    if first is None or second is None:
+        return Difference(None, None, better, "none")
+    if metric.binary:
+        gained, lost = (int(((one > 0) & (other == 0)).sum()) for one, other in ((b, a), (a, b)))
+        ends = paired_proportions(gained, lost, len(a))
+        return Difference(second - first, ends, better, "score", gained, lost, mcnemar(gained, lost))
+    if metric.mean:
+        ends = bootstrap(None, b - a)
+    else:
+        width = a.shape[1]
+        ends = bootstrap(
+            lambda rows: metric.value(rows[:, width:]) - metric.value(rows[:, :width]), torch.cat([a, b], 1)
+        )
+    return Difference(second - first, _finite(ends), better, "bootstrap")
+
+
+def judge(metric: Metric, found: Difference, limit: float, count: int) -> Claim:
+    """The verdict on a claim, and how many images would settle one that is open."""
+    loss = found.loss
+    if loss is None:
+        return Claim(metric.name, limit, "false" if found.value is None else "inconclusive")
+    if loss[1] <= limit:
+        return Claim(metric.name, limit, "true")
+    if loss[0] > limit:
+        return Claim(metric.name, limit, "false")
+    return Claim(metric.name, limit, "inconclusive", _needed(found, loss, limit, count))
+
+
+def _needed(found: Difference, loss: Interval, limit: float, count: int) -> int | None:
+    """Images from which the interval would lie on one side of the limit, at unchanged shares."""
+    if found.value is None:
+        return None
+    estimate = -found.value if found.better == "higher" else found.value
+    if found.gained is not None and found.lost is not None:
+        many = count
+        while many < MOST_IMAGES:
+            many = math.ceil(many * 1.05)
+            scale = many / count
+            low, high = paired_proportions(round(found.gained * scale), round(found.lost * scale), many)
+            if -low <= limit or -high > limit:
+                return many
+        return None
+    room = abs(limit - estimate)
+    half = loss[1] - estimate if estimate <= limit else estimate - loss[0]
+    return math.ceil(count * (half / room) ** 2) if room > 0 else None
+
+
+def _finite(ends: Interval) -> Interval | None:
+    return ends if all(math.isfinite(end) for end in ends) else None
+
+
+def per_class(metric: Metric, records: Mapping[str, Tensor], labels: Tensor) -> dict[int, dict[str, float | None]]:
+    """A metric of the images of each class: class → side → value."""
+    found: dict[int, dict[str, float | None]] = {}
+    for label in sorted(set(labels.tolist())):
+        mine = labels == label
+        found[int(label)] = {side: value(metric, rows[mine]) for side, rows in records.items()}
+    return found

@@ -1,0 +1,137 @@
+"""``evaluate``: metrics of one model, or of two on the same images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cbsurgeon.checks.environment import environment
+from cbsurgeon.data import Batch, Data, Source, open_data, open_source, processes
+from cbsurgeon.errors import UsageError
+from cbsurgeon.evaluation import diagnosis
+from cbsurgeon.evaluation.metrics import metrics_of
+from cbsurgeon.evaluation.progress import Meter
+from cbsurgeon.evaluation.recording import Plan, columns
+from cbsurgeon.evaluation.result import Evaluation
+from cbsurgeon.evaluation.side import Side, Target, choose_output, open_side
+from cbsurgeon.evaluation.summary import Part, summarize
+from cbsurgeon.evaluation.table import Table
+from cbsurgeon.evaluation.task import DIMENSIONS, Classes, classes_of, task_of
+from cbsurgeon.models import Preprocessing
+from cbsurgeon.models.preprocessing import changed
+from cbsurgeon.options import DataOptions, EvaluateOptions
+from cbsurgeon.vocabulary import Progress
+
+
+def evaluate(
+    targets: Sequence[Target],
+    data: str | Path,
+    how: EvaluateOptions,
+    reading: DataOptions,
+    *,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Metrics of one model on a dataset, or of two with their paired difference.
+
+    Args:
+        targets: one or two models or files.
+        data: the dataset.
+        how: what to measure.
+        reading: how to read the dataset.
+        progress: told each step.
+
+    Raises:
+        CBSurgeonError: as :func:`cbsurgeon.evaluate`.
+    """
+    start, tell = time.perf_counter(), progress or (lambda step: None)
+    with ExitStack() as stack:
+        tell("open the models")
+        sides = [
+            open_side(target, letter, device=how.device, trust=how.trust)
+            for letter, target in zip("ab", targets, strict=False)
+        ]
+        for side in sides:
+            stack.enter_context(side.runtime)
+        tell("list the dataset")
+        opened = _open(open_source(data, reading), reading, sides)
+        parts = processes.gathered(lambda: _collect(opened, sides, how, tell))
+        tell("summarize")
+        found = processes.from_first(lambda: summarize(parts, sides, opened, how))
+    seconds = round(time.perf_counter() - start, 3)
+    return replace(found, seconds=seconds, environment=environment(), first=processes.share()[0] == 0)
+
+
+def _open(source: Source, reading: DataOptions, sides: Sequence[Side]) -> Data:
+    """The dataset, with a view for each preprocessing that the sides state."""
+    only = [side.runtime.only_batch for side in sides if side.runtime.only_batch is not None]
+    if only:
+        # A file that takes one batch size would otherwise be filled up at the end of every batch.
+        step = math.lcm(*only)
+        reading = replace(reading, batch=max(1, reading.batch // step) * step)
+    views: list[Preprocessing] = []
+    for side in sides if source.pictures else ():
+        side.stated = changed(side.stated, where=side.name, **reading.preprocessing)
+        same = [place for place, view in enumerate(views) if not view.differences(side.stated)]
+        side.view = same[0] if same else len(views)
+        views += [] if same else [side.stated]
+    return open_data(source, views, reading, share=processes.share())
+
+
+def _collect(opened: Data, sides: Sequence[Side], how: EvaluateOptions, tell: Progress) -> Part:
+    """The rows of this process's share."""
+    table, meter, plan, findings = Table(), Meter(opened, tell), None, list[diagnosis.Finding]()
+    with torch.no_grad():
+        for batch in opened:
+            if len(batch):
+                if plan is None:
+                    plan = _plan(batch, opened, sides, how)
+                    findings = _findings(batch, opened, sides, plan.classes) if opened.share[0] == 0 else []
+                table.add(batch.indices, batch.names, columns(plan, sides, batch))
+            meter.count(len(batch) + len(batch.problems))
+    outputs = {side.letter: side.output for side in sides}
+    return Part(plan, table, tuple(opened.problems), dict(opened.notes), tuple(findings), meter.rate, outputs)
+
+
+def _plan(first: Batch, opened: Data, sides: Sequence[Side], how: EvaluateOptions) -> Plan:
+    """Task, outputs, classes and metrics, read from the first batch.
+
+    Raises:
+        UsageError: they do not fit together (``CB-EVAL-01`` to ``CB-EVAL-05``).
+    """
+    where = opened.source.spec
+    task = task_of(first.labels, how.task, where)
+    dims = DIMENSIONS[task] if task else (2, 4)
+    counts = []
+    for side in sides:
+        outputs = side.all_outputs(first)
+        side.output = choose_output(side, outputs, how.output, dims)
+        counts.append(int(outputs[side.output].shape[1]))
+    if len(set(counts)) > 1:
+        raise UsageError(
+            "the two models have different numbers of classes",
+            code="CB-EVAL-03",
+            where=f"{sides[0].name} and {sides[1].name}",
+            why=f"{counts[0]} and {counts[1]} outputs",
+            do="compare models of the same classes",
+        )
+    classes = classes_of(counts[0], how.classes, opened.source.classes, where)
+    metrics = metrics_of(task, how.metrics, classes.count) if task and first.labels is not None else ()
+    return Plan(task, metrics, classes, where)
+
+
+def _findings(first: Batch, opened: Data, sides: Sequence[Side], classes: Classes) -> list[diagnosis.Finding]:
+    """What the first batch shows to be wrong."""
+    found: list[diagnosis.Finding] = []
+    for side in sides:
+        found += diagnosis.batch_dependence(side, first)
+    if len(sides) == 2:
+        found += diagnosis.described(sides[0].stated, sides[1].stated)
+        if not found:
+            found += diagnosis.explained(sides[0], sides[1], first, classes, opened.views)
+    return found

@@ -1,0 +1,20 @@
+"""torchmetrics, imported when a metric is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cbsurgeon.errors import missing
+
+
+def torchmetrics() -> Any:
+    """The package.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        import torchmetrics
+    except ImportError as error:
+        raise missing("torchmetrics", "eval", "evaluating a model") from error
+    return torchmetrics

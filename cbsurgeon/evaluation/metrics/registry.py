@@ -1,0 +1,93 @@
+"""Every metric, in the order of results; the first of a task is the one that claims are about.
+
+A new metric is one file and one line here. A metric of a user's own is ``mod:package.module:name``: the name of a
+:class:`~cbsurgeon.evaluation.metrics.base.Metric` class, or of a function from outputs and targets to one number an
+image.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from cbsurgeon.errors import UsageError, did_you_mean
+from cbsurgeon.evaluation.metrics.base import Metric
+from cbsurgeon.evaluation.metrics.ece import ECE
+from cbsurgeon.evaluation.metrics.nll import NLL
+from cbsurgeon.evaluation.metrics.top1 import Top1
+from cbsurgeon.evaluation.metrics.top5 import Top5
+
+METRICS: tuple[type[Metric], ...] = (Top1, Top5, NLL, ECE)
+
+
+def metrics_of(task: str, names: Sequence[str], classes: int) -> tuple[Metric, ...]:
+    """The metrics of a task, or those named.
+
+    Args:
+        task: the task.
+        names: what the user asked for; empty for all of the task that say something.
+        classes: number of outputs.
+
+    Raises:
+        UsageError: no such metric, or one of another task (``CB-EVAL-05``).
+    """
+    if not names:
+        return tuple(kind() for kind in METRICS if kind.task == task and kind.least <= classes)
+    return tuple(_named(name, task) for name in names)
+
+
+def _named(name: str, task: str) -> Metric:
+    if name.startswith("mod:"):
+        return _own(name)
+    known = {kind.name: kind for kind in METRICS if kind.task == task}
+    if name not in known:
+        raise UsageError(
+            f"there is no metric {name!r} for {task}",
+            code="CB-EVAL-05",
+            where=f"--metrics {name}",
+            why=f"the metrics are {', '.join(known)}",
+            do=did_you_mean(name, known) or "or mod:package.module:function for one of your own",
+        )
+    return known[name]()
+
+
+def _own(name: str) -> Metric:
+    package, _, path = name.removeprefix("mod:").partition(":")
+    try:
+        found = getattr(importlib.import_module(package), path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            "the metric cannot be imported",
+            code="CB-EVAL-05",
+            where=name,
+            why=f"{type(error).__name__}: {error}",
+            do="write mod:package.module:function, importable from here",
+        ) from error
+    if inspect.isclass(found) and issubclass(found, Metric):
+        return found()
+    return _Function(path, found)
+
+
+class _Function(Metric):
+    """A function of the user's own; the value is the mean of its numbers."""
+
+    percent = False
+
+    def __init__(self, name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.name = self.title = name
+        self._function = function
+
+    def record(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What the function gives, one number an image."""
+        found = self._function(outputs, targets)
+        if found.shape != (len(outputs),):
+            raise UsageError(
+                f"the metric {self.name} gives no number for each image",
+                code="CB-EVAL-05",
+                why=f"its result has shape {list(found.shape)} for {len(outputs)} images",
+                do="return a tensor [batch]",
+            )
+        return found.double()[:, None]

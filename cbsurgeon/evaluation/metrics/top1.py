@@ -1,0 +1,28 @@
+"""Top-1 accuracy."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cbsurgeon.evaluation.metrics.base import Metric
+from cbsurgeon.evaluation.metrics.library import torchmetrics
+
+
+class Top1(Metric):
+    """Share of images whose largest output is that of their class."""
+
+    name, title, binary = "top1", "top-1", True
+    among: int = 1
+
+    def record(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """1 where the class is among the largest outputs, otherwise 0."""
+        classes = outputs.shape[1]
+        right: Tensor = torchmetrics().functional.classification.multiclass_accuracy(
+            outputs[:, :, None],
+            targets[:, None],
+            num_classes=classes,
+            top_k=self.among,
+            average="micro",
+            multidim_average="samplewise",
+        )
+        return right[:, None]

@@ -1,0 +1,51 @@
+"""How far an evaluation is: images, images a second, time left."""
+
+from __future__ import annotations
+
+import time
+
+from cbsurgeon.data import Data
+from cbsurgeon.vocabulary import Progress
+
+_EVERY = 0.5
+"""Seconds between two messages."""
+
+
+class Meter:
+    """Counts images and tells the user.
+
+    Attributes:
+        done: images so far.
+    """
+
+    def __init__(self, data: Data, tell: Progress, what: str = "evaluate") -> None:
+        count, processes = data.source.count, data.share[1]
+        self._all = None if count is None else -(-count // processes)
+        self._tell, self._what, self._start, self._said = tell, what, time.perf_counter(), 0.0
+        self.done = 0
+
+    def count(self, images: int) -> None:
+        """Add images, and say so now and then."""
+        self.done += images
+        now = time.perf_counter()
+        if now - self._said >= _EVERY:
+            self._said = now
+            self._tell(self._message())
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.done / max(1e-9, time.perf_counter() - self._start)
+
+    def _message(self) -> str:
+        rate = self.rate
+        if self._all is None:
+            return f"{self._what}: {self.done:,} images, {rate:.0f} images/s"
+        left = max(0, self._all - self.done) / max(rate, 1e-9)
+        return f"{self._what}: {self.done:,} of {self._all:,} images, {rate:.0f} images/s, {_time(left)} left"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,92 @@
+"""Batches → what is recorded of each image: the numbers of every metric, predictions, and how far two models differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.data import Batch
+from cbsurgeon.evaluation.metrics import Metric
+from cbsurgeon.evaluation.side import Side
+from cbsurgeon.evaluation.task import Classes, check_labels
+
+AGREEMENT, DISTANCE, MARGIN, LABEL = "agreement", "distance", "margin", "label"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is recorded.
+
+    Attributes:
+        task: what the models do; ``None`` where the dataset has no labels to tell.
+        metrics: metrics of images with labels.
+        classes: which outputs count.
+        where: the dataset, for errors.
+    """
+
+    task: str | None
+    metrics: Sequence[Metric]
+    classes: Classes
+    where: str
+
+
+def columns(plan: Plan, sides: Sequence[Side], batch: Batch) -> dict[str, Tensor]:
+    """The rows of one batch: column → ``[batch, numbers]``.
+
+    Raises:
+        UsageError: a label is no class of the models (``CB-EVAL-03``).
+    """
+    return columns_of(plan, {side.letter: side.run(batch) for side in sides}, batch.labels)
+
+
+def columns_of(plan: Plan, outputs: Mapping[str, Tensor], labels: Tensor | None) -> dict[str, Tensor]:
+    """As :func:`columns`, of outputs that were computed already: side → ``[batch, ...]``."""
+    found: dict[str, Tensor] = {}
+    targets = None
+    if labels is not None and plan.task is not None:
+        check_labels(labels, plan.task, plan.classes.count, plan.where)
+        targets = labels.to(torch.int64)
+        if plan.task == "classification":
+            found[LABEL] = targets[:, None]
+    restricted = {letter: plan.classes.restrict(given) for letter, given in outputs.items()}
+    for letter, given in restricted.items():
+        finite = given.flatten(1).isfinite().all(1)
+        usable = given if finite.all() else torch.where(_like(finite, given), given, 0.0)
+        found[f"{letter}/finite"] = finite[:, None]
+        if usable.dim() == 2:
+            found[f"{letter}/prediction"] = usable.argmax(1, keepdim=True)
+        for metric in plan.metrics:
+            assert targets is not None, "metrics are planned where there are labels"
+            records = metric.record(usable, targets).double()
+            if not finite.all():
+                records = torch.where(finite[:, None], records, metric.lost(records))
+            found[f"{letter}/{metric.name}"] = records
+    if "b" in restricted:
+        found |= _compared(restricted["a"], restricted["b"], plan.task)
+    return found
+
+
+def _compared(a: Tensor, b: Tensor, task: str | None) -> dict[str, Tensor]:
+    """Whether the predictions agree, how far the outputs are apart, and the margin that changed predictions had."""
+    distance = torch.stack([(b - a).flatten(1).double().square().sum(1), _spread(a)], 1)
+    if task == "multilabel":
+        agree = ((a > 0) == (b > 0)).double().mean(1, keepdim=True)
+        return {AGREEMENT: agree, DISTANCE: distance}
+    same = a.argmax(1) == b.argmax(1)
+    if same.dim() > 1:
+        return {AGREEMENT: same.flatten(1).double().mean(1, keepdim=True), DISTANCE: distance}
+    margin = a.gather(1, a.argmax(1, keepdim=True)) - a.gather(1, b.argmax(1, keepdim=True))
+    return {AGREEMENT: same[:, None].double(), DISTANCE: distance, MARGIN: margin}
+
+
+def _spread(outputs: Tensor) -> Tensor:
+    """Squared distance of an image's outputs from their mean: a constant added to all outputs changes nothing."""
+    flat = outputs.double().flatten(1)
+    return (flat - flat.mean(1, keepdim=True)).square().sum(1)
+
+
+def _like(mask: Tensor, other: Tensor) -> Tensor:
+    return mask.reshape(-1, *[1] * (other.dim() - 1))

@@ -1,0 +1,122 @@
+"""One of the models that are evaluated: opened, with the preprocessing it states and the output that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.data import Batch
+from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec
+from cbsurgeon.deploy.stated import preprocessing_in
+from cbsurgeon.errors import UsageError
+from cbsurgeon.models import Model, Preprocessing, preprocessing_of
+
+Target = Model | str | Path
+
+
+@dataclass
+class Side:
+    """A model that is evaluated.
+
+    Attributes:
+        letter: ``a`` or ``b``.
+        runtime: what computes it.
+        stated: the preprocessing it states; ``None`` where it states none.
+        view: which view of a batch it gets.
+        output: the output that counts, once it is known.
+    """
+
+    letter: str
+    runtime: Runtime
+    stated: Preprocessing | None
+    view: int = 0
+    output: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is, as the user named it."""
+        return self.runtime.name
+
+    def run(self, batch: Batch) -> Tensor:
+        """Outputs of a batch on the CPU, float32, ``[batch, ...]``."""
+        return self.run_inputs(batch.named([port.name for port in self.runtime.inputs], self.view))
+
+    def run_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Outputs of inputs by name. A file that takes one batch size gets it: what is filled up is not counted."""
+        count, only = len(next(iter(inputs.values()))), self.runtime.only_batch
+        if only is None or only == count:
+            return self._outputs(inputs)
+        parts = []
+        for start in range(0, count, only):
+            part = {name: tensor[start : start + only] for name, tensor in inputs.items()}
+            real = len(next(iter(part.values())))
+            filled = {name: _filled(tensor, only) for name, tensor in part.items()}
+            parts.append(self._outputs(filled)[:real])
+        return torch.cat(parts)
+
+    def all_outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Every output of a batch, by name, on the CPU."""
+        inputs = batch.named([port.name for port in self.runtime.inputs], self.view)
+        only = self.runtime.only_batch
+        if only is not None:
+            inputs = {name: _filled(tensor[:only], only) for name, tensor in inputs.items()}
+        return {name: tensor.cpu() for name, tensor in self.runtime.run(inputs).items()}
+
+    def _outputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.runtime.run(inputs)[self.output].cpu().float()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"name": self.name, "backend": self.runtime.backend, "dtype": self.runtime.dtype, "output": self.output}
+
+
+def open_side(target: Target, letter: str, *, device: str, trust: bool) -> Side:
+    """Open a model or a file.
+
+    Raises:
+        CBSurgeonError: it cannot be opened.
+    """
+    stated = preprocessing_of(target) if isinstance(target, Model) else preprocessing_in(target)
+    return Side(letter, RuntimeSpec(target, device=device, trust=trust).open(), stated)
+
+
+def choose_output(side: Side, outputs: Mapping[str, Tensor], named: str | None, dims: tuple[int, ...]) -> str:
+    """The output that counts: the one named, the one called logits, or the only one of the right form.
+
+    Args:
+        side: whose outputs they are.
+        outputs: all of them.
+        named: what the user said.
+        dims: how many dimensions it may have.
+
+    Raises:
+        UsageError: there is no such output, none of the right form, or several (``CB-EVAL-01``).
+    """
+    fitting = [name for name, value in outputs.items() if value.is_floating_point() and value.dim() in dims]
+    if named is not None and named in outputs:
+        return named
+    likely = [name for name in fitting if "logits" in name] or fitting
+    if named is None and len(likely) == 1:
+        return likely[0]
+    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
+    what = (
+        f"there is no output {named!r}" if named else "which output counts is not clear" if likely else "no output fits"
+    )
+    raise UsageError(
+        what,
+        code="CB-EVAL-01",
+        where=side.name,
+        why=f"its outputs are {shapes}; one of {' or '.join(map(str, dims))} dimensions is needed",
+        do=f"--output-name {(likely or list(outputs))[0]}",
+    )
+
+
+def _filled(tensor: Tensor, size: int) -> Tensor:
+    """The tensor with its last row repeated up to a size."""
+    short = size - len(tensor)
+    return tensor if short <= 0 else torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])])

@@ -1,0 +1,53 @@
+"""How a model is evaluated on data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cbsurgeon.options.flags import option
+from cbsurgeon.options.texts import percent, words
+from cbsurgeon.vocabulary import TASKS
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How :func:`cbsurgeon.evaluate` measures and compares."""
+
+    claim: float | None = option(
+        None,
+        "By how much the first metric of B may be worse than that of A, in percentage points: true, false (exit 1) or "
+        "INCONCLUSIVE.",
+        "--claim",
+        metavar="PERCENT",
+        read=percent,
+    )
+    task: str | None = option(None, "What the model does.", "--task", choices=TASKS, shown="by outputs and labels")
+    metrics: Sequence[str] = option(
+        (),
+        "Metrics by name, and your own as mod:package.module:function.",
+        "--metrics",
+        metavar="LIST",
+        read=words,
+        shown="those of the task",
+    )
+    output: str | None = option(
+        None,
+        "Which output to take, where a model has several.",
+        "--output-name",
+        metavar="NAME",
+        shown="logits, or the only one that fits",
+    )
+    classes: Path | None = option(
+        None,
+        "File with the output index of each class of the dataset; outputs of no class are left out (ImageNet-A).",
+        "--classes",
+        metavar="FILE",
+        read=Path,
+    )
+    per_class: bool = option(False, "The first metric of each class as well.", "--per-class")
+    device: str = option(
+        "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
+    )
+    trust: bool = option(False, "Read files that can run code (.pt2, engines).")

@@ -1,0 +1,107 @@
+"""An evaluation as the page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cbsurgeon.report import figures
+from cbsurgeon.report.document import Document
+
+TONES = {"green": "good", "red": "bad", "yellow": "warn"}
+MOST_ROWS = 200
+"""Images listed at most."""
+
+
+def section(document: Document) -> dict[str, Any]:
+    """What the template shows of one evaluation."""
+    words, colour = verdict(document)
+    claim, titles, classes = document.get("claim"), document["titles"], document.get("classes", ())
+    return {
+        **document,
+        "answer": words,
+        "tone": TONES[colour],
+        "claim_text": claimed(claim, titles) if claim else "",
+        "columns": columns(document),
+        "rows": rows(document),
+        "agreement_text": agreed(document) if document.get("agreement") else "",
+        "flipped_rows": [_flip(flip, classes) for flip in document.get("flipped", ())[:MOST_ROWS]],
+    }
+
+
+def card(document: Document) -> tuple[str, str, str]:
+    """The answer in one glance: words, more, tone."""
+    words, colour = verdict(document)
+    first = next(iter(document["titles"].items()), None)
+    if first is None:
+        return words, "", TONES[colour]
+    name, about = first
+    values = [figures.metric(document["metrics"][side].get(name), about["share"]) for side in document["metrics"]]
+    return words, f"{about['title']} {' -> '.join(values)}", TONES[colour]
+
+
+def verdict(document: Document) -> tuple[str, str]:
+    """The answer in a few words, and its colour."""
+    kinds = {finding["kind"] for finding in document["findings"]}
+    claim = document.get("claim")
+    if kinds - {"worse"}:
+        return "NOT RUN ALIKE" if "b" in document["sides"] else "WRONG", "red"
+    if not document["ok"]:
+        return "WORSE", "red"
+    if claim:
+        open_claim = claim["verdict"] == "inconclusive"
+        return ("INCONCLUSIVE", "yellow") if open_claim else ("as good as claimed", "green")
+    if "b" not in document["sides"]:
+        return "measured", "green"
+    return ("not shown to be worse" if document["titles"] else "compared"), "green"
+
+
+def claimed(claim: Mapping[str, Any], titles: Mapping[str, Any]) -> str:
+    """A claim and what became of it."""
+    metric = titles[claim["metric"]]["title"]
+    said = f"{metric} of B is at most {100 * claim['limit']:g} percentage points worse"
+    words = {"true": "true with 95 % confidence", "false": "false with 95 % confidence", "inconclusive": "INCONCLUSIVE"}
+    needed = f"; about {claim['needed']:,} images would settle it" if claim["needed"] else ""
+    return f"{said}: {words[claim['verdict']]}{needed}"
+
+
+def agreed(document: Document) -> str:
+    """How often both say the same."""
+    found, distance = document["agreement"], document["distance"]
+    low, high = found["ci95"]
+    apart = "" if distance is None else f"; outputs {figures.small(distance)} apart (relative L2)"
+    return f"{100 * found['value']:.2f} % of images (95 % interval {100 * low:.2f} to {100 * high:.2f}){apart}"
+
+
+def columns(document: Document) -> tuple[str, ...]:
+    """Headings of the table of metrics, after the first."""
+    return ("A", "B", "B - A", "95 % interval") if "b" in document["sides"] else ("value", "95 % interval")
+
+
+def rows(document: Document) -> list[list[str]]:
+    """The table of metrics: title and values; the interval is that of the difference, where there are two models."""
+    found = []
+    for name, about in document["titles"].items():
+        share = about["share"]
+        shown = [figures.metric(document["metrics"][side].get(name), share) for side in document["metrics"]]
+        if "b" in document["sides"]:
+            gap = document["difference"][name]
+            shown += [figures.metric(gap["value"], share, signed=True), figures.span(gap["ci95"], share, signed=True)]
+        else:
+            shown.append(figures.span(document["intervals"]["a"].get(name), share))
+        found.append([about["title"], *shown])
+    return found
+
+
+def class_name(number: int | None, classes: Sequence[str]) -> str:
+    """A class by number, and by name where it has one."""
+    if number is None:
+        return "–"
+    return f"{number} ({classes[number]})" if number < len(classes) and classes[number] != str(number) else str(number)
+
+
+def _flip(flip: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    names = {f"{key}_text": class_name(flip[key], classes) for key in ("label", "a", "b")}
+    thumbnail = str(flip.get("thumbnail", ""))
+    safe = thumbnail.startswith("data:image/jpeg;base64,")
+    return {**flip, **names, "thumbnail": thumbnail if safe else ""}

@@ -1,0 +1,57 @@
+"""``evaluate``: open what the user named, and measure it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon import evaluation
+from cbsurgeon.evaluation import Evaluation
+from cbsurgeon.models import Model
+from cbsurgeon.options import DataOptions, EvaluateOptions, Loading, documented, fields_of, resolve
+from cbsurgeon.verbs.proving import Side, open_side
+from cbsurgeon.vocabulary import Progress
+
+
+@documented(EvaluateOptions, DataOptions)
+def evaluate(
+    a: Side,
+    b: Side | None = None,
+    how: EvaluateOptions | None = None,
+    reading: DataOptions | None = None,
+    /,
+    *,
+    data: str | Path,
+    loading: Loading | None = None,
+    progress: Progress | None = None,
+    **keywords: Any,
+) -> Evaluation:
+    """Metrics of a model on a dataset; with two models also their paired difference, and what is wrong with B.
+
+    Both models get the same images in the same order, each in the preprocessing it states; where these differ, the
+    evaluation is false and names the difference.
+
+    Args:
+        a, b: models, references, or files (``.onnx``, ``.engine``, ``.pt2``).
+        how: what to measure; or its fields as keywords.
+        reading: how to read the dataset; or its fields as keywords.
+        data: a folder of images (one sub-folder a class, or flat), or ``file.npz``.
+        loading: how references are loaded.
+        progress: told each step.
+
+    Returns:
+        The result; a difference is no exception (see :meth:`Evaluation.raise_if_failed`).
+
+    Raises:
+        UsageError: no preprocessing (``CB-DATA-01``), labels that are not the model's (``CB-EVAL-02``, ``CB-EVAL-03``),
+            or an output or metric that does not exist (``CB-EVAL-01``, ``CB-EVAL-05``).
+        InputFileError: the dataset cannot be read, or no image of it (``CB-DATA-*``).
+        MissingPackage: torchmetrics, Pillow or torchvision is not installed.
+        CBSurgeonError: a side cannot be opened or run.
+    """
+    names = fields_of(DataOptions)
+    reading = resolve(DataOptions, reading, {key: keywords[key] for key in keywords if key in names}, "evaluate")
+    how = resolve(EvaluateOptions, how, {key: keywords[key] for key in keywords if key not in names}, "evaluate")
+    loading = loading or Loading(trust=how.trust)
+    sides = [side if isinstance(side, Model) else open_side(str(side), loading) for side in (a, b) if side is not None]
+    return evaluation.evaluate(sides, data, how, reading, progress=progress)

@@ -12,7 +12,7 @@ import pytest
 from cbsurgeon.checks.latency.result import Benchmark
 from cbsurgeon.checks.latency.settling import settle
 from cbsurgeon.checks.latency.share import onnx_profile
-from cbsurgeon.checks.latency.share.difference import differ, only_inserted
+from cbsurgeon.checks.latency.share.difference import differ, in_groups, only_inserted
 from cbsurgeon.checks.latency.share.estimate import FEWEST_RUNS, estimate
 from cbsurgeon.checks.latency.share.result import GraphDifference, Interval, Operators, OwnTime, Share
 from cbsurgeon.checks.latency.share.trace import Node, Run, Trace, trace_of
@@ -45,6 +45,16 @@ def test_inserted_operators_are_named() -> None:
     assert only_inserted(a, b, positions)
     back = differ(b, a)
     assert [b[place].name for place in back.removed] == [b[place].name for place in positions.added]
+
+
+def test_groups_of_equal_operators_belong_to_the_sites_in_order() -> None:
+    a, b = model()[0], [replace(node, site="") for node in model(MEAN)[0]]
+    added = differ(a, b).added
+    named = in_groups(b, added, ["blocks.2.mlp", "blocks.3.mlp"])
+    assert [named[place].site for place in added] == ["blocks.2.mlp"] * 2 + ["blocks.3.mlp"] * 2
+    assert not any(named[place].site for place in range(len(b)) if place not in added)
+    assert in_groups(b, added, ["one", "two", "three"]) == tuple(b)
+    assert not any(node.site for node in in_groups(b, added[:3], ["one", "two"]))  # unlike groups
 
 
 def test_what_stands_elsewhere_is_no_difference() -> None:

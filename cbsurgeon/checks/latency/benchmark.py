@@ -81,7 +81,7 @@ def bench(
         for name, side in (("a", a), ("b", b)):
             spec = RuntimeSpec(side, backend, device, threads, cuda_graph=replayed, trust=trust)
             staged = _portable(stage(spec, Path(place), name=name, progress=progress), Path(place) / f"{name}.pt2")
-            factories.append(RuntimeFactory(staged, batch, _integers(side)))
+            factories.append(RuntimeFactory(staged, batch, _integers(side), _sites(side)))
         sample = CUDA_SAMPLE_MS if on_gpu else CPU_SAMPLE_MS
         start = time.perf_counter()
         seconds = OWN_READING * min(OWN_PART * budget, OWN_MOST)
@@ -154,6 +154,13 @@ def _integers(side: Side) -> tuple[tuple[str, Tensor], ...]:
         for leaf, name in zip(*named, strict=False)
         if isinstance(leaf, Tensor) and not leaf.is_floating_point() and leaf.dim()
     )
+
+
+def _sites(side: Side) -> tuple[str, ...]:
+    """Where a model says that operators were inserted."""
+    recipes = side.recipes if isinstance(side, Model) else ()
+    active = [site for recipe in recipes for site in recipe["sites"] if site.get("enabled", True)]
+    return tuple(str(site["path"] or site["index"]) for site in active)
 
 
 def _name(side: Side) -> str:

@@ -24,11 +24,13 @@ class RuntimeFactory:
         spec: what to open.
         batch: samples per call.
         examples: integer inputs by name, whose values cannot be drawn at random.
+        sites: module paths with an inserted operator, in graph order.
     """
 
     spec: RuntimeSpec
     batch: int
     examples: tuple[tuple[str, Tensor], ...] = ()
+    sites: tuple[str, ...] = ()
 
     def __call__(self) -> Timed:
         """Open it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from cbsurgeon.checks.latency.share.trace import Node
@@ -64,3 +64,25 @@ def only_inserted(a: Sequence[Node], b: Sequence[Node], positions: Positions) ->
     """
     named = any(node.site for node in (*a, *b))
     return not positions.removed and (not named or all(b[place].site for place in positions.added))
+
+
+def in_groups(nodes: Sequence[Node], added: Sequence[int], sites: Sequence[str]) -> tuple[Node, ...]:
+    """The nodes with the sites of the added ones, where a profiler names none and their order tells.
+
+    Operators that follow each other belong to one site. Where there are as many such groups as sites, all of the same
+    operators, each site has its group; otherwise the nodes are returned as they are.
+    """
+    groups: list[list[int]] = []
+    for place in added:
+        if groups and place == groups[-1][-1] + 1:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    alike = len({tuple(nodes[place].op for place in group) for group in groups}) == 1
+    if any(node.site for node in nodes) or not alike or len(groups) != len(sites):
+        return tuple(nodes)
+    found = list(nodes)
+    for group, site in zip(groups, sites, strict=True):
+        for place in group:
+            found[place] = replace(found[place], site=site)
+    return tuple(found)

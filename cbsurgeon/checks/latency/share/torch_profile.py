@@ -1,0 +1,130 @@
+"""Operator times of PyTorch's back ends, from ``torch.profiler``: eager, programs and ``torch.compile`` on the CPU.
+
+A trace nests: a region that Dynamo compiled holds the call of a compiled graph, which holds its kernels;
+``aten::linear`` holds ``aten::addmm``. An operator here is the outermost event that is no such wrapper, with the time of
+all inside it. Python between operators is not in it: the end-to-end pairs see that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbsurgeon.checks.latency.factory import RuntimeFactory
+from cbsurgeon.checks.latency.share.estimate import FEWEST_RUNS
+from cbsurgeon.checks.latency.share.trace import Node, Run, trace_of
+from cbsurgeon.checks.latency.share.turns import WARM, Profiled, take_turns
+
+LABEL = "cbsurgeon run of "
+NAMES = ("A", "B", "A again")
+
+WRAPPER = re.compile(r"## Call CompiledFxGraph \S+ ##|Torch-Compiled Region: \S+")
+"""Events around operators; the hash and the number in them differ between models."""
+
+NUMBERED = re.compile(r"(?:graph_\d+_)?((?:cpp|triton)\w*?)_\d+")
+"""Names of Inductor's kernels: ``graph_1_cpp_fused_gelu_view_3`` is the fourth kernel of the second graph."""
+
+MOST_EVENTS = 50_000
+"""Events to record of one model: each is half a kilobyte of JSON."""
+
+METHOD = "torch.profiler (CPU operators)"
+Event = Mapping[str, Any]
+
+
+def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | str:
+    """Profile A and B in turns, and A opened again once; see :mod:`cbsurgeon.checks.latency.share.measuring`."""
+    with ExitStack() as stack:
+        stack.enter_context(_kernel_names(factories[0].spec.chosen))
+        timed = [factory() for factory in factories]
+        for one in timed:
+            stack.callback(one.close)
+        calls = [_labelled(one.call, one.synchronize, name) for one, name in zip(timed, NAMES, strict=True)]
+        for call in calls * WARM:
+            call()
+        counted = [event for event in _recorded(calls[:2]) if event.get("ph") == "X"]
+        most = max(FEWEST_RUNS, MOST_EVENTS // max(1, len(counted) // 2))
+
+        def turns() -> None:
+            calls[2]()
+            take_turns(calls[:2], seconds, most)
+
+        events = list(_recorded([turns]))
+    runs: dict[str, list[Run]] = {name: [] for name in NAMES}
+    for name, run in runs_of(events):
+        runs[name].append(run)
+    traces = [trace_of(runs[name]) for name in NAMES]
+    return Profiled((traces[0], traces[1], traces[2]), METHOD)
+
+
+def runs_of(events: Iterable[Event]) -> Iterator[tuple[str, Run]]:
+    """Which model and what it executed, for each run in a trace of ``export_chrome_trace``."""
+    spans = [event for event in events if event.get("ph") == "X" and event.get("cat") in ("cpu_op", "user_annotation")]
+    spans.sort(key=lambda event: (float(event["ts"]), -float(event["dur"])))
+    place = 0
+    while place < len(spans):
+        run, place = spans[place], place + 1
+        if not str(run["name"]).startswith(LABEL):
+            continue
+        end = float(run["ts"]) + float(run["dur"])
+        nodes, times, until = [], [], 0.0
+        while place < len(spans) and float(spans[place]["ts"]) < end:
+            event, place = spans[place], place + 1
+            inside = float(event["ts"]) < until
+            if inside or event.get("tid") != run.get("tid") or WRAPPER.fullmatch(str(event["name"])):
+                continue
+            until = float(event["ts"]) + float(event["dur"])
+            nodes.append(_node(event))
+            times.append(float(event["dur"]))
+        yield str(run["name"]).removeprefix(LABEL), Run(tuple(nodes), tuple(times), float(run["dur"]))
+
+
+def _node(event: Event) -> Node:
+    name = str(event["name"])
+    numbered = NUMBERED.fullmatch(name)
+    dims = event.get("args", {}).get("Input Dims") or ()
+    return Node(numbered[1] if numbered else name, _shapes(dims))
+
+
+def _shapes(dims: Sequence[Any]) -> str:
+    """``[[1, 197, 384], [384], []]`` as ``[1,197,384] [384]``: what is no tensor has no dims."""
+    return " ".join(json.dumps(shape, separators=(",", ":")) for shape in dims if shape)
+
+
+def _labelled(call: Callable[[], object], synchronize: Callable[[], object], name: str) -> Callable[[], None]:
+    def labelled() -> None:
+        with torch.profiler.record_function(f"{LABEL}{name}"):
+            call()
+            synchronize()
+
+    return labelled
+
+
+def _recorded(calls: Sequence[Callable[[], None]]) -> list[Event]:
+    """The trace of some calls."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to the terminal otherwise
+    with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as made:
+            for call in calls:
+                call()
+        path = Path(folder) / "trace.json"
+        made.export_chrome_trace(str(path))
+        events: list[Event] = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+        return events
+
+
+def _kernel_names(backend: str) -> AbstractContextManager[object]:
+    """Has Inductor name its kernels in the trace, while models are compiled."""
+    if backend != "compile":
+        return nullcontext()
+    import torch._inductor.config as inductor
+
+    patched: AbstractContextManager[object] = inductor.patch({"cpp.enable_kernel_profile": True})
+    return patched

@@ -1,0 +1,110 @@
+"""Own time of PyTorch's back ends: traces written by hand, and real runs of a small model."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cbsurgeon.checks.latency.benchmark import bench
+from cbsurgeon.checks.latency.share.torch_profile import LABEL, runs_of
+from cbsurgeon.models.model import Model, Provenance
+
+SIZE = 0.3
+"""A planted overhead is found with its size within 30 %."""
+
+
+def _event(name: str, start: float, length: float, dims: Any = None, *, thread: int = 1, cat: str = "cpu_op") -> Any:
+    args = {} if dims is None else {"Input Dims": dims}
+    return {"ph": "X", "cat": cat, "name": name, "ts": start, "dur": length, "tid": thread, "args": args}
+
+
+def test_a_trace_is_read_down_to_its_operators() -> None:
+    """What is inside an operator counts with it; wrappers, other threads and marks do not count."""
+    events = [
+        _event("aten::zeros", 0, 5),  # before any run
+        _event(f"{LABEL}A", 10, 100, cat="user_annotation"),
+        _event("aten::addmm", 14, 20, [[8, 8]]),
+        _event("aten::linear", 12, 30, [[8, 8], [8, 8], []]),  # starts before what it holds, and is written after it
+        _event("Torch-Compiled Region: 3/0", 50, 50),
+        _event("## Call CompiledFxGraph fr2sqv5m ##", 52, 46, cat="user_annotation"),
+        _event("graph_1_cpp_fused_add_mean_12", 55, 10.5),
+        _event("aten::copy_", 56, 3, thread=2),
+        {"ph": "i", "name": "a mark", "ts": 60},
+        _event(f"{LABEL}B", 200, 20, cat="user_annotation"),
+        _event("aten::cat", 201, 9, [[[1, 4], [1, 4]], []]),
+    ]
+    (first, a), (second, b) = runs_of(events)
+    assert (first, second) == ("A", "B")
+    assert [(node.op, node.inputs) for node in a.nodes] == [("aten::linear", "[8,8] [8,8]"), ("cpp_fused_add_mean", "")]
+    assert a.times == (30.0, 10.5) and a.span == 100.0
+    assert [(node.op, node.inputs) for node in b.nodes] == [("aten::cat", "[[1,4],[1,4]]")]
+
+
+class Rows(nn.Module):
+    """Products in a row; after the first, optionally, a sum over them."""
+
+    def __init__(self, *, planted: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(192, 192) for _ in range(4)])
+        self.planted = planted
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place, layer in enumerate(self.layers):
+            x = torch.relu(layer(x))
+            if self.planted and place == 0:
+                x = x + torch.cumsum(x, 1)
+        return x
+
+
+def _pair() -> tuple[Model, Model]:
+    plain, planted = Rows().eval(), Rows(planted=True).eval()
+    planted.load_state_dict(copy.deepcopy(plain.state_dict()))
+    made = [
+        Model(module, (torch.randn(1, 512, 192),), Provenance(name))
+        for module, name in ((plain, "plain"), (planted, "planted"))
+    ]
+    return made[0], made[1]
+
+
+def _fastest(*calls: Callable[[], object], runs: int = 100) -> list[float]:
+    """Seconds of the tenth fastest of 100 runs of each call, taken in turns."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(runs):
+        for call, found in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - start)
+    return [sorted(found)[runs // 10] for found in times]
+
+
+@pytest.mark.parametrize("backend", ["eager", "program"])
+def test_a_planted_operator_is_slower(backend: str) -> None:
+    """Against the two operators timed alone, on the same tensor."""
+    a, b = _pair()
+    result = bench(a, b, backend=backend, threads=1, budget=3.0)
+    assert result.own is not None, result.own_missing
+    assert [part.op for part in result.own.graph.added] == ["aten::cumsum", "aten::add"]
+    assert not result.own.graph.removed and result.own.graph.only_inserted
+    assert a.module is not None
+    x = torch.randn(1, 512, 192)
+    with torch.inference_mode():
+        planted, whole = _fastest(lambda: x + torch.cumsum(x, 1), lambda: a.module(x))  # type: ignore[misc]
+    assert result.own.overhead.value == pytest.approx(planted / whole, rel=SIZE)
+    assert result.verdict == "slower", result.sentence
+
+
+@pytest.mark.slow
+def test_compiled_kernels_are_told_apart() -> None:
+    """The planted addition is fused into a kernel of A's, so that one kernel is another."""
+    a, b = _pair()
+    result = bench(a, b, backend="compile", threads=1, budget=3.0)
+    assert result.own is not None, result.own_missing
+    assert any("cumsum" in part.op for part in result.own.graph.added)
+    same = bench(a, a, backend="compile", threads=1, budget=3.0)
+    assert same.own is not None and not same.own.graph

@@ -1,8 +1,8 @@
 """Operator times of PyTorch's back ends, from ``torch.profiler``: eager, programs and ``torch.compile`` on the CPU.
 
 A trace nests: a region that Dynamo compiled holds the call of a compiled graph, which holds its kernels;
-``aten::linear`` holds ``aten::addmm``. An operator here is the outermost event that is no such wrapper, with the time of
-all inside it. Python between operators is not in it: the end-to-end pairs see that.
+``aten::linear`` holds ``aten::addmm``. An operator here is the outermost event that is no such wrapper, with the time
+of all inside it. Python between operators is not in it: the end-to-end pairs see that.
 """
 
 from __future__ import annotations

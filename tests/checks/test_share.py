@@ -116,6 +116,16 @@ def test_intervals_cover_the_truth() -> None:
     assert upper >= 0.90 * runs
 
 
+def test_models_that_share_little_are_compared_as_wholes() -> None:
+    """Nothing of A is left in B: there is no operator to measure the others by."""
+    a = model()
+    b = [Node(f"Other{place}") for place in range(len(a[0]))], [2 * cost for cost in a[1]]
+    rng = np.random.default_rng(0)
+    found = estimate(traced(a, rng), traced(b, rng))
+    assert found.overhead.value == pytest.approx(1.0, rel=0.02) and found.share.value == 1.0
+    assert found.unchanged.value == 0.0 and not found.graph.only_inserted
+
+
 def test_few_runs_are_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="fewest"):

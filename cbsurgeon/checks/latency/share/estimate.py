@@ -4,7 +4,8 @@ An operator's time is the mean of its fastest quarter over the runs: other work 
 adds more to operators that wait for several threads than to the small inserted ones, so that means over all runs would
 flatter the share. With ``r`` the part of A's time in operators that B has not and ``s`` the part of B's time in
 operators that A has not, the shared operators take ``(1 - r)`` of A and ``(1 - s)`` of B. Taken as equally fast, they
-give ``B / A = (1 - r) / (1 - s)``.
+give ``B / A = (1 - r) / (1 - s)``. Two models that share less than half of their time have no such yardstick: there,
+the sums over all operators are compared.
 
 The intervals come from a bootstrap over blocks of consecutive runs: the same blocks of both models, which were run in
 turns, so that what disturbed both is drawn together. Its standard error is widened by Student's quantile for the number
@@ -22,6 +23,9 @@ from cbsurgeon.checks.latency.share.difference import Positions, differ, only_in
 from cbsurgeon.checks.latency.share.result import GraphDifference, Interval, Operators, OwnTime, Share, SiteTime
 from cbsurgeon.checks.latency.share.trace import Node, Times, Trace
 from cbsurgeon.checks.latency.statistics import student_quantile
+
+YARDSTICK = 0.5
+"""Part of both models' time that the shared operators have to take to measure the rest by."""
 
 FASTEST = 0.25
 """Part of an operator's runs that counts, from the fastest."""
@@ -62,7 +66,12 @@ def estimate(a: Trace, b: Trace, *, method: str = "", seconds: float = 0.0, note
     def share(first: Times, second: Times) -> float:
         return _part(second, positions.added)
 
+    typical_a, typical_b = undisturbed(a.times), undisturbed(b.times)
+    akin = max(_part(typical_a, of_a), _part(typical_b, of_b)) <= 1 - YARDSTICK
+
     def overhead(first: Times, second: Times) -> float:
+        if not akin:
+            return float(second.sum() / first.sum()) - 1
         return (1 - _part(first, of_a)) / (1 - _part(second, of_b)) - 1
 
     def unchanged(first: Times, second: Times) -> float:
@@ -70,7 +79,6 @@ def estimate(a: Trace, b: Trace, *, method: str = "", seconds: float = 0.0, note
         return rest[0] / rest[1] - 1 if rest[1] > 0 else 0.0
 
     found = _intervals(a.times, b.times, (share, overhead, unchanged))
-    typical_a, typical_b = undisturbed(a.times), undisturbed(b.times)
     return OwnTime(
         share=Share(found[0].value, found[0].ci95, min(a.runs, b.runs)),
         overhead=found[1],

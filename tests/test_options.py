@@ -15,7 +15,6 @@ import cbsurgeon as cbs
 from cbsurgeon import vocabulary
 from cbsurgeon.cli.options import options
 from cbsurgeon.deploy.casting import DTYPES
-from cbsurgeon.deploy.onnx.exporting import OPSETS
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.block import Kind, Position
 from cbsurgeon.operators import names
@@ -173,4 +172,4 @@ def test_the_vocabulary_names_what_there_is() -> None:
     assert typing.get_args(Position) == vocabulary.POSITIONS
     assert set(vocabulary.KINDS) == set(typing.get_args(Kind)) - {"attention"}
     assert tuple(DTYPES) == vocabulary.DTYPES
-    assert vocabulary.DEFAULT_OPSET in OPSETS
+    assert vocabulary.DEFAULT_OPSET in vocabulary.OPSETS

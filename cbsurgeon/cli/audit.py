@@ -6,7 +6,7 @@ import click
 
 from cbsurgeon.cli.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.options import AuditOptions, Loading
 
 HARDWARE = "h100,h200,a100,l4,t4,rtx4090,jetson-orin,generic-cpu"
@@ -98,9 +98,14 @@ def command(
 
 def _dtypes(text: str) -> tuple[str, ...]:
     kinds = tuple(SHORT.get(word, word) for word in text.split(","))
-    if not kinds or any(kind not in SHORT.values() for kind in kinds):
+    unknown = [kind for kind in kinds if kind not in SHORT.values()]
+    if unknown:
         raise UsageError(
-            "--dtype takes floating types", code="CB-CLI-06", where=f"--dtype {text}", do="--dtype float32,float16"
+            f"--dtype does not take {unknown[0]!r}",
+            code="CB-CLI-06",
+            where=f"--dtype {text}",
+            why=f"the types are {', '.join(SHORT.values())}",
+            do=did_you_mean(unknown[0], (*SHORT, *SHORT.values()), "--dtype ") or "--dtype float32,float16",
         )
     return kinds
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cbsurgeon.cli.options import force_option, options, output_option, reference_argument, terminal_options
+from cbsurgeon.cli.options import force_option, options, output_option, reference_argument, retyped, terminal_options
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.options import ExportOptions, Loading
 
@@ -25,7 +25,9 @@ from cbsurgeon.options import ExportOptions, Loading
 @force_option
 @options(Loading, "loading")
 @terminal_options
+@click.pass_context
 def command(
+    context: click.Context,
     terminal: Terminal,
     reference: str,
     loading: Loading,
@@ -57,4 +59,4 @@ def command(
     if verdict is None:
         terminal.warn(f"not compared with the model: {why_unchecked(output, check)}")
     else:
-        verdict.raise_if_failed()
+        verdict.raise_if_failed(retyped(context, Loading))

@@ -8,6 +8,9 @@ import click
 
 from cbsurgeon.errors import CBSurgeonError, OutputFileError, UsageError, did_you_mean
 
+_REFUSED_CHOICE = re.compile(r"'(.*)' is not one of ", re.DOTALL)
+"""How click begins the message about a value that is none of a list."""
+
 OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h: not one of the four answers a caller can act on
 
 
@@ -59,16 +62,27 @@ def _wrong_command(error: click.ClickException) -> UsageError:
             do=f"{near} {hint}".strip(),
         )
     if isinstance(error, click.BadParameter):
-        name = _parameter_name(error)
-        absent = isinstance(error, click.MissingParameter)
+        return _wrong_value(error, command, hint)
+    return UsageError(_one_line(error.format_message()).rstrip("."), code="CB-CLI-03", where=command, do=hint)
+
+
+def _wrong_value(error: click.BadParameter, command: str, hint: str) -> UsageError:
+    name = _parameter_name(error)
+    if isinstance(error, click.MissingParameter):
+        return UsageError(f"{name} is missing", code="CB-CLI-02", where=command, do=hint)
+    given = _REFUSED_CHOICE.match(error.message)
+    if given is not None and error.param is not None and isinstance(error.param.type, click.Choice):
+        values = [str(value) for value in error.param.type.choices]
         return UsageError(
-            f"{name} is missing" if absent else f"{name} cannot be that",
+            f"{name} does not take {given[1]!r}",
             code="CB-CLI-02",
             where=command,
-            why="" if absent else _one_line(error.message),
-            do=hint,
+            why=f"the values are {', '.join(values)}",
+            do=did_you_mean(given[1], values, f"{name} ") or f"{name} {values[0]}",
         )
-    return UsageError(_one_line(error.format_message()).rstrip("."), code="CB-CLI-03", where=command, do=hint)
+    return UsageError(
+        f"the value of {name} is not valid", code="CB-CLI-02", where=command, why=_one_line(error.message), do=hint
+    )
 
 
 def _option_names(context: click.Context | None) -> list[str]:

@@ -71,7 +71,7 @@ Examples:
 \b
 REF, the model, is a file (.safetensors, .pt, .pth, .tar; with --trust also
 pickled modules and .pt2) or timm:NAME, torchvision:NAME, hf:CLASS,
-hf:DIRECTORY, mod:package.module:factory.
+hf:DIRECTORY, mod:package.module:factory, mod:path/to/file.py:factory.
 
 \b
 Exit codes: 0 done and true; 1 a check failed or nothing matched; 2 the command

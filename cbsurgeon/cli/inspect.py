@@ -10,6 +10,7 @@ import click
 from cbsurgeon.cli.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.options import Loading
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 
 NOTHING_MATCHED = 1
 
@@ -22,7 +23,7 @@ NOTHING_MATCHED = 1
 def command(terminal: Terminal, reference: str, loading: Loading, why: bool) -> int:
     """Show the MLP blocks of a model, found by reading its graph.
 
-    Of an exported .onnx file it shows what was inserted before the export.
+    Of an .onnx file or an engine it shows what was inserted before the export.
 
     \b
     Examples:
@@ -32,7 +33,7 @@ def command(terminal: Terminal, reference: str, loading: Loading, why: bool) -> 
     """
     from cbsurgeon import verbs
 
-    if Path(reference).suffix == ".onnx":
+    if Path(reference).suffix.lower() in (".onnx", *ENGINE_SUFFIXES):
         terminal.show(verbs.read_inserted(reference))
         return 0
     with terminal.working() as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,6 +109,21 @@ def typed_flags(context: click.Context, kind: type) -> list[str]:
     source = click.core.ParameterSource.COMMANDLINE
     names = [flag.name for flag in flags_of(kind).values()]
     return [name for name in names if context.get_parameter_source(name[2:].replace("-", "_")) is source]
+
+
+def retyped(context: click.Context, kind: type) -> str:
+    """The flags of an options class that the user typed, with their values, as they can be pasted into a command."""
+    words: list[str] = []
+    for field, flag in flags_of(kind).items():
+        parameter = flag.name.removeprefix("--").replace("-", "_")
+        if context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE:
+            value = context.params[parameter]
+            if isinstance(default_of(kind, field), bool):
+                words.append(flag.name if value else flag.off)
+            else:
+                for one in value if isinstance(value, tuple) else (value,):
+                    words += [flag.name, str(one)]
+    return shlex.join(words)
 
 
 def output_option(*, required: bool, metavar: str, help: str) -> Callable[[Command], Command]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from cbsurgeon.cli.options import options, reference_argument, terminal_options
+from cbsurgeon.cli.options import options, reference_argument, retyped, terminal_options
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.options import Loading, VerifyOptions
 
@@ -17,7 +17,9 @@ from cbsurgeon.options import Loading, VerifyOptions
 @options(VerifyOptions, "how")
 @options(Loading, "loading")
 @terminal_options
+@click.pass_context
 def command(
+    context: click.Context,
     terminal: Terminal,
     a: str,
     b: str,
@@ -42,4 +44,4 @@ def command(
         how = replace(how, inputs=loading.inputs, trust=loading.trust)
         verdict = verbs.verify(first, second, how, progress=progress)
     terminal.show(verdict.to_dict())
-    verdict.raise_if_failed()
+    verdict.raise_if_failed(retyped(context, Loading))

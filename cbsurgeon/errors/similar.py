@@ -32,6 +32,7 @@ ALIASES = {
     "first": ("first:3",),
     "top": ("upper",),
     "bottom": ("lower",),
+    "gpu": ("cuda",),
     "trt": ("tensorrt",),
     "ort": ("onnxruntime",),
     "onnx": ("onnxruntime",),

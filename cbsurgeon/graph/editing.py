@@ -156,7 +156,12 @@ class ProgramEditor:
             value = node.meta.get("val")
             if isinstance(value, Tensor) and hasattr(value, "fake_mode"):
                 return value.fake_mode
-        raise SurgeryError("the program's nodes carry no values", code="CB-SURGERY-05", why='meta["val"] is missing')
+        raise SurgeryError(
+            "the program's nodes carry no values",
+            code="CB-SURGERY-05",
+            why='meta["val"] is missing',
+            do="export it again with torch.export.export",
+        )
 
 
 def shaped(like: Tensor, shape: Sequence[Any] | None = None, dtype: torch.dtype | None = None) -> Tensor:

@@ -20,8 +20,8 @@ def require_trust(path: Path, trust: bool) -> None:
             code="CB-LOAD-13",
             where=str(path),
             why="reading a .pt2 file can run code it contains; the format has no safe mode",
-            do="give the weights and the architecture instead: cbsurgeon inspect weights.safetensors --arch timm:NAME; "
-            "or, only for a file of your own, add --trust",
+            do="only for a file of your own, add --trust; else give the weights and the architecture: "
+            "cbsurgeon inspect weights.safetensors --arch timm:NAME",
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.models.model import Model
 from cbsurgeon.models.seed import SEED
 
@@ -47,7 +47,10 @@ def parse(text: str) -> list[Spec]:
                 f"{part!r} is not an input shape",
                 code="CB-INPUT-01",
                 where=f"--input {text}",
-                do=f"write extents without the batch, such as 3x224x224 or 3x224x224,16:int64 ({', '.join(_DTYPES)})",
+                why=f"the types are {', '.join(_DTYPES)}" if found else "it is not sizes joined by x",
+                do=did_you_mean(found[2], _DTYPES, f"--input {found[1]}:")
+                if found and found[2]
+                else "write the sizes without the batch, such as --input 3x224x224 or --input 3x224x224,16:int64",
             )
         specs.append(Spec(shape, dtype))
     return specs
@@ -71,6 +74,7 @@ def tensor(batch: int, spec: Spec, like: torch.Tensor | None = None) -> torch.Te
             code="CB-INPUT-01",
             where="x".join(map(str, shape)),
             why=f"{math.prod(shape)} elements, at most {MOST_ELEMENTS}",
+            do="give a smaller --input or batch",
         )
     dtype = spec.dtype or (like.dtype if like is not None else torch.float32)
     generator = torch.Generator().manual_seed(SEED)
@@ -93,19 +97,35 @@ def override(model: Model, *, input: str | None, inputs: Path | None, batch: int
         InputFileError: the file cannot be read safely (``CB-INPUT-03``).
     """
     if input is not None and inputs is not None:
-        raise UsageError("--input and --inputs exclude each other", code="CB-INPUT-01")
+        raise UsageError("--input and --inputs exclude each other", code="CB-INPUT-01", do="leave out --input")
     if inputs is not None:
         from cbsurgeon.models.files.arrays import read_arrays
 
         return _by_name(model, {name: torch.from_numpy(array) for name, array in read_arrays(inputs).items()}, inputs)
     specs = parse(input or "")
     own = _flat(model)
+    _refuse_commas(specs, own, input or "")
     if own is not None and len(own) == len(specs):
         made = [tensor(batch, spec, like) for spec, like in zip(specs, own, strict=True)]
         count = len(model.example_inputs)
         keywords = dict(zip(model.example_kwargs, made[count:], strict=True))
         return replace(model, example_inputs=tuple(made[:count]), example_kwargs=keywords)
     return replace(model, example_inputs=tuple(tensor(batch, spec) for spec in specs), example_kwargs={})
+
+
+def _refuse_commas(specs: list[Spec], own: list[torch.Tensor] | None, text: str) -> None:
+    """Refuse ``3,224,224``: three inputs of one size each, where one image was meant."""
+    vectors = len(specs) > 1 and all(len(spec.shape) == 1 and spec.dtype is None for spec in specs)
+    if vectors and (len(specs) != len(own) if own is not None else len(specs) > 2):
+        joined = "x".join(str(spec.shape[0]) for spec in specs)
+        typed = ",".join(f"{spec.shape[0]}:float32" for spec in specs)
+        raise UsageError(
+            f"--input {text} means {len(specs)} inputs of one axis each",
+            code="CB-INPUT-01",
+            where=f"--input {text}",
+            why="commas separate inputs, x the sizes of one" + (f"; the model takes {len(own)}" if own else ""),
+            do=f"did you mean --input {joined}? For {len(specs)} inputs give each a type: --input {typed}",
+        )
 
 
 def require(model: Model, tried: str = "") -> Model:

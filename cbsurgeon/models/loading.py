@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cbsurgeon.errors import InputFileError, UsageError
-from cbsurgeon.models import builders, shapes
+from cbsurgeon.errors import InputFileError, UsageError, nearest
+from cbsurgeon.models import builders, shapes, spelling
 from cbsurgeon.models import exported as program
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import timm, torchvision, weightless
@@ -23,7 +23,7 @@ from cbsurgeon.models.files.mapped import portions
 from cbsurgeon.models.fitting import adopt, advice, differences, fit, take_dtypes
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.preprocessing import resized
-from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
+from cbsurgeon.models.reference import Reference, parse_builder
 from cbsurgeon.options import Loading, resolve
 
 Replay = Callable[[Model, tuple[Mapping[str, Any], ...]], Model]
@@ -62,7 +62,7 @@ def load(
     given = resolve(Loading, loading, keywords, "load")
     arch, entry, trust = given.arch, given.entry, given.trust
     input, inputs, options, batch = given.input, given.inputs, given.options, given.batch
-    found = parse(str(reference))
+    found = spelling.reference(str(reference))
     if isinstance(found, Reference):
         if arch is not None:
             raise UsageError(
@@ -70,6 +70,7 @@ def load(
                 code="CB-REF-01",
                 where=str(reference),
                 why="this reference names its architecture itself",
+                do="leave out --arch",
             )
         if recipes and (replay is None or not builders.is_folder(found)):
             raise UsageError(
@@ -83,11 +84,13 @@ def load(
         return builders.build(found, options=options, input=input, inputs=inputs, batch=batch, edit=edit)
     files.readable(found)
     if files.sniff(found) == "zip" and torch_file.is_program(found):
-        return _program(
-            found, trust=trust, unused={"--arch": arch, "--input": input, "--inputs": inputs, "entry": entry}
-        )
+        unused = {"--arch": arch, "--input": input, "--inputs": inputs, "--entry": entry}
+        return _program(found, trust=trust, unused={**unused, "--trained-with": recipes, "--model-option": options})
     opened = open_file(found, trust=trust, entry=entry, digest=False)
     if isinstance(opened, nn.Module):
+        _refuse_unused(
+            found, {"--arch": arch, "--trained-with": recipes, "--model-option": options}, "a pickled module"
+        )
         return _whole(found, opened, input=input, inputs=inputs, batch=batch)
     how: dict[str, Any] = {"arch": arch, "options": options, "input": input, "inputs": inputs, "batch": batch}
     if given.mapped:
@@ -189,7 +192,12 @@ def finish(model: Model, checkpoint: Checkpoint) -> Model:
         InputFileError: the weights do not fit (``CB-FIT-01``).
     """
     if model.module is None:
-        raise UsageError("the model has no module to load weights into", code="CB-LOAD-17", where=str(checkpoint.path))
+        raise UsageError(
+            "the model has no module to load weights into",
+            code="CB-LOAD-17",
+            where=str(checkpoint.path),
+            do="give an architecture that is a module: --arch timm:NAME",
+        )
     plain = shapes.plain(checkpoint.state_dict, model.module.state_dict())
     state = _own_keys(model.module, plain)
     fit(model.module, state, str(checkpoint.path), portions(checkpoint, state))
@@ -231,7 +239,7 @@ def _reference(checkpoint: Checkpoint, arch: str | None) -> tuple[Reference, Map
     """The builder to use and the options the file states for it."""
     stated = checkpoint.architecture
     if arch is not None:
-        wanted = parse_builder(arch)
+        wanted = spelling.builder(arch)
         same = stated in (str(wanted), wanted.name)
         return wanted, _bounded(checkpoint) if same else {}
     if stated is None:
@@ -312,16 +320,22 @@ def _check_claims(checkpoint: Checkpoint, bare: nn.Module, state: shapes.State) 
 def _program(path: Path, *, trust: bool, unused: Mapping[str, Any]) -> Model:
     """An exported program, which has an architecture and example inputs of its own."""
     program.require_trust(path, trust)
-    given = [name for name, value in unused.items() if value is not None]
+    _refuse_unused(path, unused, "an exported program")
+    return program.read(path, trust=trust)
+
+
+def _refuse_unused(path: Path, options: Mapping[str, Any], what: str) -> None:
+    """Refuse options that a file which holds a whole model has no use for."""
+    given = [name for name, value in options.items() if value]
     if given:
         raise UsageError(
-            f"{given[0]} has no meaning for an exported program",
+            f"{given[0]} has no meaning for {what}",
             code="CB-LOAD-23",
             where=str(path),
-            why="it brings its own architecture and example inputs",
+            why="it brings its own architecture and insertions"
+            + (" and example inputs" if what == "an exported program" else ""),
             do=f"leave out {' and '.join(given)}",
         )
-    return program.read(path, trust=trust)
 
 
 def _whole(path: Path, module: nn.Module, *, input: str | None, inputs: Path | None, batch: int) -> Model:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.errors import InputFileError, UsageError, nearest
 
 KINDS = ("timm", "torchvision", "hf", "mod")
-NEAREST = 3
-"""How many near names an unknown name is answered with."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,6 @@ def parse_builder(text: str) -> Reference:
     raise UsageError(f"{text!r} does not name an architecture", code="CB-REF-01", where="--arch", do=f"write {_USAGE}")
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names most like ``name``, best first; names that contain it come before names that resemble it."""
-    names = sorted(set(known))
-    wanted = name.lower()
-    containing = sorted((other for other in names if wanted and wanted in other.lower()), key=len)
-    close = difflib.get_close_matches(name, names, n=NEAREST, cutoff=0.5)
-    folded = [other for other in names if other.lower() == wanted]
-    return list(dict.fromkeys([*folded, *close, *containing]))[:NEAREST]
-
-
 def unknown_name(reference: Reference, known: Iterable[str], where: str) -> UsageError:
     """The error for a builder that has no such name, with the nearest ones."""
     near = nearest(reference.name, known)
@@ -85,7 +72,7 @@ def unknown_name(reference: Reference, known: Iterable[str], where: str) -> Usag
         code="CB-REF-02",
         where=str(reference),
         why=f"the nearest names are {', '.join(near)}" if near else "no known name is like it",
-        do=f"try {reference.kind}:{near[0]}" if near else f"list the names {where} knows, or write {_USAGE}",
+        do=f"did you mean {reference.kind}:{near[0]}?" if near else f"list the names {where} knows, or write {_USAGE}",
     )
 
 
@@ -95,7 +82,9 @@ _EXAMPLES = {
     "hf": "hf:ViTForImageClassification",
     "mod": "mod:my_package.my_module:my_factory",
 }
-_USAGE = "timm:NAME, torchvision:NAME, hf:CLASS, hf:DIRECTORY or mod:package.module:factory"
+_USAGE = (
+    "timm:NAME, torchvision:NAME, hf:CLASS, hf:DIRECTORY, mod:package.module:factory or mod:path/to/file.py:factory"
+)
 
 
 def _exists(path: Path) -> bool:

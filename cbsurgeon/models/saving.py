@@ -84,7 +84,11 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
     except RuntimeError as error:
         # torch's own writer reports a full disk or a vanished folder as a RuntimeError.
         raise OutputFileError(
-            "the checkpoint could not be written", code="CB-OUT-07", where=str(destination), why=str(error)[:200]
+            "the checkpoint could not be written",
+            code="CB-OUT-07",
+            where=str(destination),
+            why=str(error)[:200],
+            do="free some space, or name another folder",
         ) from error
     _check(model, state, temporary, suffix, destination)
 
@@ -128,9 +132,12 @@ def state_dict(model: Model, where: str) -> dict[str, torch.Tensor]:
                 code="CB-SAVE-02",
                 where=f"{where}, key {key!r}",
                 why=problem,
+                do="store a dense tensor there, or leave it out of the state dict",
             )
     if not entries:
-        raise OutputFileError("the model has no tensor to store", code="CB-SAVE-02", where=where)
+        raise OutputFileError(
+            "the model has no tensor to store", code="CB-SAVE-02", where=where, do="save a module that has parameters"
+        )
     return {key: value.detach() for key, value in entries.items()}
 
 
@@ -223,6 +230,7 @@ def _check(model: Model, state: Mapping[str, torch.Tensor], temporary: Path, suf
             code="CB-SAVE-03",
             where=str(destination),
             why=f"{len(different)} tensors differ, first {different[0]!r}; was the model changed meanwhile?",
+            do="save it again while nothing changes it",
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import UsageError, did_you_mean, nearest
 from cbsurgeon.operators.base import Operator
 from cbsurgeon.operators.cb import CB
 from cbsurgeon.operators.cb_gate import CBGate
@@ -18,6 +18,9 @@ from cbsurgeon.operators.cb_s import CBS
 from cbsurgeon.operators.se import SE
 
 _OPERATORS: dict[str, type[Operator]] = {cls.name: cls for cls in (CB, CBS, CBGate, CBHybrid, CBRetrofit, SE)}
+
+_SITE_PARAMETERS = ("channels", "channel_axis", "token_axes")
+"""What every operator's constructor takes from its site, before the options a user may give."""
 
 USERS = "mod:"
 """What the name of a user's own operator starts with."""
@@ -58,13 +61,12 @@ def operator_class(name: str) -> type[Operator]:
     try:
         return _OPERATORS[name]
     except KeyError:
-        near = difflib.get_close_matches(name, _OPERATORS, n=2, cutoff=0.3) or list(_OPERATORS)
         raise UsageError(
             f"unknown operator {name!r}",
             code="CB-OP-01",
             where="--op",
             why=f"the operators are {', '.join(_OPERATORS)}, or your own as mod:package.module:Class",
-            do=f"did you mean {' or '.join(near)}?",
+            do=did_you_mean(name, _OPERATORS, "--op ") or f"--op {CB.name}",
         ) from None
 
 
@@ -86,6 +88,26 @@ def _users_class(name: str) -> type[Operator]:
     if not isinstance(getattr(found, "name", None), str):
         raise _no_operator(name, f'{attribute} has no name; give the class one: name = "{attribute.lower()}"')
     return found
+
+
+def _wrong_options(name: str, cls: type[Operator], options: dict[str, Any], error: TypeError) -> UsageError:
+    parameters = list(inspect.signature(cls).parameters)
+    own = [parameter for parameter in parameters if parameter not in _SITE_PARAMETERS]
+    unknown = [option for option in options if option not in parameters]
+    near = nearest(unknown[0], own, 1) if unknown else []
+    return UsageError(
+        f"operator {name} has no option {unknown[0]!r}" if unknown else f"operator {name} does not take these options",
+        code="CB-OP-02",
+        where=", ".join(f"{key}={value}" for key, value in options.items()),
+        why=f"its options are {', '.join(own) or 'none'}"
+        if unknown
+        else str(error).replace(f"{cls.__name__}.__init__() ", ""),
+        do=f"did you mean --op-option {near[0]}={options[unknown[0]]}?"
+        if near
+        else "leave it out"
+        if unknown
+        else f"give {', '.join(own)} values of the right type",
+    )
 
 
 def _no_operator(name: str, why: str) -> UsageError:
@@ -112,13 +134,7 @@ def build(
     try:
         return cls(channels, channel_axis, token_axes, **(options or {}))
     except TypeError as error:
-        raise UsageError(
-            f"operator {name} does not take these options",
-            code="CB-OP-02",
-            where=", ".join(options or {}),
-            why=str(error).replace(f"{cls.__name__}.__init__() ", ""),
-            do="see `cbsurgeon insert --help`",
-        ) from None
+        raise _wrong_options(name, cls, options or {}, error) from None
     except ValueError as error:
         raise UsageError(
             f"operator {name} cannot be built for this site",

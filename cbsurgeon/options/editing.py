@@ -60,8 +60,10 @@ class Loading:
 
     def for_side(self, reference: str) -> Loading:
         """These options for one of two sides that are compared: ``arch`` is meant for the one that is a file, and
-        ``recipe`` for the one that brings weights.
+        ``recipe`` for the one that brings weights. An exported program brings all of it.
         """
+        if Path(reference).suffix.lower() == ".pt2":
+            return replace(self, arch=None, recipe=None, entry=None, input=None, inputs=None, options={})
         if Path(reference).exists():
             return self
         is_folder = reference.startswith("hf:") and Path(reference.removeprefix("hf:")).is_dir()

@@ -8,9 +8,9 @@ from typing import Any
 
 from cbsurgeon.options.flags import option
 from cbsurgeon.options.texts import numbers, profile
-from cbsurgeon.vocabulary import DEFAULT_OPSET, DTYPES, ENGINE_BATCHES, PARITY_BATCHES
+from cbsurgeon.vocabulary import DEFAULT_OPSET, DTYPES, ENGINE_BATCHES, OPSETS, PARITY_BATCHES
 
-OPSET_HELP = "ONNX operator set: 20 or 23."
+OPSET_HELP = f"ONNX operator set: {', '.join(map(str, OPSETS[:-1]))} or {OPSETS[-1]}."
 
 
 @dataclass(frozen=True)

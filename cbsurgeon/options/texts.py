@@ -37,11 +37,14 @@ def numbers(text: str, least: int = 1) -> tuple[int, ...]:
 
 def profile(text: str) -> int | tuple[int, int, int]:
     """``8`` as one batch size, ``1,8,64`` as the smallest, most common and largest."""
-    found = numbers(text)
+    try:
+        found = numbers(text)
+    except BadText:
+        found = ()
     if len(found) == 1:
         return found[0]
     if len(found) != 3 or list(found) != sorted(found):
-        raise BadText("takes one size, or three with the smallest first", "1,8,64")
+        raise BadText("takes one size from 1 on, or three with the smallest first; without it, any batch", "1,8,64")
     return found[0], found[1], found[2]
 
 

@@ -99,6 +99,7 @@ def remove(model: Model) -> Model:
             code="CB-REMOVE-01",
             where=model.provenance.reference,
             why="no operator inserted by cbsurgeon was found",
+            do="name the edited model; cbsurgeon inspect shows what a file holds",
         )
     return result
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
+from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError, did_you_mean
 from cbsurgeon.graph.block import Block, Inspection
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.registry import build, having, operator_class
@@ -17,7 +17,7 @@ from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import cannot_stand, no_mask, occupied
 from cbsurgeon.surgery.selection import Exclusion, select
 from cbsurgeon.version import __version__
-from cbsurgeon.vocabulary import PLACES, POSITIONS
+from cbsurgeon.vocabulary import KINDS, PLACES, POSITIONS
 
 
 @documented(Choice)
@@ -40,6 +40,8 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
     op, layers, pos, options = choice.op, choice.layers, choice.pos, choice.operator_options
     _known(pos, POSITIONS, "position", "--pos")
     _known(choice.at, PLACES, "place", "--at")
+    for kind in choice.kinds or ():
+        _known(kind, (*KINDS, "attention"), "kind of block", "--kinds")
     operator = operator_class(op)
     masked = bool(options.get("masked"))
     chosen: list[Block] = []
@@ -66,7 +68,11 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
         _refuse_unmasked(found, sites)
     if not sites:
         raise NothingMatched(
-            "no block is left", code="CB-LOCATE-02", where=f"--layers {layers}", why="all were excluded"
+            "no block is left",
+            code="CB-LOCATE-02",
+            where=f"--layers {layers}",
+            why="all were excluded",
+            do="exclude fewer, or choose more: --layers all",
         )
     places = {(str(block.kind), block.index): one.class_token for block in chosen if (one := block.sites.get(pos))}
     options = with_place(operator, options, [(site, places[site.kind, site.index]) for site in sites])
@@ -86,7 +92,13 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
 
 def _known(word: str, words: Sequence[str], what: str, where: str) -> None:
     if word not in words:
-        raise UsageError(f"unknown {what} {word!r}", code="CB-PLAN-01", where=where, do=f"one of {', '.join(words)}")
+        raise UsageError(
+            f"unknown {what} {word!r}",
+            code="CB-PLAN-01",
+            where=where,
+            why=f"the values are {', '.join(words)}",
+            do=did_you_mean(word, words, f"{where} ") or f"{where} {words[0]}",
+        )
 
 
 def _reason(block: Block) -> str:
@@ -170,7 +182,7 @@ def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: b
         code="CB-LEAK-01",
         where=f"{found.reference}, stack {', '.join(stacks)}",
         why="; ".join(sentence for stack in stacks for sentence in found.causal_stacks[stack]),
-        do="take the causal form, every token with the mean of those up to it: --causal (causal=True)"
+        do="take the causal form, every token with the mean of those up to it: --causal, or causal=True in Python"
         + (f"; or {other}" if (other := _elsewhere(found)) else ""),
     )
 
@@ -191,9 +203,9 @@ def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Bloc
     reasons = "; ".join(f"{stack}: {why}" for stack, why in found.unmasked.items())
     given = [name for name in found.masks if " " not in name]  # the others are no inputs, and are named in words
     if tied and "masked" in op.forms:
-        do = "take the masked form, the mean of the tokens that are no padding: --masked (masked=True)"
+        do = "take the masked form, the mean of the tokens that are no padding: --masked, or masked=True in Python"
     elif tied:
-        do = f"{op.name} has no masked form; take {' or '.join(having('masked'))} with --masked (masked=True)"
+        do = f"{op.name} has no masked form; take {' or '.join(having('masked'))} with --masked (in Python masked=True)"
     elif given:
         do = f"if the model is never padded, inspect it without {', '.join(given)}"
     else:

@@ -198,7 +198,12 @@ class Recipe:
         try:
             document = strict_json.parse(text)
         except strict_json.NotStrictJSON as error:
-            raise UsageError("the recipe is not JSON", code="CB-RECIPE-01", why=str(error)) from error
+            raise UsageError(
+                "the recipe is not JSON",
+                code="CB-RECIPE-01",
+                why=str(error),
+                do="make one with `cbsurgeon insert REF --dry-run --recipe-out recipe.json`",
+            ) from error
         return cls.from_dict(document)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cbsurgeon.errors import NothingMatched, UsageError
+from cbsurgeon.errors import NothingMatched, UsageError, did_you_mean
 from cbsurgeon.graph.block import Block
 
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
@@ -135,13 +134,13 @@ def _select_one(part: str, blocks: Sequence[Block], candidates: Sequence[Block])
         return words
     numbers = _numbers(part)
     if numbers is None:
-        near = difflib.get_close_matches(part, ["all", "upper", "lower", *stacks], n=2)
         raise UsageError(
             f"cannot read the layer selector {part!r}",
             code="CB-SELECT-01",
             where="--layers",
             why=f"stacks of this model: {', '.join(stacks)}",
-            do=f"did you mean {' or '.join(near)}?" if near else f"one of: {FORMS}",
+            do=did_you_mean(part, ["all", "upper", "lower", "first:3", "last:3", *stacks], "--layers ")
+            or f"one of: {FORMS}",
         )
     known = {block.index: block for block in blocks}
     absent = [number for number in numbers if number not in known]

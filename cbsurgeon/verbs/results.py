@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon.checks import Leak
-from cbsurgeon.deploy.onnx.file import read_metadata
+from cbsurgeon.deploy.manifest import read as read_manifest
+from cbsurgeon.deploy.onnx.file import read_metadata, require_file
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
 from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.report import render_html
 from cbsurgeon.surgery import Recipe
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 
 
 def insertion(
@@ -75,20 +77,28 @@ def removal(model: Model, output: Path) -> dict[str, Any]:
 
 
 def read_inserted(path: str | Path) -> dict[str, Any]:
-    """What was inserted before an ONNX file was exported, schema ``cbsurgeon.inspect/1``.
+    """What was inserted before an ONNX file was exported or an engine built, schema ``cbsurgeon.inspect/1``.
+
+    Of an engine, the manifest beside it is read, and not the engine.
 
     Raises:
-        InputFileError: it is no ONNX file, or cbsurgeon did not write it (CB-ONNX-04).
+        InputFileError: it is no such file, or cbsurgeon did not write it (CB-ONNX-04).
         MissingPackage: onnx is not installed.
     """
-    found = read_metadata(path)
-    if found is None:
+    engine = Path(path).suffix.lower() in ENGINE_SUFFIXES
+    if engine:
+        require_file(Path(path), "CB-ENGINE-03")
+        manifest = read_manifest(Path(path))
+        found = None if manifest is None else manifest.get("model")
+    else:
+        found = read_metadata(path)
+    if not isinstance(found, dict):
         raise InputFileError(
-            "the ONNX file does not say what was inserted",
+            f"the {'engine' if engine else 'ONNX file'} does not say what was inserted",
             code="CB-ONNX-04",
             where=str(path),
-            why="cbsurgeon did not export it",
-            do="inspect the model it was exported from",
+            why="no manifest lies beside it" if engine else "cbsurgeon did not export it",
+            do=f"inspect the {'ONNX file' if engine else 'model'} it was made from",
         )
     return {
         "schema": "cbsurgeon.inspect/1",

@@ -31,14 +31,15 @@ def passed_codes(tree: ast.AST) -> Iterator[str]:
                     yield value.value
 
 
+def docstrings_of(tree: ast.AST) -> set[int]:
+    """The ids of the nodes that are docstrings, of attributes too."""
+    bodies = [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]
+    return {id(part.value) for body in bodies for part in body if isinstance(part, ast.Expr)}
+
+
 def written_codes(tree: ast.AST) -> Iterator[str]:
     """The codes in a file's texts, docstrings left out."""
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    docstrings = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
-    }
+    docstrings = docstrings_of(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield from CODE.findall(node.value)
@@ -113,3 +114,12 @@ def test_the_text_is_wrapped_and_complete() -> None:
         assert max(map(len, text.splitlines()[1:])) <= width
         words = " ".join(text.split())
         assert all(" ".join(part.split()) in words for part in (one.title, one.means, *one.causes, *one.do))
+
+
+def test_every_error_says_what_to_do() -> None:
+    """Where an error is made with its code by name; helpers that give ``do`` to all of theirs are such a place."""
+    for file in PACKAGE.rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            keywords = {keyword.arg for keyword in call.keywords} if isinstance(call, ast.Call) else set()
+            if "code" in keywords:
+                assert "do" in keywords, f"{file}, line {call.lineno}: {ast.unparse(call)[:80]}"

@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 
 import cbsurgeon as cbs
 from cbsurgeon.deploy.runtimes import tensorrt_runtime
+from cbsurgeon.deploy.runtimes.runtime import require_device
 from cbsurgeon.deploy.runtimes.tensorrt_runtime import TensorRTRuntime
 from cbsurgeon.deploy.tensorrt.package import TensorRT
 from cbsurgeon.errors import InputFileError, SurgeryError, UsageError
-from cbsurgeon.surgery import program
+from cbsurgeon.graph.editing import fake_mode
 
 
 class Bypassing(nn.Module):
@@ -48,7 +49,7 @@ def test_a_graph_without_values_is_refused() -> None:
     graph = fx.Graph()
     graph.output(graph.placeholder("x"))
     with pytest.raises(SurgeryError) as caught:
-        program.fake_mode(graph)
+        fake_mode(graph)
     assert caught.value.code == "CB-SURGERY-05"
 
 
@@ -83,3 +84,11 @@ def test_a_code_that_does_not_exist() -> None:
     with pytest.raises(UsageError) as caught:
         cbs.explain("no code")
     assert caught.value.code == "CB-EXPLAIN-01"
+
+
+@pytest.mark.parametrize(("device", "near"), [("gpu", "cuda"), ("cpu0", "cpu"), ("cuda:first", "cuda")])
+def test_a_device_that_does_not_exist(device: str, near: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        require_device(device)
+    assert caught.value.code == "CB-RUN-11" and caught.value.do == f"did you mean --device {near}?"
+    require_device("cuda:1")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cbsurgeon.errors import CBSurgeonError, InputFileError, UsageError
+from cbsurgeon.errors import CBSurgeonError, InputFileError, UsageError, nearest
 from cbsurgeon.models import build, load
-from cbsurgeon.models.reference import Reference, nearest, parse, parse_builder
+from cbsurgeon.models.reference import Reference, parse, parse_builder
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import UsageError, did_you_mean
 
 ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes per element."""
@@ -95,7 +95,8 @@ def named(names: Iterable[str]) -> tuple[Hardware, ...]:
             code="CB-AUDIT-01",
             where="--hardware",
             why=f"known are {', '.join(NAMES)}, and cpu, which is measured",
-            do="--hardware h200,l4,cpu, or name your own: --bandwidth 3.35TB/s --flops 989T",
+            do=(did_you_mean(unknown[0], (*NAMES, "cpu"), "--hardware ") if unknown else "")
+            or "name your own: --bandwidth 3.35TB/s --flops 989T",
         )
     return tuple(measured_cpu() if name == "cpu" else NAMES[name] for name in wanted)
 

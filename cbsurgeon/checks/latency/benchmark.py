@@ -19,6 +19,7 @@ from cbsurgeon.checks.latency.result import Benchmark
 from cbsurgeon.checks.latency.settling import settle
 from cbsurgeon.checks.latency.share.measuring import own_time
 from cbsurgeon.deploy import RuntimeSpec, stage
+from cbsurgeon.deploy.runtimes.runtime import require_device
 from cbsurgeon.models import Model
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 
@@ -106,6 +107,7 @@ def bench(
 
 def device_for(a: Side, b: Side, device: str) -> str:
     """The device asked for, or the GPU where one side is an engine, which runs nowhere else."""
+    require_device(device)
     engines = any(not isinstance(side, Model) and Path(side).suffix.lower() in ENGINE_SUFFIXES for side in (a, b))
     return "cuda" if engines and torch.device(device).type != "cuda" else device
 

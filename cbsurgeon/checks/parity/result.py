@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,15 +83,18 @@ class Verification:
         """The same result with the place of the fault."""
         return replace(self, bisection=bisection)
 
-    def raise_if_failed(self) -> Verification:
+    def raise_if_failed(self, flags: str = "") -> Verification:
         """Return itself, or raise.
+
+        Args:
+            flags: what else has to stand in the command of the message, such as ``--arch timm:vit_base_patch16_224``.
 
         Raises:
             CheckFailed: parity failed (CB-VERIFY-01): where, what was allowed, and what would pass.
         """
         if self.ok:
             return self
-        row = self.worst
+        row, names = self.worst, (shlex.quote(side.name) for side in (self.a, self.b))
         reasons = [*self.failures, *([row.reason] if row.reason else [])]
         place = f"output {row.output}, batch {row.batch}, {row.inputs} inputs  (max |Δ| {row.max_abs:.1e})"
         raise CheckFailed(
@@ -98,7 +102,9 @@ class Verification:
             code="CB-VERIFY-01",
             where=str(self.bisection) if self.first_bad_block else place,
             why="; ".join([*reasons, f"allowed {row.tolerance}", *self._remedy()]),
-            do=f"cbsurgeon verify {self.a.name} {self.b.name} --bisect --json > bad.json",
+            do=f"if {self.b.name} is meant to differ there, compare it with the model it was made from"
+            if self.first_bad_block
+            else " ".join(filter(None, ("cbsurgeon verify", *names, flags, "--bisect --json > bad.json"))),
         )
 
     def _remedy(self) -> list[str]:

@@ -19,7 +19,7 @@ from cbsurgeon.deploy.onnx.batch import BATCH, fix_batch, name_batch
 from cbsurgeon.deploy.onnx.einsum import spell_in_lowercase
 from cbsurgeon.deploy.onnx.means import write_means_as_products
 from cbsurgeon.deploy.onnx.translation import translated
-from cbsurgeon.errors import ExportError, UsageError, missing
+from cbsurgeon.errors import ExportError, UsageError, did_you_mean, missing
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import preprocessing_of
@@ -27,11 +27,7 @@ from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
 from cbsurgeon.options import ExportOptions, documented, resolve
 from cbsurgeon.version import __version__
-from cbsurgeon.vocabulary import DEFAULT_OPSET, Progress
-
-# 20 is read by every runtime of the last two years and has Gelu as one operator. 23 has Attention as one operator,
-# which needs ONNX Runtime from 2026 on a GPU, or TensorRT 10.14.
-OPSETS = (20, 22, 23)
+from cbsurgeon.vocabulary import DEFAULT_OPSET, OPSETS, Progress
 
 # The first operator set whose Conv, and a few more, take bfloat16.
 BFLOAT16_OPSET = 22
@@ -161,11 +157,14 @@ def _check_arguments(opset: int, dtype: str | None, batch: int | None) -> None:
             code="CB-EXPORT-02",
             where="--dtype",
             why=f"the typed exports are {', '.join(DTYPES)}",
-            do="leave it out to keep the model's own type",
+            do=f"{did_you_mean(dtype, DTYPES)} leave it out to keep the model's own type".strip(),
         )
     if batch is not None and batch < 1:
         raise UsageError(
-            f"a batch of {batch} is none", code="CB-EXPORT-08", where=f"--batch {batch}", do="give 1 or more"
+            f"a batch of {batch} is none",
+            code="CB-EXPORT-08",
+            where=f"--batch {batch}",
+            do="give 1 or more, or leave it out: the batch of an ONNX file is then open",
         )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from cbsurgeon.deploy.folding.folds import fold
-from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
-from cbsurgeon.errors import UsageError
+from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda, require_device
+from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
@@ -136,8 +136,9 @@ def _open(spec: RuntimeSpec) -> Runtime:
             f"unknown backend {backend!r}",
             code="CB-RUN-09",
             why=f"the backends are {', '.join(BACKENDS)}",
-            do="leave it out to run each side as it is",
+            do=did_you_mean(backend, BACKENDS, "--backend ") or "leave it out to run each side as it is",
         )
+    require_device(spec.device)
     if torch.device(spec.device).type == "cuda":
         require_cuda(f"running on {spec.device}")
     if isinstance(spec.target, (str, Path)):

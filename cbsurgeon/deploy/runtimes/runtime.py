@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.deploy.artifact import Port
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import UsageError, did_you_mean
+from cbsurgeon.vocabulary import DEVICES
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
@@ -128,6 +129,22 @@ class Runtime(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.device}, {self.dtype})"
+
+
+def require_device(device: str) -> None:
+    """Refuse the name of a device that no back end runs on.
+
+    Raises:
+        UsageError: it is none of :data:`~cbsurgeon.vocabulary.DEVICES`, with or without a number (CB-RUN-11).
+    """
+    kind, colon, number = device.partition(":")
+    if kind not in DEVICES or (colon and not number.isdecimal()):
+        raise UsageError(
+            f"unknown device {device!r}",
+            code="CB-RUN-11",
+            why=f"the devices are {', '.join(DEVICES)}, and cuda:1 for the second GPU",
+            do=did_you_mean(kind, DEVICES, "--device ") or "--device cpu",
+        )
 
 
 def require_cuda(purpose: str) -> None:

@@ -174,14 +174,14 @@ def _check_options(options: BuildOptions, trt: TensorRT) -> None:
             code="CB-ENGINE-06",
             where=f"--batch {low},{best},{high}",
             why="an engine serves from a smallest over a most common to a largest batch",
-            do="such as --batch 1,8,64",
+            do="--batch 1,8,64",
         )
     unknown = [target for target in options.targets if target not in trt.targets]
     if unknown:
         raise UsageError(
             f"{trt.name} {trt.version} cannot build for {', '.join(unknown)}",
             code="CB-ENGINE-07",
-            where="--target",
+            where="BuildOptions(targets=...)",
             why=f"its targets are {', '.join(trt.targets)}" if trt.targets else "it builds for the GPU it runs on",
             do="leave the target out" + (" to build for every one" if trt.targets else ""),
         )
@@ -232,7 +232,12 @@ def _config(trt: TensorRT, builder: Any, options: BuildOptions, inputs: Sequence
     for port in inputs:
         profile.set_shape(port.name, *(_shape(port, size) for size in options.batch))
     if config.add_optimization_profile(profile) < 0:
-        raise ExportError("the builder refused the batch profile", code="CB-ENGINE-10", where=str(options.batch))
+        raise ExportError(
+            "the builder refused the batch profile",
+            code="CB-ENGINE-10",
+            where=str(options.batch),
+            do="give another --batch, or none",
+        )
     return config
 
 
@@ -285,7 +290,7 @@ def _build(trt: TensorRT, builder: Any, network: Any, config: Any, log: Any, pro
             f"{trt.name} {trt.version} could not build the engine",
             code="CB-ENGINE-10",
             why=" ".join("; ".join(log.errors[-2:]).split())[:400] or "it gave no reason",
-            do="a smaller --batch maximum, or more --workspace, often helps",
+            do="a smaller largest --batch often helps, or more BuildOptions(workspace=...) in Python",
         )
     return plan
 

@@ -99,9 +99,9 @@ CODES = {
         do=("export the model again with this version",),
     ),
     "CB-ONNX-04": Entry(
-        "the ONNX file does not say what was inserted",
-        "It was not exported by cbsurgeon, or another tool dropped its metadata. Graphs of ONNX files are not searched "
-        "for blocks.",
+        "the file does not say what was inserted",
+        "An ONNX file says it in its metadata, an engine in the manifest beside it. This one was not made by "
+        "cbsurgeon, or another tool dropped that. Graphs of exported files are not searched for blocks.",
         causes=("a file of another exporter", "a file that was optimised by another tool"),
         do=("inspect the model it was exported from",),
     ),

@@ -19,7 +19,7 @@ CODES = {
         "an NVIDIA GPU is needed",
         "The back end runs on CUDA, and PyTorch sees no CUDA device.",
         causes=("a machine without an NVIDIA GPU", "a driver that does not fit", "a build of torch for the CPU"),
-        do=("run it on a machine with a GPU", "take another back end: --on onnxruntime"),
+        do=("run it on a machine with a GPU", "take another back end: --backend onnxruntime"),
     ),
     "CB-RUN-04": Entry(
         "the model has no eager form",
@@ -56,6 +56,12 @@ CODES = {
         "The back end is not one of those the message lists.",
         causes=("a misspelt name", "a name of another tool, such as trt"),
         do=("take a name from the message", "leave it out to run each side as it is"),
+    ),
+    "CB-RUN-11": Entry(
+        "there is no such device",
+        "--device takes cpu, cuda, or cuda:1 for the second GPU.",
+        causes=("a misspelt name, or gpu for cuda",),
+        do=("take a name from the message", "leave --device out to run on the CPU"),
     ),
     "CB-RUN-10": Entry(
         "the back end cannot run this kind of file",

@@ -83,7 +83,7 @@ def build(
     known = parse_builder(reference) if isinstance(reference, str) else reference
     wanted = checked(options or {}, known)
     if batch < 1:
-        raise UsageError("the batch must be at least 1", code="CB-INPUT-01", why=f"it is {batch}")
+        raise UsageError("the batch must be at least 1", code="CB-INPUT-01", why=f"it is {batch}", do="batch=2")
     if known.kind == "timm":
         wanted = timm.with_image_size(known, wanted, input)
     model = (_without_weights(known, wanted, batch) if weightless else None) or _run(known, wanted, batch, edit)

@@ -1,4 +1,4 @@
-"""``mod:package.module:factory``: a function of the user's own that returns a model.
+"""``mod:package.module:factory`` and ``mod:path/to/file.py:factory``: a user's own function that returns a model.
 
 The user's code runs, as it would under ``python -c``; a *file* that names such a factory is not enough to run it
 (see :func:`cbsurgeon.models.files.checkpoint.Checkpoint.trusted_architecture`).
@@ -6,7 +6,9 @@ The user's code runs, as it would under ``python -c``; a *file* that names such 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
@@ -16,10 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import UsageError, nearest
 from cbsurgeon.models.builders.options import reason
 from cbsurgeon.models.model import Model
-from cbsurgeon.models.reference import Reference, nearest
+from cbsurgeon.models.reference import Reference
 
 
 def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
@@ -56,13 +58,13 @@ def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
 def _find(reference: Reference) -> Any:
     package, colon, path = reference.name.partition(":")
     if not colon or not package or not path:
-        raise _failure(reference, "the reference has no factory", "write mod:package.module:factory")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        # A user's own model file usually lies in the folder the command is run from; last, so that it hides no library.
-        sys.path.append(here)
+        raise _failure(
+            reference, "the reference has no factory", "write mod:package.module:factory or mod:path/to/file.py:factory"
+        )
     try:
-        found: Any = importlib.import_module(package)
+        found: Any = _from_file(Path(package)) if package.endswith(".py") else _from_module(package)
+    except FileNotFoundError as error:
+        raise _failure(reference, f"there is no file {package}", "check the path") from error
     except ModuleNotFoundError as error:
         raise _failure(reference, reason(error), "check the spelling, or run from the folder that holds it") from error
     except Exception as error:
@@ -70,14 +72,46 @@ def _find(reference: Reference) -> Any:
         raise _failure(reference, f"importing {package} failed: {reason(error)}", "fix the module") from error
     for name in path.split("."):
         if not hasattr(found, name):
-            near = nearest(name, (other for other in dir(found) if not other.startswith("_")))
+            near = nearest(name, (other for other in dir(found) if not other.startswith("_")), 1)
             raise _failure(
                 reference,
                 f"{package} has no {name!r}",
-                f"the nearest names are {', '.join(near)}" if near else "check the spelling",
+                f"did you mean mod:{package}:{near[0]}?" if near else "check the spelling",
             )
         found = getattr(found, name)
     return found
+
+
+def _from_module(name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # A user's own model file usually lies in the folder the command is run from; last, so that it hides no library.
+        sys.path.append(here)
+    return importlib.import_module(name)
+
+
+def _from_file(path: Path) -> Any:
+    """The module of a Python file; what it imports may lie beside it. The same file is imported once."""
+    where = path.resolve(strict=True)
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) == str(where):
+            return module
+    if str(where.parent) not in sys.path:
+        sys.path.append(str(where.parent))
+    plain = None if "." in where.stem else importlib.util.find_spec(where.stem)
+    if plain is not None and plain.origin == str(where):
+        return importlib.import_module(where.stem)
+    name = f"{where.stem}_{hashlib.sha256(str(where).encode()).hexdigest()[:8]}"  # another module has the plain name
+    spec = importlib.util.spec_from_file_location(name, where)
+    assert spec is not None and spec.loader is not None  # the suffix is .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _call(reference: Reference, factory: Any, options: dict[str, Any]) -> Any:

@@ -45,6 +45,12 @@ def knows(name: str) -> bool:
     return name in _library().list_models()
 
 
+def all_names() -> list[str]:
+    """Every model torchvision registers."""
+    names: list[str] = _library().list_models()
+    return names
+
+
 def _inputs(library: Any, name: str, module: nn.Module, batch: int) -> tuple[Any, ...]:
     family = library.get_model_builder(name).__module__.removeprefix("torchvision.models.").split(".")[0]
     least = _least(library, name)

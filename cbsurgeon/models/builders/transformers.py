@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from cbsurgeon.errors import UsageError, missing
+from cbsurgeon.errors import UsageError, missing, nearest
 from cbsurgeon.models.builders import hf_inputs
 from cbsurgeon.models.model import Model
-from cbsurgeon.models.reference import Reference, nearest, unknown_name
+from cbsurgeon.models.reference import Reference, unknown_name
 
 
 def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
@@ -32,6 +32,11 @@ def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
     return with_inputs(module, batch)
 
 
+def class_names() -> list[str]:
+    """The model classes of transformers."""
+    return [name for name in dir(_library()) if name.endswith(("Model", "Backbone")) or "For" in name]
+
+
 def find_class(library: Any, reference: Reference) -> Any:
     """The model class a reference names.
 
@@ -40,8 +45,7 @@ def find_class(library: Any, reference: Reference) -> Any:
     """
     found: Any = getattr(library, reference.name, None) if reference.name in dir(library) else None
     if found is None:
-        models = [name for name in dir(library) if name.endswith(("Model", "Backbone")) or "For" in name]
-        raise unknown_name(reference, models, "transformers")
+        raise unknown_name(reference, class_names(), "transformers")
     is_model = inspect.isclass(found) and issubclass(found, library.PreTrainedModel)
     if not is_model or found.config_class is None:
         near = nearest(

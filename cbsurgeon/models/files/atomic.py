@@ -90,6 +90,7 @@ def bundle(
                     code="CB-OUT-08",
                     where=str(final),
                     why=f"announced {sorted(names)}, found {sorted(written)}",
+                    do="run it again; if it stays, update the package that writes this format",
                 )
             for name in (name for name in names if name in written):
                 _require_regular(folder / name, final)
@@ -189,7 +190,11 @@ def _require_regular(temporary: Path, final: Path) -> None:
     found = _lstat(temporary)
     if found is None or not stat.S_ISREG(found.st_mode):
         raise _refusal(
-            "the writer left no file", "CB-OUT-08", final, why=f"{temporary.name} is gone or is not a regular file"
+            "the writer left no file",
+            "CB-OUT-08",
+            final,
+            why=f"{temporary.name} is gone or is not a regular file",
+            do="run it again; if it stays, update the package that writes this format",
         )
 
 

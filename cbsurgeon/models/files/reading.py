@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import stat
 import threading
@@ -9,11 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from cbsurgeon.errors import InputFileError
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 
 Format = Literal["zip", "pickle", "safetensors", "index"]
 
 _HEAD = 512
 _BLOCK = 1 << 20
+_ENGINE = "give the model it was built from; inspect shows what was inserted in it, verify and bench run it"
+_ONNX = (
+    "give the model it was exported from; inspect shows what was inserted in it, and audit, verify, bench and "
+    "export -o FILE.engine take it"
+)
 _FOREIGN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run git lfs pull"),
     (b"<!DOCTYPE", "a web page", "download the file itself, not the page that shows it"),
@@ -26,8 +33,7 @@ _FOREIGN = (
     (b"\x89HDF", "an HDF5 file", "convert it to safetensors"),
     (b"GGUF", "a GGUF file", "convert it to safetensors"),
     (b"\x93NUMPY", "a NumPy array", "give a checkpoint; arrays are inputs: --inputs FILE.npz"),
-    (b"ftrt", "a TensorRT engine", "an engine is executable code and is never read back; give the model it came from"),
-    (b"ptrt", "a TensorRT engine", "an engine is executable code and is never read back; give the model it came from"),
+    *((magic, "a TensorRT engine", _ENGINE) for magic in (b"ftrt", b"ptrt", b"vtrt")),
 )
 
 
@@ -101,6 +107,14 @@ def sniff(path: Path) -> Format:
         _refuse_foreign(path, head)
         return "safetensors"
     _refuse_foreign(path, head)
+    if path.suffix.lower() == ".onnx":
+        raise _no_checkpoint(path, "an ONNX file", _ONNX)
+    if path.suffix.lower() in ENGINE_SUFFIXES:
+        raise _no_checkpoint(path, "a TensorRT engine", _ENGINE)
+    if path.suffix == ".py":
+        raise _no_checkpoint(
+            path, "Python code", f"name the function that makes the model: mod:{path}:{_factory(path)}"
+        )
     what = "a tar archive" if head[257:262] == b"ustar" else "no format cbsurgeon reads"
     raise InputFileError(
         "the file is not a checkpoint",
@@ -181,9 +195,24 @@ def truncated(path: Path, why: str) -> InputFileError:
 def _refuse_foreign(path: Path, head: bytes) -> None:
     for magic, what, do in _FOREIGN:
         if head.startswith(magic):
-            raise InputFileError(
-                "the file is not a checkpoint", code="CB-LOAD-06", where=str(path), why=f"it is {what}", do=do
-            )
+            raise _no_checkpoint(path, what, do)
+
+
+def _no_checkpoint(path: Path, what: str, do: str) -> InputFileError:
+    return InputFileError(
+        "the file is not a checkpoint", code="CB-LOAD-06", where=str(path), why=f"it is {what}", do=do
+    )
+
+
+def _factory(path: Path) -> str:
+    """The first function or class of a Python file that can be called without arguments, as far as its text tells."""
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return "FUNCTION"
+    functions = [one for one in body if isinstance(one, ast.FunctionDef) and not one.name.startswith("_")]
+    ready = [one.name for one in functions if len(one.args.defaults) == len([*one.args.posonlyargs, *one.args.args])]
+    return ready[0] if ready else "FUNCTION"
 
 
 def _unreadable(path: Path, error: Exception) -> InputFileError:

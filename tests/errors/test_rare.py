@@ -15,7 +15,7 @@ from cbsurgeon.deploy.runtimes.runtime import require_device
 from cbsurgeon.deploy.runtimes.tensorrt_runtime import TensorRTRuntime
 from cbsurgeon.deploy.tensorrt.package import TensorRT
 from cbsurgeon.errors import InputFileError, SurgeryError, UsageError
-from cbsurgeon.graph.editing import fake_mode
+from cbsurgeon.graph.editing import ProgramEditor
 
 
 class Bypassing(nn.Module):
@@ -48,8 +48,10 @@ def test_an_operator_that_does_not_run_is_taken_out_again() -> None:
 def test_a_graph_without_values_is_refused() -> None:
     graph = fx.Graph()
     graph.output(graph.placeholder("x"))
+    editor = object.__new__(ProgramEditor)
+    editor.graph = graph
     with pytest.raises(SurgeryError) as caught:
-        fake_mode(graph)
+        editor._fake_mode()
     assert caught.value.code == "CB-SURGERY-05"
 
 

@@ -60,15 +60,20 @@ def nearest(word: str, known: Iterable[str], most: int = MOST) -> list[str]:
         At most ``most`` names; none where nothing is alike.
     """
     names = sorted(set(known))
-    wanted = word.strip().lower()
-    folded = [name for name in names if name.lower() == wanted]
+    wanted = _folded(word)
+    folded = [name for name in names if _folded(name) == wanted]
     called = [name for name in ALIASES.get(wanted, ()) if name in names]
     lowered: dict[str, str] = {}
     for name in names:
-        lowered.setdefault(name.lower(), name)
+        lowered.setdefault(_folded(name), name)
     close = [lowered[name] for name in difflib.get_close_matches(wanted, lowered, n=most, cutoff=SIMILARITY)]
-    containing = sorted((name for name in names if len(wanted) > 1 and wanted in name.lower()), key=len)
+    containing = sorted((name for name in names if len(wanted) > 1 and wanted in _folded(name)), key=len)
     return list(dict.fromkeys([*folded, *called, *close, *containing]))[:most]
+
+
+def _folded(name: str) -> str:
+    """The name in lower case, without the dashes that all flags begin with."""
+    return name.strip().lower().lstrip("-")
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:

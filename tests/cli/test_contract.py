@@ -30,7 +30,7 @@ from tests.report import documents
         (["insert", "a", "b"], "CB-CLI-03", "cbsurgeon insert"),
         (["insert"], "CB-CLI-02", "REF is missing"),
         (["ship", "a"], "CB-CLI-02", "--output is missing"),
-        (["insert", "a", "--pos", "ende"], "CB-CLI-02", "'front', 'mid', 'end'"),
+        (["insert", "a", "--pos", "ende"], "CB-CLI-02", "front, mid, end"),
         (["export", "a", "-o", "b.onnx", "--opset", "x"], "CB-CLI-02", "--opset"),
         (["export", "a", "-o", "b.engine", "--batch", "8,1,64"], "CB-CLI-06", "smallest first"),
         (["verify", "a", "b", "--batches", "1,zero"], "CB-CLI-06", "--batches 1,zero"),

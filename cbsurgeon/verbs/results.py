@@ -118,7 +118,7 @@ def _recipes(found: Any, path: str | Path) -> list[Any]:
     """
     try:
         if not isinstance(found, list):
-            raise UsageError("the recipes are no list", code="CB-RECIPE-01")
+            raise UsageError("the recipes are no list", code="CB-RECIPE-01", do="export the model again")
         return [Recipe.from_dict(one).to_dict() for one in found]
     except UsageError as error:
         raise InputFileError(

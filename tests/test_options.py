@@ -94,6 +94,8 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
     (EvaluateOptions, "task"): (["--task", "multilabel"], "multilabel"),
     (EvaluateOptions, "metrics"): (["--metrics", "top1,mod:a.b:c"], ("top1", "mod:a.b:c")),
     (EvaluateOptions, "output"): (["--output-name", "logits"], "logits"),
+    (EvaluateOptions, "robust"): (["--robust", "occlusion,noise=5"], ("occlusion", "noise=5")),
+    (EvaluateOptions, "seeds"): (["--seeds", "3"], 3),
     (EvaluateOptions, "per_class"): (["--per-class"], True),
     (EvaluateOptions, "device"): (["--device", "cuda"], "cuda"),
     (DataOptions, "channels"): (["--channels", "bgr"], "bgr"),

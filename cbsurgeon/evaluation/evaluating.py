@@ -19,6 +19,7 @@ from cbsurgeon.evaluation.metrics import metrics_of
 from cbsurgeon.evaluation.progress import Meter
 from cbsurgeon.evaluation.recording import Plan, columns
 from cbsurgeon.evaluation.result import Evaluation
+from cbsurgeon.evaluation.robustness import Stressed, stresses
 from cbsurgeon.evaluation.side import Side, Target, choose_output, open_side
 from cbsurgeon.evaluation.summary import Part, summarize
 from cbsurgeon.evaluation.table import Table
@@ -85,6 +86,7 @@ def _open(source: Source, reading: DataOptions, sides: Sequence[Side]) -> Data:
 
 def _collect(opened: Data, sides: Sequence[Side], how: EvaluateOptions, tell: Progress) -> Part:
     """The rows of this process's share."""
+    wanted = stresses(how.robust, how.seeds)
     table, meter, plan, findings = Table(), Meter(opened, tell), None, list[diagnosis.Finding]()
     with torch.no_grad():
         for batch in opened:
@@ -92,10 +94,13 @@ def _collect(opened: Data, sides: Sequence[Side], how: EvaluateOptions, tell: Pr
                 if plan is None:
                     plan = _plan(batch, opened, sides, how)
                     findings = _findings(batch, opened, sides, plan.classes) if opened.share[0] == 0 else []
-                table.add(batch.indices, batch.names, columns(plan, sides, batch))
+                    stressed = Stressed(wanted, sides, opened.views, plan)
+                table.add(batch.indices, batch.names, columns(plan, sides, batch) | stressed.columns(batch))
             meter.count(len(batch) + len(batch.problems))
     outputs = {side.letter: side.output for side in sides}
-    return Part(plan, table, tuple(opened.problems), dict(opened.notes), tuple(findings), meter.rate, outputs)
+    remarks = tuple(stressed.remarks) if plan is not None else ()
+    notes = dict(opened.notes)
+    return Part(plan, table, tuple(opened.problems), notes, tuple(findings), meter.rate, outputs, wanted, remarks)
 
 
 def _plan(first: Batch, opened: Data, sides: Sequence[Side], how: EvaluateOptions) -> Plan:

@@ -58,14 +58,27 @@ def columns_of(plan: Plan, outputs: Mapping[str, Tensor], labels: Tensor | None)
         found[f"{letter}/finite"] = finite[:, None]
         if usable.dim() == 2:
             found[f"{letter}/prediction"] = usable.argmax(1, keepdim=True)
-        for metric in plan.metrics:
-            assert targets is not None, "metrics are planned where there are labels"
-            records = metric.record(usable, targets).double()
-            if not finite.all():
-                records = torch.where(finite[:, None], records, metric.lost(records))
-            found[f"{letter}/{metric.name}"] = records
+        for metric, records in _records(plan, usable, finite, targets).items():
+            found[f"{letter}/{metric}"] = records
     if "b" in restricted:
         found |= _compared(restricted["a"], restricted["b"], plan.task)
+    return found
+
+
+def records_of(plan: Plan, outputs: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    """The numbers of every metric: name → ``[batch, numbers]``."""
+    given = plan.classes.restrict(outputs)
+    finite = given.flatten(1).isfinite().all(1)
+    usable = given if finite.all() else torch.where(_like(finite, given), given, 0.0)
+    return _records(plan, usable, finite, None if labels is None else labels.to(torch.int64))
+
+
+def _records(plan: Plan, usable: Tensor, finite: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for metric in plan.metrics:
+        assert targets is not None, "metrics are planned where there are labels"
+        records = metric.record(usable, targets).double()
+        found[metric.name] = records if finite.all() else torch.where(finite[:, None], records, metric.lost(records))
     return found
 
 

@@ -71,7 +71,7 @@ class Evaluation:
         titles: metric → its name for people, and whether it is a share.
         classes: names of the classes, where the dataset has them.
         per_class: class → side → value of the first metric, where it was asked for.
-        robust: corruption → what it does to the metrics, where it was asked for.
+        robust: a row for each corruption or attack that was asked for: what is done, metrics, and their difference.
         seconds, rate: time, and images a second while reading and running.
         first: this process is the first of those that share the dataset, which shows the result.
         resumed: images that an interrupted run had finished.
@@ -99,7 +99,7 @@ class Evaluation:
     titles: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     per_class: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
-    robust: Mapping[str, Any] = field(default_factory=dict)
+    robust: tuple[Mapping[str, Any], ...] = ()
     seconds: float = 0.0
     rate: float = 0.0
     resumed: int = 0
@@ -156,7 +156,7 @@ class Evaluation:
         if self.per_class:
             document["per_class"] = {str(label): dict(values) for label, values in self.per_class.items()}
         if self.robust:
-            document["robust"] = dict(self.robust)
+            document["robust"] = [dict(row) for row in self.robust]
         return document
 
     def to_json(self) -> str:

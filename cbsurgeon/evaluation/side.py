@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cbsurgeon.data import Batch
 from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec
+from cbsurgeon.deploy.runtimes.torch_runtimes import EagerRuntime
 from cbsurgeon.deploy.stated import preprocessing_in
 from cbsurgeon.errors import UsageError
 from cbsurgeon.models import Model, Preprocessing, preprocessing_of
@@ -66,6 +67,16 @@ class Side:
         if only is not None:
             inputs = {name: _filled(tensor[:only], only) for name, tensor in inputs.items()}
         return {name: tensor.cpu() for name, tensor in self.runtime.run(inputs).items()}
+
+    @property
+    def differentiable(self) -> bool:
+        """Its outputs have gradients."""
+        return isinstance(self.runtime, EagerRuntime)
+
+    def differentiate(self, images: Tensor) -> Tensor:
+        """Outputs of images with the gradient of them, float32."""
+        assert isinstance(self.runtime, EagerRuntime)
+        return self.runtime.differentiate({self.runtime.inputs[0].name: images})[self.output].float()
 
     def _outputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.runtime.run(inputs)[self.output].cpu().float()

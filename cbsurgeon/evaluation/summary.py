@@ -12,12 +12,13 @@ from torch import Tensor
 
 from cbsurgeon.data import Data, Problem
 from cbsurgeon.errors import InputFileError
-from cbsurgeon.evaluation import diagnosis, recording
+from cbsurgeon.evaluation import diagnosis, recording, robustness
 from cbsurgeon.evaluation.comparison import Difference, difference, interval, judge, per_class, value
 from cbsurgeon.evaluation.diagnosis import Finding
 from cbsurgeon.evaluation.metrics import Metric
 from cbsurgeon.evaluation.recording import Plan
 from cbsurgeon.evaluation.result import MOST_LISTED, Evaluation, Flip
+from cbsurgeon.evaluation.robustness import Stress
 from cbsurgeon.evaluation.side import Side
 from cbsurgeon.evaluation.statistics import bootstrap, proportion
 from cbsurgeon.evaluation.table import Table
@@ -36,6 +37,8 @@ class Part:
         findings: what its first batch shows to be wrong.
         rate: images a second.
         outputs: side → the output that counts.
+        stresses: what else was done to the images.
+        remarks: facts a user should see.
     """
 
     plan: Plan | None
@@ -45,6 +48,8 @@ class Part:
     findings: tuple[Finding, ...]
     rate: float
     outputs: Mapping[str, str]
+    stresses: tuple[Stress, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def summarize(parts: Sequence[Part], sides: Sequence[Side], opened: Data, how: EvaluateOptions) -> Evaluation:
@@ -101,10 +106,11 @@ def summarize(parts: Sequence[Part], sides: Sequence[Side], opened: Data, how: E
         problems={problem.name: problem.reason for problem in problems[:MOST_LISTED]},
         skipped=len(problems),
         notes=dict(sorted(notes.items())),
-        remarks=_remarks(plan, opened, sides),
+        remarks=(*_remarks(plan, opened, sides), *planned[0].remarks),
         titles={metric.name: (metric.title, metric.percent) for metric in plan.metrics},
         classes=opened.source.classes,
         per_class=by_class,
+        robust=tuple(robustness.summarize(planned[0].stresses, plan.metrics, list(records), columns)),
         rate=round(sum(part.rate for part in parts), 2),
         **compared,
     )

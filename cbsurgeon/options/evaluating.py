@@ -47,6 +47,14 @@ class EvaluateOptions:
         read=Path,
     )
     per_class: bool = option(False, "The first metric of each class as well.", "--per-class")
+    robust: Sequence[str] = option(
+        (),
+        "Corrupted and attacked images as well: occlusion, noise, shot, blur, fgsm, pgd; with a strength: noise=5.",
+        "--robust",
+        metavar="LIST",
+        read=words,
+    )
+    seeds: int = option(5, "Repetitions of random corruptions.", "--seeds", metavar="N", number=int, least=1, shown="5")
     device: str = option(
         "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
     )

@@ -24,6 +24,9 @@ def section(document: Document) -> dict[str, Any]:
         "claim_text": claimed(claim, titles) if claim else "",
         "columns": columns(document),
         "rows": rows(document),
+        "robust_columns": robust_columns(document),
+        "robust_rows": robust_rows(document),
+        "robust_title": next((about["title"] for about in titles.values()), ""),
         "agreement_text": agreed(document) if document.get("agreement") else "",
         "flipped_rows": [_flip(flip, classes) for flip in document.get("flipped", ())[:MOST_ROWS]],
     }
@@ -90,6 +93,28 @@ def rows(document: Document) -> list[list[str]]:
         else:
             shown.append(figures.span(document["intervals"]["a"].get(name), share))
         found.append([about["title"], *shown])
+    return found
+
+
+def robust_columns(document: Document) -> tuple[str, ...]:
+    """Headings of the table of corruptions, after the first: the first metric of each side."""
+    return ("A", "B", "B - A", "95 % interval") if "b" in document["sides"] else ("value", "over seeds")
+
+
+def robust_rows(document: Document) -> list[list[str]]:
+    """What each corruption does to the first metric; the interval is that of the difference, or over seeds."""
+    found = []
+    for row in document.get("robust", ()):
+        name, about = next(iter(document["titles"].items()))
+        share = about["share"]
+        shown = [figures.metric(row["metrics"][side].get(name), share) for side in row["metrics"]]
+        if "b" in document["sides"]:
+            gap = row["difference"][name]
+            shown += [figures.metric(gap["value"], share, signed=True), figures.span(gap["ci95"], share, signed=True)]
+        else:
+            shown.append(figures.span(row.get("over_seeds", {}).get("a", {}).get(name), share))
+        seeds = f", {row['seeds']} seeds" if row["seeds"] > 1 else ""
+        found.append([f"{row['words']}{seeds}", *shown])
     return found
 
 

@@ -48,4 +48,16 @@ CODES = {
         ),
         do=("cbsurgeon verify A B --bisect", "export again"),
     ),
+    "CB-EVAL-07": Entry(
+        "there is no such corruption or attack",
+        "--robust takes names, each with a strength if you like.",
+        causes=("a typing mistake", "a strength that is no positive number"),
+        do=("choose one from the message", "--robust occlusion,noise=5,fgsm=1"),
+    ),
+    "CB-EVAL-08": Entry(
+        "the images cannot be corrupted or attacked",
+        "Corruptions need images with labels, and attacks the gradient of a model.",
+        causes=("an attack on an ONNX file or engine without its model", "a dataset of arrays, or without labels"),
+        do=("give the model the file was exported from as A", "leave fgsm and pgd out"),
+    ),
 }

@@ -28,6 +28,13 @@ def evaluated(document: Document, documents: Sequence[Document]) -> Rows:
         for row in accuracy.rows(document):
             table.add_row(*cells(*row))
         yield table
+    if document.get("robust"):
+        headings = accuracy.robust_columns(document)
+        title = next(iter(document["titles"].values()))["title"]
+        table = grid(f"{title} under", *headings, right=headings)
+        for row in accuracy.robust_rows(document):
+            table.add_row(*cells(*row))
+        yield table
     for finding in document["findings"]:
         yield fact("wrong", finding["text"], "red")
     if claim:

@@ -1,0 +1,103 @@
+"""Both models on corrupted and attacked images of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.data import Batch
+from cbsurgeon.data.corruptions import CORRUPTIONS, generators, occluded
+from cbsurgeon.errors import UsageError
+from cbsurgeon.evaluation.recording import Plan, records_of
+from cbsurgeon.evaluation.robustness.attacks import attacked
+from cbsurgeon.evaluation.robustness.stress import Stress
+from cbsurgeon.evaluation.side import Side
+from cbsurgeon.models import Preprocessing
+
+
+class Stressed:
+    """Runs models on changed images.
+
+    Args:
+        wanted: what to do to the images.
+        sides: the models.
+        views: preprocessings of the batches' views.
+        plan: what is recorded.
+
+    Raises:
+        UsageError: there are no images or labels, or a gradient attack has no model with gradients (``CB-EVAL-08``).
+    """
+
+    def __init__(
+        self, wanted: Sequence[Stress], sides: Sequence[Side], views: Sequence[Preprocessing], plan: Plan
+    ) -> None:
+        self.wanted, self.sides, self.views, self.plan = tuple(wanted), sides, views, plan
+        if wanted and (not views or not plan.metrics):
+            raise _refused("--robust", "it changes images with labels, and the dataset has none")
+        self.sources = {side.letter: self._source(side) for side in sides} if any(s.attack for s in wanted) else {}
+
+    def _source(self, side: Side) -> Side:
+        """The model whose gradient an attack on a side follows: its own, or that of the other one (transfer)."""
+        attacks = ", ".join(stress.name for stress in self.wanted if stress.attack)
+        if self.plan.task != "classification":
+            raise _refused(attacks, f"it needs one class an image; this is {self.plan.task}")
+        if side.differentiable:
+            return side
+        for other in self.sides:
+            if other.differentiable and other.view == side.view:
+                return other
+        raise _refused(attacks, f"{side.name} runs in {side.runtime.backend}, which has no gradients")
+
+    @property
+    def remarks(self) -> list[str]:
+        """How attacks reach files that have no gradient of their own."""
+        return [
+            f"attacks on {letter.upper()} follow the gradient of {source.letter.upper()} ({source.name}): transferred"
+            for letter, source in self.sources.items()
+            if source.letter != letter
+        ]
+
+    def columns(self, batch: Batch) -> dict[str, Tensor]:
+        """Records of every corruption, seed, model and metric: column → ``[batch, numbers]``."""
+        found: dict[str, Tensor] = {}
+        for stress in self.wanted:
+            for seed in range(stress.seeds):
+                kept: dict[str, Tensor] = {}
+                for side in self.sides:
+                    view, source = self.views[side.view], self.sources.get(side.letter, side)
+                    shared = source.letter if stress.attack else f"view {side.view}"
+                    if shared not in kept:
+                        kept[shared] = self._changed(stress, seed, batch, source, view)
+                    outputs = side.run_inputs({side.runtime.inputs[0].name: kept[shared]})
+                    for name, records in records_of(self.plan, outputs, batch.labels).items():
+                        found[f"{stress.key}/{seed}/{side.letter}/{name}"] = records
+        return found
+
+    def _changed(self, stress: Stress, seed: int, batch: Batch, source: Side, view: Preprocessing) -> Tensor:
+        """The changed inputs of a batch in one view."""
+        inputs = batch.views[source.view]
+        assert isinstance(inputs, Tensor) and batch.labels is not None
+        if stress.name == "occlusion":
+            return occluded(inputs, stress.strength)
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (view.mean, view.std))
+        pixels = (inputs * std + mean).clamp(0, 1)
+        if not stress.attack:
+            apply = CORRUPTIONS[stress.name].apply
+            assert apply is not None
+            return (apply(pixels, stress.strength, generators(seed, batch.indices)) - mean) / std
+
+        def logits(changed: Tensor) -> Tensor:
+            return self.plan.classes.restrict(source.differentiate((changed - mean) / std))
+
+        return (attacked(stress.name, stress.strength, pixels, batch.labels, logits) - mean) / std
+
+
+def _refused(what: str, why: str) -> UsageError:
+    return UsageError(
+        f"{what} cannot be done here",
+        code="CB-EVAL-08",
+        why=why,
+        do="give the model the file was exported from as A: its gradient is followed, and the attack transferred",
+    )

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.checks.latency.comparison import PROCESSES, compare_processes, compare_timers
 from cbsurgeon.checks.latency.factory import RuntimeFactory
 from cbsurgeon.checks.latency.result import Benchmark
+from cbsurgeon.checks.latency.running import distance, require_comparable
 from cbsurgeon.checks.latency.settling import settle
 from cbsurgeon.checks.latency.share.measuring import own_time
 from cbsurgeon.deploy import RuntimeSpec, stage
@@ -70,8 +71,9 @@ def bench(
         progress: told each step.
 
     Raises:
-        CBSurgeonError: a side cannot be opened, its batch is fixed at another size (CB-BENCH-03), or a measuring
-            process failed (CB-BENCH-02).
+        CBSurgeonError: a side cannot be opened, its batch is fixed at another size (CB-BENCH-03), a measuring process
+            failed (CB-BENCH-02), what would be timed as ``b`` computes what ``a`` does although the eager models differ
+            (CB-BENCH-04), or the two do not run in one mode (CB-BENCH-05).
         KeyboardInterrupt: before there was enough for a result; later, the result so far is returned, marked partial.
     """
     device = device_for(a, b, device)
@@ -83,6 +85,7 @@ def bench(
             spec = RuntimeSpec(side, backend, device, threads, cuda_graph=replayed, trust=trust)
             staged = _portable(stage(spec, Path(place), name=name, progress=progress), Path(place) / f"{name}.pt2")
             factories.append(RuntimeFactory(staged, batch, _integers(side), _sites(side)))
+        factories[1] = replace(factories[1], expected=_apart(a, b, factories[0]))
         sample = CUDA_SAMPLE_MS if on_gpu else CPU_SAMPLE_MS
         start = time.perf_counter()
         seconds = OWN_READING * min(OWN_PART * budget, OWN_MOST)
@@ -115,8 +118,8 @@ def device_for(a: Side, b: Side, device: str) -> str:
 def _here(factories: list[RuntimeFactory], options: dict[str, Any]) -> Benchmark:
     """In this process: A, B, and A once more."""
     timed = [factory() for factory in (*factories, factories[0])]
-
     try:
+        require_comparable(timed[0], timed[1])
         result = compare_timers([item.timing() for item in timed], **options)
         return replace(result, environment={**result.environment, "clock": timed[0].clock})
     finally:
@@ -156,6 +159,18 @@ def _integers(side: Side) -> tuple[tuple[str, Tensor], ...]:
         for leaf, name in zip(*named, strict=False)
         if isinstance(leaf, Tensor) and not leaf.is_floating_point() and leaf.dim()
     )
+
+
+def _apart(a: Side, b: Side, factory: RuntimeFactory) -> float | None:
+    """How far the outputs of two modules are apart, run eagerly on the inputs that are timed; ``None`` for files."""
+    outputs = []
+    for side in (a, b):
+        if not isinstance(side, Model) or side.module is None:
+            return None
+        timed = replace(factory, spec=RuntimeSpec(side, "eager"))()
+        outputs.append(timed.call())
+        timed.close()
+    return distance(*outputs)
 
 
 def _sites(side: Side) -> tuple[str, ...]:

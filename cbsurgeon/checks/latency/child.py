@@ -16,6 +16,7 @@ from pathlib import Path
 from cbsurgeon.checks.environment import environment, reset_peak, resident_bytes
 from cbsurgeon.checks.latency.comparison import WARM_SHARE, Answer, Factory, Task
 from cbsurgeon.checks.latency.device import memory_in_use
+from cbsurgeon.checks.latency.running import require_comparable
 from cbsurgeon.checks.latency.sampling import ROTATION, WARM_SECONDS, Pace, Timed, groups_within, sample, warm_up
 from cbsurgeon.errors import CBSurgeonError
 from cbsurgeon.vocabulary import Progress
@@ -40,6 +41,7 @@ def answered(task: Task, progress: Progress, stopped: Callable[[], bool]) -> Ans
     left = math.inf if task.deadline is None else task.deadline - time.time()
     progress("building")
     timed, peak = _build(task)
+    require_comparable(timed[0], timed[1])
     arms = [item.timing() for item in timed]
     progress("warming up")
     per_call = warm_up(arms, min(WARM_SECONDS, WARM_SHARE * left))

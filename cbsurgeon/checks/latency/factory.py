@@ -25,12 +25,14 @@ class RuntimeFactory:
         batch: samples per call.
         examples: integer inputs by name, whose values cannot be drawn at random.
         sites: module paths with an inserted operator, in graph order.
+        expected: of a candidate, how far its outputs are from the baseline's, from the eager models.
     """
 
     spec: RuntimeSpec
     batch: int
     examples: tuple[tuple[str, Tensor], ...] = ()
     sites: tuple[str, ...] = ()
+    expected: float | None = None
 
     def __call__(self) -> Timed:
         """Open it.
@@ -40,7 +42,16 @@ class RuntimeFactory:
         """
         runtime = self.spec.open()
         call = self.prepare(runtime)
-        return Timed(call, runtime.synchronize, runtime.close, timer_of(runtime, call), clock_of(runtime))
+        recorded = self.spec.cuda_graph and not any("not recorded" in note for note in runtime.notes)
+        return Timed(
+            call,
+            runtime.synchronize,
+            runtime.close,
+            timer_of(runtime, call),
+            clock_of(runtime),
+            mode=f"{self.spec.chosen} on {runtime.device}{', recorded as a CUDA graph' if recorded else ''}",
+            expected=self.expected,
+        )
 
     @property
     def device(self) -> str:

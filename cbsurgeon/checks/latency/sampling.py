@@ -116,6 +116,8 @@ class Timed:
         close: gives back what was opened.
         timer: measures calls; by the clock of the host, and waiting, when left out.
         clock: what the timer reads, in words.
+        mode: how it runs, in words; two sides are compared in one mode only.
+        expected: relative L2 distance of its outputs to the baseline's, from the eager models; ``None`` if unknown.
     """
 
     call: Call
@@ -123,6 +125,8 @@ class Timed:
     close: Call = nothing
     timer: Timer | None = None
     clock: str = "clock of the host"
+    mode: str = ""
+    expected: float | None = None
 
     def timing(self) -> Timer:
         """What measures it."""

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes.cuda_graph import record
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture.whole import output_names, refuse_training
 from cbsurgeon.models.model import Model
@@ -114,7 +114,7 @@ class CompiledRuntime(EagerRuntime):
             with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
                 return compiled(*args, **kwargs)
 
-        return checked
+        return _never_eager(checked)
 
     def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():  # inference tensors would be a second variant to compile
@@ -132,7 +132,7 @@ class ProgramRuntime(TorchRuntime):
     ) -> None:
         self.program, self.backend = program, backend
         module = _on_device(program.module(), device)
-        self._forward: Callable[..., Any] = torch.compile(module) if backend == "compile" else module
+        self._forward: Callable[..., Any] = _never_eager(torch.compile(module)) if backend == "compile" else module
         ports = tuple(_port(key, tensor, program.batch_axes.get(key)) for key, tensor in program.example.items())
         super().__init__(name, device, ports, program.output_names, _dtype(module))
 
@@ -140,6 +140,28 @@ class ProgramRuntime(TorchRuntime):
         args, kwargs = self.program.arguments(inputs)
         with torch.no_grad():
             return self.program.name_outputs(self._forward(*args, **kwargs))
+
+
+def _never_eager(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled function, which refuses where ``torch.compile`` would go on in eager mode with a log line only.
+
+    Raises:
+        CheckFailed: there are as many compiled variants as Dynamo keeps (CB-RUN-11).
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+                return compiled(*args, **kwargs)
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            raise CheckFailed(
+                "torch.compile would run this model eagerly",
+                code="CB-RUN-11",
+                why=" ".join(str(error).split())[:200],
+                do="call torch.compiler.reset(), or use one batch size per process",
+            ) from error
+
+    return call
 
 
 def _on_device(module: nn.Module, device: str) -> nn.Module:

@@ -132,6 +132,18 @@ CODES = {
         causes=("a file exported with --batch N",),
         do=("measure at the batch in the message", "export it with an open batch"),
     ),
+    "CB-BENCH-04": Entry(
+        "what would be timed as B computes what A computes",
+        "The eager models have different outputs, and the two that are about to be timed do not (exit code 1).",
+        causes=("torch.compile reuses the graph of a module of the same class that it compiled before",),
+        do=("call torch.compiler.reset() after an insertion", "run the bench in a fresh process"),
+    ),
+    "CB-BENCH-05": Entry(
+        "the two sides do not run in the same way",
+        "One side is replayed as a CUDA graph and the other is not (exit code 1).",
+        causes=("an operation in one of the two that cannot be recorded", "too little memory for both recordings"),
+        do=("time both without recording: cbs.checks.bench(a, b, cuda_graph=False)", "measure with a smaller --batch"),
+    ),
     "CB-REPORT-01": Entry(
         "a result file cannot be read",
         "report takes the JSON that other verbs print. The file is missing, too large or not JSON.",

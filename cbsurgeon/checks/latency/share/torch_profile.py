@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from cbsurgeon.checks.latency.factory import RuntimeFactory
+from cbsurgeon.checks.latency.running import require_comparable
 from cbsurgeon.checks.latency.share.estimate import FEWEST_RUNS
 from cbsurgeon.checks.latency.share.trace import Node, Run, trace_of
 from cbsurgeon.checks.latency.share.turns import WARM, Profiled, take_turns
@@ -46,6 +47,7 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
         timed = [factory() for factory in factories]
         for one in timed:
             stack.callback(one.close)
+        require_comparable(timed[0], timed[1])
         calls = [_labelled(one.call, one.synchronize, name) for one, name in zip(timed, NAMES, strict=True)]
         for call in calls * WARM:
             call()

@@ -77,6 +77,6 @@ def test_compiled_models_never_go_on_eagerly(quick_compile: None) -> None:
         (port,) = runtime.inputs
         shape: list[Any] = [1, *port.dims[1:]]
         runtime.run({port.name: torch.randn(shape)})
-        with pytest.raises(CheckFailed, match="CB-RUN-11"):
+        with pytest.raises(CheckFailed, match="CB-RUN-12"):
             for batch in (2, 3, 5):
                 runtime.run({port.name: torch.randn([batch, *shape[1:]])})

@@ -146,7 +146,7 @@ def _never_eager(compiled: Callable[..., Any]) -> Callable[..., Any]:
     """The compiled function, which refuses where ``torch.compile`` would go on in eager mode with a log line only.
 
     Raises:
-        CheckFailed: there are as many compiled variants as Dynamo keeps (CB-RUN-11).
+        CheckFailed: there are as many compiled variants as Dynamo keeps (CB-RUN-12).
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -156,7 +156,7 @@ def _never_eager(compiled: Callable[..., Any]) -> Callable[..., Any]:
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
             raise CheckFailed(
                 "torch.compile would run this model eagerly",
-                code="CB-RUN-11",
+                code="CB-RUN-12",
                 why=" ".join(str(error).split())[:200],
                 do="call torch.compiler.reset(), or use one batch size per process",
             ) from error

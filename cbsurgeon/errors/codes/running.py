@@ -69,7 +69,7 @@ CODES = {
         causes=("a back end chosen for the other side",),
         do=("leave the back end out", "export the model for that back end first"),
     ),
-    "CB-RUN-11": Entry(
+    "CB-RUN-12": Entry(
         "torch.compile would run this model eagerly",
         "Dynamo keeps a limited number of compiled variants of a function and runs it eagerly beyond that; cbsurgeon "
         "stops instead, because it would check or time something that is not compiled (exit code 1).",

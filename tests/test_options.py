@@ -96,6 +96,7 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
     (EvaluateOptions, "output"): (["--output-name", "logits"], "logits"),
     (EvaluateOptions, "robust"): (["--robust", "occlusion,noise=5"], ("occlusion", "noise=5")),
     (EvaluateOptions, "seeds"): (["--seeds", "3"], 3),
+    (EvaluateOptions, "resume"): (["--resume"], True),
     (EvaluateOptions, "per_class"): (["--per-class"], True),
     (EvaluateOptions, "device"): (["--device", "cuda"], "cuda"),
     (DataOptions, "channels"): (["--channels", "bgr"], "bgr"),

@@ -49,6 +49,7 @@ def command(
         progress("load")
         how = replace(how, trust=loading.trust)
         found = verbs.evaluate(a, b, how, reading, data=data, loading=loading, progress=progress)
-    if found.first:
-        terminal.show(found.to_dict())
+    if not found.first:
+        return  # torchrun: the first process answers for all
+    terminal.show(found.to_dict())
     found.raise_if_failed()

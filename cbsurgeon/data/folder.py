@@ -5,6 +5,7 @@ Classes are numbered in the order of their names, as torchvision's ``ImageFolder
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Folder(Indexed):
         super().__init__(
             str(root), pictures=True, labelled=labelled, classes=classes, count=len(entries), remarks=remarks
         )
+
+    def fingerprint(self) -> str:
+        """As :meth:`Source.fingerprint`: of names and labels."""
+        listed = "\0".join(f"{entry.path} {entry.label}" for entry in self._entries)
+        return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
 
     def sample(self, index: int) -> Sample:
         """As :meth:`Indexed.sample`."""

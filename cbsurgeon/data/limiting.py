@@ -35,6 +35,10 @@ class _Every(Indexed):
         assert self._whole.count is not None and self.count is not None
         return self._whole.sample(index * self._whole.count // self.count)
 
+    def fingerprint(self) -> str:
+        """As :meth:`Source.fingerprint`."""
+        return f"{self.count} of {self._whole.fingerprint()}"
+
     def numbered(self, index: int) -> Sample:
         """As :meth:`Indexed.numbered`."""
         return self._whole.numbered(index)
@@ -52,6 +56,10 @@ class _First(Source):
             classes=whole.classes,
             remarks=(*whole.remarks, f"the first {count} samples"),
         )
+
+    def fingerprint(self) -> str:
+        """As :meth:`Source.fingerprint`."""
+        return f"{self._most} of {self._whole.fingerprint()}"
 
     def units(self, batch: int) -> int:
         """One: where a shard ends is known only after reading it."""

@@ -28,6 +28,11 @@ class Arrays(Indexed):
         count = len(images) if images is not None else len(next(iter(inputs.values())))
         super().__init__(str(path), pictures=images is not None, labelled=labels is not None, count=count)
 
+    def fingerprint(self) -> str:
+        """As :meth:`Source.fingerprint`: of the file's size and time."""
+        found = Path(self.spec).stat()
+        return f"{found.st_size} {found.st_mtime_ns}"
+
     def sample(self, index: int) -> Sample:
         """As :meth:`Indexed.sample`."""
         label = None if self._labels is None else self._labels[index]

@@ -36,6 +36,10 @@ class Source(ABC):
         self.spec, self.pictures, self.labelled = spec, pictures, labelled
         self.classes, self.count, self.remarks = classes, count, remarks
 
+    def fingerprint(self) -> str:
+        """Text that changes with the samples, as far as listing them tells."""
+        return f"{self.count} {' '.join(self.classes)}"
+
     @abstractmethod
     def units(self, batch: int) -> int:
         """Number of units at this batch size."""

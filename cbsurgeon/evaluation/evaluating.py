@@ -9,20 +9,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from cbsurgeon.checks.environment import environment
 from cbsurgeon.data import Batch, Data, Source, open_data, open_source, processes
 from cbsurgeon.errors import UsageError
 from cbsurgeon.evaluation import diagnosis
+from cbsurgeon.evaluation.collecting import Collection, collect
 from cbsurgeon.evaluation.metrics import metrics_of
 from cbsurgeon.evaluation.progress import Meter
-from cbsurgeon.evaluation.recording import Plan, columns
+from cbsurgeon.evaluation.recording import Plan
 from cbsurgeon.evaluation.result import Evaluation
-from cbsurgeon.evaluation.robustness import Stressed, stresses
+from cbsurgeon.evaluation.resuming import State, state_of
+from cbsurgeon.evaluation.robustness import stresses
 from cbsurgeon.evaluation.side import Side, Target, choose_output, open_side
-from cbsurgeon.evaluation.summary import Part, summarize
-from cbsurgeon.evaluation.table import Table
+from cbsurgeon.evaluation.summary import summarize
 from cbsurgeon.evaluation.task import DIMENSIONS, Classes, classes_of, task_of
 from cbsurgeon.models import Preprocessing
 from cbsurgeon.models.preprocessing import changed
@@ -61,9 +60,12 @@ def evaluate(
             stack.enter_context(side.runtime)
         tell("list the dataset")
         opened = _open(open_source(data, reading), reading, sides)
-        parts = processes.gathered(lambda: _collect(opened, sides, how, tell))
+        state = state_of(sides, opened, how)
+        parts = collect(lambda: _collection(opened, sides, how, state), Meter(opened, tell))
         tell("summarize")
         found = processes.from_first(lambda: summarize(parts, sides, opened, how))
+        if opened.share[0] == 0:
+            state.clear()
     seconds = round(time.perf_counter() - start, 3)
     return replace(found, seconds=seconds, environment=environment(), first=processes.share()[0] == 0)
 
@@ -84,23 +86,16 @@ def _open(source: Source, reading: DataOptions, sides: Sequence[Side]) -> Data:
     return open_data(source, views, reading, share=processes.share())
 
 
-def _collect(opened: Data, sides: Sequence[Side], how: EvaluateOptions, tell: Progress) -> Part:
-    """The rows of this process's share."""
-    wanted = stresses(how.robust, how.seeds)
-    table, meter, plan, findings = Table(), Meter(opened, tell), None, list[diagnosis.Finding]()
-    with torch.no_grad():
-        for batch in opened:
-            if len(batch):
-                if plan is None:
-                    plan = _plan(batch, opened, sides, how)
-                    findings = _findings(batch, opened, sides, plan.classes) if opened.share[0] == 0 else []
-                    stressed = Stressed(wanted, sides, opened.views, plan)
-                table.add(batch.indices, batch.names, columns(plan, sides, batch) | stressed.columns(batch))
-            meter.count(len(batch) + len(batch.problems))
-    outputs = {side.letter: side.output for side in sides}
-    remarks = tuple(stressed.remarks) if plan is not None else ()
-    notes = dict(opened.notes)
-    return Part(plan, table, tuple(opened.problems), notes, tuple(findings), meter.rate, outputs, wanted, remarks)
+def _collection(opened: Data, sides: Sequence[Side], how: EvaluateOptions, state: State) -> Collection:
+    return Collection(
+        opened,
+        sides,
+        plan=lambda batch: _plan(batch, opened, sides, how),
+        findings=lambda batch, plan: _findings(batch, opened, sides, plan.classes),
+        wanted=stresses(how.robust, how.seeds),
+        state=state,
+        resume=how.resume,
+    )
 
 
 def _plan(first: Batch, opened: Data, sides: Sequence[Side], how: EvaluateOptions) -> Plan:

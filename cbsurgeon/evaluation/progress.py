@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from cbsurgeon.data import Data
@@ -23,6 +24,10 @@ class Meter:
         self._all = None if count is None else -(-count // processes)
         self._tell, self._what, self._start, self._said = tell, what, time.perf_counter(), 0.0
         self.done = 0
+
+    def expect(self, share: float) -> None:
+        """Only this share of the images is left."""
+        self._all = None if self._all is None else math.ceil(self._all * share)
 
     def count(self, images: int) -> None:
         """Add images, and say so now and then."""

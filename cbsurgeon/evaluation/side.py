@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ class Side:
         stated: the preprocessing it states; ``None`` where it states none.
         view: which view of a batch it gets.
         output: the output that counts, once it is known.
+        model: the model, where it is no file.
     """
 
     letter: str
@@ -37,6 +39,7 @@ class Side:
     stated: Preprocessing | None
     view: int = 0
     output: str = ""
+    model: Model | None = None
 
     @property
     def name(self) -> str:
@@ -68,6 +71,18 @@ class Side:
             inputs = {name: _filled(tensor[:only], only) for name, tensor in inputs.items()}
         return {name: tensor.cpu() for name, tensor in self.runtime.run(inputs).items()}
 
+    def fingerprint(self) -> str:
+        """Text that changes with the model: a file's size and time, or sums of its weights."""
+        if self.model is None:
+            found = Path(self.name).stat()
+            return f"{found.st_size} {found.st_mtime_ns}"
+        module, program = self.model.module, self.model.program
+        state = module.state_dict() if module is not None else program.state_dict if program is not None else {}
+        sums = (
+            f"{name} {float(value.double().sum())} {float(value.double().abs().sum())}" for name, value in state.items()
+        )
+        return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
     @property
     def differentiable(self) -> bool:
         """Its outputs have gradients."""
@@ -93,7 +108,8 @@ def open_side(target: Target, letter: str, *, device: str, trust: bool) -> Side:
         CBSurgeonError: it cannot be opened.
     """
     stated = preprocessing_of(target) if isinstance(target, Model) else preprocessing_in(target)
-    return Side(letter, RuntimeSpec(target, device=device, trust=trust).open(), stated)
+    model = target if isinstance(target, Model) else None
+    return Side(letter, RuntimeSpec(target, device=device, trust=trust).open(), stated, model=model)
 
 
 def choose_output(side: Side, outputs: Mapping[str, Tensor], named: str | None, dims: tuple[int, ...]) -> str:

@@ -39,6 +39,7 @@ class Part:
         outputs: side → the output that counts.
         stresses: what else was done to the images.
         remarks: facts a user should see.
+        resumed: rows that an interrupted run had finished.
     """
 
     plan: Plan | None
@@ -50,6 +51,7 @@ class Part:
     outputs: Mapping[str, str]
     stresses: tuple[Stress, ...] = ()
     remarks: tuple[str, ...] = ()
+    resumed: int = 0
 
 
 def summarize(parts: Sequence[Part], sides: Sequence[Side], opened: Data, how: EvaluateOptions) -> Evaluation:
@@ -112,6 +114,7 @@ def summarize(parts: Sequence[Part], sides: Sequence[Side], opened: Data, how: E
         per_class=by_class,
         robust=tuple(robustness.summarize(planned[0].stresses, plan.metrics, list(records), columns)),
         rate=round(sum(part.rate for part in parts), 2),
+        resumed=sum(part.resumed for part in parts),
         **compared,
     )
 

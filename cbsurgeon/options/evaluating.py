@@ -55,6 +55,11 @@ class EvaluateOptions:
         read=words,
     )
     seeds: int = option(5, "Repetitions of random corruptions.", "--seeds", metavar="N", number=int, least=1, shown="5")
+    resume: bool = option(
+        False,
+        "Continue where a run that was interrupted had come to; what it had finished is not read again.",
+        "--resume",
+    )
     device: str = option(
         "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
     )

@@ -8,13 +8,13 @@ import click
 
 from cbsurgeon.cli.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
-from cbsurgeon.options import DataOptions, EvaluateOptions, Loading
+from cbsurgeon.options import DATA_HELP, DataOptions, EvaluateOptions, Loading
 
 
 @click.command("evaluate")
 @reference_argument("a", "A")
 @reference_argument("b", "[B]", required=False)
-@click.option("--data", required=True, metavar="DATA", help="A folder of images (one sub-folder a class), or file.npz.")
+@click.option("--data", required=True, metavar="DATA", help=DATA_HELP)
 @options(EvaluateOptions, "how")
 @options(DataOptions, "reading")
 @options(Loading, "loading")

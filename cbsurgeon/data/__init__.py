@@ -1,6 +1,7 @@
 """Datasets → batches in a model's own preprocessing.
 
-``open_data(spec, preprocessing)`` opens a folder of images or an ``.npz`` file; iterating the result gives
+``open_data(spec, preprocessing)`` opens a folder of images, an ``.npz`` file, a folder that ``datasets`` saved,
+WebDataset shards or a torchvision dataset; iterating the result gives
 :class:`Batch` objects. Images that cannot be read are counted and named, conversions are counted as notes. Several
 processes share a dataset without counting a sample twice or losing one. A new kind of dataset is one file and one line
 in :mod:`cbsurgeon.data.registry`.

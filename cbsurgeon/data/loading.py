@@ -87,7 +87,8 @@ def open_data(
     """Open a dataset; nothing is decoded yet.
 
     Args:
-        spec: a folder of images (one sub-folder a class, or flat), or ``file.npz``; or what :func:`open_source` gave.
+        spec: a folder of images (one sub-folder a class, or flat), ``file.npz``, ``hf:DIRECTORY``, ``wds:PATTERN`` or
+            ``torchvision:NAME:ROOT``; or what :func:`open_source` gave.
         preprocessing: the model's own, changed by the fields of ``how`` that say something about it; several give
             several views of each image. Only arrays need none.
         how: how to read it; or its fields as keywords.

@@ -11,6 +11,9 @@ from cbsurgeon.options import DataOptions
 KINDS = {
     "folder": "cbsurgeon.data.folder",
     "npz": "cbsurgeon.data.npz",
+    "hf": "cbsurgeon.data.datasets_directory",
+    "wds": "cbsurgeon.data.webdataset_shards",
+    "torchvision": "cbsurgeon.data.torchvision_dataset",
 }
 """Kind → the module whose ``open_source(reference, how)`` opens it. All but the first two are prefixes:
 ``hf:DIRECTORY``.

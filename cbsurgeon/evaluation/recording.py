@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from cbsurgeon.data import Batch
 from cbsurgeon.evaluation.metrics import Metric
@@ -51,7 +52,7 @@ def columns_of(plan: Plan, outputs: Mapping[str, Tensor], labels: Tensor | None)
         targets = labels.to(torch.int64)
         if plan.task == "classification":
             found[LABEL] = targets[:, None]
-    restricted = {letter: plan.classes.restrict(given) for letter, given in outputs.items()}
+    restricted = {letter: _usable_form(plan, given, labels) for letter, given in outputs.items()}
     for letter, given in restricted.items():
         finite = given.flatten(1).isfinite().all(1)
         usable = given if finite.all() else torch.where(_like(finite, given), given, 0.0)
@@ -67,10 +68,18 @@ def columns_of(plan: Plan, outputs: Mapping[str, Tensor], labels: Tensor | None)
 
 def records_of(plan: Plan, outputs: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
     """The numbers of every metric: name → ``[batch, numbers]``."""
-    given = plan.classes.restrict(outputs)
+    given = _usable_form(plan, outputs, labels)
     finite = given.flatten(1).isfinite().all(1)
     usable = given if finite.all() else torch.where(_like(finite, given), given, 0.0)
     return _records(plan, usable, finite, None if labels is None else labels.to(torch.int64))
+
+
+def _usable_form(plan: Plan, outputs: Tensor, labels: Tensor | None) -> Tensor:
+    """Outputs of the classes that count; maps in the size of their labels, by bilinear interpolation."""
+    given = plan.classes.restrict(outputs)
+    if given.dim() == 4 and labels is not None and given.shape[2:] != labels.shape[1:]:
+        return interpolate(given, tuple(labels.shape[1:]), mode="bilinear", align_corners=False)
+    return given
 
 
 def _records(plan: Plan, usable: Tensor, finite: Tensor, targets: Tensor | None) -> dict[str, Tensor]:

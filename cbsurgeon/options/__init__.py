@@ -3,13 +3,14 @@
 A new option is one field here. Nothing in this package imports torch.
 """
 
-from cbsurgeon.options.data import DataOptions
+from cbsurgeon.options.data import DATA_HELP, DataOptions
 from cbsurgeon.options.editing import Choice, InsertOptions, Loading
 from cbsurgeon.options.evaluating import EvaluateOptions
 from cbsurgeon.options.flags import Flag, default_of, documented, fields_of, flags_of, resolve
 from cbsurgeon.options.proving import AuditOptions, ExportOptions, ShipOptions, VerifyOptions
 
 __all__ = [
+    "DATA_HELP",
     "AuditOptions",
     "Choice",
     "DataOptions",

@@ -9,6 +9,10 @@ from cbsurgeon.options.flags import option
 from cbsurgeon.options.texts import edges, number
 from cbsurgeon.vocabulary import CLASS_ORDERS, INTERPOLATIONS, RESIZES
 
+DATA_HELP = (
+    "A folder of images (one sub-folder a class, or flat), file.npz, hf:DIRECTORY (saved by datasets), wds:PATTERN "
+    "(WebDataset shards), or torchvision:NAME:ROOT."
+)
 PREPROCESSING = ("size", "crop", "resize", "interpolation", "mean", "std", "channels")
 """The fields that say how images become a model's input."""
 

@@ -35,7 +35,8 @@ def evaluate(
         a, b: models, references, or files (``.onnx``, ``.engine``, ``.pt2``).
         how: what to measure; or its fields as keywords.
         reading: how to read the dataset; or its fields as keywords.
-        data: a folder of images (one sub-folder a class, or flat), or ``file.npz``.
+        data: a folder of images (one sub-folder a class, or flat), ``file.npz``, ``hf:DIRECTORY``, ``wds:PATTERN`` or
+            ``torchvision:NAME:ROOT``.
         loading: how references are loaded.
         progress: told each step.
 

@@ -98,4 +98,10 @@ CODES = {
         causes=("a folder of files that only have the suffix of an image", "an interrupted copy"),
         do=("look at the first failure in the message",),
     ),
+    "CB-DATA-15": Entry(
+        "torchvision has no such dataset",
+        "torchvision:NAME:ROOT names a class of torchvision.datasets and the folder its files are in.",
+        causes=("a typing mistake", "the folder is missing in the reference"),
+        do=("torchvision:CIFAR10:DATA, for example",),
+    ),
 }

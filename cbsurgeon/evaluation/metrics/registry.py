@@ -16,11 +16,14 @@ from torch import Tensor
 from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.evaluation.metrics.base import Metric
 from cbsurgeon.evaluation.metrics.ece import ECE
+from cbsurgeon.evaluation.metrics.mean_average_precision import MeanAveragePrecision
+from cbsurgeon.evaluation.metrics.mean_iou import MeanIoU
 from cbsurgeon.evaluation.metrics.nll import NLL
+from cbsurgeon.evaluation.metrics.pixel_accuracy import PixelAccuracy
 from cbsurgeon.evaluation.metrics.top1 import Top1
 from cbsurgeon.evaluation.metrics.top5 import Top5
 
-METRICS: tuple[type[Metric], ...] = (Top1, Top5, NLL, ECE)
+METRICS: tuple[type[Metric], ...] = (Top1, Top5, NLL, ECE, MeanAveragePrecision, MeanIoU, PixelAccuracy)
 
 
 def metrics_of(task: str, names: Sequence[str], classes: int) -> tuple[Metric, ...]:

@@ -1,4 +1,4 @@
-"""``hf:DIRECTORY``: a dataset that ``save_to_disk`` of the ``datasets`` package wrote; ``hf:DIRECTORY:SPLIT`` for a part.
+"""``hf:DIRECTORY``: a dataset that ``save_to_disk`` of ``datasets`` wrote; ``hf:DIRECTORY:SPLIT`` takes one part of it.
 
 Only the tables in the folder are read; no loading script is run and nothing is downloaded.
 """

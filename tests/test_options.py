@@ -27,6 +27,7 @@ from cbsurgeon.options import (
     InsertOptions,
     Loading,
     ShipOptions,
+    SweepOptions,
     VerifyOptions,
     flags_of,
     resolve,
@@ -42,6 +43,7 @@ CLASSES = [
     ShipOptions,
     DataOptions,
     EvaluateOptions,
+    SweepOptions,
 ]
 
 # What a user types for each flag, and what the field then holds, written by hand.
@@ -100,6 +102,20 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
     (EvaluateOptions, "per_class"): (["--per-class"], True),
     (EvaluateOptions, "device"): (["--device", "cuda"], "cuda"),
     (DataOptions, "channels"): (["--channels", "bgr"], "bgr"),
+}
+TYPED |= {
+    (SweepOptions, "op"): (["--op", "cb,se"], ("cb", "se")),
+    (SweepOptions, "pos"): (["--pos", "mid,end"], ("mid", "end")),
+    (SweepOptions, "at"): (["--at", "both"], ("both",)),
+    (SweepOptions, "layers"): (["--layers", "all,upper", "--layers", "0,2,4"], ("all", "upper", "0,2,4")),
+    (SweepOptions, "seeds"): (["--seeds", "0,1"], (0, 1)),
+    (SweepOptions, "time"): (["--time", "2"], 2.0),
+    (SweepOptions, "run"): (["--run", "python t.py {model}"], "python t.py {model}"),
+    (SweepOptions, "metric"): (["--metric", "accuracy"], "accuracy"),
+    (SweepOptions, "minimize"): (["--minimize"], True),
+    (SweepOptions, "retries"): (["--retries", "0"], 0),
+    (SweepOptions, "workers"): (["--workers", "2"], 2),
+    (SweepOptions, "storage"): (["--storage", "sqlite:///a.db"], "sqlite:///a.db"),
 }
 PATHS = {(Loading, "inputs"), (Loading, "recipe"), (EvaluateOptions, "classes")}
 

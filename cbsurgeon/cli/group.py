@@ -18,6 +18,7 @@ VERBS = {
     "audit": "Count parameters, FLOPs and bytes, with the operators counted.",
     "bench": "Measure which of two models is slower, and how sure that is.",
     "evaluate": "Measure accuracy on real data, and the difference between two models.",
+    "sweep": "Insert a grid of operators, positions and layers; compare cost and training.",
     "report": "Turn JSON results into one HTML file or terminal tables.",
     "ship": "The whole job: insert, export, verify, audit, bench, report.",
     "explain": "Explain an error code: what it means, usual causes, what to do.",

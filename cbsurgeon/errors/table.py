@@ -52,6 +52,7 @@ AREAS = {
     "LEAK": Area("causal models and padding", "leaks"),
     "PLAN": Area("the choice of an insertion", "surgery"),
     "OP": Area("operators", "surgery"),
+    "SWEEP": Area("sweeps over a grid of insertions", "sweeping"),
     "RECIPE": Area("recipes", "surgery"),
     "INSERT": Area("inserting", "surgery"),
     "SURGERY": Area("changing a model", "surgery"),

@@ -8,6 +8,7 @@ from cbsurgeon.options.editing import Choice, InsertOptions, Loading
 from cbsurgeon.options.evaluating import EvaluateOptions
 from cbsurgeon.options.flags import Flag, default_of, documented, fields_of, flags_of, resolve
 from cbsurgeon.options.proving import AuditOptions, ExportOptions, ShipOptions, VerifyOptions
+from cbsurgeon.options.sweeping import SweepOptions
 
 __all__ = [
     "DATA_HELP",
@@ -20,6 +21,7 @@ __all__ = [
     "InsertOptions",
     "Loading",
     "ShipOptions",
+    "SweepOptions",
     "VerifyOptions",
     "default_of",
     "documented",

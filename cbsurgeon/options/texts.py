@@ -56,6 +56,15 @@ def words(text: str) -> tuple[str, ...]:
     return found
 
 
+def selectors(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """``all,upper`` as two selectors of layers; a text with a number between commas (``0,2,4``) is one."""
+    found: list[str] = []
+    for text in texts:
+        parts = words(text)
+        found += [text] if any(part[0].isdecimal() for part in parts) and len(parts) > 1 else parts
+    return tuple(found)
+
+
 def exclusions(text: str) -> tuple[int | str, ...]:
     """``7,11,taps`` as block indices and that word."""
     found: list[int | str] = []

@@ -26,6 +26,7 @@ REQUIRED = {
     "cbsurgeon.audit": ("params", "flops", "bytes"),
     "cbsurgeon.bench": ("ratio", "ci95", "verdict"),
     "cbsurgeon.evaluate": ("samples", "preprocessing", "metrics", "difference"),
+    "cbsurgeon.sweep": ("rows", "runs", "metric"),
     "cbsurgeon.report": ("documents",),
     "cbsurgeon.ship": ("documents",),
     "cbsurgeon.error": ("code", "what"),

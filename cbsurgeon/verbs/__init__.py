@@ -9,6 +9,7 @@ from cbsurgeon.verbs.evaluating import evaluate
 from cbsurgeon.verbs.proving import bench, export_checked, open_side
 from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_report, write_text
 from cbsurgeon.verbs.shipping import Shipment, ship
+from cbsurgeon.verbs.sweeping import sweep
 
 __all__ = [
     "Shipment",
@@ -30,6 +31,7 @@ __all__ = [
     "remove",
     "save",
     "ship",
+    "sweep",
     "verify",
     "write_report",
     "write_text",

@@ -16,6 +16,7 @@ from cbsurgeon.report.text.lines import Rows, fact, line
 from cbsurgeon.report.text.parity import verified
 from cbsurgeon.report.text.shipment import shipped
 from cbsurgeon.report.text.surgery import inserted, removed
+from cbsurgeon.report.text.sweeping import swept
 
 
 def render_text(document: Document, *, width: int = 100, color: bool = False) -> str:
@@ -65,5 +66,6 @@ VIEWS: dict[str, Callable[[Document, Sequence[Document]], Rows]] = {
     "bench": measured,
     "evaluate": evaluated,
     "ship": shipped,
+    "sweep": swept,
     "error": _error,
 }

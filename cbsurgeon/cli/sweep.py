@@ -1,0 +1,42 @@
+"""``cbsurgeon sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cbsurgeon.cli.options import options, output_option, reference_argument, terminal_options
+from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.options import Loading, SweepOptions
+
+
+@click.command("sweep")
+@reference_argument()
+@options(SweepOptions, "how")
+@output_option(required=True, metavar="DIR", help="Folder of the sweep; the same command goes on where it stopped.")
+@options(Loading, "loading")
+@terminal_options
+def command(terminal: Terminal, reference: str, loading: Loading, how: SweepOptions, output: Path) -> None:
+    """Insert every combination of a grid into one model, and compare them.
+
+    Without --run the table has parameters, FLOPs and bytes of every cell, and with --time the own time of the
+    inserted operators. With --run a command of yours trains each cell with each seed; finished runs are kept in
+    --storage, lost and failed ones are repeated, and several machines can share one storage.
+
+    Exit 1: a run failed, also when it was repeated.
+
+    \b
+    Examples:
+      cbsurgeon sweep timm:deit_small_patch16_224 --op cb,cb_s --pos front,mid,end --layers all,upper -o grid
+      cbsurgeon sweep model.pt --op cb,se --seeds 0,1,2 --metric accuracy -o runs \\
+          --run "python train.py {model} --seed {seed} --out {out}"
+    """
+    from cbsurgeon import verbs
+
+    with terminal.working() as progress:
+        progress("load the model")
+        model = verbs.load(reference, loading)
+        table = verbs.sweep(model, output, how, progress=progress)
+    terminal.show(table.to_dict())
+    table.raise_if_failed()

@@ -1,0 +1,69 @@
+"""What a sweep varies, and what it runs in each cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cbsurgeon.options.flags import option
+from cbsurgeon.options.texts import numbers, selectors, words
+from cbsurgeon.vocabulary import DEFAULT_OPSET
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The grid of :func:`cbsurgeon.sweep`, and what is done in each of its cells."""
+
+    op: tuple[str, ...] = option(("cb",), "Operators, such as cb,cb_s.", "--op", metavar="LIST", read=words, shown="cb")
+    pos: tuple[str, ...] = option(
+        ("end",), "Positions: front,mid,end.", "--pos", metavar="LIST", read=words, shown="end"
+    )
+    at: tuple[str, ...] = option(("mlp",), "Branches: mlp,msa,both.", "--at", metavar="LIST", read=words, shown="mlp")
+    layers: tuple[str, ...] = option(
+        ("upper",),
+        "Selectors, such as all,upper,lower; a selector with commas of its own (0,2,4) is given by a second --layers.",
+        "--layers",
+        metavar="LIST",
+        read=selectors,
+        repeatable=True,
+        shown="upper",
+    )
+    seeds: tuple[int, ...] = option(
+        (0,), "Seeds of --run, such as 0,1,2.", "--seeds", metavar="LIST", read=lambda text: numbers(text, 0), shown="0"
+    )
+    time: float | None = option(
+        None,
+        "Export every cell to ONNX and measure the operators' own time for so many seconds.",
+        "--time",
+        metavar="SECONDS",
+        number=float,
+        least=0.1,
+        shown="not measured",
+    )
+    opset: int = option(DEFAULT_OPSET, "ONNX operator set of --time.")
+    run: str | None = option(
+        None,
+        'Command to run in every cell and with every seed, such as "python train.py {model} --seed {seed} --out {out}".'
+        " It may name {model} (the edited model's file), {recipe}, {seed} and {out} (a folder of its own).",
+        "--run",
+        metavar="COMMAND",
+    )
+    metric: str | None = option(
+        None,
+        "Name of the number that the command writes into {out}/metrics.json, such as accuracy.",
+        "--metric",
+        metavar="NAME",
+    )
+    minimize: bool = option(False, "The smallest metric is the best, as of a loss.", "--minimize")
+    retries: int = option(
+        1, "How often a failed or lost run is repeated.", "--retries", metavar="N", number=int, least=0, shown="1"
+    )
+    workers: int = option(
+        1, "Processes on this machine that run the command.", "--workers", metavar="N", number=int, least=1, shown="1"
+    )
+    storage: str | None = option(
+        None,
+        "Where Optuna keeps the runs, such as postgresql://user@host/name; machines with the same one share a sweep.",
+        "--storage",
+        metavar="URL",
+        shown="a SQLite file in the folder",
+    )

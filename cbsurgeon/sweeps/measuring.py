@@ -1,0 +1,168 @@
+"""What one cell costs: parameters, arithmetic and bytes by counting; own time and file size where that is asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.checks.cost.auditing import count
+from cbsurgeon.checks.cost.counts import Count
+from cbsurgeon.checks.latency.factory import RuntimeFactory
+from cbsurgeon.checks.latency.share.measuring import own_time
+from cbsurgeon.deploy import RuntimeSpec, export_onnx
+from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
+from cbsurgeon.graph import Inspection, Program, inspect
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.models import Model
+from cbsurgeon.models.files import strict_json
+from cbsurgeon.options import SweepOptions
+from cbsurgeon.surgery import Recipe, plan
+from cbsurgeon.surgery.program import rewrite
+from cbsurgeon.sweeps.grid import BASELINE, Cell
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the table.
+
+    Attributes:
+        name: of the cell; ``baseline`` for the model without operators.
+        cell: what was inserted; empty for the baseline.
+        blocks: indices of the blocks that have the operator.
+        params, flops, bytes: of the edited model, at batch 1; bytes with fused pointwise operators.
+        refused: why the cell does not exist, in one sentence; then nothing was counted.
+        share, share_ci95: the operators' own time as a share of the run, and its 95 % interval.
+        onnx_bytes: size of the exported file.
+        note: why a figure is missing.
+    """
+
+    name: str
+    cell: Mapping[str, Any] = field(default_factory=dict)
+    blocks: tuple[int, ...] = ()
+    params: int = 0
+    flops: int = 0
+    bytes: int = 0
+    refused: str = ""
+    share: float | None = None
+    share_ci95: tuple[float, float] | None = None
+    onnx_bytes: int | None = None
+    note: str = ""
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], cell: Cell) -> Row:
+        """The row of a cell, from its JSON form.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        share = document["share"]
+        return cls(
+            cell.name,
+            cell.to_dict(),
+            tuple(document["blocks"]),
+            document["params"],
+            document["flops"],
+            document["bytes"],
+            document["refused"],
+            share["value"] if share else None,
+            tuple(share["ci95"]) if share and share["ci95"] else None,
+            document["onnx_bytes"],
+            document["note"],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "name": self.name,
+            **dict(self.cell),
+            "blocks": list(self.blocks),
+            "params": self.params,
+            "flops": self.flops,
+            "bytes": self.bytes,
+            "refused": self.refused,
+            "share": None
+            if self.share is None
+            else {"value": self.share, "ci95": list(self.share_ci95) if self.share_ci95 else None},
+            "onnx_bytes": self.onnx_bytes,
+            "note": self.note,
+        }
+
+
+@dataclass
+class Measured:
+    """A model, captured and inspected once, whose cells are measured one after the other."""
+
+    model: Model
+    program: Program
+    found: Inspection
+    how: SweepOptions
+    _folder: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="cbsurgeon-")
+    )
+
+    def baseline(self) -> Row:
+        """The row of the model without operators."""
+        return _counted(BASELINE, {}, (), count(self.model, program=self.program))
+
+    def cell(self, cell: Cell) -> tuple[Row, Recipe | None]:
+        """The row of one cell, and its recipe where the cell exists."""
+        try:
+            recipe = plan(self.found, cell.choice())
+            edited = rewrite(self.program, recipe)
+        except (NothingMatched, SurgeryError) as error:
+            why = f"{error.what}{f': {error.why}' if error.why else ''} [{error.code}]"
+            return Row(cell.name, cell.to_dict(), refused=why), None
+        row = _counted(
+            cell.name,
+            cell.to_dict(),
+            recipe.indices,
+            count(replace(self.model, module=None, program=edited.exported), program=edited),
+        )
+        return (row if self.how.time is None else self._timed(row, edited)), recipe
+
+    def read(self, cell: Cell, file: Path) -> tuple[Row, Recipe | None]:
+        """A cell that was measured and written before; measured again where the file is damaged."""
+        try:
+            document = strict_json.parse(file.read_bytes())
+            recipe = Recipe.from_dict(document["recipe"]) if document["recipe"] else None
+            return Row.from_dict(document["row"], cell), recipe
+        except (OSError, KeyError, TypeError, UsageError, strict_json.NotStrictJSON):
+            file.unlink(missing_ok=True)
+            return self.cell(cell)
+
+    def close(self) -> None:
+        """Remove the files that timing needed."""
+        self._folder.cleanup()
+
+    def _timed(self, row: Row, edited: Program) -> Row:
+        """The row with the operators' own time in ONNX Runtime, and the size of the file."""
+        assert self.how.time is not None
+        folder = Path(self._folder.name)
+        plain, file = folder / "baseline.onnx", folder / "cell.onnx"
+        if not plain.exists():
+            export_onnx(self.model, plain, opset=self.how.opset, program=self.program)
+        made = export_onnx(self.model, file, opset=self.how.opset, program=edited, force=True)
+        integers = tuple((name, one) for name, one in self.program.example.items() if not one.is_floating_point())
+        sides = [RuntimeFactory(RuntimeSpec(path, "onnxruntime"), 1, integers) for path in (plain, file)]
+        own = own_time(*sides, seconds=self.how.time)
+        if isinstance(own, str):
+            return replace(row, onnx_bytes=made.bytes, note=f"own time was not measured: {own}")
+        return replace(row, onnx_bytes=made.bytes, share=own.share.value, share_ci95=own.share.ci95)
+
+
+def measure(model: Model, how: SweepOptions) -> Measured:
+    """Capture and inspect a model, to measure the cells of a sweep on it.
+
+    Raises:
+        CaptureError: the model cannot be captured whole.
+    """
+    program = capture(model, check=False)
+    return Measured(model, program, inspect(model), how)
+
+
+def _counted(name: str, cell: Mapping[str, Any], blocks: tuple[int, ...], counted: Count) -> Row:
+    total = counted.total
+    return Row(name, cell, blocks, total.params, total.flops, total.bytes)

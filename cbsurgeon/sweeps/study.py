@@ -1,0 +1,313 @@
+"""The runs of a sweep as an Optuna study: which cell and seed comes next, what came out, and what is run again."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.errors import CheckFailed, InputFileError, missing
+from cbsurgeon.models.files import strict_json
+from cbsurgeon.sweeps.runs import Result, Runs
+from cbsurgeon.vocabulary import Progress
+
+HEARTBEAT, GRACE = 5, 20
+"""Seconds between signs of life of a run, and after which a silent one counts as lost."""
+
+GRID_SEED = 0
+"""The order in which Optuna numbers the grid; the number says which cell a run is, so all workers need the same."""
+
+ATTEMPTS = 6
+"""Tries to open a storage that other workers are opening too."""
+
+WAIT = 0.5
+"""Seconds between looks at a study whose last runs are under way elsewhere."""
+
+
+class RunFailed(Exception):
+    """A user's command failed, or left no metric."""
+
+
+def open_study(runs: Runs) -> Any:
+    """The study of a sweep, made where there is none.
+
+    Raises:
+        MissingPackage: Optuna is not installed.
+        InputFileError: the storage cannot be reached (CB-SWEEP-03), or holds another sweep of this name (CB-SWEEP-04).
+    """
+    optuna = _optuna()
+    try:
+        with _quietly():
+            return _at_the_same_moment(lambda: _opened(optuna, runs))
+    except Exception as error:  # whatever the database's driver raises
+        if isinstance(error, InputFileError):
+            raise
+        raise InputFileError(
+            "the storage of the sweep cannot be used",
+            code="CB-SWEEP-03",
+            where=_without_password(runs.storage),
+            why=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            do="start the database, or leave --storage out to keep the runs in the folder",
+        ) from error
+
+
+def _at_the_same_moment(make: Callable[[], Any]) -> Any:
+    """Call again where another worker made the same tables in the same moment, which databases answer with an error."""
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+    for attempt in range(ATTEMPTS):
+        try:
+            return make()
+        except (IntegrityError, ProgrammingError, OperationalError) as error:
+            taken = any(word in str(error) for word in ("already exists", "UNIQUE constraint", "is locked"))
+            if not taken or attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(WAIT * (attempt + 1))
+    return None
+
+
+def _opened(optuna: Any, runs: Runs) -> Any:
+    storage = optuna.storages.RDBStorage(
+        runs.storage,
+        heartbeat_interval=HEARTBEAT,
+        grace_period=GRACE,
+        heartbeat_stale_trial_callback=_again(runs.retries),
+    )
+    study = optuna.create_study(
+        storage=storage,
+        study_name=runs.name,
+        sampler=optuna.samplers.GridSampler(_grid(runs), seed=GRID_SEED),
+        direction="minimize" if runs.minimize else "maximize",
+        load_if_exists=True,
+    )
+    held = study.user_attrs.get("digest")
+    if held is None:
+        study.set_user_attr("digest", runs.digest)
+    elif held != runs.digest:
+        raise InputFileError(
+            "the storage belongs to another sweep",
+            code="CB-SWEEP-04",
+            where=f"{_without_password(runs.storage)}, study {runs.name}",
+            why="its grid, seeds, command, metric or model are not the ones given now",
+            do="give another folder with -o, or another --storage",
+        )
+    return study
+
+
+def work(folder: Path, progress: Progress | None = None) -> None:
+    """Run cells until none is left, in this process; several processes and machines may do so at once.
+
+    Raises:
+        MissingPackage: Optuna is not installed.
+        InputFileError: the folder or the storage cannot be used (CB-SWEEP-02 to 04).
+    """
+    runs = Runs.read(folder)
+    study = open_study(runs)
+    optuna = _optuna()
+    with _quietly():
+        _work(optuna, study, runs, folder, progress)
+
+
+def _work(optuna: Any, study: Any, runs: Runs, folder: Path, progress: Progress | None) -> None:
+    while True:
+        optuna.storages.fail_stale_trials(study)
+        state = _state(study, runs)
+        if not state.open:
+            if not state.running:
+                return
+            time.sleep(WAIT)  # the last runs are under way elsewhere; a lost one comes back
+            continue
+        if progress is not None:
+            progress(f"run {state.done + 1} of {state.total}")
+        study.optimize(
+            lambda trial: _run(trial, runs, folder),
+            n_trials=1,
+            catch=(RunFailed,),
+            callbacks=[_retrying(runs.retries)],
+        )
+
+
+def spread(folder: Path, workers: int, progress: Progress | None = None) -> None:
+    """Run cells in several processes on this machine until none is left.
+
+    Raises:
+        CheckFailed: every worker ended with a fault (CB-SWEEP-06).
+    """
+    if workers == 1:
+        work(folder, progress)
+        return
+    command = [sys.executable, "-m", "cbsurgeon.sweeps.worker", str(folder)]
+    started = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(workers)]
+    study, runs = open_study(Runs.read(folder)), Runs.read(folder)
+    try:
+        while any(one.poll() is None for one in started):
+            if progress is not None:
+                state = _state(study, runs)
+                progress(f"runs: {state.done} of {state.total} done, {state.running} under way")
+            time.sleep(WAIT)
+    except BaseException:
+        for one in started:
+            one.send_signal(signal.SIGINT)
+        raise
+    if all(one.returncode for one in started):
+        assert started[0].stderr is not None
+        raise CheckFailed(
+            "every worker of the sweep failed",
+            code="CB-SWEEP-06",
+            where=str(folder),
+            why=started[0].stderr.read().decode(errors="replace").strip()[-300:],
+            do="give --workers 1 to see the failure here",
+        )
+
+
+def results(runs: Runs) -> list[Result]:
+    """What every run gave, in the order of the grid; runs that are not finished are left out."""
+    trials = open_study(runs).get_trials(deepcopy=False)
+    found: list[Result] = []
+    for cell in runs.models:
+        for seed in runs.seeds:
+            mine = [one for one in trials if (one.params.get("cell"), one.params.get("seed")) == (cell, seed)]
+            tries = [one for one in mine if one.state.name != "PRUNED"]
+            done = next((one for one in tries if one.state.name == "COMPLETE"), None)
+            if done is not None:
+                found.append(Result(cell, seed, float(done.value), len(tries)))
+            elif tries and all(one.state.is_finished() for one in tries):
+                why = str(tries[-1].user_attrs.get("why", "the process that ran it was lost"))
+                found.append(Result(cell, seed, None, len(tries), why))
+    return found
+
+
+@dataclass(frozen=True)
+class _State:
+    total: int
+    done: int
+    running: int
+    open: int
+
+
+def _state(study: Any, runs: Runs) -> _State:
+    """How many cells and seeds are finished, under way, and neither."""
+    trials = study.get_trials(deepcopy=False)
+    total = len(runs.models) * len(runs.seeds)
+    finished, running, waiting = set(), set(), 0
+    for trial in trials:
+        place = trial.system_attrs.get("grid_id")
+        if trial.state.name == "RUNNING":
+            running.add(place)
+        elif trial.state.name == "WAITING":
+            waiting += 1
+        elif trial.state.name != "PRUNED":  # another worker had taken it
+            finished.add(place)
+    started = finished | running
+    done = len(finished - running)
+    return _State(total, done, len(running), max(0, total - len(started)) + waiting)
+
+
+def _run(trial: Any, runs: Runs, folder: Path) -> float:
+    """Run the user's command for one cell and seed, and read its metric.
+
+    Raises:
+        RunFailed: it ended with an error, or left no such number.
+    """
+    cell, seed = (
+        trial.suggest_categorical("cell", list(runs.models)),
+        trial.suggest_categorical("seed", list(runs.seeds)),
+    )
+    if _taken(trial):
+        raise _optuna().TrialPruned("another worker took this run at the same moment")
+    out = folder / "runs" / cell / f"seed-{seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    metrics = out / "metrics.json"
+    metrics.unlink(missing_ok=True)  # of an attempt that failed
+    words = runs.words(folder, cell, seed, out)
+    try:
+        with (out / "log.txt").open("wb") as log:
+            done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            raise RunFailed(f"{words[0]} ended with exit code {done.returncode}; see {out / 'log.txt'}")
+        return _metric(metrics, runs.metric)
+    except OSError as error:
+        raise RunFailed(f"{words[0]} cannot be run: {error.strerror or error}") from error
+    except RunFailed as failure:
+        trial.set_user_attr("why", str(failure))
+        raise
+
+
+def _taken(trial: Any) -> bool:
+    """Whether another run of the same cell and seed started first, or is done: two workers may pick the same one."""
+    trials = trial.study.get_trials(deepcopy=False)
+    place = next(one for one in trials if one.number == trial.number).system_attrs.get("grid_id")
+    return any(
+        one.system_attrs.get("grid_id") == place
+        and (one.state.name == "COMPLETE" or (one.state.name == "RUNNING" and one.number < trial.number))
+        for one in trials
+        if one.number != trial.number
+    )
+
+
+def _metric(file: Path, name: str) -> float:
+    try:
+        document = strict_json.parse(file.read_bytes())
+    except (OSError, strict_json.NotStrictJSON) as error:
+        raise RunFailed(f"the command left no readable {file.name} in {{out}}: {error}") from error
+    value = document.get(name) if isinstance(document, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        held = ", ".join(document) if isinstance(document, dict) else type(document).__name__
+        raise RunFailed(f"{file} has no number {name!r}; it has {held}")
+    return float(value)
+
+
+def _grid(runs: Runs) -> dict[str, Sequence[Any]]:
+    return {"cell": list(runs.models), "seed": list(runs.seeds)}
+
+
+def _again(retries: int) -> Any:
+    return _optuna().storages.RetryHeartbeatStaleTrialCallback(max_retry=retries)
+
+
+def _retrying(retries: int) -> Any:
+    """Queue a failed run again, with Optuna's own callback for lost ones."""
+    again = _again(retries)
+
+    def callback(study: Any, trial: Any) -> None:
+        if trial.state.name == "FAIL":
+            again(study, trial)
+
+    return callback
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Optuna's remarks that heartbeats are experimental, and its line for every run."""
+    optuna = _optuna()
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise missing("optuna", "sweep", "running a sweep") from error
+    return optuna
+
+
+def _without_password(url: str) -> str:
+    """A database's address without the password in it."""
+    scheme, separator, rest = url.partition("://")
+    account, at, place = rest.rpartition("@")
+    return f"{scheme}{separator}{account.partition(':')[0]}{at}{place}" if at else url

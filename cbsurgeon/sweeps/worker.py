@@ -1,0 +1,11 @@
+"""A process that runs cells of a sweep until none is left: ``python -m cbsurgeon.sweeps.worker DIR``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cbsurgeon.sweeps.study import work
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))

@@ -261,6 +261,12 @@ def test_another_sweep_does_not_get_into_a_folder_or_a_storage(tmp_path: Path) -
         study.Runs.read(tmp_path)
 
 
+def test_workers_that_all_fail_are_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study.sys, "executable", "/bin/false")
+    with pytest.raises(CheckFailed, match="CB-SWEEP-06"):
+        cbs.sweep(encoder(), tmp_path / "s", layers=("0",), run="true", metric="a", workers=2)
+
+
 def test_intervals_are_those_of_student() -> None:
     from scipy import stats
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -17,6 +18,7 @@ PACKAGES = ("torch", "numpy", "timm", "torchvision", "transformers", "onnx", "on
 def environment() -> dict[str, Any]:
     """The stamp of this process on this machine, JSON values only."""
     return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "processor": processor(),

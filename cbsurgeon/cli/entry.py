@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    terminal = Terminal(json="--json" in words, debug="--debug" in words)
+    command = shlex.join(["cbsurgeon", *words])
+    terminal = Terminal(json="--json" in words, debug="--debug" in words, command=command)
     try:
         code = cli.main(args=words, prog_name="cbsurgeon", standalone_mode=False, obj=terminal)
         if sys.stdout is not None:  # as it is when the caller closed it

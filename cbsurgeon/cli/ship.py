@@ -46,7 +46,7 @@ def command(
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.load(reference, loading)
-        shipment = verbs.ship(model, output, choice, how, force=force, progress=progress)
+        shipment = verbs.ship(model, output, choice, how, force=force, command=terminal.command, progress=progress)
     terminal.show(shipment.document)
     for warning in shipment.warnings:
         terminal.warn(warning)

@@ -47,6 +47,7 @@ class Terminal:
         debug: tracebacks.
         shown: a result was printed; an error after it adds no second JSON document.
         wide: columns for the result's tables.
+        command: the command line, for results that say how they were made.
     """
 
     json: bool = False
@@ -55,6 +56,7 @@ class Terminal:
     debug: bool = False
     shown: bool = False
     wide: int = field(default_factory=columns)
+    command: str = ""
 
     def show(self, document: Mapping[str, Any], text: Callable[[], str] | None = None) -> None:
         """Print a result: the document with ``--json``, else ``text()`` or the document as tables."""

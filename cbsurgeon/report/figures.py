@@ -126,9 +126,16 @@ def own_time(document: Mapping[str, Any]) -> str:
     """``0.43 % of a run of B (95 % interval 0.42 to 0.44 %), 60 profiled runs of each``."""
     share, overhead = document["share"], document["own_time"]["overhead"]
     low, high = (f"{100 * bound:.2f}" for bound in share["ci95"])
-    taken = f"the inserted operators take {100 * share['value']:.2f} % of a run of B (95 % interval {low} to {high} %)"
+    taken = f"The inserted operators take {100 * share['value']:.2f} % of a run of B (95 % interval {low} to {high} %)"
     net = f"{percent(overhead['value'])} against A with lost and gained operators counted"
     return f"{taken}; {net}; {counted(share['runs'], 'run')} of each"
+
+
+def profiler(own: Mapping[str, Any]) -> str:
+    """The profiler, and what it costs."""
+    slowed = own["profiler_overhead"]
+    cost = f"a run of A takes {percent(slowed, 1)} under it" if slowed > 0 else "no slow-down of A was seen under it"
+    return f"{own['method']}; {cost}"
 
 
 def graph_lines(graph: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cbsurgeon.report import accuracy, figures, plots
+from cbsurgeon.report import accuracy, figures, plots, summary
 from cbsurgeon.report.document import Document, chosen, combine, listed, of_kind, text_of
 from cbsurgeon.report.network import anatomy, panels
 from cbsurgeon.version import __version__
@@ -51,6 +51,7 @@ def render_html(documents: Sequence[Document]) -> str:
         "place": figures.place,
         "share": figures.share,
         "own_time": figures.own_time,
+        "profiler": figures.profiler,
         "graph_lines": figures.graph_lines,
         "profile": figures.profile,
         "counted": figures.counted,
@@ -76,13 +77,16 @@ def _content(documents: Sequence[Document]) -> dict[str, Any]:
         "insertions": [_insertion(part) for part in of_kind(found, "insert")],
         "verifications": [_verification(part) for part in _checks(found)],
         "audits": [_audit(part) for part in of_kind(found, "audit")],
-        "benchmarks": [{**part, "plot": _svg(plots.latency(part))} for part in of_kind(found, "bench")],
+        "benchmarks": [_benchmark(part) for part in of_kind(found, "bench")],
         "evaluations": [accuracy.section(part) for part in of_kind(found, "evaluate")],
         "exports": of_kind(found, "export"),
         "files": {name: entry for document in shipments for name, entry in document["files"].items()},
         "left_out": {name: why for document in shipments for name, why in document["left_out"].items()},
         "environment": _environment(report, found),
+        "sentences": summary.sentences(found),
+        "next_steps": summary.next_steps(documents),
     }
+    content["made"] = summary.made(documents, content["environment"])
     content["cards"] = _cards(content)
     content["lead"] = _lead(content)
     content["sections"] = [(name, label) for name, label in SECTIONS.items() if _present(name, content)]
@@ -114,6 +118,15 @@ def _insertion(document: Document) -> dict[str, Any]:
         "listed": listed(document),
         "anatomy": anatomy(document),
         "recipe_text": json.dumps(document["recipe"], indent=2, ensure_ascii=False),
+    }
+
+
+def _benchmark(document: Document) -> dict[str, Any]:
+    own = document.get("own_time") or {}
+    return {
+        **document,
+        "plot": _svg(plots.latency(document)),
+        "sites_plot": _svg(plots.sites(document)) if own.get("sites") else "",
     }
 
 

@@ -85,6 +85,22 @@ def latency(document: Document) -> str:
         return _svg(figure, "latency")
 
 
+def sites(document: Document) -> str:
+    """Own time of each inserted operator in one run."""
+    rows = document["own_time"]["sites"]
+    with _figure(0.6 + 0.3 * len(rows), "sites") as (figure, axes):
+        places = list(range(len(rows), 0, -1))
+        times = [row["microseconds"] for row in rows]
+        axes.barh(places, times, height=0.6, color=SECOND)
+        for y, time in zip(places, times, strict=True):
+            axes.annotate(f"{time:.1f}", (time, y), (4, 0), textcoords="offset points", va="center")
+        axes.set_yticks(places, [_shortened(row["site"]) for row in rows])
+        axes.set_xlim(0, (max(times) or 1.0) * 1.2)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("µs in one run")
+        return _svg(figure, "sites")
+
+
 def costs(document: Document) -> str:
     """By how many per cent B exceeds A, one bar per quantity."""
     names = [name for name in COSTS if name in document and document[name]["relative"] is not None]
@@ -257,6 +273,12 @@ def _decades(axes: Axes, direction: str, values: Sequence[float | None]) -> None
 def _shown(value: float) -> float:
     """A value on a logarithmic axis: an exact zero is drawn at float32's smallest step below one."""
     return value or 2.0**-24
+
+
+def _shortened(site: str) -> str:
+    """A module path without the name every inserted operator has; long ones keep their end."""
+    path = site.removesuffix("_input").removesuffix(".context_broadcast")
+    return path if len(path) <= 24 else f"…{path[-23:]}"
 
 
 def _wrapped(name: str) -> str:

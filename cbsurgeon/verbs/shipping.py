@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cbsurgeon import checks, deploy
 from cbsurgeon.checks import Verification
@@ -76,6 +79,7 @@ def ship(
     /,
     *,
     force: bool = False,
+    command: str = "",
     progress: Progress | None = None,
     **keywords: Any,
 ) -> Shipment:
@@ -87,6 +91,7 @@ def ship(
         choice: which operator goes where, as :func:`cbsurgeon.plan`; or its fields as keywords.
         how: what else to do; or its fields as keywords.
         force: replace a folder an earlier ``ship`` wrote.
+        command: the command line, for the report.
         progress: told each step.
 
     Raises:
@@ -110,7 +115,7 @@ def ship(
         job.documents.append(checks.audit(model, job.edited).to_dict())
         job.bench(how.bench_budget, how.opset)
         tell("write the report")
-        document = job.finish()
+        document = job.finish(command)
     return Shipment(Path(directory), document, job.verdict, tuple(job.warnings))
 
 
@@ -178,6 +183,11 @@ class _Job:
             self.warnings.append(f"no engine was built: {error.what}: {error.why}")
         else:
             self.documents.append(self._placed(built))
+            where = "this machine has one" if torch.cuda.is_available() else "this machine has no NVIDIA GPU"
+            self.left_out["engine run"] = (
+                f"the engine was built, not run ({where}); on a machine with the GPU it was built for: "
+                f"cbsurgeon verify {shlex.quote(str(self.final / WEIGHTS))} {shlex.quote(str(self.final / ENGINE))}"
+            )
 
     def bench(self, budget: float, opset: int) -> None:
         """Original against edited, both as ONNX files on the CPU."""
@@ -193,13 +203,15 @@ class _Job:
         named = replace(result, a=self.model.provenance.reference, b=str(self.final / ONNX))
         self.documents.append(named.to_dict())
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, command: str) -> dict[str, Any]:
         """The report, as JSON and as a page."""
         document = {
             "schema": SCHEMA,
             "title": self.model.provenance.reference,
             "ok": bool(self.verdict),
             "directory": str(self.final),
+            "command": command or None,
+            "weights": self._weights(),
             "files": self._files(),
             "left_out": dict(self.left_out),
             "environment": {"cbsurgeon": __version__, **environment()},
@@ -209,6 +221,18 @@ class _Job:
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         (self.folder / MARK).write_text(text + "\n", encoding="utf-8")
         return document
+
+    def _weights(self) -> dict[str, Any]:
+        """Where the weights come from: what was asked for, the digest of its file, and that of the weights shipped."""
+        origin = self.model.provenance
+        name = WEIGHTS if self.edited.module is not None else PROGRAM
+        return {
+            "reference": origin.reference,
+            "architecture": origin.architecture,
+            "options": dict(origin.architecture_options),
+            "sha256": origin.sha256,
+            "shipped_sha256": sha256(self.folder / name),
+        }
 
     def _placed(self, made: Export) -> dict[str, Any]:
         """An export's document with its files where they will be, not where they were made."""

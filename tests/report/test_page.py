@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 from collections import Counter
@@ -212,3 +213,38 @@ def test_attention_is_drawn_where_it_was_changed_and_not_taken_for_an_mlp() -> N
     changed = re.findall(r'<g class="block chosen".*?<text class="path"[^>]*>([^<]*)', page, re.DOTALL)
     assert changed == ["blocks.1.attn"]
     assert "attention of blocks" not in render_html([inspection, documents.insertion((1,))])
+
+
+def test_the_head_says_how_it_was_made_and_what_was_not_done() -> None:
+    shipment = documents.shipment()
+    head = html.unescape(render_html([shipment]).split("</header>")[0])
+    for text in (
+        shipment["command"],
+        "2026-11-30T09:00:00+00:00",
+        "a processor, 2 cores",
+        "deit.pth, architecture timm:deit_small_patch16_224 (sha256 beefbeef",
+        "as shipped, sha256 f00df00d",
+        "no TensorRT builder is installed",
+        "at most 0.5 % slower with 95 % confidence",
+        "bytes moved, unfused +",
+        "Train or fine-tune",
+    ):
+        assert text in head
+    assert "How it was made" not in render_html([documents.audit()])  # nothing to say is not said
+
+
+def test_own_time_is_drawn_and_the_graph_difference_listed() -> None:
+    page = html.unescape(render_html([documents.benchmark()]))
+    assert "0.43 % of a run of B (95 % interval 0.41 to 0.45 %)" in page
+    assert 'id="plot-sites"' in page and "blocks.11.mlp" in page
+    assert "only inserted operators are added" in page
+    assert "5 Add float[1,197,384] float[1,1,384] (88 µs) instead of 5 Add float[1,197,384] float[384] (95 µs)" in page
+    without = {**documents.benchmark(), "share": None, "graph": None, "own_time": None, "own_missing": "no profiler"}
+    assert "not measured, no profiler" in render_html([without])
+
+
+def test_benchmarks_of_an_older_version_are_shown() -> None:
+    old = {**documents.benchmark(), "outcome": "within", "verdict": "at most 0.4 % slower"}
+    for new in ("sentence", "share", "graph", "own_time", "own_missing", "pairs_agree"):
+        del old[new]
+    assert "at most 0.4 % slower" in render_html([old])

@@ -92,7 +92,7 @@ def _own_words(own: OwnTime, found: Verdict) -> str:
         return f"slower by {middle:.2f} % (95 % interval {low:.2f} to {high:.2f} %)"
     if not own.graph:
         return "negligible: both execute the same operators"
-    return f"negligible: {middle:+.2f} % (95 % interval {low:+.2f} to {high:+.2f} %)"
+    return f"negligible: {middle:+.2f} % by operator times (95 % interval {low:+.2f} to {high:+.2f} %)"
 
 
 def _interval(own: OwnTime) -> str:

@@ -56,8 +56,7 @@ def _own(document: Document) -> Rows:
         yield fact("graph", text)
     if own["sites"]:
         yield fact("sites", figures.site_times(own["sites"]))
-    slowed = figures.percent(own["profiler_overhead"], 1)
-    yield fact("profiler", f"{own['method']}; it makes a run of A {slowed} longer")
+    yield fact("profiler", figures.profiler(own))
     for note in own["notes"]:
         yield fact("note", note, "yellow")
 

@@ -1,0 +1,94 @@
+"""The head of the page: the answers as sentences, how and where they were made, and what was not done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cbsurgeon.report.document import Document, listed, of_kind
+from cbsurgeon.report.figures import COSTS, costs, counted, indices, percent, small
+
+
+def sentences(documents: Sequence[Document]) -> list[tuple[str, str]]:
+    """The answers in full sentences, each with its tone (``good``, ``bad``, ``warn`` or none)."""
+    found = []
+    for part in of_kind(documents, "insert"):
+        what = f"{part['op']} stands at {part['position']} of {counted(len(part['sites']), 'block')}: {listed(part)}"
+        found.append((f"{what}.", ""))
+    for part in of_kind(documents, "verify"):
+        batches = indices(sorted({row["batch"] for row in part["rows"]}))
+        word = "computes the same as" if part["ok"] else "does NOT compute the same as"
+        b, a = part["sides"][1]["name"], part["sides"][0]["name"]
+        found.append((f"{b} {word} {a} at batches {batches}: max |Δ| {small(part['max_abs'])}.", _tone(part["ok"])))
+    for part in of_kind(documents, "audit"):
+        if part.get("b"):
+            found.append((f"Cost: {_costs(part)}.", ""))
+    tones = {"negligible": "good", "faster": "good", "slower": "bad"}
+    for part in of_kind(documents, "bench"):
+        where = part["environment"].get("backend")
+        words = str(part.get("sentence") or part["verdict"])
+        found.append((f"Latency{f' in {where}' if where else ''}: {words}.", tones.get(part["verdict"], "warn")))
+    return found
+
+
+def _tone(ok: bool) -> str:
+    return "good" if ok else "bad"
+
+
+def _costs(part: Document) -> str:
+    """Every quantity by name, so that bytes moved fused and unfused do not pass for each other."""
+    known = [name for name in costs(part) if part[name]["relative"] is not None]
+    return ", ".join(f"{COSTS[name]} {percent(part[name]['relative'])}" for name in known)
+
+
+def made(documents: Sequence[Document], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How and where the results were made: date, command, machine, versions, weights; only what the documents say."""
+    rows = [("date", environment.get("date"))]
+    rows += [("command", document["command"]) for document in documents if document.get("command")]
+    rows.append(("machine", _machine(environment)))
+    packages = environment.get("packages") or environment.get("versions")
+    if isinstance(packages, Mapping):
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in packages.items())))
+    rows += [("weights", weights(document["weights"])) for document in documents if document.get("weights")]
+    return [(label, str(value)) for label, value in rows if value]
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    cores = environment.get("cores")
+    parts = [
+        environment.get("processor"),
+        counted(cores, "core") if cores else None,
+        environment.get("gpu"),
+        environment.get("platform"),
+    ]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def weights(origin: Mapping[str, Any]) -> str:
+    """``timm:deit_small_patch16_224, no weights file (random); shipped weights sha256 ab12...``."""
+    source = f"sha256 {origin['sha256']}" if origin.get("sha256") else "no weights file: as the reference builds it"
+    built = origin.get("architecture")
+    of = f", architecture {built}" if built and built != origin["reference"] else ""
+    return f"{origin['reference']}{of} ({source}); as shipped, sha256 {origin['shipped_sha256']}"
+
+
+def next_steps(documents: Sequence[Document]) -> list[str]:
+    """What a reader of a shipment does next."""
+    steps = []
+    for document in documents:
+        if "files" not in document:
+            continue
+        folder, names = document["directory"], document["files"]
+        changes = any(not part["identity_at_start"] for part in of_kind(document["documents"], "insert"))
+        if changes:
+            steps.append("Train or fine-tune the model with the operators in it, and ship the result.")
+        if "model.onnx" in names:
+            original = document["title"]
+            steps.append(
+                f"Measure on the machine it will run on: cbsurgeon bench {original} {folder}/model.safetensors"
+            )
+        if "model.engine" in names:
+            steps.append(
+                f"Check the engine on its GPU: cbsurgeon verify {folder}/model.safetensors {folder}/model.engine"
+            )
+    return steps

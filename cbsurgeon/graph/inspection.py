@@ -123,7 +123,7 @@ def inspect_program(
         blocks=blocks,
         rejected=rejected,
         attention=attention,
-        attentions=listing.list_attentions(bare, reading, members, hidden, run=run is not None),
+        attentions=listing.list_attentions(bare, reading, members, hidden, run=has_weights(program)),
         reference=reference,
         fingerprint=fingerprint(blocks),
         causal_stacks={stack: one.evidence for stack, one in hidden.items()},

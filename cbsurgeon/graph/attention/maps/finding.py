@@ -68,15 +68,16 @@ def _assembled(flow: Flow, node: fx.Node, axis: int, before: Before, after: Afte
         query = moved(flow, source, query, user) if query is not None else None
     if not after.mixers and after.query is not None:
         query = after.query
+    mixed = (after.way[-1], after.query, after.key) if after.mixers and after.query is not None else None
     if query is None or query == key:
         return None
     talking: Literal["", "scores", "weights", "both"] = "scores" if before.mixed else ""
     if after.mixers:
         talking = "both" if before.mixed else "weights"
     return Map(
-        node, False, weights, after.way[-1] if after.mixers else None, after.product,
+        node, False, weights, mixed, after.product,
         tuple(i for i in range(len(flow.table.sizes(weights))) if i not in (query, key)), query, key,
-        asking, asked, before.product, talking,
+        asking, asked, before.product, tuple(before.way), tuple(after.way[:cut]), talking,
     )  # fmt: skip
 
 
@@ -126,7 +127,7 @@ def channels_of(flow: Flow, node: fx.Node) -> set[int]:
     queue, seen, found = [node], set[fx.Node](), set[int]()
     while queue and len(seen) < NEAR * 2:
         current = queue.pop()
-        if current in seen or current not in flow.table.dims:
+        if current in seen:
             continue
         seen.add(current)
         if current in flow.projections:

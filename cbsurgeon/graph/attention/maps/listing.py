@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
@@ -11,13 +10,13 @@ from torch import Tensor, fx
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.attention.causality import triangular
 from cbsurgeon.graph.attention.maps.comparing import SOFTMAX
-from cbsurgeon.graph.attention.maps.finding import channels_of, find_maps
+from cbsurgeon.graph.attention.maps.finding import find_maps
 from cbsurgeon.graph.attention.maps.keys import KeyReader
+from cbsurgeon.graph.attention.maps.lead import counts
 from cbsurgeon.graph.attention.maps.map import Map
 from cbsurgeon.graph.attention.maps.mapless import find_mapless
 from cbsurgeon.graph.attention.scores import find_scores, raw_inputs
 from cbsurgeon.graph.axes.flow import Flow
-from cbsurgeon.graph.axes.table import BATCH, Factor, extent
 from cbsurgeon.graph.block import Rejected
 from cbsurgeon.graph.branches.steps import operands
 from cbsurgeon.graph.capture.execution import values
@@ -96,33 +95,6 @@ def reject_mapless(reading: Reading) -> None:
 def position_count(flow: Flow, place: tuple[fx.Node, int]) -> int:
     """Number of positions along an axis."""
     return flow.table.sizes(place[0])[place[1]]
-
-
-def lead_factors(flow: Flow, one: Map) -> list[tuple[Factor, str]]:
-    """The axes in front of a map, split as finely as they are known, each with its role: batch, head or window."""
-    table, dims = flow.table, flow.of(one.weights)
-    positions = [flow.of(node)[axis] for node, axis in (one.asking, one.asked)]
-    tokens = {axis for dim in (*positions, dims[one.query], dims[one.key]) for axis in table.axes(dim)}
-    channels = channels_of(flow, one.asking.node) | channels_of(flow, one.asked.node)
-    found: list[tuple[Factor, str]] = []
-    for place in one.lead:
-        for factor in dims[place]:
-            axis, evidence = table.root(factor.axis), table.evidence(factor.axis)
-            if factor.axis == BATCH:
-                role = "batch"
-            elif axis not in channels and (axis in tokens or evidence.slid or evidence.given):
-                role = "window"
-            else:
-                role = "head"
-            found.append((factor, role))
-    return found
-
-
-def counts(flow: Flow, one: Map) -> tuple[int, int]:
-    """Heads, and windows per sample."""
-    factors = lead_factors(flow, one)
-    folded = math.prod(extent((factor,)) for factor, role in factors if role == "window")
-    return math.prod(factor.size for factor, role in factors if role == "head"), folded
 
 
 def _stack_of(path: str) -> str:

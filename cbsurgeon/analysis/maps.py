@@ -1,0 +1,101 @@
+"""``attention_maps``: the maps of a model on one batch, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from cbsurgeon.analysis.tapping import Tapped
+from cbsurgeon.errors import UsageError
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.heads import Attention
+from cbsurgeon.graph.program import wrap
+from cbsurgeon.models import Model
+
+Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+"""Inputs of one call: one tensor, positional tensors, or tensors by the names of the model's inputs."""
+
+
+def attention_maps(
+    model: Model | nn.Module | Program | ExportedProgram, batch: Batch, *, mixed: bool = False
+) -> Iterator[tuple[Attention, Tensor]]:
+    """The attentions of a model and their maps on a batch, in the order in which the forward pass reaches them.
+
+    The map is what the softmax gives, masks and biases included, before dropout. Where a projection mixes heads after
+    the softmax (talking heads, CaiT), it is the map before that. It is computed in float32, whatever the model's type.
+    One map exists at a time: keep what you need of it before you ask for the next.
+
+    Args:
+        model: a model, a module in evaluation mode, or a captured program.
+        batch: inputs on the model's device: a tensor, a tuple of positional inputs, or tensors by input name.
+        mixed: give the map after the mixing of heads, as the values see it; its rows need not sum to 1.
+
+    Yields:
+        an attention and its map, float32 ``[B, heads, queries, keys]``. For attention in windows, ``B`` is samples
+        times windows, the windows of one sample beside each other.
+
+    Raises:
+        CaptureError: the model cannot be captured.
+        UsageError: the batch does not have the model's inputs (CB-ANALYZE-01).
+    """
+    program = captured(model, batch)
+    yield from ((tap.attention, weights) for tap, weights in Tapped(program, mixed=mixed).run(named(program, batch)))
+
+
+def captured(model: Model | nn.Module | Program | ExportedProgram, batch: Batch | None = None) -> Program:
+    """The program of a model; a bare module is captured on the batch.
+
+    Raises:
+        CaptureError: it cannot be captured.
+    """
+    if isinstance(model, Program):
+        return model
+    if isinstance(model, ExportedProgram):
+        return wrap(model)
+    if isinstance(model, nn.Module):
+        args = (batch,) if isinstance(batch, Tensor) else tuple(batch) if isinstance(batch, Sequence) else ()
+        model = Model(model, args, example_kwargs=dict(batch) if isinstance(batch, Mapping) else {})
+    return capture(model, check=False)
+
+
+def named(program: Program, batch: Batch) -> dict[str, Tensor]:
+    """A batch by the names of a program's inputs, in their floating types, checked against them.
+
+    Raises:
+        UsageError: other inputs, another shape, or another batch size than the program takes (CB-ANALYZE-01).
+    """
+    names = program.input_names
+    if isinstance(batch, Tensor):
+        batch = (batch,)
+    given = dict(batch) if isinstance(batch, Mapping) else dict(zip(names, batch, strict=False))
+    count = len(batch)
+    if set(given) != set(names) or count != len(names):
+        shown = ", ".join(map(str, given)) if isinstance(batch, Mapping) else f"{count} tensors"
+        raise _wrong(f"the model takes {', '.join(names)}, and the batch has {shown}")
+    for name in names:
+        example, tensor = program.example[name], given[name]
+        free = program.batch_axes.get(name)
+        sizes = [
+            (have, want)
+            for axis, (have, want) in enumerate(zip(tensor.shape, example.shape, strict=False))
+            if axis != free
+        ]
+        if tensor.dim() != example.dim() or any(have != want for have, want in sizes):
+            wanted = ["batch" if axis == free else str(size) for axis, size in enumerate(example.shape)]
+            raise _wrong(f"{name} is {list(tensor.shape)}, and the model takes [{', '.join(wanted)}]")
+        if tensor.is_floating_point() and example.is_floating_point():
+            given[name] = tensor.to(example.dtype)
+    return given
+
+
+def _wrong(why: str) -> UsageError:
+    return UsageError(
+        "the batch does not fit the model's inputs",
+        code="CB-ANALYZE-01",
+        where="batch",
+        why=why,
+        do="give what the model's forward() takes",
+    )

@@ -1,0 +1,74 @@
+"""The axes in front of a map, whatever tensors they are folded into: samples, windows of a sample, heads."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from torch import fx
+
+from cbsurgeon.graph.attention.maps.finding import channels_of
+from cbsurgeon.graph.attention.maps.map import Map
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.table import BATCH, Dim
+
+Role = Literal["batch", "window", "head"]
+
+
+class Part(NamedTuple):
+    """A piece of a dimension: its size (0 for the batch, which differs from run to run) and what it counts."""
+
+    size: int
+    role: Role
+
+
+Lead = tuple[tuple[Part, ...], ...]
+"""The pieces of every axis in front of a map, in order."""
+
+
+def lead_of(flow: Flow, one: Map) -> Lead:
+    """The axes in front of a map, split as finely as they are known."""
+    dims = [flow.of(one.weights)[place] for place in one.lead]
+    if one.fused:  # an axis of size one in the queries is stretched to that of the keys
+        keys = flow.of(one.asked.node)
+        dims = [dim or (keys[place] if len(keys) == len(dims) + 2 else dim) for place, dim in enumerate(dims)]
+    parts = [[Part(_size(factor.axis, factor.size), _role(flow, one, factor.axis)) for factor in dim] for dim in dims]
+    if any(part.role == "head" for own in parts if all(one.role != "batch" for one in own) for part in own):
+        # Beside the batch stand windows where another axis holds the heads, even if nothing more is known of them.
+        parts = [
+            [Part(size, "window" if role == "head" else role) for size, role in own]
+            if any(part.role == "batch" for part in own)
+            else own
+            for own in parts
+        ]
+    return tuple(map(tuple, parts))
+
+
+def counts(flow: Flow, one: Map) -> tuple[int, int]:
+    """Heads, and windows per sample."""
+    parts = [part for own in lead_of(flow, one) for part in own]
+    heads, windows = (math.prod(part.size for part in parts if part.role == role) for role in ("head", "window"))
+    return heads, windows
+
+
+def _size(axis: int, size: int) -> int:
+    return 0 if axis == BATCH else size
+
+
+def _role(flow: Flow, one: Map, axis: int) -> Role:
+    if axis == BATCH:
+        return "batch"
+    table = flow.table
+    root, evidence = table.root(axis), table.evidence(axis)
+    if root in channels_of(flow, one.asking.node) | channels_of(flow, one.asked.node):
+        return "head"
+    return "window" if root in _positions(flow, one) or evidence.slid or evidence.given else "head"
+
+
+def _positions(flow: Flow, one: Map) -> set[int]:
+    """The axes that queries and keys lie along."""
+    places: list[tuple[fx.Node, int]] = [one.asking, one.asked]
+    if not one.fused:
+        places += [(one.weights, one.query), (one.weights, one.key)]
+    dims: list[Dim] = [flow.of(node)[axis] for node, axis in places]
+    return {axis for dim in dims for axis in flow.table.axes(dim)}

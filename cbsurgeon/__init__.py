@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from cbsurgeon.version import __version__
 
 if TYPE_CHECKING:
+    from cbsurgeon.analysis import attention_maps
     from cbsurgeon.checks import Audit, Benchmark, Verification
     from cbsurgeon.deploy import Export
     from cbsurgeon.errors import CBSurgeonError, explain
     from cbsurgeon.evaluation import Evaluation
     from cbsurgeon.graph.block import Block, Inspection
+    from cbsurgeon.graph.heads import Attention
     from cbsurgeon.models import Model
     from cbsurgeon.operators import CB, CBS, Operator, parameter_groups, set_strength
     from cbsurgeon.options import (
@@ -65,9 +67,11 @@ _ROOMS = {
     "cbsurgeon.operators": ("CB", "CBS", "Operator", "parameter_groups", "set_strength"),
     "cbsurgeon.models": ("Model",),
     "cbsurgeon.graph.block": ("Block", "Inspection"),
+    "cbsurgeon.graph.heads": ("Attention",),
     "cbsurgeon.surgery": ("Recipe", "disable"),
     "cbsurgeon.deploy": ("Export",),
     "cbsurgeon.checks": ("Audit", "Benchmark", "Verification"),
+    "cbsurgeon.analysis": ("attention_maps",),
     "cbsurgeon.evaluation": ("Evaluation",),
     "cbsurgeon.verbs": (
         "Shipment",
@@ -104,6 +108,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "audit",
     "bench",
     "evaluate",
+    "attention_maps",
     "ship",
     "sweep",
     "write_report",
@@ -111,6 +116,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "Model",
     "Inspection",
     "Block",
+    "Attention",
     "Recipe",
     "Loading",
     "Choice",

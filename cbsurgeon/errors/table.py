@@ -67,6 +67,7 @@ AREAS = {
     "AUDIT": Area("counting parameters, FLOPs and bytes", "proving"),
     "COST": Area("the comparison with fvcore", "proving"),
     "BENCH": Area("measuring latency", "proving"),
+    "ANALYZE": Area("the analysis of attention", "analysis"),
     "EVAL": Area("evaluating on data", "evaluation"),
     "REPORT": Area("reports", "proving"),
 }

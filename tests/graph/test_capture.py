@@ -349,7 +349,7 @@ def test_a_model_is_not_run_where_only_its_structure_is_read(monkeypatch: pytest
             y = F.dropout(self.linear(x), 0.5, self.training)
             return F.scaled_dot_product_attention(y, y, y, dropout_p=0.5 if self.training else 0.0)
 
-    def never(*_: object) -> None:
+    def never(*_: object, **__: object) -> None:
         raise AssertionError("the model was compared")
 
     monkeypatch.setattr("cbsurgeon.graph.capture.whole.compare", never)

@@ -31,8 +31,12 @@ CODES = {
     "CB-CAPTURE-04": Entry(
         "the batch became a constant",
         "The recorded graph serves one batch size only.",
-        causes=("int(x.shape[0]) in forward()", "a tensor made for one batch size, such as torch.zeros(2, ...)"),
-        do=("use x.shape[0] without int(), or -1 in reshape", "fix the batch where you deploy: export --batch N"),
+        causes=(
+            "a loop over the samples in forward(), so that other batches take other steps",
+            "a number that is made from the batch and is no multiple of it plus a constant",
+            "a tensor made for one batch size, such as torch.zeros(2, ...)",
+        ),
+        do=("use x.shape[0] without int(), or -1 in reshape, instead of a loop over samples",),
     ),
     "CB-CAPTURE-05": Entry(
         "the recorded program does not compute what the model does",

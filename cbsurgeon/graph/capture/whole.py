@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import aten
+from cbsurgeon.graph.capture import merging
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.regions import inline, raising_line
 from cbsurgeon.graph.program import Program, wrap
@@ -107,21 +108,63 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ref
 
     shapes = (pytree.tree_map(shape, args), pytree.tree_map(shape, kwargs))
     try:
-        with _plain_attention(), _quiet(), torch.no_grad():
-            exported = torch.export.export(
-                module, args, kwargs, dynamic_shapes=_by_parameter(module, *shapes), strict=False
-            )
+        exported = _exported(module, args, kwargs, _by_parameter(module, *shapes))
+        program = _named(exported)
+        _assert_symbolic(program, shapes, reference)
     except Exception as error:
-        raise CaptureError(
-            "capture failed because torch.export cannot follow the model's forward()",
-            code="CB-CAPTURE-03",
-            where=": ".join(filter(None, (reference, raising_line(error)))),
-            why=_first_lines(error),
-            do="capture a sub-module of it, or make the reported operation traceable",
-        ) from error
+        refusal = error if isinstance(error, CaptureError) else _cannot_follow(error, reference)
+        if size is None:
+            raise refusal from error
+        refusal.__cause__ = error if error is not refusal else None
+        return _at_two_sizes(module, (args, kwargs), size, shapes, refusal)
+    return program
+
+
+def _exported(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: dict[str, Any] | None
+) -> ExportedProgram:
+    with _plain_attention(), _quiet(), torch.no_grad():
+        exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     inline(exported)
-    program = wrap(exported, output_names(_outputs(exported)))
-    _assert_symbolic(program, shapes, reference)
+    return exported
+
+
+def _named(exported: ExportedProgram) -> Program:
+    return wrap(exported, output_names(_outputs(exported)))
+
+
+def _cannot_follow(error: Exception, reference: str) -> CaptureError:
+    return CaptureError(
+        "capture failed because torch.export cannot follow the model's forward()",
+        code="CB-CAPTURE-03",
+        where=": ".join(filter(None, (reference, raising_line(error)))),
+        why=_first_lines(error),
+        do="capture a sub-module of it, or make the reported operation traceable",
+    )
+
+
+def _at_two_sizes(module: nn.Module, inputs: merging.Inputs, size: int, shapes: Any, refusal: CaptureError) -> Program:
+    """The program merged from captures at two fixed batch sizes, compared with the model at a third.
+
+    Raises:
+        CaptureError: the refusal of the symbolic capture, where the model cannot be captured at a fixed size either, or
+            with the reason why the two captures cannot be merged (CB-CAPTURE-04).
+    """
+    try:
+        captures = [_exported(module, *merging.with_samples(inputs, size, wanted), None) for wanted in (size, size + 1)]
+    except Exception:  # it cannot be captured at all, and the symbolic capture said why
+        raise refusal from refusal.__cause__
+    try:
+        with _plain_attention(), _quiet():
+            by_parameter = _by_parameter(module, *shapes)
+            exported = merging.merged(captures[0], captures[1], (size, size + 1), by_parameter, inputs)
+        program = _named(exported)
+        _assert_symbolic(program, shapes, refusal.where)
+    except Exception as error:
+        raise _fixed(refusal.where, f"{type(error).__name__}: {error}"[:300]) from error
+    if not any(parameter.is_meta for parameter in module.parameters()):
+        args, kwargs = merging.with_samples(inputs, size, size + 3)
+        compare(module, program, args, kwargs, refusal.where, same_draws=True)
     return program
 
 
@@ -172,12 +215,19 @@ def _assert_symbolic(program: Program, shapes: Any, reference: str) -> None:
     )
     if program.batch_axes or not asked:
         return
-    raise CaptureError(
+    raise _fixed(
+        f"{reference}: inputs {', '.join(program.input_names)}",
+        "the model fixes the batch size in its code, so the result would only serve one batch size",
+    )
+
+
+def _fixed(where: str, why: str) -> CaptureError:
+    return CaptureError(
         "capture failed because the batch became a constant",
         code="CB-CAPTURE-04",
-        where=f"{reference}: inputs {', '.join(program.input_names)}",
-        why="the model fixes the batch size in its code, so the result would only serve one batch size",
-        do="look for shapes taken with int(...) or for tensors built for one batch in forward()",
+        where=where,
+        why=why,
+        do="look for shapes taken with int(...), loops over samples, or tensors built for one batch in forward()",
     )
 
 

@@ -1,0 +1,165 @@
+"""One program for every batch size, from captures at two: for models whose code turns the batch into a Python number.
+
+``int(x.shape[0])`` makes ``torch.export`` refuse a symbolic batch. Captured at two fixed sizes, such a model gives two
+graphs that differ in numbers alone. Every number that differs is a multiple of the batch plus a constant, and is
+written as that; the result is captured again with a symbolic batch.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+_KEPT = ("nn_module_stack", "stack_trace", "torch_fn", "custom")
+
+
+class Unlike(Exception):
+    """The two captures differ in more than numbers that follow the batch; the text says where."""
+
+
+def with_samples(inputs: Inputs, size: int, wanted: int) -> Inputs:
+    """Inputs of another batch size: rows are repeated in turn.
+
+    Args:
+        inputs: positional and keyword inputs.
+        size: their batch, which is the size of axis 0 of every tensor that has one.
+        wanted: the new batch.
+    """
+    rows = torch.arange(wanted) % size
+
+    def resize(leaf: Any) -> Any:
+        batched = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size
+        return leaf[rows] if batched else leaf
+
+    args, kwargs = pytree.tree_map(resize, inputs)
+    return args, kwargs
+
+
+def merged(
+    first: ExportedProgram, second: ExportedProgram, sizes: tuple[int, int], shapes: Any, inputs: Inputs
+) -> ExportedProgram:
+    """The program that both are at their batch size, with a symbolic batch.
+
+    Args:
+        first, second: the captures.
+        sizes: their batch sizes.
+        shapes: which axes of the inputs are the batch, as ``dynamic_shapes`` without names: leaves are ``{0: ...}`` or
+            ``None``.
+        inputs: positional and keyword inputs of the first capture.
+
+    Raises:
+        Unlike: they do not fit each other.
+    """
+    _same_constants(first, second)
+    module, other = first.module(check_guards=False), second.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule) and isinstance(other, fx.GraphModule)
+    writer = _Writer(module, sizes, shapes)
+    ours, theirs = list(module.graph.nodes), list(other.graph.nodes)
+    if len(ours) != len(theirs):
+        raise Unlike(f"there are {len(ours)} steps for a batch of {sizes[0]} and {len(theirs)} for one of {sizes[1]}")
+    for node, twin in zip(ours, theirs, strict=True):
+        if node.op != twin.op or str(node.target) != str(twin.target):
+            raise Unlike(f"{node.name} is {node.target} for one batch and {twin.target} for the other")
+        if node.op != "output":
+            writer.rewrite(node, twin)
+    module.graph.lint()
+    module.recompile()
+    args, kwargs = inputs
+    batch = Dim("batch", min=1)
+    named = pytree.tree_map(lambda axes: {0: batch} if axes is not None else None, shapes, is_leaf=_is_axes)
+    with torch.no_grad():
+        result = torch.export.export(module, args, kwargs, dynamic_shapes=named, strict=False)
+    _keep_meta(module.graph, result.graph)
+    return result
+
+
+def _is_axes(leaf: Any) -> bool:
+    return leaf is None or (isinstance(leaf, dict) and set(leaf) == {0})
+
+
+def _same_constants(first: ExportedProgram, second: ExportedProgram) -> None:
+    for name, tensor in first.constants.items():
+        twin = second.constants.get(name)
+        if isinstance(tensor, Tensor) and not (isinstance(twin, Tensor) and torch.equal(tensor, twin)):
+            raise Unlike(f"the constant {name} depends on the batch")
+
+
+class _Writer:
+    """Writes numbers that follow the batch as multiples of it."""
+
+    def __init__(self, module: fx.GraphModule, sizes: tuple[int, int], shapes: Any) -> None:
+        self._graph, self._sizes = module.graph, sizes
+        self._shapes = pytree.tree_leaves(shapes, is_leaf=_is_axes)
+        self._known: dict[tuple[int, int], fx.Node] = {}
+        self._batch: fx.Node | None = None
+
+    def rewrite(self, node: fx.Node, twin: fx.Node) -> None:
+        """Replace the numbers of one node that differ from those of the same node at the other batch size."""
+        if node.op == "placeholder":
+            return
+        ours, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
+        theirs, other = pytree.tree_flatten((twin.args, dict(twin.kwargs)))
+        if spec != other:
+            raise Unlike(f"{node.name} has other arguments")
+        changed = [self._number(node, a, b) for a, b in zip(ours, theirs, strict=True)]
+        if any(a is not b for a, b in zip(changed, ours, strict=True)):
+            args, kwargs = pytree.tree_unflatten(changed, spec)
+            node.args, node.kwargs = tuple(args), kwargs
+
+    def _number(self, node: fx.Node, ours: Any, theirs: Any) -> Any:
+        if isinstance(ours, fx.Node) or ours == theirs or (ours != ours and theirs != theirs):
+            return ours
+        exact = isinstance(ours, int | float) and isinstance(theirs, int | float) and not isinstance(ours, bool)
+        times, rest = divmod(theirs - ours, self._sizes[1] - self._sizes[0]) if exact else (0, 1)
+        if rest or times < 1 or ours != int(ours):
+            raise Unlike(f"{node.name} ({node.target}) takes {ours} for one batch and {theirs} for the other")
+        return self._multiple(int(times), int(ours - times * self._sizes[0]))
+
+    def _multiple(self, times: int, more: int) -> fx.Node:
+        if (times, more) not in self._known:
+            batch = self._size()
+            last = list(self._known.values())[-1] if self._known else batch
+            with self._graph.inserting_after(last):
+                found = self._graph.call_function(operator.mul, (batch, times))
+            if more:
+                with self._graph.inserting_after(found):
+                    found = self._graph.call_function(operator.add, (found, more))
+            self._known[times, more] = found
+        return self._known[times, more]
+
+    def _size(self) -> fx.Node:
+        """The size of the batch, read off the first input that has it."""
+        if self._batch is None:
+            inputs = [node for node in self._graph.nodes if node.op == "placeholder"]
+            source = next(node for node, axes in zip(inputs, self._shapes, strict=True) if axes is not None)
+            with self._graph.inserting_after(inputs[-1]):
+                self._batch = self._graph.call_function(torch.ops.aten.sym_size.int, (source, 0))
+        return self._batch
+
+
+def _keep_meta(before: fx.Graph, after: fx.Graph) -> None:
+    """Give the steps of a program captured again the modules they belong to."""
+    old, new = (
+        [node for node in graph.nodes if node.op == "call_function" and _is_step(node)] for graph in (before, after)
+    )
+    if [node.target for node in old] != [node.target for node in new]:
+        raise Unlike("captured again, the program has other steps")
+    for one, two in zip(old, new, strict=True):
+        for key in _KEPT:
+            if key in one.meta:
+                two.meta[key] = one.meta[key]
+
+
+def _is_step(node: fx.Node) -> bool:
+    """Whether a node computes a tensor; sizes and assertions about them come and go."""
+    name = str(node.target)
+    return isinstance(node.target, torch._ops.OpOverload) and not any(
+        part in name for part in ("sym_", "_assert", "_guards")
+    )

@@ -10,6 +10,8 @@ from dataclasses import replace
 from torch import fx
 
 from cbsurgeon.graph.block import Block, Hook, Site
+from cbsurgeon.graph.branches import experts
+from cbsurgeon.graph.branches.branch import Branch
 from cbsurgeon.graph.hosts import Hosts
 from cbsurgeon.graph.reading import Found, Reading
 
@@ -80,6 +82,26 @@ def assemble(reading: Reading, group: list[Found], stack: str, hosts: Hosts, tap
         notes=_notes(first, end),
         tapped=any(found.branch.total in taps for found in group),
     )
+
+
+EXPERT = "one of several experts that a router weighs per token"
+"""The note of a block that is chosen only on request because tokens are shared out among it and others."""
+
+
+def without_experts(reading: Reading, groups: list[list[Found]], blocks: list[Block]) -> list[Block]:
+    """The blocks, experts that a router weighs no longer chosen by default: their weighted sum is the feed-forward."""
+    sums: dict[fx.Node, list[Branch]] = {}
+    for group in groups:
+        for one in group:
+            if one.kind in DEFAULT_KINDS:
+                sums.setdefault(one.branch.total, []).append(one.branch)
+    weighed = {total for total, own in sums.items() if experts.are_experts(reading.flow, own)}
+    return [
+        replace(block, default=False, notes=(*block.notes, EXPERT))
+        if block.default and group[0].branch.total in weighed
+        else block
+        for group, block in zip(groups, blocks, strict=True)
+    ]
 
 
 def without_adapters(groups: list[list[Found]], blocks: list[Block]) -> list[Block]:

@@ -47,6 +47,9 @@ ELEMENTWISE = (
 )
 """Steps whose output axes are the broadcast axes of their inputs (softmax and friends keep every axis too)."""
 
+FILLED = _names("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")
+"""Tensors that take nothing but the shape of another one."""
+
 SUM = _names("add sub")
 CONVOLUTION = _names("conv1d conv2d conv3d convolution")
 POOL = _names("""

@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import replace
 
 from cbsurgeon.errors import CaptureError
-from cbsurgeon.graph.assembly import assemble, fingerprint, same_weights, stack_names, without_adapters
+from cbsurgeon.graph.assembly import assemble, fingerprint, same_weights, stack_names, without_adapters, without_experts
 from cbsurgeon.graph.attention import causality as leaks
 from cbsurgeon.graph.attention import class_token, filler, padding
 from cbsurgeon.graph.attention.influence import Probe
@@ -107,7 +107,7 @@ def inspect_program(
         occupied(assemble(reading, group, names[place], hosts or Hosts(), taps), standing)
         for place, group in enumerate(groups)
     ]
-    every = class_token.proved(reading, groups, without_adapters(groups, every))
+    every = class_token.proved(reading, groups, without_experts(reading, groups, without_adapters(groups, every)))
     members = [(block.stack, one) for block, group in zip(every, groups, strict=True) for one in group]
     run = Probe(bare) if probe and has_weights(program) else None
     hidden = leaks.hiding(reading, members, run)

@@ -7,10 +7,12 @@ from torch import fx
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.block import Rejected
+from cbsurgeon.graph.branches import experts
 from cbsurgeon.graph.branches.body import is_pooled, middle
 from cbsurgeon.graph.branches.branch import Branch
 from cbsurgeon.graph.branches.parts import parts_of
 from cbsurgeon.graph.branches.projection import Projection, projection
+from cbsurgeon.graph.branches.steps import chain, operands
 from cbsurgeon.graph.reading import Reading
 from cbsurgeon.graph.reasons import Reason
 
@@ -112,3 +114,20 @@ def _gates(flow: Flow, node: fx.Node, limit: int = 12) -> bool:
             ):
                 queue.append(user)
     return False
+
+
+def reject_routed(reading: Reading) -> None:
+    """Every residual add without a block whose branch sends tokens to experts."""
+    flow = reading.flow
+    for total in list(flow.order):
+        terms = operands(flow, total)
+        if not terms or total in reading.lineage.totals:
+            continue
+        for term in terms:
+            others = {node for other in terms if other is not term for node in chain(flow, other)}
+            node = experts.routing(flow, term, others)
+            if node is not None:
+                detail = f"{node.name} ({aten.name(node)}) stands on the way to {total.name}"
+                path = reading.calls.path(node)
+                reading.rejected[total] = Rejected(Reason.ROUTED, detail, (node.name, total.name), path, 4)
+                break

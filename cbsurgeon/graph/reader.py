@@ -11,13 +11,13 @@ from cbsurgeon.graph.axes.roles import channel_axis, roles_where_shared
 from cbsurgeon.graph.axes.table import BATCH
 from cbsurgeon.graph.axes.tracking import follow
 from cbsurgeon.graph.block import Kind, Rejected, Site
-from cbsurgeon.graph.branches import sites, steps
+from cbsurgeon.graph.branches import experts, sites, steps
 from cbsurgeon.graph.branches.body import is_pooled
 from cbsurgeon.graph.branches.branch import Branch, branches, mixes_tokens
 from cbsurgeon.graph.branches.modules import ModuleCalls
 from cbsurgeon.graph.branches.steps import chain, is_spatial, operands
 from cbsurgeon.graph.capture.regions import unread, user_line
-from cbsurgeon.graph.near_misses import reject_the_rest, rejected, shape_problem, tokenless, touches
+from cbsurgeon.graph.near_misses import reject_routed, reject_the_rest, rejected, shape_problem, tokenless, touches
 from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reading import Found, Reading
 from cbsurgeon.graph.reasons import Reason
@@ -38,6 +38,7 @@ def read(program: Program) -> Reading:
     reading.found.sort(key=lambda found: flow.order[found.branch.last.core])
     _demote_mixers(reading)
     reject_the_rest(reading, claimed)
+    reject_routed(reading)
     for node in unread(graph):
         detail = f"{aten.name(node)} at {user_line(node) or 'an unknown line'}"
         reading.rejected[node] = Rejected(Reason.RUN_TIME_BRANCH, detail, (node.name,), reading.calls.path(node), 3)
@@ -64,7 +65,7 @@ def _read_sum(reading: Reading, total: fx.Node, claimed: set[fx.Node]) -> None:
     for branch in branches(flow, total, lineage.totals):
         if branch.last.core in claimed:
             continue
-        outcome = _blocked(reading, branch) if branch.blocked_by is not None else _classify(reading, branch)
+        outcome = _experts(reading, branch) if branch.blocked_by is not None else _classify(reading, branch)
         if isinstance(outcome, Found):
             claimed.add(branch.last.core)
             reading.rejected.pop(branch.last.core, None)
@@ -120,6 +121,24 @@ def _nested_stream(reading: Reading, branch: Branch) -> fx.Node | None:
                 if before in others:
                     return node
     return None
+
+
+def _experts(reading: Reading, branch: Branch) -> Found | Rejected | None:
+    """A mixture of experts, or why a branch does not reach its addition element by element."""
+    flow = reading.flow
+    node = experts.weighted_sum(flow, branch)
+    if node is None:
+        return _blocked(reading, branch)
+    assert branch.stream is not None
+    channel = channel_axis(flow, branch.stream)
+    if channel is None or flow.table.axes(branch.between.firsts[0].contracted) != {channel}:
+        return _blocked(reading, branch)
+    try:
+        site = sites.end_at(flow, reading.calls, experts.end_of(node, branch.total), {channel})
+    except sites.NoSite:
+        return _blocked(reading, branch)
+    kind: Kind = "glu" if branch.between.gate else "mlp"
+    return Found(branch, kind, site.channels, site.tokens, site.token_axes, {"end": site}, dict(experts.UNAVAILABLE))
 
 
 def _blocked(reading: Reading, branch: Branch) -> Rejected | None:

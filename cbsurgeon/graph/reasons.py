@@ -34,6 +34,10 @@ class Reason(StrEnum):
         "not-elementwise",
         "a step that is not element-wise stands between the down projection and the residual add",
     )
+    ROUTED = (
+        "routed",
+        "values decide which tokens meet which weights (a mixture of experts): no expert has all tokens of a sample",
+    )
     RUN_TIME_BRANCH = (
         "run-time-branch",
         "torch.cond, a loop or a scan decides by values what runs, and what is inside is not read",

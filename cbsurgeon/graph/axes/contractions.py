@@ -27,9 +27,21 @@ def addmm(flow: Flow, node: fx.Node) -> Dims:
 def _contract(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, place: int) -> Dims:
     """A projection of the last axis: everything before it stays, a new feature axis appears."""
     dims = flow.of(source)
-    flow.projections[node] = (source, weight, dims[place])
-    _note_contracted(flow, dims[place])
-    return (*dims[:-1], flow.table.fresh(flow.table.sizes(node)[-1], feature=True))
+    made = flow.table.fresh(flow.table.sizes(node)[-1], feature=True)
+    _project(flow, node, source, weight, dims[place], made)
+    return (*dims[:-1], made)
+
+
+def _project(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, dim: Dim, made: Dim) -> None:
+    """Note a projection of one axis, or that it mixes copies of a stream, whose new axis is one of copies again."""
+    if dim and all(flow.table.evidence(factor.axis).repeated for factor in dim):
+        flow.mixtures[node] = source
+        for factor in (*dim, *made):
+            seen = flow.table.evidence(factor.axis)
+            seen.repeated = seen.copies = True
+        return
+    flow.projections[node] = (source, weight, dim)
+    _note_contracted(flow, dim)
 
 
 def _note_contracted(flow: Flow, dim: Dim) -> None:
@@ -45,16 +57,20 @@ def matmul(flow: Flow, node: fx.Node) -> Dims:
         operands = operands * 2
     left, right = operands
     a, b, sizes = flow.of(left), flow.of(right), flow.table.sizes(node)
+    if len(b) == 1 and len(a) > 1 and flow.is_activation(left) and not flow.is_activation(right):
+        if a[-1] and all(flow.table.evidence(factor.axis).repeated for factor in a[-1]):
+            _project(flow, node, left, right, a[-1], ())  # a weighted sum of copies
+        return a[:-1]
     if len(a) < 2 or len(b) < 2:
         return like_inputs(flow, node) if len(a) == len(sizes) else tuple(flow.table.fresh(size) for size in sizes)
     if flow.is_activation(left) and not flow.is_activation(right):
-        flow.projections[node] = (left, right, a[-1])
-        _note_contracted(flow, a[-1])
-        return (*_broadcast(flow, a[:-2], b[:-2]), a[-2], flow.table.fresh(sizes[-1], feature=True))
+        made = flow.table.fresh(sizes[-1], feature=True)
+        _project(flow, node, left, right, a[-1], made)
+        return (*_broadcast(flow, a[:-2], b[:-2]), a[-2], made)
     if flow.is_activation(right) and not flow.is_activation(left):
-        flow.projections[node] = (right, left, b[-2])
-        _note_contracted(flow, b[-2])
-        return (*_broadcast(flow, b[:-2], a[:-2]), flow.table.fresh(sizes[-2], feature=True), b[-1])
+        made = flow.table.fresh(sizes[-2], feature=True)
+        _project(flow, node, right, left, b[-2], made)
+        return (*_broadcast(flow, b[:-2], a[:-2]), made, b[-1])
     flow.table.align(a[-1], b[-2])
     return (*_broadcast(flow, a[:-2], b[:-2]), a[-2], b[-1])
 
@@ -93,8 +109,8 @@ def einsum(flow: Flow, node: fx.Node) -> Dims:
                 flow.table.align(seen[letter], dim)
     gone = [letter for letter, who in held.items() if letter not in out and who == [True, False]]
     if len(gone) == 1:
-        flow.projections[node] = (ranked[0][1], ranked[1][1], seen[gone[0]])
-        _note_contracted(flow, seen[gone[0]])
+        new = [seen[letter] for letter, who in held.items() if letter in out and who == [False]]
+        _project(flow, node, ranked[0][1], ranked[1][1], seen[gone[0]], new[0] if len(new) == 1 else ())
     return tuple(seen[letter] for letter in out)
 
 

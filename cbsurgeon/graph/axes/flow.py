@@ -23,6 +23,7 @@ class Flow:
         depends: the nodes whose values depend on the user's inputs.
         order: each node's place in the graph.
         projections: projection node → (activation it reads, its weight, the dimension it contracts).
+        mixtures: node that mixes copies of a stream by weights → the activation it mixes.
     """
 
     def __init__(self, graph: fx.Graph, inputs: Sequence[str], batch_axes: Mapping[str, int]) -> None:
@@ -32,6 +33,7 @@ class Flow:
         self.depends: set[fx.Node] = set()
         self.order = {node: place for place, node in enumerate(graph.nodes)}
         self.projections: dict[fx.Node, tuple[fx.Node, fx.Node, Dim]] = {}
+        self.mixtures: dict[fx.Node, fx.Node] = {}
 
     def of(self, node: fx.Node) -> Dims:
         """Factors of a node's dimensions."""

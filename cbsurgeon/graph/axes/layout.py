@@ -51,7 +51,17 @@ def expand(flow: Flow, node: fx.Node) -> Dims:
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
     lead = len(sizes) - len(dims)
     padded = ((),) * lead + dims
-    return tuple(dim if dim else flow.table.fresh(size) for dim, size in zip(padded, sizes, strict=True))
+    result = tuple(dim if dim else flow.table.fresh(size) for dim, size in zip(padded, sizes, strict=True))
+    _note_repeated(flow, node, padded, result)
+    return result
+
+
+def _note_repeated(flow: Flow, node: fx.Node, before: Dims, after: Dims) -> None:
+    """Along a new axis, an activation is the same everywhere."""
+    if flow.is_activation(node):
+        for old, new in zip(before, after, strict=True):
+            if not old and new and not flow.table.holds_batch(new):
+                flow.table.evidence(new[0].axis).repeated = True
 
 
 def unsqueeze(flow: Flow, node: fx.Node) -> Dims:
@@ -83,7 +93,9 @@ def repeat(flow: Flow, node: fx.Node) -> Dims:
     """Axes grow."""
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
     padded = ((),) * (len(sizes) - len(dims)) + dims
-    return tuple(flow.table.resized(dim, size) for dim, size in zip(padded, sizes, strict=True))
+    result = tuple(flow.table.resized(dim, size) for dim, size in zip(padded, sizes, strict=True))
+    _note_repeated(flow, node, padded, result)
+    return result
 
 
 def same_rank(flow: Flow, node: fx.Node) -> Dims:
@@ -131,7 +143,13 @@ def stack(flow: Flow, node: fx.Node) -> Dims:
     sources, sizes = flow.sources(node), flow.table.sizes(node)
     where = cast(int, aten.argument(node, 1, "dim", 0)) % len(sizes)
     dims = flow.of(sources[0])
-    return (*dims[:where], flow.table.fresh(sizes[where]), *dims[where:])
+    for other in sources[1:]:
+        for first, second in zip(dims, flow.of(other), strict=False):
+            flow.table.align(first, second)
+    new = flow.table.fresh(sizes[where])
+    if len(sources) == 1 and flow.is_activation(node) and new:
+        flow.table.evidence(new[0].axis).repeated = True
+    return (*dims[:where], new, *dims[where:])
 
 
 def index(flow: Flow, node: fx.Node) -> Dims:

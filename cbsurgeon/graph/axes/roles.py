@@ -17,7 +17,7 @@ class Roles:
     """Axes of one tensor by role, as non-negative indices; axes of size 1 have none.
 
     Attributes:
-        batch, tokens: indices, in order.
+        batch, tokens: indices, in order; copies of a stream count as batch.
         channel: index of the channel axis.
         count: number of tokens (product of the token axes).
         channels: size of the channel axis.
@@ -81,6 +81,8 @@ def roles(flow: Flow, dims: Dims, channels: set[int]) -> Roles | None:
         elif BATCH in axes:
             batch.append(place)
             folded *= extent(factor for factor in dim if factor.axis != BATCH)
+        elif all(flow.table.evidence(axis).copies for axis in axes):
+            batch.append(place)
         else:
             tokens.append(place)
     if len(channel) != 1:

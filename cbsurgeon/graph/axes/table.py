@@ -20,6 +20,9 @@ from torch import fx
 PRIME = 1_000_003
 """Stands for the symbolic batch in size arithmetic: no real dimension is a multiple of it."""
 
+OTHER_PRIME = 1_000_033
+"""Stands for sizes that values decide (how many tokens an expert gets): they are no batch."""
+
 BATCH = 0
 """Identity of the batch axis."""
 
@@ -46,6 +49,8 @@ class Evidence:
         slid: how often a spatial convolution or pooling slid along it.
         feature: it was produced by a projection or an embedding.
         given: it is an axis of an input.
+        repeated: an activation was expanded along it, so that it began as copies of one tensor.
+        copies: it began so and a projection mixes the copies: they are copies of a stream (hyper-connections).
     """
 
     normalised: int = 0
@@ -54,6 +59,8 @@ class Evidence:
     slid: int = 0
     feature: bool = False
     given: bool = False
+    repeated: bool = False
+    copies: bool = False
 
     def add(self, other: Evidence) -> None:
         """Join what was seen of two axes that turned out to be one."""
@@ -63,6 +70,8 @@ class Evidence:
         self.slid += other.slid
         self.feature |= other.feature
         self.given |= other.given
+        self.repeated |= other.repeated
+        self.copies |= other.copies
 
 
 @dataclass
@@ -112,7 +121,9 @@ class AxisTable:
         expression = dim.node.expr
         known = self._sizes.get(expression)
         if known is None:
-            known = int(expression.subs(dict.fromkeys(expression.free_symbols, PRIME)))
+            by_values = {symbol for symbol in expression.free_symbols if str(symbol).startswith(("u", "zuf"))}
+            stand_ins = {symbol: OTHER_PRIME if symbol in by_values else PRIME for symbol in expression.free_symbols}
+            known = int(expression.subs(stand_ins))
             self._sizes[expression] = known
         return known
 

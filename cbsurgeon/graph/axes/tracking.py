@@ -35,7 +35,7 @@ def _visit(flow: Flow, node: fx.Node) -> None:
         return
     if node.op != "call_function":
         return
-    if any(source in flow.depends for source in aten.tensors(node)):
+    if aten.name(node) not in aten.FILLED and any(source in flow.depends for source in aten.tensors(node)):
         flow.depends.add(node)
     if isinstance(val, Tensor):
         flow.table.dims[node] = _checked(flow, node, _apply(flow, node))

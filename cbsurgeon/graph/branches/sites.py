@@ -91,6 +91,15 @@ def end(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> S
     return on_module if split and on_module.hooks else site
 
 
+def end_at(flow: Flow, calls: ModuleCalls, value: fx.Node, channels: set[int]) -> Site:
+    """The End of a branch whose last step is known.
+
+    Raises:
+        NoSite: there are no tokens to average over.
+    """
+    return _site(flow, calls, "end", Place(value), channels)
+
+
 def _tokens(flow: Flow, node: fx.Node, channels: set[int]) -> int:
     """Number of tokens along axes that no samples share; 0 where there is no such axis."""
     known = roles(flow, flow.of(node), channels)

@@ -29,11 +29,15 @@ class Step(NamedTuple):
 def step(flow: Flow, node: fx.Node) -> Step | None:
     """The step that made ``node``, or ``None`` at a boundary (projection, sum of two streams, input, attention ...)."""
     name = aten.name(node)
-    if node in flow.projections or not name:
+    if node in flow.projections or not name or name in aten.FILLED:
         return None
     live = [source for source in aten.tensors(node) if flow.is_activation(source)]
     if not live:
         return None
+    if node in flow.mixtures:
+        return Step("scale", flow.mixtures[node])
+    if name in ("sum", "mean") and _joins_copies(flow, node, live[0]):
+        return Step("scale", live[0])
     for kind, names in (("layout", aten.LAYOUT), ("crop", aten.CROP), ("dropout", aten.DROPOUT), ("norm", aten.NORM)):
         if name in names:
             return Step(kind, live[0])  # type: ignore[arg-type]
@@ -52,9 +56,17 @@ def step(flow: Flow, node: fx.Node) -> Step | None:
         if aten.is_guard(node):
             return Step("scale", live[0])
         return Step("activation", live[0])
-    if name in aten.ELEMENTWISE:
+    if name in aten.ELEMENTWISE and aten.value(node) is not None:
         return _elementwise(flow, node, live)
     return None
+
+
+def _joins_copies(flow: Flow, node: fx.Node, source: fx.Node) -> bool:
+    """Whether a sum leaves away nothing but copies of a stream."""
+    if node not in flow.table.dims or source not in flow.table.dims:
+        return False
+    gone = [dim for dim in flow.of(source) if dim and dim not in flow.of(node)]
+    return bool(gone) and all(flow.table.evidence(factor.axis).copies for dim in gone for factor in dim)
 
 
 def joined(flow: Flow, node: fx.Node) -> Step | None:

@@ -1,0 +1,110 @@
+"""Mixtures of experts: the weighted sum where tokens are whole again, and tokens that are routed by values."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from torch import fx
+
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.table import BATCH
+from cbsurgeon.graph.branches.branch import Branch
+
+UNAVAILABLE = {
+    "front": "its experts share their input with the router, which chooses among them by it",
+    "mid": "its hidden units belong to several experts",
+}
+"""Position → why it does not exist in a mixture of experts."""
+
+
+def weighted_sum(flow: Flow, branch: Branch) -> fx.Node | None:
+    """The sum over experts that stands between a branch's last projection and its addition.
+
+    It leaves away an axis that the projections' weights brought in, which is therefore no axis of the stream, and keeps
+    all axes of the stream.
+    """
+    node, stream = branch.blocked_by, branch.stream
+    if node is None or stream is None or node not in flow.table.dims or branch.between.attention:
+        return None
+    if aten.name(node) not in aten.MATMUL | {"sum"} or not (branch.between.activation or branch.between.gate):
+        return None
+
+    def axes(one: fx.Node) -> set[int]:
+        return set().union(*(flow.table.axes(dim) for dim in flow.of(one)))
+
+    experts = axes(branch.last.output) - axes(node)
+    own = axes(stream)
+    if not experts or experts & (own | {BATCH}) or not own <= axes(node) | experts:
+        return None
+    return node
+
+
+def end_of(node: fx.Node, total: fx.Node) -> fx.Node:
+    """The sum over experts after the dropout that follows it, where one does."""
+    value = node
+    while len(node.users) == 1 and total not in node.users:
+        (node,) = node.users
+        if aten.name(node) in aten.DROPOUT:
+            value = node
+        elif aten.name(node) not in aten.LAYOUT:
+            break
+    return value
+
+
+ROUTING = frozenset(
+    "topk argmax argsort sort one_hot nonzero bincount scatter scatter_add scatter_reduce index_add index_copy "
+    "index_put index_reduce masked_scatter".split()
+)
+"""Operators that choose, by values, which tokens meet which weights."""
+
+_FAR = 400
+
+
+def routing(flow: Flow, term: fx.Node, streams: Container[fx.Node]) -> fx.Node | None:
+    """The step by which values decide which tokens of a stream meet which weights, on the way to one operand of a sum.
+
+    That is a choice (:data:`ROUTING`), or a product with the weights of several experts; something non-linear has to
+    stand there as well, and the stream has to be met.
+    """
+    queue, seen = [term], set[fx.Node]()
+    chosen: fx.Node | None = None
+    bent = touched = False
+    while queue and len(seen) < _FAR:
+        node = queue.pop()
+        touched |= node in streams
+        if node in seen or node in streams or not flow.is_activation(node):
+            continue
+        seen.add(node)
+        name = aten.name(node)
+        bent |= name in aten.NONLINEAR
+        if name in ROUTING or (name in aten.MATMUL and _has_expert_weights(flow, node)):
+            chosen = chosen or node
+        queue += aten.tensors(node)
+    return chosen if bent and touched else None
+
+
+def _has_expert_weights(flow: Flow, node: fx.Node) -> bool:
+    """Whether a product takes weights of more than two axes, or rows of such weights that values choose."""
+    for source in aten.tensors(node):
+        while aten.name(source) in aten.LAYOUT | {"index", "index_select", "gather"}:
+            source = aten.tensors(source)[0]
+        given = source.op == "placeholder" and source.name not in flow.inputs and source in flow.table.dims
+        if given and len(flow.of(source)) > 2:
+            return True
+    return False
+
+
+def are_experts(flow: Flow, found: list[Branch]) -> bool:
+    """Whether branches added up are experts: each is weighted by a number per token that an activation makes."""
+    return len(found) > 1 and all(_weighted_per_token(flow, branch) for branch in found)
+
+
+def _weighted_per_token(flow: Flow, branch: Branch) -> bool:
+    for node in branch.tail:
+        live = [source for source in aten.tensors(node) if flow.is_activation(source)]
+        if aten.name(node) == "mul" and len(live) == 2 and all(source in flow.table.dims for source in live):
+            sizes = [flow.table.sizes(source) for source in live]
+            if any(size[-1:] == (1,) and size[:-1] == flow.table.sizes(node)[:-1] for size in sizes):
+                return True
+    return False

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.deploy import BACKENDS, RuntimeSpec, export_onnx, open_runtime, stage
+from cbsurgeon.deploy import RuntimeSpec, export_onnx, open_runtime, stage
 from cbsurgeon.deploy.runtimes.onnx_session import check_placement
 from cbsurgeon.deploy.runtimes.torch_runtimes import EagerRuntime
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
+from cbsurgeon.vocabulary import BACKENDS
 from tests.deploy import networks
 
 CPU_BACKENDS = ("eager", "program", "folded", "onnxruntime")

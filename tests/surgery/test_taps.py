@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cbsurgeon.cli.options import exclusions
 from cbsurgeon.errors import NothingMatched, UsageError
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model
+from cbsurgeon.options.texts import BadText, exclusions
 from cbsurgeon.surgery import plan
 from tests.surgery import architectures
 
@@ -156,5 +156,5 @@ def test_on_the_command_line() -> None:
     assert exclusions("taps") == ("taps",)
     assert exclusions("7, taps,11") == (7, 11, "taps")
     for text in ("tap", "7,,11", "-1", "taps,x"):
-        with pytest.raises(UsageError, match="CB-CLI-06"):
+        with pytest.raises(BadText, match="block indices"):
             exclusions(text)

@@ -2,6 +2,8 @@
 
 The public names are imported when they are first used, so that importing this package is quick and needs
 torch alone.
+
+Belongs here: the public names and nothing else. Not here: code; README.md in this folder is the map of the packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Checking what was made: parity, bisection, leaks, cost, latency."""
+"""Checking what was made: parity, bisection, leaks, cost, latency.
+
+Belongs here: what compares two models or counts one, and says how sure the answer is. Not here: running a model
+(``deploy.runtimes``), accuracy on data (``evaluation``), the look of a result (``report``).
+"""
 
 from cbsurgeon.checks.cost.auditing import audit, count
 from cbsurgeon.checks.cost.counts import Audit, Count, Inserted, Tally

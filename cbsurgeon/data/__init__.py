@@ -5,6 +5,9 @@ WebDataset shards or a torchvision dataset; iterating the result gives
 :class:`Batch` objects. Images that cannot be read are counted and named, conversions are counted as notes. Several
 processes share a dataset without counting a sample twice or losing one. A new kind of dataset is one file and one line
 in :mod:`cbsurgeon.data.registry`.
+
+Not here: how an image becomes an input (``models.preprocessing``), and what is measured on the batches
+(``evaluation``).
 """
 
 from cbsurgeon.data.loading import Data, open_data

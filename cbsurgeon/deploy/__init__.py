@@ -1,4 +1,8 @@
-"""Taking a model out: folding, ONNX, TensorRT, and the runtimes that run any of them."""
+"""Taking a model out: folding, ONNX, TensorRT, and the runtimes that run any of them.
+
+Belongs here: what turns a model into a file, and what runs a model or a file. Not here: comparing the two (``checks``),
+inserting operators (``surgery``).
+"""
 
 from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
 from cbsurgeon.deploy.folding.folds import fold

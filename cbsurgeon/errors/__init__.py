@@ -4,6 +4,8 @@ Here belongs what every other package needs to refuse something: the error class
 (``classes``), the explanation of every code (``table`` and ``codes/``), and the search for a similar word
 (``similar``). The messages themselves stand where they are raised. Nothing here imports torch, nor any other package
 of cbsurgeon.
+
+Not here: translating other programs' exceptions (``cli.failure``).
 """
 
 from cbsurgeon.errors.classes import (

@@ -1,4 +1,8 @@
-"""Reading graphs: capture, axis roles, residual branches, blocks. Reads; changes nothing."""
+"""Reading graphs: capture, axis roles, residual branches, blocks. Reads; changes nothing.
+
+Belongs here: everything a graph can tell. Not here: loading a model (``models``), changing a graph (``surgery``,
+``deploy``; both use ``graph.editing``).
+"""
 
 from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use
 from cbsurgeon.graph.inspection import inspect, inspect_program

@@ -3,8 +3,8 @@
 ``load`` takes any reference or file. It never runs code from a file without ``trust=True`` and never drops what a
 file says.
 
-A checkpoint of ours may carry *recipes* (insertions). Repeating them is surgery, which this room does not know, so the
-caller hands it in::
+A checkpoint of ours may carry *recipes* (insertions). Repeating them is surgery, which this package does not know, so
+the caller hands it in::
 
     model = models.load(path, replay=lambda model, recipes: ...)   # Model with the insertions made
 
@@ -18,6 +18,8 @@ checkpoints that have recipes; without it such a checkpoint is refused (``CB-LOA
     model = models.finish(edited, checkpoint)            # strict load; CB-FIT-01 says what does not fit
 
 ``fit(module, state_dict, where)`` is the strict load alone.
+
+Not here: reading a graph (``graph``), inserting operators (``surgery``).
 """
 
 from cbsurgeon.models.builders import build

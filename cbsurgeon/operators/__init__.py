@@ -3,6 +3,8 @@
 ``base`` is what an operator of your own subclasses and lists what it may define. ``context`` and ``class_token`` are
 the bases of operators around the mean of the tokens and of operators that read the class token. ``registry`` finds an
 operator by its name. Nothing outside this package compares operators' names: other packages ask the operator.
+
+Not here: where an operator can stand (``graph``), putting it there (``surgery``).
 """
 
 from cbsurgeon.operators.base import Operator

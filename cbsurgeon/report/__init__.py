@@ -1,4 +1,7 @@
-"""Result documents → terminal tables, one JSON document, one self-contained HTML file."""
+"""Result documents → terminal tables, one JSON document, one self-contained HTML file.
+
+Belongs here: showing results that exist. Not here: computing anything; a document holds all that is shown.
+"""
 
 from cbsurgeon.report.document import combine, parts, read_document, shown
 from cbsurgeon.report.page import render_html

@@ -1,4 +1,8 @@
-"""Choosing sites, writing them down, and operating: on a module or on a program."""
+"""Choosing sites, writing them down, and operating: on a module or on a program.
+
+Belongs here: selectors, recipes, refusals, and both editors. Not here: finding blocks (``graph``), the operators'
+mathematics (``operators``).
+"""
 
 from cbsurgeon.surgery.disabling import disable
 from cbsurgeon.surgery.operating import insert_, insert_module, insert_program, remove, remove_

@@ -1,4 +1,8 @@
-"""What a user does, one function per verb; each walks the rooms in order. The command line calls the same functions."""
+"""What a user does, one function per verb; each walks the packages in order. The command line calls the same functions.
+
+Belongs here: the order in which packages are called, a few lines each. Not here: options and their defaults
+(``options``), decisions.
+"""
 
 from cbsurgeon.checks import audit, verify
 from cbsurgeon.deploy import export

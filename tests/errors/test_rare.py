@@ -13,8 +13,9 @@ import cbsurgeon as cbs
 from cbsurgeon.deploy.runtimes import tensorrt_runtime
 from cbsurgeon.deploy.runtimes.runtime import require_device
 from cbsurgeon.deploy.runtimes.tensorrt_runtime import TensorRTRuntime
+from cbsurgeon.deploy.tensorrt import package
 from cbsurgeon.deploy.tensorrt.package import TensorRT
-from cbsurgeon.errors import InputFileError, SurgeryError, UsageError
+from cbsurgeon.errors import InputFileError, MissingPackage, SurgeryError, UsageError
 from cbsurgeon.graph.editing import ProgramEditor
 
 
@@ -94,3 +95,12 @@ def test_a_device_that_does_not_exist(device: str, near: str) -> None:
         require_device(device)
     assert caught.value.code == "CB-RUN-11" and caught.value.do == f"did you mean --device {near}?"
     require_device("cuda:1")
+
+
+def test_macos_is_told_where_an_engine_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "_import", lambda name: None)
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(MissingPackage, match="not available on macOS") as caught:
+        package.find()
+    assert caught.value.code == "CB-MISSING-03" and caught.value.exit_code == 3
+    assert "cbsurgeon export model.onnx -o model.engine" in caught.value.do

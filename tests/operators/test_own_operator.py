@@ -17,7 +17,7 @@ from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import Operator, build
 
-FOLDER = Path(__file__).parents[2] / "examples" / "own_operator"
+FOLDER = Path(__file__).parents[2] / "examples" / "05_own_operator"
 N, C = 13, 8
 
 

@@ -162,7 +162,7 @@ def test_the_timm_example(options: tuple[str, ...], tmp_path: Path) -> None:
     for package in ("timm", "sklearn", "onnxruntime"):
         pytest.importorskip(package, reason="the example says it needs it")
     out = tmp_path / "run"
-    done = run("train_timm.py", out, "--steps", "12", *options)
+    done = run("03_train_timm.py", out, "--steps", "12", *options)
     assert "test accuracy" in done.stdout
     assert written(out) == {"run", "recipe.json", "last.pth.tar", "model.safetensors", "model.onnx"}
     # timm's own checkpoint names its architecture; with the recipe it is a model again, averaged weights too.
@@ -173,7 +173,7 @@ def test_the_timm_example(options: tuple[str, ...], tmp_path: Path) -> None:
     assert all(torch.equal(value, saved.state_dict()[key]) for key, value in averaged.state_dict().items())
     # A recipe written by hand or by another run is taken as it is.
     (tmp_path / "upper.json").write_text(made.without(2).to_json())
-    run("train_timm.py", out, "--steps", "2", "--recipe", str(tmp_path / "upper.json"))
+    run("03_train_timm.py", out, "--steps", "2", "--recipe", str(tmp_path / "upper.json"))
     again = cbs.load(str(out / "model.safetensors"))
     assert again.recipes == (made.without(2).to_dict(),)
 
@@ -183,7 +183,7 @@ def test_the_transformers_example(tmp_path: Path) -> None:
     for package in ("transformers", "accelerate", "sklearn", "onnxruntime"):
         pytest.importorskip(package, reason="the example says it needs it")
     out = tmp_path / "run"
-    done = run("train_hf.py", out, "--steps", "12")
+    done = run("04_train_hf.py", out, "--steps", "12")
     assert "test accuracy" in done.stdout
     assert written(out) == {"run", "recipe.json", "checkpoint-12", "last", "model.safetensors", "model.onnx"}
 
@@ -192,7 +192,7 @@ def test_the_transformers_example(tmp_path: Path) -> None:
 def test_the_digits_example() -> None:
     for package in ("timm", "sklearn", "onnxruntime"):
         pytest.importorskip(package, reason="the example says it needs it")
-    command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / "train_digits.py")]
+    command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / "02_train_digits.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "same" in done.stdout

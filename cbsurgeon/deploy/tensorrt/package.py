@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from cbsurgeon.errors import UsageError, missing
+from cbsurgeon.errors import MissingPackage, UsageError, missing
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 
@@ -54,7 +55,7 @@ def find(name: str | None = None) -> TensorRT:
 
     Raises:
         UsageError: an unknown name (CB-ENGINE-01).
-        MissingPackage: none is installed, or not the one named.
+        MissingPackage: none is installed, or not the one named; there is none for this system (CB-MISSING-03).
     """
     if name is not None:
         if name not in PACKAGES:
@@ -73,6 +74,13 @@ def find(name: str | None = None) -> TensorRT:
         found = _import(candidate)
         if found is not None:
             return found
+    if sys.platform == "darwin":
+        raise MissingPackage(
+            "TensorRT is not available on macOS",
+            code="CB-MISSING-03",
+            why="NVIDIA publishes its packages for Linux and Windows",
+            do="export to ONNX here; on a machine with Linux or Windows: cbsurgeon export model.onnx -o model.engine",
+        )
     raise missing("tensorrt_rtx (or tensorrt)", "tensorrt-rtx", "building and running engines")
 
 

@@ -2,4 +2,6 @@
 
 A file holds ``CODES``: code -> :class:`~cbsurgeon.errors.entry.Entry`. Which file an area is in is said by
 :data:`cbsurgeon.errors.table.AREAS`. A test compares the codes here with those the package raises.
+
+Not here: raising an error, nor its own sentence, which stands where it is raised.
 """

@@ -77,6 +77,13 @@ CODES = {
         causes=("another package pins an old onnx",),
         do=("pip install 'onnx>=1.21'", "use an environment without the package that pins it"),
     ),
+    "CB-MISSING-03": Entry(
+        "the package does not exist for this operating system",
+        "TensorRT and TensorRT-RTX are published for Linux and Windows only (exit code 3). Everything else works "
+        "without them.",
+        causes=("macOS",),
+        do=("export to ONNX here, and build the engine elsewhere: cbsurgeon export FILE.onnx -o FILE.engine",),
+    ),
     "CB-INTERNAL-01": Entry(
         "a fault in cbsurgeon",
         "The program met a case that it has no rule for (exit code 70). Inputs are untouched, and incomplete outputs "

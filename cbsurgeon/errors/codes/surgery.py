@@ -37,7 +37,7 @@ CODES = {
         causes=("the module cannot be imported", "another base class", "no class attribute name"),
         do=(
             "write class Mine(cbsurgeon.Operator) with name = 'mine' and forward(x)",
-            "start from the worked example of the repository, own_operator",
+            "start from examples/05_own_operator in the repository",
         ),
     ),
     "CB-OP-05": Entry(

@@ -1,4 +1,8 @@
-"""Metrics by task, computed by torchmetrics; one file each."""
+"""Metrics by task, computed by torchmetrics; one file each.
+
+Belongs here: what turns outputs and targets into a number. Not here: the difference of two models
+(``evaluation.comparison``).
+"""
 
 from cbsurgeon.evaluation.metrics.base import Metric
 from cbsurgeon.evaluation.metrics.registry import METRICS, metrics_of

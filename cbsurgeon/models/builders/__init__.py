@@ -3,6 +3,8 @@
 Weights are drawn under the fixed seed of :mod:`cbsurgeon.models.seed` on the CPU; nothing is downloaded; the model
 comes in evaluation mode. One file per source: ``timm``, ``torchvision``, ``transformers`` (``hf:``) and ``factory``
 (``mod:``).
+
+Not here: weights from files (``models.loading``, ``models.files``).
 """
 
 from __future__ import annotations

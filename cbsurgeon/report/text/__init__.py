@@ -1,4 +1,7 @@
-"""Result documents as terminal tables."""
+"""Result documents as terminal tables.
+
+Belongs here: one file per kind of result, as rows. Not here: the terminal itself (``cli.terminal``).
+"""
 
 from __future__ import annotations
 

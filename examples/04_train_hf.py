@@ -1,8 +1,8 @@
 """Train a transformers ViT with CB_S under ``Trainer``, and take the averaged weights to ONNX.
 
     pip install 'cbsurgeon[hf,onnx]' accelerate scikit-learn
-    python examples/train_hf.py --out runs/hf
-    python examples/train_hf.py --out runs/hf --steps 40 --bf16
+    python examples/04_train_hf.py --out runs/hf
+    python examples/04_train_hf.py --out runs/hf --steps 40 --bf16
 
 Half a minute on two cores. Written under --out: recipe.json, checkpoint-N and last (the Trainer's own form),
 model.safetensors (the averaged weights, with architecture and recipe), model.onnx.

@@ -1,7 +1,7 @@
 """Insert an operator of your own, train one step, audit it, export to ONNX and verify the file.
 
     pip install 'cbsurgeon[timm,onnx]'
-    python examples/own_operator/end_to_end.py
+    python examples/05_own_operator/end_to_end.py
 
 About fifteen seconds on two cores. The operator is in max_context.py beside this file. It is named by module and class,
 so the module has to be importable: a script's own folder is.

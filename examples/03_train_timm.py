@@ -1,8 +1,8 @@
 """Train a timm model with CB_S the way timm trains: mixup, drop path, timm's optimizer, schedule and averaged weights.
 
     pip install 'cbsurgeon[timm,onnx]' scikit-learn
-    python examples/train_timm.py --out runs/timm
-    python examples/train_timm.py --out runs/timm --steps 40 --amp --recipe mine.json
+    python examples/03_train_timm.py --out runs/timm
+    python examples/03_train_timm.py --out runs/timm --steps 40 --amp --recipe mine.json
 
 Half a minute on two cores. The recipe is a file, made once from the architecture, or from a checkpoint of it:
 

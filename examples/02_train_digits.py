@@ -1,7 +1,7 @@
 """Train a small ViT with Context Broadcasting on scikit-learn's digits, then ship the trained weights.
 
     pip install 'cbsurgeon[timm,onnx]' scikit-learn
-    python examples/train_digits.py
+    python examples/02_train_digits.py
 
 About a minute on two cores. The recipe is made once, and one line puts it into the model of a training script.
 """

@@ -1,0 +1,63 @@
+"""The examples: numbered, each in the table of examples/README.md, each run by a test."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TESTS = Path(__file__).parent
+ENTRIES = sorted(path.name for path in EXAMPLES.iterdir() if path.name not in ("README.md", "__pycache__"))
+
+
+def run(name: str) -> str:
+    """What an example prints."""
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_they_are_numbered_without_a_gap() -> None:
+    numbers = [int(re.match(r"(\d\d)_[a-z]", name)[1]) for name in ENTRIES]
+    assert numbers == list(range(1, len(ENTRIES) + 1))
+
+
+def test_the_table_lists_all_of_them() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \| (.+) \|$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    assert [name for name, _, _ in rows] == ENTRIES
+    assert all(what.strip() and time.strip() for _, what, time in rows)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_each_is_run_by_a_test(name: str) -> None:
+    sources = [path.read_text() for path in TESTS.rglob("test_*.py")]
+    assert any(f'"{name}"' in source for source in sources)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
+def test_each_says_how_it_is_run(path: Path) -> None:
+    head = path.read_text().split('"""')[1]
+    command = f"python examples/{path.relative_to(EXAMPLES)}"
+    assert command in head or "__main__" not in path.read_text()
+
+
+@pytest.mark.slow
+def test_insert_and_export() -> None:
+    for package in ("timm", "onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="the example says it needs it")
+    printed = run("01_insert_and_export.py")
+    assert "cb at the end of blocks [2, 3]" in printed and "2 operators folded" in printed
+    assert "\nsame: " in printed and "bit-equal: True" in printed
+
+
+def test_a_pass_of_torch_fx() -> None:
+    pytest.importorskip("timm", reason="the example says it needs it")
+    printed = run("06_fx_pass.py")
+    before, after = map(int, re.findall(r"additions in the graph: (\d+)", printed))
+    assert after == before + 4, "one addition for each inserted operator"
+    assert "changed: True; 4 operators" in printed and "identity: True" in printed

@@ -6,165 +6,25 @@ and outputs only, so they also judge models that were edited elsewhere.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.errors import CheckFailed, UsageError
+from cbsurgeon.checks.leaks.result import Gap, Leak
+from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.capture.parts import example
 from cbsurgeon.graph.capture.tracing import input_names
 from cbsurgeon.graph.capture.whole import output_names
 from cbsurgeon.graph.program import wrap
 from cbsurgeon.models.model import Model
-from cbsurgeon.surgery import Recipe
-
-ROUNDINGS = 100
-"""A kernel may sum in another order when a sequence is shorter. Through a deep network that adds up to some tens of
-roundings of the output's largest magnitude; a mean over tokens that should not be seen moves outputs by far more."""
 
 COARSE = 1e-4
 """Types that round more than this (half precision) would hide a leak behind their rounding and are not compared."""
 
 SEED = 0
-
-MARKS = {"nonzero": 1, "zero": 0}
-"""What marks a token in a mask of a given kind."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """How far one output moved that should not have moved.
-
-    Attributes:
-        probe: ``suffix``, ``filler`` (what is hidden was changed) or ``length`` (what is hidden was cut off).
-        output: name of the output.
-        max_abs: the largest change of a value that must not move.
-        scale: the largest magnitude of the output.
-        eps: relative rounding of the output's type.
-    """
-
-    probe: str
-    output: str
-    max_abs: float
-    scale: float
-    eps: float
-
-    @property
-    def leaks(self) -> bool:
-        """Whether it moved by more than rounding."""
-        return self.max_abs > self.tolerance
-
-    @property
-    def tolerance(self) -> float:
-        """The change that rounding may cause."""
-        return ROUNDINGS * self.eps * self.scale
-
-
-@dataclass(frozen=True)
-class Leak:
-    """What a probe saw.
-
-    Attributes:
-        kind: ``future`` or ``padding``.
-        reference: the model.
-        what: what was changed, in words.
-        gaps: one per probe and output that was compared.
-        not_run: probe or output → why it was not compared.
-    """
-
-    kind: str
-    reference: str
-    what: str
-    gaps: tuple[Gap, ...]
-    not_run: Mapping[str, str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing moved that must not."""
-        return not any(gap.leaks for gap in self.gaps)
-
-    @property
-    def probed(self) -> bool:
-        """Whether anything was compared."""
-        return bool(self.gaps)
-
-    def raise_if_failed(self) -> None:
-        """Turn a leak into an error.
-
-        Raises:
-            CheckFailed: something moved (CB-LEAK-03).
-        """
-        worst = max(
-            (gap for gap in self.gaps if gap.leaks), key=lambda gap: gap.max_abs / (gap.scale or 1), default=None
-        )
-        if worst is None:
-            return
-        raise CheckFailed(
-            f"the model leaks {'the future' if self.kind == 'future' else 'padding'}",
-            code="CB-LEAK-03",
-            where=f"{self.reference}, output {worst.output}",
-            why=f"{self.what}; what that must not touch moved by {worst.max_abs:.2e} on values up to {worst.scale:.2e}",
-            do="remove the operator, or use one that keeps to what each token may see",
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "kind": self.kind,
-            "ok": self.ok,
-            "probed": self.probed,
-            "reference": self.reference,
-            "what": self.what,
-            "gaps": [
-                {"probe": g.probe, "output": g.output, "max_abs": g.max_abs, "tolerance": g.tolerance, "leaks": g.leaks}
-                for g in self.gaps
-            ],
-            "not_run": dict(self.not_run),
-        }
-
-
-def leaks_of(original: Model, edited: Model, recipe: Recipe) -> tuple[Leak, ...]:
-    """Whether causal or masked operators keep to what each token may see; empty where the recipe has neither form.
-
-    A probe counts only where the original passes it. One that cannot be run, or that the original fails, is returned
-    without gaps and with the reason in ``not_run``.
-
-    Args:
-        original: the model before the insertion.
-        edited: the same model with the recipe's operators.
-        recipe: what was inserted.
-    """
-    found = []
-    if recipe.options.get("causal"):
-        found.append(_compared("future", original, edited, "later tokens", future_leak))
-    if recipe.options.get("masked"):
-        for mask in dict.fromkeys(site.mask for site in recipe.active if site.mask is not None):
-            what = f"padding by {mask}"
-            if mask.module or mask.rows or mask.valid not in MARKS:
-                why = "only masks with one number per token, given to the whole model, are probed"
-                found.append(Leak("padding", edited.provenance.reference, what, (), {mask.input: why}))
-                continue
-            probe = functools.partial(padding_leak, mask=mask.input, valid=MARKS[mask.valid])
-            found.append(_compared("padding", original, edited, what, probe))
-    return tuple(found)
-
-
-def _compared(kind: str, original: Model, edited: Model, what: str, probe: Callable[[Model], Leak]) -> Leak:
-    """The probe of the edited model, where the original passes it."""
-    try:
-        before = probe(original)
-    except UsageError as error:
-        why = f"{error.what}: {error.why}"
-    else:
-        if before.ok:
-            return probe(edited)
-        why = "the original fails this probe too"
-    return Leak(kind, edited.provenance.reference, what, (), {what: why})
 
 
 def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> Leak:

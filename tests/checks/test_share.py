@@ -241,6 +241,11 @@ def test_both_measurements_settle_it(
     )
 
 
+def test_what_weakens_the_pairs_does_not_weaken_own_time() -> None:
+    found = settle(replace(pairs(*NOISY), notes=("one process proves little",)), own(0.002, 0.005))
+    assert found.notes == ("end to end: one process proves little",)
+
+
 def test_equal_graphs_say_so() -> None:
     found = settle(pairs(*NOISY), own(0.0, 0.0, different=False))
     assert found.sentence.startswith("negligible: both execute the same operators")

@@ -29,6 +29,7 @@ def settle(benchmark: Benchmark, own: OwnTime | str) -> Benchmark:
     """
     if isinstance(own, str):
         return replace(benchmark, own_missing=own)
+    benchmark = replace(benchmark, notes=tuple(f"end to end: {note}" for note in benchmark.notes))
     claim, overhead = benchmark.claim, own.overhead
     room = max(claim, ONE_PROCESS_FLOOR) if benchmark.processes == 1 else claim
     bias = math.exp(_bias(benchmark))

@@ -192,3 +192,8 @@ def test_the_vocabulary_names_what_there_is() -> None:
     assert set(vocabulary.KINDS) == set(typing.get_args(Kind)) - {"attention"}
     assert tuple(DTYPES) == vocabulary.DTYPES
     assert vocabulary.DEFAULT_OPSET in vocabulary.OPSETS
+
+
+def test_none_for_the_options_of_an_operator_means_none() -> None:
+    assert Choice(options=None, causal=True).operator_options == {"causal": True}
+    assert Choice(options={"initial": 0.1}).operator_options == {"initial": 0.1}

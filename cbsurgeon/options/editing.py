@@ -143,7 +143,7 @@ class Choice:
     def operator_options(self) -> dict[str, Any]:
         """What the operator's constructor gets: ``options``, and ``tokens``, ``masked`` and ``causal`` where given."""
         forms = {"tokens": self.tokens, "masked": self.masked, "causal": self.causal}
-        return {**self.options, **{name: value for name, value in forms.items() if value}}
+        return {**(self.options or {}), **{name: value for name, value in forms.items() if value}}
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 Here belong the grid, the measurement of one cell, and the study of the runs. Trials, retries and storage are Optuna's;
 the editing, counting and timing are those of the packages below.
 
-Belongs here: the grid of variants, running them, and the table of results. Not here: what is measured of one variant
-(``checks``, ``evaluation``).
+Not here: what is measured of one variant (``checks``, ``evaluation``).
 """
 
 from cbsurgeon.sweeps.grid import Cell, cells

@@ -99,7 +99,7 @@ def test_a_state_dict_of_another_architecture(tmp_path: Path) -> None:
         (("inspect", "timn:vit"), "timm"),
         (("inspect", TRAINING), "training mode"),
         (("insert", VIT, "--op", "cbs"), "cb_s"),
-        (("insert", VIT, "--layers", "block"), "did you mean blocks?"),
+        (("insert", VIT, "--layers", "block"), "did you mean --layers blocks?"),
     ],
 )
 def test_names_that_do_not_exist_and_models_that_cannot_be_read(words: tuple[str, ...], said: str) -> None:

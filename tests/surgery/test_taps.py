@@ -154,7 +154,7 @@ def test_a_model_in_parts_does_not_show_its_taps() -> None:
 
 def test_on_the_command_line() -> None:
     assert exclusions("taps") == ("taps",)
-    assert exclusions("7, taps,11") == (7, 11, "taps")
+    assert exclusions("7, taps,11") == (7, "taps", 11)
     for text in ("tap", "7,,11", "-1", "taps,x"):
         with pytest.raises(BadText, match="block indices"):
             exclusions(text)

@@ -75,6 +75,8 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
     (VerifyOptions, "batches"): (["--batches", "1,16"], (1, 16)),
     (VerifyOptions, "atol"): (["--atol", "1e-4"], 1e-4),
     (VerifyOptions, "rtol"): (["--rtol", "0"], 0.0),
+    (VerifyOptions, "data"): (["--data", "val"], "val"),
+    (ShipOptions, "data"): (["--data", "val"], "val"),
     (VerifyOptions, "bisect"): (["--bisect"], True),
     (VerifyOptions, "device"): (["--device", "cuda"], "cuda"),
     (AuditOptions, "batch"): (["--batch", "8"], 8),

@@ -8,7 +8,7 @@ import click
 
 from cbsurgeon.cli.options import force_option, options, output_option, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
-from cbsurgeon.options import Choice, Loading, ShipOptions
+from cbsurgeon.options import Choice, DataOptions, Loading, ShipOptions
 
 
 @click.command("ship")
@@ -16,6 +16,7 @@ from cbsurgeon.options import Choice, Loading, ShipOptions
 @options(Choice, "choice")
 @output_option(required=True, metavar="DIR", help="Folder for the results; it appears complete or not at all.")
 @options(ShipOptions, "how")
+@options(DataOptions, "reading")
 @force_option
 @options(Loading, "loading")
 @terminal_options
@@ -25,6 +26,7 @@ def command(
     loading: Loading,
     choice: Choice,
     how: ShipOptions,
+    reading: DataOptions,
     output: Path,
     force: bool,
 ) -> None:
@@ -37,6 +39,7 @@ def command(
     \b
     Examples:
       cbsurgeon ship timm:deit_small_patch16_224 --layers upper --pos end -o shipped
+      cbsurgeon ship model.safetensors --layers upper -o shipped --data imagenet/val --limit 5000
       cbsurgeon ship model.pt --arch timm:mixer_s16_224 --op cb_s --layers all -o shipped --force
     """
     from cbsurgeon import verbs
@@ -46,7 +49,9 @@ def command(
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.load(reference, loading)
-        shipment = verbs.ship(model, output, choice, how, force=force, command=terminal.command, progress=progress)
+        shipment = verbs.ship(
+            model, output, choice, how, reading, force=force, command=terminal.command, progress=progress
+        )
     terminal.show(shipment.document)
     for warning in shipment.warnings:
         terminal.warn(warning)

@@ -59,6 +59,12 @@ class VerifyOptions:
     device: str | tuple[str, str] = option(
         "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
     )
+    data: Any = option(
+        None,
+        "Real images to compare on as well, 128 at even distances: a folder, file.npz, hf:, wds: or torchvision:.",
+        "--data",
+        metavar="DATA",
+    )
     inputs: Any = option(None, "Arrays by input name to compare on, or an .npz file of them.", shown="generated")
     trust: bool = option(False, "Read files that can run code (.pt2, engines).")
 
@@ -90,4 +96,10 @@ class ShipOptions:
         number=float,
         least=0,
         shown="15",
+    )
+    data: Any = option(
+        None,
+        "Real images to evaluate the edited model and the ONNX file on: a folder, file.npz, hf:, wds: or torchvision:.",
+        "--data",
+        metavar="DATA",
     )

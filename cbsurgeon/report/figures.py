@@ -194,3 +194,10 @@ def preprocessing(view: Mapping[str, Any]) -> str:
         f"{scaled} ({view['interpolation']}), crop {height}x{width}, {view['channels'].upper()}, {numbers} "
         f"[{view['source']}]"
     )
+
+
+def agreement(images: Mapping[str, Any]) -> str:
+    """How two models classify the same real images, in one line."""
+    many = counted(images["samples"], "image")
+    said = f"{many} of {images['data']}: the same class for {100 * images['top1']:.2f} %"
+    return f"{said}, largest margin lost {small(images['largest_margin_lost'])}"

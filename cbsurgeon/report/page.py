@@ -56,6 +56,7 @@ def render_html(documents: Sequence[Document]) -> str:
         "profile": figures.profile,
         "counted": figures.counted,
         "images": figures.preprocessing,
+        "agreement": figures.agreement,
         "text": text_of,
     }
     environment.filters.update(filters)

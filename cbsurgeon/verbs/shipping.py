@@ -13,15 +13,17 @@ from typing import Any
 
 import torch
 
-from cbsurgeon import checks, deploy
+from cbsurgeon import checks, deploy, evaluation
 from cbsurgeon.checks import Verification
 from cbsurgeon.checks.environment import environment
+from cbsurgeon.data import open_data
 from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.onnx.file import sha256
 from cbsurgeon.errors import ExportError, MissingPackage, missing
+from cbsurgeon.evaluation import Evaluation
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.models import Model, save
-from cbsurgeon.options import Choice, ShipOptions, documented, fields_of, resolve
+from cbsurgeon.models import Model, preprocessing_of, save
+from cbsurgeon.options import Choice, DataOptions, EvaluateOptions, ShipOptions, documented, fields_of, resolve
 from cbsurgeon.report import plots, render_html
 from cbsurgeon.surgery import Recipe, plan
 from cbsurgeon.verbs.editing import insert, inspect
@@ -45,16 +47,18 @@ class Shipment:
         document: everything as JSON, schema ``cbsurgeon.ship/1``.
         verification: the ONNX file against the edited model.
         warnings: facts the user must see.
+        evaluation: the edited model and the ONNX file on real data, where there is some.
     """
 
     directory: Path
     document: Mapping[str, Any] = field(repr=False)
     verification: Verification
     warnings: tuple[str, ...] = ()
+    evaluation: Evaluation | None = None
 
     def __bool__(self) -> bool:
-        """True when the ONNX file is proven equal to the edited model."""
-        return bool(self.verification)
+        """True when the ONNX file is proven equal to the edited model, on real data too where there is some."""
+        return bool(self.verification) and (self.evaluation is None or bool(self.evaluation))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -64,18 +68,21 @@ class Shipment:
         """Return itself, or raise.
 
         Raises:
-            CheckFailed: parity failed.
+            CheckFailed: parity or the evaluation failed.
         """
         self.verification.raise_if_failed()
+        if self.evaluation is not None:
+            self.evaluation.raise_if_failed()
         return self
 
 
-@documented(Choice, ShipOptions)
+@documented(Choice, ShipOptions, DataOptions)
 def ship(
     model: Model,
     directory: str | Path,
     choice: Choice | None = None,
     how: ShipOptions | None = None,
+    reading: DataOptions | None = None,
     /,
     *,
     force: bool = False,
@@ -90,6 +97,7 @@ def ship(
         directory: folder for the results; it appears complete or not at all.
         choice: which operator goes where, as :func:`cbsurgeon.plan`; or its fields as keywords.
         how: what else to do; or its fields as keywords.
+        reading: how to read the dataset, where one is given; or its fields as keywords.
         force: replace a folder an earlier ``ship`` wrote.
         command: the command line, for the report.
         progress: told each step.
@@ -100,8 +108,12 @@ def ship(
     """
     own = {name: keywords.pop(name) for name in fields_of(ShipOptions) if name in keywords}
     how = resolve(ShipOptions, how, own, "ship")
+    data = {name: keywords.pop(name) for name in fields_of(DataOptions) if name in keywords}
+    reading = resolve(DataOptions, reading, data, "ship")
     choice = resolve(Choice, choice, keywords, "ship")
     _require_packages()
+    if how.data is not None:
+        open_data(how.data, preprocessing_of(model), reading)  # what is wrong with it is said before the work
     tell = progress or (lambda step: None)
     with results_folder(directory, force=force) as folder:
         job = _Job(model, Path(directory), folder, tell)
@@ -111,12 +123,13 @@ def ship(
             job.build_engine()
         else:
             job.left_out["engine"] = "--no-engine was given"
+        job.evaluate(how.data, reading)
         tell("count parameters, FLOPs and bytes")
         job.documents.append(checks.audit(model, job.edited).to_dict())
         job.bench(how.bench_budget, how.opset)
         tell("write the report")
         document = job.finish(command)
-    return Shipment(Path(directory), document, job.verdict, tuple(job.warnings))
+    return Shipment(Path(directory), document, job.verdict, tuple(job.warnings), job.evaluated)
 
 
 class _Job:
@@ -131,6 +144,7 @@ class _Job:
         self.documents: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.evaluated: Evaluation | None = None
 
     def edit(self, choice: Choice) -> None:
         """Inspect, plan, insert; weights and recipe."""
@@ -189,6 +203,17 @@ class _Job:
                 f"cbsurgeon verify {shlex.quote(str(self.final / WEIGHTS))} {shlex.quote(str(self.final / ENGINE))}"
             )
 
+    def evaluate(self, data: Any, reading: DataOptions) -> None:
+        """The edited model and the ONNX file on real data."""
+        if data is None:
+            self.left_out["accuracy"] = "no --data was given, so accuracy was not measured"
+            return
+        sides = (self.edited, self.made.path)
+        found = evaluation.evaluate(sides, data, EvaluateOptions(), reading, progress=self.tell)
+        names = {**found.sides, "b": {**found.sides["b"], "name": str(self.final / self.made.path.name)}}
+        self.evaluated = replace(found, sides=names)
+        self.documents.append(self.evaluated.to_dict())
+
     def bench(self, budget: float, opset: int) -> None:
         """Original against edited, both as ONNX files on the CPU."""
         if budget <= 0 or not self.verdict:
@@ -208,7 +233,7 @@ class _Job:
         document = {
             "schema": SCHEMA,
             "title": self.model.provenance.reference,
-            "ok": bool(self.verdict),
+            "ok": bool(self.verdict) and (self.evaluated is None or bool(self.evaluated)),
             "directory": str(self.final),
             "command": command or None,
             "weights": self._weights(),

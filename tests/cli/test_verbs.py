@@ -199,7 +199,7 @@ def test_ship_does_the_whole_job(plain: Path, tmp_path: Path) -> None:
     again = run(
         "ship", plain, "--layers", "all", "-o", folder, "--bench-budget", "0", "--no-engine", "--force", "--json"
     )
-    assert again.code == 0 and again.document["left_out"].keys() == {"engine", "benchmark"}
+    assert again.code == 0 and again.document["left_out"].keys() == {"engine", "benchmark", "accuracy"}
     assert not (folder / "model.engine").exists()
 
 

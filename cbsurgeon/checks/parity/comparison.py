@@ -11,6 +11,7 @@ from typing import Any
 from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.bisection import bisect as bisect_sides
 from cbsurgeon.checks.parity.bisection import end_nodes
+from cbsurgeon.checks.parity.images import image_feeds
 from cbsurgeon.checks.parity.inputs import Source, coverage, feeds
 from cbsurgeon.checks.parity.judging import Judge
 from cbsurgeon.checks.parity.reference import Operators, Reference
@@ -78,8 +79,13 @@ def verify(
         judge = Judge(first, second, source, reference, _operators(reference, b), given, _depth(program, b))
         only = one_batch(first, second)
         plan = list(feeds(source, how.batches if only is None else (only,), how.inputs))
+        if how.data is not None:
+            tell("read images")
+            plan += image_feeds(how.data, (a, b), second if second.only_batch is not None else first)
         judge.notes += coverage(program, plan)
         found = judge.verdict(plan, tell)
+        if how.data is not None:
+            found = dataclasses.replace(found, images=judge.agreement.to_dict(str(how.data)))
         if only is not None:
             note = f"compared at batch {only} alone, at which it is fixed"
             found = dataclasses.replace(found, notes=(*found.notes, note))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cbsurgeon.checks.parity import difference as compare
 from cbsurgeon.checks.parity import tolerance as policy
+from cbsurgeon.checks.parity.images import IMAGES, Agreement
 from cbsurgeon.checks.parity.inputs import LARGE, VOCABULARY, Feed, Source
 from cbsurgeon.checks.parity.matching import match_outputs, renamed
 from cbsurgeon.checks.parity.reference import Operators, Reference, output_batch_axes, share_removed
@@ -48,6 +49,7 @@ class Judge:
         notes: facts that weaken or explain the result, in the order they were found.
         failures: what failed for the models as a whole rather than for one output.
         fed: the inputs that each row was compared on.
+        agreement: how both classify the real images.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Judge:
         self.notes: list[str] = [*a.notes, *b.notes]
         self.failures: list[str] = []
         self.fed: dict[Row, Feed] = {}
+        self.agreement = Agreement()
         self._floors: dict[str, dict[str, policy.Floor]] = {}
         self._axes = output_batch_axes(source.program) if source.program is not None else {}
         self._seen: dict[str, _Seen] = {}
@@ -86,8 +89,9 @@ class Judge:
         for place, feed in enumerate(plan):
             tell(f"comparing {feed.label} inputs, batch {feed.batch}")
             for row in self.rows(feed, plan):
-                # Token ids come in many batches; the worst of them stands for all.
-                key = (feed.label, row.output) if feed.label == VOCABULARY else (place, row.output)
+                # Token ids and images come in many batches; the worst of them stands for all.
+                many = feed.label in (VOCABULARY, IMAGES)
+                key = (feed.label, row.output) if many else (place, row.output)
                 worse = key not in rows or (not row.ok, row.severity) > (not rows[key].ok, rows[key].severity)
                 if worse:
                     rows[key], self.fed[row] = row, feed
@@ -102,6 +106,8 @@ class Judge:
             runtime.run(renamed(feed.tensors, [port.name for port in runtime.inputs])) for runtime in (self.a, self.b)
         )
         right = match_outputs(left, right, self.a.name, self.b.name)
+        if feed.label == IMAGES:
+            self.agreement.add(left, right)
         floors = self._noise(feed.label, plan)
         self._ask_for_operators(feed, plan, left, right, floors)
         rows = [self._row(feed, name, left[name], right[name], floors.get(name)) for name in left]

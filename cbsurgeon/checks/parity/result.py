@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,8 @@ class Verification:
         notes: facts that weaken or explain the answer.
         failures: what failed for the models as a whole, rather than in one row.
         seconds: time the whole check took.
+        images: on real images, where a dataset was given: ``samples``, the share with the same largest class
+            (``top1``), and the largest margin that the first side's class had over the second's.
     """
 
     a: Side
@@ -35,6 +38,7 @@ class Verification:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     failures: tuple[str, ...] = ()
+    images: Mapping[str, Any] | None = None
 
     def __bool__(self) -> bool:
         return self.ok
@@ -114,11 +118,13 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, schema ``cbsurgeon.verify/1``."""
+        images = {} if self.images is None else {"images": dict(self.images)}
         return {
             "schema": SCHEMA,
             "ok": self.ok,
             "max_abs": finite(self.max_abs),
             "rel_l2": finite(self.rel_l2),
+            **images,
             "tolerance": self.tolerance.to_dict(),
             "would_pass_at": finite(self.would_pass_at),
             "first_bad_block": self.first_bad_block,

@@ -42,6 +42,12 @@ CODES = {
         causes=("two files exported with different --batch",),
         do=("compare each with the model it was made from", "export both with the same batch"),
     ),
+    "CB-VERIFY-06": Entry(
+        "the two models state different preprocessings",
+        "The same pixels would reach them as different inputs, so their outputs cannot be compared on images.",
+        causes=("the file was exported from a model with another preprocessing", "two different models"),
+        do=("cbsurgeon evaluate A B --data DATA runs each in its own", "export the file again"),
+    ),
     "CB-BISECT-01": Entry(
         "there is nothing to make inputs from",
         "Both sides are files, and neither says what real inputs look like.",

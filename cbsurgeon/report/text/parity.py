@@ -36,6 +36,8 @@ def verified(document: Document, documents: Sequence[Document]) -> Rows:
         )
     yield table
     yield fact("tolerance", f"{document['tolerance']['source']}: {document['tolerance']['reason']}")
+    if document.get("images"):
+        yield fact("images", figures.agreement(document["images"]))
     for failure in [*document.get("failures", ()), *_reasons(document)]:
         yield fact("failed", failure, "red")
     if document["first_bad_block"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cbsurgeon.report import figures
+from cbsurgeon.report import accuracy, figures
 from cbsurgeon.report.document import Document, listed, of_kind, parts
 from cbsurgeon.report.text.latency import VERDICTS, sentence
 from cbsurgeon.report.text.lines import Rows, fact, line
@@ -25,6 +25,11 @@ def shipped(document: Document, documents: Sequence[Document]) -> Rows:
         yield fact("cost", "\n".join(_extra(part, name, show) for name, show in figures.costs(part).items()))
         if part.get("bytes_explained"):
             yield fact("bytes", part["bytes_explained"])
+    for part in of_kind(found, "evaluate"):
+        words, more, _ = accuracy.card(part)
+        yield fact("accuracy", f"{words}: {more}, {figures.counted(part['samples'], 'image')} of {part['data']}")
+        for finding in part["findings"]:
+            yield fact("wrong", finding["text"], "red")
     for part in of_kind(found, "bench"):
         yield fact("latency", sentence(part), VERDICTS.get(part["verdict"], ""))
         if part.get("share"):

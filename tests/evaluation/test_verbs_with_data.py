@@ -1,0 +1,75 @@
+"""``verify --data`` and ``ship --data``: parity and accuracy on real images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import cbsurgeon as cbs
+from cbsurgeon.errors import InputFileError, UsageError
+from tests.cli.running import SMALL, run
+from tests.evaluation import digits
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits.save(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "m.onnx"
+    cbs.export(digits.trained(), path)
+    return path
+
+
+def test_verify_compares_real_images(data: Path, onnx: Path) -> None:
+    outcome = run("verify", "mod:tests.evaluation.digits:network", onnx, "--data", data, "--json")
+    assert outcome.code == 0, outcome.err
+    document = outcome.document
+    rows = [row for row in document["rows"] if row["inputs"] == "images"]
+    assert len(rows) == 1 and rows[0]["ok"] and rows[0]["top1"] == 1.0
+    found = document["images"]
+    assert (found["samples"], found["top1"], found["largest_margin_lost"]) == (128, 1.0, 0.0)
+    assert "same class for 100.00 %" in cbs_text(document)
+
+
+def cbs_text(document: dict[str, object]) -> str:
+    from cbsurgeon.report import render_text
+
+    return render_text(document)
+
+
+def test_verify_counts_the_classes_that_change(data: Path, onnx: Path) -> None:
+    found = cbs.verify(digits.trained(digits.HalfBlind), onnx, data=data)
+    assert not found and found.images is not None
+    assert 0.3 < found.images["top1"] < 0.99 and found.images["largest_margin_lost"] > 0
+
+
+def test_verify_does_not_mix_preprocessings(data: Path, onnx: Path, tmp_path: Path) -> None:
+    other = digits.restated(onnx, tmp_path / "m.onnx", replace(digits.VIEW, interpolation="bicubic"))
+    with pytest.raises(UsageError, match="interpolation: bilinear and bicubic") as caught:
+        cbs.verify(digits.trained(), other, data=data)
+    assert caught.value.code == "CB-VERIFY-06"
+    with pytest.raises(UsageError) as unknown:
+        cbs.verify(digits.trained(view=None), digits.restated(onnx, tmp_path / "n.onnx", None), data=data)
+    assert unknown.value.code == "CB-DATA-01"
+
+
+def test_ship_measures_accuracy_where_there_is_data(data: Path, tmp_path: Path) -> None:
+    model = cbs.load("timm:deit_tiny_patch16_224", options=SMALL)
+    how = {"engine": False, "bench_budget": 0, "limit": 40, "workers": 0}
+    with pytest.raises(InputFileError):
+        cbs.ship(model, tmp_path / "s", data=tmp_path / "absent", **how)
+    shipment = cbs.ship(model, tmp_path / "s", data=data, **how)
+    assert shipment and shipment.evaluation is not None and shipment.evaluation.samples == 40
+    document = json.loads((tmp_path / "s" / "report.json").read_text())
+    (found,) = (part for part in document["documents"] if part["schema"] == "cbsurgeon.evaluate/1")
+    assert found["sides"]["b"]["name"] == str(tmp_path / "s" / "model.onnx") and found["agreement"]["value"] == 1.0
+    assert found["preprocessing"]["size"] == [64, 64] and "accuracy" not in document["left_out"]
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert "<h2>Accuracy</h2>" in page
+    assert "accuracy" in cbs_text(document) and "40 images" in cbs_text(document)

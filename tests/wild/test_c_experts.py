@@ -140,3 +140,16 @@ def test_copies_of_a_stream_are_no_tokens(make: type[nn.Module]) -> None:
         x = noise(3)
         assert torch.allclose(edited(x), module(x, by_hand=True), atol=CLOSE)
         assert not torch.allclose(edited(x), module(x), atol=100 * CLOSE)
+
+
+def test_an_expanded_norm_makes_no_copies() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = experts.Mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.mlp(nn.functional.normalize(x, dim=-1))
+
+    found = cbs.inspect(cbs.Model(nn.Sequential(Normalised(), Normalised()).eval(), (noise(),)))
+    assert [(block.path, block.tokens) for block in found.blocks] == [("0.mlp", LENGTH), ("1.mlp", LENGTH)]

@@ -34,7 +34,7 @@ def _contract(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, place
 
 def _project(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, dim: Dim, made: Dim) -> None:
     """Note a projection of one axis, or that it mixes copies of a stream, whose new axis is one of copies again."""
-    if dim and all(flow.table.evidence(factor.axis).repeated for factor in dim):
+    if dim and _are_copies(flow, dim):
         flow.mixtures[node] = source
         for factor in (*dim, *made):
             seen = flow.table.evidence(factor.axis)
@@ -42,6 +42,11 @@ def _project(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, dim: D
         return
     flow.projections[node] = (source, weight, dim)
     _note_contracted(flow, dim)
+
+
+def _are_copies(flow: Flow, dim: Dim) -> bool:
+    seen = [flow.table.evidence(factor.axis) for factor in dim]
+    return all(one.repeated or one.copies for one in seen)
 
 
 def _note_contracted(flow: Flow, dim: Dim) -> None:
@@ -58,7 +63,7 @@ def matmul(flow: Flow, node: fx.Node) -> Dims:
     left, right = operands
     a, b, sizes = flow.of(left), flow.of(right), flow.table.sizes(node)
     if len(b) == 1 and len(a) > 1 and flow.is_activation(left) and not flow.is_activation(right):
-        if a[-1] and all(flow.table.evidence(factor.axis).repeated for factor in a[-1]):
+        if a[-1] and _are_copies(flow, a[-1]):
             _project(flow, node, left, right, a[-1], ())  # a weighted sum of copies
         return a[:-1]
     if len(a) < 2 or len(b) < 2:

@@ -70,7 +70,7 @@ class Evidence:
         self.slid += other.slid
         self.feature |= other.feature
         self.given |= other.given
-        self.repeated |= other.repeated
+        self.repeated &= other.repeated  # a norm that is expanded to its tensor makes no copies
         self.copies |= other.copies
 
 
@@ -107,8 +107,7 @@ class AxisTable:
             return
         low, high = min(a, b), max(a, b)
         self._parent[high] = low
-        if high in self._evidence:
-            self._evidence[low].add(self._evidence.pop(high))
+        self._evidence[low].add(self._evidence.pop(high, Evidence()))
 
     def evidence(self, axis: int) -> Evidence:
         """What was seen of an axis."""

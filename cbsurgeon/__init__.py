@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         ShipOptions,
         VerifyOptions,
     )
-    from cbsurgeon.surgery import Recipe, disable
+    from cbsurgeon.surgery import Recipe, Summary, disable, noted, scriptable, summary
     from cbsurgeon.verbs import (
         Shipment,
         audit,
@@ -70,7 +70,7 @@ _ROOMS = {
     "cbsurgeon.models": ("Model",),
     "cbsurgeon.graph.block": ("Block", "Inspection"),
     "cbsurgeon.graph.heads": ("Attention",),
-    "cbsurgeon.surgery": ("Recipe", "disable"),
+    "cbsurgeon.surgery": ("Recipe", "Summary", "disable", "noted", "scriptable", "summary"),
     "cbsurgeon.deploy": ("Export",),
     "cbsurgeon.checks": ("Audit", "Benchmark", "Verification"),
     "cbsurgeon.analysis": ("attention_maps",),
@@ -104,7 +104,10 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "insert_",
     "remove",
     "disable",
+    "summary",
     "save",
+    "noted",
+    "scriptable",
     "export",
     "verify",
     "audit",
@@ -120,6 +123,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "Block",
     "Attention",
     "Recipe",
+    "Summary",
     "Loading",
     "Choice",
     "InsertOptions",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 OPERATORS = ("cb", "cb_s", "cb_gate", "cb_hybrid", "cb_retrofit", "se")
 """Built-in operators, in the order they are documented."""
@@ -55,6 +57,10 @@ TASKS = ("classification", "multilabel", "segmentation")
 
 CLASS_ORDERS = ("alphabetic", "numeric")
 """Orders of class folders that have numbers as names: torchvision's, and timm's."""
+
+
+ON_LOAD: ContextVar[Callable[[Any], None] | None] = ContextVar("ON_LOAD", default=None)
+"""Is told the provenance of every model that is loaded: the command line prints where the weights come from."""
 
 
 class Progress(Protocol):

@@ -20,6 +20,7 @@ import click
 
 from cbsurgeon.cli.visible import valid_json, visible, visible_in
 from cbsurgeon.errors import CBSurgeonError
+from cbsurgeon.vocabulary import ON_LOAD
 
 ERROR_SCHEMA = "cbsurgeon.error/1"
 CODE_COLUMN = 78  # where the code of an error ends, when the headline leaves room
@@ -48,6 +49,7 @@ class Terminal:
         shown: a result was printed; an error after it adds no second JSON document.
         wide: columns for the result's tables.
         command: the command line, for results that say how they were made.
+        loaded: where the weights of each loaded model come from, as text and as JSON.
     """
 
     json: bool = False
@@ -57,14 +59,23 @@ class Terminal:
     shown: bool = False
     wide: int = field(default_factory=columns)
     command: str = ""
+    loaded: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def show(self, document: Mapping[str, Any], text: Callable[[], str] | None = None) -> None:
-        """Print a result: the document with ``--json``, else ``text()`` or the document as tables."""
+        """Print a result: the document with ``--json``, else ``text()`` or the document as tables.
+
+        The first lines say where the weights of each loaded model come from; in JSON they stand under ``loaded``.
+        """
         self.shown = True
         if self.json:
+            if self.loaded and document.get("schema") != ERROR_SCHEMA and "weights" not in document:
+                document = {**document, "loaded": list(self.loaded.values())}
             ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
             self._out(json.dumps(valid_json(document), indent=2, ensure_ascii=ascii_only, allow_nan=False))
-        elif text is not None:
+            return
+        for line in self.loaded:
+            self._out(visible(f"weights: {line}"))
+        if text is not None:
             self._out(visible(text()))
         else:
             from cbsurgeon.report import render_text
@@ -92,7 +103,7 @@ class Terminal:
     @contextlib.contextmanager
     def working(self) -> Iterator[Callable[[str], None]]:
         """Progress for long work, and silence for what libraries print while it runs."""
-        with self._hushed():
+        with self._hushed(), self._told_of_models():
             if self.quiet or not (self.verbose or sys.stderr.isatty()):
                 yield lambda step: None
             elif sys.stderr.isatty():
@@ -100,6 +111,20 @@ class Terminal:
                     yield progress
             else:
                 yield _lines(time.monotonic())
+
+    @contextlib.contextmanager
+    def _told_of_models(self) -> Iterator[None]:
+        """Note where the weights of the models come from that are loaded meanwhile."""
+
+        def note(provenance: Any) -> None:
+            name = "" if provenance.source == "file" else f"{provenance.reference}: "
+            self.loaded[name + provenance.weights] = provenance.to_dict()
+
+        token = ON_LOAD.set(note)
+        try:
+            yield
+        finally:
+            ON_LOAD.reset(token)
 
     @contextlib.contextmanager
     def _hushed(self) -> Iterator[None]:

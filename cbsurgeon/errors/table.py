@@ -42,6 +42,7 @@ AREAS = {
     "LOAD": Area("reading a model file", "files"),
     "FIT": Area("weights and their architecture", "files"),
     "META": Area("what a checkpoint says of itself", "files"),
+    "WEIGHTS": Area("pretrained and random weights", "files"),
     "ST": Area("safetensors files", "archives"),
     "ZIP": Area("zip archives of torch.save", "archives"),
     "OUT": Area("output files and folders", "outputs"),

@@ -49,5 +49,5 @@ def read(path: Path, *, trust: bool) -> Model:
         ) from error
     own = metadata.read(notes[metadata.KEY], str(path)) if notes[metadata.KEY] else metadata.Metadata()
     positional, keywords = exported.example_inputs or ((), {})
-    origin = Provenance(str(path), own.architecture, own.architecture_options, files.digest(path))
+    origin = Provenance(str(path), own.architecture, own.architecture_options, files.digest(path), source="file")
     return Model(None, tuple(positional), origin, dict(keywords), exported, own.recipes, own.preprocessing)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,6 +16,9 @@ from cbsurgeon.models import builders, shapes, spelling
 from cbsurgeon.models import exported as program
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import timm, torchvision, weightless
+from cbsurgeon.models.builders.hf_directory import Insertions
+from cbsurgeon.models.builders.pretrained import is_tagged
+from cbsurgeon.models.files import notes
 from cbsurgeon.models.files import reading as files
 from cbsurgeon.models.files import torch_archive as torch_file
 from cbsurgeon.models.files.checkpoint import Checkpoint, open_file
@@ -31,6 +34,7 @@ Replay = Callable[[Model, tuple[Mapping[str, Any], ...]], Model]
 made on.
 """
 
+_UNUSED = "the arguments saved beside them were not used (--model-option KEY=VALUE gives them to the factory)"
 _MODULES_PER_TENSOR, _MODULES_AT_LEAST = 20, 2000
 _LARGEST_OPTION = 1 << 20
 
@@ -80,8 +84,18 @@ def load(
                 why="it says what the weights in a file were trained with",
                 do="insert it: cbs.insert(cbs.load(reference), recipe)",
             )
-        edit = functools.partial(_replayed, replay, recipes) if recipes and replay is not None else None
-        return builders.build(found, options=options, input=input, inputs=inputs, batch=batch, edit=edit)
+        weights = _which_weights(found, given)
+        again = None if replay is None else Insertions(functools.partial(_replayed, replay), recipes)
+        return builders.build(
+            found, options=options, input=input, inputs=inputs, batch=batch, insertions=again, weights=weights
+        )
+    if given.pretrained or given.random_weights:
+        raise UsageError(
+            "a file brings its weights",
+            code="CB-WEIGHTS-02",
+            where=str(reference),
+            do=f"leave out {'--pretrained' if given.pretrained else '--random-weights'}",
+        )
     files.readable(found)
     if files.sniff(found) == "zip" and torch_file.is_program(found):
         unused = {"--arch": arch, "--input": input, "--inputs": inputs, "--entry": entry}
@@ -100,7 +114,21 @@ def load(
         return replace(model, provenance=replace(model.provenance, sha256=digest.result()))
 
 
-def _replayed(replay: Replay, recipes: tuple[Mapping[str, Any], ...], module: nn.Module) -> None:
+def _which_weights(reference: Reference, given: Loading) -> Literal["random", "cached", "downloaded"]:
+    """``timm:NAME.TAG`` names weights: random ones are an answer only where the user asks for them."""
+    if given.pretrained and given.random_weights:
+        raise UsageError(
+            "--pretrained and --random-weights exclude each other",
+            code="CB-WEIGHTS-02",
+            where=str(reference),
+            do="give one of the two",
+        )
+    if given.pretrained:
+        return "downloaded"
+    return "cached" if is_tagged(reference) and not given.random_weights else "random"
+
+
+def _replayed(replay: Replay, module: nn.Module, recipes: notes.Recipes) -> None:
     """Repeat insertions on a module that is being made."""
     replay(Model(module), recipes)
 
@@ -113,7 +141,16 @@ def _filled(
     **how: Any,
 ) -> Model:
     """The architecture, the insertions, the weights."""
-    opened = replace(opened, recipes=(*opened.recipes, *recipes))
+    if opened.edited_beside and not recipes:
+        raise InputFileError(
+            "it is not known whether these weights were trained with operators",
+            code="CB-META-05",
+            where=f"{opened.path}, entry {opened.entry}",
+            why=f"entry {opened.edited_beside} notes its operators, and this one was copied into a plain dictionary, "
+            "which holds no notes",
+            do=f"give the recipe (--trained-with, or cbs.load(file, recipe=...)), or --entry {opened.edited_beside}",
+        )
+    opened = replace(opened, recipes=notes.joined(opened.recipes, recipes, str(opened.path)))
     if opened.recipes and replay is None:
         raise UsageError(
             "the checkpoint was saved with insertions",
@@ -176,6 +213,10 @@ def architecture(
         model.provenance.architecture,
         model.provenance.architecture_options,
         checkpoint.sha256,
+        source="file",
+        entry=checkpoint.entry,
+        other_entries=checkpoint.other_entries,
+        note=_UNUSED if checkpoint.has_arguments and reference.kind == "mod" else "",
     )
     preprocessing = checkpoint.preprocessing
     if preprocessing is not None and model.preprocessing is not None:
@@ -340,7 +381,9 @@ def _refuse_unused(path: Path, options: Mapping[str, Any], what: str) -> None:
 
 def _whole(path: Path, module: nn.Module, *, input: str | None, inputs: Path | None, batch: int) -> Model:
     """A trusted pickled module as a model."""
-    model = replace(builders.guess(module.eval(), batch), provenance=Provenance(str(path), sha256=files.digest(path)))
+    model = replace(
+        builders.guess(module.eval(), batch), provenance=Provenance(str(path), sha256=files.digest(path), source="file")
+    )
     if input is not None or inputs is not None:
         return example.override(model, input=input, inputs=inputs, batch=batch)
     return example.require(model)

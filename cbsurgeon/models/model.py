@@ -24,13 +24,51 @@ class Provenance:
         reference: what the user asked for, such as ``timm:deit_small_patch16_224`` or a file path.
         architecture: a reference that rebuilds the architecture, or ``None`` when only this object has it.
         architecture_options: JSON keyword arguments for that build (``num_classes``, ``img_size`` ...).
-        sha256: digest of the input file, where there was one.
+        sha256: digest of the input file, where there was one (of a folder: where it has one file of weights).
+        source: where the weights come from: ``file``, ``pretrained`` (downloaded, or from the library's cache),
+            ``random``, ``factory`` (whatever the user's own function made), or ``object`` (the caller's own module).
+        entry: the entry of a training checkpoint that they were taken from, empty for its top level.
+        other_entries: entries of that checkpoint with weights that were not taken.
+        note: what else a user should know of them.
     """
 
     reference: str = "object"
     architecture: str | None = None
     architecture_options: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
+    source: str = "object"
+    entry: str = ""
+    other_entries: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def weights(self) -> str:
+        """Where the weights come from, in one line."""
+        what = {
+            "random": "random",
+            "pretrained": f"pretrained, as {self.reference.partition(':')[0]} provides them",
+            "factory": "as the factory makes them",
+        }.get(self.source, "of the module itself")
+        if self.source == "file":
+            what = f"file {self.reference}"
+            if self.entry or self.other_entries:
+                what += f", entry {self.entry or '(top level)'}"
+            if self.other_entries:
+                what += f" (also there: {', '.join(self.other_entries)}; --entry chooses)"
+        return f"{what}; {self.note}" if self.note else what
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "reference": self.reference,
+            "architecture": self.architecture,
+            "architecture_options": dict(self.architecture_options),
+            "sha256": self.sha256,
+            "source": self.source,
+            "entry": self.entry,
+            "other_entries": list(self.other_entries),
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True)

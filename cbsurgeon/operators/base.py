@@ -28,6 +28,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from cbsurgeon.errors import SurgeryError
+from cbsurgeon.operators import notes
 from cbsurgeon.operators.cost import Cost, Folding
 from cbsurgeon.operators.unfolding import Unfolding
 
@@ -63,8 +65,10 @@ class Operator(nn.Module):
         mixes_tokens: whether the output of one token depends on the others.
         forms: options that restrict the mean: ``tokens``, ``causal`` and ``masked``, those it takes.
         inserted_by: the recipe document that put it into a module; a trained module thus knows its insertions.
+        recipe_digest: of that recipe, to tell state dicts of other recipes (:mod:`cbsurgeon.operators.notes`).
         pause: what ``cbsurgeon.disable`` leaves it out by.
         unfolding: splits the axis that samples and tokens share at its site; the axes are those of the split tensor.
+        start: the options that only say where its parameters and buffers start, which a state dict holds.
     """
 
     name: ClassVar[str]
@@ -74,8 +78,10 @@ class Operator(nn.Module):
     mixes_tokens: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ()
     inserted_by: Mapping[str, Any] | None = None
+    recipe_digest: str | None = None
     pause: Pause | None = None
     unfolding: Unfolding | None = None
+    start: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
         super().__init__()
@@ -114,6 +120,28 @@ class Operator(nn.Module):
     def folding(cls, **options: Any) -> Folding:
         """What export can move into the weights around it, with the operator's options."""
         return Folding()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.recipe_digest is not None and self.inserted_by is not None:
+            notes.write(destination, prefix, self.recipe_digest, self.inserted_by)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        if problem := notes.difference(local_metadata, self.recipe_digest):
+            lists[-1].append(f"{prefix[:-1]}: {problem}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse ``torch.jit.script``, which asks each module for this and cannot compile the hook that runs it."""
+        raise SurgeryError(
+            "an edited model is not scripted as it is",
+            code="CB-SURGERY-12",
+            where=f"operator {self.name}",
+            why="torch.jit.script compiles hooks only in a fixed form, which those of the operators do not have",
+            do="torch.jit.script(cbs.scriptable(model)), or torch.jit.trace(model, inputs)",
+        )
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the token axes, kept as axes of size 1; accumulated in float32 for 16-bit inputs."""

@@ -32,6 +32,7 @@ class CBRetrofit(Context):
     formula = "x + strength · (mean x - x)"
     twice = "cb_retrofit twice moves x towards its mean by more than the strength"
     identity_at_start = True
+    start = ("strength",)
     strength: Tensor
 
     def __init__(

@@ -23,6 +23,7 @@ class CBS(Context):
     formula = "x + scale · mean x"
     twice = "CB_S twice is another operator: x + (2 scale + scale²) mean x"
     identity_at_start = True
+    start = ("initial",)
 
     def __init__(
         self,

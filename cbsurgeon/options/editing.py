@@ -31,8 +31,8 @@ class Loading:
     )
     recipe: Any = option(
         None,
-        "The recipe that a training checkpoint, or an hf: folder, was trained with; files written by cbsurgeon carry "
-        "theirs.",
+        "The recipe the weights were trained with, for a file that does not carry it; state dicts saved by torch.save "
+        "and transformers folders do.",
         "--trained-with",
         metavar="RECIPE.json",
         read=Path,
@@ -44,6 +44,14 @@ class Loading:
         metavar="KEY=VALUE",
         read=pairs,
         repeatable=True,
+    )
+    pretrained: bool = option(
+        False, "Download the weights that timm or torchvision has for the architecture.", "--pretrained"
+    )
+    random_weights: bool = option(
+        False,
+        "Take random weights although the name has a tag (timm:NAME.TAG), which names weights.",
+        "--random-weights",
     )
     trust: bool = option(
         False,
@@ -59,13 +67,14 @@ class Loading:
     )
 
     def for_side(self, reference: str) -> Loading:
-        """These options for one of two sides that are compared: ``arch`` is meant for the one that is a file, and
-        ``recipe`` for the one that brings weights. An exported program brings all of it.
+        """These options for one of two sides that are compared: ``arch`` is meant for the one that is a file,
+        ``recipe`` for the one that brings weights, ``pretrained`` and ``random_weights`` for the other. An exported
+        program brings all of it.
         """
         if Path(reference).suffix.lower() == ".pt2":
             return replace(self, arch=None, recipe=None, entry=None, input=None, inputs=None, options={})
         if Path(reference).exists():
-            return self
+            return replace(self, pretrained=False, random_weights=False)
         is_folder = reference.startswith("hf:") and Path(reference.removeprefix("hf:")).is_dir()
         return replace(self, arch=None, recipe=self.recipe if is_folder else None)
 

@@ -5,23 +5,30 @@ mathematics (``operators``).
 """
 
 from cbsurgeon.surgery.disabling import disable
-from cbsurgeon.surgery.operating import insert_, insert_module, insert_program, remove, remove_
+from cbsurgeon.surgery.in_place import insert_
+from cbsurgeon.surgery.inserted import Summary, summary
+from cbsurgeon.surgery.operating import insert_module, insert_program, noted, remove, remove_
 from cbsurgeon.surgery.passes import InsertPass
 from cbsurgeon.surgery.planning import plan
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
+from cbsurgeon.surgery.scripting import scriptable
 from cbsurgeon.surgery.selection import select, spans
 
 __all__ = [
     "InsertPass",
     "Recipe",
     "RecipeSite",
+    "Summary",
     "disable",
     "insert_",
     "insert_module",
     "insert_program",
+    "noted",
     "plan",
     "remove",
     "remove_",
+    "scriptable",
     "select",
     "spans",
+    "summary",
 ]

@@ -5,7 +5,6 @@ No key is renamed, and the pair survives ``torch.export``, ``torch.compile``, de
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,44 +18,10 @@ from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.operators.unfolding import Unfolding
-from cbsurgeon.surgery import own_class
+from cbsurgeon.surgery import carrying, configuration, keeping
 from cbsurgeon.surgery.masking import Masks, unhook
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
-from cbsurgeon.surgery.refusals import already_sharded, occupied, other_structure, ragged
-
-
-def broadcast_output(module: nn.Module, args: Any, output: Any) -> Any:
-    """Forward hook: apply the child operator to the module's (first tensor) output."""
-    return _on_first_tensor(module._modules[ON_OUTPUT], output)
-
-
-def broadcast_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Forward pre-hook: apply the child operator to the module's first tensor input."""
-    operator = module._modules[ON_INPUT]
-    if any(isinstance(arg, Tensor) for arg in args):
-        return _on_first_tensor(operator, args), kwargs
-    return args, _on_first_tensor(operator, kwargs)
-
-
-def _on_first_tensor(operator: Any, values: Any) -> Any:
-    if isinstance(values, Tensor):
-        return _applied(operator, values)
-    if isinstance(values, Mapping):
-        key = next(key for key, value in values.items() if isinstance(value, Tensor))
-        changed = copy.copy(values)
-        changed[key] = _applied(operator, values[key])  # type: ignore[index]
-        return changed
-    place = next(i for i, value in enumerate(values) if isinstance(value, Tensor))
-    items = [_applied(operator, value) if i == place else value for i, value in enumerate(values)]
-    return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
-
-
-def _applied(operator: Any, value: Tensor) -> Any:
-    if operator.pause is not None and operator.pause.on:
-        return value
-    if value.is_nested:
-        raise ragged(operator)
-    return operator(value)
+from cbsurgeon.surgery.refusals import already_sharded, occupied, other_structure
 
 
 def attach(module: nn.Module, recipe: Recipe) -> None:
@@ -66,7 +31,8 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
         SurgeryError: the structure is not the recipe's, a site is occupied, a site has no module, the module is
             sharded already, or a masked operator has no mask.
     """
-    _refuse_sharded(module)
+    refuse_sharded(module)
+    keeping.settle(module)
     check_structure(module, recipe)
     parts = dict(named_parts(module))
     masks = Masks(parts)
@@ -81,27 +47,37 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
             assert operator.unfolding is not None
             shown.append((parts[site.unfold.module], operator.unfolding))
         planned.append((host, name, _like(operator, host, module)))
-    document = recipe.to_dict()
+    document, digest = recipe.to_dict(), recipe.digest
     for host, name, operator in planned:
-        operator.inserted_by = document
-        host.add_module(name, operator)
-        if name == ON_OUTPUT:
-            host.register_forward_hook(broadcast_output)
-        else:
-            host.register_forward_pre_hook(broadcast_input, with_kwargs=True)
-        _own_class(host)
+        operator.inserted_by, operator.recipe_digest = document, digest
+        carrying.carry(host, name, operator)
+    _keep(parts, recipe)
     masks.hook_up()
     for part, unfolding in shown:
         part.register_forward_hook(unfolding.see)
+    configuration.write(module, recipes_of(module))
 
 
-def _own_class(host: nn.Module) -> None:
-    """Give a layer the class that says which operators it carries."""
-    own_class.give(host, (name for name in (ON_OUTPUT, ON_INPUT) if isinstance(host._modules.get(name), Operator)))
+def _keep(parts: Mapping[str, nn.Module], recipe: Recipe) -> None:
+    """Keep the operators on layers that are exchanged as a whole: those that hold less than an MLP."""
+    first = {path for block in recipe.structure for path in block["fc1"]}
+    last = {path for block in recipe.structure for path in block["fc2"]}
+    for site in recipe.active:
+        hook = site.hooks[0]
+        above, _, attribute = hook.module.rpartition(".")
+        parent, within = parts.get(above), f"{hook.module}."
+        holds = [any(f"{path}.".startswith(within) for path in paths) for paths in (first, last)]
+        if all(holds) or not attribute or parent is None or isinstance(parent, nn.ModuleList | nn.ModuleDict):
+            continue
+        keeping.keep(parent, attribute, ON_OUTPUT if hook.when == "output" else ON_INPUT, carrying.move)
 
 
-def _refuse_sharded(module: nn.Module) -> None:
-    """A parameter added after ``fully_shard`` belongs to no shard: its gradient would stay on its own rank."""
+def refuse_sharded(module: nn.Module) -> None:
+    """Refuse a module that is sharded: a parameter added after ``fully_shard`` belongs to no shard.
+
+    Raises:
+        SurgeryError: it is (CB-SURGERY-08).
+    """
     for name, parameter in module.named_parameters():
         if hasattr(parameter, "device_mesh"):
             raise already_sharded(name)
@@ -174,11 +150,21 @@ def _check_widths(recipe: Recipe, number: int, path: str, projection: nn.Module,
 
 def attached(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Operator]]:
     """Every attached operator: path of its host, host, child name, operator."""
+    keeping.settle(module)
     for path, host in named_parts(module):
         for name in (ON_OUTPUT, ON_INPUT):
             operator = host._modules.get(name)
             if isinstance(operator, Operator):
                 yield path, host, name, operator
+
+
+def recipes_of(module: nn.Module) -> list[Mapping[str, Any]]:
+    """The recipes that put the operators of a module there, each once, in the order of its parts."""
+    found: list[Mapping[str, Any]] = []
+    for *_, operator in attached(module):
+        if operator.inserted_by is not None and operator.inserted_by not in found:
+            found.append(operator.inserted_by)
+    return found
 
 
 def detach(module: nn.Module) -> int:
@@ -194,22 +180,11 @@ def detach_named(module: nn.Module, names: set[str]) -> int:
     """Take the operators with these state-dict prefixes out, in place."""
     found = [(host, name) for path, host, name, _ in attached(module) if f"{path}.{name}" in names]
     for host, name in found:
-        del host._modules[name]
-        if name == ON_OUTPUT:
-            _drop(host._forward_hooks, broadcast_output)
-        else:
-            for key in _drop(host._forward_pre_hooks, broadcast_input):
-                host._forward_pre_hooks_with_kwargs.pop(key, None)
-        _own_class(host)
+        carrying.drop(host, name)
+    keeping.release(module)
     unhook(module, [operator for *_, operator in attached(module)])
+    configuration.write(module, recipes_of(module))
     return len(found)
-
-
-def _drop(hooks: dict[int, Any], function: Any) -> list[int]:
-    keys = [key for key, hook in hooks.items() if hook is function]
-    for key in keys:
-        del hooks[key]
-    return keys
 
 
 def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from cbsurgeon.errors import NothingMatched
-from cbsurgeon.operators.base import Operator, Pause
+from cbsurgeon.operators.base import Pause
+from cbsurgeon.surgery.attachment import attached
 
 if TYPE_CHECKING:
     from cbsurgeon.models.model import Model
@@ -36,7 +37,7 @@ def disable(model: Model | nn.Module) -> Iterator[int]:
         ``with cbs.disable(model): plain = model(x)``
     """
     module = model if isinstance(model, nn.Module) else model.module
-    found = [part for part in module.modules() if isinstance(part, Operator)] if module is not None else []
+    found = [operator for *_, operator in attached(module)] if module is not None else []
     if not found:
         raise NothingMatched(
             "there is no operator to disable",

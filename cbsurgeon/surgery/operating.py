@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -11,6 +14,7 @@ from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.copying import duplicate
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.models.model import Model
+from cbsurgeon.operators import notes
 from cbsurgeon.surgery import attachment, program
 from cbsurgeon.surgery.recipe import Recipe
 
@@ -70,14 +74,25 @@ def insert_program(model: Model, recipe: Recipe) -> Model:
     return replace(model, module=None, program=edited.exported, recipes=(*model.recipes, recipe.to_dict()))
 
 
-def insert_(module: nn.Module, recipe: Recipe) -> nn.Module:
-    """Insert into a module in place (a freshly built one in a training script) and return it.
+def noted(state: Mapping[str, Any], module: nn.Module) -> OrderedDict[str, Any]:
+    """A state dict with the notes from which :func:`cbsurgeon.load` knows what was inserted.
 
-    Raises:
-        SurgeryError: the structure differs, or a site is occupied; the module is then as it was.
+    ``module.state_dict()`` has them already. Those that other functions gather are plain dictionaries without notes:
+    ``torch.distributed.checkpoint.state_dict.get_model_state_dict``, or ``{k: v.cpu() for k, v in ...}``.
+
+    Args:
+        state: tensors by key; unchanged.
+        module: the edited model they are from.
+
+    Example:
+        ``torch.save(cbs.noted(get_model_state_dict(model, options=options), model), "last.pt")``
     """
-    attachment.attach(module, recipe)
-    return module
+    result = OrderedDict(state)
+    result._metadata = OrderedDict(getattr(state, "_metadata", {}))  # type: ignore[attr-defined]
+    for path, _, name, operator in attachment.attached(module):
+        if operator.recipe_digest is not None and operator.inserted_by is not None:
+            notes.write(result, f"{path}.{name}.", operator.recipe_digest, operator.inserted_by)
+    return result
 
 
 def remove(model: Model) -> Model:

@@ -10,7 +10,9 @@ from typing import Any
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.block import Block, Hook, Mask
 from cbsurgeon.models.files import strict_json
+from cbsurgeon.operators import notes
 from cbsurgeon.operators.masking import VALID
+from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.operators.unfolding import Unfold
 
 SCHEMA = "cbsurgeon.recipe/1"
@@ -144,6 +146,17 @@ class Recipe:
             "structure": [_in_order(block) for block in self.structure],
             "versions": dict(sorted(self.versions.items())),
         }
+
+    @property
+    def digest(self) -> str:
+        """Equal for recipes that make the same model of the same structure: operator, its options and its sites."""
+        start = operator_class(self.op).start
+        sites = [
+            [[hook.module, hook.when] for hook in site.hooks[:1]] + [list(site.token_axes), site.channel_axis]
+            for site in self.active
+        ]
+        options = {name: value for name, value in self.options.items() if name not in start}
+        return notes.digest({"op": self.op, "options": options, "sites": sites})
 
     def to_json(self) -> str:
         """The document as text, two-space indented, byte-stable."""

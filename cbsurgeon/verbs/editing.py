@@ -18,6 +18,7 @@ from cbsurgeon.models import Model
 from cbsurgeon.operators.registry import needs_import
 from cbsurgeon.options import InsertOptions, Loading, documented, resolve
 from cbsurgeon.surgery import Recipe
+from cbsurgeon.vocabulary import ON_LOAD
 
 
 @documented(Loading)
@@ -38,9 +39,12 @@ def load(reference: str | Path, loading: Loading | None = None, /, **keywords: A
     how = resolve(Loading, loading, keywords, "load")
     recipe = read_recipe(how.recipe) if isinstance(how.recipe, str | Path) else how.recipe
     documents = () if recipe is None else (recipe.to_dict(),)
-    return models.load(
+    model = models.load(
         reference, replace(how, recipe=None), replay=functools.partial(replay, trust=how.trust), recipes=documents
     )
+    if listener := ON_LOAD.get():
+        listener(model.provenance)
+    return model
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -256,6 +256,9 @@ class _Job:
             "architecture": origin.architecture,
             "options": dict(origin.architecture_options),
             "sha256": origin.sha256,
+            "source": origin.source,
+            "entry": origin.entry,
+            "other_entries": list(origin.other_entries),
             "shipped_sha256": sha256(self.folder / name),
         }
 

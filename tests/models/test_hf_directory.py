@@ -125,6 +125,9 @@ def test_a_folder_trained_with_operators(trained: tuple[Path, cbs.Model, Path], 
 
 def test_a_trained_folder_without_its_recipe_or_with_another(trained: tuple[Path, cbs.Model, Path]) -> None:
     folder, _, recipe = trained
+    config = json.loads((folder / "config.json").read_text())
+    assert [each["op"] for each in config.pop("cbsurgeon")] == ["cb_s"]  # the folder carries its recipe
+    (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CBSurgeonError) as caught:
         cbs.load(f"hf:{folder}")
     assert caught.value.code == "CB-FIT-01"

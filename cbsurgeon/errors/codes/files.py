@@ -127,6 +127,13 @@ CODES = {
         causes=("a training run that saves to the same name", "a download that is still running"),
         do=("run again when the file is complete",),
     ),
+    "CB-LOAD-25": Entry(
+        "the checkpoint holds several state dicts, and none has a usual name",
+        "Usual names are state_dict, model, model_state_dict, module, net, weights, and those of averaged weights. "
+        "Which of several others holds the model you mean cannot be known.",
+        causes=("student and teacher in one file", "a generator and a discriminator in one file"),
+        do=("choose one of the entries in the message: --entry NAME",),
+    ),
     "CB-FIT-01": Entry(
         "the weights do not fit the architecture",
         "Keys are missing, left over or of another shape. Weights are always loaded strictly.",
@@ -159,5 +166,42 @@ CODES = {
         "Its metadata has a schema that this version does not know.",
         causes=("a newer version wrote it",),
         do=("pip install --upgrade cbsurgeon",),
+    ),
+    "CB-META-03": Entry(
+        "the file's notes of what was inserted cannot be read",
+        "A state dict saved after an insertion notes its operators and their recipe beside the tensors. Here the "
+        "operators are not those of the recipe, or the recipe is damaged.",
+        causes=("only a part of the edited model was saved", "a program that rewrote the file"),
+        do=(
+            "save the state dict of the whole model",
+            "drop the notes, and give the recipe: torch.save(dict(state), file)",
+        ),
+    ),
+    "CB-META-04": Entry(
+        "the file carries another recipe than the one given",
+        "Its weights were trained with the recipe it carries; with another one they mean something else.",
+        causes=("a recipe of another run", "a recipe edited after the training"),
+        do=("leave out --trained-with: the file is read with its own recipe",),
+    ),
+    "CB-META-05": Entry(
+        "it is not known whether these weights were trained with operators",
+        "Another entry of the checkpoint notes its operators. This one was copied into a plain dictionary, which holds "
+        "no notes, so it may have had them as well.",
+        causes=("averaged weights kept as {key: tensor}", "weights moved to the CPU one by one before saving"),
+        do=("give the recipe: --trained-with recipe.json", "take the other entry: --entry NAME"),
+    ),
+    "CB-WEIGHTS-01": Entry(
+        "the pretrained weights are not there",
+        "timm:NAME.TAG names weights. They are taken from timm's cache, and with --pretrained downloaded. Random "
+        "weights are never taken in their place unless you ask for them.",
+        causes=("nothing was downloaded before", "no network", "options that do not fit the pretrained weights"),
+        do=("download them: --pretrained", "take the architecture alone: --random-weights, or leave out the tag"),
+    ),
+    "CB-WEIGHTS-02": Entry(
+        "these weights cannot be chosen here",
+        "--pretrained and --random-weights are for timm: and torchvision: references, one of the two at a time. A file "
+        "or a folder brings its own weights.",
+        causes=("a file with --pretrained", "both flags"),
+        do=("leave the flag out",),
     ),
 }

@@ -54,6 +54,12 @@ CODES = {
         causes=("options that belong to another model", "a file made to do harm"),
         do=("check --arch and --model-option", "do not use a file from an unknown source"),
     ),
+    "CB-REF-07": Entry(
+        "the edited model of timm's scripts is not described",
+        "--model cbsurgeon takes the architecture as of=NAME, and either a choice (op, layers ...) or a recipe's file.",
+        causes=("of=NAME is missing in --model-kwargs", "recipe= beside op= or layers="),
+        do=("--model-kwargs of=deit_small_patch16_224 layers=upper op=cb",),
+    ),
     "CB-HF-01": Entry(
         "config.json of the folder cannot be used",
         "The file is not valid JSON, is not an object, is too large, or does not name exactly one model class under "

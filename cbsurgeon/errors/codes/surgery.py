@@ -144,6 +144,36 @@ CODES = {
         causes=("a part of the model was called by itself", "samples have different numbers of tokens"),
         do=("run the whole block, not a part of it", "give every sample the same number of tokens"),
     ),
+    "CB-SURGERY-11": Entry(
+        "the layer of an inserted operator is gone",
+        "An operator stands at the input or the output of a layer. It moves along when the layer is wrapped or "
+        "replaced; here the layer was deleted.",
+        causes=("the model was changed after the insertion",),
+        do=("take the operators out, change the model, then insert again",),
+    ),
+    "CB-SURGERY-12": Entry(
+        "an edited model is not scripted as it is",
+        "torch.jit.script cannot compile the hooks that run the operators. cbs.scriptable makes a copy without hooks; "
+        "it refuses operators that need a padding mask or the sizes of another tensor.",
+        causes=("torch.jit.script on the edited model", "a masked operator"),
+        do=(
+            "torch.jit.script(cbs.scriptable(model))",
+            "torch.jit.trace, torch.export or cbs.export, which run the hooks",
+        ),
+    ),
+    "CB-SURGERY-13": Entry(
+        "an optimizer was built before the insertion",
+        "It holds parameters of the module and none of the operators, so it would never train their scale vectors.",
+        causes=("the insertion stands too late in the script", "an optimizer of an earlier run in the same notebook"),
+        do=("insert first, then build the optimizer", "delete the old optimizer: del optimizer"),
+    ),
+    "CB-SURGERY-14": Entry(
+        "the module is wrapped by DistributedDataParallel already",
+        "The wrapper lists parameters and buffers when it is made. Those of the operators would "
+        "stay apart on every rank.",
+        causes=("the insertion stands too late in the script",),
+        do=("insert first, then wrap the module",),
+    ),
     "CB-REMOVE-01": Entry(
         "there is nothing to remove",
         "The model holds no operator that cbsurgeon inserted (exit code 1).",

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from cbsurgeon.errors import CBSurgeonError, UsageError
 from cbsurgeon.models import inputs as example
-from cbsurgeon.models.builders import factory, hf_directory, timm, torchvision, transformers
+from cbsurgeon.models.builders import factory, hf_directory, pretrained, timm, torchvision, transformers
 from cbsurgeon.models.builders import weightless as without
 from cbsurgeon.models.builders.image_processing import with_preprocessing
 from cbsurgeon.models.builders.options import checked, reason
@@ -59,7 +59,8 @@ def build(
     inputs: Path | None = None,
     batch: int = 2,
     weightless: bool = False,
-    edit: hf_directory.Edit | None = None,
+    insertions: hf_directory.Insertions | None = None,
+    weights: Literal["random", "cached", "downloaded"] = "random",
 ) -> Model:
     """Build the architecture a reference names, in evaluation mode, with example inputs.
 
@@ -71,7 +72,8 @@ def build(
         inputs: ``.npz`` file with one array per parameter of ``forward``; overrides the model's own.
         batch: size of axis 0 of every example tensor.
         weightless: a file brings the weights: leave parameters on the meta device, where that changes nothing else.
-        edit: repeats the insertions that a folder's weights were trained with, before their tensors are read.
+        insertions: repeats the insertions that a folder's weights were trained with, before their tensors are read.
+        weights: random ones, or those the library has in its cache, or downloads.
 
     Returns:
         The model; the same reference and options give the same weights in any process.
@@ -80,6 +82,7 @@ def build(
         UsageError: unknown name (``CB-REF-02``), the builder refuses the options (``CB-REF-03``), a factory that
             does not exist or returns something else (``CB-REF-04``), inputs that do not parse or are not known
             (``CB-INPUT-*``).
+        InputFileError: pretrained weights are not there (``CB-WEIGHTS-01``).
         MissingPackage: the library is not installed (``CB-MISSING-01``).
     """
     known = parse_builder(reference) if isinstance(reference, str) else reference
@@ -88,7 +91,12 @@ def build(
         raise UsageError("the batch must be at least 1", code="CB-INPUT-01", why=f"it is {batch}", do="batch=2")
     if known.kind == "timm":
         wanted = timm.with_image_size(known, wanted, input)
-    model = (_without_weights(known, wanted, batch) if weightless else None) or _run(known, wanted, batch, edit)
+    if weights != "random":
+        made = pretrained.build(known, wanted, batch, download=weights == "downloaded")
+        model = _named(made, known, wanted, "pretrained")
+    else:
+        built = _without_weights(known, wanted, batch) if weightless else None
+        model = built or _run(known, wanted, batch, insertions)
     if input is not None or inputs is not None:
         return with_preprocessing(example.override(model, input=input, inputs=inputs, batch=batch))
     return with_preprocessing(example.require(model, _tried(model)))
@@ -147,11 +155,11 @@ def guess(module: nn.Module, batch: int) -> Model:
     return with_preprocessing(factory.with_inputs(module, {}, batch))
 
 
-def _run(known: Reference, wanted: dict[str, Any], batch: int, edit: hf_directory.Edit | None) -> Model:
+def _run(known: Reference, wanted: dict[str, Any], batch: int, insertions: hf_directory.Insertions | None) -> Model:
     try:
         with fixed_seed(), torch.device("cpu"):
-            if edit is not None and is_folder(known):
-                model = hf_directory.read(Path(known.name), wanted, batch, edit)
+            if is_folder(known):
+                model = hf_directory.read(Path(known.name), wanted, batch, insertions)
             else:
                 model = _BUILDERS[known.kind](known, wanted, batch)
     except CBSurgeonError:
@@ -181,11 +189,12 @@ def _without_weights(known: Reference, wanted: dict[str, Any], batch: int) -> Mo
     return _named(model, known, wanted) if whole else None
 
 
-def _named(model: Model, known: Reference, wanted: dict[str, Any]) -> Model:
-    """The model with the reference that builds it again."""
+def _named(model: Model, known: Reference, wanted: dict[str, Any], source: str = "") -> Model:
+    """The model with the reference that builds it again, and where its weights come from."""
     if model.provenance.architecture is not None:
         return model
-    return replace(model, provenance=Provenance(str(known), architecture=str(known), architecture_options=wanted))
+    source = source or ("factory" if known.kind == "mod" else "random")
+    return replace(model, provenance=Provenance(str(known), str(known), wanted, source=source))
 
 
 def _failed(known: Reference, wanted: dict[str, Any], error: Exception) -> UsageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from cbsurgeon.errors import InputFileError, UsageError, missing
 from cbsurgeon.models.builders import transformers
 from cbsurgeon.models.builders.options import checked, reason
-from cbsurgeon.models.files import metadata
+from cbsurgeon.models.files import metadata, notes
 from cbsurgeon.models.files import reading as files
 from cbsurgeon.models.files import safetensors as safetensors_file
 from cbsurgeon.models.model import Model, Provenance
@@ -23,13 +24,28 @@ LARGEST_CONFIG = 8 << 20
 """Bytes of config.json read at most."""
 _DROPPED = ("_name_or_path", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
 _SHOWN = 3
+_RECIPES = "cbsurgeon"
+"""Entry of config.json with the recipes that an insertion wrote into the configuration."""
 
 
 Edit = Callable[[nn.Module], None]
 """Repeats insertions on a module, in place."""
 
 
-def read(folder: Path, options: dict[str, Any], batch: int, edit: Edit | None = None) -> Model:
+@dataclass(frozen=True)
+class Insertions:
+    """How the insertions that a folder's weights were trained with are repeated.
+
+    Attributes:
+        replay: repeats recipes on a module, in place.
+        recipes: those the caller gives; a folder may carry its own in ``config.json``.
+    """
+
+    replay: Callable[[nn.Module, notes.Recipes], None]
+    recipes: notes.Recipes = ()
+
+
+def read(folder: Path, options: dict[str, Any], batch: int, insertions: Insertions | None = None) -> Model:
     """Read the folder through transformers itself, which knows how older checkpoints spell their keys.
 
     Before it may look, the configuration and every weight file are checked by our own rules; afterwards every parameter
@@ -39,10 +55,11 @@ def read(folder: Path, options: dict[str, Any], batch: int, edit: Edit | None = 
         folder: what ``save_pretrained`` or a ``Trainer`` wrote.
         options: of the configuration; they win over what the folder says.
         batch: samples in the example inputs.
-        edit: repeats the insertions the weights were trained with.
+        insertions: repeats the insertions the weights were trained with.
 
     Raises:
-        UsageError: there is no such folder (``CB-REF-02``).
+        UsageError: there is no such folder (``CB-REF-02``), or it carries recipes and nothing repeats them
+            (``CB-LOAD-22``).
         InputFileError: config.json is missing or asks for code (``CB-HF-01``, ``CB-HF-02``); no safetensors, or
             weights that do not fit (``CB-HF-03``, ``CB-FIT-01``).
         MissingPackage: transformers is not installed.
@@ -65,10 +82,29 @@ def read(folder: Path, options: dict[str, Any], batch: int, edit: Edit | None = 
     name = _class_name(folder, config)
     model_class = transformers.find_class(library, Reference("hf", name))
     given = {key: value for key, value in config.items() if key not in _DROPPED}
+    edit = _edit(folder, notes.of_configuration(given.pop(_RECIPES, None), str(folder / "config.json")), insertions)
     module = _from_pretrained(folder, model_class, {**given, **options}, edit)
     model = transformers.with_inputs(module, batch)
-    origin = Provenance(f"hf:{folder}", f"hf:{name}", {**given, **options})
+    single = folder / "model.safetensors"
+    digest = files.digest(single) if single.exists() else None
+    origin = Provenance(f"hf:{folder}", f"hf:{name}", {**given, **options}, digest, source="file")
     return Model(module, model.example_inputs, origin, model.example_kwargs)
+
+
+def _edit(folder: Path, carried: notes.Recipes, insertions: Insertions | None) -> Edit | None:
+    recipes = notes.joined(carried, insertions.recipes if insertions else (), str(folder / "config.json"))
+    if not recipes:
+        return None
+    if insertions is None:
+        raise UsageError(
+            "the folder was saved with insertions",
+            code="CB-LOAD-22",
+            where=str(folder / "config.json"),
+            why=f"{len(recipes)} recipes must be replayed before its weights mean what they meant",
+            do="load it with cbsurgeon.load, which replays them",
+        )
+    replay = insertions.replay
+    return lambda module: replay(module, recipes)
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from cbsurgeon.models.model import Model
 from cbsurgeon.models.reference import Reference, unknown_name
 
 
-def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
+def build(reference: Reference, options: dict[str, Any], batch: int, *, pretrained: bool = False) -> Model:
     """Create the model; its input is ``(batch, channels, height, width)`` from its own configuration.
+
+    Its weights are random, or those that timm downloads or has in its cache (``pretrained``).
 
     Raises:
         UsageError: timm has no such model (``CB-REF-02``).
@@ -24,9 +26,17 @@ def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
     """
     library = _library()
     _require(reference)
-    module: nn.Module = library.create_model(reference.name, pretrained=False, **options)
+    module: nn.Module = library.create_model(reference.name, pretrained=pretrained, **options)
     shape = input_size(module, options)
     return Model(module.eval(), () if shape is None else (inputs.image(batch, *shape),))
+
+
+def pretrained_source(reference: Reference) -> str:
+    """The address of the pretrained weights, where they do not come from a hub that has a cache of its own."""
+    _require(reference)
+    configuration = _library().get_pretrained_cfg(reference.name, allow_unregistered=True)
+    on_hub = getattr(configuration, "hf_hub_id", None)
+    return "" if on_hub else str(getattr(configuration, "url", None) or "")
 
 
 def knows(name: str) -> bool:

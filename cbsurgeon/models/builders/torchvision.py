@@ -21,7 +21,7 @@ FRAMES = 16
 """Frames of a clip where the model's metadata does not ask for a number."""
 
 
-def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
+def build(reference: Reference, options: dict[str, Any], batch: int, *, pretrained: bool = False) -> Model:
     """Create the model with the inputs its family takes: images, clips, image pairs, or a list of images.
 
     Raises:
@@ -36,7 +36,7 @@ def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
     backbone = {"weights_backbone": None} if "weights_backbone" in inspect.signature(builder).parameters else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        module: nn.Module = builder(weights=None, **backbone, **options)
+        module: nn.Module = builder(weights="DEFAULT" if pretrained else None, **backbone, **options)
     return Model(module.eval(), _inputs(library, reference.name, module, batch))
 
 

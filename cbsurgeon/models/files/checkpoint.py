@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from cbsurgeon.errors import InputFileError, UsageError
-from cbsurgeon.models.files import metadata
+from cbsurgeon.models.files import arguments as timms
+from cbsurgeon.models.files import metadata, notes
 from cbsurgeon.models.files import reading as files
 from cbsurgeon.models.files import safetensors as safetensors_file
 from cbsurgeon.models.files import torch_archive as torch_file
@@ -48,6 +49,9 @@ class Checkpoint:
         written_by: ``cbsurgeon``, ``timm`` (or a trainer that names its ``arch`` alike), or empty.
         entry: name of the entry the weights were taken from, empty when they are the file's top level.
         other_entries: entries with weights that were not taken.
+        edited_beside: another entry, which notes operators, where this one cannot note any (it was copied into a plain
+            dictionary) and may have had them too; otherwise empty.
+        has_arguments: a trainer saved arguments beside the weights (``args``, ``hyper_parameters`` ...).
         mapped: the tensors are mapped from the file, so that opening it again costs no memory.
         stamp: of the file when it was opened (:func:`cbsurgeon.models.files.reading.stamp`).
     """
@@ -62,6 +66,8 @@ class Checkpoint:
     written_by: str = ""
     entry: str = ""
     other_entries: tuple[str, ...] = ()
+    edited_beside: str = ""
+    has_arguments: bool = False
     mapped: bool = False
     stamp: tuple[tuple[int, ...], ...] = ()
 
@@ -146,27 +152,65 @@ def _unwrap(path: Path, payload: Any, entry: str | None) -> Checkpoint | nn.Modu
     """Find the state dict in what ``torch.save`` was given."""
     if not isinstance(payload, Mapping):
         raise _no_weights(path, f"it holds a {type(payload).__name__}")
-    held = [name for name in ENTRIES if isinstance(payload.get(name), Mapping) and _is_state(payload[name])]
+    held = _entries(payload)
     if entry is None and not held and isinstance(payload.get("model"), nn.Module):
         model: nn.Module = payload["model"]
         return model
     if entry is None and _is_state(payload):
-        return Checkpoint(path, dict(payload))
-    chosen = entry if entry is not None else next(iter(held), None)
-    if chosen is None or not (isinstance(payload.get(chosen), Mapping) and _is_state(payload[chosen])):
-        names = ", ".join(str(key)[:40] for key in list(payload)[:8])
-        asked = f"no entry {entry!r} with weights" if entry else "no state dict"
-        raise _no_weights(path, f"it has {asked}; its keys are {names}{' ...' if len(payload) > 8 else ''}")
+        return Checkpoint(path, dict(payload), recipes=notes.read(payload, str(path)))
+    chosen = _chosen(path, payload, held, entry)
     architecture, options = _named(payload)
+    recipes = notes.read(payload[chosen], str(path))
+    silent = not recipes and not hasattr(payload[chosen], "_metadata")
+    edited = [name for name in held if silent and notes.read(payload[name], str(path))]
     return Checkpoint(
         path,
         dict(payload[chosen]),
         architecture=architecture,
         architecture_options=options,
+        recipes=recipes,
+        edited_beside=next(iter(edited), ""),
+        has_arguments=_has_arguments(payload),
         written_by="timm" if architecture else "",
         entry=chosen,
         other_entries=tuple(name for name in held if name != chosen),
     )
+
+
+def _entries(payload: Mapping[Any, Any]) -> list[str]:
+    """Entries that hold weights, those with a usual name first."""
+    states = [
+        name
+        for name, value in payload.items()
+        if isinstance(name, str) and isinstance(value, Mapping) and _is_state(value)
+    ]
+    usual = [name for name in ENTRIES if name in states]
+    return [*usual, *(name for name in states if name not in usual)]
+
+
+def _chosen(path: Path, payload: Mapping[Any, Any], held: list[str], entry: str | None) -> str:
+    """The entry to take: the one asked for, the first with a usual name, or the only one."""
+    if entry is not None and entry in held:
+        return entry
+    if entry is not None or not held:
+        names = ", ".join(held) if held else ", ".join(str(key)[:40] for key in list(payload)[:8])
+        asked = f"no entry {entry!r} with weights" if entry is not None else "no state dict"
+        which = "; those with weights are" if held else "; its keys are"
+        raise _no_weights(path, f"it has {asked}{which} {names}{' ...' if not held and len(payload) > 8 else ''}", held)
+    if held[0] in ENTRIES or len(held) == 1:
+        return held[0]
+    raise UsageError(
+        "the checkpoint holds several state dicts, and none has a usual name",
+        code="CB-LOAD-25",
+        where=str(path),
+        why="; ".join(f"{name} has {len(payload[name])} tensors" for name in held[:8]),
+        do=f"choose one: --entry {max(held, key=lambda name: len(payload[name]))}",
+    )
+
+
+def _has_arguments(payload: Mapping[Any, Any]) -> bool:
+    """Whether a trainer saved the arguments its model was built with."""
+    return any(payload.get(name) for name in ("args", "hyper_parameters", "hparams", "config", "cfg"))
 
 
 def _named(payload: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -183,9 +227,10 @@ def _named(payload: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     if "img_size" not in options and isinstance(size, list | tuple) and len(size) == 3:
         options["img_size"] = size[1] if size[1] == size[2] else list(size[1:])
     further = arguments.get("model_kwargs")
-    if isinstance(further, Mapping):
-        options |= {str(key): value for key, value in further.items()}
-    return name, options
+    further = {str(key): value for key, value in further.items()} if isinstance(further, Mapping) else {}
+    if name == timms.NAME and isinstance(further.get(timms.OF), str):
+        name, further = further[timms.OF], timms.architecture(further)
+    return name, {**options, **further}
 
 
 def _is_state(value: Mapping[Any, Any]) -> bool:
@@ -206,11 +251,13 @@ def _check_tensors(path: Path, state: Mapping[Any, torch.Tensor]) -> None:
             )
 
 
-def _no_weights(path: Path, why: str) -> InputFileError:
+def _no_weights(path: Path, why: str, held: list[str] | None = None) -> InputFileError:
     return InputFileError(
-        "the file holds no weights",
+        "the file holds no weights" + (" under that name" if held else ""),
         code="CB-FIT-02",
         where=str(path),
         why=why,
-        do="save the model's state dict: torch.save(model.state_dict(), 'weights.pt')",
+        do=f"choose one: --entry {held[0]}"
+        if held
+        else "save the model's state dict: torch.save(model.state_dict(), 'weights.pt')",
     )

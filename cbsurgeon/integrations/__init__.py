@@ -1,0 +1,1 @@
+"""Training programs of others: thin, each optional."""

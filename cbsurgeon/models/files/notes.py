@@ -1,0 +1,126 @@
+"""Which insertions a file says its weights were trained with: the notes of a state dict, or a configuration's entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cbsurgeon.errors import InputFileError
+from cbsurgeon.models.files import metadata
+from cbsurgeon.operators.notes import NOTE, RECIPES
+
+Recipes = tuple[Mapping[str, Any], ...]
+
+CHILDREN = {"output": "context_broadcast", "input": "context_broadcast_input"}
+"""Name of an operator's module below the layer that carries it, by the end of the layer where it stands."""
+
+_FOR_PEOPLE = ("layers", "reference", "versions", "excluded")
+_MOST = 64
+"""Recipes read at most."""
+
+
+def read(state: Any, where: str) -> Recipes:
+    """The recipes noted in a state dict that ``torch.save`` wrote; empty where there are none.
+
+    Nothing in the file is trusted: the notes are bounded JSON, and every operator that is noted has to stand where its
+    recipe puts it.
+
+    Raises:
+        InputFileError: they cannot be read (CB-META-01), or operators and recipes differ (CB-META-03).
+    """
+    noted = getattr(state, "_metadata", None)
+    if not isinstance(noted, Mapping):
+        return ()
+    places: dict[str, list[str]] = {}
+    for path, entry in noted.items():
+        if isinstance(path, str) and isinstance(entry, Mapping) and isinstance(entry.get(NOTE), str):
+            places.setdefault(entry[NOTE], []).append(path)
+    texts = noted.get(RECIPES, {})
+    if not isinstance(texts, Mapping) or len(texts) > _MOST:
+        raise _other(where, "its list of recipes is none")
+    found = []
+    for key, paths in places.items():
+        if not isinstance(texts.get(key), str):
+            raise _other(where, f"it notes an operator at {paths[0][:80]} and no recipe for it")
+        document = metadata.parse_json(texts[key], where, metadata.LARGEST)
+        if not isinstance(document, dict):
+            raise _other(where, "a recipe is not an object")
+        _check_places(document, paths, where)
+        found.append(document)
+    return tuple(found)
+
+
+def _check_places(document: Mapping[str, Any], paths: list[str], where: str) -> None:
+    """Every noted operator is one of the recipe, below one or several wrappers, and none is missing there."""
+    try:
+        wanted = {
+            f"{site['hooks'][0]['module']}.{CHILDREN[site['hooks'][0]['when']]}"
+            for site in document["sites"]
+            if site.get("enabled", True)
+        }
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _other(where, f"a recipe cannot be read: {type(error).__name__}: {error}") from error
+    left = {path.replace("_orig_mod.", "") for path in paths}
+    while left:
+        path = min(left)
+        ends = [each for each in wanted if path == each or path.endswith(f".{each}")]
+        prefix = path.removesuffix(max(ends, key=len)) if ends else path
+        here = {prefix + each for each in wanted}
+        if not ends or not here <= left:
+            raise _other(where, f"the operator at {path[:80]} and its recipe's sites differ")
+        left -= here
+
+
+def of_configuration(entry: Any, where: str) -> Recipes:
+    """The recipes in a transformers configuration.
+
+    Raises:
+        InputFileError: it is no list of recipes (CB-META-01).
+    """
+    if entry is None:
+        return ()
+    if not isinstance(entry, list) or len(entry) > _MOST or not all(isinstance(each, dict) for each in entry):
+        raise _other(where, "its cbsurgeon entry is no list of recipes")
+    return tuple(entry)
+
+
+def joined(own: Iterable[Mapping[str, Any]], given: Iterable[Mapping[str, Any]], where: str) -> Recipes:
+    """The recipes a file carries and those a caller gives, each once.
+
+    Raises:
+        InputFileError: the caller gives another one than the file carries (CB-META-04).
+    """
+    carried, asked = tuple(own), tuple(given)
+    if not carried or not asked:
+        return carried or asked
+    if [_essence(each) for each in carried] == [_essence(each) for each in asked]:
+        return carried
+    raise InputFileError(
+        "the file carries another recipe than the one given",
+        code="CB-META-04",
+        where=where,
+        why=f"its weights were trained with {', '.join(_spoken(each) for each in carried)}, and the recipe given is "
+        f"{', '.join(_spoken(each) for each in asked)}",
+        do="leave out --trained-with (recipe=...): the file is read with its own",
+    )
+
+
+def _essence(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in _FOR_PEOPLE}
+
+
+def _spoken(document: Mapping[str, Any]) -> str:
+    sites = document.get("sites")
+    indices = [str(site.get("index")) for site in sites if isinstance(site, Mapping)] if isinstance(sites, list) else []
+    return f"{str(document.get('op'))[:40]} at blocks {','.join(indices)[:80]}"
+
+
+def _other(where: str, why: str) -> InputFileError:
+    return InputFileError(
+        "the file's notes of what was inserted cannot be read",
+        code="CB-META-03",
+        where=where,
+        why=why,
+        do="save the state dict of the whole edited model, or give the recipe yourself with a file without notes: "
+        "torch.save(dict(state), file)",
+    )

@@ -1,0 +1,64 @@
+"""Whether a module can still take an operator: what was built around it must not miss the operator's tensors."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+from torch import nn
+
+from cbsurgeon.errors import SurgeryError
+from cbsurgeon.operators import build
+from cbsurgeon.surgery.recipe import Recipe
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside ``DataParallel`` and ``DistributedDataParallel``."""
+    while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        module = module.module
+    return module
+
+
+def refuse_late(module: nn.Module, recipe: Recipe) -> None:
+    """Refuse an operator with tensors of its own where an optimizer or DDP was made before.
+
+    An optimizer would never train its parameters, and DDP would not average their gradients. Both are looked for among
+    the living objects of this process.
+
+    Raises:
+        SurgeryError: there is one (CB-SURGERY-13, CB-SURGERY-14).
+    """
+    operators = [_built(recipe, site) for site in recipe.active[:1]]
+    learns = any(True for each in operators for _ in each.parameters())
+    if not any(each.state_dict() for each in operators):
+        return
+    inner = unwrapped(module)
+    parts = {id(part) for part in inner.modules()}
+    own = {id(parameter) for parameter in inner.parameters()}
+    for living in gc.get_objects():
+        if issubclass(type(living), nn.parallel.DistributedDataParallel) and id(living.module) in parts:
+            raise SurgeryError(
+                "the module is wrapped by DistributedDataParallel already",
+                code="CB-SURGERY-14",
+                where=f"{recipe.op}, which has parameters or buffers",
+                why="the wrapper would not average their gradients, nor send them to the other ranks",
+                do="insert first, then wrap the module",
+            )
+        if learns and issubclass(type(living), torch.optim.Optimizer) and _holds(living, own):
+            raise SurgeryError(
+                "an optimizer was built before the insertion",
+                code="CB-SURGERY-13",
+                where=f"{type(living).__name__}; {recipe.op} has parameters",
+                why="it holds parameters of this module, and would never train those of the operators",
+                do="insert first, then build the optimizer; or delete it before the insertion",
+            )
+
+
+def _built(recipe: Recipe, site: Any) -> nn.Module:
+    return build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options))
+
+
+def _holds(optimizer: torch.optim.Optimizer, own: set[int]) -> bool:
+    groups = getattr(optimizer, "param_groups", ())
+    return any(id(parameter) in own for group in groups for parameter in group["params"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cbsurgeon.version import __version__
 
 if TYPE_CHECKING:
-    from cbsurgeon.analysis import attention_maps
+    from cbsurgeon.analysis import Analysis, attention_maps
     from cbsurgeon.checks import Audit, Benchmark, Verification
     from cbsurgeon.deploy import Export
     from cbsurgeon.errors import CBSurgeonError, explain
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cbsurgeon.models import Model
     from cbsurgeon.operators import CB, CBS, Operator, parameter_groups, set_strength
     from cbsurgeon.options import (
+        AnalyzeOptions,
         Choice,
         DataOptions,
         EvaluateOptions,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from cbsurgeon.surgery import Recipe, Summary, disable, noted, scriptable, summary
     from cbsurgeon.verbs import (
         Shipment,
+        analyze,
         audit,
         bench,
         evaluate,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "cbsurgeon.errors": ("CBSurgeonError", "explain"),
     "cbsurgeon.options": (
+        "AnalyzeOptions",
         "Choice",
         "DataOptions",
         "EvaluateOptions",
@@ -73,10 +76,11 @@ _ROOMS = {
     "cbsurgeon.surgery": ("Recipe", "Summary", "disable", "noted", "scriptable", "summary"),
     "cbsurgeon.deploy": ("Export",),
     "cbsurgeon.checks": ("Audit", "Benchmark", "Verification"),
-    "cbsurgeon.analysis": ("attention_maps",),
+    "cbsurgeon.analysis": ("Analysis", "attention_maps"),
     "cbsurgeon.evaluation": ("Evaluation",),
     "cbsurgeon.verbs": (
         "Shipment",
+        "analyze",
         "audit",
         "bench",
         "evaluate",
@@ -112,8 +116,9 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "verify",
     "audit",
     "bench",
-    "evaluate",
+    "analyze",
     "attention_maps",
+    "evaluate",
     "ship",
     "sweep",
     "write_report",
@@ -130,6 +135,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "ExportOptions",
     "VerifyOptions",
     "DataOptions",
+    "AnalyzeOptions",
     "EvaluateOptions",
     "ShipOptions",
     "Operator",
@@ -141,6 +147,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "Verification",
     "Audit",
     "Benchmark",
+    "Analysis",
     "Evaluation",
     "Shipment",
     "CBSurgeonError",

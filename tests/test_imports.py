@@ -52,6 +52,7 @@ INSIDE_FUNCTIONS = {
     "onnxscript",
     "rich",
     "safetensors",
+    "skimage",
     "tensorrt",
     "tensorrt_rtx",
     "timm",

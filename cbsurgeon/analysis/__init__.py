@@ -4,6 +4,8 @@ Belongs here: statistics of attention maps and scales, and their pictures. Not h
 (``graph.attention.maps``).
 """
 
+from cbsurgeon.analysis.analyzing import analyze
 from cbsurgeon.analysis.maps import attention_maps
+from cbsurgeon.analysis.result import Analysis
 
-__all__ = ["attention_maps"]
+__all__ = ["Analysis", "analyze", "attention_maps"]

@@ -17,6 +17,7 @@ VERBS = {
     "verify": "Prove that two models compute the same thing.",
     "audit": "Count parameters, FLOPs and bytes, with the operators counted.",
     "bench": "Measure which of two models is slower, and how sure that is.",
+    "analyze": "Show what the attention does on real images, and the difference between two models.",
     "evaluate": "Measure accuracy on real data, and the difference between two models.",
     "sweep": "Insert a grid of operators, positions and layers; compare cost and training.",
     "report": "Turn JSON results into one HTML file or terminal tables.",

@@ -5,6 +5,7 @@ A new option is one field here. Nothing in this package imports torch.
 Not here: what is done with a choice. Names and defaults that are shared stand in ``vocabulary``.
 """
 
+from cbsurgeon.options.analyzing import AnalyzeOptions
 from cbsurgeon.options.data import DATA_HELP, DataOptions
 from cbsurgeon.options.editing import Choice, InsertOptions, Loading
 from cbsurgeon.options.evaluating import EvaluateOptions
@@ -14,6 +15,7 @@ from cbsurgeon.options.sweeping import SweepOptions
 
 __all__ = [
     "DATA_HELP",
+    "AnalyzeOptions",
     "AuditOptions",
     "Choice",
     "DataOptions",

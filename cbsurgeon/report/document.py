@@ -27,6 +27,7 @@ REQUIRED = {
     "cbsurgeon.bench": ("ratio", "ci95", "verdict"),
     "cbsurgeon.evaluate": ("samples", "preprocessing", "metrics", "difference"),
     "cbsurgeon.sweep": ("rows", "runs", "metric"),
+    "cbsurgeon.analyze": ("layers", "scales", "images"),
     "cbsurgeon.report": ("documents",),
     "cbsurgeon.ship": ("documents",),
     "cbsurgeon.error": ("code", "what"),

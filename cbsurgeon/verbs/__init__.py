@@ -8,6 +8,7 @@ from cbsurgeon.checks import audit, verify
 from cbsurgeon.deploy import export
 from cbsurgeon.models import save
 from cbsurgeon.surgery import insert_, plan, remove
+from cbsurgeon.verbs.analyzing import analyze
 from cbsurgeon.verbs.editing import insert, inspect, load, read_recipe
 from cbsurgeon.verbs.evaluating import evaluate
 from cbsurgeon.verbs.proving import bench, export_checked, open_side
@@ -17,6 +18,7 @@ from cbsurgeon.verbs.sweeping import sweep
 
 __all__ = [
     "Shipment",
+    "analyze",
     "audit",
     "bench",
     "evaluate",

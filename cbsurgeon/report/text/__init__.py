@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from cbsurgeon.errors import missing
 from cbsurgeon.report.document import Document, kind_of, parts
+from cbsurgeon.report.text.analysis import analyzed
 from cbsurgeon.report.text.costs import audited
 from cbsurgeon.report.text.evaluation import evaluated
 from cbsurgeon.report.text.exports import exported
@@ -67,6 +68,7 @@ VIEWS: dict[str, Callable[[Document, Sequence[Document]], Rows]] = {
     "verify": verified,
     "audit": audited,
     "bench": measured,
+    "analyze": analyzed,
     "evaluate": evaluated,
     "ship": shipped,
     "sweep": swept,

@@ -1,0 +1,234 @@
+"""``analyze``: the attention of one model on a dataset, or of two on the same images."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from cbsurgeon.analysis.collecting import Collected, Collector, merged
+from cbsurgeon.analysis.comparison import alike, compared
+from cbsurgeon.analysis.feeding import Feed, feed
+from cbsurgeon.analysis.maps import captured, named
+from cbsurgeon.analysis.picturing import Picturing, pictures_of
+from cbsurgeon.analysis.quantities import bound
+from cbsurgeon.analysis.reducing import NAMES, percentile
+from cbsurgeon.analysis.result import Analysis, Entropy, Layer, Picture, Shift, Side
+from cbsurgeon.analysis.scales import Scale, scales_of
+from cbsurgeon.analysis.tapping import Tapped
+from cbsurgeon.data import processes
+from cbsurgeon.errors import InputFileError, NothingMatched
+from cbsurgeon.graph import Program, inspect_program
+from cbsurgeon.models import Model, Preprocessing
+from cbsurgeon.models.preprocessing import changed
+from cbsurgeon.options import AnalyzeOptions, DataOptions
+from cbsurgeon.vocabulary import Progress
+
+REASONS = frozenset({"linear-attention", "channel-attention", "projected-weights", "map-undecided"})
+
+
+@dataclass
+class _Opened:
+    """A model that is analysed."""
+
+    name: str
+    program: Program
+    collector: Collector
+    scales: tuple[Scale, ...]
+    stated: Preprocessing | None
+    reason: str = ""
+
+    @property
+    def taps(self) -> int:
+        return len(self.collector.tapped.taps)
+
+
+def analyze(
+    models: Sequence[Model | nn.Module],
+    data: Any,
+    how: AnalyzeOptions,
+    reading: DataOptions,
+    *,
+    progress: Progress | None = None,
+) -> Analysis:
+    """The attention of one model over a dataset, or of two with their paired differences.
+
+    Args:
+        models: one or two.
+        data: see :func:`cbsurgeon.analysis.feeding.feed`.
+        how: what to draw, and where to run.
+        reading: how to read a dataset.
+        progress: told each step.
+
+    Raises:
+        CBSurgeonError: as :func:`cbsurgeon.analyze`.
+    """
+    start, tell = time.perf_counter(), progress or (lambda step: None)
+    share = processes.share()
+    tell("capture the models")
+    opened = [_open(model, how.device, data) for model in models]
+    sides: list[Side]
+    pictures: tuple[Picture, ...] = ()
+    remarks: tuple[str, ...] = ()
+    images, name = 0, ""
+    if any(one.taps for one in opened):
+        batches = feed(
+            data,
+            [one.program.input_names for one in opened],
+            [one.stated for one in opened],
+            reading,
+            share,
+        )
+        name = batches.name
+        picturing = Picturing(how, [one.collector.tapped for one in opened])
+        parts = processes.gathered(lambda: _collect(opened, batches, picturing, how.device, tell))
+        tell("summarize")
+        whole = [merged([part[0][side] for part in parts]) for side in range(len(opened))]
+        images = len(whole[0].indices)
+        if not images:
+            raise InputFileError(
+                "no image could be analysed",
+                code="CB-ANALYZE-05",
+                where=name,
+                why="; ".join(part[2][0] for part in parts if part[2]) or "there is none",
+                do="give at least one readable image",
+            )
+        sides = [_side(one, collected) for one, collected in zip(opened, whole, strict=True)]
+        shots = sorted((shot for part in parts for shot in part[1]), key=lambda shot: shot.index)[: how.pictures]
+        pictures = pictures_of(picturing, shots, [one.stated for one in opened], how)
+        remarks = tuple(dict.fromkeys(remark for part in parts for remark in part[2]))
+    else:
+        sides = [Side(one.name, (), one.scales, one.reason) for one in opened]
+    shifts: tuple[Shift, ...] = ()
+    findings: tuple[str, ...] = ()
+    if len(sides) == 2 and sides[0].layers and sides[1].layers:
+        if alike(sides[0].layers, sides[1].layers):
+            shifts, findings = compared(sides[0].layers, sides[1].layers)
+        else:
+            remarks = (*remarks, "the two models have other attentions: their layers are not compared one by one")
+    return Analysis(
+        a=sides[0],
+        b=sides[1] if len(sides) > 1 else None,
+        data=name,
+        images=images,
+        shifts=shifts,
+        findings=findings,
+        pictures=pictures,
+        preprocessing={
+            letter: changed(one.stated, where=one.name, **reading.preprocessing).to_dict()
+            for letter, one in zip("ab", opened, strict=False)
+            if one.stated is not None and images
+        },
+        remarks=remarks,
+        seconds=time.perf_counter() - start,
+        first=share[0] == 0,
+    )
+
+
+def _open(model: Model | nn.Module, device: str, data: Any) -> _Opened:
+    """Capture a model and find its attentions and scales.
+
+    Raises:
+        CaptureError: it cannot be captured.
+        NothingMatched: it has neither an attention with a map nor a CB_S (CB-ANALYZE-04).
+    """
+    if isinstance(model, nn.Module):
+        model = Model(model, _example(data))
+    program = captured(model)
+    if device != "cpu":
+        program = program.replace(_moved(program, device))
+    collector = Collector(Tapped(program))
+    scales = scales_of(model, program)
+    name = model.provenance.reference
+    reason = "" if collector.tapped.taps else _reason(program)
+    if reason and not scales:
+        raise NothingMatched(
+            "there is nothing to analyse",
+            code="CB-ANALYZE-04",
+            where=name,
+            why=f"{reason}, and no CB_S has scales",
+            do=f"cbsurgeon inspect {name} --why",
+        )
+    return _Opened(name, program, collector, scales, model.preprocessing, reason)
+
+
+def _example(data: Any) -> tuple[Tensor, ...]:
+    """The inputs on which a bare module is captured: the first of the given tensors."""
+    return (data[:2],) if isinstance(data, Tensor) else ()
+
+
+def _moved(program: Program, device: str) -> Any:
+    """The program on another device; with several processes each takes its own."""
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program.exported, _device(device))
+
+
+def _device(device: str) -> str:
+    return f"{device}:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+
+
+def _reason(program: Program) -> str:
+    """Why a model has no attention map."""
+    rejected = [one for one in inspect_program(program, probe=False).rejected if str(one.reason) in REASONS]
+    if not rejected:
+        return "no attention was found: no queries are compared with keys"
+    kinds = dict.fromkeys(one.reason.sentence for one in rejected)
+    return f"{len(rejected)} attentions without a map: {'; '.join(kinds)}"
+
+
+Part = tuple[list[Collected], list[Any], tuple[str, ...]]
+
+
+def _collect(opened: Sequence[_Opened], batches: Feed, picturing: Picturing, device: str, tell: Progress) -> Part:
+    """What this process's share of the images gives, for every model."""
+    seen = 0
+    for fed in batches:
+        picturing.begin(fed)
+        for side, (one, view) in enumerate(zip(opened, fed.views, strict=True)):
+            inputs = {name: tensor.to(_device(device)) for name, tensor in named(one.program, view).items()}
+            one.collector.add(inputs, fed.indices, picturing.keeper(side))
+        seen += len(fed.indices)
+        tell(f"run: {seen} images")
+    return [one.collector.collected for one in opened], picturing.shots, batches.remarks()
+
+
+def _side(one: _Opened, collected: Collected) -> Side:
+    layers = []
+    for tap, record in zip(one.collector.tapped.taps, collected.records, strict=True):
+        (values,), (heads,) = record.values, record.heads
+        assert record.histogram is not None
+        means = {name: _mean(values[:, column]) for column, name in enumerate(NAMES)}
+        entropy = Entropy(
+            means["entropy"] if means["entropy"] is not None else math.nan,
+            percentile(record.histogram, 0.15),
+            percentile(record.histogram, 0.85),
+            bound(tap.attention.keys),
+            tuple(heads.mean(0).tolist()),
+        )
+        images = {name: tuple(values[:, column].tolist()) for column, name in enumerate(NAMES)}
+        layers.append(
+            Layer(
+                tap.attention,
+                entropy,
+                means["class_entropy"],
+                means["distance"],
+                means["weighted_distance"],
+                means["nuclear_norm"],
+                tap.scale,
+                tap.scale_read,
+                images,
+            )
+        )
+    return Side(one.name, tuple(layers), one.scales, one.reason)
+
+
+def _mean(values: Tensor) -> float | None:
+    """The mean over the images that have a value."""
+    finite = values[values.isfinite()]
+    return float(finite.mean()) if len(finite) else None

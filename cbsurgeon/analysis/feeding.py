@@ -1,0 +1,189 @@
+"""Where an analysis gets its batches: a dataset, tensors, an iterable of batches, or a few photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy
+import torch
+from torch import Tensor
+
+from cbsurgeon.data import Data, Indexed, Sample, Source, open_data
+from cbsurgeon.errors import UsageError, missing
+from cbsurgeon.models import Preprocessing
+from cbsurgeon.options import DataOptions
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins", "cell", "moon")
+"""Pictures that scikit-image ships with its wheel."""
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A batch on its way to the models.
+
+    Attributes:
+        indices: numbers of the samples in the dataset.
+        names: their names.
+        views: the inputs of each model.
+    """
+
+    indices: list[int]
+    names: tuple[str, ...]
+    views: tuple[Any, ...]
+
+
+class Feed(Protocol):
+    """Batches of this process's share, and what was remarkable about them."""
+
+    name: str
+
+    def __iter__(self) -> Iterator[Fed]: ...
+
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know, after the batches were read."""
+        ...
+
+
+class Photographs(Indexed):
+    """The photographs of scikit-image."""
+
+    def __init__(self) -> None:
+        try:
+            from skimage import data
+        except ImportError as error:
+            raise missing("scikit-image", "analyze", "analysing without --data") from error
+        self._read = data
+        super().__init__("photographs of scikit-image", pictures=True, labelled=False, count=len(PHOTOGRAPHS))
+
+    def sample(self, index: int) -> Sample:
+        """One photograph, as pixels."""
+        pixels = getattr(self._read, PHOTOGRAPHS[index])()
+        return Sample(index, PHOTOGRAPHS[index], image=numpy.ascontiguousarray(pixels))
+
+
+@dataclass
+class Dataset:
+    """A dataset, each model in the preprocessing it states."""
+
+    data: Data
+    places: tuple[int, ...]
+    names: tuple[tuple[str, ...], ...]
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.data.source.spec
+
+    def __iter__(self) -> Iterator[Fed]:
+        for batch in self.data:
+            if len(batch):
+                pairs = zip(self.names, self.places, strict=True)
+                views = tuple(batch.named(names, view) for names, view in pairs)
+                yield Fed(batch.indices.tolist(), batch.names, views)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Unreadable samples and conversions."""
+        lost = [f"{one.name} was left out: {one.reason}" for one in self.data.problems]
+        done = [f"{what}: {count} images" for what, count in self.data.notes.items()]
+        return (*self.data.source.remarks, *lost, *done)
+
+
+@dataclass
+class Given:
+    """Batches that the caller holds in memory or makes."""
+
+    batches: Iterable[Any]
+    models: int
+    share: tuple[int, int]
+    name: str = "given batches"
+
+    def __iter__(self) -> Iterator[Fed]:
+        start = 0
+        for number, batch in enumerate(self.batches):
+            inputs = batch[0] if isinstance(batch, list | tuple) else batch
+            first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+            count = len(first)
+            if number % self.share[1] == self.share[0]:
+                indices = list(range(start, start + count))
+                yield Fed(indices, tuple(f"[{index}]" for index in indices), (inputs,) * self.models)
+            start += count
+
+    def remarks(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+
+def feed(
+    data: Any,
+    inputs: Sequence[tuple[str, ...]],
+    stated: Sequence[Preprocessing | None],
+    reading: DataOptions,
+    share: tuple[int, int],
+) -> Feed:
+    """Open whatever the caller gave as data.
+
+    Args:
+        data: a dataset (its name, or one that is open), a tensor, tensors by input name, an iterable of batches, or
+            ``None`` for the photographs that scikit-image ships.
+        inputs: names of each model's inputs.
+        stated: each model's preprocessing.
+        reading: how a dataset is read.
+        share: number of this process, and of all.
+
+    Raises:
+        UsageError: no data for a model that takes no images (CB-ANALYZE-02), or data of no known kind (CB-ANALYZE-03).
+        CBSurgeonError: the dataset cannot be opened.
+    """
+    if data is None:
+        if any(len(names) != 1 for names in inputs) or not any(stated):
+            raise _no_data(inputs)
+        data = Photographs()
+    if isinstance(data, str | Path | Source):
+        return _dataset(data, inputs, stated, reading, share)
+    if isinstance(data, Tensor):
+        return Given(torch.split(data, reading.batch), len(inputs), share)
+    if isinstance(data, Mapping):
+        return Given(_rows(data, reading.batch), len(inputs), share)
+    if isinstance(data, Iterable):
+        return Given(data, len(inputs), share)
+    raise UsageError(
+        "this is no data",
+        code="CB-ANALYZE-03",
+        where=f"data={type(data).__name__}",
+        do="give a folder, file.npz, a tensor, tensors by input name, or an iterable of batches",
+    )
+
+
+def _dataset(
+    data: str | Path | Source,
+    inputs: Sequence[tuple[str, ...]],
+    stated: Sequence[Preprocessing | None],
+    reading: DataOptions,
+    share: tuple[int, int],
+) -> Dataset:
+    views: list[Preprocessing | None] = []
+    places: list[int] = []
+    for one in stated:
+        same = [place for place, view in enumerate(views) if view == one]
+        places.append(same[0] if same else len(views))
+        views += [] if same else [one]
+    opened = open_data(data, views, reading, share=share)  # type: ignore[arg-type]
+    return Dataset(opened, tuple(places) if opened.views else (0,) * len(inputs), tuple(inputs))
+
+
+def _rows(data: Mapping[str, Tensor], step: int) -> Iterator[dict[str, Tensor]]:
+    count = len(next(iter(data.values())))
+    for start in range(0, count, step):
+        yield {name: torch.as_tensor(tensor)[start : start + step] for name, tensor in data.items()}
+
+
+def _no_data(inputs: Sequence[tuple[str, ...]]) -> UsageError:
+    return UsageError(
+        "there is no data to analyse the model on",
+        code="CB-ANALYZE-02",
+        where="--data",
+        why=f"the model takes {', '.join(inputs[0])}, and photographs need one input and the model's preprocessing",
+        do="--data images/, or --data file.npz with one array for each input",
+    )

@@ -1,0 +1,98 @@
+"""``cbsurgeon analyze``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cbsurgeon.cli.options import force_option, options, output_option, reference_argument, terminal_options
+from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.errors import UsageError
+from cbsurgeon.options import AnalyzeOptions, DataOptions, Loading
+
+if TYPE_CHECKING:
+    from cbsurgeon.analysis import Analysis
+
+SUFFIXES = (".json", ".html", ".png", ".svg")
+
+
+@click.command("analyze")
+@reference_argument("a", "A")
+@reference_argument("b", "[B]", required=False)
+@click.option("--data", metavar="DATA", help="A folder of images, or file.npz.  [default: photographs of scikit-image]")
+@options(AnalyzeOptions, "how")
+@options(DataOptions, "reading")
+@output_option(required=False, metavar="FILE", help="Write it as .json or .html, or the curves as .png or .svg.")
+@force_option
+@options(Loading, "loading")
+@terminal_options
+def command(
+    terminal: Terminal,
+    a: str,
+    b: str | None,
+    data: str | None,
+    how: AnalyzeOptions,
+    reading: DataOptions,
+    loading: Loading,
+    output: Path | None,
+    force: bool,
+) -> None:
+    """Measure what the attention of A does on images; with B, the paired difference to A.
+
+    For every attention: entropy of its rows, relative distance, and nuclear norm of the softmax Jacobian; for every
+    CB_S its scales. Several processes share the images and give the same figures:
+    torchrun --nproc-per-node 2 -m cbsurgeon analyze ...
+
+    \b
+    Examples:
+      cbsurgeon analyze timm:deit_small_patch16_224 --data images/
+      cbsurgeon analyze base.safetensors cb.safetensors --data images/ -o analysis.html
+      cbsurgeon analyze cb_s.safetensors --limit 64 --data images/ --json
+    """
+    if output is not None:
+        _check(output, force)
+    from cbsurgeon import verbs
+
+    with terminal.working() as progress:
+        progress("load")
+        found = verbs.analyze(a, b, how, reading, data=data, loading=loading, progress=progress)
+        if output is not None and found.first:
+            progress("write")
+            _write(found, output, force)
+    if found.first:
+        terminal.show(found.to_dict())
+        if output is not None:
+            terminal.say(f"written {output}")
+
+
+def _check(output: Path, force: bool) -> None:
+    """Refuse an output that could not be written, before any work.
+
+    Raises:
+        UsageError: a suffix that is none of ours (CB-ANALYZE-07).
+        OutputFileError: it exists, or cannot be written there.
+    """
+    if output.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            "the result cannot be written in this format",
+            code="CB-ANALYZE-07",
+            where=f"-o {output}",
+            why=f"the suffixes are {', '.join(SUFFIXES)}",
+            do=f"-o {output.with_suffix('.html').name}",
+        )
+    from cbsurgeon.models.files import atomic
+
+    atomic.check(output, force=force)
+
+
+def _write(found: Analysis, output: Path, force: bool) -> None:
+    from cbsurgeon import verbs
+
+    if output.suffix.lower() == ".html":
+        verbs.write_report([found.to_dict()], output, force=force)
+    elif output.suffix.lower() == ".json":
+        verbs.write_text(output, found.to_json() + "\n", force=force)
+    else:
+        found.plot(output, force=force)

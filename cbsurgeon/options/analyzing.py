@@ -1,0 +1,27 @@
+"""How the attention of a model is analysed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cbsurgeon.options.flags import option
+
+
+@dataclass(frozen=True)
+class AnalyzeOptions:
+    """What :func:`cbsurgeon.analyze` draws, and where it runs."""
+
+    pictures: int = option(
+        4, "Images whose attention is drawn.", "--pictures", metavar="N", number=int, least=0, shown="4"
+    )
+    query: str = option(
+        "auto",
+        "Whose attention is drawn: class, mean (over all queries), or the number of a query.",
+        "--query",
+        metavar="class|mean|N",
+        shown="class, where there is a class token",
+    )
+    mass: float = option(
+        0.6, "Share of the attention that is drawn, largest first; 1 draws all.", "--mass", number=float, shown="0.6"
+    )
+    device: str = option("cpu", "cpu or cuda.", "--device", metavar="NAME", shown="cpu")

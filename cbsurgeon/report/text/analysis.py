@@ -1,0 +1,84 @@
+"""What ``analyze`` found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cbsurgeon.report.document import Document
+from cbsurgeon.report.figures import counted
+from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = ("entropy", "15-85 %", "bound", "class", "distance", "weighted", "gradient")
+
+
+def analyzed(document: Document, documents: Sequence[Document]) -> Rows:
+    """The quantities of every layer, of both models where there are two, the scales, and the findings."""
+    b = document.get("candidate")
+    names = document["reference"] + (f" -> {b['name']}" if b else "")
+    where = f", {counted(document['images'], 'image')} of {document['data']}" if document["images"] else ""
+    yield line(f"{names}: {counted(len(document['layers']), 'attention')}{where}", "bold")
+    for label, side in (("A", document), ("B", b)):
+        if side and side["layers"]:
+            yield line(f"{label}  {side.get('name', side.get('reference'))}" if b else "", "bold")
+            yield _layers(side["layers"])
+        if side and side["reason"]:
+            yield fact("no map", side["reason"], "yellow")
+    if document["images"]:
+        yield fact(
+            "entropy", "in nats: mean, 15th to 85th percentile, at most ln keys; class: of the class token's row"
+        )
+        yield fact("distance", "of spatial tokens: mean over pairs, and weighted by attention")
+        yield fact("gradient", "nuclear norm of the Jacobian of softmax; * its scale is assumed")
+    for side in filter(None, (document, b)):
+        if side["scales"]:
+            yield line("")
+            yield _scales(side["scales"])
+    for finding in document["findings"]:
+        yield fact("finding", finding, "green")
+    if b and document["layers"] and not document["findings"]:
+        yield fact("finding", "no difference is shown with 95 % confidence")
+    for side, how in document["preprocessing"].items():
+        yield fact(f"images {side.upper()}", f"{'x'.join(map(str, how['size']))}, {how['interpolation']}")
+    for remark in document["remarks"]:
+        yield fact("note", remark, "yellow")
+
+
+def _layers(layers: Sequence[Mapping[str, Any]]) -> Table:
+    table = grid("#", "attention", *COLUMNS, right=("#", *COLUMNS))
+    for layer in layers:
+        entropy = layer["entropy"]
+        between = f"{_number(entropy['p15'])}-{_number(entropy['p85'])}"
+        numbers = [layer[name] for name in ("class_entropy", "distance", "weighted_distance", "nuclear_norm")]
+        path = layer["path"] or "(no module)"
+        mark = "" if layer["scale_read"] else " *"
+        table.add_row(
+            *cells(
+                layer["index"],
+                path,
+                _number(entropy["mean"]),
+                between,
+                _number(entropy["bound"]),
+                *map(_number, numbers[:1]),
+                _number(numbers[1], 5),
+                _number(numbers[2]),
+                _number(numbers[3], 4) + mark,
+            )
+        )
+    return table
+
+
+def _scales(scales: Sequence[Mapping[str, Any]]) -> Table:
+    numbers = ("ratio", "mean", "mean of magnitudes")
+    table = grid("CB_S", *numbers, right=numbers)
+    for scale in scales:
+        ratio = _number(scale["ratio"], 4) if scale["ratio"] is not None else "not defined: all 0"
+        table.add_row(*cells(scale["path"], ratio, _number(scale["mean"], 4), _number(scale["mean_abs"], 4)))
+    return table
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

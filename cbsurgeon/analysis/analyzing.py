@@ -144,7 +144,8 @@ def _open(model: Model | nn.Module, device: str, data: Any) -> _Opened:
         program = program.replace(_moved(program, device))
     collector = Collector(Tapped(program))
     scales = scales_of(model, program)
-    name = model.provenance.reference
+    operators = dict.fromkeys(str(recipe["op"]) for recipe in model.recipes)
+    name = " + ".join([model.provenance.reference, *operators])
     reason = "" if collector.tapped.taps else _reason(program)
     if reason and not scales:
         raise NothingMatched(
@@ -152,7 +153,7 @@ def _open(model: Model | nn.Module, device: str, data: Any) -> _Opened:
             code="CB-ANALYZE-04",
             where=name,
             why=f"{reason}, and no CB_S has scales",
-            do=f"cbsurgeon inspect {name} --why",
+            do=f"cbsurgeon inspect {model.provenance.reference} --why",
         )
     return _Opened(name, program, collector, scales, model.preprocessing, reason)
 

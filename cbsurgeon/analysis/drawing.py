@@ -88,7 +88,7 @@ def draw(axes: Axes, document: Document, curve: Curve, colors: Colors) -> None:
     axes.set_xlabel("layer" if curve.name not in ("ratio", "mean") else "CB_S, by depth")
     axes.set_ylabel(curve.label)
     axes.margins(x=0.03)
-    if len(drawn) > 1:
+    if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(loc="best", ncols=2)
 
 
@@ -98,7 +98,7 @@ def _bound(axes: Axes, document: Document, colors: Colors) -> None:
     places = [layer["index"] for layer in layers]
     bounds = [layer["entropy"]["bound"] for layer in layers]
     axes.plot(places, bounds, "--", color=colors.muted, linewidth=1.1, drawstyle="steps-mid")
-    axes.annotate("bound ln N", (places[-1], bounds[-1]), color=colors.muted, ha="right", va="bottom")
+    axes.annotate("bound ln N", (places[-1], bounds[-1]), color=colors.muted, ha="right", va="top")
     axes.set_ylim(bottom=0)
 
 

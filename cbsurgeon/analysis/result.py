@@ -249,11 +249,11 @@ class Analysis:
 
     @property
     def scales(self) -> tuple[Scale, ...]:
-        """The scales of the last model that has any: those of B, where two were compared."""
-        return (self.b.scales if self.b is not None else ()) or self.a.scales
+        """The scales of the first model."""
+        return self.a.scales
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, schema ``cbsurgeon.analyze/1``. ``layers`` are those of the first model."""
+        """JSON form, schema ``cbsurgeon.analyze/1``. ``layers`` and ``scales`` are those of the first model."""
         return {
             "schema": SCHEMA,
             "reference": self.a.name,

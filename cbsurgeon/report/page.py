@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cbsurgeon.report import accuracy, figures, plots, summary
+from cbsurgeon.report import accuracy, attention, figures, plots, summary
 from cbsurgeon.report.document import Document, chosen, combine, listed, of_kind, text_of
 from cbsurgeon.report.network import anatomy, panels
 from cbsurgeon.version import __version__
@@ -23,6 +23,7 @@ SECTIONS = {
     "parity": "Parity",
     "costs": "Costs",
     "latency": "Latency",
+    "attention": "Attention",
     "accuracy": "Accuracy",
     "files": "Files",
     "environment": "Environment",
@@ -79,6 +80,7 @@ def _content(documents: Sequence[Document]) -> dict[str, Any]:
         "verifications": [_verification(part) for part in _checks(found)],
         "audits": [_audit(part) for part in of_kind(found, "audit")],
         "benchmarks": [_benchmark(part) for part in of_kind(found, "bench")],
+        "analyses": [attention.section(part) for part in of_kind(found, "analyze")],
         "evaluations": [accuracy.section(part) for part in of_kind(found, "evaluate")],
         "exports": of_kind(found, "export"),
         "files": {name: entry for document in shipments for name, entry in document["files"].items()},
@@ -106,6 +108,7 @@ def _present(section: str, content: Mapping[str, Any]) -> bool:
         "parity": ("verifications",),
         "costs": ("audits",),
         "latency": ("benchmarks",),
+        "attention": ("analyses",),
         "accuracy": ("evaluations",),
         "files": ("exports", "files"),
         "environment": ("environment",),
@@ -208,6 +211,8 @@ def _cards(content: Mapping[str, Any]) -> list[dict[str, str]]:
             card("FLOPs (paper)", figures.count(flops["difference"], signed=True), more)
     for part in content["benchmarks"]:
         card("Latency", *_latency(part), TONES.get(part["verdict"], ""))
+    for part in content["analyses"]:
+        card("Attention", *attention.card(part))
     for part in content["evaluations"]:
         card("Accuracy", *accuracy.card(part))
     return cards
@@ -224,7 +229,7 @@ def _latency(document: Document) -> tuple[str, str]:
 
 def _lead(content: Mapping[str, Any]) -> str:
     kinds = {"inspections": "structure", "verifications": "parity", "audits": "costs", "benchmarks": "latency"}
-    kinds |= {"evaluations": "accuracy"}
+    kinds |= {"analyses": "attention", "evaluations": "accuracy"}
     present = [label for name, label in kinds.items() if content[name]]
     return "Context Broadcasting surgery: " + (", ".join(present) or "files") + "."
 

@@ -62,7 +62,7 @@ def require() -> None:
 
 def latency(document: Document) -> str:
     """The two intervals against the claim, over the paired ratios they come from."""
-    with _figure(2.5, document["b"]) as (figure, axes):
+    with drawn(2.5, document["b"]) as (figure, axes):
         rows = ((1, SECOND, document["ratio"], document["ci95"]), (0, FIRST, *_control(document)))
         for (y, color, ratio, bounds), pairs in zip(
             rows, (_ratios(document, "b"), _ratios(document, "control")), strict=True
@@ -82,13 +82,13 @@ def latency(document: Document) -> str:
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("slow-down in %: 95 % interval, and every pair")
         _fit(axes, document, [*_ratios(document, "b"), *_ratios(document, "control")])
-        return _svg(figure, "latency")
+        return svg(figure, "latency")
 
 
 def sites(document: Document) -> str:
     """Own time of each inserted operator in one run."""
     rows = document["own_time"]["sites"]
-    with _figure(0.6 + 0.3 * len(rows), "sites") as (figure, axes):
+    with drawn(0.6 + 0.3 * len(rows), "sites") as (figure, axes):
         places = list(range(len(rows), 0, -1))
         times = [row["microseconds"] for row in rows]
         axes.barh(places, times, height=0.6, color=SECOND)
@@ -98,14 +98,14 @@ def sites(document: Document) -> str:
         axes.set_xlim(0, (max(times) or 1.0) * 1.2)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("µs in one run")
-        return _svg(figure, "sites")
+        return svg(figure, "sites")
 
 
 def costs(document: Document) -> str:
     """By how many per cent B exceeds A, one bar per quantity."""
     names = [name for name in COSTS if name in document and document[name]["relative"] is not None]
     shares = [100 * document[name]["relative"] for name in names]
-    with _figure(0.5 + 0.42 * len(names), "costs") as (figure, axes):
+    with drawn(0.5 + 0.42 * len(names), "costs") as (figure, axes):
         places = range(len(names), 0, -1)
         axes.barh(places, shares, height=0.5, color=SECOND)
         for y, share in zip(places, shares, strict=True):
@@ -115,7 +115,7 @@ def costs(document: Document) -> str:
         axes.set_xlabel("B more than A, in %")
         low, high = min(0.0, *shares), max(0.0, *shares)
         axes.set_xlim(low, (high or 1.0) * 1.35)
-        return _svg(figure, "costs")
+        return svg(figure, "costs")
 
 
 def operators(document: Document, quantity: str = "bytes", shown: int = 8) -> str:
@@ -123,7 +123,7 @@ def operators(document: Document, quantity: str = "bytes", shown: int = 8) -> st
     rows = sorted(document["by_operator"], key=lambda row: -(row[quantity]["b"] or row[quantity]["a"]))
     placed = {item["op"] for side in ("a", "b") for item in (document["inserted"].get(side) or ())}
     kept = rows[:shown] + [row for row in rows[shown:] if row["operator"] in placed]
-    with _figure(0.6 + 0.36 * len(kept), "operators") as (figure, axes):
+    with drawn(0.6 + 0.36 * len(kept), "operators") as (figure, axes):
         places = list(range(len(kept), 0, -1))
         unit = 1e6
         for side, color, shift in (("a", FIRST, 0.18), ("b", SECOND, -0.18)):
@@ -133,13 +133,13 @@ def operators(document: Document, quantity: str = "bytes", shown: int = 8) -> st
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("MB read and written, unfused")
         axes.legend(loc="lower right", ncols=2)
-        return _svg(figure, "operators")
+        return svg(figure, "operators")
 
 
 def parity(document: Document) -> str:
     """Largest difference per batch and output against what is allowed and what rounding alone does."""
     rows = [row for row in document["rows"] if row["max_abs"] is not None]
-    with _figure(1.1 + 0.34 * len(rows), "parity") as (figure, axes):
+    with drawn(1.1 + 0.34 * len(rows), "parity") as (figure, axes):
         places = list(range(len(rows), 0, -1))
         for y, row in zip(places, rows, strict=True):
             color = SECOND if row["ok"] else BAD
@@ -154,13 +154,13 @@ def parity(document: Document) -> str:
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("max |Δ|")
         _key(figure, {"difference": ("o", SECOND), "noise": ("|", FIRST), "allowed": ("|", BAD)})
-        return _svg(figure, "parity")
+        return svg(figure, "parity")
 
 
 def blocks(document: Document) -> str:
     """Relative difference after each block, against what rounding explains."""
     gaps = [gap for gap in document["bisection"]["blocks"] if gap["rel_l2"] is not None]
-    with _figure(2.3, "blocks") as (figure, axes):
+    with drawn(2.3, "blocks") as (figure, axes):
         places = range(len(gaps))
         axes.plot(places, [_shown(gap["rel_l2"]) for gap in gaps], "o-", color=SECOND, markersize=4, linewidth=1.2)
         axes.plot(places, [_shown(gap["allowed"]) for gap in gaps], color=BAD, linewidth=1.2, linestyle=(0, (4, 2)))
@@ -171,10 +171,10 @@ def blocks(document: Document) -> str:
         axes.set_ylabel("relative L2 difference")
         axes.locator_params(axis="x", integer=True)
         _key(figure, {"difference": ("o", SECOND), "explained by rounding": ("_", BAD)})
-        return _svg(figure, "blocks")
+        return svg(figure, "blocks")
 
 
-class _figure:
+class drawn:
     """A figure of the page's width in the page's style, and its axes."""
 
     def __init__(self, height: float, name: str) -> None:
@@ -194,7 +194,7 @@ class _figure:
         self.style.__exit__(*exception)
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """The figure as an ``<svg>`` element: no prologue, no date, ids of its own, the page's colours."""
     import matplotlib
 

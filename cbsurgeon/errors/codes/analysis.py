@@ -5,7 +5,7 @@ from cbsurgeon.errors.entry import Entry
 CODES = {
     "CB-ANALYZE-01": Entry(
         "the batch does not fit the model's inputs",
-        "The tensors have other names, shapes or a smaller number than the inputs the model was captured with. Only the "
+        "The tensors have other names or shapes, or are fewer, than the inputs the model was captured with. Only the "
         "batch may differ.",
         causes=(
             "images of another size or number of channels",

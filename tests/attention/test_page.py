@@ -1,0 +1,74 @@
+"""An analysis as text and as a page: every figure is there, and nothing of a document can leave its place."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from functools import cache
+from typing import Any
+
+import pytest
+
+import cbsurgeon as cbs
+from cbsurgeon.report import render_html, render_text
+from cbsurgeon.report.attention import overlay
+from tests.attention import small
+from tests.attention.test_analyze import IMAGES, model, with_scales
+
+pytest.importorskip("matplotlib", reason="the page draws with it")
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@cache
+def written() -> str:
+    """The document of two models, as a file holds it."""
+    return cbs.analyze(model(small.uniform), with_scales(small.vit, 0.5, 0.1), data=IMAGES, pictures=1).to_json()
+
+
+def document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(written())
+    return found
+
+
+def test_the_text_has_every_layer_of_both_models_the_scales_and_the_findings() -> None:
+    text = render_text(document(), width=110)
+    assert text.count("blocks.0.0") == text.count("blocks.1.0") == 2
+    assert text.count("context_broadcast") >= 2
+    assert "the entropy of layer 1 is" in text
+    assert f"{document()['layers'][1]['entropy']['mean']:.3f}" in text
+
+
+def test_the_page_has_curves_pictures_and_numbers() -> None:
+    page = render_html([document()])
+    assert page.count("<svg") == 7
+    assert "(Figure 4)" in page and "(Figure 8)" in page
+    assert "bound ln N" in page
+    assert page.count('class="shot0"') == 1 + 2 * 2  # the image, and two heads of two models
+    assert "blocks.1.0, class token, 60 % of the attention" in page
+    assert "var(--b)" in page  # the page's colours, light and dark
+
+
+@pytest.mark.parametrize("field", ["reference", "data"])
+def test_names_of_a_document_are_shown_as_text(field: str) -> None:
+    page = render_html([{**document(), field: HOSTILE}])
+    assert HOSTILE not in page and "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize("pixels", ["data:image/jpeg;base64,AA);}</style><script>", "http://elsewhere/x.png", ""])
+def test_an_image_that_is_no_plain_base64_is_left_out(pixels: str) -> None:
+    found = document()
+    found["pictures"][0]["pixels"] = pixels
+    page = render_html([found])
+    assert "shot0" not in page and "<script" not in page and "elsewhere" not in page
+
+
+def test_a_panel_is_a_png_with_one_pixel_a_token() -> None:
+    raw = base64.b64decode(overlay([0.0, 0.5, 1.0, 0.0, 0.0, 0.2], 2, 3).partition(",")[2])
+    start = raw.index(b"IDAT") + 4
+    rows = zlib.decompress(raw[start : start + int.from_bytes(raw[start - 8 : start - 4], "big")])
+    assert len(rows) == 2 * (1 + 3 * 4)
+    alphas = [rows[1 + 4 * place + 3] for place in range(3)]
+    assert alphas[1] < alphas[2]
+    assert rows[1:4] == b"\0\0\0" and rows[5:8] != b"\0\0\0"

@@ -10,7 +10,7 @@ import click
 from cbsurgeon.cli.options import force_option, options, output_option, reference_argument, terminal_options
 from cbsurgeon.cli.terminal import Terminal
 from cbsurgeon.errors import UsageError
-from cbsurgeon.options import AnalyzeOptions, DataOptions, Loading
+from cbsurgeon.options import DATA_HELP, AnalyzeOptions, DataOptions, Loading
 
 if TYPE_CHECKING:
     from cbsurgeon.analysis import Analysis
@@ -21,7 +21,7 @@ SUFFIXES = (".json", ".html", ".png", ".svg")
 @click.command("analyze")
 @reference_argument("a", "A")
 @reference_argument("b", "[B]", required=False)
-@click.option("--data", metavar="DATA", help="A folder of images, or file.npz.  [default: photographs of scikit-image]")
+@click.option("--data", metavar="DATA", help=f"{DATA_HELP}  [default: photographs of scikit-image]")
 @options(AnalyzeOptions, "how")
 @options(DataOptions, "reading")
 @output_option(required=False, metavar="FILE", help="Write it as .json or .html, or the curves as .png or .svg.")

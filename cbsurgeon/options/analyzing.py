@@ -22,6 +22,11 @@ class AnalyzeOptions:
         shown="class, where there is a class token",
     )
     mass: float = option(
-        0.6, "Share of the attention that is drawn, largest first; 1 draws all.", "--mass", number=float, shown="0.6"
+        0.6,
+        "Share of the attention that is drawn, largest first; 1 draws all.",
+        "--mass",
+        metavar="SHARE",
+        number=float,
+        shown="0.6",
     )
     device: str = option("cpu", "cpu or cuda.", "--device", metavar="NAME", shown="cpu")

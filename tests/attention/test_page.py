@@ -40,6 +40,11 @@ def test_the_text_has_every_layer_of_both_models_the_scales_and_the_findings() -
     assert f"{document()['layers'][1]['entropy']['mean']:.3f}" in text
 
 
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_text_fits_its_width(width: int) -> None:
+    assert max(len(line) for line in render_text(document(), width=width).splitlines()) <= width
+
+
 def test_the_page_has_curves_pictures_and_numbers() -> None:
     page = render_html([document()])
     assert page.count("<svg") == 7

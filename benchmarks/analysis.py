@@ -1,0 +1,153 @@
+"""Time and memory of an analysis beside a plain forward pass and timm's AttentionExtract.
+
+    python benchmarks/analysis.py                     DeiT-S, batch 8: a table, and results/analysis.json
+    python benchmarks/analysis.py --model NAME --batch 16 --repeats 9
+
+Each arm runs in a process of its own, one thread, the arms in turn, several rounds:
+
+- ``plain``: a forward pass of the eager model with attention that is not fused.
+- ``extract``: AttentionExtract of the same model (the maps of all layers are kept, nothing is computed from them).
+- ``maps``: ``cbs.attention_maps``, every map thrown away.
+- ``analyze``: the maps and all quantities.
+
+Time is processor time of the process, which other work on the machine changes little. Memory is the largest resident
+set while the arm runs (weights included), and how much of it the arm added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
+RESULTS = ROOT / "benchmarks" / "results" / "analysis.json"
+ARMS = ("plain", "extract", "maps", "analyze")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="deit_small_patch16_224")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5, help="timed passes a process")
+    parser.add_argument("--rounds", type=int, default=3, help="processes an arm")
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        print(json.dumps(measure(options.arm, options.model, options.batch, options.repeats)))
+        return 0
+    rows: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for _ in range(options.rounds):
+        for arm in ARMS:
+            rows[arm].append(_process(arm, options))
+    document = summary(rows, options)
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    for arm, row in document["arms"].items():
+        print(
+            f"{arm:<9} {row['seconds']:7.3f} s  x{row['time_ratio']:.2f}   peak {row['peak_mb']:6.0f} MB "
+            f"x{row['peak_ratio']:.2f}   added {row['added_mb']:5.0f} MB"
+        )
+    return 0
+
+
+def _process(arm: str, options: argparse.Namespace) -> dict[str, Any]:
+    words = [sys.executable, __file__, "--arm", arm, "--model", options.model]
+    words += ["--batch", str(options.batch), "--repeats", str(options.repeats)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def summary(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> dict[str, Any]:
+    """Medians over rounds, and their ratio to the plain forward pass."""
+    import timm
+    import torch
+
+    median = {
+        arm: {name: statistics.median(row[name] for row in own) for name in ("seconds", "peak_mb", "added_mb")}
+        for arm, own in rows.items()
+    }
+    plain = median["plain"]
+    for row in median.values():
+        row["time_ratio"] = row["seconds"] / plain["seconds"]
+        row["peak_ratio"] = row["peak_mb"] / plain["peak_mb"]
+    return {
+        "schema": "cbsurgeon.analysis-cost/1",
+        "model": options.model,
+        "batch": options.batch,
+        "repeats": options.repeats,
+        "rounds": options.rounds,
+        "packages": {"torch": torch.__version__, "timm": timm.__version__},
+        "arms": median,
+        "runs": rows,
+    }
+
+
+def measure(arm: str, name: str, batch: int, repeats: int) -> dict[str, Any]:
+    """Seconds of processor time a pass, and memory, of one arm in this process."""
+    import timm
+    import torch
+
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = timm.create_model(name).eval()
+    size = model.default_cfg["input_size"][-1]
+    images = torch.randn(batch, 3, size, size)
+    run = _arm(arm, model, images)
+    with torch.no_grad():
+        run()
+        before = _resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        times = []
+        for _ in range(repeats):
+            start = time.process_time()
+            run()
+            times.append(time.process_time() - start)
+    peak = _resident("VmHWM")
+    return {"seconds": statistics.median(times), "peak_mb": peak, "added_mb": peak - before}
+
+
+def _arm(arm: str, model: Any, images: Any) -> Callable[[], object]:
+    from timm.utils import AttentionExtract
+
+    import cbsurgeon as cbs
+    from cbsurgeon.analysis.collecting import Collector
+    from cbsurgeon.analysis.tapping import Tapped
+    from cbsurgeon.graph.capture import capture
+
+    if arm in ("plain", "extract"):
+        for part in model.modules():
+            if hasattr(part, "fused_attn"):
+                part.fused_attn = False
+        if arm == "plain":
+            return lambda: model(images)
+        extract = AttentionExtract(model, method="hook")
+        return lambda: extract(images)
+    tapped = Tapped(capture(cbs.Model(model, (images[:2],)), check=False))
+    inputs = {tapped.program.input_names[0]: images}
+    if arm == "maps":
+        return lambda: [None for _ in tapped.run(inputs)]
+    return lambda: Collector(tapped).add(inputs, list(range(len(images))))
+
+
+def _resident(field: str) -> float:
+    """A field of this process's memory in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise KeyError(field)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

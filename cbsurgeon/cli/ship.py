@@ -32,6 +32,8 @@ def command(
 ) -> None:
     """The whole job: insert, export, verify, audit, a short bench, and one report, in one folder.
 
+    A checkpoint that was trained with its operators is shipped as it is when no operator, layer or position is given.
+
     DIR gets model.safetensors, recipe.json, model.onnx, model.engine (where a TensorRT builder is installed),
     report.html and report.json. If the ONNX file is not proven equal to the model it is kept as
     model.unverified.onnx and the exit code is 1.

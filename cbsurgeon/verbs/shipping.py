@@ -25,7 +25,7 @@ from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import Model, preprocessing_of, save
 from cbsurgeon.options import Choice, DataOptions, EvaluateOptions, ShipOptions, documented, fields_of, resolve
 from cbsurgeon.report import plots, render_html
-from cbsurgeon.surgery import Recipe, plan
+from cbsurgeon.surgery import Recipe, plan, remove
 from cbsurgeon.verbs.editing import insert, inspect
 from cbsurgeon.verbs.folder import MARK, results_folder
 from cbsurgeon.verbs.proving import bench, export_checked
@@ -92,6 +92,9 @@ def ship(
 ) -> Shipment:
     """Insert, export to ONNX (and an engine where a TensorRT builder is installed), verify, audit, bench, report.
 
+    A model that carries one recipe already, such as a checkpoint that was trained with it, is shipped as it is when
+    nothing is chosen; it is compared with the same weights without the operators.
+
     Args:
         model: what to edit; untouched.
         directory: folder for the results; it appears complete or not at all.
@@ -125,7 +128,7 @@ def ship(
             job.left_out["engine"] = "--no-engine was given"
         job.evaluate(how.data, reading)
         tell("count parameters, FLOPs and bytes")
-        job.documents.append(checks.audit(model, job.edited).to_dict())
+        job.documents.append(checks.audit(job.model, job.edited).to_dict())
         job.bench(how.bench_budget, how.opset)
         tell("write the report")
         document = job.finish(command)
@@ -147,12 +150,16 @@ class _Job:
         self.evaluated: Evaluation | None = None
 
     def edit(self, choice: Choice) -> None:
-        """Inspect, plan, insert; weights and recipe."""
+        """Inspect, plan, insert; weights and recipe. What is inserted already stays, where nothing is chosen."""
+        given = self.model
+        before = len(given.recipes) == 1 and choice == Choice()
+        if before:
+            self.model = remove(given)
         self.tell("read the graph")
         found = inspect(self.model)
-        self.recipe = plan(found, choice)
+        self.recipe = Recipe.from_dict(given.recipes[0]) if before else plan(found, choice)
         self.tell("insert")
-        edited = insert(self.model, self.recipe)
+        edited = given if before else insert(self.model, self.recipe)
         leaks = checks.leaks_of(self.model, edited, self.recipe)
         for leak in leaks:
             leak.raise_if_failed()
@@ -164,7 +171,7 @@ class _Job:
         (self.folder / RECIPE).write_text(self.recipe.to_json(), encoding="utf-8")
         done = insertion(self.model, edited, self.recipe, blocks=len(found), output=self.final / name, leaks=leaks)
         self.documents += [found.to_dict(), done]
-        if not done["identity_at_start"]:
+        if not before and not done["identity_at_start"]:
             self.warnings.append(
                 f"{self.recipe.op} changes what the model computes; train or fine-tune with it. No accuracy is "
                 "promised for a finished checkpoint without training."

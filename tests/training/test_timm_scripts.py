@@ -103,6 +103,23 @@ def test_a_checkpoint_with_averaged_weights_needs_nothing_else(tmp_path: Path) -
         assert loaded.recipes[0]["op"] == "cb" and len(cbs.summary(loaded.module)) == 1
 
 
+def test_a_trained_model_is_shipped_as_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="ship proves its ONNX file with it")
+    keywords = parsed(f"of={OF}", "layers=upper", "op=cb")
+    module = created(**keywords)
+    args = argparse.Namespace(model="cbsurgeon", num_classes=5, model_kwargs=keywords)
+    file, out = tmp_path / "last.pth.tar", tmp_path / "out"
+    torch.save({"arch": "cbsurgeon", "args": args, "state_dict": module.state_dict()}, file)
+    shipment = cbs.ship(cbs.load(file), out, bench_budget=0, engine=False)
+    assert shipment and shipment.warnings == ()
+    document = next(each for each in shipment.document["documents"] if each["schema"] == "cbsurgeon.insert/1")
+    assert (document["op"], document["chosen"]) == ("cb", [1])
+    shipped = cbs.load(out / "model.safetensors").module
+    assert shipped is not None and torch.equal(answer(shipped), answer(module))
+    with pytest.raises(cbs.CBSurgeonError, match="CB-SURGERY-03"):
+        cbs.ship(cbs.load(file), tmp_path / "twice", layers="all", bench_budget=0, engine=False)
+
+
 def test_a_script_without_device_modules(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys, timm\nprint(timm.is_model('cbsurgeon'), __name__, sys.argv[1:])\n")

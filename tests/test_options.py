@@ -171,6 +171,12 @@ def test_operator_options_join_the_forms() -> None:
     assert Choice().operator_options == {}
 
 
+def test_no_batch_leaves_the_batch_open() -> None:
+    assert ExportOptions(batch=None).only_batch is None
+    assert ExportOptions(batch=4).only_batch == ExportOptions(batch=(4, 4, 4)).only_batch == 4
+    assert ExportOptions().only_batch is None
+
+
 def test_a_misspelt_keyword_is_refused_with_the_nearest_field() -> None:
     with pytest.raises(UsageError, match="did you mean dtype") as raised:
         resolve(ExportOptions, None, {"dtypes": "float16"}, "export")

@@ -21,7 +21,7 @@ class ExportOptions:
     dtype: str | None = option(
         None, "Cast the weights before exporting.", "--dtype", choices=DTYPES, shown="the model's own"
     )
-    batch: int | tuple[int, int, int] = option(
+    batch: int | tuple[int, int, int] | None = option(
         ENGINE_BATCHES,
         "One size fixes the batch; three are an engine's optimization profile, and leave an ONNX file's batch open.",
         "--batch",
@@ -37,7 +37,7 @@ class ExportOptions:
     @property
     def only_batch(self) -> int | None:
         """The one batch size the file is for, ``None`` where it is for several."""
-        if isinstance(self.batch, int):
+        if self.batch is None or isinstance(self.batch, int):
             return self.batch
         return self.batch[0] if self.batch[0] == self.batch[2] else None
 

@@ -99,7 +99,7 @@ def export_engine(
 
 def profiled(build: BuildOptions, how: ExportOptions) -> BuildOptions:
     """The build options with the batch that the export options ask for, where they ask for one."""
-    if how.batch == ENGINE_BATCHES:
+    if how.batch is None or how.batch == ENGINE_BATCHES:
         return build
     return replace(build, batch=(how.batch,) * 3 if isinstance(how.batch, int) else how.batch)
 

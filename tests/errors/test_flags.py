@@ -20,7 +20,9 @@ PACKAGE = Path(cbsurgeon.__file__).parent
 README = PACKAGE.parent / "README.md"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 COMMAND = re.compile(r"cbsurgeon ([a-z]+)((?: +[^`;,()\n]+)*)")
-OTHER_PROGRAMS = ("pip install", "hf download", "git ", "docker run")
+OTHER_PROGRAMS = ("pip install", "hf download", "git ", "docker run", "python train.py", "validate.py")
+TIMM = {"--model", "--model-kwargs"}
+"""Flags of timm's scripts, which the integration speaks of."""
 STYLE_SHEET = re.compile(r"var\(--|--[a-z]+:")
 STYLES = ("report/plots.py", "report/page.py")
 """Files whose texts name variables of a style sheet, which also begin with two dashes."""
@@ -41,7 +43,7 @@ def known_flags() -> set[str]:
     """Of all verbs, and of options classes that a verb will take."""
     kinds = [getattr(options, name) for name in options.__all__ if isinstance(getattr(options, name), type)]
     fields = [flag for kind in kinds if hasattr(kind, "__dataclass_fields__") for flag in _flags(kind)]
-    return set().union(*flags_of_verbs().values(), fields, {"--version"})
+    return set().union(*flags_of_verbs().values(), fields, {"--version"}, TIMM)
 
 
 def _flags(kind: type) -> list[str]:

@@ -116,7 +116,7 @@ def override(model: Model, *, input: str | None, inputs: Path | None, batch: int
 def _refuse_commas(specs: list[Spec], own: list[torch.Tensor] | None, text: str) -> None:
     """Refuse ``3,224,224``: three inputs of one size each, where one image was meant."""
     vectors = len(specs) > 1 and all(len(spec.shape) == 1 and spec.dtype is None for spec in specs)
-    if vectors and (len(specs) != len(own) if own is not None else len(specs) > 2):
+    if vectors and (len(specs) != len(own) if own else len(specs) > 2):
         joined = "x".join(str(spec.shape[0]) for spec in specs)
         typed = ",".join(f"{spec.shape[0]}:float32" for spec in specs)
         raise UsageError(

@@ -56,6 +56,8 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
         {"num_classes": 10, "act": "gelu"},
     ),
     (Loading, "trust"): (["--trust"], True),
+    (Loading, "pretrained"): (["--pretrained"], True),
+    (Loading, "random_weights"): (["--random-weights"], True),
     (Choice, "op"): (["--op", "cb_s"], "cb_s"),
     (Choice, "layers"): (["--layers", "6-11"], "6-11"),
     (Choice, "pos"): (["--pos", "mid"], "mid"),

@@ -39,7 +39,7 @@ class ExportOptions:
         """The one batch size the file is for, ``None`` where it is for several."""
         if self.batch is None or isinstance(self.batch, int):
             return self.batch
-        return self.batch[0] if self.batch[0] == self.batch[2] else None
+        return self.batch[0] if self.batch[0] == self.batch[-1] else None
 
 
 @dataclass(frozen=True)

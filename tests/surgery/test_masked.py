@@ -603,7 +603,7 @@ def test_onnx_takes_the_mask_as_an_input(tmp_path: Any) -> None:
     from cbsurgeon import verbs
 
     changed = edited("encoder")
-    exported = verbs.export(changed, tmp_path / "masked.onnx", batch=(BATCH,))
+    exported = verbs.export(changed, tmp_path / "masked.onnx", batch=BATCH)
     session = runtime.InferenceSession(str(tmp_path / "masked.onnx"), providers=["CPUExecutionProvider"])
     assert [one.name for one in session.get_inputs()] == ["words", "padding"]
     padding = valid().flip(1) == 0

@@ -60,6 +60,10 @@ class Probe:
         run = self._runner(part)
         if run is None:
             return "unknown"
+        order = self._order(run, part, padded)
+        return "open" if order in ("future", "past", "mixed") and _only_moved(run, part.count) else order
+
+    def _order(self, run: _Runner, part: Stretch, padded: bool) -> Order:
         seen: Order = "unknown"
         for axis, size in enumerate(part.sizes):
             if size > 1:
@@ -120,6 +124,17 @@ class _Runner:
 
     def _rows(self, node: fx.Node) -> Tensor:
         return self._part.layouts[node].rows(self._plain[node.name]).double()
+
+
+def _only_moved(run: _Runner, count: int) -> bool:
+    """Whether tokens are put elsewhere (rolled, shuffled) and nothing else: each token shows at one place alone."""
+    for token in sorted({0, count // 3, count // 2, count - 1}):
+        alone = torch.zeros(count, dtype=torch.bool)
+        alone[token] = True
+        shown = [int((moved > floor).sum()) for moved, floor in zip(run(alone), run.floors, strict=True)]
+        if max(shown) != 1:
+            return False
+    return True
 
 
 def later(sizes: tuple[int, ...], axis: int) -> Tensor:

@@ -42,8 +42,7 @@ def command(
     """Measure what the attention of A does on images; with B, the paired difference to A.
 
     For every attention: entropy of its rows, relative distance, and nuclear norm of the softmax Jacobian; for every
-    CB_S its scales. Several processes share the images and give the same figures:
-    torchrun --nproc-per-node 2 -m cbsurgeon analyze ...
+    CB_S its scales. Started by torchrun (-m cbsurgeon), several processes share the images and give the same figures.
 
     \b
     Examples:

@@ -85,18 +85,25 @@ def _fastest(*calls: Callable[[], object], runs: int = 100) -> list[float]:
 
 @pytest.mark.parametrize("backend", ["eager", "program"])
 def test_a_planted_operator_is_slower(backend: str) -> None:
-    """Against the two operators timed alone, on the same tensor."""
+    """Against the two operators timed alone, on the same tensor.
+
+    Both are timings, and other processes can disturb one and not the other: one of three attempts has to agree.
+    """
     a, b = _pair()
-    result = bench(a, b, backend=backend, threads=1, budget=3.0)
-    assert result.own is not None, result.own_missing
-    assert [part.op for part in result.own.graph.added] == ["aten::cumsum", "aten::add"]
-    assert not result.own.graph.removed and result.own.graph.only_inserted
     assert a.module is not None
     x = torch.randn(1, 512, 192)
-    with torch.inference_mode():
-        planted, whole = _fastest(lambda: x + torch.cumsum(x, 1), lambda: a.module(x))  # type: ignore[misc]
-    assert result.own.overhead.value == pytest.approx(planted / whole, rel=SIZE)
-    assert result.verdict == "slower", result.sentence
+    apart = []
+    for _ in range(3):
+        result = bench(a, b, backend=backend, threads=1, budget=3.0)
+        assert result.own is not None, result.own_missing
+        assert [part.op for part in result.own.graph.added] == ["aten::cumsum", "aten::add"]
+        assert not result.own.graph.removed and result.own.graph.only_inserted
+        with torch.inference_mode():
+            planted, whole = _fastest(lambda: x + torch.cumsum(x, 1), lambda: a.module(x))  # type: ignore[misc]
+        apart.append((result.own.overhead.value, planted / whole, result.sentence))
+        if result.own.overhead.value == pytest.approx(planted / whole, rel=SIZE) and result.verdict == "slower":
+            return
+    raise AssertionError(f"own time, time alone, verdict: {apart}")
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ def test_two_networks_that_only_differ_are_not_called_faulty(data: Path) -> None
 def test_a_claim_that_is_false_exits_1_and_says_so(data: Path) -> None:
     sides = ("mod:tests.evaluation.digits:network", "mod:tests.evaluation.digits:worse")
     outcome = run("evaluate", *sides, "--data", data, "--claim", "0.5%", "--workers", "0")
-    assert outcome.code == 1 and "false with 95 % confidence" in outcome.out
+    assert outcome.code == 1 and "false with 95 % confidence" in " ".join(outcome.out.split())
     assert "[CB-EVAL-06]" in outcome.err and "top1 is worse than claimed" in outcome.err
     assert "flipped" in outcome.out and "label" in outcome.out
 

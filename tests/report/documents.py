@@ -232,6 +232,13 @@ def own_time() -> OwnTime:
     )
 
 
+def analysis() -> dict[str, Any]:
+    """A small one of two models, measured."""
+    from tests.attention.test_page import document
+
+    return document()
+
+
 def evaluation() -> dict[str, Any]:
     """Two models on 2,000 images, one of which flipped."""
     view = cropped((224, 224), 0.9, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD, source="timm")
@@ -303,5 +310,14 @@ def shipment(ok: bool = True) -> dict[str, Any]:
             "torch": "2.15.0",
             "platform": "Linux",
         },
-        "documents": [inspection(), insertion(), export(), verification(ok), audit(), benchmark(), evaluation()],
+        "documents": [
+            inspection(),
+            insertion(),
+            export(),
+            verification(ok),
+            audit(),
+            benchmark(),
+            analysis(),
+            evaluation(),
+        ],
     }

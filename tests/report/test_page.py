@@ -71,7 +71,7 @@ def test_every_section_is_present_once_and_linked(page: str) -> None:
 def test_the_page_is_self_contained(page: str) -> None:
     found = outline(page)
     assert found.tags["script"] == 0 and found.handlers == []
-    inside = ("#", "data:,", "data:image/jpeg;base64,")
+    inside = ("#", "data:,", "data:image/jpeg;base64,", "data:image/png;base64,")
     outside = [link for link in found.links if not link.startswith(inside)]
     assert outside == []
     assert not re.search(r"@import|url\((?!#)", page)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from cbsurgeon.data import Batch, Data, processes
 from cbsurgeon.evaluation.diagnosis import Finding
@@ -15,6 +16,9 @@ from cbsurgeon.evaluation.robustness import Stress, Stressed
 from cbsurgeon.evaluation.side import Side
 from cbsurgeon.evaluation.summary import Part
 
+Named = Mapping[str, Tensor]
+"""Tensors by the names of outputs, or of sides."""
+
 
 class Collection:
     """Runs what is not finished yet, and keeps what is.
@@ -22,8 +26,8 @@ class Collection:
     Args:
         opened: the dataset.
         sides: the models.
-        plan: makes the plan from a batch.
-        findings: what a batch shows to be wrong.
+        plan: makes the plan from a batch and every side's outputs of it.
+        findings: what a batch, and the output of each side that counts, show to be wrong.
         wanted: what else is done to the images.
         state: where finished units are kept.
         resume: continue from there.
@@ -34,8 +38,8 @@ class Collection:
         opened: Data,
         sides: Sequence[Side],
         *,
-        plan: Callable[[Batch], Plan],
-        findings: Callable[[Batch, Plan], list[Finding]],
+        plan: Callable[[Batch, Mapping[str, Named]], Plan],
+        findings: Callable[[Batch, Named, Plan], list[Finding]],
         wanted: tuple[Stress, ...],
         state: State,
         resume: bool,
@@ -85,10 +89,11 @@ class Collection:
         here.notes.update(batch.notes)
         if len(batch):
             first = self.plan is None
-            plan, stressed = self._planned(batch)
+            plan, stressed, outputs = self._outputs(batch)
             if first and self.opened.share[0] == 0 and self._before.findings is None:
-                here.findings = self._look(batch, plan)
-            here.table.add(batch.indices, batch.names, columns(plan, self.sides, batch) | stressed.columns(batch))
+                here.findings = self._look(batch, outputs, plan)
+            found = columns(plan, outputs, batch.labels) | stressed.columns(batch)
+            here.table.add(batch.indices, batch.names, found)
         if batch.last:
             here.units = [batch.unit]
             self._fresh.add(self._open.pop(batch.unit))
@@ -97,17 +102,20 @@ class Collection:
                 self._done.add(self._fresh)
                 self._fresh = Progress()
 
-    def _planned(self, batch: Batch) -> tuple[Plan, Stressed]:
-        if self.plan is None or self._stressed is None:
-            self.plan = self._make_plan(batch)
-            self._stressed = Stressed(self.wanted, self.sides, self.opened.views, self.plan)
-        return self.plan, self._stressed
+    def _outputs(self, batch: Batch) -> tuple[Plan, Stressed, Named]:
+        """What is done, and each side's outputs of a batch; the first batch tells what is done."""
+        if self.plan is not None and self._stressed is not None:
+            return self.plan, self._stressed, {side.letter: side.run(batch) for side in self.sides}
+        every = {side.letter: side.all_outputs(batch) for side in self.sides}
+        self.plan = self._make_plan(batch, every)
+        self._stressed = Stressed(self.wanted, self.sides, self.opened.views, self.plan)
+        return self.plan, self._stressed, {side.letter: every[side.letter][side.output].float() for side in self.sides}
 
     def _plan_again(self, finished: set[int]) -> None:
         """Where an interrupted run had finished every unit of this share, one is read again to know what was done."""
         for batch in self.opened.read(sorted(finished)[:1]):
             if len(batch):
-                self._planned(batch)
+                self._outputs(batch)
 
 
 def collect(collection: Callable[[], Collection], meter: Meter) -> list[Part]:

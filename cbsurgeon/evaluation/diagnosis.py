@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cbsurgeon.data import Batch
+from cbsurgeon.evaluation.faults import CHANGES, Images
 from cbsurgeon.evaluation.side import Side
 from cbsurgeon.evaluation.task import Classes
 from cbsurgeon.models import Preprocessing
@@ -26,7 +27,8 @@ ROUNDING = {"float16": 3e-2, "bfloat16": 1e-1}
 FLOAT32 = 2e-3
 CLEAR = 10.0
 """A fault is named only where undoing it brings the outputs this many times nearer together."""
-_ALONE = 4
+_ALONE, _TRIED = 4, 8
+"""Images that are run alone, and images that each fault is tried on: two models may differ for good reasons."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +48,37 @@ class Finding:
         return {"kind": self.kind, "text": self.text}
 
 
-def described(a: Preprocessing | None, b: Preprocessing | None) -> list[Finding]:
-    """A finding for each thing that two preprocessings do differently."""
-    if a is None or b is None:
+def described(a: Side, b: Side, outputs: Mapping[str, Tensor]) -> list[Finding]:
+    """A finding for each thing that two preprocessings do differently.
+
+    A network may normalise images itself: other numbers, and the same outputs, are no difference.
+    """
+    if a.stated is None or b.stated is None:
+        return []
+    different = a.stated.differences(b.stated)
+    same = distance(outputs[a.letter], outputs[b.letter]) <= max(tolerance(a), tolerance(b))
+    if same and set(different) <= {"mean", "std", "channels"}:
         return []
     return [
         Finding(PREPROCESSING, f"{name} differs: A {_said(one)}, B {_said(other)}")
-        for name, (one, other) in a.differences(b).items()
+        for name, (one, other) in different.items()
     ]
 
 
-def batch_dependence(side: Side, batch: Batch) -> list[Finding]:
-    """Whether an image's outputs depend on the other images of its batch: the first ones are run alone as well."""
+def batch_dependence(side: Side, batch: Batch, together: Tensor) -> list[Finding]:
+    """Whether an image's outputs depend on the other images of its batch: the first ones are run alone as well.
+
+    Args:
+        side: the model.
+        batch: the images.
+        together: its outputs for them.
+    """
     if side.runtime.only_batch == 1 or len(batch) < 2:
         return []
     inputs = batch.named([port.name for port in side.runtime.inputs], side.view)
-    together = side.run_inputs(inputs)
     worst = 0.0
-    for place in range(min(_ALONE, len(batch))):
-        # Where a file takes one batch size only, the image fills the batch by itself.
+    # Where a file takes one batch size only, an image fills a batch by itself, and one has to do.
+    for place in range(min(_ALONE, len(batch)) if side.runtime.only_batch is None else 1):
         alone = side.run_inputs({name: tensor[place : place + 1] for name, tensor in inputs.items()})
         worst = max(worst, distance(together[place : place + 1], alone))
     if worst <= tolerance(side):
@@ -73,11 +87,26 @@ def batch_dependence(side: Side, batch: Batch) -> list[Finding]:
     return [Finding(BATCH, text)]
 
 
-def explained(a: Side, b: Side, batch: Batch, classes: Classes, views: tuple[Preprocessing, ...]) -> list[Finding]:
-    """What B seems to do differently, where one change of its input or outputs brings it back to A."""
-    first, second = (classes.restrict(side.run(batch)) for side in (a, b))
+def explained(
+    sides: Sequence[Side],
+    batch: Batch,
+    outputs: Mapping[str, Tensor],
+    classes: Classes,
+    views: tuple[Preprocessing, ...],
+) -> list[Finding]:
+    """What B seems to do differently, where one change of its input or outputs brings it back to A.
+
+    Args:
+        sides: A and B.
+        batch: images.
+        outputs: side → its outputs for them.
+        classes: which outputs count.
+        views: the preprocessings of the batch.
+    """
+    b = sides[1]
+    first, second = (classes.restrict(outputs[side.letter]) for side in sides)
     apart = distance(first, second)
-    allowed = max(tolerance(a), tolerance(b))
+    allowed = max(tolerance(side) for side in sides)
     if apart <= allowed or not second.isfinite().all():
         return []
     if first.dim() == 2:
@@ -87,14 +116,17 @@ def explained(a: Side, b: Side, batch: Batch, classes: Classes, views: tuple[Pre
     inputs = batch.views[b.view] if batch.views else None
     if not isinstance(inputs, Tensor) or not views:
         return []
-    view = views[b.view]
-    names = [port.name for port in b.runtime.inputs]
-    for words, change in _CHANGES.items():
-        changed = change(inputs, view)
+    wanted, own = (views[side.view] for side in sides)
+    if set(wanted.differences(own)) - {"mean", "std"}:
+        return []
+    images = Images(inputs[:_TRIED], wanted, own)
+    (name,) = (port.name for port in b.runtime.inputs)
+    apart = distance(first[:_TRIED], second[:_TRIED])
+    for words, change in CHANGES.items():
+        changed = change(images)
         if changed is None:
             continue
-        moved = replace(batch, views=tuple(changed for _ in batch.views)).named(names)
-        again = distance(first, classes.restrict(b.run_inputs(moved)))
+        again = distance(first[:_TRIED], classes.restrict(b.run_inputs({name: changed})))
         if again <= max(allowed, apart / CLEAR):
             return [Finding(INPUT, f"B gives A's outputs when its images {words}")]
     return []
@@ -123,35 +155,6 @@ def _exchanged(a: Tensor, b: Tensor, apart: float, allowed: float) -> list[Findi
         return []
     shown = ", ".join(f"B's output {place} is A's {source}" for place, source in moved[:4])
     return [Finding(CLASSES, f"{len(moved)} classes are exchanged: {shown}{' ...' if len(moved) > 4 else ''}")]
-
-
-def _numbers(view: Preprocessing) -> tuple[Tensor, Tensor]:
-    return torch.tensor(view.mean)[:, None, None], torch.tensor(view.std)[:, None, None]
-
-
-def _swapped(images: Tensor, view: Preprocessing) -> Tensor:
-    mean, std = _numbers(view)
-    return (images * std + mean - std) / mean if bool((mean > 0).all()) else images
-
-
-def _flipped(images: Tensor, view: Preprocessing) -> Tensor | None:
-    return images.flip(1) if images.shape[1] == 3 else None
-
-
-_CHANGES: dict[str, Callable[[Tensor, Preprocessing], Tensor | None]] = {
-    "have their channels in reverse order (BGR for RGB)": _flipped,
-    "are not normalised (values from 0 to 1)": lambda images, view: images * _numbers(view)[1] + _numbers(view)[0],
-    "are not normalised (values from 0 to 255)": lambda images, view: (
-        (images * _numbers(view)[1] + _numbers(view)[0]) * 255
-    ),
-    "are normalised with mean and standard deviation exchanged": _swapped,
-    "are normalised twice": lambda images, view: (images - _numbers(view)[0]) / _numbers(view)[1],
-    "are mirrored": lambda images, view: images.flip(3),
-    "have height and width exchanged": lambda images, view: (
-        images.transpose(2, 3) if images.shape[2] == images.shape[3] else None
-    ),
-}
-"""What is done to B's images → how."""
 
 
 def _said(value: object) -> str:

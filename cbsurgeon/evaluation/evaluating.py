@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from cbsurgeon.checks.environment import environment
 from cbsurgeon.data import Batch, Data, Source, open_data, open_source, processes
 from cbsurgeon.errors import UsageError
 from cbsurgeon.evaluation import diagnosis
-from cbsurgeon.evaluation.collecting import Collection, collect
+from cbsurgeon.evaluation.collecting import Collection, Named, collect
 from cbsurgeon.evaluation.metrics import metrics_of
 from cbsurgeon.evaluation.progress import Meter
 from cbsurgeon.evaluation.recording import Plan
@@ -90,16 +90,18 @@ def _collection(opened: Data, sides: Sequence[Side], how: EvaluateOptions, state
     return Collection(
         opened,
         sides,
-        plan=lambda batch: _plan(batch, opened, sides, how),
-        findings=lambda batch, plan: _findings(batch, opened, sides, plan.classes),
+        plan=lambda batch, outputs: _plan(batch, outputs, opened, sides, how),
+        findings=lambda batch, outputs, plan: _findings(batch, outputs, opened, sides, plan.classes),
         wanted=stresses(how.robust, how.seeds),
         state=state,
         resume=how.resume,
     )
 
 
-def _plan(first: Batch, opened: Data, sides: Sequence[Side], how: EvaluateOptions) -> Plan:
-    """Task, outputs, classes and metrics, read from the first batch.
+def _plan(
+    first: Batch, outputs: Mapping[str, Named], opened: Data, sides: Sequence[Side], how: EvaluateOptions
+) -> Plan:
+    """Task, outputs, classes and metrics, read from the first batch and all outputs of it.
 
     Raises:
         UsageError: they do not fit together (``CB-EVAL-01`` to ``CB-EVAL-05``).
@@ -109,9 +111,9 @@ def _plan(first: Batch, opened: Data, sides: Sequence[Side], how: EvaluateOption
     dims = DIMENSIONS[task] if task else (2, 4)
     counts = []
     for side in sides:
-        outputs = side.all_outputs(first)
-        side.output = choose_output(side, outputs, how.output, dims)
-        counts.append(int(outputs[side.output].shape[1]))
+        own = outputs[side.letter]
+        side.output = choose_output(side, own, how.output, dims)
+        counts.append(int(own[side.output].shape[1]))
     if len(set(counts)) > 1:
         raise UsageError(
             "the two models have different numbers of classes",
@@ -125,13 +127,15 @@ def _plan(first: Batch, opened: Data, sides: Sequence[Side], how: EvaluateOption
     return Plan(task, metrics, classes, where)
 
 
-def _findings(first: Batch, opened: Data, sides: Sequence[Side], classes: Classes) -> list[diagnosis.Finding]:
-    """What the first batch shows to be wrong."""
+def _findings(
+    first: Batch, outputs: Named, opened: Data, sides: Sequence[Side], classes: Classes
+) -> list[diagnosis.Finding]:
+    """What the first batch and each side's outputs for it show to be wrong."""
     found: list[diagnosis.Finding] = []
     for side in sides:
-        found += diagnosis.batch_dependence(side, first)
+        found += diagnosis.batch_dependence(side, first, outputs[side.letter])
     if len(sides) == 2:
-        found += diagnosis.described(sides[0].stated, sides[1].stated)
-        if not found:
-            found += diagnosis.explained(sides[0], sides[1], first, classes, opened.views)
+        found += diagnosis.described(sides[0], sides[1], outputs)
+        if not {finding.kind for finding in found} - {diagnosis.PREPROCESSING}:
+            found += diagnosis.explained(sides, first, outputs, classes, opened.views)
     return found

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cbsurgeon.data import Batch
 from cbsurgeon.evaluation.metrics import Metric
-from cbsurgeon.evaluation.side import Side
 from cbsurgeon.evaluation.task import Classes, check_labels
 
 AGREEMENT, DISTANCE, MARGIN, LABEL = "agreement", "distance", "margin", "label"
@@ -34,17 +32,17 @@ class Plan:
     where: str
 
 
-def columns(plan: Plan, sides: Sequence[Side], batch: Batch) -> dict[str, Tensor]:
+def columns(plan: Plan, outputs: Mapping[str, Tensor], labels: Tensor | None) -> dict[str, Tensor]:
     """The rows of one batch: column → ``[batch, numbers]``.
+
+    Args:
+        plan: what is recorded.
+        outputs: side → its outputs, ``[batch, ...]``.
+        labels: of the batch.
 
     Raises:
         UsageError: a label is no class of the models (``CB-EVAL-03``).
     """
-    return columns_of(plan, {side.letter: side.run(batch) for side in sides}, batch.labels)
-
-
-def columns_of(plan: Plan, outputs: Mapping[str, Tensor], labels: Tensor | None) -> dict[str, Tensor]:
-    """As :func:`columns`, of outputs that were computed already: side → ``[batch, ...]``."""
     found: dict[str, Tensor] = {}
     targets = None
     if labels is not None and plan.task is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,24 +52,17 @@ class Side:
 
     def run_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Outputs of inputs by name. A file that takes one batch size gets it: what is filled up is not counted."""
-        count, only = len(next(iter(inputs.values()))), self.runtime.only_batch
-        if only is None or only == count:
-            return self._outputs(inputs)
-        parts = []
-        for start in range(0, count, only):
-            part = {name: tensor[start : start + only] for name, tensor in inputs.items()}
-            real = len(next(iter(part.values())))
-            filled = {name: _filled(tensor, only) for name, tensor in part.items()}
-            parts.append(self._outputs(filled)[:real])
-        return torch.cat(parts)
+        parts = [self._outputs(part)[:count] for part, count in self._parts(inputs)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def all_outputs(self, batch: Batch) -> dict[str, Tensor]:
         """Every output of a batch, by name, on the CPU."""
-        inputs = batch.named([port.name for port in self.runtime.inputs], self.view)
-        only = self.runtime.only_batch
-        if only is not None:
-            inputs = {name: _filled(tensor[:only], only) for name, tensor in inputs.items()}
-        return {name: tensor.cpu() for name, tensor in self.runtime.run(inputs).items()}
+        found: dict[str, list[Tensor]] = {}
+        for part, count in self._parts(batch.named([port.name for port in self.runtime.inputs], self.view)):
+            for name, tensor in self.runtime.run(part).items():
+                rows = tensor if tensor.dim() else tensor[None]
+                found.setdefault(name, []).append(rows[:count].cpu())
+        return {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in found.items()}
 
     def fingerprint(self) -> str:
         """Text that changes with the model: a file's size and time, or sums of its weights."""
@@ -92,6 +85,16 @@ class Side:
         """Outputs of images with the gradient of them, float32."""
         assert isinstance(self.runtime, EagerRuntime)
         return self.runtime.differentiate({self.runtime.inputs[0].name: images})[self.output].float()
+
+    def _parts(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tensor], int]]:
+        """The inputs in batches that the runtime takes, each with the number of rows that are not filled up."""
+        count, only = len(next(iter(inputs.values()))), self.runtime.only_batch
+        if only is None or only == count:
+            yield inputs, count
+            return
+        for start in range(0, count, only):
+            part = {name: tensor[start : start + only] for name, tensor in inputs.items()}
+            yield {name: _filled(tensor, only) for name, tensor in part.items()}, min(only, count - start)
 
     def _outputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.runtime.run(inputs)[self.output].cpu().float()

@@ -108,6 +108,14 @@ class NormalisedTwice(Wrapped):
         return self.module((x - mean) / std)
 
 
+class NormalisedByExchangedNumbers(Wrapped):
+    """As an export that normalises inside the graph, and took the mean for the standard deviation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (digits.VIEW.mean, digits.VIEW.std))
+        return self.module((x * std + mean - std) / mean)
+
+
 class OfItsBatch(Wrapped):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.module((x - x.mean(0, keepdim=True)) * 1.2)
@@ -125,6 +133,7 @@ class Overflowing(Wrapped):
         (Reversed, "input", "channels in reverse order"),
         (Exchanged, "classes-exchanged", "B's output 3 is A's 8, B's output 8 is A's 3"),
         (NormalisedTwice, "input", "not normalised (values from 0 to 1)"),
+        (NormalisedByExchangedNumbers, "input", "mean and standard deviation exchanged"),
         (OfItsBatch, "batch-dependent", "depend on its batch"),
         (Overflowing, "not-finite", "not finite for"),
         (digits.HalfBlind, "worse", "top-1 of B is worse by"),
@@ -164,6 +173,67 @@ def test_another_preprocessing_in_the_deployed_file_is_found_and_named(
     assert found.to_dict()["preprocessing_b"][field] != found.to_dict()["preprocessing"][field]
     with pytest.raises(CheckFailed, match="not evaluated alike"):
         found.raise_if_failed()
+
+
+class Large(Wrapped):
+    """The same classes; outputs lie beyond 65,504, which float16 does not have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x) * 2e4
+
+
+def test_a_float16_file_that_overflows_is_found_and_named(data: Path, tmp_path: Path) -> None:
+    cbs.export(digits.trained(Large), tmp_path / "m.onnx", dtype="float16")
+    found = cbs.evaluate(digits.trained(Large), tmp_path / "m.onnx", data=data, **HERE)
+    assert not found and "not-finite" in {finding.kind for finding in found.findings}
+    assert any("(float16): an overflow" in finding.text for finding in found.findings)
+    json.loads(found.to_json())
+
+
+class Counting(Wrapped):
+    """Counts images that go through it."""
+
+    images = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Counting.images += len(x)
+        return self.module(x)
+
+
+def test_an_image_goes_through_a_model_once(data: Path) -> None:
+    model = digits.trained(Counting)
+    Counting.images = 0
+    cbs.evaluate(model, data=data, batch=32, **HERE)
+    # Two for the example of the model, and four of the first batch alone, to see whether a batch matters.
+    assert Counting.images == 300 + 2 + 4
+
+
+class NormalisesItself(Wrapped):
+    """Takes values from 0 to 1, and normalises them inside."""
+
+    mean, std = digits.VIEW.mean, digits.VIEW.std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
+        return self.module((x - mean) / std)
+
+
+class NormalisesWrongly(NormalisesItself):
+    mean, std = digits.VIEW.std, digits.VIEW.mean
+
+
+def test_a_network_that_normalises_itself_is_compared_by_its_outputs(data: Path) -> None:
+    plain = replace(digits.VIEW, mean=(0.0,) * 3, std=(1.0,) * 3)
+    found = cbs.evaluate(digits.trained(), digits.trained(NormalisesItself, plain), data=data, **HERE)
+    assert found, found.findings
+    assert found.agreement is not None and found.agreement[0] == 1.0
+    found = cbs.evaluate(digits.trained(), digits.trained(NormalisesWrongly, plain), data=data, **HERE)
+    said = [finding.text for finding in found.findings if finding.kind in ("preprocessing", "input")]
+    assert not found and any("mean and standard deviation exchanged" in text for text in said)
+    assert any(text.startswith("mean differs: A 0.4, 0.3, 0.2") for text in said)
+    # The file says that it normalises, and does not.
+    found = cbs.evaluate(digits.trained(), digits.trained(view=plain), data=data, **HERE)
+    assert any("are normalised with A's mean" in finding.text for finding in found.findings)
 
 
 def test_two_networks_that_only_differ_are_not_called_faulty(data: Path) -> None:

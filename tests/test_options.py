@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import cbsurgeon as cbs
 from cbsurgeon import vocabulary
-from cbsurgeon.cli.options import options
+from cbsurgeon.cli.common.options import options
 from cbsurgeon.deploy.casting import DTYPES
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.block import Kind, Position

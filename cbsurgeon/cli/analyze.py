@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbsurgeon.cli.options import force_option, options, output_option, reference_argument, terminal_options
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.options import force_option, options, output_option, reference_argument, terminal_options
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError
 from cbsurgeon.options import DATA_HELP, AnalyzeOptions, DataOptions, Loading
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cbsurgeon.cli.options import options, reference_argument, terminal_options
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.options import options, reference_argument, terminal_options
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.options import AuditOptions, Loading
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import options, reference_argument, terminal_options, whole_numbers
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.options import options, reference_argument, terminal_options, whole_numbers
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.options import Loading
 from cbsurgeon.vocabulary import BACKENDS

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import click
 
-from cbsurgeon.cli.failure import exit_code_of, explain
+from cbsurgeon.cli.common.failure import exit_code_of, explain
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.cli.group import cli
-from cbsurgeon.cli.terminal import Terminal
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 CLOSED_PIPE = 141  # 128 + SIGPIPE, likewise

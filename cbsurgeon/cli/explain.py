@@ -6,8 +6,8 @@ import itertools
 
 import click
 
-from cbsurgeon.cli.options import terminal_options
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.options import terminal_options
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors.table import SCHEMA, explain, explanations
 
 

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
-from cbsurgeon.cli.options import force_option, options, output_option, reference_argument, retyped, terminal_options
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.options import (
+    force_option,
+    options,
+    output_option,
+    reference_argument,
+    retyped,
+    terminal_options,
+)
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.options import ExportOptions, Loading
 
 

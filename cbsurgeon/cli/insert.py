@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbsurgeon.cli.options import (
+from cbsurgeon.cli.common.options import (
     force_option,
     options,
     output_option,
@@ -17,7 +17,7 @@ from cbsurgeon.cli.options import (
     terminal_options,
     typed_flags,
 )
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError
 from cbsurgeon.options import Choice, InsertOptions, Loading
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from cbsurgeon.cli.options import options, reference_argument, terminal_options
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.options import options, reference_argument, terminal_options
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.options import Loading
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from cbsurgeon.cli.options import force_option, output_option, terminal_options
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.options import force_option, output_option, terminal_options
+from cbsurgeon.cli.common.terminal import Terminal
 
 
 @click.command("report")

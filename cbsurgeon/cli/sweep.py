@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cbsurgeon.cli.options import options, output_option, reference_argument, terminal_options
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.options import options, output_option, reference_argument, terminal_options
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.options import Loading, SweepOptions
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import click
 
-from cbsurgeon.cli.options import options, reference_argument, retyped, terminal_options
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.options import options, reference_argument, retyped, terminal_options
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.options import Loading, VerifyOptions
 
 

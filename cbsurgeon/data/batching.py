@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cbsurgeon.data.decoding import Unreadable, decode, decode_map
 from cbsurgeon.data.sample import Batch, Inputs, Problem, Sample
-from cbsurgeon.data.source import Source
+from cbsurgeon.data.sources.source import Source
 from cbsurgeon.errors import InputFileError
 from cbsurgeon.models import Preprocessing
 from cbsurgeon.models.imaging import MODES, framed, map_of, normalized

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from cbsurgeon.data.sample import Sample
-from cbsurgeon.data.source import Indexed, Source
+from cbsurgeon.data.sources.source import Indexed, Source
 
 
 def limited(source: Source, most: int) -> Source:

@@ -12,9 +12,9 @@ import torch
 
 from cbsurgeon.data.batching import Collector
 from cbsurgeon.data.limiting import limited
-from cbsurgeon.data.registry import open_source
 from cbsurgeon.data.sample import Batch, Problem
-from cbsurgeon.data.source import Source
+from cbsurgeon.data.sources.registry import open_source
+from cbsurgeon.data.sources.source import Source
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models import Preprocessing
 from cbsurgeon.models.preprocessing import changed

@@ -10,8 +10,8 @@ from torch import Tensor
 from cbsurgeon.data import Batch, Data, processes
 from cbsurgeon.evaluation.diagnosis import Finding
 from cbsurgeon.evaluation.progress import Meter
-from cbsurgeon.evaluation.recording import Plan, columns
-from cbsurgeon.evaluation.resuming import Progress, State
+from cbsurgeon.evaluation.records.recording import Plan, columns
+from cbsurgeon.evaluation.records.resuming import Progress, State
 from cbsurgeon.evaluation.robustness import Stress, Stressed
 from cbsurgeon.evaluation.side import Side
 from cbsurgeon.evaluation.summary import Part

@@ -16,9 +16,9 @@ from cbsurgeon.evaluation import diagnosis
 from cbsurgeon.evaluation.collecting import Collection, Named, collect
 from cbsurgeon.evaluation.metrics import metrics_of
 from cbsurgeon.evaluation.progress import Meter
-from cbsurgeon.evaluation.recording import Plan
+from cbsurgeon.evaluation.records.recording import Plan
+from cbsurgeon.evaluation.records.resuming import State, state_of
 from cbsurgeon.evaluation.result import Evaluation
-from cbsurgeon.evaluation.resuming import State, state_of
 from cbsurgeon.evaluation.robustness import stresses
 from cbsurgeon.evaluation.side import Side, Target, choose_output, open_side
 from cbsurgeon.evaluation.summary import summarize

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from cbsurgeon.data import Data, Problem
 from cbsurgeon.errors import InputFileError
-from cbsurgeon.evaluation import diagnosis, recording, robustness
+from cbsurgeon.evaluation import diagnosis, robustness
 from cbsurgeon.evaluation.comparison import Difference, difference, interval, judge, per_class, value
 from cbsurgeon.evaluation.diagnosis import Finding
 from cbsurgeon.evaluation.metrics import Metric
-from cbsurgeon.evaluation.recording import Plan
+from cbsurgeon.evaluation.records import recording
+from cbsurgeon.evaluation.records.recording import Plan
+from cbsurgeon.evaluation.records.table import Table
 from cbsurgeon.evaluation.result import MOST_LISTED, Evaluation, Flip
 from cbsurgeon.evaluation.robustness import Stress
 from cbsurgeon.evaluation.side import Side
 from cbsurgeon.evaluation.statistics import bootstrap, proportion
-from cbsurgeon.evaluation.table import Table
 from cbsurgeon.evaluation.thumbnails import with_thumbnails
 from cbsurgeon.options import EvaluateOptions
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from cbsurgeon.graph.heads import Attention
 from cbsurgeon.graph.reasons import Part, Reason
-from cbsurgeon.operators.masking import Valid
-from cbsurgeon.operators.unfolding import Unfold
+from cbsurgeon.operators.common.masking import Valid
+from cbsurgeon.operators.common.unfolding import Unfold
 
 SCHEMA = "cbsurgeon.inspect/1"
 

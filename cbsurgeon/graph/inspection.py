@@ -7,22 +7,29 @@ from collections.abc import Container
 from dataclasses import replace
 
 from cbsurgeon.errors import CaptureError
-from cbsurgeon.graph.assembly import assemble, fingerprint, same_weights, stack_names, without_adapters, without_experts
 from cbsurgeon.graph.attention import causality as leaks
 from cbsurgeon.graph.attention import class_token, filler, padding
 from cbsurgeon.graph.attention.influence import Probe
 from cbsurgeon.graph.attention.maps import listing
 from cbsurgeon.graph.block import Block, Inspection, Mask
+from cbsurgeon.graph.blocks.assembly import (
+    assemble,
+    fingerprint,
+    same_weights,
+    stack_names,
+    without_adapters,
+    without_experts,
+)
+from cbsurgeon.graph.blocks.joining import block_under, joined, path_under, stack_under
+from cbsurgeon.graph.blocks.reader import read
+from cbsurgeon.graph.blocks.reading import Found, Reading
+from cbsurgeon.graph.blocks.taps import tapped
+from cbsurgeon.graph.branches.hosts import Hosts, hosts_of
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.parts import Parts, capture_parts
-from cbsurgeon.graph.hosts import Hosts, hosts_of
-from cbsurgeon.graph.joining import block_under, joined, path_under, stack_under
 from cbsurgeon.graph.occupants import occupied, without
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.reader import read
-from cbsurgeon.graph.reading import Found, Reading
-from cbsurgeon.graph.taps import tapped
 from cbsurgeon.models.model import Model
 
 PARTIAL = frozenset({"CB-CAPTURE-03", "CB-CAPTURE-04", "CB-CAPTURE-05"})

@@ -24,9 +24,9 @@ Not here: reading a graph (``graph``), inserting operators (``surgery``).
 
 from cbsurgeon.models.builders import build
 from cbsurgeon.models.builders.image_processing import preprocessing_of
+from cbsurgeon.models.checkpoints.fitting import fit
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.files.checkpoint import Checkpoint, open_checkpoint
-from cbsurgeon.models.fitting import fit
 from cbsurgeon.models.loading import Replay, architecture, finish, load
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.preprocessing import Preprocessing

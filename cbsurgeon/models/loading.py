@@ -12,18 +12,19 @@ import torch
 from torch import nn
 
 from cbsurgeon.errors import InputFileError, UsageError, nearest
-from cbsurgeon.models import builders, shapes, spelling
+from cbsurgeon.models import builders, spelling
 from cbsurgeon.models import exported as program
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import timm, torchvision, weightless
 from cbsurgeon.models.builders.hf_directory import Insertions
 from cbsurgeon.models.builders.pretrained import is_tagged
+from cbsurgeon.models.checkpoints import shapes
+from cbsurgeon.models.checkpoints.fitting import adopt, advice, differences, fit, take_dtypes
 from cbsurgeon.models.files import notes
 from cbsurgeon.models.files import reading as files
 from cbsurgeon.models.files import torch_archive as torch_file
 from cbsurgeon.models.files.checkpoint import Checkpoint, open_file
 from cbsurgeon.models.files.mapped import portions
-from cbsurgeon.models.fitting import adopt, advice, differences, fit, take_dtypes
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.preprocessing import resized
 from cbsurgeon.models.reference import Reference, parse_builder

@@ -13,8 +13,8 @@ from cbsurgeon.operators.cb_gate import CBGate
 from cbsurgeon.operators.cb_hybrid import CBHybrid
 from cbsurgeon.operators.cb_retrofit import CBRetrofit, set_strength
 from cbsurgeon.operators.cb_s import CBS
-from cbsurgeon.operators.cost import Cost, Folding, Traffic
-from cbsurgeon.operators.decay import parameter_groups
+from cbsurgeon.operators.common.cost import Cost, Folding, Traffic
+from cbsurgeon.operators.common.decay import parameter_groups
 from cbsurgeon.operators.registry import build, names
 from cbsurgeon.operators.se import SE
 

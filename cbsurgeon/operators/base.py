@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
-from cbsurgeon.operators import notes
-from cbsurgeon.operators.cost import Cost, Folding
-from cbsurgeon.operators.unfolding import Unfolding
+from cbsurgeon.operators.common import notes
+from cbsurgeon.operators.common.cost import Cost, Folding
+from cbsurgeon.operators.common.unfolding import Unfolding
 
 
 class Pause:
@@ -65,7 +65,7 @@ class Operator(nn.Module):
         mixes_tokens: whether the output of one token depends on the others.
         forms: options that restrict the mean: ``tokens``, ``causal`` and ``masked``, those it takes.
         inserted_by: the recipe document that put it into a module; a trained module thus knows its insertions.
-        recipe_digest: of that recipe, to tell state dicts of other recipes (:mod:`cbsurgeon.operators.notes`).
+        recipe_digest: of that recipe, to tell state dicts of other recipes (:mod:`cbsurgeon.operators.common.notes`).
         pause: what ``cbsurgeon.disable`` leaves it out by.
         unfolding: splits the axis that samples and tokens share at its site; the axes are those of the split tensor.
         start: the options that only say where its parameters and buffers start, which a state dict holds.

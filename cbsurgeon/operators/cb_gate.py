@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cbsurgeon.operators.class_token import ClassToken
-from cbsurgeon.operators.cost import Cost, Folding, Traffic
+from cbsurgeon.operators.common.cost import Cost, Folding, Traffic
 
 
 class CBGate(ClassToken):

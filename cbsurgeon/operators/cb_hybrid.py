@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cbsurgeon.operators.class_token import ClassToken
-from cbsurgeon.operators.cost import Cost, Folding, Traffic, around_a_mean
+from cbsurgeon.operators.common.cost import Cost, Folding, Traffic, around_a_mean
 
 
 class CBHybrid(ClassToken):

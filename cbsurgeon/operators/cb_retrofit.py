@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.errors import UsageError
+from cbsurgeon.operators.common.cost import Cost, Folding, Traffic, around_a_mean, around_a_scan
 from cbsurgeon.operators.context import Context
-from cbsurgeon.operators.cost import Cost, Folding, Traffic, around_a_mean, around_a_scan
 
 FULL = 0.5
 """The strength at which the operator is CB."""

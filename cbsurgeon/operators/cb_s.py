@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cbsurgeon.operators.common.cost import Cost, Folding, Traffic, around_a_mean, around_a_scan
 from cbsurgeon.operators.context import Context
-from cbsurgeon.operators.cost import Cost, Folding, Traffic, around_a_mean, around_a_scan
 
 
 class CBS(Context):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.operators.base import Operator
-from cbsurgeon.operators.cost import Cost, Traffic
-from cbsurgeon.operators.masking import Masking
+from cbsurgeon.operators.common.cost import Cost, Traffic
+from cbsurgeon.operators.common.masking import Masking
 
 _FORM = re.compile(r"^(-?\d+)?:(-?\d+)?$")
 

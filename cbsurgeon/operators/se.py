@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cbsurgeon.operators.base import Operator
-from cbsurgeon.operators.cost import Cost, Folding, Traffic
+from cbsurgeon.operators.common.cost import Cost, Folding, Traffic
 
 REDUCTION = 16
 """Channels per hidden unit, the default of the squeeze-excite paper (Hu et al., CVPR 2018)."""

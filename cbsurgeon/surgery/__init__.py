@@ -4,14 +4,14 @@ Belongs here: selectors, recipes, refusals, and both editors. Not here: finding 
 mathematics (``operators``).
 """
 
-from cbsurgeon.surgery.disabling import disable
 from cbsurgeon.surgery.in_place import insert_
-from cbsurgeon.surgery.inserted import Summary, summary
+from cbsurgeon.surgery.module.disabling import disable
+from cbsurgeon.surgery.module.inserted import Summary, summary
+from cbsurgeon.surgery.module.scripting import scriptable
 from cbsurgeon.surgery.operating import insert_module, insert_program, noted, remove, remove_
 from cbsurgeon.surgery.passes import InsertPass
 from cbsurgeon.surgery.planning import plan
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
-from cbsurgeon.surgery.scripting import scriptable
 from cbsurgeon.surgery.selection import select, spans
 
 __all__ = [

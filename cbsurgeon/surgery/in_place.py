@@ -13,7 +13,7 @@ from cbsurgeon.graph.capture.copying import duplicate
 from cbsurgeon.models.guessing import with_inputs
 from cbsurgeon.models.model import Model
 from cbsurgeon.options import Choice, documented, resolve
-from cbsurgeon.surgery import attachment, order
+from cbsurgeon.surgery.module import attachment, order
 from cbsurgeon.surgery.operating import insert_module
 from cbsurgeon.surgery.planning import plan
 from cbsurgeon.surgery.recipe import Recipe

@@ -11,9 +11,9 @@ from torch import nn
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph.block import Mask
 from cbsurgeon.operators import Operator
+from cbsurgeon.operators.common.masking import Masking
+from cbsurgeon.operators.common.unfolding import Unfolding
 from cbsurgeon.operators.context import Context
-from cbsurgeon.operators.masking import Masking
-from cbsurgeon.operators.unfolding import Unfolding
 from cbsurgeon.surgery.recipe import RecipeSite
 from cbsurgeon.surgery.refusals import no_mask
 

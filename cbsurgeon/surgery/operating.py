@@ -14,8 +14,9 @@ from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.copying import duplicate
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.models.model import Model
-from cbsurgeon.operators import notes
-from cbsurgeon.surgery import attachment, program
+from cbsurgeon.operators.common import notes
+from cbsurgeon.surgery import program
+from cbsurgeon.surgery.module import attachment
 from cbsurgeon.surgery.recipe import Recipe
 
 

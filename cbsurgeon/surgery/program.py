@@ -16,9 +16,9 @@ from cbsurgeon.graph.inspection import inspect_program
 from cbsurgeon.graph.occupants import MARK, ON_INPUT, ON_OUTPUT, bypass, occupants
 from cbsurgeon.graph.program import Program
 from cbsurgeon.operators import Operator, build
+from cbsurgeon.operators.common.masking import Masking
+from cbsurgeon.operators.common.unfolding import Unfolding
 from cbsurgeon.operators.context import Context
-from cbsurgeon.operators.masking import Masking
-from cbsurgeon.operators.unfolding import Unfolding
 from cbsurgeon.surgery.masking import needed
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import no_mask, occupied, other_structure

@@ -10,10 +10,10 @@ from typing import Any
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.block import Block, Hook, Mask
 from cbsurgeon.models.files import strict_json
-from cbsurgeon.operators import notes
-from cbsurgeon.operators.masking import VALID
+from cbsurgeon.operators.common import notes
+from cbsurgeon.operators.common.masking import VALID
+from cbsurgeon.operators.common.unfolding import Unfold
 from cbsurgeon.operators.registry import operator_class
-from cbsurgeon.operators.unfolding import Unfold
 
 SCHEMA = "cbsurgeon.recipe/1"
 

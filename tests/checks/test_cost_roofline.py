@@ -13,7 +13,7 @@ from cbsurgeon.checks.cost.hardware import HARDWARE, ITEM, NAMES, Hardware, desc
 from cbsurgeon.checks.cost.roofline import model_seconds, roofline, shares
 from cbsurgeon.errors import UsageError
 from cbsurgeon.operators import CB
-from cbsurgeon.operators.cost import FORMS
+from cbsurgeon.operators.common.cost import FORMS
 from tests.checks.cost_models import TIMM, counted, timm_model, with_operator
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cbsurgeon.cli import entry
+from cbsurgeon.cli.common.terminal import Terminal, four_parts
 from cbsurgeon.cli.group import VERBS
-from cbsurgeon.cli.terminal import Terminal, four_parts
 from cbsurgeon.errors import CBSurgeonError, MissingPackage
 from tests.cli.running import run
 from tests.report import documents
@@ -132,7 +132,7 @@ def test_an_error_wraps_to_the_terminal_and_not_into_a_pipe() -> None:
 
 
 def test_colour_follows_the_terminal_and_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cbsurgeon.cli.terminal import colored
+    from cbsurgeon.cli.common.terminal import colored
 
     class Tty:
         def isatty(self) -> bool:

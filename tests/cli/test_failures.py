@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import cbsurgeon as cbs
-from cbsurgeon.cli.failure import explain
+from cbsurgeon.cli.common.failure import explain
 from cbsurgeon.errors import InputFileError, UsageError
 from tests.cli.running import TIMM, VIT, run
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbsurgeon.cli.terminal import Terminal, four_parts
-from cbsurgeon.cli.visible import valid_json, visible, visible_in
+from cbsurgeon.cli.common.terminal import Terminal, four_parts
+from cbsurgeon.cli.common.visible import valid_json, visible, visible_in
 from cbsurgeon.errors import InputFileError
 from tests.report import documents
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import cbsurgeon as cbs
-from cbsurgeon.cli.terminal import Terminal
+from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError
 from cbsurgeon.models import Model
 from tests.cli.running import run

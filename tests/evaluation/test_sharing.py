@@ -16,8 +16,9 @@ import pytest
 import torch
 
 import cbsurgeon as cbs
-from cbsurgeon.evaluation import Evaluation, resuming
+from cbsurgeon.evaluation import Evaluation
 from cbsurgeon.evaluation.metrics import metrics_of
+from cbsurgeon.evaluation.records import resuming
 from tests.evaluation import digits
 
 ROOT = Path(__file__).parents[2]

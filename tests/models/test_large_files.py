@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from cbsurgeon import models, verbs
 from cbsurgeon.errors import InputFileError, OutputFileError
-from cbsurgeon.models import fitting, saving
+from cbsurgeon.models import saving
 from cbsurgeon.models.builders import weightless
+from cbsurgeon.models.checkpoints import fitting
 from cbsurgeon.models.files import mapped as portions
 from cbsurgeon.models.files import reading as files
 from cbsurgeon.models.files import streaming as stream

@@ -18,7 +18,7 @@ from cbsurgeon.checks.cost.roofline import roofline
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import build, names
-from cbsurgeon.operators.cost import FORMS
+from cbsurgeon.operators.common.cost import FORMS
 from cbsurgeon.operators.registry import classes, having, operator_class
 from tests.checks.cost_models import counted, with_operator
 

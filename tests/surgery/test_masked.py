@@ -20,7 +20,7 @@ from cbsurgeon.graph import Inspection, inspect
 from cbsurgeon.graph.block import Mask
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import CB, CBS
-from cbsurgeon.operators.masking import Masking
+from cbsurgeon.operators.common.masking import Masking
 from cbsurgeon.surgery import Recipe, insert_, insert_module, insert_program, plan, remove
 
 BATCH, LENGTH, VOCABULARY, WIDTH = 3, 8, 64, 16

@@ -16,8 +16,8 @@ from cbsurgeon.graph.occupants import ON_OUTPUT
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import build, names, set_strength
 from cbsurgeon.surgery import insert_, insert_module, insert_program, plan
-from cbsurgeon.surgery.attachment import count_calls
-from cbsurgeon.surgery.carrying import broadcast_output
+from cbsurgeon.surgery.module.attachment import count_calls
+from cbsurgeon.surgery.module.carrying import broadcast_output
 from tests.surgery import architectures, arms, by_hand
 
 

@@ -15,7 +15,7 @@ from cbsurgeon.graph import Inspection
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import Recipe, insert_, insert_module, insert_program, plan
-from cbsurgeon.surgery.attachment import attached
+from cbsurgeon.surgery.module.attachment import attached
 from cbsurgeon.surgery.program import rewrite
 from cbsurgeon.verbs.editing import replay
 from tests.surgery import architectures, arms

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cbsurgeon.operators.cost import FORMS, Traffic
+from cbsurgeon.operators.common.cost import FORMS, Traffic
 
 SCHEMA = "cbsurgeon.audit/1"
 

@@ -16,7 +16,7 @@ from cbsurgeon.checks.cost.counts import Audit, Count, Inserted
 from cbsurgeon.checks.cost.hardware import CPU_KERNEL, GPU_KERNEL, HARDWARE, ITEM, Hardware
 from cbsurgeon.checks.cost.rules import KERNELS
 from cbsurgeon.errors import UsageError
-from cbsurgeon.operators.cost import FORMS
+from cbsurgeon.operators.common.cost import FORMS
 
 NEGLIGIBLE = 0.01
 """A share above this is called out."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from cbsurgeon.data import Batch
 from cbsurgeon.data.corruptions import CORRUPTIONS, generators, occluded
 from cbsurgeon.errors import UsageError
-from cbsurgeon.evaluation.recording import Plan, records_of
+from cbsurgeon.evaluation.records.recording import Plan, records_of
 from cbsurgeon.evaluation.robustness.attacks import attacked
 from cbsurgeon.evaluation.robustness.stress import Stress
 from cbsurgeon.evaluation.side import Side

@@ -12,8 +12,8 @@ from cbsurgeon.graph.attention.influence import Order, Probe
 from cbsurgeon.graph.attention.scores import NEAR, find_scores, raw_inputs
 from cbsurgeon.graph.attention.stretches import Stretch, Tokens, stretch, tokens_of
 from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches.steps import chain
-from cbsurgeon.graph.reading import Found, Reading
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import Dim
 from cbsurgeon.graph.block import Block, Site
+from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches.steps import operands, step
-from cbsurgeon.graph.reading import Found, Reading
 
 FIRST = 8
 """How many positions from the front are tried, beside the last: prefixes seen are up to five tokens long."""

@@ -16,9 +16,9 @@ from torch import Tensor, fx
 from cbsurgeon.graph.attention.causality import by_stack, resolutions
 from cbsurgeon.graph.attention.influence import CLOSED, Probe, later
 from cbsurgeon.graph.attention.stretches import Stretch, Tokens, stretch
+from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.reading import Found, Reading
-from cbsurgeon.operators.masking import CLOSED as FAR_BELOW
+from cbsurgeon.operators.common.masking import CLOSED as FAR_BELOW
 
 MARKS = (0, 1)
 """What marks padding: a mask is 0 there, or 1, and so are the usual numbers of a padding token."""

@@ -20,10 +20,10 @@ from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.roles import unfolded
 from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim, Dims
 from cbsurgeon.graph.block import Mask, Site
+from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.reading import Found, Reading
-from cbsurgeon.operators.masking import CLOSED, VALID, Valid
+from cbsurgeon.operators.common.masking import CLOSED, VALID, Valid
 
 LOWERED = 40.0
 """A score this far below the largest of its row gets a weight of e^-40, below the rounding of every number type."""

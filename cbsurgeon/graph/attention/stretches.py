@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.roles import channel_axis, roles_where_shared, unfolded
 from cbsurgeon.graph.axes.table import BATCH, Factor
-from cbsurgeon.graph.reading import Reading
+from cbsurgeon.graph.blocks.reading import Reading
 
 _FAR = 4000
 

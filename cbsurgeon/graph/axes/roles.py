@@ -9,7 +9,7 @@ from torch import fx
 
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, Dims, extent, most_normalised, most_scaled
-from cbsurgeon.operators.unfolding import Unfold
+from cbsurgeon.operators.common.unfolding import Unfold
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cbsurgeon.graph.branches.branch import Branch
 from cbsurgeon.graph.branches.modules import ModuleCalls
 from cbsurgeon.graph.branches.projection import Projection
 from cbsurgeon.operators import CB, CBS
-from cbsurgeon.operators.unfolding import Unfold
+from cbsurgeon.operators.common.unfolding import Unfold
 
 
 @dataclass(frozen=True)

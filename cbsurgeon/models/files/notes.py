@@ -7,7 +7,7 @@ from typing import Any
 
 from cbsurgeon.errors import InputFileError
 from cbsurgeon.models.files import metadata
-from cbsurgeon.operators.notes import NOTE, RECIPES
+from cbsurgeon.operators.common.notes import NOTE, RECIPES
 
 Recipes = tuple[Mapping[str, Any], ...]
 

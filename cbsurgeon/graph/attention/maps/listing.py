@@ -18,11 +18,11 @@ from cbsurgeon.graph.attention.maps.mapless import find_mapless
 from cbsurgeon.graph.attention.scores import find_scores, raw_inputs
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.block import Rejected
+from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches.steps import operands
 from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.heads import Attention, AttentionKind
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.reading import Found, Reading
 from cbsurgeon.graph.reasons import Reason
 
 HIDDEN = -50.0

@@ -1,0 +1,152 @@
+"""Flags from the fields of :mod:`cbsurgeon.options`, and the few that every verb has."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.errors import UsageError
+from cbsurgeon.options import Flag, default_of, flags_of
+from cbsurgeon.options.texts import BadText, numbers
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def terminal_options(function: Command) -> Command:
+    """``--json``, ``-q``, ``-v``, ``--debug``; the verb gets ``terminal``."""
+
+    def flag(*names: str, help: str) -> Callable[[Command], Command]:
+        attribute = names[-1].removeprefix("--")
+
+        def switch(context: click.Context, _: click.Parameter, value: bool) -> None:
+            if value:
+                setattr(context.find_object(Terminal), attribute, True)
+
+        return click.option(*names, is_flag=True, is_eager=True, expose_value=False, callback=switch, help=help)
+
+    @functools.wraps(function)
+    def with_terminal(*args: Any, **kwargs: Any) -> Any:
+        terminal = click.get_current_context().find_object(Terminal)
+        return function(*args, terminal=terminal, **kwargs)
+
+    decorated: Any = with_terminal
+    for decorate in (
+        flag("--debug", help="Show the traceback of an error."),
+        flag("-v", "--verbose", help="Progress as plain lines, and what libraries print."),
+        flag("-q", "--quiet", help="Only the result and errors."),
+        flag("--json", help="Print the result as one JSON document on stdout."),
+    ):
+        decorated = decorate(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def options(kind: type, name: str) -> Callable[[Command], Command]:
+    """Every flag of an options class (:mod:`cbsurgeon.options`); the verb gets one object as the keyword ``name``."""
+    fields = {flag.name.removeprefix("--").replace("-", "_"): (field, flag) for field, flag in flags_of(kind).items()}
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def with_object(*args: Any, **kwargs: Any) -> Any:
+            values = {}
+            for parameter, (field, flag) in fields.items():
+                typed = kwargs.pop(parameter)
+                if typed is not None and typed != ():
+                    values[field] = typed if flag.read is None else _read(flag, typed)
+            return function(*args, **{name: kind(**values)}, **kwargs)
+
+        decorated: Any = with_object
+        for parameter, (field, flag) in reversed(fields.items()):
+            decorated = _option(parameter, flag, kind, field)(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _option(parameter: str, flag: Flag, kind: type, field: str) -> Callable[[Command], Command]:
+    shown = f"{flag.help}  [default: {flag.shown}]" if flag.shown else flag.help
+    if isinstance(default_of(kind, field), bool):
+        names = f"{flag.name}/{flag.off}" if flag.off else flag.name
+        return click.option(names, parameter, is_flag=True, default=default_of(kind, field), help=shown)
+    typed: Any = click.Choice(flag.choices) if flag.choices else flag.number
+    if flag.number is not None and flag.least is not None:
+        typed = click.IntRange(min=int(flag.least)) if flag.number is int else click.FloatRange(min=flag.least)
+    return click.option(
+        flag.name,
+        parameter,
+        type=typed,
+        metavar=None if flag.choices else flag.metavar,
+        multiple=flag.repeatable,
+        help=shown,
+    )
+
+
+def _read(flag: Flag, typed: Any) -> Any:
+    """The value of a text.
+
+    Raises:
+        UsageError: the flag does not take that text (CB-CLI-06).
+    """
+    assert flag.read is not None
+    try:
+        return flag.read(typed)
+    except BadText as error:
+        raise UsageError(
+            f"{flag.name} {error.takes}",
+            code="CB-CLI-06",
+            where=f"{flag.name} {' '.join(typed) if isinstance(typed, tuple) else typed}",
+            do=f"{flag.name} {error.example}",
+        ) from None
+
+
+def typed_flags(context: click.Context, kind: type) -> list[str]:
+    """The flags of an options class that the user typed."""
+    source = click.core.ParameterSource.COMMANDLINE
+    names = [flag.name for flag in flags_of(kind).values()]
+    return [name for name in names if context.get_parameter_source(name[2:].replace("-", "_")) is source]
+
+
+def retyped(context: click.Context, kind: type) -> str:
+    """The flags of an options class that the user typed, with their values, as they can be pasted into a command."""
+    words: list[str] = []
+    for field, flag in flags_of(kind).items():
+        parameter = flag.name.removeprefix("--").replace("-", "_")
+        if context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE:
+            value = context.params[parameter]
+            if isinstance(default_of(kind, field), bool):
+                words.append(flag.name if value else flag.off)
+            else:
+                for one in value if isinstance(value, tuple) else (value,):
+                    words += [flag.name, str(one)]
+    return shlex.join(words)
+
+
+def output_option(*, required: bool, metavar: str, help: str) -> Callable[[Command], Command]:
+    """``-o``."""
+    return click.option(
+        "-o", "--output", type=click.Path(path_type=Path), required=required, metavar=metavar, help=help
+    )
+
+
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+
+
+def reference_argument(
+    name: str = "reference", metavar: str = "REF", required: bool = True
+) -> Callable[[Command], Command]:
+    """A model given on the command line."""
+    return click.argument(name, metavar=metavar, required=required)
+
+
+def whole_numbers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
+    """``1,2,7`` as integers from ``least`` on.
+
+    Raises:
+        UsageError: something else is written there.
+    """
+    return tuple(_read(Flag("", option, read=lambda typed: numbers(typed, least)), text))

@@ -1,0 +1,208 @@
+"""The terminal: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import click
+
+from cbsurgeon.cli.common.visible import valid_json, visible, visible_in
+from cbsurgeon.errors import CBSurgeonError
+from cbsurgeon.vocabulary import ON_LOAD
+
+ERROR_SCHEMA = "cbsurgeon.error/1"
+CODE_COLUMN = 78  # where the code of an error ends, when the headline leaves room
+WIDEST = 120  # tables wider than this are hard to read, however wide the window is
+
+
+def colored(stream: TextIO) -> bool:
+    """Whether to send colour codes to a stream (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def columns() -> int:
+    """Columns of the terminal, 100 where there is none."""
+    return min(shutil.get_terminal_size((100, 24)).columns, WIDEST)
+
+
+@dataclass
+class Terminal:
+    """Where a verb shows its result, its progress and its warnings.
+
+    Attributes:
+        json: print one JSON document instead of text.
+        quiet: no progress, warnings or notes.
+        verbose: progress as plain lines even without a terminal, and the libraries' own messages.
+        debug: tracebacks.
+        shown: a result was printed; an error after it adds no second JSON document.
+        wide: columns for the result's tables.
+        command: the command line, for results that say how they were made.
+        loaded: where the weights of each loaded model come from, as text and as JSON.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    shown: bool = False
+    wide: int = field(default_factory=columns)
+    command: str = ""
+    loaded: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def show(self, document: Mapping[str, Any], text: Callable[[], str] | None = None) -> None:
+        """Print a result: the document with ``--json``, else ``text()`` or the document as tables.
+
+        The first lines say where the weights of each loaded model come from; in JSON they stand under ``loaded``.
+        """
+        self.shown = True
+        if self.json:
+            if self.loaded and document.get("schema") != ERROR_SCHEMA and "weights" not in document:
+                document = {**document, "loaded": list(self.loaded.values())}
+            ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+            self._out(json.dumps(valid_json(document), indent=2, ensure_ascii=ascii_only, allow_nan=False))
+            return
+        for line in self.loaded:
+            self._out(visible(f"weights: {line}"))
+        if text is not None:
+            self._out(visible(text()))
+        else:
+            from cbsurgeon.report import render_text
+
+            self._out(render_text(visible_in(document), width=self.wide, color=colored(sys.stdout)))
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        self._note("", text)
+
+    def warn(self, text: str) -> None:
+        """A line that starts with ``warning:``."""
+        self._note(click.style("warning:", fg="yellow") if colored(sys.stderr) else "warning:", text)
+
+    def _note(self, label: str, text: str) -> None:
+        if not self.quiet:
+            click.echo(f"{label} {visible(text)}".lstrip(), err=True)
+
+    def fail(self, error: CBSurgeonError) -> None:
+        """Print an error, in four parts on stderr; with ``--json`` also as the document, if none was printed."""
+        click.echo(four_parts(error, colored(sys.stderr), columns() if sys.stderr.isatty() else None), err=True)
+        if self.json and not self.shown:
+            self.show({"schema": ERROR_SCHEMA, **error.to_dict()})
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[Callable[[str], None]]:
+        """Progress for long work, and silence for what libraries print while it runs."""
+        with self._hushed(), self._told_of_models():
+            if self.quiet or not (self.verbose or sys.stderr.isatty()):
+                yield lambda step: None
+            elif sys.stderr.isatty():
+                with _spinner() as progress:
+                    yield progress
+            else:
+                yield _lines(time.monotonic())
+
+    @contextlib.contextmanager
+    def _told_of_models(self) -> Iterator[None]:
+        """Note where the weights of the models come from that are loaded meanwhile."""
+
+        def note(provenance: Any) -> None:
+            name = "" if provenance.source == "file" else f"{provenance.reference}: "
+            self.loaded[name + provenance.weights] = provenance.to_dict()
+
+        token = ON_LOAD.set(note)
+        try:
+            yield
+        finally:
+            ON_LOAD.reset(token)
+
+    @contextlib.contextmanager
+    def _hushed(self) -> Iterator[None]:
+        """Keep stdout ours: what libraries print goes to stderr with ``-v`` and nowhere otherwise."""
+        with contextlib.ExitStack() as stack:
+            if self.verbose or self.debug:
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+            else:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                logging.disable(logging.WARNING)
+                stack.callback(logging.disable, logging.NOTSET)
+            yield
+
+    def _out(self, text: str) -> None:
+        click.echo(text.rstrip("\n"), color=None)
+
+
+def four_parts(error: CBSurgeonError, color: bool, width: int | None) -> str:
+    """An error as people read it: what and its code, where, why, do; wrapped to ``width`` where there is one."""
+    code = f"[{error.code}]"
+    gap = " " * max(2, CODE_COLUMN - len("error: ") - len(error.what) - len(code))
+    label = click.style("error:", fg="red", bold=True) if color else "error:"
+    rows = [f"{label} {visible(error.what)}{gap}{code}"]
+    for name, text in error.parts():
+        if not text:
+            continue
+        lines = [visible(row) for row in text.splitlines()] or [""]
+        if width is not None:
+            lines = [part for line in lines for part in textwrap.wrap(line, max(width - 9, 40)) or [""]]
+        rows.append(f"  {name:<6} {lines[0]}")
+        rows += [f"         {line}" for line in lines[1:]]
+    return "\n".join(rows)
+
+
+def _lines(start: float) -> Callable[[str], None]:
+    shown = ""
+
+    def progress(step: str) -> None:
+        nonlocal shown
+        if _stage(step) not in ("", shown):
+            shown = _stage(step)
+            click.echo(f"[{time.monotonic() - start:6.1f} s] {visible(shown)}", err=True)
+
+    return progress
+
+
+def _stage(step: str) -> str:
+    """The part of a message that stays the same while a step goes on: ``build: layers, 40 %`` → ``build``.
+
+    Nothing, for a message that only counts (``3 of 40 groups``): it belongs to the step before.
+    """
+    return re.sub(r"(: .*)?(, ?\d+ ?%)?$|^\d+ of .*", "", step)
+
+
+@contextlib.contextmanager
+def _spinner() -> Iterator[Callable[[str], None]]:
+    """A spinner on the current step; finished steps stay, with their time."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(file=sys.stderr, highlight=False)
+    current: list[tuple[str, float]] = []
+
+    def finish() -> None:
+        if current:
+            step, began = current.pop()
+            console.print(f"[green]✓[/green] {escape(visible(step))} [dim]{time.monotonic() - began:.1f} s[/dim]")
+
+    with console.status("starting") as status:
+
+        def progress(step: str) -> None:
+            if not current or _stage(step) not in ("", current[0][0]):
+                finish()
+                current.append((_stage(step), time.monotonic()))
+            status.update(escape(visible(step)))
+
+        yield progress
+        finish()

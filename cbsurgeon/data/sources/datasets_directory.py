@@ -1,0 +1,75 @@
+"""``hf:DIRECTORY``: a dataset that ``save_to_disk`` of ``datasets`` wrote; ``hf:DIRECTORY:SPLIT`` takes one part of it.
+
+Only the tables in the folder are read; no loading script is run and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.data.sample import Sample
+from cbsurgeon.data.sources.refusals import unreadable
+from cbsurgeon.data.sources.source import Indexed
+from cbsurgeon.errors import missing
+from cbsurgeon.options import DataOptions
+
+SPLITS = ("validation", "val", "test")
+"""Parts that are taken where the user names none, in this order."""
+LABELS = ("label", "labels", "fine_label", "class")
+
+
+class Rows(Indexed):
+    """The rows of a table: an image column and, where there is one, a column of class indices."""
+
+    def __init__(self, where: str, table: Any, image: str, label: str | None, classes: tuple[str, ...]) -> None:
+        self._table, self._image, self._label = table, image, label
+        super().__init__(where, pictures=True, labelled=label is not None, classes=classes, count=len(table))
+
+    def fingerprint(self) -> str:
+        """As :meth:`Source.fingerprint`: of the table itself."""
+        return str(self._table._fingerprint)
+
+    def sample(self, index: int) -> Sample:
+        """As :meth:`Indexed.sample`."""
+        row = self._table[index]
+        held = row[self._image]
+        name = f"row {index}" + (f" ({Path(held['path']).name})" if held.get("path") else "")
+        image = held["bytes"] if held.get("bytes") else Path(held["path"])
+        return Sample(index, name, image=image, label=None if self._label is None else int(row[self._label]))
+
+
+def open_source(reference: str, how: DataOptions) -> Rows:
+    """Open the folder.
+
+    Raises:
+        InputFileError: it is no such folder, or has no image column (``CB-DATA-09``).
+        MissingPackage: datasets is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing("datasets", "data", "an hf: dataset") from error
+    folder, split = (reference, "") if Path(reference).is_dir() else reference.rpartition(":")[::2]
+    try:
+        table: Any = datasets.load_from_disk(folder)
+    except (OSError, ValueError, KeyError) as error:
+        why = f"{type(error).__name__}: {str(error)[:160]}"
+        raise unreadable(f"hf:{reference}", why, "write it with dataset.save_to_disk(DIRECTORY)") from error
+    if isinstance(table, datasets.DatasetDict):
+        chosen = split or next(
+            (name for name in (*SPLITS, *table) if name in table and (name in SPLITS or len(table) == 1)), ""
+        )
+        if chosen not in table:
+            why = f"it has the parts {', '.join(table)}"
+            raise unreadable(f"hf:{reference}", why, f"hf:{folder}:{next(iter(table))}")
+        table = table[chosen]
+    images = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
+    if len(images) != 1:
+        columns = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in table.features.items())
+        raise unreadable(f"hf:{reference}", f"it has {len(images)} image columns; its columns are {columns}")
+    table = table.cast_column(images[0], datasets.Image(decode=False))
+    label = next((name for name in LABELS if name in table.features), None)
+    kind = table.features[label] if label else None
+    classes = tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else ()
+    return Rows(f"hf:{reference}", table, images[0], label, classes)

@@ -1,0 +1,176 @@
+"""A folder of images: one sub-folder a class, or flat; or ``images/`` beside ``labels/`` with a map for each image.
+
+Classes are numbered in the order of their names, as torchvision's ``ImageFolder`` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cbsurgeon.data.decoding import SUFFIXES
+from cbsurgeon.data.sample import Sample
+from cbsurgeon.data.sources.refusals import unreadable
+from cbsurgeon.data.sources.source import Indexed
+from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.options import DataOptions
+
+MAPS = ("labels", "masks", "annotations")
+"""Names of the folder of label maps beside ``images``."""
+_DEEPEST = 32
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Entry:
+    path: Path
+    label: int | Path | None
+
+
+class Folder(Indexed):
+    """Image files; see the module."""
+
+    def __init__(self, root: Path, entries: list[_Entry], classes: tuple[str, ...], remarks: tuple[str, ...]) -> None:
+        self.root, self._entries = root, entries
+        labelled = entries[0].label is not None
+        super().__init__(
+            str(root), pictures=True, labelled=labelled, classes=classes, count=len(entries), remarks=remarks
+        )
+
+    def fingerprint(self) -> str:
+        """As :meth:`Source.fingerprint`: of names and labels."""
+        listed = "\0".join(f"{entry.path} {entry.label}" for entry in self._entries)
+        return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
+
+    def sample(self, index: int) -> Sample:
+        """As :meth:`Indexed.sample`."""
+        entry = self._entries[index]
+        return Sample(index, str(entry.path.relative_to(self.root)), image=entry.path, label=entry.label)
+
+
+def open_source(reference: str, how: DataOptions) -> Folder:
+    """List a folder.
+
+    Raises:
+        InputFileError: it does not exist (``CB-DATA-03``), has no image (``CB-DATA-04``), images beside folders of
+            images (``CB-DATA-05``), label maps that are missing (``CB-DATA-06``), or loops (``CB-DATA-07``).
+        UsageError: the classes have numbers as names and no order was given (``CB-DATA-08``).
+    """
+    root = Path(reference)
+    if not root.is_dir():
+        raise InputFileError(
+            "the dataset does not exist" if not root.exists() else "the dataset is no folder",
+            code="CB-DATA-03",
+            where=str(root),
+            do="give a folder of images, file.npz, hf:DIRECTORY, wds:PATTERN or torchvision:NAME:ROOT",
+        )
+    folders = sorted((entry for entry in _listed(root) if entry.is_dir()), key=lambda entry: entry.name)
+    names = {folder.name for folder in folders}
+    maps = next((name for name in MAPS if names == {"images", name}), None)
+    if maps is not None:
+        return _with_maps(root, root / "images", root / maps)
+    found = {folder: list(_images(folder)) for folder in folders}
+    loose = [entry for entry in _listed(root) if entry.is_file() and _is_image(entry)]
+    filled = {folder: images for folder, images in found.items() if images}
+    if loose and filled:
+        raise InputFileError(
+            "the folder has images beside folders of images",
+            code="CB-DATA-05",
+            where=str(root),
+            why=f"images such as {loose[0].name} ({len(loose)}), folders such as {min(filled).name} ({len(filled)})",
+            do="put every image into the folder of its class, or all of them into one flat folder",
+        )
+    if not loose and not filled:
+        raise _empty(root)
+    if loose:
+        return Folder(root, [_Entry(path, None) for path in sorted(loose)], (), ())
+    classes = _ordered([folder.name for folder in folders], how, root)
+    entries = [_Entry(path, label) for label, name in enumerate(classes) for path in found[root / name]]
+    empty = [name for name in classes if not found[root / name]]
+    remarks = (f"classes without an image: {', '.join(empty[:_SHOWN])}",) if empty else ()
+    return Folder(root, entries, classes, remarks)
+
+
+def _with_maps(root: Path, images: Path, maps: Path) -> Folder:
+    by_stem = {path.relative_to(maps).with_suffix(""): path for path in _images(maps)}
+    entries, absent = [], []
+    for path in _images(images):
+        label = by_stem.get(path.relative_to(images).with_suffix(""))
+        if label is None:
+            absent.append(path.name)
+        else:
+            entries.append(_Entry(path, label))
+    if absent:
+        raise InputFileError(
+            f"{len(absent)} images have no label map",
+            code="CB-DATA-06",
+            where=str(maps),
+            why=f"there is none for {', '.join(absent[:_SHOWN])}",
+            do="name each map as its image, with the suffix .png",
+        )
+    if not entries:
+        raise _empty(images)
+    return Folder(root, entries, (), ())
+
+
+def _ordered(names: list[str], how: DataOptions, root: Path) -> tuple[str, ...]:
+    alphabetic = tuple(sorted(names))
+    if not all(name.isdecimal() for name in names) or how.order == "alphabetic":
+        return alphabetic
+    numeric = tuple(sorted(names, key=lambda name: (int(name), name)))
+    if numeric == alphabetic or how.order == "numeric":
+        return numeric
+    first = next(name for name, other in zip(alphabetic, numeric, strict=True) if name != other)
+    raise UsageError(
+        "the classes have numbers as names, and their order is not clear",
+        code="CB-DATA-08",
+        where=str(root),
+        why=f"class {alphabetic.index(first)} is {first!r} in alphabetic order (torchvision's ImageFolder) and "
+        f"{numeric[alphabetic.index(first)]!r} in numeric order (timm)",
+        do="--class-order alphabetic, or --class-order numeric: the one the model was trained with",
+    )
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise unreadable(str(folder), error.strerror or str(error)) from error
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """Every image below a folder, links followed, in the order of the names."""
+    pending: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+    while pending:
+        here, above = pending.pop()
+        entries = sorted(_listed(here))
+        yield from (entry for entry in entries if entry.is_file() and _is_image(entry))
+        for entry in reversed([entry for entry in entries if entry.is_dir()]):
+            real = os.path.realpath(entry)
+            if real in above or len(above) > _DEEPEST:
+                raise InputFileError(
+                    "the folder leads back into itself",
+                    code="CB-DATA-07",
+                    where=str(entry),
+                    why=f"it is {real}, which contains it",
+                    do="remove the link",
+                )
+            pending.append((entry, (*above, real)))
+
+
+def _is_image(entry: Path) -> bool:
+    return entry.suffix.lower() in SUFFIXES
+
+
+def _empty(root: Path) -> InputFileError:
+    held = [entry.name for entry in _listed(root)]
+    return InputFileError(
+        "the folder has no image",
+        code="CB-DATA-04",
+        where=str(root),
+        why=f"it holds {', '.join(held[:_SHOWN])}{' ...' if len(held) > _SHOWN else ''}" if held else "it is empty",
+        do=f"images end in {', '.join(SUFFIXES[:4])} ...; one sub-folder a class, or flat",
+    )

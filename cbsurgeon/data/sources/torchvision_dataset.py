@@ -1,0 +1,81 @@
+"""``torchvision:NAME:ROOT``: a dataset class of torchvision whose files are on this machine already.
+
+Of datasets with parts the one for tests is taken: ``train=False``, or the split ``val`` or ``test``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.data.sample import Sample
+from cbsurgeon.data.sources.refusals import unreadable
+from cbsurgeon.data.sources.source import Indexed
+from cbsurgeon.errors import UsageError, did_you_mean, missing
+from cbsurgeon.options import DataOptions
+
+SPLITS = ("val", "test")
+
+
+class Pairs(Indexed):
+    """A dataset whose items are an image and a class index."""
+
+    def __init__(self, where: str, dataset: Any, classes: tuple[str, ...]) -> None:
+        self._dataset = dataset
+        super().__init__(where, pictures=True, labelled=True, classes=classes, count=len(dataset))
+
+    def sample(self, index: int) -> Sample:
+        """As :meth:`Indexed.sample`."""
+        image, label = self._dataset[index]
+        return Sample(index, f"item {index}", image=image, label=int(label))
+
+
+def open_source(reference: str, how: DataOptions) -> Pairs:
+    """Open the dataset; nothing is downloaded.
+
+    Raises:
+        UsageError: torchvision has no such dataset (``CB-DATA-15``).
+        InputFileError: its files are not there, or its items are no images with one class (``CB-DATA-09``).
+        MissingPackage: torchvision is not installed.
+    """
+    try:
+        import torchvision.datasets as library
+    except ImportError as error:
+        raise missing("torchvision", "eval", "a torchvision: dataset") from error
+    name, _, root = reference.partition(":")
+    where = f"torchvision:{reference}"
+    found = getattr(library, name, None) if name in library.__all__ else None
+    if found is None or not root:
+        raise UsageError(
+            f"torchvision has no dataset {name!r}" if found is None else "the folder of the dataset is not given",
+            code="CB-DATA-15",
+            where=where,
+            do=(did_you_mean(name, library.__all__) if found is None else "") or "torchvision:NAME:ROOT",
+        )
+    dataset, why = None, ""
+    for arguments in _arguments(found):
+        try:
+            dataset = found(str(Path(root)), **arguments)
+            break
+        except Exception as error:
+            # Each class raises what it likes where files are missing.
+            why = why or f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    if dataset is None:
+        raise unreadable(where, why, f"put the files of {name} into {root}; nothing is downloaded")
+    try:
+        image, label = dataset[0]
+        int(label)
+    except Exception as error:
+        raise unreadable(where, f"its items are no image with one class index: {error}") from error
+    if not hasattr(image, "convert"):
+        raise unreadable(where, f"its items are {type(image).__name__}, not images")
+    return Pairs(where, dataset, tuple(str(one) for one in getattr(dataset, "classes", ())))
+
+
+def _arguments(kind: Any) -> list[dict[str, Any]]:
+    """What to ask the class for, the first that works."""
+    parameters = inspect.signature(kind).parameters
+    if "train" in parameters:
+        return [{"train": False}]
+    return [{"split": split} for split in SPLITS] if "split" in parameters else [{}]

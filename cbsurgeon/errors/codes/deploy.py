@@ -1,0 +1,257 @@
+"""Codes about exported files and running them: EXPORT, ONNX, ENGINE, RUN."""
+
+from cbsurgeon.errors.entry import Entry
+
+CODES = {
+    "CB-EXPORT-01": Entry(
+        "the ONNX opset is not offered",
+        "Exports are made and tested with the opsets that the message lists.",
+        causes=("an --opset that another tool uses",),
+        do=("leave --opset out", "take 23 for a runtime that has the Attention operator"),
+    ),
+    "CB-EXPORT-02": Entry(
+        "the dtype of the export is not known",
+        "--dtype casts the weights before exporting and takes float16 or bfloat16.",
+        causes=("a short form of another tool, such as fp16", "int8, which is no cast"),
+        do=("take float16 or bfloat16", "leave --dtype out to keep the type of the model"),
+    ),
+    "CB-EXPORT-03": Entry(
+        "torch.onnx cannot export this model",
+        "The exporter has no translation for an operation, or failed on it. The message names the block.",
+        causes=("an operation without an ONNX form", "an old version of torch or onnxscript"),
+        do=(
+            "replace that operation in forward()",
+            "try --opset 23",
+            "update: pip install --upgrade torch onnxscript",
+        ),
+    ),
+    "CB-EXPORT-04": Entry(
+        "the exported file fails onnx.checker",
+        "The file was written and then checked, and it is not a valid ONNX model. It was removed.",
+        causes=("a fault of the exporter for this model",),
+        do=("try the other --opset", "report it with the name of the model"),
+    ),
+    "CB-EXPORT-05": Entry(
+        "the exported file does not have the batch that was asked for",
+        "The inputs of the file are read back. Their first axis is fixed where it should be open, or the reverse. The "
+        "file was removed.",
+        causes=("a version of torch or onnxscript that fixes dimensions",),
+        do=("pip install --upgrade torch onnxscript",),
+    ),
+    "CB-EXPORT-06": Entry(
+        "the model has no form of this dtype",
+        "Casting the program failed at a node that only works in another type. The message names it.",
+        causes=("code that makes float32 tensors and mixes them with inputs", "an operation without a 16-bit form"),
+        do=("export in float32", "take the other 16-bit type"),
+    ),
+    "CB-EXPORT-07": Entry(
+        "the suffix of the output names no export format",
+        "The suffix decides what is written: .onnx, .engine or .plan, .pt2.",
+        causes=("a missing or misspelt suffix",),
+        do=("end the name in .onnx, .engine or .pt2",),
+    ),
+    "CB-EXPORT-08": Entry(
+        "the batch size is not valid",
+        "A batch has at least one sample.",
+        causes=("zero or a negative number, which other tools use for an open batch",),
+        do=("leave --batch out for an open batch", "give 1 or more"),
+    ),
+    "CB-EXPORT-09": Entry(
+        "a .pt2 file keeps its batch open",
+        "A program is written to be edited further, and the batch axis is recognised by being open.",
+        causes=("--batch N together with -o FILE.pt2",),
+        do=("leave --batch out", "fix the batch of the ONNX file or engine made from it"),
+    ),
+    "CB-EXPORT-10": Entry(
+        "the batch of the model is fixed already",
+        "The program was captured for one batch size and cannot be given another.",
+        causes=("a .pt2 file of another program, exported without dynamic shapes",),
+        do=("leave --batch out", "capture the model with an open batch"),
+    ),
+    "CB-EXPORT-11": Entry(
+        "the ONNX file has decided this option already",
+        "An engine is built from a finished ONNX file. Its dtype, opset and folding are those of the file.",
+        causes=("--dtype, --opset or --no-fold together with an .onnx file",),
+        do=("leave the option out", "export the model again with that option, then build the engine"),
+    ),
+    "CB-EXPORT-12": Entry(
+        "only an engine can be made from this file",
+        "An ONNX file is exported already, and can only be built into a TensorRT engine.",
+        causes=("an .onnx file with an output that does not end in .engine", "a path that is no ONNX file"),
+        do=("end the output in .engine: cbsurgeon export FILE.onnx -o FILE.engine", "give the model instead"),
+    ),
+    "CB-ONNX-01": Entry(
+        "there is no such ONNX file",
+        "The path ends in .onnx and does not exist, or is not a regular file.",
+        causes=("a misspelt path", "an export that failed and left FILE.unverified.onnx"),
+        do=("check the path",),
+    ),
+    "CB-ONNX-02": Entry(
+        "the ONNX file cannot be read",
+        "The onnx package could not parse it, or its external data is missing.",
+        causes=("a half-copied file", "the .data file was not copied along", "a Git LFS pointer"),
+        do=("copy the .onnx file and its .data file together", "export it again"),
+    ),
+    "CB-ONNX-03": Entry(
+        "what the ONNX file says about its insertions cannot be read",
+        "cbsurgeon writes a recipe into the metadata of the files it exports. That entry is damaged.",
+        causes=("a tool that rewrote the metadata", "a file of another version"),
+        do=("export the model again with this version",),
+    ),
+    "CB-ONNX-04": Entry(
+        "the file does not say what was inserted",
+        "An ONNX file says it in its metadata, an engine in the manifest beside it. This one was not made by "
+        "cbsurgeon, or another tool dropped that. Graphs of exported files are not searched for blocks.",
+        causes=("a file of another exporter", "a file that was optimised by another tool"),
+        do=("inspect the model it was exported from",),
+    ),
+    "CB-ENGINE-01": Entry(
+        "the TensorRT package is not known",
+        "Engines are built by the Python package tensorrt or tensorrt_rtx.",
+        causes=("a misspelt name",),
+        do=("leave it out to take what is installed",),
+    ),
+    "CB-ENGINE-02": Entry(
+        "the manifest of the engine cannot be read",
+        "Beside an engine lies a JSON file that says what it was built from and with. It is damaged.",
+        causes=("a file edited by hand", "an incomplete copy"),
+        do=("build the engine again",),
+    ),
+    "CB-ENGINE-03": Entry(
+        "there is no such engine file",
+        "The path ends in .engine or .plan and does not exist, or is not a regular file.",
+        causes=("a misspelt path",),
+        do=("check the path",),
+    ),
+    "CB-ENGINE-04": Entry(
+        "the engine is not the one its manifest was written for",
+        "The SHA-256 of the file differs from the one in the manifest.",
+        causes=("the engine was built again by another tool", "a file that was copied without its manifest"),
+        do=("build the engine again with cbsurgeon",),
+    ),
+    "CB-ENGINE-05": Entry(
+        "nothing shows that the engine was built here",
+        "An engine is machine code that runs with your rights. cbsurgeon opens those it built itself on this machine.",
+        causes=("an engine from another machine or user", "an engine built by trtexec"),
+        do=("build it here from the ONNX file", "only for an engine you built yourself: --trust"),
+    ),
+    "CB-ENGINE-06": Entry(
+        "the batch profile is not in order",
+        "An engine serves a range of batches: smallest, most common, largest.",
+        causes=("the numbers are not sorted",),
+        do=("write --batch 1,8,64",),
+    ),
+    "CB-ENGINE-07": Entry(
+        "the builder cannot build for this target",
+        "TensorRT-RTX can build for GPUs that are not in this machine; the message lists them. TensorRT builds for the "
+        "GPU it runs on.",
+        causes=("a misspelt compute capability", "a GPU the package does not support"),
+        do=("leave the target out", "build on the machine with that GPU"),
+    ),
+    "CB-ENGINE-08": Entry(
+        "TensorRT-RTX takes no timing cache",
+        "It does not measure kernels while it builds.",
+        causes=("an option meant for TensorRT",),
+        do=("leave the timing cache out",),
+    ),
+    "CB-ENGINE-09": Entry(
+        "the TensorRT parser cannot read the ONNX model",
+        "The parser has no implementation of an operation, or not of this form of it. The message names the block.",
+        causes=("an operation TensorRT lacks, such as Col2Im or DFT", "another opset than the parser knows"),
+        do=("export with the other --opset", "replace that operation in the model", "update TensorRT"),
+    ),
+    "CB-ENGINE-10": Entry(
+        "TensorRT could not build the engine",
+        "The model was parsed, and building failed. The message repeats what TensorRT said.",
+        causes=("too little GPU memory", "no NVIDIA GPU or driver", "an input with more than one open dimension"),
+        do=(
+            "give a smaller largest batch: --batch 1,8,16",
+            "without a GPU, install tensorrt-rtx: pip install 'cbsurgeon[tensorrt-rtx]'",
+        ),
+    ),
+    "CB-ENGINE-11": Entry(
+        "the build was cancelled",
+        "Ctrl-C or a signal arrived while the engine was built. Nothing was written.",
+        causes=("an interrupt", "a time limit of the system that runs the command"),
+        do=("run it again",),
+    ),
+    "CB-ENGINE-12": Entry(
+        "TensorRT does not accept the engine, or failed while it ran",
+        "An engine runs with the version of TensorRT, and on the kind of GPU, that it was built for.",
+        causes=("another version of TensorRT", "another GPU", "a damaged file"),
+        do=("build the engine again on this machine",),
+    ),
+    "CB-RUN-01": Entry(
+        "these are not the inputs of the model",
+        "The names of the arrays given are not those the file or the model takes.",
+        causes=("an .npz file with other names", "a model exported with other input names"),
+        do=("name the arrays as the message lists them: numpy.savez('inputs.npz', x=array)",),
+    ),
+    "CB-RUN-02": Entry(
+        "an input has another shape",
+        "The file fixes sizes that the input given does not have.",
+        causes=("an image of another size", "a missing batch axis"),
+        do=("give an input of the shape in the message", "export the model for this size: --input 3x224x224"),
+    ),
+    "CB-RUN-03": Entry(
+        "an NVIDIA GPU is needed",
+        "The back end runs on CUDA, and PyTorch sees no CUDA device.",
+        causes=("a machine without an NVIDIA GPU", "a driver that does not fit", "a build of torch for the CPU"),
+        do=("run it on a machine with a GPU", "take another back end: --backend onnxruntime"),
+    ),
+    "CB-RUN-04": Entry(
+        "the model has no eager form",
+        "It is an exported program, not a module.",
+        causes=("a model loaded from a .pt2 file",),
+        do=("take the back end program",),
+    ),
+    "CB-RUN-05": Entry(
+        "ONNX Runtime cannot run the file",
+        "Opening a session or running it failed. The message repeats what ONNX Runtime said.",
+        causes=("an operator or opset that this version lacks", "a damaged file", "missing external data"),
+        do=("check it: cbsurgeon inspect FILE.onnx", "export it again", "pip install --upgrade onnxruntime"),
+    ),
+    "CB-RUN-06": Entry(
+        "this ONNX Runtime does not have the provider",
+        "The CPU and GPU versions of ONNX Runtime are separate packages that must not be installed together.",
+        causes=("onnxruntime is installed instead of onnxruntime-gpu",),
+        do=("pip uninstall onnxruntime && pip install 'cbsurgeon[gpu]'",),
+    ),
+    "CB-RUN-07": Entry(
+        "part of the model fell back to the CPU",
+        "CUDA was asked for, and ONNX Runtime placed operators on the CPU. A measurement would be of something else.",
+        causes=("missing CUDA or cuDNN libraries", "operators without a CUDA kernel"),
+        do=("check the CUDA and cuDNN libraries of this installation", "export with --opset 20"),
+    ),
+    "CB-RUN-08": Entry(
+        "an input is outside what the engine was built for",
+        "An engine serves the range of batches it was built with.",
+        causes=("a larger batch than the largest of the profile",),
+        do=("build it with a wider range: --batch 1,8,64", "give batches inside the range"),
+    ),
+    "CB-RUN-09": Entry(
+        "there is no such back end",
+        "The back end is not one of those the message lists.",
+        causes=("a misspelt name", "a name of another tool, such as trt"),
+        do=("take a name from the message", "leave it out to run each side as it is"),
+    ),
+    "CB-RUN-11": Entry(
+        "there is no such device",
+        "--device takes cpu, cuda, or cuda:1 for the second GPU.",
+        causes=("a misspelt name, or gpu for cuda",),
+        do=("take a name from the message", "leave --device out to run on the CPU"),
+    ),
+    "CB-RUN-10": Entry(
+        "the back end cannot run this kind of file",
+        "An ONNX file runs in ONNX Runtime, an engine in TensorRT, a model eagerly, as a program or compiled.",
+        causes=("a back end chosen for the other side",),
+        do=("leave the back end out", "export the model for that back end first"),
+    ),
+    "CB-RUN-12": Entry(
+        "torch.compile would run this model eagerly",
+        "Dynamo keeps a limited number of compiled variants of a function and runs it eagerly beyond that; cbsurgeon "
+        "stops instead, because it would check or time something that is not compiled (exit code 1).",
+        causes=("many batch sizes or types in one process",),
+        do=("call torch.compiler.reset()", "use one batch size per process"),
+    ),
+}

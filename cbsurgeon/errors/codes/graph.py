@@ -1,0 +1,160 @@
+"""Codes about reading a graph and choosing blocks: CAPTURE, LOCATE, SELECT, LEAK."""
+
+from cbsurgeon.errors.entry import Entry
+
+CODES = {
+    "CB-CAPTURE-01": Entry(
+        "the model has no example inputs",
+        "torch.export runs the model once to record its graph, and nothing says on which inputs.",
+        causes=("cbs.Model(module) without inputs", "a module without a config"),
+        do=("give shapes without the batch: --input 3x224x224", "in Python: cbs.Model(module, (x,))"),
+    ),
+    "CB-CAPTURE-02": Entry(
+        "the model is in training mode",
+        "Dropout and batch statistics would be recorded as they are in training.",
+        causes=("model.train() was called, or model.eval() was not", "a module that overrides train()"),
+        do=("call model.eval() before",),
+    ),
+    "CB-CAPTURE-03": Entry(
+        "torch.export cannot follow the model's forward()",
+        "The code of the model does something that cannot be recorded as a graph. The message names the line.",
+        causes=(
+            "a branch that depends on values of a tensor",
+            "a tensor turned into a Python number",
+            "code outside PyTorch, such as NumPy or a custom kernel",
+        ),
+        do=(
+            "make that line traceable, for instance with torch.where instead of if",
+            "capture a sub-module that holds the blocks",
+        ),
+    ),
+    "CB-CAPTURE-04": Entry(
+        "the batch became a constant",
+        "The recorded graph serves one batch size only.",
+        causes=(
+            "a loop over the samples in forward(), so that other batches take other steps",
+            "a number that is made from the batch and is no multiple of it plus a constant",
+            "a tensor made for one batch size, such as torch.zeros(2, ...)",
+        ),
+        do=("use x.shape[0] without int(), or -1 in reshape, instead of a loop over samples",),
+    ),
+    "CB-CAPTURE-05": Entry(
+        "the recorded program does not compute what the model does",
+        "Both were run on the same inputs, and their outputs differ.",
+        causes=("random numbers in forward()", "state that changes between calls", "a cache kept on the module"),
+        do=("make forward() deterministic in evaluation mode",),
+    ),
+    "CB-CAPTURE-06": Entry(
+        "the model does not run on its example inputs",
+        "forward() raised an error before anything was recorded. The message repeats it.",
+        causes=("a shape the model does not take", "a missing input", "an input of another dtype"),
+        do=("give inputs it takes: --input 3x224x224, or --inputs FILE.npz",),
+    ),
+    "CB-LOCATE-01": Entry(
+        "there is no block to choose from",
+        "Reading the graph found no branch of the kind asked for (exit code 1).",
+        causes=("a model without MLP blocks, such as a plain CNN", "blocks of a kind that is only chosen on request"),
+        do=("list near misses and their reasons: cbsurgeon inspect REF --why", "choose other kinds: --kinds"),
+    ),
+    "CB-LOCATE-02": Entry(
+        "no block is left",
+        "--exclude leaves out every block that --layers chose.",
+        causes=("the same indices in both", "--exclude taps on a model whose chosen blocks are all tapped"),
+        do=("list the blocks: cbsurgeon inspect REF", "choose more with --layers, or exclude less"),
+    ),
+    "CB-LOCATE-03": Entry(
+        "a requested block does not exist",
+        "--layers or --exclude names an index that the model does not have. Nothing is skipped silently.",
+        causes=("counting from 1; the first block is 0", "indices of another model size"),
+        do=("list the blocks: cbsurgeon inspect REF", "use upper, lower, first:3 or last:3"),
+    ),
+    "CB-LOCATE-04": Entry(
+        "a requested block does not have the position",
+        "The block exists, but no operator can stand at the position asked for. The message gives the reason.",
+        causes=("axes that cannot be told apart there", "a fused operation without a tensor at that point"),
+        do=("choose another --pos or other --layers", "insert where it is possible: --allow-partial"),
+    ),
+    "CB-SELECT-01": Entry(
+        "the choice of blocks cannot be read",
+        "--layers takes all, upper, lower, first:3, last:3, 6-11, 0,2,4, the name of a stack, or stack:upper. "
+        "--exclude takes indices and taps.",
+        causes=("a misspelt word", "a stack of another model", "an empty value"),
+        do=("take the form that the message suggests", "list the stacks: cbsurgeon inspect REF"),
+    ),
+    "CB-SELECT-02": Entry(
+        "it cannot be told which blocks are tapped",
+        "The model was read in parts, and what becomes of the stream of a part is not in its graph.",
+        causes=("a model that torch.export cannot capture whole",),
+        do=("give the indices of the blocks whose stream is also an output: --exclude 3,7,11",),
+    ),
+    "CB-LEAK-01": Entry(
+        "the model is causal, and a mean over all tokens would show every token its future",
+        "In a causal model a token must not depend on later ones. The plain token mean depends on all, so a language "
+        "model trained with it would see the words it has to predict.",
+        causes=("a decoder such as GPT, Llama or the text tower of CLIP",),
+        do=(
+            "take the causal form, the mean of the tokens up to each: --causal, in Python causal=True",
+            "choose a stack that is not causal: --layers STACK:upper",
+        ),
+    ),
+    "CB-LEAK-02": Entry(
+        "the model hides padding, and a mean over all tokens would mix it in",
+        "The attention of the model takes a padding mask. With the plain mean the output of a sample would depend on "
+        "how much it was padded.",
+        causes=("a text encoder such as BERT", "a detector with padded images"),
+        do=(
+            "take the masked form, the mean of the tokens that the mask leaves: --masked, in Python masked=True",
+            "choose other --layers, or batches that are never padded",
+        ),
+    ),
+    "CB-LEAK-03": Entry(
+        "the probe found a leak",
+        "Later tokens or the padding were changed, and an output that must not depend on them moved by more than "
+        "rounding (exit code 1).",
+        causes=("an operator of your own that ignores the mask", "a mean over all tokens in a causal model"),
+        do=("remove the operator: cbsurgeon remove REF -o OUT", "insert the form that fits: --causal or --masked"),
+    ),
+    "CB-LEAK-04": Entry(
+        "the probe does not find the sequence or the mask among the inputs",
+        "The name or the axis given to the probe is not an input with at least two tokens, or not a padding mask.",
+        causes=("a misspelt name", "example inputs without the mask", "a sequence along another axis"),
+        do=("take one of the names in the message", "give the mask in the example inputs"),
+    ),
+    "CB-LEAK-05": Entry(
+        "the probe sees nothing",
+        "Changing the tokens changed no output that belongs to a token, so the probe cannot judge.",
+        causes=("a model that returns one vector per sample", "outputs that do not depend on the input changed"),
+        do=("let the model return its tokens", "name another input or axis"),
+    ),
+    "CB-LEAK-06": Entry(
+        "a block has no mask that says which of its tokens are padding",
+        "The masked form was asked for, and at this site the mask cannot be tied to the tokens.",
+        causes=("tokens that were merged or moved since the mask was used", "a stack whose attention takes no mask"),
+        do=("leave the block out: --layers, --exclude", "where there is never padding: insert without --masked"),
+    ),
+    "CB-LEAK-07": Entry(
+        "no mask reached the operator while the model ran",
+        "A masked operator gets the mask from the forward() of the module that takes it. That forward() did not run.",
+        causes=("a part of the model was called instead of the model", "many passes before the backward pass"),
+        do=("call the module that takes the mask", "with gradient checkpointing, go backward before other passes"),
+    ),
+    "CB-LEAK-08": Entry(
+        "the mask does not say which tokens are padding",
+        "The mask that was passed does not have one value per sample and token, or its values mean something else.",
+        causes=("a mask of another shape", "a mask per pair of tokens", "a mask of floats for booleans"),
+        do=("give it as [batch, tokens], one value per token",),
+    ),
+    "CB-LEAK-09": Entry(
+        "the module takes no mask",
+        "The recipe says that the mask is a parameter of forward(), and this module has none of that name.",
+        causes=("a recipe of another model", "a mask inside a list or dictionary"),
+        do=("make the mask a parameter of forward()", "plan again for this model: cbsurgeon insert REF --masked"),
+    ),
+    "CB-LEAK-10": Entry(
+        "the tokens of the model do not see the ones before them",
+        "The stack runs backwards in time: a token sees itself and later ones. Neither the plain mean nor the mean of "
+        "the prefix keeps to that.",
+        causes=("one direction of a bidirectional model", "a mask with the wrong triangle"),
+        do=("choose other stacks: --layers STACK:upper", "check the attention mask of the model"),
+    ),
+}

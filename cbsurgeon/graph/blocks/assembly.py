@@ -1,0 +1,205 @@
+"""From occurrences to blocks: those of one module together, their sites, their notes, and the stacks they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container, Sequence
+from dataclasses import replace
+
+from torch import fx
+
+from cbsurgeon.graph.block import Block, Hook, Site
+from cbsurgeon.graph.blocks.reading import Found, Reading
+from cbsurgeon.graph.branches import experts
+from cbsurgeon.graph.branches.branch import Branch
+from cbsurgeon.graph.branches.hosts import Hosts
+
+DEFAULT_KINDS = frozenset({"mlp", "glu", "conv-mlp"})
+"""Kinds chosen when nothing narrower is asked for: channel MLPs, the paper's place for CB (section 4.1)."""
+
+
+ADAPTER = "a bottleneck beside the MLP of the same stream: an adapter"
+"""The note of a block that is chosen only on request because it reads the stream of an MLP and is narrower than it."""
+
+
+def fingerprint(blocks: Sequence[Block]) -> str:
+    """Digest of a structure: kinds, paths, projections and widths of its blocks; not the number of tokens."""
+    facts = [[b.kind, b.path, list(b.fc1), list(b.fc2), b.channels, b.hidden, b.calls] for b in blocks]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def same_weights(reading: Reading) -> list[list[Found]]:
+    """Occurrences of one block (a module that runs several times) together, in order of the first."""
+    groups: dict[tuple[object, ...], list[Found]] = {}
+    for found in reading.found:
+        cores = [first.core for first in found.branch.between.firsts] + [found.branch.last.core]
+        key = (found.kind, *(_weight(reading, core) for core in cores))
+        groups.setdefault(key, []).append(found)
+    return list(groups.values())
+
+
+def _weight(reading: Reading, core: fx.Node) -> fx.Node:
+    """The parameter behind a projection's weight, through transposes and casts."""
+    node = reading.flow.projections[core][1]
+    while node.op == "call_function" and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def assemble(reading: Reading, group: list[Found], stack: str, hosts: Hosts, taps: Container[fx.Node]) -> Block:
+    """The block that some occurrences are, not numbered yet.
+
+    Args:
+        reading: what was read from the program.
+        group: its occurrences, in graph order.
+        stack: name of its stack.
+        hosts: which modules an operator can be a child of.
+        taps: residual adds whose stream is also a feature map that leaves the model.
+    """
+    calls, first = reading.calls, group[0]
+    between, last = first.branch.between, first.branch.last
+    firsts = [one.core for one in between.firsts]
+    fc1 = tuple(dict.fromkeys(path for core in firsts if (path := calls.leaf(core, ()))))
+    fc2 = calls.leaf(last.core, ())
+    sites = {position: _merged(reading, [one.sites[position] for one in group], hosts) for position in first.sites}
+    end = sites.get("end")
+    return Block(
+        index=-1,
+        stack=stack,
+        kind=first.kind,
+        path=calls.common([*firsts, last.core]),
+        fc1=fc1 if len(fc1) else (),
+        fc2=(fc2,) if fc2 else (),
+        token_axes=first.token_axes,
+        tokens=first.tokens,
+        channels=first.channels,
+        hidden=reading.flow.table.sizes(last.source)[_place(reading, first)],
+        default=first.kind in DEFAULT_KINDS,
+        calls=len(group),
+        sites=sites,
+        unavailable=first.unavailable,
+        notes=_notes(first, end),
+        tapped=any(found.branch.total in taps for found in group),
+    )
+
+
+EXPERT = "one of several experts that a router weighs per token"
+"""The note of a block that is chosen only on request because tokens are shared out among it and others."""
+
+
+def without_experts(reading: Reading, groups: list[list[Found]], blocks: list[Block]) -> list[Block]:
+    """The blocks, experts that a router weighs no longer chosen by default: their weighted sum is the feed-forward."""
+    sums: dict[fx.Node, list[Branch]] = {}
+    for group in groups:
+        for one in group:
+            if one.kind in DEFAULT_KINDS:
+                sums.setdefault(one.branch.total, []).append(one.branch)
+    weighed = {total for total, own in sums.items() if experts.are_experts(reading.flow, own)}
+    return [
+        replace(block, default=False, notes=(*block.notes, EXPERT))
+        if block.default and group[0].branch.total in weighed
+        else block
+        for group, block in zip(groups, blocks, strict=True)
+    ]
+
+
+def without_adapters(groups: list[list[Found]], blocks: list[Block]) -> list[Block]:
+    """The blocks, a bottleneck beside an MLP no longer chosen by default.
+
+    An adapter reads the same stream as the MLP it was put beside, and is narrower than the stream.
+    """
+    streams = {
+        group[0].branch.stream
+        for group, block in zip(groups, blocks, strict=True)
+        if block.default and block.hidden >= block.channels
+    }
+    return [
+        replace(block, default=False, notes=(*block.notes, ADAPTER))
+        if block.default and block.hidden < block.channels and group[0].branch.stream in streams
+        else block
+        for group, block in zip(groups, blocks, strict=True)
+    ]
+
+
+def _notes(found: Found, end: Site | None) -> tuple[str, ...]:
+    """What a user should know before an operator goes to a block's End."""
+    if end is None:
+        return ()
+    notes = list[str]()
+    if end.hooks and end.hooks[0].before_dropout:
+        notes.append("dropout is a function call: on the module, End stands before it")
+    if end.unfold is not None:
+        notes.append(
+            f"samples and tokens share an axis: it is split, so that a mean is over the {end.tokens} of a sample"
+        )
+    if end.tokens < found.tokens:
+        notes.append(f"in windows: a mean there is over the {end.tokens} of {found.tokens} tokens of each window")
+    return tuple(notes)
+
+
+def _place(reading: Reading, found: Found) -> int:
+    """Index of the axis the last projection contracts."""
+    dims = reading.flow.of(found.branch.last.source)
+    return len(dims) - 1 - dims[::-1].index(found.branch.last.contracted)
+
+
+def _merged(reading: Reading, sites: list[Site], hosts: Hosts) -> Site:
+    """One site for all calls of a block; a module counts only if it runs just as often as the block does."""
+    first = sites[0]
+    hooks: list[Hook] = [
+        hook
+        for hook in first.hooks
+        if hosts.takes(hook.module, reading.calls.runs)
+        and reading.calls.runs(hook.module) == len(sites)
+        and all(hook in other.hooks for other in sites)
+    ]
+    if first.unfold is not None and not (first.unfold.module and all(one.unfold == first.unfold for one in sites)):
+        hooks = []  # nothing says at run time how many tokens a sample has
+    return replace(first, uses=tuple(use for site in sites for use in site.uses), hooks=tuple(hooks[:1]))
+
+
+def stack_names(reading: Reading, groups: list[list[Found]]) -> list[str]:
+    """A name per group: blocks whose streams descend from each other share a stack, named by their common path."""
+    owner: dict[fx.Node, int] = {}
+    paths: list[list[str]] = []
+    # In graph order over all groups: what a module's second run reads was made by a block whose group comes later.
+    for found in sorted((one for group in groups for one in group), key=lambda one: _rank(reading, one)):
+        assert found.branch.stream is not None
+        origin = reading.lineage.origin(found.branch.stream)
+        if origin not in owner:
+            owner[origin] = len(paths)
+            paths.append([])
+        owner.setdefault(found.branch.total, owner[origin])
+    member: list[int] = []
+    for group in groups:
+        number = owner[group[0].branch.total]
+        member.append(number)
+        between, last = group[0].branch.between, group[0].branch.last
+        paths[number].append(reading.calls.common([*(one.core for one in between.firsts), last.core]))
+    labels: list[str] = []
+    for own in paths:
+        label = common_prefix(own) or "model"
+        again = sum(known.split("#")[0] == label for known in labels) if own else 0
+        labels.append(f"{label}#{again + 1}" if again else label)
+    return [labels[number] for number in member]
+
+
+def _rank(reading: Reading, found: Found) -> int:
+    return reading.flow.order[found.branch.last.core]
+
+
+def common_prefix(paths: Sequence[str]) -> str:
+    """The shared leading components of paths, each cut at its first number."""
+    cut: list[list[str]] = []
+    for path in paths:
+        parts = path.split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
+        cut.append(parts[:number])
+    shared = cut[0] if cut else []
+    for parts in cut[1:]:
+        same = 0
+        while same < min(len(shared), len(parts)) and shared[same] == parts[same]:
+            same += 1
+        shared = shared[:same]
+    return ".".join(shared)

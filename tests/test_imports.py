@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import pkgutil
 import subprocess
@@ -93,6 +94,11 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, int, bool]]:
     yield from walk(tree, True)
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def package_of(path: Path) -> str:
     return ".".join(("cbsurgeon", *path.relative_to(ROOT).parent.parts))
 
@@ -107,7 +113,7 @@ def test_imports_go_towards_the_bottom_only(path: Path) -> None:
         allowed = {*ROOMS[: ROOMS.index(room) + 1], *EVERYWHERE}
     wrong = [
         f"line {line}: {name}"
-        for name, line, _ in imports(ast.parse(path.read_text()), package_of(path))
+        for name, line, _ in imports(parsed(path), package_of(path))
         if name.startswith("cbsurgeon.") and name.split(".")[1] not in allowed
     ]
     assert not wrong, f"{path.relative_to(ROOT)} reaches upwards: {wrong}"
@@ -120,11 +126,12 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in FILES}
 
 
+@functools.cache
 def uses() -> dict[str, set[str]]:
     """Module → the modules of this package it imports, under ``TYPE_CHECKING`` and inside functions too."""
     found: dict[str, set[str]] = {}
     for module, path in MODULES.items():
-        names = {name for name, _, _ in imports(ast.parse(path.read_text()), package_of(path))}
+        names = {name for name, _, _ in imports(parsed(path), package_of(path))}
         found[module] = (names & set(MODULES)) - {module}
         # ``from package import submodule`` needs the submodule, not what the package's __init__ collects.
         found[module] -= {name for name in found[module] if any(n.startswith(f"{name}.") for n in found[module])}
@@ -178,7 +185,7 @@ def test_optional_and_slow_packages_are_imported_inside_functions(path: Path) ->
     banned = INSIDE_FUNCTIONS | ({"torch", "numpy"} if room_of(path) in ("cli", "__init__", "__main__") else set())
     wrong = [
         f"line {line}: {name}"
-        for name, line, at_start in imports(ast.parse(path.read_text()), package_of(path))
+        for name, line, at_start in imports(parsed(path), package_of(path))
         if at_start and name.split(".")[0] in banned
     ]
     assert not wrong, f"{path.relative_to(ROOT)}: {wrong}"
@@ -186,7 +193,7 @@ def test_optional_and_slow_packages_are_imported_inside_functions(path: Path) ->
 
 @pytest.mark.parametrize("path", SILENT, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_the_command_line_writes_to_the_terminal(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
     wrong = [
         f"line {call.lineno}" for call in calls if ast.unparse(call.func) in ("print", "sys.stdout.write", "click.echo")
     ]

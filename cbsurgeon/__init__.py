@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cbsurgeon.operators import CB, CBS, Operator, parameter_groups, set_strength
     from cbsurgeon.options import (
         AnalyzeOptions,
+        BenchOptions,
         Choice,
         DataOptions,
         EvaluateOptions,
@@ -59,6 +60,7 @@ _ROOMS = {
     "cbsurgeon.errors": ("CBSurgeonError", "explain"),
     "cbsurgeon.options": (
         "AnalyzeOptions",
+        "BenchOptions",
         "Choice",
         "DataOptions",
         "EvaluateOptions",
@@ -134,6 +136,7 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "InsertOptions",
     "ExportOptions",
     "VerifyOptions",
+    "BenchOptions",
     "DataOptions",
     "AnalyzeOptions",
     "EvaluateOptions",

@@ -20,6 +20,8 @@ from cbsurgeon.graph.block import Kind, Position
 from cbsurgeon.operators import names
 from cbsurgeon.options import (
     AuditOptions,
+    BenchOptions,
+    BenchPoints,
     Choice,
     DataOptions,
     EvaluateOptions,
@@ -44,6 +46,8 @@ CLASSES = [
     DataOptions,
     EvaluateOptions,
     SweepOptions,
+    BenchOptions,
+    BenchPoints,
 ]
 
 # What a user types for each flag, and what the field then holds, written by hand.
@@ -120,6 +124,16 @@ TYPED |= {
     (SweepOptions, "retries"): (["--retries", "0"], 0),
     (SweepOptions, "workers"): (["--workers", "2"], 2),
     (SweepOptions, "storage"): (["--storage", "sqlite:///a.db"], "sqlite:///a.db"),
+}
+TYPED |= {
+    (BenchOptions, "on"): (["--on", "onnxruntime"], "onnxruntime"),
+    (BenchOptions, "budget"): (["--budget", "5m"], 300.0),
+    (BenchOptions, "claim"): (["--claim", "2%"], 0.02),
+    (BenchOptions, "processes"): (["--processes", "3"], 3),
+    (BenchOptions, "device"): (["--device", "cuda"], "cuda"),
+    (BenchOptions, "threads"): (["--threads", "2"], 2),
+    (BenchPoints, "batches"): (["--batch", "1,8"], (1, 8)),
+    (BenchPoints, "sizes"): (["--size", "224,288"], (224, 288)),
 }
 PATHS = {(Loading, "inputs"), (Loading, "recipe"), (EvaluateOptions, "classes")}
 
@@ -207,3 +221,10 @@ def test_the_vocabulary_names_what_there_is() -> None:
 def test_none_for_the_options_of_an_operator_means_none() -> None:
     assert Choice(options=None, causal=True).operator_options == {"causal": True}
     assert Choice(options={"initial": 0.1}).operator_options == {"initial": 0.1}
+
+
+def test_a_second_spelling_means_the_same_flag_and_the_same_keyword() -> None:
+    assert (
+        parsed(BenchOptions, "--backend", "eager") == parsed(BenchOptions, "--on", "eager") == BenchOptions(on="eager")
+    )
+    assert resolve(BenchOptions, None, {"backend": "eager"}, "bench") == BenchOptions(on="eager")

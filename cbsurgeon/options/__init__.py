@@ -12,11 +12,14 @@ from cbsurgeon.options.evaluating import EvaluateOptions
 from cbsurgeon.options.flags import Flag, default_of, documented, fields_of, flags_of, resolve
 from cbsurgeon.options.proving import AuditOptions, ExportOptions, ShipOptions, VerifyOptions
 from cbsurgeon.options.sweeping import SweepOptions
+from cbsurgeon.options.timing import BenchOptions, BenchPoints
 
 __all__ = [
     "DATA_HELP",
     "AnalyzeOptions",
     "AuditOptions",
+    "BenchOptions",
+    "BenchPoints",
     "Choice",
     "DataOptions",
     "EvaluateOptions",

@@ -25,6 +25,7 @@ class Flag:
     Attributes:
         help: one or two sentences, the same in ``--help`` and in Python's ``help()``.
         name: the flag, such as ``--model-option``; empty for a field that only Python has.
+        alias: a second spelling of the flag; in Python it is a second keyword.
         off: the flag that turns a switch off, such as ``--no-fold``.
         metavar: what stands for the value in ``--help``.
         choices: the only values allowed, where they are a short list.
@@ -37,6 +38,7 @@ class Flag:
 
     help: str
     name: str = ""
+    alias: str = ""
     off: str = ""
     metavar: str = ""
     choices: tuple[str, ...] = ()
@@ -92,6 +94,7 @@ def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, A
         UsageError: ``given`` is something else, or a keyword is no field (CB-OPTION-01).
     """
     known = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    keywords = {_by_alias(kind).get(name, name): value for name, value in keywords.items()}
     if given is not None and not isinstance(given, kind):
         raise UsageError(
             f"{function}() takes its options as keywords or as one {kind.__name__}",
@@ -139,6 +142,12 @@ def documented(*kinds: type) -> Callable[[Function], Function]:
         return called  # type: ignore[return-value]
 
     return decorate
+
+
+def _by_alias(kind: type) -> dict[str, str]:
+    """The second keyword of a field → the field."""
+    named = ((one.metadata[KEY].alias, one.name) for one in dataclasses.fields(kind))
+    return {alias.removeprefix("--").replace("-", "_"): name for alias, name in named if alias}
 
 
 def _default(one: dataclasses.Field[Any]) -> Any:

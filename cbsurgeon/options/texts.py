@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 
@@ -117,3 +118,22 @@ def percent(text: str) -> float:
     if not text.endswith("%") or not 0 <= found <= 1:
         raise BadText("takes a percentage", "0.1%")
     return found
+
+
+def slowdown(text: str) -> float:
+    """``1%`` as 0.01; it may exceed 100 %, and must be above zero."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise BadText("takes a percentage above zero", "1%")
+    return float(match[1]) / 100
+
+
+def duration(text: str) -> float:
+    """``20s``, ``5m`` or ``1h`` as seconds; a plain number is seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if match is None or match[2] not in _SECONDS or float(match[1]) <= 0:
+        raise BadText("takes a time", "60s")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}

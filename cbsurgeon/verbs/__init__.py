@@ -4,14 +4,14 @@ Belongs here: the order in which packages are called, a few lines each. Not here
 (``options``), decisions.
 """
 
-from cbsurgeon.checks import audit, verify
+from cbsurgeon.checks import audit, bench, verify
 from cbsurgeon.deploy import export
 from cbsurgeon.models import save
 from cbsurgeon.surgery import insert_, plan, remove
 from cbsurgeon.verbs.analyzing import analyze
 from cbsurgeon.verbs.editing import insert, inspect, load, read_recipe
 from cbsurgeon.verbs.evaluating import evaluate
-from cbsurgeon.verbs.proving import bench, export_checked, open_side
+from cbsurgeon.verbs.proving import export_checked, open_side
 from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_report, write_text
 from cbsurgeon.verbs.shipping import Shipment, ship
 from cbsurgeon.verbs.sweeping import sweep

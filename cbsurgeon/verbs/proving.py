@@ -1,4 +1,4 @@
-"""Export with a check, open a side of a comparison, audit's extras, bench."""
+"""Export with a check, open a side of a comparison, audit's extras."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon import checks, deploy
-from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification
+from cbsurgeon.checks import Audit, Verification
 from cbsurgeon.checks.cost import roofline
 from cbsurgeon.checks.cost.crosscheck import CrossCheck, cross_check
 from cbsurgeon.checks.cost.hardware import NAMES, described, named
-from cbsurgeon.checks.latency.sweeping import Sides
 from cbsurgeon.deploy import Export
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
@@ -159,98 +158,6 @@ def shares_of_latency(
     own = bandwidth is not None or flops is not None
     devices = (described(bandwidth or "", flops or ""),) if own else named(hardware)
     return roofline.roofline(counted, hardware=devices, dtypes=dtypes)
-
-
-def bench(
-    a: Side,
-    b: Side,
-    *,
-    on: str | None = None,
-    backend: str | None = None,
-    batch: int = 1,
-    budget: float = 20.0,
-    claim: float = 0.01,
-    processes: int | None = None,
-    device: str = "cpu",
-    threads: int | None = None,
-    trust: bool = False,
-    progress: Progress | None = None,
-) -> Benchmark:
-    """Whether ``b`` takes longer than ``a``: by the operators they do not share, and end to end.
-
-    Args:
-        a, b: models, or paths of exported files.
-        on: one of :data:`cbsurgeon.deploy.BACKENDS`; ``None`` takes what runs both. Models are exported first where it
-            needs a file.
-        backend: another name of ``on``.
-        batch: samples per call.
-        budget: seconds to spend measuring.
-        claim: the slow-down, as a fraction, that counts as negligible.
-        processes: fresh processes to measure in; several where the budget allows, by default.
-        device: ``cpu`` or ``cuda``.
-        threads: threads within one operator; ``None`` leaves it alone.
-        trust: the user vouches for files that can run code.
-        progress: told each step.
-
-    Raises:
-        CBSurgeonError: a side cannot be opened, or a measuring process failed.
-    """
-    return checks.bench(
-        a,
-        b,
-        backend=on or backend or _running_both(a, b),
-        batch=batch,
-        budget=budget,
-        claim=claim,
-        processes=processes,
-        device=device,
-        threads=threads,
-        trust=trust,
-        progress=progress,
-    )
-
-
-def sweep(
-    sides: Sides,
-    *,
-    batches: Sequence[int] = (1,),
-    sizes: Sequence[int | None] = (None,),
-    backend: str | None = None,
-    **measuring: Any,
-) -> Sweep:
-    """:func:`bench` at several batch sizes and resolutions, which share the budget equally.
-
-    Args:
-        sides: opens A and B for square images of a size; for ``None`` as they are.
-        batches: samples per call.
-        sizes: height and width of the images.
-        backend: as :func:`bench`.
-        measuring: as :func:`bench`.
-
-    Raises:
-        CBSurgeonError: a side cannot be opened, or a measuring process failed.
-    """
-    if backend is None:
-        opened = sides(sizes[0])
-        backend, first = _running_both(*opened), {sizes[0]: opened}
-        return checks.sweep(
-            lambda size: first.pop(size, None) or sides(size),
-            batches=batches,
-            sizes=sizes,
-            backend=backend,
-            **measuring,
-        )
-    return checks.sweep(sides, batches=batches, sizes=sizes, backend=backend, **measuring)
-
-
-def _running_both(a: Side, b: Side) -> str:
-    suffixes = {Path(side).suffix.lower() for side in (a, b) if not isinstance(side, Model)}
-    if suffixes & set(ENGINE_SUFFIXES):
-        return "tensorrt"
-    if ".onnx" in suffixes:
-        return "onnxruntime"
-    modules = all(isinstance(side, Model) and side.module is not None for side in (a, b))
-    return "eager" if modules else "program"
 
 
 def _named(verdict: Verification, model: Model, file: Path) -> Verification:

@@ -28,7 +28,7 @@ from cbsurgeon.report import plots, render_html
 from cbsurgeon.surgery import Recipe, plan, remove
 from cbsurgeon.verbs.editing import insert, inspect
 from cbsurgeon.verbs.folder import MARK, results_folder
-from cbsurgeon.verbs.proving import bench, export_checked
+from cbsurgeon.verbs.proving import export_checked
 from cbsurgeon.verbs.results import insertion
 from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import Progress
@@ -231,7 +231,7 @@ class _Job:
             plain = Path(place) / "original.onnx"
             deploy.export_onnx(self.model, plain, opset=opset)
             self.tell(f"time original against edited for {budget:.0f} s")
-            result = bench(plain, self.made.path, backend="onnxruntime", budget=budget, progress=self.tell)
+            result = checks.bench(plain, self.made.path, on="onnxruntime", budget=budget, progress=self.tell)
         named = replace(result, a=self.model.provenance.reference, b=str(self.final / ONNX))
         self.documents.append(named.to_dict())
 

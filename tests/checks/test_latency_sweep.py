@@ -13,6 +13,8 @@ from cbsurgeon.checks.latency.result import Benchmark
 from cbsurgeon.checks.latency.sampling import Process
 from cbsurgeon.checks.latency.sweeping import Sweep, place, sweep
 from cbsurgeon.checks.latency.verdict import conclude
+from cbsurgeon.options import BenchOptions, BenchPoints
+from cbsurgeon.vocabulary import Progress
 
 
 def result(factor: float, batch: int = 1) -> Benchmark:
@@ -30,11 +32,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What is asked of each benchmark; larger batches are slower here."""
     asked: list[dict[str, Any]] = []
 
-    def bench(a: Any, b: Any, *, batch: int, **how: Any) -> Benchmark:
-        asked.append({"sides": (a, b), "batch": batch, **how})
-        if how["progress"] is not None:
-            how["progress"]("building")
-        return result(1 + 0.01 * (batch - 1), batch)
+    def bench(a: Any, b: Any, how: BenchOptions, *, progress: Progress | None) -> Benchmark:
+        asked.append({"sides": (a, b), "batch": how.batch, "budget": how.budget, "claim": how.claim})
+        if progress is not None:
+            progress("building")
+        return result(1 + 0.01 * (how.batch - 1), how.batch)
 
     monkeypatch.setattr(latency_sweep, "bench", bench)
     return asked
@@ -46,7 +48,7 @@ def sides(size: int | None) -> tuple[str, str]:
 
 def test_every_batch_at_every_size_shares_the_budget(measured: list[dict[str, Any]]) -> None:
     said: list[str] = []
-    found = sweep(sides, batches=(1, 4), sizes=(224, 288), budget=100.0, progress=said.append, claim=0.01)
+    found = sweep(sides, BenchPoints((1, 4), (224, 288)), BenchOptions(budget=100.0, claim=0.01), progress=said.append)
     assert [(one["sides"], one["batch"], one["budget"], one["claim"]) for one in measured] == [
         (("a224", "b224"), 1, 25.0, 0.01),
         (("a224", "b224"), 4, 25.0, 0.01),
@@ -59,7 +61,7 @@ def test_every_batch_at_every_size_shares_the_budget(measured: list[dict[str, An
 
 
 def test_the_worst_point_answers(measured: list[dict[str, Any]]) -> None:
-    found = sweep(sides, batches=(1, 4, 2))
+    found = sweep(sides, BenchPoints((1, 4, 2)))
     assert found.worst.environment["batch"] == 4 and not found
     document = found.to_dict()
     assert {"ratio", "ci95", "verdict", "pairs", "environment"} <= set(document)
@@ -71,7 +73,7 @@ def test_the_worst_point_answers(measured: list[dict[str, Any]]) -> None:
 
 def test_one_point_is_a_plain_benchmark(measured: list[dict[str, Any]]) -> None:
     said: list[str] = []
-    found = sweep(sides, batches=(2,), progress=said.append)
+    found = sweep(sides, BenchPoints((2,)), progress=said.append)
     assert found.to_dict() == result(1.01, 2).to_dict()
     assert said == ["building"]
     assert measured[0]["budget"] == 20.0
@@ -80,26 +82,26 @@ def test_one_point_is_a_plain_benchmark(measured: list[dict[str, Any]]) -> None:
 def interrupting(at: int) -> Callable[..., Benchmark]:
     count = 0
 
-    def bench(*_: Any, batch: int, **__: Any) -> Benchmark:
+    def bench(a: Any, b: Any, how: BenchOptions, **_: Any) -> Benchmark:
         nonlocal count
         count += 1
         if count == at:
             raise KeyboardInterrupt
-        return result(1.0, batch)
+        return result(1.0, how.batch)
 
     return bench
 
 
 def test_ctrl_c_keeps_the_points_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_sweep, "bench", interrupting(3))
-    found = sweep(sides, batches=(1, 2, 4, 8))
+    found = sweep(sides, BenchPoints((1, 2, 4, 8)))
     assert [point.environment["batch"] for point in found.points] == [1, 2]
     assert [point.partial for point in found.points] == [False, True]
     monkeypatch.setattr(latency_sweep, "bench", interrupting(1))
     with pytest.raises(KeyboardInterrupt):
-        sweep(sides, batches=(1, 2))
+        sweep(sides, BenchPoints((1, 2)))
 
 
 def test_a_point_cut_short_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency_sweep, "bench", lambda *_, batch, **__: replace(result(1.0, batch), partial=True))
-    assert len(sweep(sides, batches=(1, 2)).points) == 1
+    monkeypatch.setattr(latency_sweep, "bench", lambda a, b, how, **_: replace(result(1.0, how.batch), partial=True))
+    assert len(sweep(sides, BenchPoints((1, 2))).points) == 1

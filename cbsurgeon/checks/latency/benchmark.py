@@ -22,6 +22,7 @@ from cbsurgeon.checks.latency.share.measuring import own_time
 from cbsurgeon.deploy import RuntimeSpec, stage
 from cbsurgeon.deploy.runtimes.runtime import require_device
 from cbsurgeon.models import Model
+from cbsurgeon.options import BenchOptions, documented, resolve
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 
 Side = Model | str | Path
@@ -39,20 +40,15 @@ CUDA_SAMPLE_MS, CPU_SAMPLE_MS = 5.0, 20.0
 """Milliseconds a sample lasts at least: device timings are less disturbed than those of a shared processor."""
 
 
+@documented(BenchOptions)
 def bench(
     a: Side,
     b: Side,
+    how: BenchOptions | None = None,
+    /,
     *,
-    backend: str = "eager",
-    batch: int = 1,
-    budget: float = 20.0,
-    claim: float = 0.01,
-    processes: int | None = None,
-    device: str = "cpu",
-    threads: int | None = None,
-    cuda_graph: bool | None = None,
-    trust: bool = False,
     progress: Progress | None = None,
+    **keywords: Any,
 ) -> Benchmark:
     """Whether ``b`` takes longer than ``a``: by the operators they do not share, and end to end.
 
@@ -61,13 +57,8 @@ def bench(
 
     Args:
         a, b: models, or paths of exported files.
-        backend: as :func:`cbsurgeon.deploy.open_runtime`; models are exported first where it needs a file.
-        batch: samples per call.
-        budget: seconds to spend, starting processes included, exporting and compiling not.
-        claim: the slow-down, as a fraction, that counts as negligible.
-        processes: fresh processes; five where the budget allows (from 40 s), else only this one.
-        device, threads, trust: as :func:`cbsurgeon.deploy.open_runtime`; an engine is on the GPU whatever is asked.
-        cuda_graph: replay recorded work on a CUDA device; ``None`` does.
+        how: how to time them; or its fields as keywords. Models are exported first where the back end needs a file.
+            Without ``processes`` there are five where the budget allows (from 40 s), else only this one.
         progress: told each step.
 
     Raises:
@@ -76,25 +67,27 @@ def bench(
             (CB-BENCH-04), or the two do not run in one mode (CB-BENCH-05).
         KeyboardInterrupt: before there was enough for a result; later, the result so far is returned, marked partial.
     """
-    device = device_for(a, b, device)
+    how = resolve(BenchOptions, how, keywords, "bench")
+    backend = how.on or running_both(a, b)
+    device = device_for(a, b, how.device)
     on_gpu = torch.device(device).type == "cuda"
-    replayed = on_gpu if cuda_graph is None else cuda_graph
+    replayed = on_gpu if how.cuda_graph is None else how.cuda_graph
     with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place:
         factories = []
         for name, side in (("a", a), ("b", b)):
-            spec = RuntimeSpec(side, backend, device, threads, cuda_graph=replayed, trust=trust)
+            spec = RuntimeSpec(side, backend, device, how.threads, cuda_graph=replayed, trust=how.trust)
             staged = _portable(stage(spec, Path(place), name=name, progress=progress), Path(place) / f"{name}.pt2")
-            factories.append(RuntimeFactory(staged, batch, _integers(side), _sites(side)))
+            factories.append(RuntimeFactory(staged, how.batch, _integers(side), _sites(side)))
         factories[1] = replace(factories[1], expected=_apart(a, b, factories[0]))
         sample = CUDA_SAMPLE_MS if on_gpu else CPU_SAMPLE_MS
         start = time.perf_counter()
-        seconds = OWN_READING * min(OWN_PART * budget, OWN_MOST)
+        seconds = OWN_READING * min(OWN_PART * how.budget, OWN_MOST)
         own = own_time(factories[0], factories[1], seconds=seconds, progress=progress)
-        left = max(budget - (time.perf_counter() - start), (1 - OWN_PART) * budget)
-        wanted = processes or (PROCESSES if budget >= SHORTEST_FULL else 1)
+        left = max(how.budget - (time.perf_counter() - start), (1 - OWN_PART) * how.budget)
+        wanted = how.processes or (PROCESSES if how.budget >= SHORTEST_FULL else 1)
         options: dict[str, Any] = {
             "min_sample_ms": sample,
-            "claim": claim,
+            "claim": how.claim,
             "budget": left,
             "names": (_name(a), _name(b)),
             "progress": progress,
@@ -104,8 +97,19 @@ def bench(
     if wanted > 1 and not fresh:
         note = "a module of this model cannot be sent to another process, so one process measured"
         result = replace(result, notes=(note, *result.notes))
-    stamp = {**result.environment, "backend": backend, "batch": batch, "device": device}
+    stamp = {**result.environment, "backend": backend, "batch": how.batch, "device": device}
     return settle(replace(result, environment=stamp), own)
+
+
+def running_both(a: Side, b: Side) -> str:
+    """The back end that runs both sides: what an exported file needs, else PyTorch."""
+    suffixes = {Path(side).suffix.lower() for side in (a, b) if not isinstance(side, Model)}
+    if suffixes & set(ENGINE_SUFFIXES):
+        return "tensorrt"
+    if ".onnx" in suffixes:
+        return "onnxruntime"
+    modules = all(isinstance(side, Model) and side.module is not None for side in (a, b))
+    return "eager" if modules else "program"
 
 
 def device_for(a: Side, b: Side, device: str) -> str:

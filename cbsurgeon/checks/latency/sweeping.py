@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cbsurgeon.checks.latency.benchmark import Side, bench
 from cbsurgeon.checks.latency.result import Benchmark
+from cbsurgeon.options import BenchOptions, BenchPoints
 from cbsurgeon.vocabulary import Progress
 
 SEVERITY = ("faster", "negligible", "inconclusive", "slower")
@@ -54,29 +55,28 @@ def place(point: Benchmark) -> str:
 
 def sweep(
     sides: Sides,
+    points: BenchPoints | None = None,
+    how: BenchOptions | None = None,
+    /,
     *,
-    batches: Sequence[int] = (1,),
-    sizes: Sequence[int | None] = (None,),
-    budget: float = 20.0,
     progress: Progress | None = None,
-    **measuring: Any,
 ) -> Sweep:
     """Measure every size at every batch, each with an equal part of the time.
 
     Args:
         sides: opens A and B for a size.
-        batches: samples per call.
-        sizes: height and width of the images; ``None`` leaves the models as they are.
-        budget: seconds for all points together.
+        points: the batches and sizes.
+        how: how each point is measured; its budget is for all points together.
         progress: told each step.
-        measuring: as :func:`cbsurgeon.checks.bench`.
 
     Raises:
         CBSurgeonError: as :func:`cbsurgeon.checks.bench`.
         KeyboardInterrupt: before the first point had a result; later, the points so far are returned, marked partial.
     """
     found: list[Benchmark] = []
-    share = budget / (len(batches) * len(sizes))
+    points, how = points or BenchPoints(), how or BenchOptions()
+    batches, sizes = points.batches, tuple(points.sizes) or (None,)
+    share = how.budget / (len(batches) * len(sizes))
     several = len(batches) * len(sizes) > 1
     for size in sizes:
         a, b = sides(size)
@@ -84,7 +84,7 @@ def sweep(
             label = f"batch {batch}" + (f", {size} x {size}" if size else "")
             tell = _prefixed(progress, label) if progress is not None and several else progress
             try:
-                point = bench(a, b, batch=batch, budget=share, progress=tell, **measuring)
+                point = bench(a, b, replace(how, batch=batch, budget=share), progress=tell)
             except KeyboardInterrupt:
                 if not found:
                     raise

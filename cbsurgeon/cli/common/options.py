@@ -13,7 +13,7 @@ import click
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError
 from cbsurgeon.options import Flag, default_of, flags_of
-from cbsurgeon.options.texts import BadText, numbers
+from cbsurgeon.options.texts import BadText
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,7 +77,7 @@ def _option(parameter: str, flag: Flag, kind: type, field: str) -> Callable[[Com
     if flag.number is not None and flag.least is not None:
         typed = click.IntRange(min=int(flag.least)) if flag.number is int else click.FloatRange(min=flag.least)
     return click.option(
-        flag.name,
+        *filter(None, (flag.name, flag.alias)),
         parameter,
         type=typed,
         metavar=None if flag.choices else flag.metavar,
@@ -141,12 +141,3 @@ def reference_argument(
 ) -> Callable[[Command], Command]:
     """A model given on the command line."""
     return click.argument(name, metavar=metavar, required=required)
-
-
-def whole_numbers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
-    """``1,2,7`` as integers from ``least`` on.
-
-    Raises:
-        UsageError: something else is written there.
-    """
-    return tuple(_read(Flag("", option, read=lambda typed: numbers(typed, least)), text))

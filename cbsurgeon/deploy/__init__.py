@@ -10,7 +10,8 @@ from cbsurgeon.deploy.formats import export
 from cbsurgeon.deploy.onnx.exporting import export_onnx
 from cbsurgeon.deploy.onnx.file import read_metadata
 from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, open_runtime, stage
-from cbsurgeon.deploy.tensorrt.building import BuildOptions, build_engine, export_engine
+from cbsurgeon.deploy.tensorrt.build_options import BuildOptions
+from cbsurgeon.deploy.tensorrt.building import build_engine, export_engine
 
 __all__ = [
     "BuildOptions",

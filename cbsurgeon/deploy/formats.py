@@ -13,7 +13,8 @@ from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.deploy.clock import Clock
 from cbsurgeon.deploy.onnx.exporting import export_onnx, floating_type
 from cbsurgeon.deploy.onnx.file import sha256
-from cbsurgeon.deploy.tensorrt.building import BuildOptions, build_engine, export_engine, profiled
+from cbsurgeon.deploy.tensorrt.build_options import BuildOptions, profiled
+from cbsurgeon.deploy.tensorrt.building import build_engine, export_engine
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture

@@ -24,10 +24,11 @@ Not here: reading a graph (``graph``), inserting operators (``surgery``).
 
 from cbsurgeon.models.builders import build
 from cbsurgeon.models.builders.image_processing import preprocessing_of
+from cbsurgeon.models.checkpoints.architecture import architecture, finish
 from cbsurgeon.models.checkpoints.fitting import fit
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.files.checkpoint import Checkpoint, open_checkpoint
-from cbsurgeon.models.loading import Replay, architecture, finish, load
+from cbsurgeon.models.loading import Replay, load
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.preprocessing import Preprocessing
 from cbsurgeon.models.saving import save

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from cbsurgeon.deploy.artifact import Export, Port
 from cbsurgeon.deploy.clock import Clock
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.onnx.exporting import export_onnx
+from cbsurgeon.deploy.tensorrt.build_options import BuildOptions, profiled
 from cbsurgeon.deploy.tensorrt.monitor import Cancellation, monitor
 from cbsurgeon.deploy.tensorrt.package import TensorRT, find, logger
 from cbsurgeon.errors import ExportError, UsageError
@@ -23,39 +24,10 @@ from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
 from cbsurgeon.options import ExportOptions, documented, resolve
 from cbsurgeon.version import __version__
-from cbsurgeon.vocabulary import ENGINE_BATCHES, Progress
-
-Batch = tuple[int, int, int]
-DEFAULT_WORKSPACE = 4 << 30
+from cbsurgeon.vocabulary import Progress
 
 _KEPT = ("dtype", "recipes", "provenance", "sites", "integer_inputs", "preprocessing")
 """What an engine's manifest repeats of the ONNX file's metadata."""
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How to build an engine.
-
-    Attributes:
-        batch: smallest, most common and largest batch the engine serves.
-        package: ``tensorrt`` or ``tensorrt_rtx``; ``None`` takes what fits this machine.
-        workspace: bytes of GPU memory a layer may use for scratch.
-        targets: compute capabilities to build for (``SM86`` ...; TensorRT-RTX only), empty for the package's default.
-        timing_cache: file of measured kernels to read and extend (``tensorrt`` only).
-        level: the builder's optimization level, 0 to 5.
-    """
-
-    batch: Batch = ENGINE_BATCHES
-    package: str | None = None
-    workspace: int = DEFAULT_WORKSPACE
-    targets: tuple[str, ...] = ()
-    timing_cache: Path | None = None
-    level: int | None = None
-
-    @property
-    def only_batch(self) -> int | None:
-        """The one batch size the engine serves, ``None`` where it serves several."""
-        return self.batch[0] if self.batch[0] == self.batch[2] else None
 
 
 @documented(ExportOptions)
@@ -95,13 +67,6 @@ def export_engine(
         made = export_onnx(model, middle, how, for_tensorrt=True, program=program, progress=progress)
         built = build_engine(middle, target, options=options, force=force, progress=progress)
     return replace(built, sites=made.sites, seconds={**made.seconds, **built.seconds})
-
-
-def profiled(build: BuildOptions, how: ExportOptions) -> BuildOptions:
-    """The build options with the batch that the export options ask for, where they ask for one."""
-    if how.batch is None or how.batch == ENGINE_BATCHES:
-        return build
-    return replace(build, batch=(how.batch,) * 3 if isinstance(how.batch, int) else how.batch)
 
 
 def build_engine(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import fx
 
 from cbsurgeon.graph import aten
+from cbsurgeon.graph.attention.cutting import bounds_of, cut
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import Dim
 from cbsurgeon.graph.block import Block, Site
@@ -200,7 +201,7 @@ class ClassTokens:
         """``x[:, :1] = token``: from what was written, or from what it was written over."""
         node = spot.node
         base, written = node.args[0], node.args[1]
-        bounds = _bounds(node, 2, self._flow.table.sizes(node))
+        bounds = bounds_of(node, 2, self._flow.table.sizes(node))
         if (
             bounds is None
             or bounds[0] != spot.axis
@@ -239,72 +240,6 @@ class ClassTokens:
             alone = taken.gone or flow.table.sizes(node)[taken.axis] == 1
             if alone and flow.table.sizes(taken.source)[taken.axis] > 1:
                 yield Spot(taken.source, taken.axis, taken.start)
-
-
-class Cut(NamedTuple):
-    """A piece of an axis: where it starts in the source, and whether the axis is gone."""
-
-    source: fx.Node
-    axis: int
-    start: int
-    gone: bool
-
-
-def cut(flow: Flow, node: fx.Node) -> Cut | None:
-    """What a slice, a selection or a part of a split takes; ``None`` for anything that picks in strides or by index."""
-    name = aten.name(node)
-    source = node.args[0]
-    if not isinstance(source, fx.Node):
-        return None
-    if name == "getitem":
-        return _split(flow, source, node.args[1])
-    if source not in flow.table.dims:
-        return None
-    sizes = flow.table.sizes(source)
-    if name == "select":
-        where, index = aten.argument(node, 1, "dim"), aten.argument(node, 2, "index")
-        if not isinstance(where, int) or not isinstance(index, int):
-            return None
-        return Cut(source, where % len(sizes), index % sizes[where], True)
-    if name == "narrow":
-        where, start = aten.argument(node, 1, "dim"), aten.argument(node, 2, "start")
-        if not isinstance(where, int) or not isinstance(start, int):
-            return None
-        return Cut(source, where % len(sizes), start % sizes[where], False)
-    bounds = _bounds(node, 1, sizes)
-    return Cut(source, bounds[0], bounds[1], False) if bounds is not None else None
-
-
-def _split(flow: Flow, pieces: fx.Node, index: object) -> Cut | None:
-    name = aten.name(pieces)
-    if name not in ("split", "split_with_sizes", "chunk", "tensor_split", "unbind") or not isinstance(index, int):
-        return None
-    source = aten.tensors(pieces)[0]
-    where = aten.argument(pieces, 1 if name == "unbind" else 2, "dim", 0)
-    if not isinstance(where, int) or source not in flow.table.dims:
-        return None
-    axis = where % len(flow.of(source))
-    if name == "unbind":
-        return Cut(source, axis, index, True)
-    values = pieces.meta["val"]
-    sizes = [flow.table.size(value.shape[axis]) for value in values]
-    return Cut(source, axis, sum(sizes[: index % len(sizes)]), False)
-
-
-def _bounds(node: fx.Node, first: int, sizes: Sequence[int]) -> tuple[int, int, int] | None:
-    """Axis, start and stop of a slice with stride 1, its arguments beginning with argument ``first``."""
-    where = aten.argument(node, first, "dim", 0)
-    start = aten.argument(node, first + 1, "start")
-    stop = aten.argument(node, first + 2, "end")
-    if not isinstance(where, int) or aten.argument(node, first + 3, "step", 1) != 1:
-        return None
-    size = sizes[where]
-    low = 0 if start is None else start
-    high = size if stop is None else stop
-    if not isinstance(low, int) or not isinstance(high, int):
-        return None
-    low, high, _ = slice(low, high).indices(size)
-    return where % len(sizes), low, high
 
 
 def _vector(node: fx.Node) -> fx.Node:

@@ -14,7 +14,7 @@ from cbsurgeon.errors import InputFileError
 from cbsurgeon.models.files import archive
 from cbsurgeon.models.files import reading as files
 from cbsurgeon.models.files.pickles import scan as pickle_scan
-from cbsurgeon.models.files.pickles.scan import Refused, Scan
+from cbsurgeon.models.files.pickles.machine import Refused, Scan
 
 _MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How every file of torch before 1.6 begins: one pickled number."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from cbsurgeon.checks import Leak
 from cbsurgeon.deploy.manifest import read as read_manifest
-from cbsurgeon.deploy.onnx.file import read_metadata, require_file
-from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.deploy.onnx.file import read_metadata, recipes_of, require_file
+from cbsurgeon.errors import InputFileError
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
 from cbsurgeon.operators.registry import operator_class
@@ -100,34 +100,24 @@ def read_inserted(path: str | Path) -> dict[str, Any]:
             why="no manifest lies beside it" if engine else "cbsurgeon did not export it",
             do=f"inspect the {'ONNX file' if engine else 'model'} it was made from",
         )
+    try:
+        recipes = recipes_of(found.get("recipes", []))
+    except ValueError as error:
+        raise InputFileError(
+            "the recipes in the engine's manifest cannot be read",
+            code="CB-ENGINE-02",
+            where=str(path),
+            why=str(error),
+            do="build the engine again",
+        ) from error
     return {
         "schema": "cbsurgeon.inspect/1",
         "reference": str(path),
         "blocks": [],
         "rejected": [],
-        "inserted": _recipes(found.get("recipes", []), path),
+        "inserted": recipes,
         "metadata": found,
     }
-
-
-def _recipes(found: Any, path: str | Path) -> list[Any]:
-    """The recipes of an ONNX file's metadata, once each of them is one.
-
-    Raises:
-        InputFileError: one is not (CB-ONNX-03).
-    """
-    try:
-        if not isinstance(found, list):
-            raise UsageError("the recipes are no list", code="CB-RECIPE-01", do="export the model again")
-        return [Recipe.from_dict(one).to_dict() for one in found]
-    except UsageError as error:
-        raise InputFileError(
-            "the file's cbsurgeon metadata cannot be read",
-            code="CB-ONNX-03",
-            where=str(path),
-            why=f"{error.what}: {error.why}",
-            do="export the model again with this version",
-        ) from error
 
 
 def write_report(documents: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = False) -> Path:

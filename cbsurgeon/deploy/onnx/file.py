@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon.deploy.artifact import Port
-from cbsurgeon.errors import InputFileError, MissingPackage, missing
+from cbsurgeon.errors import InputFileError, MissingPackage, UsageError, missing
 from cbsurgeon.models.files import strict_json
+from cbsurgeon.surgery.recipe import Recipe
 
 METADATA_KEY = "cbsurgeon"
 METADATA_SCHEMA = "cbsurgeon.onnx/1"
@@ -184,17 +185,30 @@ def metadata_of(proto: Any, path: Path) -> dict[str, Any] | None:
     for name, fits in _MEMBERS.items():
         if name in document and not fits(document[name]):
             raise _damaged(path, f"{name} is not of the form that exports write")
+    try:
+        recipes_of(document.get("recipes", []))
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
     return document
 
 
-def _is_recipe(value: Any) -> bool:
-    sites = value.get("sites", []) if isinstance(value, dict) else None
-    return isinstance(sites, list) and all(
-        isinstance(site, dict)
-        and isinstance(site.get("path"), str)
-        and all(isinstance(site.get(size), int) and 0 < site[size] <= LARGEST_SIZE for size in ("tokens", "channels"))
-        for site in sites
-    )
+def recipes_of(value: Any) -> list[dict[str, Any]]:
+    """The recipes in what an ONNX file or an engine's manifest says of the model, each of them checked.
+
+    Raises:
+        ValueError: one is not a recipe, or states a size that no tensor has.
+    """
+    if not isinstance(value, list):
+        raise ValueError("recipes is not a list")
+    try:
+        found = [Recipe.from_dict(one) for one in value]
+    except UsageError as error:
+        raise ValueError(f"{error.what}: {error.why}") from error
+    if any(
+        not 0 < size <= LARGEST_SIZE for one in found for site in one.sites for size in (site.tokens, site.channels)
+    ):
+        raise ValueError(f"a recipe states a size below 1 or above {LARGEST_SIZE}")
+    return [one.to_dict() for one in found]
 
 
 def _is_range(value: Any) -> bool:
@@ -202,7 +216,6 @@ def _is_range(value: Any) -> bool:
 
 
 _MEMBERS: Mapping[str, Callable[[Any], bool]] = {
-    "recipes": lambda value: isinstance(value, list) and all(map(_is_recipe, value)),
     "provenance": lambda value: isinstance(value, dict),
     "sites": lambda value: isinstance(value, list) and all(isinstance(site, dict) for site in value),
     "batch_inputs": lambda value: (

@@ -9,7 +9,7 @@ from cbsurgeon.deploy.folding.folds import fold
 from cbsurgeon.deploy.formats import export
 from cbsurgeon.deploy.onnx.exporting import export_onnx
 from cbsurgeon.deploy.onnx.file import read_metadata
-from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, open_runtime, stage
+from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, open_runtime, open_spec, stage
 from cbsurgeon.deploy.tensorrt.build_options import BuildOptions
 from cbsurgeon.deploy.tensorrt.building import build_engine, export_engine
 
@@ -26,6 +26,7 @@ __all__ = [
     "export_onnx",
     "fold",
     "open_runtime",
+    "open_spec",
     "read_metadata",
     "stage",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.data import Batch
-from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec
+from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, open_spec
 from cbsurgeon.deploy.runtimes.torch_runtimes import EagerRuntime
 from cbsurgeon.deploy.stated import preprocessing_in
 from cbsurgeon.errors import UsageError
@@ -112,7 +112,7 @@ def open_side(target: Target, letter: str, *, device: str, trust: bool) -> Side:
     """
     stated = preprocessing_of(target) if isinstance(target, Model) else preprocessing_in(target)
     model = target if isinstance(target, Model) else None
-    return Side(letter, RuntimeSpec(target, device=device, trust=trust).open(), stated, model=model)
+    return Side(letter, open_spec(RuntimeSpec(target, device=device, trust=trust)), stated, model=model)
 
 
 def choose_output(side: Side, outputs: Mapping[str, Tensor], named: str | None, dims: tuple[int, ...]) -> str:

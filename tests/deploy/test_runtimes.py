@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from cbsurgeon.deploy import RuntimeSpec, export_onnx, open_runtime, stage
+from cbsurgeon.deploy import RuntimeSpec, export_onnx, open_runtime, open_spec, stage
 from cbsurgeon.deploy.runtimes.onnx_session import check_placement
 from cbsurgeon.deploy.runtimes.torch_runtimes import EagerRuntime
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError
@@ -87,7 +87,7 @@ def test_prepared_calls_compute_without_conversions() -> None:
 
 def test_a_specification_travels_to_another_process() -> None:
     spec = pickle.loads(pickle.dumps(RuntimeSpec(networks.plain("vit"), "eager")))
-    with spec.open() as runtime:
+    with open_spec(spec) as runtime:
         assert runtime.run(runtime_inputs(runtime))["output"].shape == (2, networks.CLASSES)
 
 
@@ -99,7 +99,7 @@ def test_staging_exports_once(tmp_path: Path) -> None:
     spec = stage(RuntimeSpec(small(), "onnxruntime"), tmp_path)
     assert spec.target == tmp_path / "model.onnx"
     assert stage(spec, tmp_path) is spec
-    with pickle.loads(pickle.dumps(spec)).open() as runtime:
+    with open_spec(pickle.loads(pickle.dumps(spec))) as runtime:
         assert set(runtime.output_names) == {"logits", "raw"}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cbsurgeon.checks.latency.device import clock_of, timer_of
 from cbsurgeon.checks.latency.sampling import Call, Timed
-from cbsurgeon.deploy import RuntimeSpec
+from cbsurgeon.deploy import RuntimeSpec, open_spec
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.errors import UsageError
@@ -40,7 +40,7 @@ class RuntimeFactory:
         Raises:
             UsageError: its batch is fixed at another size (CB-BENCH-03).
         """
-        runtime = self.spec.open()
+        runtime = open_spec(self.spec)
         call = self.prepare(runtime)
         recorded = self.spec.cuda_graph and not any("not recorded" in note for note in runtime.notes)
         return Timed(

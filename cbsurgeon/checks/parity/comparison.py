@@ -18,7 +18,7 @@ from cbsurgeon.checks.parity.reference import Operators, Reference
 from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.checks.parity.row import Row, Tolerance
 from cbsurgeon.deploy.onnx import file as onnx_file
-from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, Target
+from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, Target, open_spec
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Program, inspect
 from cbsurgeon.graph.capture import capture
@@ -71,7 +71,7 @@ def verify(
     devices = (device, device) if isinstance(device, str) else device
     specs = [RuntimeSpec(*each, trust=trust) for each in zip(targets, backends, devices, strict=True)]
     tell("opening both sides")
-    with specs[0].open() as first, specs[1].open() as second:
+    with open_spec(specs[0]) as first, open_spec(specs[1]) as second:
         if program is None:
             program = _program_of(a, first) or _program_of(b, second)
         source = Source(program, first.inputs, _integers(a) or _integers(b))

@@ -24,6 +24,7 @@ from cbsurgeon.deploy.runtimes.onnx_session import (
     with_outputs,
 )
 from cbsurgeon.deploy.runtimes.runtime import Runtime
+from cbsurgeon.deploy.runtimes.spec import RuntimeSpec
 from cbsurgeon.errors import InputFileError
 
 
@@ -48,6 +49,20 @@ class OnnxRuntime(Runtime):
     """
 
     backend = "onnxruntime"
+    suffixes = (".onnx",)
+
+    @classmethod
+    def opened(cls, spec: RuntimeSpec) -> OnnxRuntime:
+        """As :meth:`Runtime.opened`."""
+        assert isinstance(spec.target, (str, Path))
+        return cls(
+            spec.target,
+            spec.device,
+            backend=spec.chosen,
+            threads=spec.threads,
+            optimize=spec.optimize,
+            cuda_graph=spec.cuda_graph,
+        )
 
     def __init__(
         self,

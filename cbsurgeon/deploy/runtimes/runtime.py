@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.runtimes.spec import RuntimeSpec
 from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.vocabulary import DEVICES
 
@@ -27,10 +29,12 @@ class Runtime(ABC):
         output_names: names of the outputs, in order.
         dtype: floating type it computes in, such as ``float32``.
         notes: facts a user should see about how it computes.
+        suffixes: of the files it runs, the one that a model is exported to first; empty where it runs models.
         stream: the CUDA stream on which a prepared call enqueues, where it is known.
     """
 
     backend: str
+    suffixes: ClassVar[tuple[str, ...]] = ()
     stream: torch.cuda.Stream | None = None
 
     def __init__(
@@ -46,6 +50,16 @@ class Runtime(ABC):
         self.device = torch.device(device)
         self.inputs, self.output_names = inputs, output_names
         self._closing: list[Callable[[], None]] = []
+
+    @classmethod
+    @abstractmethod
+    def opened(cls, spec: RuntimeSpec) -> Runtime:
+        """Open what a specification asks for: a file with one of ``suffixes``, or else a model or a program.
+
+        Raises:
+            UsageError: this back end cannot run such a target (CB-RUN-10).
+            CBSurgeonError: as the constructor.
+        """
 
     @property
     def only_batch(self) -> int | None:

@@ -13,8 +13,10 @@ from cbsurgeon.deploy import manifest
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
+from cbsurgeon.deploy.runtimes.spec import RuntimeSpec
 from cbsurgeon.deploy.tensorrt.package import TensorRT, find, logger
 from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 
 _WARM_RUNS = 3
 
@@ -35,6 +37,14 @@ class TensorRTRuntime(Runtime):
     """
 
     backend = "tensorrt"
+    suffixes = ENGINE_SUFFIXES
+
+    @classmethod
+    def opened(cls, spec: RuntimeSpec) -> TensorRTRuntime:
+        """As :meth:`Runtime.opened`; an engine is on the GPU whatever device is asked for."""
+        assert isinstance(spec.target, (str, Path))
+        device = spec.device if spec.device.startswith("cuda") else "cuda"
+        return cls(spec.target, device, trust=spec.trust, cuda_graph=spec.cuda_graph)
 
     def __init__(
         self, path: str | Path, device: str = "cuda", *, trust: bool = False, cuda_graph: bool = False

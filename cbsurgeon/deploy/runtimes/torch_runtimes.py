@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import types
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.folding.folds import fold
 from cbsurgeon.deploy.runtimes.cuda_graph import record
 from cbsurgeon.deploy.runtimes.runtime import Runtime, require_cuda
+from cbsurgeon.deploy.runtimes.spec import RuntimeSpec
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.whole import output_names, refuse_training
 from cbsurgeon.models.model import Model
 
@@ -30,6 +34,20 @@ class TorchRuntime(Runtime):
     """
 
     cuda_graph = False
+
+    @classmethod
+    def opened(cls, spec: RuntimeSpec) -> TorchRuntime:
+        """As :meth:`Runtime.opened`."""
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        runtime = cls._of(spec)
+        runtime.cuda_graph = spec.cuda_graph
+        return runtime
+
+    @classmethod
+    @abstractmethod
+    def _of(cls, spec: RuntimeSpec) -> TorchRuntime:
+        """The runtime of a model or a program."""
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
         """As :meth:`Runtime.prepare`."""
@@ -51,6 +69,16 @@ class EagerRuntime(TorchRuntime):
     """An ``nn.Module`` called as it is."""
 
     backend = "eager"
+
+    @classmethod
+    def _of(cls, spec: RuntimeSpec) -> TorchRuntime:
+        if not isinstance(spec.target, Model) or spec.target.module is None:
+            raise UsageError(
+                "an exported program has no eager form",
+                code="CB-RUN-10",
+                do="use the program backend",
+            )
+        return cls(spec.target, spec.device)
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
         module = model.module
@@ -99,6 +127,12 @@ class CompiledRuntime(EagerRuntime):
 
     backend = "compile"
 
+    @classmethod
+    def _of(cls, spec: RuntimeSpec) -> TorchRuntime:
+        if not isinstance(spec.target, Model) or spec.target.module is None:
+            return ProgramRuntime._of(spec)
+        return cls(spec.target, spec.device)
+
     def _compiled(self) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             return self.module(*args, **kwargs)
@@ -126,6 +160,16 @@ class ProgramRuntime(TorchRuntime):
     """A captured program: as its own module, folded, or compiled (``backend`` says which)."""
 
     backend = "program"
+
+    @classmethod
+    def _of(cls, spec: RuntimeSpec) -> TorchRuntime:
+        target = spec.target
+        assert isinstance(target, (Model, Program))
+        name = target.provenance.reference if isinstance(target, Model) else "program"
+        program = capture(target) if isinstance(target, Model) else target
+        if spec.chosen == "folded":
+            program, _ = fold(program, plainly=True)
+        return cls(program, name, spec.device, backend=spec.chosen)
 
     def __init__(
         self, program: Program, name: str = "program", device: str = "cpu", *, backend: str = "program"

@@ -1,0 +1,39 @@
+"""The back ends: name → the file and the class that run it. A new back end is one file and one line.
+
+The name also belongs into :data:`cbsurgeon.vocabulary.BACKENDS`, which the command line reads without importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from cbsurgeon.deploy.runtimes.runtime import Runtime
+from cbsurgeon.errors import UsageError, did_you_mean
+
+RUNTIMES = {
+    "eager": "torch_runtimes:EagerRuntime",
+    "program": "torch_runtimes:ProgramRuntime",
+    "folded": "torch_runtimes:ProgramRuntime",
+    "compile": "torch_runtimes:CompiledRuntime",
+    "onnxruntime": "onnx_runtime:OnnxRuntime",
+    "onnxruntime-tensorrt": "onnx_runtime:OnnxRuntime",
+    "tensorrt": "tensorrt_runtime:TensorRTRuntime",
+}
+
+
+def runtime_class(backend: str) -> type[Runtime]:
+    """Return the class of a back end. Its file is imported now and not before.
+
+    Raises:
+        UsageError: there is no such back end (CB-RUN-09).
+    """
+    if backend not in RUNTIMES:
+        raise UsageError(
+            f"unknown backend {backend!r}",
+            code="CB-RUN-09",
+            why=f"the backends are {', '.join(RUNTIMES)}",
+            do=did_you_mean(backend, RUNTIMES, "--backend ") or "leave it out to run each side as it is",
+        )
+    file, name = RUNTIMES[backend].split(":")
+    found: type[Runtime] = getattr(importlib.import_module(f"cbsurgeon.deploy.runtimes.{file}"), name)
+    return found

@@ -76,6 +76,7 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
     (InsertOptions, "on"): (["--on", "program"], "program"),
     (ExportOptions, "opset"): (["--opset", "23"], 23),
     (ExportOptions, "dtype"): (["--dtype", "float16"], "float16"),
+    (ExportOptions, "keep_float32"): (["--keep-float32", "overflowing,norm*"], ("overflowing", "norm*")),
     (ExportOptions, "batch"): (["--batch", "1,4,8"], (1, 4, 8)),
     (ExportOptions, "fold"): (["--no-fold"], False),
     (VerifyOptions, "batches"): (["--batches", "1,16"], (1, 16)),

@@ -52,6 +52,7 @@ def command(
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.onnx
       cbsurgeon export deit.onnx -o deit.engine --batch 1,8,64
       cbsurgeon export timm:swin_tiny_patch4_window7_224 -o swin-fp16.onnx --dtype float16 --batch 4
+      cbsurgeon export model.safetensors -o fp16.onnx --dtype float16 --keep-float32 overflowing
     """
     from cbsurgeon import verbs
     from cbsurgeon.models.files import atomic

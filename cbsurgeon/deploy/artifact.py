@@ -75,6 +75,8 @@ class Export:
         batch: the batch profile (minimum, optimum, maximum) of an engine, ``None`` where any batch runs.
         external_data: the weights file beside an ONNX file, if there is one.
         manifest: the JSON document beside an engine, if there is one.
+        kept: what computes in float32 in a 16-bit file, as ``module path (node)``.
+        notes: facts about the file that its user should know.
         sites: what the fold pass did at each inserted operator; empty when nothing is inserted or folding is off.
         versions: package → version, of everything that took part.
         seconds: step → seconds (``capture``, ``fold``, ``export``, ``check``, ``build`` ...).
@@ -92,6 +94,8 @@ class Export:
     external_data: Path | None = None
     manifest: Path | None = None
     sites: tuple[FoldedSite, ...] = ()
+    kept: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -116,6 +120,8 @@ class Export:
             "external_data": str(self.external_data) if self.external_data else None,
             "manifest": str(self.manifest) if self.manifest else None,
             "sites": [site.to_dict() for site in self.sites],
+            "float32": list(self.kept),
+            "notes": list(self.notes),
             "versions": dict(self.versions),
             "seconds": dict(self.seconds),
         }
@@ -128,6 +134,9 @@ class Export:
         if self.batch:
             low, best, high = self.batch
             rows.append(f"  batch {low} only" if low == high else f"  batch {low} to {high}, tuned for {best}")
+        if self.kept:
+            rows.append(f"  {len(self.kept)} operators stay in float32")
+        rows += [f"  note: {note}" for note in self.notes]
         if self.sites:
             rows.append(f"  folded {len(self.folded)} of {len(self.sites)} inserted operators")
             rows += [f"    {site.site}: left as written, {site.reason}" for site in self.sites if not site]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import ExportError
 from cbsurgeon.graph import Program
+from cbsurgeon.graph import aten as graph_aten
 from cbsurgeon.graph.editing import ProgramEditor, shaped
 
 aten = torch.ops.aten
@@ -24,7 +26,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _ACCUMULATING = (aten.mean.dim, aten.mean.default)
 
 
-def cast(program: Program, dtype: torch.dtype) -> Program:
+def cast(program: Program, dtype: torch.dtype, keep: Collection[str] = ()) -> Program:
     """The program with weights, inputs and outputs in a 16-bit type.
 
     Operators that name float32 themselves (an explicit up-cast, a float32 softmax) keep it; where such a value meets
@@ -33,11 +35,13 @@ def cast(program: Program, dtype: torch.dtype) -> Program:
     Args:
         program: a float32 program.
         dtype: ``torch.float16`` or ``torch.bfloat16``.
+        keep: names of nodes that compute in float32: weights that only they read stay in float32, and other nodes read
+            their values cast down. An input or the output node among them stays in float32 as well.
 
     Raises:
         ExportError: an operator of the model has no such form (CB-EXPORT-06), with its node and module path.
     """
-    return _Casting(program, dtype).run()
+    return _Casting(program, dtype, frozenset(keep)).run()
 
 
 def in_float64(program: Program) -> nn.Module:
@@ -74,8 +78,8 @@ class _Casting:
     to the original program, and an operator that asks whether two of them are equal can fix the batch in both.
     """
 
-    def __init__(self, program: Program, dtype: torch.dtype) -> None:
-        self.editor, self.dtype = ProgramEditor(program), dtype
+    def __init__(self, program: Program, dtype: torch.dtype, keep: frozenset[str]) -> None:
+        self.editor, self.dtype, self.keep = ProgramEditor(program), dtype, keep
         self.example = program.example
         self.mode = FakeTensorMode()
         self.plain: dict[fx.Node, Any] = {}
@@ -83,18 +87,29 @@ class _Casting:
     def run(self) -> Program:
         graph = self.editor.graph
         drop_type_assertions(graph)
-        for name, tensor in self.editor.weights.items():
-            if tensor.dtype == torch.float32:
-                self.editor.replace_weight(name, tensor.detach().to(self.dtype))
         for node in list(graph.nodes):
             if node.op == "placeholder":
-                self._label(node, pytree.tree_map(self._narrow, pytree.tree_map(self._plain, node.meta.get("val"))))
+                self._cast_placeholder(node)
             elif node.op == "call_function":
                 self._cast(node)
         self._cast_outputs()
-        example = {name: tensor.to(self.dtype) if _full(tensor) else tensor for name, tensor in self.example.items()}
+        example = {
+            name: tensor.to(self.dtype) if _full(tensor) and name not in self.keep else tensor
+            for name, tensor in self.example.items()
+        }
         graph.eliminate_dead_code()
         return self.editor.finish(example)
+
+    def _cast_placeholder(self, node: fx.Node) -> None:
+        """A weight or an input in the 16-bit type, unless it is to stay."""
+        plain, weight = pytree.tree_map(self._plain, node.meta.get("val")), self.editor.weights.get(node.name)
+        only_kept = bool(node.users) and all(user.name in self.keep for user in node.users)
+        if node.name in self.keep or (weight is not None and only_kept):
+            self.plain[node] = plain
+            return
+        if weight is not None and weight.dtype == torch.float32:
+            self.editor.replace_weight(node.name, weight.detach().to(self.dtype))
+        self._label(node, pytree.tree_map(self._narrow, plain))
 
     def _plain(self, value: Any) -> Any:
         """A value without symbols: sizes as they were at capture."""
@@ -130,8 +145,13 @@ class _Casting:
             return node.target(*args, **kwargs)
 
     def _cast(self, node: fx.Node) -> None:
-        self._clamp_literals(node)
-        self._meet(node)
+        if node.name in self.keep:
+            self._move_operands(node, self.dtype, torch.float32, list(node.all_input_nodes))
+        else:
+            self._clamp_literals(node)
+            kept = [operand for operand in node.all_input_nodes if operand.name in self.keep]
+            self._move_operands(node, torch.float32, self.dtype, kept)
+            self._meet(node)
         source = node.args[0] if node.args else None
         if node.target in _ACCUMULATING and isinstance(source, fx.Node) and self._type(source) == self.dtype:
             self._accumulate(node, source)
@@ -156,13 +176,16 @@ class _Casting:
     def _meet(self, node: fx.Node) -> None:
         """Cast float32 operands down where they meet one of the 16-bit type."""
         types = {operand: self._type(operand) for operand in node.all_input_nodes}
-        if self.dtype not in types.values() or torch.float32 not in types.values():
-            return
-        for operand, dtype in types.items():
-            if dtype == torch.float32:
+        if self.dtype in types.values() and torch.float32 in types.values():
+            self._move_operands(node, torch.float32, self.dtype, list(types))
+
+    def _move_operands(self, node: fx.Node, old: torch.dtype, new: torch.dtype, operands: list[fx.Node]) -> None:
+        """Cast those of a node's operands that have one type to another."""
+        for operand in operands:
+            if self._type(operand) == old:
                 with self.editor.graph.inserting_before(node):
-                    down = self._to(operand, self.dtype)
-                node.replace_input_with(operand, down)
+                    moved = self._to(operand, new)
+                node.replace_input_with(operand, moved)
 
     def _accumulate(self, node: fx.Node, source: fx.Node) -> None:
         with self.editor.graph.inserting_before(node):
@@ -187,16 +210,12 @@ class _Casting:
     def _cast_outputs(self) -> None:
         """Outputs that stayed in float32 inside come out in the export's type."""
         output = self.editor.graph.output_node()
-        for operand in list(output.all_input_nodes):
-            if self._type(operand) == torch.float32:
-                with self.editor.graph.inserting_before(output):
-                    down = self._to(operand, self.dtype)
-                output.replace_input_with(operand, down)
+        if output.name not in self.keep:
+            self._move_operands(output, torch.float32, self.dtype, list(output.all_input_nodes))
 
 
 def _no_such_form(node: fx.Node, dtype: torch.dtype, error: Exception) -> ExportError:
-    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
-    path = list(stack.values())[-1][0]
+    path = graph_aten.path(node)
     return ExportError(
         f"the model has no {str(dtype).removeprefix('torch.')} form",
         code="CB-EXPORT-06",

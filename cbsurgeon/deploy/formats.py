@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from cbsurgeon.deploy.artifact import Export, Port
-from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.deploy.clock import Clock
-from cbsurgeon.deploy.onnx.exporting import export_onnx, floating_type
+from cbsurgeon.deploy.onnx.exporting import export_onnx
 from cbsurgeon.deploy.onnx.file import sha256
 from cbsurgeon.deploy.tensorrt.build_options import BuildOptions, profiled
 from cbsurgeon.deploy.tensorrt.building import build_engine, export_engine
+from cbsurgeon.deploy.typed import check_types, floating_type, typed
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
@@ -77,7 +77,7 @@ def export(
                 why="it is a model to edit further, which needs to know the batch axis",
                 do="fix the batch of an ONNX file or an engine made from it",
             )
-        return _export_program(model, Path(path), how.dtype, force, program, progress)
+        return _export_program(model, Path(path), how, force, program, progress)
     raise UsageError(
         f"no export format has the suffix {suffix or '(none)'!r}",
         code="CB-EXPORT-07",
@@ -110,10 +110,12 @@ def _from_file(
             do=f"end the output in {', '.join(ENGINE_SUFFIXES)}, or export the model it was made from",
         )
     default = ExportOptions()
-    changed = [name for name in ("opset", "dtype", "fold") if getattr(how, name) != getattr(default, name)]
+    changed = [
+        name for name in ("opset", "dtype", "fold", "keep_float32") if getattr(how, name) != getattr(default, name)
+    ]
     if changed:
         raise UsageError(
-            f"--{changed[0]} cannot change an ONNX file",
+            f"--{changed[0].replace('_', '-')} cannot change an ONNX file",
             code="CB-EXPORT-11",
             where=str(source),
             why="its operator set, types and weights were decided when it was exported",
@@ -123,16 +125,16 @@ def _from_file(
 
 
 def _export_program(
-    model: Model, path: Path, dtype: str | None, force: bool, program: Program | None, progress: Progress | None
+    model: Model, path: Path, how: ExportOptions, force: bool, program: Program | None, progress: Progress | None
 ) -> Export:
+    check_types(how)
     target = atomic.check(path, force=force)
     clock = Clock(progress)
     if program is None:
         with clock("capture", "capturing the model"):
             program = capture(model)
-    if dtype is not None and dtype != floating_type(program):
-        with clock("cast", f"casting to {dtype}"):
-            program = cast(program, DTYPES[dtype])
+    form = typed(program, how, clock)
+    program = form.program
     with clock("write", "writing"):
         save(dataclasses.replace(model, module=None, program=program.exported), target, force=force)
     return Export(
@@ -144,6 +146,8 @@ def _export_program(
         sha256=sha256(target),
         inputs=_ports(program, program.input_names, inputs=True),
         outputs=_ports(program, program.output_names, inputs=False),
+        kept=form.kept,
+        notes=form.notes,
         versions={"cbsurgeon": __version__, "torch": torch.__version__},
         seconds=clock.seconds,
     )

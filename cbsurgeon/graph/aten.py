@@ -113,6 +113,12 @@ def inner(node: fx.Node) -> fx.Graph | None:
     return None
 
 
+def path(node: fx.Node) -> str:
+    """Path of the innermost module that a node came from, empty at the top level."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
 def argument(node: fx.Node, index: int, keyword: str, default: object = None) -> object:
     """A positional or keyword argument."""
     if len(node.args) > index:

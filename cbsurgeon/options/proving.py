@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cbsurgeon.options.flags import option
-from cbsurgeon.options.texts import numbers, profile
+from cbsurgeon.options.texts import numbers, profile, words
 from cbsurgeon.vocabulary import DEFAULT_OPSET, DTYPES, ENGINE_BATCHES, OPSETS, PARITY_BATCHES
 
 OPSET_HELP = f"ONNX operator set: {', '.join(map(str, OPSETS[:-1]))} or {OPSETS[-1]}."
@@ -30,6 +30,15 @@ class ExportOptions:
         shown="1,8,64",
     )
     fold: bool = option(True, "Fold CB's halves into the weights before it.", "--fold", off="--no-fold", shown="fold")
+    keep_float32: Iterable[str] = option(
+        (),
+        "What computes in float32 in a 16-bit export: overflowing, for the nodes that leave the range of the type on "
+        "the example inputs, or module paths such as blocks.3.mlp or norm*.",
+        "--keep-float32",
+        metavar="LIST",
+        read=words,
+        shown="nothing",
+    )
     external_data: bool | None = option(
         None, "Put the weights of an ONNX file into a second file beside it.", shown="above 2 GB only"
     )

@@ -109,6 +109,11 @@ def faulty(name: str, block: int, fault: str) -> Program:
     return cast(found, DTYPES["float16"]) if fault == "overflow" else found
 
 
+def overflowing(model: Model) -> Model:
+    """The model cast to float16 as other tools do it; an export refuses where that overflows."""
+    return dataclasses.replace(model, module=None, program=cast(capture(model), DTYPES["float16"]).exported)
+
+
 def stale(name: str, block: int) -> Program:
     """The folded network, one bias of which was not halved with its weight."""
     folded, _ = fold(program(name), plainly=True)

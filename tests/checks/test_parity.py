@@ -15,9 +15,9 @@ from torch import nn
 from cbsurgeon.checks import verify
 from cbsurgeon.checks.parity import reference
 from cbsurgeon.checks.parity import tolerance as policy
-from cbsurgeon.checks.parity.inputs import LARGE_MAGNITUDE
 from cbsurgeon.checks.parity.reference import Reference
 from cbsurgeon.deploy import export_onnx
+from cbsurgeon.deploy.overflow import LARGE_MAGNITUDE
 from cbsurgeon.errors import CheckFailed, InputFileError, UsageError
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
@@ -103,7 +103,7 @@ def test_token_ids_stay_valid(folder: Path) -> None:
 def test_an_overflow_in_float16_is_seen(folder: Path) -> None:
     model = faults.planted("vit", 1, faults.Overflowing)
     assert verify(faults.planted("vit"), model, batches=(1,)).ok, "in float32 it is the same function"
-    path = export_onnx(model, folder / "overflow.onnx", dtype="float16", fold=False).path
+    path = export_onnx(faults.overflowing(model), folder / "overflow.onnx", fold=False).path
     found = verify(faults.planted("vit"), path, batches=(1, 2))
     assert not found.ok, str(found)
 

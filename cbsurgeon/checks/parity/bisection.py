@@ -16,8 +16,8 @@ from cbsurgeon.checks.parity.row import Side
 from cbsurgeon.checks.parity.stream import Key, OnnxStream, ProgramStream, Stream, program_points, stream_after
 from cbsurgeon.deploy.folding.folds import fold
 from cbsurgeon.deploy.onnx import file as onnx_file
-from cbsurgeon.deploy.onnx.exporting import floating_type
 from cbsurgeon.deploy.runtimes import RuntimeSpec, Target, stage
+from cbsurgeon.deploy.typed import floating_type
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Block, Program
 from cbsurgeon.graph.capture import capture

@@ -11,12 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.overflow import enlarged
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program, aten
-
-# A power of two, so that scaling is exact. Large enough that a float16 sum over a few hundred tokens overflows where it
-# is not accumulated in float32, small enough that a correct float16 model of normalised inputs does not.
-LARGE_MAGNITUDE = 64.0
 
 GENERATED, LARGE, VOCABULARY = "generated", "large", "vocabulary"
 
@@ -114,7 +111,7 @@ def feeds(source: Source, batches: Sequence[int], given: Arrays | str | Path | N
         yield Feed(GENERATED, batch, source.draw(batch))
     batch = sorted(batches)[min(1, len(batches) - 1)]
     drawn = source.draw(batch)
-    large = {name: _enlarge(tensor) for name, tensor in drawn.items()}
+    large = enlarged(drawn)
     if any(not torch.equal(large[name], drawn[name]) for name in drawn):
         yield Feed(LARGE, batch, large)
     if source.program is not None:
@@ -194,10 +191,3 @@ def _rows(tensor: Tensor, source: Source, name: str, batch: int) -> Tensor:
     if axis is None or not tensor.dim() or not tensor.shape[axis]:
         return tensor
     return tensor.index_select(axis, torch.arange(batch) % tensor.shape[axis])
-
-
-def _enlarge(tensor: Tensor) -> Tensor:
-    """Floating values times a large factor; values between 0 and 1 (masks, boxes) and integers as they are."""
-    if not tensor.is_floating_point() or not tensor.numel() or (float(tensor.min()) >= 0 and float(tensor.max()) <= 1):
-        return tensor
-    return tensor * LARGE_MAGNITUDE

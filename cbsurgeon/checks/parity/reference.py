@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.export.graph_signature import TensorArgument
 from cbsurgeon.checks.parity.matching import renamed
 from cbsurgeon.checks.parity.tolerance import Floor, floor_of
 from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
+from cbsurgeon.deploy.typed import kept_in_range
 from cbsurgeon.errors import ExportError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.occupants import without
@@ -20,7 +22,8 @@ from cbsurgeon.graph.occupants import without
 LARGEST_REFERENCE = 500_000_000
 
 Named = Mapping[str, Tensor]
-Run = Callable[[Named], dict[str, Tensor]]
+Outputs = dict[str, Tensor]
+Run = Callable[[Named], Outputs]
 
 
 class Reference:
@@ -50,16 +53,31 @@ class Reference:
         try:
             exact = self.run("float64", inputs)
             found = {dtype: self.run(dtype, inputs) for dtype in dict.fromkeys(dtypes)}
+            within = {dtype: self._in_range(dtype, inputs, outputs, exact) for dtype, outputs in found.items()}
         except (RuntimeError, NotImplementedError, ExportError) as error:
             self.reason = f"the program does not run in float64 or {dtypes[1]}: {' '.join(str(error).split())[:120]}"
             return {}
         axes = output_batch_axes(self.program)
-        return {
-            name: floor_of(found[dtypes[0]][name], value, dtypes[0], axes[name])
-            + floor_of(found[dtypes[1]][name], value, dtypes[1], axes[name])
-            for name, value in exact.items()
-            if value.is_floating_point()
-        }
+        floors = {}
+        for name, value in exact.items():
+            if value.is_floating_point():
+                first, second = (floor_of(within[dtype][name], value, dtype, axes[name]) for dtype in dtypes)
+                finite = all(bool(torch.isfinite(found[dtype][name]).all()) for dtype in dtypes)
+                floors[name] = replace(first + second, finite=finite)
+        return floors
+
+    def _in_range(self, dtype: str, inputs: Named, outputs: Outputs, exact: Outputs) -> Outputs:
+        """Outputs of a 16-bit form; with what overflows in float32, where that made them infinite.
+
+        An overflow is no rounding: without this, a file that computes those nodes in float32 would be held against no
+        noise at all.
+        """
+        lost = any(bool((torch.isfinite(exact[name]) & ~torch.isfinite(value)).any()) for name, value in outputs.items()
+                   if value.is_floating_point())  # fmt: skip
+        if dtype not in DTYPES or not lost or self.program is None:
+            return outputs
+        inputs = renamed(inputs, self.program.input_names)
+        return run_in(self.program, dtype, kept_in_range(self.program, DTYPES[dtype], inputs))(inputs)
 
     def run(self, dtype: str, inputs: Named) -> dict[str, Tensor]:
         """The program's outputs in one type; its form in that type is made once and kept."""
@@ -69,14 +87,14 @@ class Reference:
         return self._programs[dtype](renamed(inputs, self.program.input_names))
 
 
-def run_in(program: Program, dtype: str) -> Run:
-    """A program as a function of named inputs that computes in one type."""
+def run_in(program: Program, dtype: str, keep: Collection[str] = ()) -> Run:
+    """A program as a function of named inputs that computes in one type, nodes in ``keep`` in float32."""
     if dtype == "float64":
         module: Any = in_float64(program)
         kind: torch.dtype | None = torch.float64
     elif dtype in DTYPES:
-        program = cast(program, DTYPES[dtype])
-        module, kind = program.module(), DTYPES[dtype]
+        program = cast(program, DTYPES[dtype], keep)
+        module, kind = program.module(), None
     else:
         module, kind = program.module(), None
 

@@ -21,9 +21,8 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.checks.parity.reference import Named
 from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
 from cbsurgeon.deploy.onnx import file as onnx_file
-from cbsurgeon.deploy.onnx.translation import node_path
 from cbsurgeon.deploy.runtimes.onnx_runtime import OnnxRuntime
-from cbsurgeon.graph import Program
+from cbsurgeon.graph import Program, aten
 
 _ADDITIONS = {torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor}
 
@@ -53,7 +52,7 @@ def number(points: Iterable[tuple[str, str]]) -> dict[Key, str]:
 
 def program_points(program: Program) -> dict[Key, str]:
     """Points of a program: key → node name."""
-    return number((node_path(node), node.name) for node in program.exported.graph.nodes if _is_point(node))
+    return number((aten.path(node), node.name) for node in program.exported.graph.nodes if _is_point(node))
 
 
 def _is_point(node: fx.Node) -> bool:

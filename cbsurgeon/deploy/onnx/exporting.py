@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from cbsurgeon.deploy.artifact import Export, FoldedSite
-from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.deploy.clock import Clock
 from cbsurgeon.deploy.folding.folds import fold as fold_program
 from cbsurgeon.deploy.onnx import file as onnx_file
@@ -19,7 +18,8 @@ from cbsurgeon.deploy.onnx.batch import BATCH, fix_batch, name_batch
 from cbsurgeon.deploy.onnx.einsum import spell_in_lowercase
 from cbsurgeon.deploy.onnx.means import write_means_as_products
 from cbsurgeon.deploy.onnx.translation import translated
-from cbsurgeon.errors import ExportError, UsageError, did_you_mean, missing
+from cbsurgeon.deploy.typed import Typed, check_types, floating_type, typed
+from cbsurgeon.errors import ExportError, UsageError, missing
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import preprocessing_of
@@ -70,20 +70,24 @@ def export_onnx(
 
     Raises:
         UsageError: an opset or dtype that is not offered (CB-EXPORT-01, CB-EXPORT-02), a batch below 1
-            (CB-EXPORT-08), or one for a model whose batch is fixed already (CB-EXPORT-10).
+            (CB-EXPORT-08), or one for a model whose batch is fixed already (CB-EXPORT-10); nothing to keep in float32
+            (CB-EXPORT-14).
         CaptureError: the model cannot be captured.
-        ExportError: the exporter refused (CB-EXPORT-03), the result fails ``onnx.checker`` (CB-EXPORT-04), or the
-            batch is not what was asked for in the file (CB-EXPORT-05). Nothing is written.
+        ExportError: the 16-bit type overflows (CB-EXPORT-13), the exporter refused (CB-EXPORT-03), the result fails
+            ``onnx.checker`` (CB-EXPORT-04), or the batch is not what was asked for in the file (CB-EXPORT-05). Nothing
+            is written.
         OutputFileError: the file cannot be written there.
         MissingPackage: onnx or onnxscript is absent.
     """
     how = resolve(ExportOptions, how, keywords, "export_onnx")
-    opset, dtype, fold, batch = how.opset, how.dtype, how.fold, how.only_batch
-    _check_arguments(opset, dtype, batch)
+    opset, batch = how.opset, how.only_batch
+    _check_arguments(opset, batch)
+    check_types(how)
     _import_exporter()
     target = atomic.check(path, force=force)
     clock = Clock(progress)
-    prepared, sites = _prepare(model, program, dtype, fold, for_tensorrt or batch is not None, clock)
+    form, sites = _prepare(model, program, how, for_tensorrt or batch is not None, clock)
+    prepared = form.program
     if batch is not None and not prepared.batch_axes:
         raise UsageError(
             "the model's batch is fixed already",
@@ -102,13 +106,15 @@ def export_onnx(
         name_batch(exported.model, prepared)
         if batch is not None:
             fix_batch(exported.model, batch)
-        _finish(exported.model, _metadata(model, prepared, sites, fold))
+        _finish(exported.model, _metadata(model, form, sites, how.fold))
     written = _write(exported, prepared, batch, target, how.external_data, force, clock)
     return Export(
         path=target,
         format="onnx",
         dtype=floating_type(prepared),
         sites=sites,
+        kept=form.kept,
+        notes=form.notes,
         versions=_versions(),
         seconds=clock.seconds,
         **written,
@@ -142,7 +148,7 @@ def _write(
         }
 
 
-def _check_arguments(opset: int, dtype: str | None, batch: int | None) -> None:
+def _check_arguments(opset: int, batch: int | None) -> None:
     if opset not in OPSETS:
         raise UsageError(
             f"ONNX opset {opset} is not offered",
@@ -150,14 +156,6 @@ def _check_arguments(opset: int, dtype: str | None, batch: int | None) -> None:
             where="--opset",
             why=f"the exports are tested with {', '.join(map(str, OPSETS))}",
             do=f"use --opset {DEFAULT_OPSET}",
-        )
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(
-            f"unknown dtype {dtype!r}",
-            code="CB-EXPORT-02",
-            where="--dtype",
-            why=f"the typed exports are {', '.join(DTYPES)}",
-            do=f"{did_you_mean(dtype, DTYPES)} leave it out to keep the model's own type".strip(),
         )
     if batch is not None and batch < 1:
         raise UsageError(
@@ -177,28 +175,16 @@ def _import_exporter() -> None:
 
 
 def _prepare(
-    model: Model, program: Program | None, dtype: str | None, fold: bool, plainly: bool, clock: Clock
-) -> tuple[Program, tuple[FoldedSite, ...]]:
+    model: Model, program: Program | None, how: ExportOptions, plainly: bool, clock: Clock
+) -> tuple[Typed, tuple[FoldedSite, ...]]:
     sites: tuple[FoldedSite, ...] = ()
     if program is None:
         with clock("capture", "capturing the model"):
             program = capture(model)
-    if fold:
+    if how.fold:
         with clock("fold", "folding"):
             program, sites = fold_program(program, plainly=plainly)
-    if dtype is not None and dtype != floating_type(program):
-        with clock("cast", f"casting to {dtype}"):
-            program = cast(program, DTYPES[dtype])
-    return program, sites
-
-
-def floating_type(program: Program) -> str:
-    """The floating type most of a program's weights have."""
-    counts: dict[str, int] = {}
-    for tensor in program.exported.state_dict.values():
-        if tensor.is_floating_point():
-            counts[str(tensor.dtype)] = counts.get(str(tensor.dtype), 0) + tensor.numel()
-    return max(counts, key=lambda name: counts[name], default="torch.float32").removeprefix("torch.")
+    return typed(program, how, clock), sites
 
 
 def _finish(model: Any, metadata: Mapping[str, Any]) -> None:
@@ -211,8 +197,8 @@ def _finish(model: Any, metadata: Mapping[str, Any]) -> None:
     model.metadata_props[onnx_file.METADATA_KEY] = json.dumps(metadata, sort_keys=True)
 
 
-def _metadata(model: Model, program: Program, sites: tuple[FoldedSite, ...], fold: bool) -> dict[str, Any]:
-    source, preprocessing = model.provenance, preprocessing_of(model)
+def _metadata(model: Model, form: Typed, sites: tuple[FoldedSite, ...], fold: bool) -> dict[str, Any]:
+    program, source, preprocessing = form.program, model.provenance, preprocessing_of(model)
     return {
         "schema": onnx_file.METADATA_SCHEMA,
         "version": __version__,
@@ -224,6 +210,7 @@ def _metadata(model: Model, program: Program, sites: tuple[FoldedSite, ...], fol
             "sha256": source.sha256,
         },
         "dtype": floating_type(program),
+        "float32": list(form.kept),
         "preprocessing": None if preprocessing is None else preprocessing.to_dict(),
         "fold": fold,
         "sites": [site.to_dict() for site in sites],

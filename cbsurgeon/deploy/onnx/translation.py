@@ -9,7 +9,7 @@ import torch
 
 from cbsurgeon.deploy.quiet import quiet
 from cbsurgeon.errors import ExportError
-from cbsurgeon.graph import Program
+from cbsurgeon.graph import Program, aten
 
 
 def translated(program: Program, opset: int) -> Any:
@@ -90,11 +90,5 @@ def _place(program: Program, name: str, operands: list[str]) -> str:
         users = [user for operand in operands if operand in nodes for user in nodes[operand].users]
         stem = re.sub(r"_\d+$", "", name)
         node = next((user for user in users if stem in user.name), users[0] if users else None)
-    path = node_path(node) if node is not None else ""
+    path = aten.path(node) if node is not None else ""
     return f"node {name}" + (f", in {path}" if path else "")
-
-
-def node_path(node: torch.fx.Node) -> str:
-    """Module path a graph node came from, empty at the top level."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""

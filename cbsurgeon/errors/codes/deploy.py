@@ -80,6 +80,23 @@ CODES = {
         causes=("an .onnx file with an output that does not end in .engine", "a path that is no ONNX file"),
         do=("end the output in .engine: cbsurgeon export FILE.onnx -o FILE.engine", "give the model instead"),
     ),
+    "CB-EXPORT-13": Entry(
+        "the 16-bit type overflows in this model",
+        "The model was run in float32 on its example inputs, and a tensor is larger than the 16-bit type can hold "
+        "(65504 in float16), so the export would compute infinity or noise. The message names the first such tensor.",
+        causes=("a residual stream that grows from block to block", "weights that were trained in bfloat16"),
+        do=(
+            "add --keep-float32 overflowing: those nodes and what reads them compute in float32",
+            "take --dtype bfloat16, which has the range of float32",
+        ),
+    ),
+    "CB-EXPORT-14": Entry(
+        "there is nothing to keep in float32",
+        "--keep-float32 takes overflowing, or paths of modules (blocks.3.mlp, norm*) and names of nodes, and it "
+        "belongs to an export of a float32 model to a 16-bit type.",
+        causes=("a misspelt module path", "a missing --dtype", "a model that is in a 16-bit type itself"),
+        do=("take a path that cbsurgeon inspect shows", "add --dtype float16", "leave --keep-float32 out"),
+    ),
     "CB-ONNX-01": Entry(
         "there is no such ONNX file",
         "The path ends in .onnx and does not exist, or is not a regular file.",

@@ -53,7 +53,7 @@ def _needed(graph: fx.Graph, wanted: set[str], override: Override) -> set[fx.Nod
     whatever writes into one of them."""
     needed, written = set[fx.Node](), set[fx.Node]()
     for node in reversed(graph.nodes):
-        if node.name in wanted or node in needed or (_writes(node) and _storage(node) in written):
+        if node.name in wanted or node in needed or (writes(node) and _storage(node) in written):
             needed.add(node)
             written.add(_storage(node))
             if node.name not in override:
@@ -61,7 +61,8 @@ def _needed(graph: fx.Graph, wanted: set[str], override: Override) -> set[fx.Nod
     return needed
 
 
-def _writes(node: fx.Node) -> bool:
+def writes(node: fx.Node) -> bool:
+    """Whether an operator writes into one of its operands."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
 
@@ -69,7 +70,7 @@ def _writes(node: fx.Node) -> bool:
 def _storage(node: fx.Node) -> fx.Node:
     """The tensor whose memory a node's result may share, through views and writing in place."""
     while node.args and isinstance(node.args[0], fx.Node):
-        if not (_writes(node) or aten.name(node) in aten.LAYOUT | aten.CROP | aten.SPLIT):
+        if not (writes(node) or aten.name(node) in aten.LAYOUT | aten.CROP | aten.SPLIT):
             break
         node = node.args[0]
     return node

@@ -21,6 +21,11 @@ def exported(document: Document, documents: Sequence[Document]) -> Rows:
             yield fact(label, f"{port['name']} {port['dtype']} [{text_of(port['dims'])}]")
     if document.get("batch"):
         yield fact("batch", figures.profile(document["batch"]))
+    if kept := document.get("float32"):
+        modules = list(dict.fromkeys(entry.rpartition(" (")[0] for entry in kept))
+        yield fact("float32", f"{len(kept)} operators, in {text_of(modules)}")
+    for note in document.get("notes", ()):
+        yield fact("note", note)
     sites = document.get("sites", ())
     if sites:
         folded = [site for site in sites if site["form"]]

@@ -83,9 +83,7 @@ def test_inputs_by_keyword(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize(
-    "fault", ["axis", "scale", "absent", "overflow"]
-)
+@pytest.mark.parametrize("fault", ["axis", "scale", "absent", "overflow"])
 def test_an_exported_fault_is_found(name: str, fault: str, tmp_path: Path) -> None:
     model = faults.planted(name, 1, faults.FAULTS[fault])
     overflow = fault == "overflow"

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import cbsurgeon as cbs
 from cbsurgeon.checks.parity.tolerance import CEILING
 from cbsurgeon.deploy import Export, export, export_onnx, open_runtime
-from cbsurgeon.deploy.typed import ROUNDING
 from cbsurgeon.errors import ExportError, UsageError
 from cbsurgeon.models.model import Model
 
@@ -209,7 +208,3 @@ def test_nothing_to_keep_is_an_error(arguments: dict[str, str], words: str, tmp_
     with pytest.raises(UsageError, match=words) as raised:
         export_onnx(model(), tmp_path / "m.onnx", **arguments)
     assert raised.value.code == "CB-EXPORT-14"
-
-
-def test_harm_begins_above_rounding() -> None:
-    assert ROUNDING < CEILING["float16"]

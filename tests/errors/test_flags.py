@@ -18,7 +18,7 @@ from tests.errors.test_codes import docstrings_of
 
 PACKAGE = Path(cbsurgeon.__file__).parent
 README = PACKAGE.parent / "README.md"
-FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 COMMAND = re.compile(r"cbsurgeon ([a-z]+)((?: +[^`;,()\n]+)*)")
 OTHER_PROGRAMS = ("pip install", "hf download", "git ", "docker run", "python train.py", "validate.py")
 TIMM = {"--model", "--model-kwargs"}

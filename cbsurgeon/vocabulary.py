@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-OPERATORS = ("cb", "cb_s", "cb_gate", "cb_hybrid", "cb_retrofit", "se")
+OPERATORS = ("cb", "cb_s", "cb_gate", "cb_hybrid", "cb_retrofit", "se", "uniform_head")
 """Built-in operators, in the order they are documented."""
 
 POSITIONS = ("front", "mid", "end")

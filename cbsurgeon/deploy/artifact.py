@@ -42,8 +42,8 @@ class FoldedSite:
         site: ``<block path>:<position>``, or the node's name where the program does not tell.
         op: the operator that stands there.
         form: where the half went, ``last-projection`` (``, skip side`` where the mean joins the stream, ``, bias
-            side`` where it joins the bias), ``layer-scale`` or ``first-projection``; empty when it was left as
-            written.
+            side`` where it joins the bias), ``layer-scale`` or ``first-projection``; ``projection`` for zeros in
+            the rows of the projection before it; empty when it was left as written.
         reason: why it was left as written; empty when it was folded.
     """
 

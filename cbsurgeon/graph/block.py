@@ -14,7 +14,10 @@ from cbsurgeon.operators.common.unfolding import Unfold
 SCHEMA = "cbsurgeon.inspect/1"
 
 Kind = Literal["mlp", "glu", "conv-mlp", "token-mlp", "inverted-bottleneck", "attention"]
-Position = Literal["front", "mid", "end"]
+Position = Literal["front", "mid", "end", "query"]
+
+Heads = tuple[tuple[tuple[int, int], ...], ...]
+"""For every attention head, the ranges ``(start, stop)`` of channels that are its queries."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class Site:
     """One position of a block: which tensor, its axes, and where it is reached from a module.
 
     Attributes:
-        position: ``front``, ``mid`` or ``end``.
+        position: ``front``, ``mid`` or ``end``; ``query``, the result of the projection that makes an attention's
+            queries.
         token_axes, channel_axis, batch_axes: roles of the tensor's axes, as non-negative indices.
         tokens: product of the sizes of the token axes at capture.
         channels: size of the channel axis.
@@ -88,6 +92,7 @@ class Site:
         class_token: position of the class token along the single token axis, where one was found and proved.
         unfold: how the tensor is split first where samples and tokens share an axis; the axes above are then those of
             the split tensor.
+        heads: which channels are the queries of each head, at ``query``.
     """
 
     position: Position
@@ -102,6 +107,7 @@ class Site:
     mask: Mask | None = None
     class_token: int | None = None
     unfold: Unfold | None = None
+    heads: Heads = ()
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,7 @@ class Block:
                     "mask": site.mask.to_dict() if site.mask is not None else None,
                     "class_token": site.class_token,
                     "unfold": site.unfold.to_dict() if site.unfold is not None else None,
+                    **({"heads": [[list(part) for part in head] for head in site.heads]} if site.heads else {}),
                 }
                 for position, site in self.sites.items()
             },

@@ -83,12 +83,13 @@ class ProgramEditor:
         target = self.targets[name]
         (self._state if target in self._state else self._constants)[target] = self.weights[name]
 
-    def add_weight(self, path: str, tensor: Tensor) -> fx.Node:
+    def add_weight(self, path: str, tensor: Tensor, *, saved: bool = True) -> fx.Node:
         """A new parameter or buffer: its state-dict entry, its placeholder, and its line in the signature.
 
         Args:
             path: its state-dict key.
             tensor: an ``nn.Parameter`` for a parameter, any other tensor for a buffer.
+            saved: it belongs to the state dict; false for a buffer that is not persistent.
         """
         first = self.program.exported.graph_signature.user_inputs[0]
         place = next(number for number, spec in enumerate(self._inputs) if getattr(spec.arg, "name", None) == first)
@@ -97,9 +98,9 @@ class ProgramEditor:
             node = self.graph.placeholder(("p_" if learned else "b_") + path.replace(".", "_"))
         node.target = node.name
         node.meta["val"] = self._fake_mode().from_tensor(tensor.detach(), static_shapes=True)
-        kind, persistent = (InputKind.PARAMETER, None) if learned else (InputKind.BUFFER, True)
+        kind, persistent = (InputKind.PARAMETER, None) if learned else (InputKind.BUFFER, saved)
         self._inputs.insert(place, InputSpec(kind, TensorArgument(node.name), path, persistent))
-        self._state[path] = self.weights[node.name] = tensor
+        (self._state if saved else self._constants)[path] = self.weights[node.name] = tensor
         self.targets[node.name] = path
         return node
 
@@ -109,6 +110,7 @@ class ProgramEditor:
             self.graph.erase_node(self.node(spec.arg.name))
             self._inputs.remove(spec)
             self._state.pop(str(spec.target), None)
+            self._constants.pop(str(spec.target), None)
 
     def finish(self, example: Mapping[str, Tensor] | None = None) -> Program:
         """The edited program, checked by torch's own verifier.

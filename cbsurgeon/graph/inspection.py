@@ -11,10 +11,12 @@ from cbsurgeon.graph.attention import causality as leaks
 from cbsurgeon.graph.attention import class_token, filler, padding
 from cbsurgeon.graph.attention.influence import Probe
 from cbsurgeon.graph.attention.maps import listing
-from cbsurgeon.graph.block import Block, Inspection, Mask
+from cbsurgeon.graph.attention.queries import QUERY, query_sites
+from cbsurgeon.graph.block import Block, Inspection, Mask, Site
 from cbsurgeon.graph.blocks.assembly import (
     assemble,
     fingerprint,
+    merged,
     same_weights,
     stack_names,
     without_adapters,
@@ -28,7 +30,7 @@ from cbsurgeon.graph.branches.hosts import Hosts, hosts_of
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.parts import Parts, capture_parts
-from cbsurgeon.graph.occupants import occupied, without
+from cbsurgeon.graph.occupants import Occupant, occupied, without
 from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model
 
@@ -122,6 +124,7 @@ def inspect_program(
     marking = _marking(bare, reading, groups, every, unmasked, run) if run is not None else {}
     unmasked |= {stack: f"{name} hides its tokens, and not by an attention mask" for stack, name in marking.items()}
     every = [_without_masks(block) if block.stack in marking else block for block in every]
+    every = _with_queries(bare, reading, groups, every, hosts or Hosts(), standing, run=has_weights(program))
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
     listing.reject_mapless(reading)
@@ -139,6 +142,34 @@ def inspect_program(
         unmasked=unmasked,
         seconds={"read": time.perf_counter() - start},
     )
+
+
+def _with_queries(
+    program: Program,
+    reading: Reading,
+    groups: list[list[Found]],
+    blocks: list[Block],
+    hosts: Hosts,
+    standing: list[Occupant],
+    *,
+    run: bool,
+) -> list[Block]:
+    """The blocks, attention with the site where its queries are made."""
+    members = [one for group in groups for one in group if one.kind == "attention"]
+    found = dict(zip(map(id, members), query_sites(program, reading, members, run=run), strict=True))
+    result: list[Block] = []
+    for block, group in zip(blocks, groups, strict=True):
+        if block.kind != "attention":
+            result.append(block)
+            continue
+        sites = [found[id(one)] for one in group]
+        refused = next((site for site in sites if isinstance(site, str)), "")
+        if refused:
+            result.append(replace(block, unavailable={**block.unavailable, QUERY: refused}))
+            continue
+        site = merged(reading, [site for site in sites if isinstance(site, Site)], hosts)
+        result.append(occupied(replace(block, sites={**block.sites, QUERY: site}), standing))
+    return result
 
 
 def _marking(

@@ -41,6 +41,7 @@ class Occupant:
         nodes: its nodes, in graph order.
         source: the node it is applied to.
         result: the node that is read in its place.
+        kind: its class; ``None`` where it has not been imported.
     """
 
     op: str
@@ -48,6 +49,7 @@ class Occupant:
     nodes: tuple[fx.Node, ...]
     source: fx.Node
     result: fx.Node
+    kind: type[Operator] | None = None
 
     @property
     def readers(self) -> frozenset[str]:
@@ -145,7 +147,7 @@ def _occupant(one: Membership, nodes: list[fx.Node], given: Collection[str]) -> 
     marked = [source for source in sources if source.name == one.mark.get("source")]
     if len(marked or sources) != 1:
         return None
-    return Occupant(one.op, one.path, tuple(nodes), (marked or sources)[0], results[0])
+    return Occupant(one.op, one.path, tuple(nodes), (marked or sources)[0], results[0], one.kind)
 
 
 def without(program: Program) -> tuple[Program, list[Occupant]]:

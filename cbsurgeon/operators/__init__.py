@@ -17,6 +17,7 @@ from cbsurgeon.operators.common.cost import Cost, Folding, Traffic
 from cbsurgeon.operators.common.decay import parameter_groups
 from cbsurgeon.operators.registry import build, names
 from cbsurgeon.operators.se import SE
+from cbsurgeon.operators.uniform_head import UniformHead
 
 __all__ = [
     "CB",
@@ -28,6 +29,7 @@ __all__ = [
     "Cost",
     "Folding",
     "Operator",
+    "UniformHead",
     "Traffic",
     "build",
     "names",

@@ -10,6 +10,7 @@ it may define             so that                                               
 ``identity_at_start``     ``insert`` need not warn that outputs change                    the warning is printed
 ``mixes_tokens = False``  causal and padded models need no causal or masked form          such models are refused
 ``options()``             recipes and weights files rebuild it with its options           it is rebuilt without options
+``stands_at``             it goes to attention, at the result of the query projection      it goes where ``--pos`` says
 ``refusal(tokens)``       a site it cannot work at is refused before anything changes     every site is accepted
 ``cost(...)``             ``audit`` and ``audit --roofline`` use its closed form          its nodes are counted
 ``folding(...)``          an export manifest says why it was not folded                   a general reason is given
@@ -68,6 +69,7 @@ class Operator(nn.Module):
         recipe_digest: of that recipe, to tell state dicts of other recipes (:mod:`cbsurgeon.operators.common.notes`).
         pause: what ``cbsurgeon.disable`` leaves it out by.
         unfolding: splits the axis that samples and tokens share at its site; the axes are those of the split tensor.
+        stands_at: the one position it can stand at, ``query``; empty for those that stand where they are told.
         start: the options that only say where its parameters and buffers start, which a state dict holds.
     """
 
@@ -82,6 +84,7 @@ class Operator(nn.Module):
     pause: Pause | None = None
     unfolding: Unfolding | None = None
     start: ClassVar[tuple[str, ...]] = ()
+    stands_at: ClassVar[str] = ""
 
     def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
         super().__init__()
@@ -102,6 +105,15 @@ class Operator(nn.Module):
     def options(self) -> dict[str, Any]:
         """Options that rebuild this operator beside its channels and axes; JSON values only."""
         return {}
+
+    def choose(self, heads: Sequence[Sequence[tuple[int, int]]]) -> None:
+        """Take what the site knows: for every head, the ranges of channels that are its queries.
+
+        Only an operator that stands at ``query`` has a use for it.
+
+        Raises:
+            ValueError: it cannot work with these heads.
+        """
 
     def refusal(self, tokens: int) -> str:
         """Why this operator cannot stand at a site of so many tokens; empty where it can."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,6 +44,9 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
     for kind in choice.kinds or ():
         _known(kind, (*KINDS, "attention"), "kind of block", "--kinds")
     operator = operator_class(op)
+    if operator.stands_at:
+        choice = _at_attention(choice, operator)
+        pos = choice.pos
     masked = bool(options.get("masked"))
     chosen: list[Block] = []
     if choice.at in ("mlp", "both"):
@@ -90,6 +94,25 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
     )
 
 
+def _at_attention(choice: Choice, operator: type[Operator]) -> Choice:
+    """The choice with the attention branches and the one position that an operator has.
+
+    Raises:
+        UsageError: another position or place was asked for (CB-PLAN-02).
+    """
+    asked = [f"--pos {choice.pos}"] if choice.pos != Choice.pos else []
+    asked += [f"--at {choice.at}"] if choice.at == "both" else []
+    if asked:
+        raise UsageError(
+            f"{operator.name} has a position of its own",
+            code="CB-PLAN-02",
+            where=" ".join(asked),
+            why="it stands on the queries of attention, and nowhere else",
+            do=f"leave {' and '.join(word.split()[0] for word in asked)} out: --op {operator.name}",
+        )
+    return replace(choice, at="msa", pos=operator.stands_at)
+
+
 def _known(word: str, words: Sequence[str], what: str, where: str) -> None:
     if word not in words:
         raise UsageError(
@@ -131,6 +154,7 @@ def _sites(
             block.calls,
             mask=there.mask if masked else None,
             unfold=there.unfold,
+            heads=there.heads,
         )
         if there.occupied is not None:
             raise occupied(site, there.occupied, op)
@@ -145,7 +169,7 @@ def _absent(absent: Sequence[tuple[Block, str]], pos: str, chosen: Sequence[Bloc
         code="CB-LOCATE-04",
         where=f"block {block.index} ({block.path or 'no module'})",
         why=reason,
-        do="choose another --pos, other --layers, or --allow-partial",
+        do=f"choose {'another --pos, ' if pos in POSITIONS else ''}other --layers, or --allow-partial",
     )
 
 
@@ -159,6 +183,10 @@ def _refuse_misfits(op: str, options: dict[str, Any], sites: Sequence[RecipeSite
             if error.code != "CB-OP-03":
                 raise
             raise cannot_stand(site, op, error.why) from None
+        try:
+            operator.choose(site.heads)
+        except ValueError as error:
+            raise cannot_stand(site, op, str(error), "choose heads that every attention has (--op-option heads=0)") from None
         if why := operator.refusal(site.tokens):
             raise cannot_stand(site, op, why)
 

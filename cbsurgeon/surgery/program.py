@@ -72,6 +72,7 @@ def _insert(
     editor: ProgramEditor, by_name: Mapping[str, fx.Node], site: Site, path: str, recipe: Recipe, mask: Mask | None
 ) -> None:
     operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options)).eval()
+    operator.choose(site.heads)
     if mask is not None and isinstance(operator, Context):
         operator.tie(Masking(mask.input, mask.valid, rows=mask.rows), site.batch_axes[0], path)
     if site.unfold is not None:  # a program's tokens are as many as when it was captured
@@ -79,8 +80,9 @@ def _insert(
     first = by_name[site.uses[0].value]
     dtype = first.meta["val"].dtype
     operator = operator.to(dtype) if dtype.is_floating_point else operator
+    saved = operator.state_dict()
     tensors = {
-        name: editor.add_weight(f"{path}.{name}", tensor)
+        name: editor.add_weight(f"{path}.{name}", tensor, saved=name in saved)
         for name, tensor in (*operator.named_parameters(), *operator.named_buffers())
     }
     for number, use in enumerate(site.uses):

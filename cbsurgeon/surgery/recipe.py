@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cbsurgeon.errors import UsageError
-from cbsurgeon.graph.block import Block, Hook, Mask
+from cbsurgeon.graph.block import Block, Heads, Hook, Mask
 from cbsurgeon.models.files import strict_json
 from cbsurgeon.operators.common import notes
 from cbsurgeon.operators.common.masking import VALID
@@ -24,7 +24,7 @@ class RecipeSite:
 
     Attributes:
         index, stack, kind, path: the block, as ``inspect`` shows it.
-        position: ``front``, ``mid`` or ``end``.
+        position: ``front``, ``mid`` or ``end``; ``query`` for an operator on the queries of an attention.
         token_axes, channel_axis, batch_axes: roles of the tensor's axes there.
         tokens, channels: sizes when the recipe was made; only ``channels`` has to stay the same.
         hooks: where the tensor is reached on a module; empty when only a program can be edited.
@@ -32,6 +32,7 @@ class RecipeSite:
         enabled: set to false to leave this site out.
         mask: the input that says which tokens are padding; of a masked operator only.
         unfold: how the axis that samples and tokens share is split; the axes are those of the split tensor.
+        heads: for every head, the ranges of channels that are its queries; at ``query`` only.
     """
 
     index: int
@@ -49,9 +50,10 @@ class RecipeSite:
     enabled: bool = True
     mask: Mask | None = None
     unfold: Unfold | None = None
+    heads: Heads = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; ``mask`` and ``unfold`` only where there is one."""
+        """JSON form; ``mask``, ``unfold`` and ``heads`` only where there are any."""
         return {
             "index": self.index,
             "stack": self.stack,
@@ -70,6 +72,7 @@ class RecipeSite:
             "enabled": self.enabled,
             **({"mask": self.mask.to_dict()} if self.mask is not None else {}),
             **({"unfold": self.unfold.to_dict()} if self.unfold is not None else {}),
+            **({"heads": [[list(part) for part in head] for head in self.heads]} if self.heads else {}),
         }
 
 
@@ -221,8 +224,8 @@ class Recipe:
 
 
 def _site(document: Mapping[str, Any]) -> RecipeSite:
-    if document["position"] not in ("front", "mid", "end"):
-        raise ValueError(f"position {document['position']!r} is not front, mid or end")
+    if document["position"] not in ("front", "mid", "end", "query"):
+        raise ValueError(f"position {document['position']!r} is not front, mid, end or query")
     enabled = document.get("enabled", True)
     if not isinstance(enabled, bool):
         raise ValueError(f"enabled is {enabled!r}, not true or false")
@@ -245,6 +248,7 @@ def _site(document: Mapping[str, Any]) -> RecipeSite:
         enabled=enabled,
         mask=_mask(document.get("mask")),
         unfold=Unfold.from_dict(document["unfold"]) if document.get("unfold") is not None else None,
+        heads=tuple(tuple((int(start), int(stop)) for start, stop in head) for head in document.get("heads", ())),
     )
 
 

@@ -15,7 +15,6 @@ branch, ``(r + mean(u)) + (u + b)``, so that ONNX Runtime still takes the bias i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,10 +25,11 @@ from cbsurgeon.deploy.folding.pattern import (
     Broadcast,
     broadcasts,
     identity_source,
-    layout_source,
     value,
     why_left,
 )
+from cbsurgeon.deploy.folding.projections import CONVOLUTIONS, LINEAR, PROJECTIONS, projection_before
+from cbsurgeon.deploy.folding.zeros import fold_zeros
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.editing import ProgramEditor, shaped
 from cbsurgeon.graph.occupants import membership
@@ -40,10 +40,6 @@ aten = torch.ops.aten
 
 AVERAGE = "token_average"
 """Last part of the module path of every folded mean."""
-
-_LINEAR = aten.linear.default
-_CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
-_PROJECTIONS = {_LINEAR, *_CONVOLUTIONS}
 
 Rewrite = Callable[[ProgramEditor, Broadcast, fx.Node], bool]
 """Edits an operator after a linear layer, and says whether it could."""
@@ -64,7 +60,7 @@ def fold(program: Program, *, plainly: bool = False) -> tuple[Program, tuple[Fol
     editor = ProgramEditor(program)
     found = list(broadcasts(editor.graph))
     forms = {} if plainly or not program.batch_axes else _BESIDE_THE_BIAS
-    done = [_fold_one(editor, broadcast, forms) for broadcast in found]
+    done = [_fold_one(editor, broadcast, forms) for broadcast in found] + fold_zeros(editor)
     others = _other_operators(editor.graph, done)
     if not any(done):
         return program, (*done, *others)
@@ -89,7 +85,7 @@ def _fold_one(editor: ProgramEditor, broadcast: Broadcast, forms: Mapping[str, R
     if moved is not None:
         broadcast = moved
     site = broadcast.site
-    projection, reason = _projection_before(editor, broadcast.x)
+    projection, reason = projection_before(editor, broadcast.x)
     if projection is not None:
         for form, rewrite in forms.items():
             if rewrite(editor, broadcast, projection.node):
@@ -124,53 +120,6 @@ def _drop_halves(broadcast: Broadcast) -> None:
     broadcast.result.kwargs = {}
 
 
-@dataclass(frozen=True)
-class _Projection:
-    """A projection whose output may be halved by halving its weights (the weight first, then the bias)."""
-
-    node: fx.Node
-    weights: tuple[str, ...]
-
-
-def _projection_before(editor: ProgramEditor, x: fx.Node) -> tuple[_Projection | None, str]:
-    """The projection whose result reaches ``x`` through operators a factor passes through, read by nobody else."""
-    node, reader_count = x, 2
-    while True:
-        if len(node.users) > reader_count:
-            return None, f"{node.name} has other readers"
-        source = layout_source(node)
-        if source is None:
-            break
-        node, reader_count = source, 1
-    reader = f"{node.name} ({node.target})"
-    if node.op != "call_function" or node.kwargs:
-        return None, f"no projection stands before it, but {reader}"
-    if node.target in _PROJECTIONS:
-        operands = node.args[1:3]
-    elif node.target == aten.addmm.default:
-        operands = (node.args[2], node.args[0])
-    elif node.target == aten.batch_norm.default and node.args[5] is False:
-        operands = node.args[1:3]
-        if not all(isinstance(operand, fx.Node) for operand in operands):
-            return None, f"{reader} has no weight of its own"
-    else:
-        return None, f"{reader} is no projection, so a factor cannot go into its weights"
-    return _own_weights(editor, node, operands)
-
-
-def _own_weights(editor: ProgramEditor, node: fx.Node, operands: tuple[Any, ...]) -> tuple[_Projection | None, str]:
-    names = []
-    for operand in operands:
-        if operand is None:
-            continue
-        if not isinstance(operand, fx.Node) or operand.name not in editor.weights:
-            return None, f"the weight of {node.name} is computed in the graph"
-        if len(operand.users) != 1:
-            return None, f"the weight of {node.name} is shared by {len(operand.users)} operators"
-        names.append(operand.name)
-    return _Projection(node, tuple(names)), ""
-
-
 def _single_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
@@ -196,7 +145,7 @@ def _projections_after(editor: ProgramEditor, result: fx.Node) -> tuple[str, ...
         if identity_source(user) is not None:
             pending += user.users
             continue
-        operand = user.args[1] if user.target in _PROJECTIONS else None
+        operand = user.args[1] if user.target in PROJECTIONS else None
         if not isinstance(operand, fx.Node) or operand.name not in editor.weights or len(operand.users) != 1:
             return ()
         weights.append(operand.name)
@@ -230,14 +179,14 @@ def _move_behind(editor: ProgramEditor, broadcast: Broadcast) -> Broadcast | Non
 
 
 def _channel_axis(projection: fx.Node) -> int:
-    return value(projection).dim() - 1 if projection.target == _LINEAR else 1
+    return value(projection).dim() - 1 if projection.target == LINEAR else 1
 
 
 def _acts_per_token(node: fx.Node, broadcast: Broadcast) -> bool:
     """Whether a projection maps every token on its own, so that it commutes with the average."""
-    if node.target == _LINEAR:
+    if node.target == LINEAR:
         return value(node).dim() - 1 not in broadcast.axes
-    if node.target not in _CONVOLUTIONS or 1 in broadcast.axes or 0 in broadcast.axes:
+    if node.target not in CONVOLUTIONS or 1 in broadcast.axes or 0 in broadcast.axes:
         return False
     weight = node.args[1]
     padding = node.args[4] if len(node.args) > 4 else 0
@@ -268,7 +217,7 @@ def _to_skip_side(editor: ProgramEditor, broadcast: Broadcast, linear: fx.Node) 
     if not isinstance(stream, fx.Node) or stream is tail or value(stream).shape != value(residual).shape:
         return False
     with editor.graph.inserting_before(residual):
-        plain = editor.call(_LINEAR, linear.args[:2], value(linear), like=linear)
+        plain = editor.call(LINEAR, linear.args[:2], value(linear), like=linear)
         mean = _mean(editor, plain, broadcast)
         _mark_average(mean)
         shifted = editor.call(aten.add.Tensor, (stream, mean), value(stream), like=broadcast.result)
@@ -284,7 +233,7 @@ def _to_bias_side(editor: ProgramEditor, broadcast: Broadcast, linear: fx.Node) 
     if bias is None or not _same_layout(broadcast.x, linear):
         return False
     with editor.graph.inserting_before(result):
-        plain = editor.call(_LINEAR, linear.args[:2], value(linear), like=linear)
+        plain = editor.call(LINEAR, linear.args[:2], value(linear), like=linear)
         mean = _mean(editor, plain, broadcast)
         _mark_average(mean)
         shift = editor.call(aten.add.Tensor, (mean, bias), value(mean), like=result)
@@ -299,7 +248,7 @@ _BESIDE_THE_BIAS: Mapping[str, Rewrite] = {"skip side": _to_skip_side, "bias sid
 
 
 def _bias_of(node: fx.Node) -> fx.Node | None:
-    bias = node.args[2] if node.target == _LINEAR and len(node.args) > 2 else None
+    bias = node.args[2] if node.target == LINEAR and len(node.args) > 2 else None
     return bias if isinstance(bias, fx.Node) else None
 
 

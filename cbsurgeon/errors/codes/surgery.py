@@ -9,6 +9,12 @@ CODES = {
         causes=("a misspelt value",),
         do=("take one of the values in the message", "read the help: cbsurgeon insert --help"),
     ),
+    "CB-PLAN-02": Entry(
+        "the operator has a position of its own",
+        "uniform_head stands on the queries of attention. --pos and --at both are for operators that can stand anywhere.",
+        causes=("--pos or --at both beside such an operator",),
+        do=("leave --pos and --at out",),
+    ),
     "CB-OP-01": Entry(
         "there is no such operator",
         "--op takes the name of an operator of cbsurgeon, or a class of your own as mod:package.module:Class.",

@@ -62,7 +62,7 @@ def assemble(reading: Reading, group: list[Found], stack: str, hosts: Hosts, tap
     firsts = [one.core for one in between.firsts]
     fc1 = tuple(dict.fromkeys(path for core in firsts if (path := calls.leaf(core, ()))))
     fc2 = calls.leaf(last.core, ())
-    sites = {position: _merged(reading, [one.sites[position] for one in group], hosts) for position in first.sites}
+    sites = {position: merged(reading, [one.sites[position] for one in group], hosts) for position in first.sites}
     end = sites.get("end")
     return Block(
         index=-1,
@@ -144,7 +144,7 @@ def _place(reading: Reading, found: Found) -> int:
     return len(dims) - 1 - dims[::-1].index(found.branch.last.contracted)
 
 
-def _merged(reading: Reading, sites: list[Site], hosts: Hosts) -> Site:
+def merged(reading: Reading, sites: Sequence[Site], hosts: Hosts) -> Site:
     """One site for all calls of a block; a module counts only if it runs just as often as the block does."""
     first = sites[0]
     hooks: list[Hook] = [

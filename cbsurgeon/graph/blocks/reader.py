@@ -141,7 +141,7 @@ def _experts(reading: Reading, branch: Branch) -> Found | Rejected | None:
     if channel is None or flow.table.axes(branch.between.firsts[0].contracted) != {channel}:
         return _blocked(reading, branch)
     try:
-        site = sites.end_at(flow, reading.calls, experts.end_of(node, branch.total), {channel})
+        site = sites.site_at(flow, reading.calls, "end", experts.end_of(node, branch.total), {channel})
     except sites.NoSite:
         return _blocked(reading, branch)
     kind: Kind = "glu" if branch.between.gate else "mlp"

@@ -91,13 +91,13 @@ def end(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> S
     return on_module if split and on_module.hooks else site
 
 
-def end_at(flow: Flow, calls: ModuleCalls, value: fx.Node, channels: set[int]) -> Site:
-    """The End of a branch whose last step is known.
+def site_at(flow: Flow, calls: ModuleCalls, position: Position, value: fx.Node, channels: set[int]) -> Site:
+    """The site at a tensor that is known, for all who read it.
 
     Raises:
-        NoSite: there are no tokens to average over.
+        NoSite: there are no tokens there.
     """
-    return _site(flow, calls, "end", Place(value), channels)
+    return _site(flow, calls, position, Place(value), channels)
 
 
 def _tokens(flow: Flow, node: fx.Node, channels: set[int]) -> int:

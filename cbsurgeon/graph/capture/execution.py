@@ -77,11 +77,17 @@ def _storage(node: fx.Node) -> fx.Node:
 
 
 def values(
-    program: Program, inputs: Mapping[str, Tensor], wanted: Iterable[str], override: Override | None = None
+    program: Program,
+    inputs: Mapping[str, Tensor],
+    wanted: Iterable[str],
+    override: Override | None = None,
+    *,
+    grad: bool = False,
 ) -> dict[str, Tensor]:
     """Values of named nodes for named inputs; nothing else is computed, and the run stops as soon as all are known.
 
-    A node that draws random numbers draws the same ones in every run, whatever else is computed.
+    A node that draws random numbers draws the same ones in every run, whatever else is computed. With ``grad``,
+    gradients of the values can be taken.
 
     Raises:
         KeyError: a name is not in the graph.
@@ -89,7 +95,7 @@ def values(
     names = list(wanted)
     reader = _Reader(program.exported.graph_module, names, override or {})
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             reader.run(*flat_inputs(program, inputs))
     except _Enough:
         pass

@@ -67,11 +67,13 @@ class Folding:
     Attributes:
         factor: the operator is ``factor * (x + mean x)``, and a linear layer before or after it can carry the factor;
             ``None`` where it has no such form.
+        zeros: the operator multiplies every channel by 0 or 1, and a linear layer before it can carry the zeros.
         reason: why nothing can be moved, for people; empty where something can.
     """
 
     factor: float | None = None
     reason: str = "it is not a constant times (x + mean x)"
+    zeros: bool = False
 
 
 def around_a_mean(n: int, c: int, elements: int = 0, shared: int = 0) -> tuple[Traffic, ...]:

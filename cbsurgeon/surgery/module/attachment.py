@@ -41,6 +41,7 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
     for site in recipe.active:
         host, name = _host(parts, site, recipe.op)
         operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options))
+        operator.choose(site.heads)
         masks.tie(operator, site, f"{site.hooks[0].module}.{name}")
         if site.unfold is not None:
             operator.unfold(Unfolding(site.unfold))

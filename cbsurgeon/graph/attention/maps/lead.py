@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from torch import fx
@@ -32,6 +33,11 @@ def lead_of(flow: Flow, one: Map) -> Lead:
     if one.fused:  # an axis of size one in the queries is stretched to that of the keys
         keys = flow.of(one.asked.node)
         dims = [dim or (keys[place] if len(keys) == len(dims) + 2 else dim) for place, dim in enumerate(dims)]
+    return parts_of(flow, one, dims)
+
+
+def parts_of(flow: Flow, one: Map, dims: Sequence[Dim]) -> Lead:
+    """Some axes of a tensor of an attention, split as finely as they are known."""
     parts = [[Part(_size(factor.axis, factor.size), _role(flow, one, factor.axis)) for factor in dim] for dim in dims]
     if any(part.role == "head" for own in parts if all(one.role != "batch" for one in own) for part in own):
         # Beside the batch stand windows where another axis holds the heads, even if nothing more is known of them.

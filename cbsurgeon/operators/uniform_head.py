@@ -1,0 +1,98 @@
+"""Uniform heads (Table 1 A, B, C): attention heads that weigh all keys alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbsurgeon.operators.base import Operator
+from cbsurgeon.operators.common.cost import Cost, Folding, Traffic
+
+Ranges = Sequence[tuple[int, int]]
+"""``(start, stop)`` of runs of channels."""
+
+
+class UniformHead(Operator):
+    """``q_h := 0`` for the chosen heads: the softmax of equal scores is ``1/N`` exactly.
+
+    It stands at the result of the projection that makes the queries, alone or together with keys and values. Under a
+    mask the head is uniform over the keys that are visible, so that it shows no token its future and no padding. Values
+    and the output projection go on working; the projection's weights for these queries, and for the keys of these
+    heads, no longer matter and get no gradient. It adds no parameter and no key to a state dict.
+
+    Before :meth:`choose` says which channels are whose queries, all are.
+
+    Args:
+        heads: which heads, counted from 0, or from the last one with negative numbers; one number, or several.
+    """
+
+    name = "uniform_head"
+    formula = "q of the head := 0, so that its attention is 1/N"
+    twice = "the heads can be chosen together: --op-option heads=[0,1]"
+    mixes_tokens = False
+    stands_at = "query"
+    keep: Tensor
+
+    def __init__(
+        self, channels: int, channel_axis: int, token_axes: Sequence[int], *, heads: int | Sequence[int] = 0
+    ) -> None:
+        super().__init__(channels, channel_axis, token_axes)
+        given = [heads] if isinstance(heads, int) else list(heads)
+        if not given or any(not isinstance(head, int) or isinstance(head, bool) for head in given):
+            raise ValueError(f"heads is {heads!r}, not a number such as 0 or a list such as [0, 3]")
+        self.heads = tuple(sorted(set(given)))
+        self.silent: tuple[tuple[int, int], ...] = ((0, channels),)
+        self.register_buffer("keep", torch.zeros(channels), persistent=False)
+
+    def options(self) -> dict[str, Any]:
+        """``heads``, where it is not the first one."""
+        return {"heads": list(self.heads)} if self.heads != (0,) else {}
+
+    def choose(self, heads: Sequence[Ranges]) -> None:
+        """Say which channels are the queries of each head.
+
+        Raises:
+            ValueError: a chosen head does not exist.
+        """
+        for head in self.heads:
+            if not -len(heads) <= head < len(heads):
+                raise ValueError(f"the attention has {len(heads)} heads, and no head {head}")
+        self.silent = tuple((start, stop) for head in self.heads for start, stop in heads[head])
+        self._fill()
+
+    def _fill(self) -> None:
+        with torch.no_grad():
+            self.keep.fill_(1.0)
+            for start, stop in self.silent:
+                self.keep[start:stop] = 0.0
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As for any module; ``to_empty`` and other moves without values get the mask again."""
+        super()._apply(fn, recurse)
+        self._fill()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The projection's result without the queries of the chosen heads, same shape and type as ``x``."""
+        keep = self.per_channel(self.keep, x)
+        return x * (keep if keep.dtype == x.dtype else keep.to(x.dtype))
+
+    @classmethod
+    def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
+        """NC in both conventions; nothing once the zeros are in the projection's weights."""
+        n, c = tokens, channels
+        traffic = (
+            Traffic("line", 1, 2 * n * c, c),
+            Traffic("kernel", 1, 2 * n * c, c),
+            Traffic("folded", 0, 0),
+            Traffic("fused", 0, 0),
+        )
+        return Cost(n * c, n * c, 0, "NC: mask the queries", traffic)
+
+    @classmethod
+    def folding(cls, **options: Any) -> Folding:
+        """The projection in front of it carries the zeros."""
+        return Folding(zeros=True, reason="")

@@ -61,3 +61,14 @@ def test_a_pass_of_torch_fx() -> None:
     before, after = map(int, re.findall(r"additions in the graph: (\d+)", printed))
     assert after == before + 4, "one addition for each inserted operator"
     assert "changed: True; 4 operators" in printed and "identity: True" in printed
+
+
+@pytest.mark.slow
+def test_uniform_heads() -> None:
+    """Table 1 prints 22, 21, 22 and 29 million; (C) adds 4 D^2 + 3 D values a layer, as the paper's 29 does."""
+    pytest.importorskip("timm", reason="the example says it needs it")
+    counts = [
+        int(number) for number in re.findall(r"^(?:ViT-S|\(.\)) +(\d+)", run("07_uniform_heads.py"), re.MULTILINE)
+    ]
+    assert [round(number / 1e6) for number in counts] == [22, 21, 22, 29]
+    assert counts[0] - counts[1] == 12 * 2 * 64 * 385 and counts[3] - counts[0] == 12 * (4 * 384**2 + 3 * 384)

@@ -16,6 +16,7 @@ from cbsurgeon import vocabulary
 from cbsurgeon.cli.common.options import options
 from cbsurgeon.deploy.casting import DTYPES
 from cbsurgeon.errors import UsageError
+from cbsurgeon.graph.attention.queries import QUERY
 from cbsurgeon.graph.block import Kind, Position
 from cbsurgeon.operators import names
 from cbsurgeon.options import (
@@ -213,7 +214,7 @@ def test_help_in_python_lists_the_fields() -> None:
 def test_the_vocabulary_names_what_there_is() -> None:
     """It is written down apart, since the command line must not import torch to print a list of names."""
     assert names() == vocabulary.OPERATORS
-    assert typing.get_args(Position) == vocabulary.POSITIONS
+    assert typing.get_args(Position) == (*vocabulary.POSITIONS, QUERY)
     assert set(vocabulary.KINDS) == set(typing.get_args(Kind)) - {"attention"}
     assert tuple(DTYPES) == vocabulary.DTYPES
     assert vocabulary.DEFAULT_OPSET in vocabulary.OPSETS

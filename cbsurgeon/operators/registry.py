@@ -18,7 +18,9 @@ from cbsurgeon.operators.cb_s import CBS
 from cbsurgeon.operators.se import SE
 from cbsurgeon.operators.uniform_head import UniformHead
 
-_OPERATORS: dict[str, type[Operator]] = {cls.name: cls for cls in (CB, CBS, CBGate, CBHybrid, CBRetrofit, SE, UniformHead)}
+_OPERATORS: dict[str, type[Operator]] = {
+    cls.name: cls for cls in (CB, CBS, CBGate, CBHybrid, CBRetrofit, SE, UniformHead)
+}
 
 _SITE_PARAMETERS = ("channels", "channel_axis", "token_axes")
 """What every operator's constructor takes from its site, before the options a user may give."""

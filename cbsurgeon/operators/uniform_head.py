@@ -71,7 +71,7 @@ class UniformHead(Operator):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As for any module; ``to_empty`` and other moves without values get the mask again."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._fill()
         return self
 

@@ -113,6 +113,9 @@ def _at_attention(choice: Choice, operator: type[Operator]) -> Choice:
     return replace(choice, at="msa", pos=operator.stands_at)
 
 
+_HEADS = "choose heads that every chosen attention has, such as --op-option heads=0"
+
+
 def _known(word: str, words: Sequence[str], what: str, where: str) -> None:
     if word not in words:
         raise UsageError(
@@ -186,7 +189,7 @@ def _refuse_misfits(op: str, options: dict[str, Any], sites: Sequence[RecipeSite
         try:
             operator.choose(site.heads)
         except ValueError as error:
-            raise cannot_stand(site, op, str(error), "choose heads that every attention has (--op-option heads=0)") from None
+            raise cannot_stand(site, op, str(error), _HEADS) from None
         if why := operator.refusal(site.tokens):
             raise cannot_stand(site, op, why)
 

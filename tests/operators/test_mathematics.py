@@ -52,6 +52,7 @@ FORMULAS = {
     "cb_gate": lambda v, c: [x * (v[0] + 1) for x in v],
     "cb_hybrid": lambda v, c: [x * v[0] + (x + sum(v) / len(v)) / 2 for x in v],
     "cb_retrofit": lambda v, c: [x + 0.2 * (sum(v) / len(v) - x) for x in v],
+    "uniform_head": lambda v, c: [0.0 for x in v],  # of a tensor that is nothing but queries of the head
 }
 
 
@@ -238,7 +239,7 @@ def test_statistics_in_float32_under_half_types(dtype: torch.dtype, causal: bool
     assert float(((found.double() - exact) / exact).abs().max()) <= HALF_BOUND[dtype]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", sorted(set(names()) - {"uniform_head"}))  # which is there to hold them back
 def test_gradients_reach_the_input_and_every_parameter(name: str) -> None:
     x, operator = tensor((2, 5, 32)).requires_grad_(), build(name, 32, 2, (1,)).double()
     (operator(x) * tensor((2, 5, 32), 1)).sum().backward()

@@ -95,7 +95,7 @@ def test_parameters_on_vit_small() -> None:
         added[op] = sum(parameter.numel() for parameter in edited.parameters()) - before
     hidden = 384 // 16
     assert added == {
-        **dict.fromkeys(("cb", "cb_gate", "cb_hybrid", "cb_retrofit"), 0),
+        **dict.fromkeys(("cb", "cb_gate", "cb_hybrid", "cb_retrofit", "uniform_head"), 0),
         "cb_s": 4_608,
         "se": 12 * (2 * 384 * hidden + hidden + 384),
     }

@@ -31,10 +31,10 @@ def _fold_one(editor: ProgramEditor, occupant: Occupant) -> FoldedSite:
     if keep is None:
         return FoldedSite(occupant.path, occupant.op, reason="its nodes are not one product with a fixed mask")
     found, reason = projection_before(editor, occupant.source, readers=1)
-    if found is not None and not _along_its_rows(found, occupant, len(keep)):
-        found, reason = None, f"{found.node.name} does not make the channels on its own rows"
     if found is None:
         return FoldedSite(occupant.path, occupant.op, reason=reason)
+    if not _along_its_rows(found, occupant, len(keep)):
+        return FoldedSite(occupant.path, occupant.op, reason=f"{found.node.name} does not make the channels by rows")
     for name in found.weights:
         weight = editor.weights[name].detach()
         editor.replace_weight(name, weight * keep.to(weight).view(-1, *[1] * (weight.dim() - 1)))

@@ -11,7 +11,7 @@ CODES = {
     ),
     "CB-PLAN-02": Entry(
         "the operator has a position of its own",
-        "uniform_head stands on the queries of attention. --pos and --at both are for operators that can stand anywhere.",
+        "uniform_head stands on the queries of attention. --pos and --at both are for operators that stand anywhere.",
         causes=("--pos or --at both beside such an operator",),
         do=("leave --pos and --at out",),
     ),

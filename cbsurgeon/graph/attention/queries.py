@@ -8,14 +8,15 @@ that is not hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
 
 from cbsurgeon.graph import aten
+from cbsurgeon.graph.attention.channels import along, differ, holds, noise, numbered, owners, runs_of, written
 from cbsurgeon.graph.attention.maps.comparing import softmax_input
 from cbsurgeon.graph.attention.maps.finding import find_maps
 from cbsurgeon.graph.attention.maps.following import operand
@@ -24,17 +25,19 @@ from cbsurgeon.graph.attention.maps.listing import HIDDEN
 from cbsurgeon.graph.attention.maps.map import Map
 from cbsurgeon.graph.attention.scores import NEAR, find_scores
 from cbsurgeon.graph.block import Heads, Site
+from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches.projection import projection
 from cbsurgeon.graph.branches.sites import NoSite, site_at
 from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.blocks.reading import Found, Reading
 
-QUERY = "query"
+QUERY: Final = "query"
 """The position of this site."""
 
 _ONLY_ASK = ("sym_", "_assert")
 """Operators that read a tensor's form, and none of its values."""
+
+_CASTS = frozenset("to _to_copy type_as float half bfloat16 double".split())
 
 _PASSED_ON = aten.LAYOUT | aten.CROP | aten.SPLIT
 
@@ -54,9 +57,7 @@ def query_sites(program: Program, reading: Reading, found: Sequence[Found], *, r
         try:
             if len(inside) != 1:
                 raise NoSite(f"{len(inside) or 'no'} maps of queries by keys are in this branch, not one")
-            if not run:
-                raise NoSite("the weights hold no values, so that nothing can be proved by running it")
-            yield _Proof(program, reading, inside[0]).site()
+            yield _Proof(program, reading, inside[0], run).site()
         except NoSite as reason:
             yield str(reason)
 
@@ -68,6 +69,7 @@ class _Proof:
     program: Program
     reading: Reading
     map: Map
+    run: bool
 
     def site(self) -> Site:
         """The site.
@@ -83,8 +85,14 @@ class _Proof:
         assert core is not None  # the walk stopped at it
         axis = 1 if core.convolution else len(flow.of(made)) - 1
         site = site_at(flow, self.reading.calls, QUERY, made, flow.table.axes(flow.of(core.core)[axis]))
-        heads = self._heads(made, axis, between)
-        self._refuse_other_readers(made, axis, heads, between)
+        strangers = self._other_readers(made, between)
+        plain = all(node is made or aten.name(node) in _PASSED_ON - _CASTS for node in between)
+        if not (plain or self.run):
+            raise NoSite("the weights hold no values, so that nothing can be proved by running it")
+        heads, holding = (self._by_numbers if plain else self._by_gradients)(made, axis, list(strangers))
+        self._refuse_unequal_scores(made)
+        for node in holding:
+            raise NoSite(f"its queries are also read by {strangers[node].name}")
         return replace(site, heads=heads)
 
     def _projection(self, asking: fx.Node) -> tuple[fx.Node, set[fx.Node]]:
@@ -103,27 +111,45 @@ class _Proof:
             if projection(flow, node) is not None:
                 made.append(node)
                 continue
-            queue += [source for source in aten.tensors(node) if flow.is_activation(source)]
+            sources = aten.tensors(node)[:1] if aten.name(node).endswith("_as") else aten.tensors(node)
+            queue += [source for source in sources if flow.is_activation(source)]
         if len(made) != 1:
             raise NoSite(f"its queries are made by {len(made)} projections")
         return made[0], seen
 
-    def _heads(self, made: fx.Node, axis: int, between: set[fx.Node]) -> Heads:
-        """The channels of every head's queries."""
-        plain = all(node is made or aten.name(node) in _PASSED_ON for node in between)
-        given = _numbered(made, axis) if plain else _noise(made).requires_grad_()
-        asking = self.map.asking.node.name
-        query = values(self.program, self.program.example, [asking], {made.name: given}, grad=not plain)[asking]
-        query = self._by_head(query)
-        owner = _written(query, given.shape[axis]) if plain else _owners(query, given, axis)
-        if owner is None:
-            raise NoSite("the queries of several heads depend on the same channels")
-        heads = tuple(_ranges((owner == head).nonzero().flatten().tolist()) for head in range(len(query)))
-        if not all(heads):
-            raise NoSite("a head has no channels of its own")
-        with torch.no_grad():
-            self._refuse_unequal_scores(made, given.masked_fill(_along(owner >= 0, axis, given.dim()), 0.0))
-        return heads
+    def _by_numbers(self, made: fx.Node, axis: int, asked: list[fx.Node]) -> tuple[Heads, list[fx.Node]]:
+        """Where nothing but moves lies between: the channels of each head's queries, and which nodes hold them."""
+        asking, given = self.map.asking.node, numbered(made, axis)
+        found = self._values({made: given}, [*asked, asking])
+        query = self._by_head(found[asking.name])
+        owner = written(query, given.shape[axis])
+        return runs_of(owner, len(query)), [node for node in asked if holds(found[node.name], owner)]
+
+    def _by_gradients(self, made: fx.Node, axis: int, asked: list[fx.Node]) -> tuple[Heads, list[fx.Node]]:
+        """The channels that each head's queries depend on, and which nodes change with them.
+
+        Raises:
+            NoSite: queries of zero channels are not zero.
+        """
+        given, asking = noise(made).requires_grad_(), self.map.asking.node
+        query = self._by_head(self._values({made: given}, [asking], grad=True)[asking.name])
+        if not query.requires_grad:
+            raise NoSite("its queries do not depend on the values of the projection")
+        owner = owners(query, given, axis)
+        plain = given.detach()
+        silent = plain.masked_fill(along(owner >= 0, axis, plain.dim()), 0.0)
+        before, after = (self._values({made: x}, [*asked, asking]) for x in (plain, silent))
+        if bool(after[asking.name].any()):
+            raise NoSite("its queries are not zero where the projection gives zeros: something is added to them")
+        changed = [node for node in asked if differ(before[node.name], after[node.name])]
+        return runs_of(owner, len(query)), changed
+
+    def _values(self, given: Mapping[fx.Node, Tensor], wanted: Iterable[fx.Node], *, grad: bool = False) -> Any:
+        override = {node.name: tensor for node, tensor in given.items()}
+        try:
+            return values(self.program, self.program.example, [node.name for node in wanted], override, grad=grad)
+        except RuntimeError as error:
+            raise NoSite(f"the part that makes its queries cannot be run by itself: {error}") from error
 
     def _by_head(self, query: Tensor) -> Tensor:
         """The queries, ``[heads, ...]``."""
@@ -149,17 +175,16 @@ class _Proof:
         rest = [place for place in range(split.dim()) if place not in places]
         return split.permute(*places, *rest).reshape(-1, *(sizes[place] for place in rest))
 
-    def _refuse_unequal_scores(self, made: fx.Node, silent: Tensor) -> None:
-        """Refuse where queries or scores are not what a uniform map needs once the projection's channels are zero."""
-        override, asking = {made.name: silent}, self.map.asking.node.name
-        query = values(self.program, self.program.example, [asking], override)[asking]
-        if bool(query.any()):
-            raise NoSite("its queries are not zero where the projection gives zeros: something is added to them")
+    def _refuse_unequal_scores(self, made: fx.Node) -> None:
+        """Refuse where something is added to the scores that does not hide keys, but tells them apart."""
         read, axis = self._scores()
         if read is None:
             return
-        override[self.map.asked.node.name] = _noise(self.map.asked.node)
-        scores = values(self.program, self.program.example, [read.name], override)[read.name].float().movedim(axis, -1)
+        if not self.run:
+            raise NoSite("the weights hold no values, so that what is added to the scores is not known")
+        asking, asked = self.map.asking.node, self.map.asked.node
+        given = {made: torch.zeros_like(noise(made)), asking: torch.zeros_like(noise(asking)), asked: noise(asked)}
+        scores = self._values(given, [read])[read.name].float().movedim(axis, -1)
         top = scores.amax(-1, keepdim=True)
         if bool(((scores != top) & (scores > top + HIDDEN)).any()):
             raise NoSite("a bias is added to its scores, so that queries of zero do not weigh all keys alike")
@@ -175,110 +200,24 @@ class _Proof:
         hides = isinstance(mask, fx.Node) and (value := aten.value(mask)) is not None and value.dtype != torch.bool
         return (mask if hides else None), -1  # type: ignore[return-value]
 
-    def _refuse_other_readers(self, made: fx.Node, axis: int, heads: Heads, between: set[fx.Node]) -> None:
-        """Refuse where anything but this attention's scores reads the queries."""
-        carriers = {*between, made}
-        queue = [made]
-        while queue:
-            for user in queue.pop().users:
-                if user not in carriers and aten.name(user) in _PASSED_ON and len(aten.tensors(user)) == 1:
-                    carriers.add(user)
-                    queue.append(user)
-        before = _numbered(made, axis)
-        chosen = torch.zeros(before.shape[axis], dtype=torch.bool)
-        for head in heads:
-            for start, stop in head:
-                chosen[start:stop] = True
-        after = before.masked_fill(_along(chosen, axis, before.dim()), 0.0)
-        names = [node.name for node in carriers]
-        one, other = (values(self.program, self.program.example, names, {made.name: x}) for x in (before, after))
+    def _other_readers(self, made: fx.Node, between: set[fx.Node]) -> dict[fx.Node, fx.Node]:
+        """The nodes that may hold queries and have a reader that this attention's scores do not come from, with it.
+
+        They are those between the projection and the queries, and wherever else the projection's result is only moved.
+        """
         upstream = _upstream(self.map.node, made)
-        for node in carriers:
-            if not _differ(one[node.name], other[node.name]):
-                continue
+        carriers, queue, strangers = {*between, made}, [made, *between], dict[fx.Node, fx.Node]()
+        while queue:
+            node = queue.pop()
             for user in node.users:
                 if user in carriers or user in upstream or aten.name(user).startswith(_ONLY_ASK):
                     continue
-                raise NoSite(f"its queries are also read by {user.name}")
-
-
-def _noise(node: fx.Node) -> Tensor:
-    """Random values of a node's shape at capture, none of them zero.
-
-    Raises:
-        NoSite: the shape depends on values.
-    """
-    value = aten.value(node)
-    assert value is not None
-    sizes, strides = ([_at_capture(number) for number in numbers] for numbers in (value.shape, value.stride()))
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(sizes, generator=generator) + 0.5
-    result: Tensor = torch.empty_strided(sizes, strides, dtype=value.dtype)
-    return result.copy_(drawn)
-
-
-def _numbered(node: fx.Node, axis: int) -> Tensor:
-    """A tensor of a node's shape at capture that holds the number of its channel everywhere, counted from one."""
-    like = _noise(node)
-    numbers = torch.arange(1, like.shape[axis] + 1)
-    return torch.empty_like(like, dtype=torch.float32).copy_(_along(numbers, axis, like.dim()).expand_as(like))
-
-
-def _written(query: Tensor, channels: int) -> Tensor | None:
-    """``[channels]``: the head in whose queries the number of a channel is written, as :func:`_owners` gives it."""
-    owner = torch.full((channels,), -1)
-    for head, own in enumerate(query):
-        places = own.unique().long() - 1
-        if bool((owner[places] >= 0).any()):
-            return None
-        owner[places] = head
-    return owner
-
-
-def _at_capture(number: int | torch.SymInt) -> int:
-    if isinstance(number, int):
-        return number
-    if number.node.hint is None:
-        raise NoSite("the shape of its queries depends on values")
-    return int(number.node.hint)
-
-
-def _owners(query: Tensor, given: Tensor, axis: int) -> Tensor | None:
-    """``[channels]``: the head whose queries depend on a channel, -1 for none; ``None`` where several do.
-
-    The heads are numbered in binary: one gradient for every digit that is one, and one for every digit that is zero.
-    """
-    count = len(query)
-    number = torch.arange(count).view(-1, *[1] * (query.dim() - 1))
-
-    def reached(chosen: Tensor) -> Tensor:
-        weights = chosen.to(query.dtype).expand_as(query)
-        (slope,) = torch.autograd.grad(query, given, weights, retain_graph=True)
-        return slope.movedim(axis, 0).flatten(1).ne(0).any(1)
-
-    anywhere = reached(torch.ones_like(number))
-    owner = torch.zeros(given.shape[axis], dtype=torch.long)
-    for digit in range((count - 1).bit_length()):
-        ones, zeros = reached(number >> digit & 1), reached(1 - (number >> digit & 1))
-        if bool((ones & zeros).any()):
-            return None
-        owner += ones.long() << digit
-    return owner.masked_fill(~anywhere, -1)
-
-
-def _ranges(places: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Sorted numbers as ``(start, stop)`` of every run."""
-    runs: list[tuple[int, int]] = []
-    for place in places:
-        if runs and runs[-1][1] == place:
-            runs[-1] = (runs[-1][0], place + 1)
-        else:
-            runs.append((place, place + 1))
-    return tuple(runs)
-
-
-def _along(vector: Tensor, axis: int, rank: int) -> Tensor:
-    return vector.view(*[-1 if place == axis else 1 for place in range(rank)])
+                if aten.name(user) in _PASSED_ON and len(aten.tensors(user)) == 1:
+                    carriers.add(user)
+                    queue.append(user)
+                else:
+                    strangers[node] = user
+        return strangers
 
 
 def _upstream(node: fx.Node, stop: fx.Node) -> set[fx.Node]:
@@ -290,11 +229,3 @@ def _upstream(node: fx.Node, stop: fx.Node) -> set[fx.Node]:
             seen.add(current)
             queue += current.all_input_nodes
     return seen
-
-
-def _differ(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return not torch.equal(one, other)
-    if isinstance(one, Mapping) or not isinstance(one, tuple | list):
-        return bool(one != other)
-    return any(_differ(mine, its) for mine, its in zip(one, other, strict=True))

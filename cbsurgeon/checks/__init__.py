@@ -1,7 +1,7 @@
-"""Checking what was made: parity, bisection, leaks, cost, latency.
+"""Checks of edited and exported models: parity with bisection, leaks, cost, latency.
 
-Belongs here: what compares two models or counts one, and says how sure the answer is. Not here: running a model
-(``deploy.runtimes``), accuracy on data (``evaluation``), the look of a result (``report``).
+Belongs here: comparing two models or measuring one, with confidence intervals and verdicts. Not here: running a model
+(``deploy.runtimes``), accuracy on data (``evaluation``), formatting a result (``report``).
 """
 
 from cbsurgeon.checks.cost.auditing import audit, count

@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, threads, versions, load, clocks. No host name, no paths."""
+"""Describing the machine of a measurement: processor, threads, versions, load, clocks; no host name, no paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "numpy", "timm", "torchvision", "transformers", "onnx", "on
 
 
 def environment() -> dict[str, Any]:
-    """The stamp of this process on this machine, JSON values only."""
+    """Return a description of this machine and process, as JSON values."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Versions of the installed packages that can matter."""
+    """Return the versions of installed packages that can affect a measurement."""
     found = {}
     for name in PACKAGES:
         try:
@@ -45,35 +45,35 @@ def packages() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     match = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
     return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def clock_mhz() -> float | None:
-    """Mean clock of the cores at this moment, where the system tells it."""
+    """Return the current mean clock of the cores; ``None`` if the system does not report it."""
     clocks = [float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", _read("/proc/cpuinfo") or "", re.M)]
     return round(sum(clocks) / len(clocks), 1) if clocks else None
 
 
 def affinity() -> list[int] | None:
-    """Cores this process may run on, where the system tells it."""
+    """Return the cores this process may run on; ``None`` if the system does not report them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def load() -> tuple[float, float, float]:
-    """Load averages over 1, 5 and 15 minutes; zeros where the system has none."""
+    """Return the load averages over 1, 5 and 15 minutes; zeros if the system has none."""
     return os.getloadavg() if hasattr(os, "getloadavg") else (0.0, 0.0, 0.0)
 
 
 def resident_bytes(*, peak: bool = False) -> int | None:
-    """Memory this process holds now, or at most since :func:`reset_peak`; ``None`` off Linux."""
+    """Return this process's memory in bytes, now or the peak since :func:`reset_peak`; ``None`` if not on Linux."""
     match = re.search(rf"^{'VmHWM' if peak else 'VmRSS'}:\s*(\d+) kB", _read("/proc/self/status") or "", re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 
 def reset_peak() -> bool:
-    """Start the peak anew (Linux); says whether it could."""
+    """Reset the peak of :func:`resident_bytes` (Linux only); return whether that succeeded."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

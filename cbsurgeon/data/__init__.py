@@ -1,13 +1,12 @@
-"""Datasets → batches in a model's own preprocessing.
+"""Reading datasets as batches, with each model's own preprocessing.
 
-``open_data(spec, preprocessing)`` opens a folder of images, an ``.npz`` file, a folder that ``datasets`` saved,
-WebDataset shards or a torchvision dataset; iterating the result gives
-:class:`Batch` objects. Images that cannot be read are counted and named, conversions are counted as notes. Several
-processes share a dataset without counting a sample twice or losing one. A new kind of dataset is one file and one line
-in :mod:`cbsurgeon.data.sources.registry`.
+``open_data(spec, preprocessing)`` opens a folder of images, an ``.npz`` file, a folder saved by ``datasets``,
+WebDataset shards or a torchvision dataset. Iterating the result yields :class:`Batch` objects. Images that cannot be
+read are counted and listed by name; conversions (such as grey to RGB) are counted as notes. Several processes can share
+a dataset: each sample is read exactly once. A new kind of dataset needs one file and one line in
+:mod:`cbsurgeon.data.sources.registry`.
 
-Not here: how an image becomes an input (``models.preprocessing``), and what is measured on the batches
-(``evaluation``).
+Not here: how an image becomes an input (``models.preprocessing``), what is measured on the batches (``evaluation``).
 """
 
 from cbsurgeon.data.loading import Data, open_data

@@ -1,4 +1,4 @@
-"""Samples → batches: decoding, preprocessing, and what could not be read. It runs in the worker processes."""
+"""Making batches of samples: decoding, preprocessing and recording unreadable samples. Runs in worker processes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from cbsurgeon.models.imaging import MODES, framed, map_of, normalized
 
 
 class Collector:
-    """Makes the batches of units.
+    """Makes batches of the samples in a unit (a part of the dataset that one process reads as a whole).
 
     Args:
         source: the dataset.
-        views: preprocessings, one view of each image for each; none for arrays.
-        batch: samples a batch.
-        strict: an unreadable sample is an error.
+        views: the preprocessings; a batch contains each image once per preprocessing. Empty for arrays.
+        batch: samples per batch.
+        strict: raise an error for an unreadable sample.
     """
 
     def __init__(self, source: Source, views: tuple[Preprocessing, ...], batch: int, strict: bool) -> None:
         self.source, self.views, self.batch, self.strict = source, views, batch, strict
 
     def batches(self, unit: int) -> Iterator[Batch]:
-        """Every batch of one unit, the last one marked; a unit without a readable sample gives an empty batch."""
+        """Yield the batches of one unit, the last one marked; one empty batch if no sample is readable."""
         held: list[Sample] = []
         previous: Batch | None = None
         for sample in self.source.unit(unit, self.batch):

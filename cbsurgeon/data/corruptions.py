@@ -1,8 +1,8 @@
-"""What is done to images to see how a model bears it: occlusion, Gaussian noise, shot noise, blur.
+"""Image corruptions for robustness tests: occlusion, Gaussian noise, shot noise, blur.
 
-Pixels are float32 from 0 to 1, ``[batch, channels, height, width]``, after resizing and cropping; the result is clipped
-to that range and not rounded. Random numbers come from one generator an image, so that an image is corrupted alike
-whatever batch and process it is in. A new corruption is one function and one line in :data:`CORRUPTIONS`.
+Pixels are float32 from 0 to 1, ``[batch, channels, height, width]``, after resizing and cropping. Results are clipped
+to that range and not rounded. Each image has its own random generator, so its corruption does not depend on the batch
+or process it is in. A new corruption is one function and one line in :data:`CORRUPTIONS`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ Generators = Sequence[torch.Generator]
 
 @dataclass(frozen=True)
 class Corruption:
-    """One way to corrupt images.
+    """A corruption of images, and the strengths to test it with.
 
     Attributes:
-        name: how the user asks for it.
-        strengths: strengths that are tried where the user names none.
-        unit: what a strength means, for people; ``{}`` stands for the number.
-        apply: pixels, strength and one generator an image → pixels. ``None``: it is done to the model's input instead.
-        random: it uses random numbers, and is repeated with several seeds.
+        name: its name in ``--robust``.
+        strengths: the default strengths.
+        unit: description of a strength for reports; ``{}`` is replaced by the number.
+        apply: function of pixels, strength and one generator per image that returns the corrupted pixels; ``None`` if
+            the corruption changes the model's input instead of the pixels.
+        random: whether it uses random numbers, and so is repeated with several seeds.
     """
 
     name: str
@@ -36,9 +37,10 @@ class Corruption:
 
 
 def occluded(inputs: Tensor, share: float) -> Tensor:
-    """Model inputs with zeros in a centred patch that has this share of height and width (paper, Table 8: 0.5).
+    """Return model inputs with a centred patch set to zero (paper, Table 8: ``share`` 0.5).
 
-    Zeros stand in the model's input, which is the mean colour of its training images.
+    The patch has the given share of the height and of the width. Zero in the normalised input is the mean colour of the
+    training images.
     """
     height, width = inputs.shape[-2:]
     tall, wide = round(height * share), round(width * share)
@@ -49,23 +51,23 @@ def occluded(inputs: Tensor, share: float) -> Tensor:
 
 
 def noise(pixels: Tensor, sigma: float, generators: Generators) -> Tensor:
-    """Gaussian noise of a standard deviation of ``sigma`` levels of 255."""
+    """Add Gaussian noise with a standard deviation of ``sigma / 255``."""
     drawn = torch.stack([torch.randn(image.shape, generator=g) for image, g in zip(pixels, generators, strict=True)])
     return (pixels + sigma / 255 * drawn).clamp(0, 1)
 
 
 def shot(pixels: Tensor, photons: float, generators: Generators) -> Tensor:
-    """Shot noise: every value becomes a Poisson number of at most about ``photons``, as in ImageNet-C."""
+    """Add shot noise as in ImageNet-C: a value ``v`` becomes ``Poisson(v * photons) / photons``."""
     drawn = [torch.poisson(image * photons, generator=g) for image, g in zip(pixels, generators, strict=True)]
     return (torch.stack(drawn) / photons).clamp(0, 1)
 
 
 def blur(pixels: Tensor, sigma: float, generators: Generators) -> Tensor:
-    """Gaussian blur of a standard deviation of ``sigma`` pixels, its kernel cut off at 4 sigma."""
+    """Blur with a Gaussian of ``sigma`` pixels; the kernel is cut off at 4 sigma."""
     from torchvision.transforms.v2 import functional
 
     height, width = pixels.shape[-2:]
-    # The border is mirrored, which needs a kernel smaller than the image.
+    # The border is mirrored, so the kernel must be smaller than twice the image.
     edge = min(2 * round(4 * sigma) + 1, 2 * min(height, width) - 1)
     found: Tensor = functional.gaussian_blur(pixels, [edge, edge], [sigma, sigma])
     return found
@@ -83,5 +85,5 @@ CORRUPTIONS = {
 
 
 def generators(seed: int, indices: Tensor) -> list[torch.Generator]:
-    """One generator an image: of the seed and its number in the dataset."""
+    """Return one random generator per image, seeded by ``seed`` and the image's index in the dataset."""
     return [torch.Generator().manual_seed(seed * 0x9E3779B1 + index + 1) for index in indices.tolist()]

@@ -1,4 +1,4 @@
-"""Encoded images → Pillow images in the mode a preprocessing wants, with limits, and a note for each conversion."""
+"""Decoding images to Pillow images in a given mode, with size limits and a note for each conversion."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""The decoders an image may choose. Others start programs (EPS), or are rare enough to be an attack."""
+"""Formats that are decoded. Some others start programs (EPS), and rare decoders are more likely to be attacked."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 MOST_PIXELS = 1 << 27
-"""Pixels of one image at most (11,585 x 11,585), so that a file of a few kilobytes cannot ask for gigabytes."""
+"""Most pixels of one image (11,585 x 11,585), so that a file of a few kilobytes cannot allocate gigabytes."""
 MOST_BYTES = 1 << 29
-"""Bytes of one encoded image at most."""
+"""Most bytes of one encoded image."""
 _ORIENTATION = 0x0112
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -30,36 +30,36 @@ class Unreadable(Exception):
 
 
 def decode(source: Path | bytes | numpy.ndarray[Any, Any] | Any, mode: str) -> tuple[Image, tuple[str, ...]]:
-    """An image in a Pillow mode, and what had to be done to it.
+    """Decode an image to a Pillow mode; return it with notes on the conversions.
 
     Args:
         source: a file, its bytes, uint8 pixels ``[height, width]`` or ``[height, width, channels]``, or a Pillow image.
         mode: ``RGB`` or ``L``.
 
     Returns:
-        The image, turned as its EXIF orientation says, and notes such as ``grey to RGB``.
+        The image, rotated according to its EXIF orientation, and notes such as ``grey to RGB``.
 
     Raises:
-        Unreadable: it is none, is damaged or cut off, or is too large.
+        Unreadable: it is not an image, is damaged or truncated, or is too large.
         MissingPackage: Pillow is not installed.
     """
     library = _library()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warnings are errors or notes here
+            warnings.simplefilter("ignore")  # what Pillow warns about is an error or a note here
             return _convert(library, _open(library, source), mode)
     except Unreadable:
         raise
     except Exception as error:
-        # Decoders raise what their format's parser raises: OSError, SyntaxError, struct.error, ValueError ...
+        # Each format's decoder raises errors of its own: OSError, SyntaxError, struct.error, ValueError ...
         raise Unreadable(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
 
 
 def decode_map(source: Path | bytes | numpy.ndarray[Any, Any] | Any) -> numpy.ndarray[Any, Any]:
-    """A label map, int64 ``[height, width]``: the indices of a grey or palette image, not its colours.
+    """Decode a label map to int64 ``[height, width]``: the indices of a grey or palette image, not its colours.
 
     Raises:
-        Unreadable: it is no such image.
+        Unreadable: it is not a grey or palette image, or is damaged.
         MissingPackage: Pillow is not installed.
     """
     library = _library()
@@ -121,14 +121,14 @@ def _convert(library: Any, image: Image, mode: str) -> tuple[Image, tuple[str, .
         from PIL import ImageOps
 
         image = ImageOps.exif_transpose(image)
-        notes.append("turned by EXIF orientation")
+        notes.append("rotated by EXIF orientation")
     if image.mode in _WIDE:
         image = _narrow(library, image)
         notes.append("16-bit to 8-bit")
     elif deep:
         notes.append("16-bit to 8-bit")
     if image.mode == "F":
-        raise Unreadable("its pixels are floating-point numbers, whose range is not known")
+        raise Unreadable("its pixels are floating-point numbers of unknown range")
     if image.mode != mode:
         notes.append(_conversion(image, mode))
         image = image.convert(mode)
@@ -136,16 +136,16 @@ def _convert(library: Any, image: Image, mode: str) -> tuple[Image, tuple[str, .
 
 
 def _narrow(library: Any, image: Image) -> Image:
-    """16-bit grey as 8-bit grey: the high byte, as Pillow does for 16-bit colour."""
+    """Convert 16-bit grey to 8-bit grey by taking the high byte, as Pillow does for 16-bit colour."""
     values = numpy.asarray(image).astype(numpy.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise Unreadable(f"its pixels lie from {values.min()} to {values.max()}, beyond 16 bits")
+        raise Unreadable(f"its pixels range from {values.min()} to {values.max()}, which is more than 16 bits")
     found: Image = library.fromarray((values >> 8).astype(numpy.uint8))
     return found
 
 
 def _conversion(image: Image, mode: str) -> str:
-    """What converting does, in words; nothing for a palette of opaque colours."""
+    """Return a note such as ``grey to RGB`` for a conversion."""
     to = "RGB" if mode == "RGB" else "grey"
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return f"alpha dropped, to {to}"

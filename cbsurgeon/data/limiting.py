@@ -1,4 +1,4 @@
-"""The first part of a dataset that is read in order, or an even selection of one that is not."""
+"""Limiting a dataset to a number of samples (``--limit``)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from cbsurgeon.data.sources.source import Indexed, Source
 
 
 def limited(source: Source, most: int) -> Source:
-    """A dataset of at most so many samples: every class of a sorted folder stays in it."""
+    """Return a dataset of at most ``most`` samples.
+
+    Evenly spaced samples if the dataset can be indexed, so that a sorted folder keeps all its classes; else the first.
+    """
     if source.count is not None and source.count <= most:
         return source
     return _Every(source, most) if isinstance(source, Indexed) else _First(source, most)
 
 
 class _Every(Indexed):
-    """Samples at even distances."""
+    """Evenly spaced samples of a dataset."""
 
     def __init__(self, whole: Indexed, count: int) -> None:
         self._whole = whole
@@ -27,11 +30,11 @@ class _Every(Indexed):
             labelled=whole.labelled,
             classes=whole.classes,
             count=count,
-            remarks=(*whole.remarks, f"{count} of {whole.count} samples, at even distances"),
+            remarks=(*whole.remarks, f"{count} of {whole.count} samples, evenly spaced"),
         )
 
     def sample(self, index: int) -> Sample:
-        """As :meth:`Indexed.sample`; the sample keeps its number in the whole dataset."""
+        """See :meth:`Indexed.sample`; the sample keeps its index in the whole dataset."""
         assert self._whole.count is not None and self.count is not None
         return self._whole.sample(index * self._whole.count // self.count)
 
@@ -40,12 +43,12 @@ class _Every(Indexed):
         return f"{self.count} of {self._whole.fingerprint()}"
 
     def numbered(self, index: int) -> Sample:
-        """As :meth:`Indexed.numbered`."""
+        """See :meth:`Indexed.numbered`."""
         return self._whole.numbered(index)
 
 
 class _First(Source):
-    """The first samples, as one unit."""
+    """The first samples of a dataset, as one unit."""
 
     def __init__(self, whole: Source, count: int) -> None:
         self._whole, self._most = whole, count
@@ -62,10 +65,10 @@ class _First(Source):
         return f"{self._most} of {self._whole.fingerprint()}"
 
     def units(self, batch: int) -> int:
-        """One: where a shard ends is known only after reading it."""
+        """Return 1: only reading shows where a shard ends."""
         return 1
 
     def unit(self, number: int, batch: int) -> Iterator[Sample]:
-        """As :meth:`Source.unit`."""
+        """See :meth:`Source.unit`."""
         samples = (sample for unit in range(self._whole.units(batch)) for sample in self._whole.unit(unit, batch))
         yield from itertools.islice(samples, self._most)

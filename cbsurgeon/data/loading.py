@@ -1,4 +1,4 @@
-"""``open_data``: a dataset → batches in a model's own preprocessing, for one process of several."""
+"""``open_data``: opening a dataset that yields batches, for one process or one of several."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from cbsurgeon.models.preprocessing import changed
 from cbsurgeon.options import DataOptions, documented, resolve
 
 MOST_WORKERS = 8
-"""Worker processes where the user names no number: more of them rarely decode faster than a model runs."""
+"""Most worker processes by default: with this many, decoding is rarely slower than the model."""
 
 
 class Data:
-    """An opened dataset. Iterating it gives the batches of this process's share, and may be repeated.
+    """An opened dataset. Iterating it yields the batches of this process's share; it can be iterated repeatedly.
 
     Attributes:
         source: the dataset: its ``count``, ``classes``, ``labelled``, ``pictures``.
-        views: the preprocessings that batches come in.
-        batch: samples a batch.
-        workers: processes that decode.
-        problems: samples that could not be read, of the iterations so far.
-        notes: what was done to images beside the preprocessing → number of images, of the iterations so far.
+        views: the preprocessings; a batch contains each image once per preprocessing.
+        batch: samples per batch.
+        workers: number of worker processes that decode.
+        problems: samples that could not be read so far.
+        notes: conversion (such as ``grey to RGB``) → number of images so far.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Data:
 
     @property
     def units(self) -> list[int]:
-        """The units of this process's share: of each ``processes`` units one."""
+        """The units of this process's share: every ``processes``-th one."""
         rank, processes = self.share
         return list(range(rank, self.source.units(self.batch), processes))
 
@@ -61,10 +61,10 @@ class Data:
         return self.read(self.units)
 
     def read(self, units: Sequence[int]) -> Iterator[Batch]:
-        """The batches of some units. Batches without a readable sample are left out, unless they end a unit.
+        """Yield the batches of some units. A batch without a readable sample is left out unless it ends a unit.
 
         Raises:
-            InputFileError: with ``strict``, the first sample that cannot be read (``CB-DATA-11``).
+            InputFileError: with ``strict``, a sample cannot be read (``CB-DATA-11``).
         """
         collector = Collector(self.source, self.views, self.batch, self.strict)
         for batch in _loader(collector, list(units), self.workers):
@@ -84,23 +84,23 @@ def open_data(
     share: tuple[int, int] = (0, 1),
     **keywords: Any,
 ) -> Data:
-    """Open a dataset; nothing is decoded yet.
+    """Open a dataset. Samples are decoded when it is iterated.
 
     Args:
-        spec: a folder of images (one sub-folder a class, or flat), ``file.npz``, ``hf:DIRECTORY``, ``wds:PATTERN`` or
-            ``torchvision:NAME:ROOT``; or what :func:`open_source` gave.
-        preprocessing: the model's own, changed by the fields of ``how`` that say something about it; several give
-            several views of each image. Only arrays need none.
+        spec: a folder of images (one sub-folder per class, or flat), ``file.npz``, ``hf:DIRECTORY``, ``wds:PATTERN`` or
+            ``torchvision:NAME:ROOT``; or a source from :func:`open_source`.
+        preprocessing: the model's own; fields of ``how`` override its parts. With several, batches contain each image
+            once per preprocessing. Not needed for arrays.
         how: how to read it; or its fields as keywords.
-        share: number of this process, and of all processes: together they read each sample exactly once.
+        share: rank of this process and number of processes. Together they read each sample exactly once.
 
     Returns:
         The dataset; iterate it for batches.
 
     Raises:
         UsageError: images and no preprocessing (``CB-DATA-01``), or a batch or limit below 1 (``CB-DATA-12``).
-        InputFileError: there is no dataset, or it is not one (``CB-DATA-03`` to ``CB-DATA-09``).
-        MissingPackage: a package that decoding or the kind of dataset needs is absent.
+        InputFileError: the dataset does not exist or is not valid (``CB-DATA-03`` to ``CB-DATA-09``).
+        MissingPackage: a package that decoding or the kind of dataset needs is not installed.
     """
     how = resolve(DataOptions, how, keywords, "open_data")
     for name, value, least in (("batch", how.batch, 1), ("limit", how.limit, 1), ("workers", how.workers, 0)):
@@ -147,11 +147,11 @@ def _loader(collector: Collector, units: list[int], workers: int) -> Iterator[Ba
         if "DataLoader worker" not in str(error):
             raise
         raise InputFileError(
-            "a process that decodes images ended",
+            "a worker process that decodes images ended",
             code="CB-DATA-13",
             where=collector.source.spec,
             why=" ".join(str(error).split())[:200],
-            do="--workers 0 decodes in this process; a small /dev/shm or memory ends workers",
+            do="use --workers 0 to decode in the main process; workers end when memory or /dev/shm is full",
         ) from error
 
 

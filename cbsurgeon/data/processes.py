@@ -1,4 +1,4 @@
-"""Several processes that share one dataset: those torchrun starts, or a group the caller has made."""
+"""Sharing one dataset among several processes: those of torchrun, or an existing process group."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Value = TypeVar("Value")
 
 
 def share() -> tuple[int, int]:
-    """Number of this process, and of all: ``(0, 1)`` for a process on its own.
+    """Return the rank of this process and the number of processes; ``(0, 1)`` for a single process.
 
-    Under torchrun, which sets ``WORLD_SIZE``, the processes are joined when this is called first.
+    Under torchrun (``WORLD_SIZE`` is set), the first call initializes the process group.
     """
     if not dist.is_available():
         return 0, 1
@@ -33,10 +33,12 @@ def _leave() -> None:
 
 
 def gathered(make: Callable[[], Value]) -> list[Value]:
-    """What each process makes, in their order, in every process. What one of them raises is raised in all.
+    """Return the results of ``make`` of all processes, in the order of their ranks, in every process.
+
+    An exception in one process is raised in all of them.
 
     Args:
-        make: gives something that can be pickled.
+        make: returns a picklable value.
     """
     if share()[1] == 1:
         return [make()]
@@ -54,7 +56,7 @@ def gathered(make: Callable[[], Value]) -> list[Value]:
 
 
 def from_first(make: Callable[[], Value]) -> Value:
-    """What the first process makes, in every process."""
+    """Call ``make`` in the first process and return its result in every process."""
     rank, count = share()
     if count == 1:
         return make()

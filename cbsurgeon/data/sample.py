@@ -1,4 +1,4 @@
-"""One sample as a dataset gives it, and the batch a model gets."""
+"""A sample of a dataset, and the batch that a model runs on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cbsurgeon.errors import UsageError
 
 Array = numpy.ndarray[Any, Any]
 Inputs = Tensor | Mapping[str, Tensor]
-"""Images as one tensor, or arrays by the names of the model's inputs."""
+"""Images as one tensor, or a mapping from the names of the model's inputs to arrays."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A sample that was left out.
+    """A sample that was left out because it cannot be read.
 
     Attributes:
-        name: the file, or its place in the dataset.
+        name: its file, or its position in the dataset.
         reason: why it could not be read.
     """
 
@@ -35,11 +35,12 @@ class Sample:
     """One sample, not decoded yet.
 
     Attributes:
-        index: its number in the dataset; no two samples share one.
-        name: its file, or its place in the dataset.
+        index: its unique number in the dataset.
+        name: its file, or its position in the dataset.
         image: an encoded image (a path or bytes), pixels, or a Pillow image; ``None`` for arrays.
-        arrays: input name → array, taken as they are.
-        label: a class index, one number a class, a map of class indices, or an encoded label map; ``None`` without.
+        arrays: input name → array, used without preprocessing.
+        label: a class index, one number per class, a map of class indices, or an encoded label map; ``None`` if the
+            dataset has no labels.
     """
 
     index: int
@@ -54,15 +55,15 @@ class Batch:
     """Samples that go through a model together.
 
     Attributes:
-        unit: the piece of the dataset it belongs to (one process reads a piece as a whole).
-        last: it is the last batch of its piece.
+        unit: the unit of the dataset it belongs to (one process reads a unit as a whole).
+        last: whether it is the last batch of its unit.
         indices: numbers of the samples in the dataset, int64 ``[batch]``.
         names: their names.
-        views: the inputs, once for each preprocessing that was asked for.
-        labels: class indices ``[batch]``, numbers a class ``[batch, classes]`` or maps ``[batch, height, width]``;
-            ``None`` where the dataset has none.
+        views: the inputs, once per requested preprocessing.
+        labels: class indices ``[batch]``, one number per class ``[batch, classes]`` or maps ``[batch, height, width]``;
+            ``None`` if the dataset has no labels.
         problems: samples that could not be read; they are in no batch.
-        notes: what was done to images beside the preprocessing → number of images.
+        notes: conversion (such as ``grey to RGB``) → number of images.
     """
 
     unit: int
@@ -79,35 +80,35 @@ class Batch:
 
     @property
     def inputs(self) -> Inputs:
-        """The inputs in the first preprocessing."""
+        """The inputs with the first preprocessing."""
         return self.views[0]
 
     def named(self, names: Sequence[str], view: int = 0) -> dict[str, Tensor]:
-        """The inputs by the names a runtime gives them.
+        """Return the inputs as a mapping from a runtime's input names.
 
         Args:
-            names: of the runtime's inputs.
-            view: number of the preprocessing.
+            names: names of the runtime's inputs.
+            view: index of the preprocessing.
 
         Raises:
-            UsageError: the dataset has images and the model takes more than images, or it has other arrays than the
-                model takes (``CB-DATA-10``).
+            UsageError: the dataset has images but the model has other inputs too, or the dataset's arrays are not the
+                model's inputs (``CB-DATA-10``).
         """
         inputs = self.views[view]
         if isinstance(inputs, Tensor):
             if len(names) == 1:
                 return {names[0]: inputs}
             raise UsageError(
-                "the dataset has images and the model takes more than that",
+                "the dataset has only images, but the model has several inputs",
                 code="CB-DATA-10",
                 why=f"its inputs are {', '.join(names)}",
-                do="write all inputs into an .npz file, one array for each name, and labels",
+                do="write all inputs into an .npz file, one array per name, and labels",
             )
         if set(names) != set(inputs):
             raise UsageError(
                 "the arrays of the dataset are not the model's inputs",
                 code="CB-DATA-10",
-                why=f"it takes {', '.join(names)}; the dataset has {', '.join(inputs)}",
+                why=f"the model has {', '.join(names)}; the dataset has {', '.join(inputs)}",
                 do="name the arrays as the model names its inputs (an array called images is preprocessed)",
             )
         return {name: inputs[name] for name in names}

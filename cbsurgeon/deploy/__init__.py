@@ -1,7 +1,7 @@
-"""Taking a model out: folding, ONNX, TensorRT, and the runtimes that run any of them.
+"""Deployment: folding operators into weights, exporting to ONNX and TensorRT, and running models and files.
 
-Belongs here: what turns a model into a file, and what runs a model or a file. Not here: comparing the two (``checks``),
-inserting operators (``surgery``).
+Belongs here: whatever turns a model into a file, and whatever runs a model or a file. Not here: comparing the two
+(``checks``), inserting operators (``surgery``).
 """
 
 from cbsurgeon.deploy.artifact import Export, FoldedSite, Port

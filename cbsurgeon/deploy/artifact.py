@@ -1,4 +1,4 @@
-"""What an export yields: the file, how it is typed, and what was done on the way."""
+"""The result of an export: the file, its inputs and outputs, and what was folded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Port:
     Attributes:
         name: its name in the file.
         dtype: ``float32``, ``float16``, ``bfloat16``, ``int64`` ...
-        dims: one entry per axis, an ``int`` where it is fixed and a symbol such as ``"batch"`` where it is free.
+        dims: one entry per axis: an ``int`` if its size is fixed, a symbol such as ``"batch"`` if it is dynamic.
     """
 
     name: str
@@ -36,15 +36,16 @@ class Port:
 
 @dataclass(frozen=True)
 class FoldedSite:
-    """What the fold pass did at one inserted operator.
+    """What the fold pass did with one inserted operator.
 
     Attributes:
-        site: ``<block path>:<position>``, or the node's name where the program does not tell.
-        op: the operator that stands there.
-        form: where the half went, ``last-projection`` (``, skip side`` where the mean joins the stream, ``, bias
-            side`` where it joins the bias), ``layer-scale`` or ``first-projection``; ``projection`` for zeros in
-            the rows of the projection before it; empty when it was left as written.
-        reason: why it was left as written; empty when it was folded.
+        site: ``<block path>:<position>``, or the node's name if the program does not record the site.
+        op: name of the operator at this site.
+        form: which weights took up the factor 0.5: ``last-projection`` (the down projection), ``layer-scale`` or
+            ``first-projection`` (the up projection). ``last-projection, skip side`` adds the token mean to the residual
+            stream, ``last-projection, bias side`` adds it to the bias. ``projection``: rows of the preceding projection
+            became zero. Empty if the operator was not folded.
+        reason: why the operator was not folded; empty if it was.
     """
 
     site: str
@@ -75,8 +76,8 @@ class Export:
         batch: the batch profile (minimum, optimum, maximum) of an engine, ``None`` where any batch runs.
         external_data: the weights file beside an ONNX file, if there is one.
         manifest: the JSON document beside an engine, if there is one.
-        kept: what computes in float32 in a 16-bit file, as ``module path (node)``.
-        notes: facts about the file that its user should know.
+        kept: nodes of a 16-bit file that compute in float32, as ``module path (node)``.
+        notes: what the user should know about the file.
         sites: what the fold pass did at each inserted operator; empty when nothing is inserted or folding is off.
         versions: package → version, of everything that took part.
         seconds: step → seconds (``capture``, ``fold``, ``export``, ``check``, ``build`` ...).
@@ -139,5 +140,5 @@ class Export:
         rows += [f"  note: {note}" for note in self.notes]
         if self.sites:
             rows.append(f"  folded {len(self.folded)} of {len(self.sites)} inserted operators")
-            rows += [f"    {site.site}: left as written, {site.reason}" for site in self.sites if not site]
+            rows += [f"    {site.site}: not folded, {site.reason}" for site in self.sites if not site]
         return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""A captured program in another floating type: 16-bit for typed exports, float64 as a reference."""
+"""Casting a captured program to another floating type: 16-bit for export, float64 as a reference."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ aten = torch.ops.aten
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
-# A mean over thousands of tokens in a 16-bit type loses what the type has and, in float16, can overflow. ATen's own
-# kernels accumulate in float32; exporters and builders only do so when the graph says it.
+# A mean over thousands of tokens accumulated in a 16-bit type loses its precision and, in float16, can overflow.
+# ATen's kernels accumulate in float32; exporters and TensorRT do so only if the graph contains the casts.
 _ACCUMULATING = (aten.mean.dim, aten.mean.default)
 
 
 def cast(program: Program, dtype: torch.dtype, keep: Collection[str] = ()) -> Program:
-    """The program with weights, inputs and outputs in a 16-bit type.
+    """Return the program with weights, inputs and outputs in a 16-bit type.
 
-    Operators that name float32 themselves (an explicit up-cast, a float32 softmax) keep it; where such a value meets
-    one of the 16-bit type it is cast down. Means over any axis accumulate in float32.
+    Operators that ask for float32 explicitly (an up-cast, a float32 softmax) keep it. An operator with both float32 and
+    16-bit operands gets its float32 operands cast down. Means over any axis accumulate in float32.
 
     Args:
         program: a float32 program.
         dtype: ``torch.float16`` or ``torch.bfloat16``.
-        keep: names of nodes that compute in float32: weights that only they read stay in float32, and other nodes read
-            their values cast down. An input or the output node among them stays in float32 as well.
+        keep: names of nodes that compute in float32. Weights that only they read stay in float32; other nodes read
+            their values cast down. May contain inputs and the output node.
 
     Raises:
-        ExportError: an operator of the model has no such form (CB-EXPORT-06), with its node and module path.
+        ExportError: an operator does not support the type (CB-EXPORT-06); the error names its node and module path.
     """
     return _Casting(program, dtype, frozenset(keep)).run()
 
 
 def in_float64(program: Program) -> nn.Module:
-    """A copy of the program as a module that computes everything in float64, explicit casts included.
+    """Return a copy of the program as a module that computes everything in float64, explicit casts included.
 
-    Takes and returns what the program does, with float64 in place of every floating type. Costs eight bytes per
-    weight.
+    Inputs and outputs are those of the program, with float64 in place of every floating type. The copy needs eight
+    bytes per weight.
     """
     module = copy.deepcopy(program.module()).double()
     assert isinstance(module, fx.GraphModule)
@@ -65,17 +65,17 @@ def _widest(dtype: torch.dtype) -> torch.dtype:
 
 
 def drop_type_assertions(graph: fx.Graph) -> None:
-    """Remove the checks torch.export adds beside explicit casts: they name the type of the day."""
+    """Remove the dtype assertions that torch.export adds at explicit casts: they state the old types."""
     for node in list(graph.nodes):
         if node.target == aten._assert_tensor_metadata.default:
             graph.erase_node(node)
 
 
 class _Casting:
-    """One cast under way.
+    """The state of one cast.
 
-    Types are found by running every operator on tensors without data *and without symbols*: the symbolic shapes belong
-    to the original program, and an operator that asks whether two of them are equal can fix the batch in both.
+    Types are found by running every operator on fake tensors *with concrete sizes*. The symbolic shapes belong to the
+    original program: an operator that compares two of them would specialize the batch there.
     """
 
     def __init__(self, program: Program, dtype: torch.dtype, keep: frozenset[str]) -> None:
@@ -101,7 +101,7 @@ class _Casting:
         return self.editor.finish(example)
 
     def _cast_placeholder(self, node: fx.Node) -> None:
-        """A weight or an input in the 16-bit type, unless it is to stay."""
+        """Convert a weight or an input to the 16-bit type, unless it is kept in float32."""
         plain, weight = pytree.tree_map(self._plain, node.meta.get("val")), self.editor.weights.get(node.name)
         only_kept = bool(node.users) and all(user.name in self.keep for user in node.users)
         if node.name in self.keep or (weight is not None and only_kept):
@@ -112,7 +112,7 @@ class _Casting:
         self._label(node, pytree.tree_map(self._narrow, plain))
 
     def _plain(self, value: Any) -> Any:
-        """A value without symbols: sizes as they were at capture."""
+        """Return the value with the concrete sizes of the capture in place of symbols."""
         if isinstance(value, Tensor):
             with self.mode:
                 return torch.empty_strided(
@@ -130,7 +130,7 @@ class _Casting:
             return value.to(self.dtype)
 
     def _label(self, node: fx.Node, plain: Any) -> None:
-        """Note a node's plain value, and give its symbolic one the same types."""
+        """Record a node's concrete value, and give its symbolic value the same types."""
         self.plain[node] = plain
         old, spec = pytree.tree_flatten(node.meta.get("val"))
         new = pytree.tree_leaves(plain)
@@ -167,20 +167,20 @@ class _Casting:
         return value.dtype if isinstance(value, Tensor) else None
 
     def _to(self, node: fx.Node, dtype: torch.dtype) -> fx.Node:
-        """A cast of a node, at the current insertion point."""
+        """Insert a cast of a node at the current insertion point."""
         made = self.editor.call(aten.to.dtype, (node, dtype), shaped(node.meta["val"], dtype=dtype), like=node)
         with self.mode:
             self.plain[made] = self.plain[node].to(dtype)
         return made
 
     def _meet(self, node: fx.Node) -> None:
-        """Cast float32 operands down where they meet one of the 16-bit type."""
+        """Cast float32 operands to the 16-bit type if another operand has that type."""
         types = {operand: self._type(operand) for operand in node.all_input_nodes}
         if self.dtype in types.values() and torch.float32 in types.values():
             self._move_operands(node, torch.float32, self.dtype, list(types))
 
     def _move_operands(self, node: fx.Node, old: torch.dtype, new: torch.dtype, operands: list[fx.Node]) -> None:
-        """Cast those of a node's operands that have one type to another."""
+        """Cast those operands of a node that have the type ``old`` to ``new``."""
         for operand in operands:
             if self._type(operand) == old:
                 with self.editor.graph.inserting_before(node):
@@ -199,7 +199,7 @@ class _Casting:
             reader.replace_input_with(node, down)
 
     def _clamp_literals(self, node: fx.Node) -> None:
-        """Keep literals such as float32's lowest number (attention masks) finite: 0 times infinity would be NaN."""
+        """Clamp literals such as float32's minimum (in attention masks): 0 times infinity would be NaN."""
         limit = torch.finfo(self.dtype).max
 
         def clamp(value: float) -> float:
@@ -208,7 +208,7 @@ class _Casting:
         node.args = pytree.tree_map_only(float, clamp, node.args)
 
     def _cast_outputs(self) -> None:
-        """Outputs that stayed in float32 inside come out in the export's type."""
+        """Cast outputs that are still float32 to the 16-bit type."""
         output = self.editor.graph.output_node()
         if output.name not in self.keep:
             self._move_operands(output, torch.float32, self.dtype, list(output.all_input_nodes))
@@ -217,7 +217,7 @@ class _Casting:
 def _no_such_form(node: fx.Node, dtype: torch.dtype, error: Exception) -> ExportError:
     path = graph_aten.path(node)
     return ExportError(
-        f"the model has no {str(dtype).removeprefix('torch.')} form",
+        f"the model cannot be cast to {str(dtype).removeprefix('torch.')}",
         code="CB-EXPORT-06",
         where=f"node {node.name} ({node.target})" + (f", in {path}" if path else ""),
         why=" ".join(str(error).split())[:300],

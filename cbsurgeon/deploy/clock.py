@@ -1,4 +1,4 @@
-"""Seconds per step of a long job, and the step's name to whoever watches."""
+"""Timing the steps of a long job, and reporting them to a progress callback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cbsurgeon.vocabulary import Progress
 
 
 class Clock:
-    """Collects ``seconds`` by step; tells ``progress`` as each one starts."""
+    """Records the seconds of each step, and calls ``progress`` as each step starts."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.progress = progress
@@ -27,6 +27,6 @@ class Clock:
             self.seconds[step] = round(self.seconds.get(step, 0.0) + time.perf_counter() - start, 3)
 
     def tell(self, message: str) -> None:
-        """Say something to whoever watches."""
+        """Pass a message to the progress callback, if there is one."""
         if self.progress is not None:
             self.progress(message)

@@ -1,4 +1,4 @@
-"""One entry for every exported format, chosen by the file's suffix."""
+"""Exporting to any format; the file's suffix chooses it."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def export(
 ) -> Export:
     """Write a model as ``.onnx``, ``.engine`` (also ``.plan``, ``.trt``) or ``.pt2``, or build an engine from ONNX.
 
-    A ``.pt2`` file is a model to work on, so nothing is folded into its weights and its batch stays open; ``opset``
-    does not concern it.
+    A ``.pt2`` file can be edited further, so nothing is folded into its weights and its batch stays dynamic; ``opset``
+    has no effect on it.
 
     Args:
         model: what to export, in evaluation mode; or the path of an ``.onnx`` file, to build an engine from.
         path: the file; its suffix chooses the format.
         how: how to write it; or its fields as keywords.
-        build: further options of an engine; its ``batch`` is replaced by that of ``how`` where that was given.
+        build: further options of an engine; the ``batch`` of ``how``, if given, replaces its ``batch``.
         force: replace existing files.
         program: the captured model, if the caller has it already.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Raises:
-        UsageError: no such format (CB-EXPORT-07), a fixed batch for a ``.pt2`` file (CB-EXPORT-09), an option that an
-            ONNX file has decided already (CB-EXPORT-11), or as the format's own function.
-        CBSurgeonError: as the format's own function.
+        UsageError: an unknown format (CB-EXPORT-07), a fixed batch for a ``.pt2`` file (CB-EXPORT-09), or an option
+            that cannot change an ONNX file (CB-EXPORT-11).
+        CBSurgeonError: as :func:`export_onnx` and :func:`export_engine`.
     """
     how = resolve(ExportOptions, how, keywords, "export")
     suffix = Path(path).suffix.lower()
@@ -71,11 +71,11 @@ def export(
     if suffix == ".pt2":
         if isinstance(how.batch, int):
             raise UsageError(
-                "a .pt2 file keeps its batch open",
+                "the batch of a .pt2 file cannot be fixed",
                 code="CB-EXPORT-09",
                 where=str(path),
-                why="it is a model to edit further, which needs to know the batch axis",
-                do="fix the batch of an ONNX file or an engine made from it",
+                why="a .pt2 file can be edited further, and editing needs a dynamic batch axis",
+                do="leave out --batch, or fix the batch of the ONNX file or engine made from it",
             )
         return _export_program(model, Path(path), how, force, program, progress)
     raise UsageError(
@@ -95,19 +95,19 @@ def _from_file(
     force: bool,
     progress: Progress | None,
 ) -> Export:
-    """An engine from an ONNX file.
+    """Build an engine from an ONNX file.
 
     Raises:
-        UsageError: it is no ONNX file, or no engine is asked for (CB-EXPORT-12); or an option was given that an ONNX
-            file has decided already (CB-EXPORT-11).
+        UsageError: the source is not an ONNX file or the output not an engine (CB-EXPORT-12), or an option cannot
+            change an ONNX file (CB-EXPORT-11).
     """
     if source.suffix.lower() != ".onnx" or path.suffix.lower() not in ENGINE_SUFFIXES:
         raise UsageError(
-            f"a {source.suffix or 'nameless'} file cannot be exported as {path.suffix or 'a file without suffix'}",
+            f"{source.suffix or 'this'} file cannot be exported as {path.suffix or 'a file without suffix'}",
             code="CB-EXPORT-12",
             where=f"{source} -> {path}",
-            why="of exported files, only an .onnx file can be the source, and only of an engine",
-            do=f"end the output in {', '.join(ENGINE_SUFFIXES)}, or export the model it was made from",
+            why="the only file that can be exported is an .onnx file, and only to an engine",
+            do=f"end the output in {' or '.join(ENGINE_SUFFIXES)}, or export the model itself",
         )
     default = ExportOptions()
     changed = [
@@ -118,7 +118,7 @@ def _from_file(
             f"--{changed[0].replace('_', '-')} cannot change an ONNX file",
             code="CB-EXPORT-11",
             where=str(source),
-            why="its operator set, types and weights were decided when it was exported",
+            why="its operator set, types and weights were fixed when it was exported",
             do="leave the option out, or export the model again with it",
         )
     return build_engine(source, path, options=profiled(build or BuildOptions(), how), force=force, progress=progress)
@@ -154,7 +154,7 @@ def _export_program(
 
 
 def _ports(program: Program, names: tuple[str, ...], *, inputs: bool) -> tuple[Port, ...]:
-    """Named values of a program with their types and dims; the batch symbol reads ``batch``."""
+    """Return the program's inputs or outputs with types and dims; the batch symbol is called ``batch``."""
     graph = program.exported.graph
     if inputs:
         nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}

@@ -1,7 +1,7 @@
-"""The JSON document beside an engine: what it was built from and with, and whether this user's tool wrote it.
+"""The JSON file next to an engine: what it was built from, with which tools, and whether this user built it.
 
-An engine is machine code. Its digest in a manifest proves that the two belong together, not who made them, so the
-manifest also carries a seal: a keyed digest whose key never leaves this user's state folder.
+An engine is machine code. A digest in the manifest proves that engine and manifest belong together, not who made them.
+Therefore the manifest also carries a seal: a keyed digest (HMAC) whose key stays in this user's state folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KEY_BYTES = 32
 
 
 def beside(engine: Path) -> Path:
-    """Where an engine's manifest lies: ``m.engine`` → ``m.engine.json``."""
+    """Return the path of an engine's manifest: ``m.engine`` → ``m.engine.json``."""
     return engine.with_name(engine.name + ".json")
 
 
@@ -35,7 +35,7 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def read(engine: Path) -> dict[str, Any] | None:
-    """The manifest beside an engine, or ``None`` when there is none.
+    """Read the manifest next to an engine; ``None`` if there is none.
 
     Raises:
         InputFileError: it is not a manifest (CB-ENGINE-02).
@@ -63,18 +63,18 @@ def _damaged(path: Path, why: str) -> InputFileError:
 
 
 def require_trusted(engine: Path, *, trust: bool = False) -> dict[str, Any]:
-    """Refuse an engine that is not known to come from this user's own builds.
+    """Refuse an engine unless its manifest proves that this user built it, or the user trusts it.
 
     Args:
         engine: the engine file.
-        trust: the user vouches for it.
+        trust: accept an engine that was built elsewhere.
 
     Returns:
-        The manifest; empty when there is none and the user vouches.
+        The manifest; empty if there is none and ``trust`` is given.
 
     Raises:
-        InputFileError: no such file (CB-ENGINE-03), it is not the file its manifest was written for
-            (CB-ENGINE-04, even with ``trust``), or nothing shows that this tool built it here (CB-ENGINE-05).
+        InputFileError: no such file (CB-ENGINE-03), the manifest was written for another file (CB-ENGINE-04, even with
+            ``trust``), or nothing proves that this user built it here (CB-ENGINE-05).
     """
     require_file(engine, "CB-ENGINE-03")
     document = read(engine)
@@ -84,22 +84,22 @@ def require_trusted(engine: Path, *, trust: bool = False) -> dict[str, Any]:
         found = sha256(engine)
         if found != wanted:
             raise InputFileError(
-                "the engine is not the one its manifest was written for",
+                "the engine and its manifest do not belong together",
                 code="CB-ENGINE-04",
                 where=str(engine),
-                why=f"sha256 {found[:16]}..., the manifest says {str(wanted)[:16]}...",
+                why=f"the engine's sha256 is {found[:16]}..., its manifest says {str(wanted)[:16]}...",
                 do="build the engine again",
             )
     if trust or (document is not None and _sealed_here(document)):
         return document or {}
     raise InputFileError(
-        "an engine is code, and nothing shows that this one was built here",
+        "an engine is executable code, and nothing proves that this one was built here",
         code="CB-ENGINE-05",
         where=str(engine),
-        why="there is no manifest beside it"
+        why="it has no manifest next to it"
         if document is None
         else "its manifest was sealed by another user or machine",
-        do="build it from the ONNX file; only if you built this engine yourself elsewhere, repeat with --trust",
+        do="build it again from the ONNX file; add --trust only if you built this engine yourself elsewhere",
     )
 
 
@@ -119,7 +119,7 @@ def _seal(body: Mapping[str, Any], *, create: bool = True) -> str | None:
 
 
 def _key(create: bool) -> bytes | None:
-    """This user's sealing key; ``None`` where no state folder can be written (then engines need ``--trust``)."""
+    """Return this user's sealing key; ``None`` if the state folder is not writable (engines then need ``--trust``)."""
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     path = Path(state) / "cbsurgeon" / "engine-key"
     try:

@@ -1,4 +1,4 @@
-"""Which tensors of a model leave the range of a 16-bit type, measured in float32 on given inputs."""
+"""Finding tensors of a model that exceed the range of a 16-bit type, by running it in float32."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.graph import Program, aten
 from cbsurgeon.graph.capture.execution import flat_inputs, writes
 
-# A power of two, so that scaling is exact. Large enough that a float16 sum over a few hundred tokens overflows where it
-# is not accumulated in float32, small enough that a correct float16 model of normalised inputs does not.
+# A power of two, so that scaling is exact. Large enough that a float16 sum over a few hundred tokens overflows unless
+# it accumulates in float32; small enough that a correct float16 model does not overflow.
 LARGE_MAGNITUDE = 64.0
 
-# One operator that holds its scores inside.
+# An operator whose attention scores are internal.
 ATTENTION = "scaled_dot_product_attention"
 _SOFTMAX = {"softmax", "_softmax", "log_softmax", "exp"}
 _TOWARDS_SOFTMAX = aten.LAYOUT | aten.CROP | {"add", "sub", "mul", "where", "masked_fill", "to", "_to_copy", "type_as"}
@@ -29,10 +29,10 @@ class Overflow:
     """A tensor that a 16-bit type cannot hold.
 
     Attributes:
-        node: the node that makes it.
+        node: name of the node that computes it.
         path: module path of the node, empty at the top level.
-        operator: what the node computes, such as ``linear``; ``weight or input`` for a placeholder.
-        largest: its largest absolute value in float32. For attention computed in one step, that of its scores.
+        operator: name of the node's operator, such as ``linear``; ``weight or input`` for a placeholder.
+        largest: its largest absolute value in float32; for ``scaled_dot_product_attention``, that of its scores.
     """
 
     node: str
@@ -45,7 +45,7 @@ class Overflow:
 
 
 def overflows(program: Program, inputs: Mapping[str, Tensor], limit: float, among: Collection[str]) -> list[Overflow]:
-    """The tensors whose finite values exceed a limit when the program runs as it is, in graph order.
+    """Run a program and return the tensors whose finite values exceed a limit, in graph order.
 
     Args:
         program: a float32 program.
@@ -64,12 +64,12 @@ def overflows(program: Program, inputs: Mapping[str, Tensor], limit: float, amon
 
 
 def _path(node: fx.Node) -> str:
-    """Module path of a node; of a weight, that of the first node that reads it."""
+    """Return the module path of a node; for a weight, that of the first node that reads it."""
     return aten.path(next(iter(node.users), node) if node.op == "placeholder" else node)
 
 
 def enlarged(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Floating values times a large factor; values between 0 and 1 (masks, boxes) and integers as they are."""
+    """Multiply floating inputs by a large factor; integers and values between 0 and 1 (masks, boxes) are unchanged."""
     return {name: _enlarged(tensor) for name, tensor in inputs.items()}
 
 
@@ -80,7 +80,7 @@ def _enlarged(tensor: Tensor) -> Tensor:
 
 
 def of_type(program: Program, dtype: torch.dtype) -> frozenset[str]:
-    """Names of the nodes whose values have a type."""
+    """Return the names of the nodes whose values have a dtype."""
     return frozenset(
         node.name
         for node in program.exported.graph.nodes
@@ -89,7 +89,7 @@ def of_type(program: Program, dtype: torch.dtype) -> frozenset[str]:
 
 
 def with_readers(program: Program, names: Iterable[str]) -> frozenset[str]:
-    """Nodes and everything that reads them: what has to compute in float32 where the nodes' values need it."""
+    """Return nodes and their readers: all of them must compute in float32 to keep the nodes' values."""
     chosen = set(names)
     nodes = list(program.exported.graph.nodes)
     chosen |= {user.name for node in nodes if node.name in chosen for user in node.users}
@@ -97,7 +97,7 @@ def with_readers(program: Program, names: Iterable[str]) -> frozenset[str]:
 
 
 def whole_chains(nodes: Sequence[fx.Node], names: Iterable[str]) -> frozenset[str]:
-    """Nodes, and those that write into them or that they write into: one tensor has one type."""
+    """Return nodes and those connected to them by in-place writes, because one tensor has one dtype."""
     chosen, before = set(names), -1
     while len(chosen) != before:
         before = len(chosen)
@@ -108,7 +108,7 @@ def whole_chains(nodes: Sequence[fx.Node], names: Iterable[str]) -> frozenset[st
 
 
 def _only_into_softmax(graph: fx.Graph) -> frozenset[str]:
-    """Names of masks and masked scores: every reader is a softmax, or leads to nothing else."""
+    """Return the names of masks and masked scores: nodes whose values only reach a softmax."""
     found: set[str] = set()
     for node in reversed(graph.nodes):
         if node.users and all(_is_softmax(user, node) or _leads_on(user, found) for user in node.users):
@@ -126,9 +126,9 @@ def _leads_on(reader: fx.Node, found: set[str]) -> bool:
 
 
 class _Meter(fx.Interpreter):
-    """Runs a graph and notes the largest finite magnitude of every tensor.
+    """Runs a graph and records the largest finite magnitude of every tensor.
 
-    Of masks and masked scores only positive values count: minus infinity is a probability of zero.
+    For masks and masked scores, only positive values count: minus infinity is a probability of zero.
     """
 
     def __init__(self, module: fx.GraphModule, scores: frozenset[str]) -> None:
@@ -144,8 +144,8 @@ class _Meter(fx.Interpreter):
         return result
 
     def _largest_score(self, node: fx.Node) -> float:
-        """The largest score before the softmax, which an exported graph holds as a tensor of its own."""
-        query, key = (self.env[node.args[place]].float() for place in (0, 1))  # type: ignore[index]
+        """Return the largest score before the softmax; in an exported graph the scores are a separate tensor."""
+        query, key = (self.env[node.args[index]].float() for index in (0, 1))  # type: ignore[index]
         scale = aten.argument(node, 6, "scale", None)
         factor = float(scale) if isinstance(scale, (int, float)) else 1.0 / math.sqrt(max(query.shape[-1], 1))
         bound = factor * float(query.norm(dim=-1).amax()) * float(key.norm(dim=-1).amax()) if query.numel() else 0.0
@@ -156,7 +156,7 @@ class _Meter(fx.Interpreter):
 
 
 def _magnitude(value: Any, positive: bool) -> float:
-    """The largest finite absolute value, or the largest positive one."""
+    """Return the largest finite absolute value, or the largest positive one."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
         return 0.0
     value = value if positive else value.abs()

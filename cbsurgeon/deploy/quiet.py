@@ -1,4 +1,4 @@
-"""Silence around other people's exporters: their progress, logs and warnings are not ours to print."""
+"""Suppressing the output, logs and warnings of third-party exporters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back what is printed, logged and warned inside; exceptions pass through untouched."""
+    """Suppress everything printed, logged or warned in the ``with`` block; exceptions are not affected."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     with (
         warnings.catch_warnings(),

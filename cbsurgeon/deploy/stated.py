@@ -1,4 +1,4 @@
-"""What a deployed file says about the images it was made for."""
+"""The preprocessing stored in a deployed file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 
 
 def preprocessing_in(path: str | Path) -> Preprocessing | None:
-    """The preprocessing that an ``.onnx`` file's metadata or an engine's manifest states; ``None`` where none does.
+    """Return the preprocessing in an ``.onnx`` file's metadata or an engine's manifest; ``None`` if there is none.
 
     Raises:
-        InputFileError: the file cannot be read, or what it states is no preprocessing (``CB-DATA-02``).
-        MissingPackage: onnx is absent.
+        InputFileError: the file cannot be read, or its preprocessing is not valid (``CB-DATA-02``).
+        MissingPackage: onnx is not installed.
     """
     file = Path(path)
     if file.suffix.lower() in ENGINE_SUFFIXES:

@@ -1,4 +1,4 @@
-"""The 16-bit form of a program for an export: parts of it may stay in float32, and one that overflows is refused."""
+"""Casting a program to a 16-bit type for export: parts can stay in float32, and an overflow is an error."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from cbsurgeon.options import ExportOptions
 from cbsurgeon.options.texts import words
 
 OVERFLOWING = "overflowing"
-"""Stands for the nodes that overflow, in place of a module path."""
+"""The word that means "all nodes that overflow", used in place of a module path."""
 
-# ``overflowing`` also keeps tensors that come near the limit: other inputs reach further than the examples.
+# ``overflowing`` also includes tensors near the limit, because other inputs can be larger than the examples.
 HEADROOM = 2.0
 
-# An overflow does no harm where keeping it in float32 improves the outputs by less than this factor: rounding alone
-# differs by about 2 between two correct forms.
+# An overflow is harmless if keeping it in float32 improves the outputs by less than this factor. The rounding noise of
+# two correct forms differs by a factor of about 2.
 HARMLESS = 4.0
 
-# Differences below this share of the outputs are no harm, whatever their ratio: one rounding of float16.
+# Relative differences of the outputs below this are harmless in any case: one rounding of float16.
 ROUNDING = torch.finfo(torch.float16).eps
 
 
@@ -47,8 +47,8 @@ class Typed:
 
     Attributes:
         program: the program.
-        kept: what computes in float32, as ``module path (node)``.
-        notes: facts about its range that its user should know.
+        kept: nodes that compute in float32, as ``module path (node)``.
+        notes: what the user should know about overflows.
     """
 
     program: Program
@@ -57,17 +57,17 @@ class Typed:
 
 
 def check_types(how: ExportOptions) -> None:
-    """Check the type that is asked for, before any work.
+    """Check the options about types before any work is done.
 
     Raises:
-        UsageError: the type is not offered (CB-EXPORT-02), or none is given to keep anything from (CB-EXPORT-14).
+        UsageError: an unsupported type (CB-EXPORT-02), or ``keep_float32`` without a 16-bit type (CB-EXPORT-14).
     """
     if how.dtype is not None and how.dtype not in DTYPES:
         raise UsageError(
             f"unknown dtype {how.dtype!r}",
             code="CB-EXPORT-02",
             where="--dtype",
-            why=f"the typed exports are {', '.join(DTYPES)}",
+            why=f"a model can be exported in {' or '.join(DTYPES)}",
             do=f"{did_you_mean(how.dtype, DTYPES)} leave it out to keep the model's own type".strip(),
         )
     if how.dtype is None and how.keep_float32:
@@ -75,35 +75,35 @@ def check_types(how: ExportOptions) -> None:
 
 
 def typed(program: Program, how: ExportOptions, clock: Clock) -> Typed:
-    """A program in the type that is asked for, which computes what the program does on its example inputs.
+    """Cast a program to the requested type, and check that it does not overflow on the example inputs.
 
     Args:
         program: a program.
-        how: ``dtype``, and in ``keep_float32`` what stays in float32: module paths, which may contain ``*`` and include
-            everything below them, names of nodes, or ``overflowing``.
+        how: ``dtype``, and ``keep_float32`` with what stays in float32: module paths (with everything below them; ``*``
+            is a wildcard), names of nodes, or ``overflowing``.
         clock: times the cast.
 
     Raises:
-        UsageError: what is to stay in float32 is nowhere in the program, or not in float32 (CB-EXPORT-14).
-        ExportError: the type overflows (CB-EXPORT-13), or an operator has no such form (CB-EXPORT-06).
+        UsageError: a name in ``keep_float32`` is not in the program, or the program is not float32 (CB-EXPORT-14).
+        ExportError: the type overflows (CB-EXPORT-13), or an operator does not support it (CB-EXPORT-06).
     """
     if how.dtype is None or how.dtype == floating_type(program):
         if how.keep_float32:
-            raise _nothing_to_keep(how, f"the model is in {floating_type(program)} itself", "leave it out")
+            raise _nothing_to_keep(how, f"the model is already in {floating_type(program)}", "leave it out")
         return Typed(program)
     with clock("cast", f"casting to {how.dtype}"):
         return _cast(program, how.dtype, how.keep_float32)
 
 
 def kept_in_range(program: Program, dtype: torch.dtype, inputs: Mapping[str, Tensor]) -> frozenset[str]:
-    """The nodes that compute in float32 with ``overflowing``, for given inputs instead of the examples."""
+    """Return the nodes that ``overflowing`` keeps in float32, for these inputs instead of the examples."""
     limit = torch.finfo(dtype).max / HEADROOM
     found = overflows(program, inputs, limit, of_type(cast(program, dtype), dtype))
     return with_readers(program, [one.node for one in found])
 
 
 def floating_type(program: Program) -> str:
-    """The floating type most of a program's weights have."""
+    """Return the floating type of most of a program's weights."""
     counts: dict[str, int] = {}
     for tensor in program.exported.state_dict.values():
         if tensor.is_floating_point():
@@ -121,14 +121,14 @@ def _cast(program: Program, dtype: str, keep: str | Iterable[str]) -> Typed:
         return Typed(made, _described(program, kept), _judged(program, made, dtype, kept, found))
     near = with_readers(program, [one.node for one in (*found.usual, *found.large)])
     if not near:
-        note = f"nothing comes near the largest value of {dtype}, so nothing more stays in float32"
+        note = f"no value is near the largest {dtype} number, so no further node stays in float32"
         return Typed(made, _described(program, kept), (note,))
     return Typed(cast(program, kind, kept | near), _described(program, kept | near))
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What comes near the limit on the example inputs and on the same inputs enlarged."""
+    """The tensors near the limit, on the example inputs and on the same inputs enlarged."""
 
     usual: list[Overflow]
     large: list[Overflow]
@@ -142,10 +142,10 @@ def _found(program: Program, made: Program, dtype: torch.dtype) -> _Found:
 
 
 def _judged(program: Program, made: Program, dtype: str, kept: frozenset[str], found: _Found) -> tuple[str, ...]:
-    """Notes about tensors beyond the limit that do no harm.
+    """Return notes about overflows that are harmless.
 
     Raises:
-        ExportError: they do (CB-EXPORT-13).
+        ExportError: an overflow changes the outputs (CB-EXPORT-13).
     """
     limit = torch.finfo(DTYPES[dtype]).max
     beyond = [one for one in found.usual if one.largest > limit]
@@ -154,13 +154,13 @@ def _judged(program: Program, made: Program, dtype: str, kept: frozenset[str], f
         scores = any(one.operator == ATTENTION for one in beyond)
         if scores or _distance(program, made) > max(HARMLESS * _distance(program, mixed), ROUNDING):
             raise _refused(beyond, dtype, limit)
-        return (f"{dtype} overflows without harm to the outputs of the example inputs, first at {beyond[0]}",)
+        return (f"{dtype} overflows without changing the outputs of the example inputs, first at {beyond[0]}",)
     larger = [one for one in found.large if one.largest > limit]
     if not larger:
         return ()
     return (
         f"inputs {LARGE_MAGNITUDE:g} times as large as the example overflow {dtype}, first at {larger[0]}: "
-        f"--keep-float32 {OVERFLOWING} leaves those nodes in float32",
+        f"--keep-float32 {OVERFLOWING} keeps those nodes in float32",
     )
 
 
@@ -171,14 +171,14 @@ def _refused(beyond: list[Overflow], dtype: str, limit: float) -> ExportError:
         f"{dtype} overflows in {first.path or 'the model'}",
         code="CB-EXPORT-13",
         where=str(first),
-        why=f"the first to overflow: {first.largest:.3g} at the largest in float32 on the example inputs, and {dtype} "
-        f"ends at {limit:g}; {len(beyond)} tensors exceed it, in {', '.join(paths[:5])}{more}",
-        do=f"--keep-float32 {OVERFLOWING} leaves them in float32; or --dtype bfloat16, which has float32's range",
+        why=f"on the example inputs its values reach {first.largest:.3g}, and the largest {dtype} number is {limit:g}; "
+        f"{len(beyond)} tensors exceed it, in {', '.join(paths[:5])}{more}",
+        do=f"--keep-float32 {OVERFLOWING} keeps them in float32; or --dtype bfloat16, which has float32's range",
     )
 
 
 def _distance(program: Program, other: Program) -> float:
-    """The largest relative L2 distance of another form's outputs; infinite where it is not finite and should be."""
+    """Return the largest relative L2 distance of two programs' outputs; infinite if only ``other`` is not finite."""
     exact = program.run(program.example)
     found = other.run({name: value.to(other.example[name].dtype) for name, value in program.example.items()})
     return max((_relative(found[name], value) for name, value in exact.items()), default=0.0)
@@ -195,10 +195,10 @@ def _relative(found: Tensor, exact: Tensor) -> float:
 
 
 def _named(program: Program, patterns: list[str]) -> frozenset[str]:
-    """Names of the operators under the module paths that patterns name.
+    """Return the names of the nodes that the patterns match.
 
     Raises:
-        UsageError: a pattern names nothing (CB-EXPORT-14).
+        UsageError: a pattern matches nothing (CB-EXPORT-14).
     """
     nodes = [node for node in program.exported.graph.nodes if node.op == "call_function"]
     chosen: set[str] = set()
@@ -229,5 +229,5 @@ def _described(program: Program, kept: frozenset[str]) -> tuple[str, ...]:
 def _nothing_to_keep(how: ExportOptions, why: str, do: str) -> UsageError:
     kept = how.keep_float32 if isinstance(how.keep_float32, str) else ",".join(how.keep_float32)
     return UsageError(
-        "there is nothing to keep in float32", code="CB-EXPORT-14", where=f"--keep-float32 {kept}", why=why, do=do
+        "there is no node to keep in float32", code="CB-EXPORT-14", where=f"--keep-float32 {kept}", why=why, do=do
     )

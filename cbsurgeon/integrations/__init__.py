@@ -1,4 +1,4 @@
-"""Training programs of others: thin, each optional.
+"""Adapters for other projects' training programs; each is thin and optional.
 
-Not here: the insertion itself (``surgery``), and what a checkpoint says of itself (``models/files``).
+Not here: the insertion itself (``surgery``), reading and writing a checkpoint's metadata (``models/files``).
 """

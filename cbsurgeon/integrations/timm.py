@@ -1,17 +1,18 @@
-"""timm's scripts, unmodified: ``timm.create_model("cbsurgeon", of=NAME, ...)`` is the architecture with operators.
+"""Registers the timm model ``cbsurgeon``, so that timm's own scripts train an edited architecture unmodified.
 
-``train.py`` imports modules that ``--device-modules`` names, and this one registers the model::
+``timm.create_model("cbsurgeon", of=NAME, ...)`` builds the timm architecture ``NAME`` and inserts operators into it.
+``train.py`` imports the modules named by ``--device-modules``, and importing this one registers the model::
 
     python train.py DATA --device-modules cbsurgeon.integrations.timm --model cbsurgeon \\
         --model-kwargs of=deit_small_patch16_224 layers=upper op=cb
 
-``--model-kwargs`` takes ``of``, the fields of :class:`cbsurgeon.Choice` (``op``, ``layers``, ``pos`` ...), ``op_NAME``
-for an operator's option (``op_initial=0.1``), or ``recipe=FILE.json`` in their place. All others go to the
-architecture. Scripts without ``--device-modules`` are run by this module::
+``--model-kwargs`` takes ``of``, the fields of :class:`cbsurgeon.Choice` (``op``, ``layers``, ``pos`` ...) and
+``op_NAME`` for an operator's option (``op_initial=0.1``). ``recipe=FILE.json`` replaces the choice. All other keywords
+are passed to the architecture. For scripts that have no ``--device-modules``, run them through this module::
 
     python -m cbsurgeon.integrations.timm validate.py DATA --model cbsurgeon --model-kwargs of=... --checkpoint ...
 
-Their checkpoints are read with nothing else said: ``cbsurgeon ship checkpoint.pth.tar``.
+The checkpoints these scripts save need no further flags: ``cbsurgeon ship checkpoint.pth.tar``.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ __all__: list[str] = []
 
 
 def cbsurgeon(pretrained: bool = False, **keywords: Any) -> nn.Module:
-    """An architecture of timm with operators in it.
+    """Build a timm architecture and insert operators into it.
 
     Args:
-        pretrained: with timm's weights.
+        pretrained: load timm's pretrained weights.
         keywords: ``of``, the choice or the recipe (see above), and the architecture's own keywords.
 
     Raises:
@@ -76,7 +77,7 @@ def _library() -> Any:
 
 
 def _run(command: list[str]) -> None:
-    """Run a script of timm as if it had been started itself."""
+    """Run one of timm's scripts as if Python had been started with it."""
     if not command:
         sys.exit("usage: python -m cbsurgeon.integrations.timm SCRIPT.py [ARGUMENTS]")
     sys.argv = command

@@ -191,4 +191,4 @@ def test_this_processor_can_be_measured() -> None:
     assert 1e8 < device.bandwidth < 1e13  # between a very slow and an impossible memory
     assert 1e8 < device.peak["float32"] < 1e15
     assert 0 < device.kernel < 0.1
-    assert "measured on the spot" in device.source
+    assert "measured now" in device.source

@@ -213,7 +213,7 @@ def test_bench_of_programs_travels_as_files() -> None:
     program = Model(None, provenance=Provenance("program"), program=capture(_tiny()).exported)
     result = bench(program, program, backend="program", budget=10.0, processes=2, batch=3, claim=5.0)
     assert result.processes == 2
-    assert not any("cannot be sent" in note for note in result.notes)
+    assert not any("cannot be pickled" in note for note in result.notes)
 
 
 def test_bench_says_when_a_model_cannot_travel() -> None:
@@ -225,7 +225,7 @@ def test_bench_says_when_a_model_cannot_travel() -> None:
     model = Model(Local().eval(), (torch.randn(2, 8),), Provenance("local"))
     result = bench(model, model, budget=1.0, processes=2, claim=5.0)
     assert result.processes == 1
-    assert any("cannot be sent to another process" in note for note in result.notes)
+    assert any("cannot be pickled for another" in note for note in result.notes)
 
 
 def test_bench_refuses_an_unknown_backend() -> None:

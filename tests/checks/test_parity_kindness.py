@@ -109,7 +109,7 @@ def test_a_model_that_shows_nothing_anywhere_fails() -> None:
     same = model(Nothing())
     found = verify(same, same, batches=(1, 2))
     assert not found.ok
-    assert "do not differ between samples" in str(found)
+    assert "are the same for all samples" in str(found)
 
 
 def test_a_large_channel_does_not_hide_the_others() -> None:
@@ -186,7 +186,7 @@ def test_operators_that_change_nothing_are_said_to_prove_nothing() -> None:
     edited = cbs.insert(plain, cbs.plan(cbs.inspect(plain), op="cb_s", layers="all", pos="end"))
     found = verify(edited, plain, batches=(2,))
     assert found.ok, "CB_S starts as the identity"
-    assert any("no output by more than rounding" in note for note in found.notes)
+    assert any("not change any output by more than rounding" in note for note in found.notes)
 
 
 def test_the_share_removed_is_a_projection() -> None:

@@ -113,7 +113,7 @@ def test_webdataset_shards(tmp_path: Path, pictures: tuple[list[Image.Image], li
 def test_a_shard_list_runs_no_command(tmp_path: Path) -> None:
     pytest.importorskip("webdataset", reason="webdataset is in the extra 'data', not in 'dev'")
     for reference in (f"pipe:touch {tmp_path}/ran", "https://example.org/{0..9}.tar"):
-        with pytest.raises(InputFileError, match="only files of this machine"):
+        with pytest.raises(InputFileError, match="only files on this machine"):
             open_data(f"wds:{reference}", SMALL)
     assert not (tmp_path / "ran").exists()
 

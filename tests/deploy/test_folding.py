@@ -212,7 +212,7 @@ def test_the_layer_scale_takes_the_half_where_a_norm_stands_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "reason"), [(Twice(), "shared"), (Read(), "other readers"), (Bent(), "no projection")]
+    ("module", "reason"), [(Twice(), "shared"), (Read(), "other operators read"), (Bent(), "not a projection")]
 )
 def test_what_is_not_legal_is_not_done(module: nn.Module, reason: str) -> None:
     program = small(module)

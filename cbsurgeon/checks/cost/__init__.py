@@ -1,5 +1,5 @@
-"""Cost: parameters, FLOPs and bytes of a model and of the operators inserted in it.
+"""Cost: parameters, FLOPs and bytes of a model and of the operators inserted into it.
 
-Belongs here: counting rules for graphs, modules and files, and the roofline. Not here: the closed form of an operator,
-which the operator states itself (``operators``).
+Belongs here: the counting rules for graphs, modules and files, and the roofline model. Not here: the cost formula of an
+inserted operator, which the operator itself defines (``operators``).
 """

@@ -1,4 +1,4 @@
-"""The audit: counts of models and ONNX files side by side, a model's inserted operators by their closed form."""
+"""``audit``: counting the cost of models and ONNX files, and comparing the counts."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def audit(
     batch: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Audit:
-    """Count parameters, arithmetic and bytes of A, and of others beside it.
+    """Count parameters, arithmetic and bytes of a model, and of others to compare with it.
 
     Args:
         a: a model, or the path of an ``.onnx`` file.
-        b, more: models or files to compare with A, usually A with operators inserted, or what was exported of it.
-        batch: batch size the counts are for.
-        progress: told which model is being counted.
+        b, more: models or files to compare with A, usually A with operators inserted, or an export of it.
+        batch: batch size of the counts.
+        progress: called with a message for each model.
 
     Raises:
         CaptureError: a model cannot be captured.
-        UsageError: a file is no ONNX file (CB-AUDIT-06), or cannot be counted at this batch (CB-AUDIT-05).
-        InputFileError: a file that does not exist or cannot be read.
+        UsageError: a file is not an ONNX file (CB-AUDIT-06), or cannot be counted at this batch (CB-AUDIT-05).
+        InputFileError: a file does not exist or cannot be read.
     """
     counts, dtypes = [], []
     for side in (a, b, *more):
@@ -64,23 +64,23 @@ def audit(
 
 
 def count_file(path: Path, *, batch: int = 1) -> tuple[Count, str]:
-    """Count an ``.onnx`` file as it is, operators as they were exported.
+    """Count an ``.onnx`` file; inserted operators are counted in the form they were exported in.
 
     Returns:
         The count, and the floating type of the weights.
 
     Raises:
-        UsageError: it is no ``.onnx`` file (CB-AUDIT-06), or cannot be counted at this batch (CB-AUDIT-05).
+        UsageError: it is not an ``.onnx`` file (CB-AUDIT-06), or cannot be counted at this batch (CB-AUDIT-05).
         InputFileError: it does not exist or cannot be read.
-        MissingPackage: no onnx.
+        MissingPackage: onnx is not installed.
     """
     if path.suffix.lower() != ".onnx":
         raise UsageError(
-            "only a model or an .onnx file can be counted",
+            "only models and .onnx files can be counted",
             code="CB-AUDIT-06",
             where=str(path),
-            why="an engine holds kernels, not a graph of operators",
-            do="audit the ONNX file that the engine was built from",
+            why="other files, such as engines, do not contain a graph of operators",
+            do="audit the ONNX file it was built from",
         )
     graph = OnnxGraph(path, batch)
     return _summed(str(path), list(graph.costs()), graph.groups(), graph.parameters(), batch), graph.dtype
@@ -92,7 +92,7 @@ def count(model: Model, *, batch: int = 1, program: Program | None = None) -> Co
     Args:
         model: the model.
         batch: batch size.
-        program: its captured program, where the caller has it already.
+        program: its captured program, if the caller has it already.
 
     Raises:
         CaptureError: the model cannot be captured.
@@ -106,13 +106,13 @@ def count(model: Model, *, batch: int = 1, program: Program | None = None) -> Co
 
 
 def _reference(model: Model) -> str:
-    """The reference with the operators inserted since."""
+    """Return the model's reference followed by the names of inserted operators."""
     names = [str(recipe.get("op", "")) for recipe in model.recipes]
     return " + ".join([model.provenance.reference, *filter(None, names)])
 
 
 def parameters(model: Model, exported: ExportedProgram) -> dict[str, int]:
-    """Name → values of every parameter, one that is shared under several names counted at the first."""
+    """Return parameter name → number of values; a parameter with several names is counted under the first."""
     held: Iterable[tuple[str, torch.Tensor]]
     if model.module is not None:
         held = model.module.named_parameters()
@@ -131,7 +131,7 @@ def parameters(model: Model, exported: ExportedProgram) -> dict[str, int]:
 def _summed(
     reference: str, costs: list[NodeCost], found: tuple[Group, ...], values: Mapping[str, int], batch: int
 ) -> Count:
-    """Add up nodes and parameters; nodes of an inserted operator give way to its closed form."""
+    """Sum the costs of nodes and parameters; an inserted operator's formula replaces the costs of its nodes."""
     owner = {name: group for group in found for name in group.nodes}
     inserted = [group.inserted(costs, batch) for group in found]
     block_of = dict(zip((cost.name for cost in costs), blocks([cost.stack for cost in costs]), strict=True))
@@ -140,7 +140,7 @@ def _summed(
     calls: Counter[str] = Counter()
     for cost in costs:
         if cost.kind == "counted":
-            by_block[block_of[cost.name]] += Tally()  # keeps graph order, inserted operators included
+            by_block[block_of[cost.name]] += Tally()  # creates the entry, so that blocks stay in graph order
         if cost.kind != "counted" or cost.name in owner:
             continue
         part = Tally(0, cost.flops, cost.operations, cost.bytes, fused_bytes(cost))
@@ -168,7 +168,7 @@ def _summed(
 
 
 def _place_parameters(values: Mapping[str, int], by_block: dict[str, Tally]) -> None:
-    """Add each parameter to the longest block path it lies in, or to its top-level module."""
+    """Add each parameter to the innermost block that contains it, or to its top-level module."""
     for name, size in values.items():
         parts = name.split(".")
         paths = [".".join(parts[:depth]) for depth in range(len(parts) - 1, 0, -1)]

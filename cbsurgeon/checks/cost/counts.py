@@ -1,4 +1,4 @@
-"""What a model costs: parameters, arithmetic and memory traffic, and the difference between two models."""
+"""The cost of a model (parameters, arithmetic, memory traffic), and the difference between two models."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ QUANTITIES = ("params", "flops", "operations", "bytes", "bytes_fused")
 """The counted quantities, in the order they are shown."""
 
 CONVENTIONS = {
-    "params": "trainable values, a shared one counted once; of a file, its stored floating-point weights",
-    "flops": "the paper's convention (torchprofile's): one multiply-accumulate is one FLOP; an inserted operator "
-    "counts its closed form, N*C for CB",
+    "params": "trainable values, shared ones counted once; for a file, its floating-point weights",
+    "flops": "as in the paper (and torchprofile): one multiply-accumulate is one FLOP; an inserted operator "
+    "is counted by its formula, N*C for CB",
     "operations": "every addition, multiplication and pointwise function is one operation; a matrix product is two "
     "per multiply-accumulate",
-    "bytes": "read and written when nothing is fused (eager PyTorch): every operand and result of every counted node, "
-    "weights included",
+    "bytes": "bytes read and written without fusion (eager PyTorch): every operand and result of every counted "
+    "node, weights included",
     "bytes_fused": "an estimate for compiled and exported models: operands and results of products, norms and "
-    "reductions; pointwise operators and copies join them; an inserted operator counts its folded form",
+    "reductions; pointwise operators and copies are fused into them; an inserted operator counts in its folded form",
 }
 
 
 @dataclass(frozen=True)
 class Tally:
-    """The quantities of one part of a model.
+    """The cost of a model or of a part of it.
 
     Attributes:
-        params: parameters owned here (values, not bytes).
-        flops: multiply-accumulates in the paper's convention.
+        params: number of parameter values.
+        flops: multiply-accumulates, as the paper counts them.
         operations: all additions, multiplications and pointwise functions.
         bytes: bytes read plus written without any fusion.
         bytes_fused: bytes read plus written when pointwise operators are fused; an estimate.
@@ -57,16 +57,16 @@ class Tally:
 
 @dataclass(frozen=True)
 class Inserted:
-    """One inserted operator, counted by its closed form.
+    """The cost of one inserted operator, by its formula.
 
     Attributes:
-        path: module path of the operator, or the block it stands in.
+        path: module path of the operator, or of its block.
         op: name of the operator (``cb``, ``cb_s`` ...).
-        tokens, channels: size of the tensor it works on, for one image.
+        tokens, channels: size of its input tensor for one image.
         calls: how often it runs in one forward pass.
         tally: its cost over all calls, at the batch of the audit.
-        formula: how ``operations`` is made up for one image and one call.
-        traffic: memory traffic of one call, for every form it can be run in, the slowest first.
+        formula: how ``operations`` is computed for one image and one call.
+        traffic: memory traffic of one call in each of its forms (eager, compiled, folded ...), slowest first.
     """
 
     path: str
@@ -79,7 +79,7 @@ class Inserted:
     traffic: tuple[Traffic, ...] = ()
 
     def in_form(self, form: str) -> Traffic:
-        """Its traffic in a form, or in the next slower form that it has."""
+        """Return its traffic in a form, or in the next slower form it has."""
         order = list(FORMS)
         slower = [traffic for traffic in self.traffic if order.index(traffic.form) <= order.index(form)]
         return slower[-1] if slower else self.traffic[0]
@@ -103,15 +103,15 @@ class Count:
     """The cost of one model.
 
     Attributes:
-        reference: which model.
-        total: the sums over the whole model.
-        by_block: module path of a block → its part, in graph order.
-        by_operator: operator (``linear``, ``layer_norm`` ...; ``cb`` for an inserted one) → its part.
-        calls: operator → how many nodes.
-        uncounted: operators no rule covers → how many nodes. Their cost is missing from every sum.
-        free: operators that move and compute nothing (views, no-op dropout ...) → how many nodes.
+        reference: the model or file.
+        total: cost of the whole model.
+        by_block: module path of a block → its cost, in graph order.
+        by_operator: operator (``linear``, ``layer_norm`` ...; ``cb`` for an inserted one) → its cost.
+        calls: operator → number of nodes.
+        uncounted: operator without a counting rule → number of nodes. Their cost is missing from every sum.
+        free: operator that computes and copies nothing (views, dropout in evaluation ...) → number of nodes.
         inserted: the operators cbsurgeon inserted.
-        weight_bytes: bytes of weights read in one pass (part of ``total.bytes``).
+        weight_bytes: bytes of weights read in one forward pass (part of ``total.bytes``).
     """
 
     reference: str
@@ -127,11 +127,11 @@ class Count:
 
 @dataclass(frozen=True)
 class Audit:
-    """The cost of A, of B and their difference where there is a B, and of any further models.
+    """The cost of A, of B and of further models, and their differences to A.
 
     Attributes:
-        a, b: the counts.
-        batch: batch size the counts are for.
+        a, b: the counts; ``b`` may be ``None``.
+        batch: batch size of the counts.
         dtype: element type of A's floating-point tensors.
         more: counts of further models, each compared with A as well.
     """
@@ -153,26 +153,26 @@ class Audit:
 
     @property
     def difference(self) -> Tally | None:
-        """B minus A, or ``None`` without a B."""
+        """B minus A; ``None`` if there is no B."""
         return None if self.b is None else self.b.total - self.a.total
 
     def compared(self, quantity: str) -> dict[str, Any]:
-        """One quantity as ``a``, ``b``, ``difference`` and ``relative`` (difference over A), and its convention."""
+        """Return a quantity's ``a``, ``b``, ``difference``, ``relative`` (difference over A) and ``convention``."""
         values = _side_by_side(self.a.total, self.b.total if self.b else None, quantity)
         return {**values, "convention": CONVENTIONS[quantity]}
 
     @property
     def bytes_explained(self) -> str:
-        """What the two byte counts of inserted operators mean beside a latency; empty where nothing is inserted."""
+        """An explanation of the two byte counts and their relation to latency; empty if nothing is inserted."""
         if self.b is None or not self.b.inserted:
             return ""
         unfused, fused = (self.compared(name)["relative"] or 0.0 for name in ("bytes", "bytes_fused"))
         return (
-            f"Unfused ({100 * unfused:+.2f} %), every intermediate of the inserted operators is written to memory and "
-            f"read again, as in eager PyTorch. Fused ({100 * fused:+.2f} %), pointwise arithmetic joins its "
-            "neighbours, as in exported and compiled models. Bytes are not time: where matrix products take most of "
-            "the time, a few per cent more bytes can be a negligible slow-down. `audit --roofline` estimates the "
-            "operators' share of the latency; `bench` measures it."
+            f"Unfused ({100 * unfused:+.2f} %): every intermediate of the inserted operators is written to memory and "
+            f"read again, as in eager PyTorch. Fused ({100 * fused:+.2f} %): pointwise arithmetic is part of "
+            "neighbouring kernels, as in exported and compiled models. Bytes are not time: if matrix products take "
+            "most of the time, a few per cent more bytes can be a negligible slow-down. `audit --roofline` estimates "
+            "the operators' share of the latency; `bench` measures it."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Audit:
         }
 
     def _model(self, found: Count) -> dict[str, Any]:
-        """One model's totals, and for each model but A the difference to A."""
+        """Return one model's totals and, unless it is A, their difference to A."""
         difference = None if found is self.a else (found.total - self.a.total).to_dict()
         return {
             "reference": found.reference,

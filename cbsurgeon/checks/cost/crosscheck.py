@@ -1,4 +1,4 @@
-"""The audit's count beside fvcore's, with the difference explained operator by operator."""
+"""Comparing the audit's count with fvcore's, and explaining the difference operator by operator."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NORMS = ("layer_norm", "group_norm", "batch_norm", "instance_norm")
 
 @dataclass(frozen=True)
 class Explained:
-    """One operator that the two count differently.
+    """One operator that the audit and fvcore count differently.
 
     Attributes:
         operator: its name in the trace.
         ours, fvcore: FLOPs at batch 1.
-        why: the reason, in words.
+        why: the reason.
     """
 
     operator: str
@@ -35,12 +35,13 @@ class CrossCheck:
     """One model counted by the audit and by fvcore, at batch 1.
 
     Attributes:
-        reference: which model.
-        ours, fvcore: FLOPs in the paper's convention, and as fvcore counts with its own rules.
-        explained: every operator the two count differently; the differences add up to the whole.
-        unexplained: FLOPs that remain when fvcore's trace is counted by the paper's convention.
-        unexplained_operations: the same of all operations.
-        uncounted: traced operators that no rule covers → how many.
+        reference: the model.
+        ours: FLOPs as the paper counts them.
+        fvcore: FLOPs by fvcore's own rules.
+        explained: every operator that the two count differently; their differences add up to ``ours - fvcore``.
+        unexplained: difference in FLOPs that remains if fvcore's trace is counted as the paper counts.
+        unexplained_operations: the same for all operations.
+        uncounted: traced operator without a counting rule → number of calls.
     """
 
     reference: str
@@ -52,7 +53,7 @@ class CrossCheck:
     uncounted: Mapping[str, int]
 
     def __bool__(self) -> bool:
-        """True when the difference is explained to the last operation."""
+        """True if the difference is explained completely."""
         return not self.unexplained and not self.unexplained_operations
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,10 +61,10 @@ class CrossCheck:
         return {**asdict(self), "ok": bool(self), "difference": self.ours - self.fvcore, "batch": 1}
 
     def raise_if_failed(self) -> None:
-        """Raise where the two counts of one model disagree.
+        """Raise an error if the two counts disagree.
 
         Raises:
-            CheckFailed: something is unexplained (CB-COST-02).
+            CheckFailed: part of the difference is unexplained (CB-COST-02).
         """
         if not self:
             listed = ", ".join(f"{name} x{calls}" for name, calls in self.uncounted.items())
@@ -73,16 +74,16 @@ class CrossCheck:
                 where=self.reference,
                 why=f"{self.unexplained:+,} FLOPs and {self.unexplained_operations:+,} operations are not explained"
                 + (f"; no rule for {listed} in the trace" if listed else ""),
-                do="trust neither count of this model; compare by_operator of the two in --json",
+                do="do not rely on either count; compare the two by operator in the --json output",
             )
 
 
 def cross_check(side: Side) -> CrossCheck:
-    """Count a model twice, from its exported graph and from fvcore's trace, at batch 1.
+    """Count a model at batch 1 both from its exported graph and from fvcore's trace.
 
     Raises:
         MissingPackage: fvcore is not installed.
-        UsageError: a file, or a model without a module, which fvcore cannot trace (CB-COST-01).
+        UsageError: it is a file or an exported program, which fvcore cannot trace (CB-COST-01).
         CaptureError: the model cannot be captured.
     """
     if not isinstance(side, Model):
@@ -112,16 +113,16 @@ def _explained(traced: TracedCount) -> list[Explained]:
         if traced.flops.get(name, 0) != traced.own.get(name, 0)
     ]
     if traced.inserted:
-        why = "the closed form of the inserted operators; their nodes are counted in the rows above"
+        why = "the formula of the inserted operators; their nodes are counted in the rows above"
         rows.append(Explained("inserted operators", traced.inserted, 0, why))
     return rows
 
 
 def _why(name: str, traced: TracedCount) -> str:
     if name not in traced.own:
-        return "fvcore has no rule for it and counts nothing"
+        return "fvcore has no rule for it and counts zero"
     if name not in traced.flops:
-        return "the paper's convention counts no multiply-accumulate in it"
+        return "it contains no multiply-accumulate as the paper counts them"
     if name in NORMS:
-        return "fvcore counts every operation on a value, the paper's convention the multiplication by the weight"
-    return "fvcore has another rule for it"
+        return "fvcore counts every operation, the paper's convention only the multiplication by the weight"
+    return "fvcore's rule for it differs"

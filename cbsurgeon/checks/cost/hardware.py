@@ -1,4 +1,4 @@
-"""Devices of the roofline: built-in ones from their data sheets, the user's own by two numbers, this CPU measured."""
+"""Devices for the roofline: built-in ones from data sheets, the user's own from two numbers, this CPU by measuring."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Hardware:
-    """Peaks of one device.
+    """Peak rates of one device.
 
     Attributes:
         name: the device.
         source: where the numbers are from.
-        bandwidth: bytes per second to its memory.
-        peak: dtype → matrix operations per second, dense; missing where the device does not compute in it.
-        kernel: seconds each further kernel costs at the least when replayed without launch gaps (an assumption).
+        bandwidth: memory bandwidth in bytes per second.
+        peak: dtype → dense matrix operations per second; a dtype that the device does not support is missing.
+        kernel: shortest time of one kernel in seconds, without launch gaps (an assumption).
     """
 
     name: str
@@ -41,7 +41,7 @@ CPU_KERNEL = 1e-6
 def _gpu(
     name: str, source: str, bandwidth: float, float32: float, float16: float, *, bfloat16: bool = True
 ) -> Hardware:
-    """A GPU whose tensor cores compute in 16 bits; float32 is what its ordinary cores do (TF32 off)."""
+    """Describe a GPU: tensor cores compute in 16 bits, ordinary cores in float32 (TF32 off)."""
     peak = {"float32": float32, "float16": float16, **({"bfloat16": float16} if bfloat16 else {})}
     return Hardware(name, source, bandwidth, peak, GPU_KERNEL)
 
@@ -70,19 +70,19 @@ NAMES: Mapping[str, Hardware] = {
     ),
     "generic-cpu": Hardware(
         "generic CPU",
-        "an assumption, no data sheet: 8 cores at 3.5 GHz with two 256-bit FMA units each, two channels of DDR5-5600",
+        "an assumption, not a data sheet: 8 cores at 3.5 GHz with two 256-bit FMA units, two channels of DDR5-5600",
         89.6e9,
         {"float32": 896e9},
         CPU_KERNEL,
     ),
 }
-"""What the devices are called on the command line; ``cpu`` is this processor, measured when it is asked for."""
+"""Names of the devices on the command line. In addition, ``cpu`` is this processor, measured on request."""
 
 HARDWARE = tuple(NAMES.values())
 
 
 def named(names: Iterable[str]) -> tuple[Hardware, ...]:
-    """Devices by their names on the command line: :data:`NAMES`, and ``cpu``, which takes a second.
+    """Return the devices with these names: those in :data:`NAMES`, and ``cpu``, which is measured in about a second.
 
     Raises:
         UsageError: an unknown name (CB-AUDIT-01).
@@ -94,9 +94,9 @@ def named(names: Iterable[str]) -> tuple[Hardware, ...]:
             f"unknown hardware {unknown[0] if unknown else ''!r}",
             code="CB-AUDIT-01",
             where="--hardware",
-            why=f"known are {', '.join(NAMES)}, and cpu, which is measured",
+            why=f"the known devices are {', '.join(NAMES)}, and cpu, which is measured",
             do=(did_you_mean(unknown[0], (*NAMES, "cpu"), "--hardware ") if unknown else "")
-            or "name your own: --bandwidth 3.35TB/s --flops 989T",
+            or "describe your own device: --bandwidth 3.35TB/s --flops 989T",
         )
     return tuple(measured_cpu() if name == "cpu" else NAMES[name] for name in wanted)
 
@@ -106,7 +106,7 @@ _QUANTITY = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([kMGTP]?)\s*(B/s|B
 
 
 def described(bandwidth: str | float, flops: str | float) -> Hardware:
-    """A device by its memory bandwidth and its arithmetic, the same in every dtype.
+    """Return a device with this memory bandwidth and this arithmetic rate in every dtype.
 
     Args:
         bandwidth: bytes per second, or text such as ``3.35TB/s``.
@@ -126,22 +126,23 @@ def _quantity(given: str | float, option: str, example: str) -> float:
     unit = (found[3] or "") if found else ""
     if value <= 0 or (unit and unit.startswith("B") != (option == "--bandwidth")):
         raise UsageError(
-            f"{option} is {given!r}",
+            f"{given!r} is not a value of {option}",
             code="CB-AUDIT-04",
             where=option,
-            why="it is not a positive number with a decimal unit (k, M, G, T, P) of "
-            + ("bytes per second" if option == "--bandwidth" else "operations per second"),
+            why="it must be a positive number of "
+            + ("bytes per second" if option == "--bandwidth" else "operations per second")
+            + ", with k, M, G, T or P as unit",
             do=f"{option} {example}",
         )
     return value
 
 
 def measured_cpu(*, threads: int | None = None, repeats: int = 5) -> Hardware:
-    """This processor, measured by a copy of 128 MiB and a product of 1024 x 1024 matrices (about a second).
+    """Measure this processor with a copy of 128 MiB and a product of 1024 x 1024 matrices (about a second).
 
     Args:
-        threads: threads to use; those PyTorch uses anyway when left out.
-        repeats: how often each is timed; the fastest counts, as a peak is asked for.
+        threads: number of threads; by default those of PyTorch.
+        repeats: how often each is timed; the fastest time counts, because a peak rate is wanted.
     """
     before = torch.get_num_threads()
     if threads is not None:
@@ -159,7 +160,7 @@ def measured_cpu(*, threads: int | None = None, repeats: int = 5) -> Hardware:
         torch.set_num_threads(before)
     return Hardware(
         f"this processor, {used} thread{'s' if used > 1 else ''}",
-        "measured on the spot: copy of 128 MiB, product of 1024 x 1024 matrices, call of 16 elements",
+        "measured now: copy of 128 MiB, product of 1024 x 1024 matrices, call of 16 elements",
         2 * source.numel() * source.element_size() / copy,
         {"float32": 2 * size**3 / product},
         call,

@@ -1,4 +1,4 @@
-"""Which nodes of a graph belong to an inserted operator, and what that operator costs by its closed form."""
+"""Finding the nodes of inserted operators in a graph, and their cost by the operators' formulas."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from cbsurgeon.operators.registry import classes
 
 @dataclass(frozen=True)
 class Group:
-    """The nodes of one operator.
+    """The nodes of one inserted operator.
 
     Attributes:
         path: module path of the operator.
         kind: its class.
         nodes: names of its nodes, in graph order.
         calls: how often it runs in one forward pass.
-        tokens, channels: size of the tensor it works on, for one image.
-        parameters: trainable values it owns.
+        tokens, channels: size of its input tensor for one image.
+        parameters: number of its trainable values.
         itemsize: bytes of one element.
-        options: what it was built with.
-        as_exported: its nodes are those of a file, after folding, so that its closed form does not describe them.
+        options: the options it was created with.
+        as_exported: whether the nodes are those of a file, after folding, which the formula does not describe.
     """
 
     path: str
@@ -48,16 +48,16 @@ class Group:
     as_exported: bool = False
 
     def inserted(self, costs: list[NodeCost], batch: int) -> Inserted:
-        """Its cost: arithmetic by its closed form where it states one, unfused bytes as its nodes move them."""
+        """Return its cost: arithmetic by its formula if it has one, unfused bytes by its nodes."""
         names = set(self.nodes)
         own = [cost for cost in costs if cost.name in names]
         moved = sum(cost.bytes for cost in own)
         if self.as_exported:
-            return self._counted(own, moved, batch, "folded", "as exported: counted node by node")
+            return self._counted(own, moved, batch, "folded", "as exported, counted node by node")
         try:
             closed = self.kind.cost(self.tokens, self.channels, **self.options)
         except NotImplementedError:
-            return self._counted(own, moved, batch, "line", "no closed form: counted node by node")
+            return self._counted(own, moved, batch, "line", "no formula, counted node by node")
         flops, operations = (count * batch * self.calls for count in (closed.paper, closed.flops))
         item = Inserted(
             self.path,
@@ -73,7 +73,7 @@ class Group:
         return replace(item, tally=replace(item.tally, bytes_fused=fused))
 
     def _counted(self, own: list[NodeCost], moved: int, batch: int, form: str, formula: str) -> Inserted:
-        """The cost as the sum of its nodes, which are the only form it is known in."""
+        """Return the cost as the sum over its nodes."""
         tally = Tally(
             self.parameters,
             sum(cost.flops for cost in own),
@@ -87,14 +87,14 @@ class Group:
 
 
 def fused_bytes(cost: NodeCost) -> int:
-    """Bytes of a node when pointwise operators are fused: those of products, norms and reductions alone."""
+    """Return the bytes of a node if pointwise operators are fused: only products, norms and reductions count."""
     return cost.bytes if cost.operator in KERNELS else 0
 
 
 def groups(model: Model, exported: ExportedProgram) -> tuple[Group, ...]:
-    """The inserted operators of a program, in graph order.
+    """Return the inserted operators of a program, in graph order.
 
-    The same operator called several times is one group (see :func:`cbsurgeon.graph.occupants.membership`).
+    An operator that is called several times is one group (see :func:`cbsurgeon.graph.occupants.membership`).
     """
     known = classes()
     members: dict[tuple[str, type[Operator]], list[fx.Node]] = defaultdict(list)
@@ -112,7 +112,7 @@ def _group(model: Model, path: str, kind: type[Operator], nodes: list[fx.Node], 
     result = exits[-1].meta["val"]
     module = _module_at(model, path)
     split = module.unfolding is not None if module is not None else bool(_mark(nodes).get("unfold"))
-    shape = sizes.shape(nodes[0].meta["val"] if split else result)  # an operator's first node then splits an axis
+    shape = sizes.shape(nodes[0].meta["val"] if split else result)  # with an unfolding, the first node splits an axis
     token_axes, channel_axis = _axes(module, nodes, len(shape))
     tokens = prod(shape[axis] for axis in token_axes)
     own = sum(parameter.numel() for parameter in module.parameters()) if module is not None else _vectors(nodes)
@@ -131,14 +131,14 @@ def _group(model: Model, path: str, kind: type[Operator], nodes: list[fx.Node], 
 
 
 def _options(module: Operator | None, nodes: list[fx.Node]) -> Mapping[str, Any]:
-    """What it was built with: the module knows, or the mark of its nodes in a program."""
+    """Return the options it was created with, from the module or else from the mark on its nodes."""
     if module is not None:
         return module.options()
     return dict(_mark(nodes).get("options", {}))
 
 
 def _mark(nodes: list[fx.Node]) -> Mapping[str, Any]:
-    """What was written on its nodes when they were put into a program."""
+    """Return the mark (metadata) written on its nodes when they were inserted into a program."""
     return next((one.mark for node in nodes if (one := membership(node)) is not None), {})
 
 
@@ -150,7 +150,7 @@ def _module_at(model: Model, path: str) -> Operator | None:
 
 
 def _axes(module: Operator | None, nodes: list[fx.Node], rank: int) -> tuple[tuple[int, ...], int]:
-    """Token axes and channel axis: from the module, from the mark of its nodes, else from its mean over the tokens."""
+    """Return token axes and channel axis, from the module, the mark on its nodes, or else its token mean."""
     if module is not None:
         return module.token_axes, module.channel_axis
     mark = _mark(nodes)
@@ -165,7 +165,7 @@ def _axes(module: Operator | None, nodes: list[fx.Node], rank: int) -> tuple[tup
 
 
 def _vectors(nodes: list[fx.Node]) -> int:
-    """Values of the parameters that only these nodes read."""
+    """Return the number of values of parameters that only these nodes read."""
     inside = set(nodes)
     own = {source for node in nodes for source in node.all_input_nodes if source.op == "placeholder"}
     return sum(prod(source.meta["val"].shape) for source in own if set(source.users) <= inside)

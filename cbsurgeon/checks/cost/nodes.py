@@ -1,4 +1,4 @@
-"""Counting a captured graph: every node is counted, known to be free, or listed as not counted."""
+"""Counting the nodes of a captured graph: each node is counted, free, or listed as not counted."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from torch import Tensor, fx
 
 from cbsurgeon.checks.cost.rules import GATHERS, MAYBE_COPIES, MOVES, RULES, VIEWS, Call, NotCountable, Shape
 
-_SECOND_CALL = re.compile(r"@\d+")  # torch.export marks the second call of one module so
-_NO_MODULE = "_empty_nn_module_stack"  # torch.export's entry for nodes that it added itself
+_SECOND_CALL = re.compile(r"@\d+")  # torch.export appends this to a module's second call
+_NO_MODULE = "_empty_nn_module_stack"  # torch.export's entry for nodes that it added
 _WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
 @dataclass(frozen=True)
 class NodeCost:
-    """One node of the graph.
+    """The cost of one node of the graph.
 
     Attributes:
         name: name of the node.
         operator: ATen name without namespace and overload, or the full name of a foreign operator.
         kind: ``counted``, ``free`` or ``uncounted``.
-        flops, operations: arithmetic in both conventions.
-        bytes: bytes read and written; ``weights`` of them are parameters and buffers.
+        flops, operations: arithmetic in both conventions (see ``rules``).
+        bytes: bytes read and written.
+        weights: the part of ``bytes`` that is parameters and buffers.
         stack: module path → class name, outermost first.
-        output: shape of the result, empty when it is no tensor.
+        output: shape of the result; empty if it is not a tensor.
     """
 
     name: str
@@ -50,10 +51,10 @@ class NodeCost:
 class Sizes:
     """Concrete sizes of symbolic shapes at one batch size.
 
-    The expressions are evaluated, never the symbolic numbers themselves, so the graph gains no guard.
+    The expressions are evaluated instead of the symbolic numbers, so no guard is added to the graph.
 
     Args:
-        symbols: symbol → value; other symbols keep the value they were captured with.
+        symbols: symbol → value; other symbols have the value they were captured with.
     """
 
     def __init__(self, symbols: Mapping[Any, int]) -> None:
@@ -61,7 +62,7 @@ class Sizes:
         self._known: dict[Any, int] = {}
 
     def number(self, size: int | torch.SymInt) -> int:
-        """One size."""
+        """Return one size as a number."""
         if isinstance(size, int):
             return size
         expression = size.node.expr
@@ -75,22 +76,22 @@ class Sizes:
         return self._known[expression]
 
     def shape(self, tensor: Tensor) -> Shape:
-        """Sizes of a tensor."""
+        """Return the shape of a tensor."""
         return tuple(self.number(size) for size in tensor.shape)
 
     def strides(self, tensor: Tensor) -> Shape:
-        """Strides of a tensor."""
+        """Return the strides of a tensor."""
         return tuple(self.number(stride) for stride in tensor.stride())
 
     def stored(self, tensor: Tensor) -> int:
-        """Distinct elements: an expanded axis (stride 0) is stored once."""
+        """Return the number of stored elements; an expanded axis (stride 0) counts once."""
         return prod(
             size for size, stride in zip(self.shape(tensor), self.strides(tensor), strict=True) if stride or size == 0
         )
 
 
 def batch_symbols(graph: fx.Graph, batch: int) -> dict[Any, int]:
-    """The symbols that stand alone for axis 0 of an input, at ``batch``."""
+    """Map each symbol that is the size of axis 0 of an input to ``batch``."""
     found: dict[Any, int] = {}
     for node in graph.nodes:
         value = node.meta.get("val") if node.op == "placeholder" else None
@@ -101,11 +102,11 @@ def batch_symbols(graph: fx.Graph, batch: int) -> dict[Any, int]:
 
 
 def node_costs(module: fx.GraphModule, sizes: Sizes, weights: frozenset[str]) -> Iterator[NodeCost]:
-    """The cost of each call in a graph, in order.
+    """Yield the cost of each call in a graph, in order.
 
     Args:
-        module: the graph with the sub-graphs it refers to.
-        sizes: how symbolic sizes are read.
+        module: the graph with its sub-graphs.
+        sizes: the values of symbolic sizes.
         weights: names of the placeholders that are parameters, buffers and constants.
     """
     for node in module.graph.nodes:
@@ -121,7 +122,7 @@ def node_costs(module: fx.GraphModule, sizes: Sizes, weights: frozenset[str]) ->
 
 
 def _wrapped(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
-    """The body of a node that only sets a mode (gradients, autocast) around it."""
+    """Return the sub-graph of a node that only sets a mode (gradients, autocast) around it, else ``None``."""
     if getattr(node.target, "__name__", "") not in _WRAPPERS:
         return None
     for argument in node.args:
@@ -148,7 +149,7 @@ def _node_cost(node: fx.Node, sizes: Sizes, weights: frozenset[str]) -> NodeCost
 
 
 def operator_name(node: fx.Node) -> str:
-    """``aten.add_.Tensor`` → ``add``; operators of other libraries keep their full name."""
+    """Return an operator's short name: ``aten.add_.Tensor`` → ``add``; those of other libraries keep the full name."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         space, _, name = target._schema.name.partition("::")
@@ -159,7 +160,7 @@ def operator_name(node: fx.Node) -> str:
 
 
 def module_stack(node: fx.Node) -> dict[str, str]:
-    """Module path → class name of the modules a node belongs to, outermost first."""
+    """Return module path → class name for the modules that contain a node, outermost first."""
     entries = (node.meta.get("nn_module_stack") or {}).values()
     return {
         _SECOND_CALL.sub("", path): kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
@@ -175,7 +176,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _computes(tensor: Tensor) -> bool:
-    """Whether arithmetic on it is counted: floating-point values are, indices and masks cost only their bytes."""
+    """Return whether arithmetic on a tensor is counted; indices and masks cost only their bytes."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
@@ -195,7 +196,7 @@ def _is_free(node: fx.Node, name: str, outputs: list[Tensor], sizes: Sizes) -> b
 
 
 def _copies(source: Tensor, result: Tensor, sizes: Sizes) -> bool:
-    """Whether a reshape, ``contiguous`` or ``to`` had to write its result."""
+    """Return whether a reshape, ``contiguous`` or ``to`` copies instead of returning a view."""
     if source.dtype != result.dtype:
         return True
     layout = torch.empty_strided(sizes.shape(source), sizes.strides(source), device="meta")
@@ -224,30 +225,31 @@ def _call(node: fx.Node, sizes: Sizes, output: Shape) -> Call:
 
 
 def _bytes(node: fx.Node, name: str, outputs: list[Tensor], sizes: Sizes, weights: frozenset[str]) -> tuple[int, int]:
-    """Bytes of every operand and result, each operand once; and how many of them are weights."""
+    """Return the bytes of all operands and results, each operand once, and how many of them are weights."""
     written = sum(prod(sizes.shape(tensor)) * tensor.element_size() for tensor in outputs)
     read = from_weights = 0
-    for place, source in enumerate(node.all_input_nodes):
+    for position, source in enumerate(node.all_input_nodes):
         for tensor in _tensors(source.meta.get("val")):
             size = sizes.stored(tensor) * tensor.element_size()
-            size = min(size, written) if place == 0 and name in GATHERS else size
+            size = min(size, written) if position == 0 and name in GATHERS else size
             read += size
             from_weights += size if _is_weight(source, weights) else 0
     return written + read, from_weights
 
 
 def _is_weight(node: fx.Node, weights: frozenset[str]) -> bool:
-    """Whether a value is a weight, or a view of one."""
+    """Return whether a value is a weight or a view of one."""
     while node.op == "call_function" and operator_name(node) in VIEWS and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node.op == "get_attr" or node.name in weights
 
 
 def blocks(stacks: Sequence[Mapping[str, str]]) -> list[str]:
-    """The block of each module stack: its deepest composite module that stands in a plain container beside its kind.
+    """Return the block of each module stack: its innermost module that a container repeats, such as ``blocks.3``.
 
-    A container is a ``Sequential``, or a ``ModuleList`` or ``ModuleDict`` (these are never called, so their path is
-    missing from the stack). What is in no such module goes to the top-level module it runs in.
+    A container is a ``Sequential``, or a ``ModuleList`` or ``ModuleDict`` (which are never called, so their path is
+    missing from the stack). The module must have children, and its container another module of the same class. If there
+    is no such module, the block is the top-level module.
     """
     children: dict[str, set[str]] = defaultdict(set)
     kinds: dict[str, str] = {}

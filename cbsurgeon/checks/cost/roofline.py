@@ -1,9 +1,9 @@
-"""What share of a model's latency an operator can have, from FLOPs, bytes and how it is fused, on named hardware.
+"""The roofline model: the inserted operators' share of a model's latency, from FLOPs and bytes, per device.
 
-Two numbers per row. ``least``: both the model and the operator run at the roofline (peak arithmetic or peak bandwidth,
-whichever is slower, no launch costs). ``estimate``: both at what kernels usually reach, plus the cost of every kernel,
-the model's and those the operator adds. Neither is a measurement; ``bench`` is. What an operator moves in each form it
-says itself (:class:`cbsurgeon.operators.Traffic`).
+There are two numbers per row. ``least`` assumes that model and operators run at the roofline (peak arithmetic or peak
+bandwidth, whichever is slower, without launch costs). ``estimate`` assumes the efficiency that kernels usually reach,
+and adds a cost per kernel for the model and the operators. Neither is a measurement; ``bench`` measures. Each operator
+defines its own memory traffic (:class:`cbsurgeon.operators.Traffic`).
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from cbsurgeon.errors import UsageError
 from cbsurgeon.operators.common.cost import FORMS
 
 NEGLIGIBLE = 0.01
-"""A share above this is called out."""
+"""A share above this is listed as not negligible."""
 
 REACHED_ARITHMETIC, REACHED_BANDWIDTH = 0.6, 0.8
-"""Parts of the peaks that good kernels usually reach: assumptions of the estimate, stated with it."""
+"""Fractions of the peaks that good kernels usually reach: assumptions, which are printed with the estimate."""
 
 ASSUMED = (
     f"estimate: {100 * REACHED_ARITHMETIC:g} % of the peak arithmetic, {100 * REACHED_BANDWIDTH:g} % of the bandwidth, "
-    f"{1e6 * GPU_KERNEL:g} µs for each kernel on a GPU, {1e6 * CPU_KERNEL:g} µs on the generic CPU; least: the peaks, "
-    "and nothing for kernels"
+    f"{1e6 * GPU_KERNEL:g} µs per kernel on a GPU, {1e6 * CPU_KERNEL:g} µs on the generic CPU; least: the peaks, "
+    "without a cost per kernel"
 )
 
 
 @dataclass(frozen=True)
 class Share:
-    """One row: the operator's part of the latency.
+    """One row of the roofline table: the operators' share of the latency.
 
     Attributes:
-        hardware, dtype, form: what the row is for.
+        hardware, dtype, form: device, type and form of the operators.
         batch: images per call.
-        model_seconds: the model alone at the roofline.
-        operator_seconds: the operators alone at the roofline.
-        operator_bytes, operator_operations, kernels: what the operators move, compute and launch.
+        model_seconds: time of the model without operators, at the roofline.
+        operator_seconds: time of the operators, at the roofline.
+        operator_bytes, operator_operations, kernels: bytes, operations and kernels of the operators.
         least: ``operator / (model + operator)`` at the roofline.
-        estimate: the same at usual efficiency, kernels counted.
+        estimate: the same at usual efficiency, with a cost per kernel.
     """
 
     hardware: str
@@ -59,7 +59,7 @@ class Share:
 
     @property
     def negligible(self) -> bool:
-        """Whether the estimate stays at or below :data:`NEGLIGIBLE`."""
+        """Whether the estimate is at most :data:`NEGLIGIBLE`."""
         return self.estimate <= NEGLIGIBLE
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def shares(
     hardware: Iterable[Hardware] = HARDWARE,
     dtypes: Iterable[str] = ("float32", "float16"),
 ) -> tuple[Share, ...]:
-    """The table for an audit of a model A and the same model with operators B, at the audit's batch.
+    """Return the rows for an audit of a model A and of the same model with operators B, at the audit's batch.
 
-    A dtype that a device does not compute in has no row, a form that no inserted operator has neither. Where several
-    operators are inserted, one that lacks a form counts in the next slower form it has.
+    There is no row for a dtype that a device does not support, nor for a form that no inserted operator has. An
+    operator that lacks a form counts in its next slower form.
 
     Raises:
         ValueError: the audit has no B, or B has no inserted operator.
@@ -94,7 +94,7 @@ def shares(
 
 
 def _forms(inserted: Iterable[Inserted]) -> list[str]:
-    """The forms that at least one operator has, from the slowest to the fastest."""
+    """Return the forms that at least one operator has, slowest first."""
     stated = {traffic.form for item in inserted for traffic in item.traffic}
     return [form for form in FORMS if form in stated]
 
@@ -102,20 +102,19 @@ def _forms(inserted: Iterable[Inserted]) -> list[str]:
 def roofline(
     counted: Audit, *, hardware: Sequence[Hardware] = HARDWARE, dtypes: Sequence[str] = ("float32", "float16")
 ) -> dict[str, Any]:
-    """The table as a document: its rows, what they assume, and in words where the operators are not negligible.
+    """Return the table as a JSON document: rows, assumptions, and the cases in which operators are not negligible.
 
     Args:
         counted: an audit of a model and of the same model with operators.
-        hardware: devices.
-        dtypes: types to compute in; a device that lacks one is named under ``left_out``.
+        hardware: the devices.
+        dtypes: the types; a device that does not support one is listed under ``left_out``.
 
     Raises:
-        UsageError: there is no operator to tell the share of (CB-AUDIT-02), or no device computes in the types
-            (CB-AUDIT-03).
+        UsageError: no operator is inserted (CB-AUDIT-02), or no device supports the types (CB-AUDIT-03).
     """
     if counted.b is None or not counted.b.inserted:
         raise UsageError(
-            "there is no inserted operator to tell the share of",
+            "no operator is inserted, so there is no share to compute",
             code="CB-AUDIT-02",
             where=f"{counted.a.reference}{f' -> {counted.b.reference}' if counted.b else ''}",
             why="a roofline compares a model with the same model after insert",
@@ -124,7 +123,7 @@ def roofline(
     rows = shares(counted, hardware=hardware, dtypes=dtypes)
     if not rows:
         raise UsageError(
-            f"no device that was asked for computes in {', '.join(dtypes)}",
+            f"none of these devices supports {', '.join(dtypes)}",
             code="CB-AUDIT-03",
             where=", ".join(device.name for device in hardware),
             do="--dtype float32",
@@ -142,12 +141,12 @@ def roofline(
 
 
 def _felt(rows: Iterable[Share]) -> list[str]:
-    """Where the estimate is above :data:`NEGLIGIBLE`: one text for each device and type, forms with their shares."""
+    """Return one text per device and type with the forms whose estimate is above :data:`NEGLIGIBLE`."""
     found: dict[str, list[str]] = {}
     for row in rows:
         if not row.negligible:
             found.setdefault(f"{row.hardware}, {row.dtype}", []).append(f"{row.form} {100 * row.estimate:.1f} %")
-    return [f"{place}: {', '.join(forms)}" for place, forms in found.items()]
+    return [f"{device}: {', '.join(forms)}" for device, forms in found.items()]
 
 
 def _share(counted: Audit, device: Hardware, dtype: str, form: str) -> Share:
@@ -183,14 +182,14 @@ def _share(counted: Audit, device: Hardware, dtype: str, form: str) -> Share:
 def model_seconds(
     count: Count, device: Hardware, dtype: str, scale: float, *, fused: bool, reached: bool = False
 ) -> float:
-    """The model's time: per kind of operator the slower of arithmetic and memory.
+    """Return the model's time: for each kind of operator, the slower of arithmetic and memory, summed.
 
     Args:
         count: the model.
-        device, dtype: where, in what.
-        scale: bytes of ``dtype`` per byte counted.
-        fused: count products, norms and reductions only; pointwise operators join their kernels.
-        reached: at the efficiency kernels usually reach instead of at the peaks.
+        device, dtype: where and in which type it runs.
+        scale: bytes in ``dtype`` per counted byte.
+        fused: count only products, norms and reductions; pointwise operators are fused into their kernels.
+        reached: use the efficiency that kernels usually reach instead of the peaks.
     """
     arithmetic = device.peak[dtype] * (REACHED_ARITHMETIC if reached else 1.0)
     bandwidth = device.bandwidth * (REACHED_BANDWIDTH if reached else 1.0)
@@ -202,5 +201,5 @@ def model_seconds(
 
 
 def model_kernels(count: Count, *, fused: bool) -> int:
-    """Kernels the model launches: those of :data:`KERNELS` when pointwise operators are fused, else every operator."""
+    """Return the number of kernels: with fusion only operators in :data:`KERNELS`, else every operator."""
     return sum(calls for name, calls in count.calls.items() if not fused or name in KERNELS)

@@ -1,9 +1,12 @@
-"""What each ATen operator computes: one rule per operator, in both conventions.
+"""Counting rules: FLOPs and operations of each ATen operator.
 
-A rule gives multiply-accumulates as the paper counts them (with torchprofile: matrix products and convolutions one
-per multiply-accumulate; ``mul``, affine norms, means and average pools one per element of the result; bilinear
-resizing four; additions, divisions and activation functions none) and operations (every addition, multiplication and
-pointwise function one; a product of matrices two per multiply-accumulate, a bias being the first addition).
+A rule returns two numbers:
+
+- *FLOPs*: multiply-accumulates as the paper and torchprofile count them. Matrix products and convolutions count one per
+  multiply-accumulate; ``mul``, affine norms, means and average pools one per element of the result; bilinear resizing
+  four; additions, divisions and activation functions none.
+- *operations*: every addition, multiplication and pointwise function counts one. A matrix product counts two per
+  multiply-accumulate (a bias is the first addition).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Call:
-    """One operator call as sizes.
+    """Shapes and arguments of one operator call.
 
     Attributes:
         arguments: schema name → shape of a floating-point tensor (``None`` for an integer or boolean one), list of
@@ -30,16 +33,16 @@ class Call:
     output: Shape
 
     def shape(self, *names: str) -> Shape:
-        """Shape of the first of these arguments that is there."""
+        """Return the shape of the first of these arguments that was given."""
         return next(self.arguments[name] for name in names if self.arguments.get(name) is not None)
 
     def has(self, name: str) -> bool:
-        """Whether an optional argument was given."""
+        """Return whether an optional argument was given."""
         return self.arguments.get(name) is not None
 
 
 def words(text: str) -> frozenset[str]:
-    """Names separated by spaces."""
+    """Return the set of names in a text separated by spaces."""
     return frozenset(text.split())
 
 
@@ -47,11 +50,11 @@ Rule = Callable[[Call], tuple[int, int]]
 
 
 class NotCountable(Exception):
-    """This call is outside what its rule covers; the operator is listed as not counted."""
+    """Raised for a call that its rule does not cover; the operator is listed as not counted."""
 
 
 def per_element(flops: int, operations: int) -> Rule:
-    """So many per element of the result."""
+    """Return a rule with fixed counts per element of the result."""
 
     def rule(call: Call) -> tuple[int, int]:
         size = prod(call.output)
@@ -61,7 +64,7 @@ def per_element(flops: int, operations: int) -> Rule:
 
 
 def per_input(operations: int, *, flops_per_output: int = 0, operations_per_output: int = 0) -> Rule:
-    """A reduction: so many per element read, and some per element of the result."""
+    """Return a rule for reductions: counts per element read and per element of the result."""
 
     def rule(call: Call) -> tuple[int, int]:
         size, result = prod(call.shape("self", "input")), prod(call.output)
@@ -71,7 +74,7 @@ def per_input(operations: int, *, flops_per_output: int = 0, operations_per_outp
 
 
 def product(inner: Callable[[Call], int]) -> Rule:
-    """A matrix product: ``inner`` multiply-accumulates per element of the result."""
+    """Return a rule for matrix products: ``inner`` multiply-accumulates per element of the result."""
 
     def rule(call: Call) -> tuple[int, int]:
         macs = prod(call.output) * inner(call)
@@ -98,7 +101,7 @@ def _convolution(call: Call) -> tuple[int, int]:
 
 
 def _einsum(call: Call) -> tuple[int, int]:
-    """One product over all indices; more than two operands depend on the order of contraction."""
+    """Count one product over all indices; with more than two operands the order matters, which is not countable."""
     equation, shapes = call.arguments["equation"].replace(" ", ""), call.arguments["tensors"]
     operands = equation.split("->")[0].split(",")
     if len(operands) > 2:
@@ -111,8 +114,8 @@ def _einsum(call: Call) -> tuple[int, int]:
         named = [*zip(before, left, strict=True), *zip(after, right, strict=True)] if "..." in letters else None
         for letter, size in named if named is not None else zip(letters, shape, strict=True):
             sizes[letter] = size
-        for place, size in enumerate(reversed(middle if named is not None else ())):
-            sizes[f".{place}"] = max(size, sizes.get(f".{place}", 1))
+        for position, size in enumerate(reversed(middle if named is not None else ())):
+            sizes[f".{position}"] = max(size, sizes.get(f".{position}", 1))
     macs = prod(sizes.values())
     return macs, 2 * macs
 
@@ -125,7 +128,7 @@ NORM = 5
 
 
 def _attention(call: Call) -> tuple[int, int]:
-    """Both products, scaling and softmax of every score, addition of a mask; a causal one counts in full."""
+    """Count both products, scaling and softmax of every score, and adding a mask; causal attention counts in full."""
     query, key, value = (call.arguments[name] for name in ("query", "key", "value"))
     scores = prod(query[:-1]) * key[-2]
     macs = scores * (query[-1] + value[-1])
@@ -134,7 +137,7 @@ def _attention(call: Call) -> tuple[int, int]:
 
 
 def normalisation(per_value: int) -> Rule:
-    """Statistics and scaling per element, one multiplication for a weight, one addition for a bias."""
+    """Return a rule for norms: ``per_value`` per element, one multiplication for a weight, one addition for a bias."""
 
     def rule(call: Call) -> tuple[int, int]:
         size = prod(call.output)
@@ -145,7 +148,7 @@ def normalisation(per_value: int) -> Rule:
 
 
 def _batch_norm(call: Call) -> tuple[int, int]:
-    """In evaluation: one multiplication and one addition per element; standardised weights compute statistics too."""
+    """Count one multiplication and one addition per element, and the statistics if they are computed (training)."""
     if call.arguments.get("training") or call.arguments.get("train"):
         return normalisation(NORM)(call)
     size = prod(call.output)
@@ -153,7 +156,7 @@ def _batch_norm(call: Call) -> tuple[int, int]:
 
 
 def pool(axes: int, flops: int) -> Rule:
-    """One addition or comparison per element of the window; the division of an average is the last."""
+    """Return a rule for pooling: one operation per element of the window (for averages, the division is the last)."""
 
     def rule(call: Call) -> tuple[int, int]:
         window: int | Sequence[int] = call.arguments["kernel_size"]
@@ -230,7 +233,7 @@ RULES: dict[str, Rule] = {
     "norm": per_input(2, operations_per_output=1),
     "logsumexp": per_input(4, operations_per_output=1),
 }
-"""Operators that compute."""
+"""The rule of each operator that computes."""
 
 MOVES = words(
     "cat concat concatenate stack hstack vstack clone copy pad constant_pad_nd reflection_pad1d reflection_pad2d "
@@ -240,10 +243,10 @@ MOVES = words(
     "_to_copy one_hot bucketize zeros ones full empty arange eye linspace zeros_like ones_like full_like "
     "empty_like new_zeros new_ones new_full new_empty scalar_tensor empty_strided meshgrid"
 )
-"""Operators that read and write but do no arithmetic on values: they cost bytes."""
+"""Operators that only copy: they cost bytes but no arithmetic."""
 
 GATHERS = words("index index_select gather take embedding")
-"""Moves that read only as many values of their first operand as they write."""
+"""Operators in ``MOVES`` that read only as many values of their first operand as they write."""
 
 VIEWS = words(
     "view view_as permute transpose t numpy_T mT swapaxes movedim expand expand_as broadcast_to unsqueeze squeeze "
@@ -252,10 +255,10 @@ VIEWS = words(
     "sym_constrain_range sym_constrain_range_for_size sym_size sym_stride sym_numel item _local_scalar_dense "
     "set_grad_enabled _set_grad_enabled"
 )
-"""Operators that neither compute nor move."""
+"""Operators that neither compute nor copy."""
 
 MAYBE_COPIES = words("reshape reshape_as flatten contiguous to type_as float half bfloat16 double")
-"""Operators that are views where the layout and the type allow it, and copies elsewhere."""
+"""Operators that return a view if layout and type allow it, and else copy."""
 
 _PRODUCTS = words(
     "linear matmul mm bmm addmm baddbmm einsum conv1d conv2d conv3d convolution scaled_dot_product_attention"
@@ -263,4 +266,4 @@ _PRODUCTS = words(
 _REDUCTIONS = words("layer_norm group_norm rms_norm softmax mean adaptive_avg_pool2d")
 
 KERNELS = _PRODUCTS | _REDUCTIONS
-"""Operators that stay kernels of their own when everything pointwise is fused: products, and what reads a whole row."""
+"""Operators that are separate kernels even if pointwise operators are fused: products, norms and reductions."""

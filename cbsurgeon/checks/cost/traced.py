@@ -1,7 +1,7 @@
-"""A count by fvcore on a traced model: with fvcore's own rules, and with ours for what they leave out.
+"""Counting a model with fvcore, as an independent check of the audit.
 
-fvcore's own handlers count matrix products, convolutions, einsum and norms. Ours count the rest, on the shapes of the
-trace, so that this count shares neither the graph nor the code with :mod:`cbsurgeon.checks.cost.nodes`.
+fvcore's handlers count matrix products, convolutions, einsum and norms. The handlers here count the rest, on the shapes
+of the trace. This count shares neither the graph nor the code with :mod:`cbsurgeon.checks.cost.nodes`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Handler = Callable[[list[Any], list[Any]], int]
 
 @dataclass(frozen=True)
 class TracedCount:
-    """What fvcore counted at batch 1, with its own rules and with ours.
+    """The counts of a traced model at batch 1.
 
     Attributes:
-        own: traced operator → FLOPs by fvcore's own handlers; operators it does not know are missing.
-        flops: the same by the paper's convention, our handlers filling what fvcore leaves out.
-        inserted: FLOPs that the closed forms of inserted operators add to the count of their nodes.
-        operations: all additions, multiplications and pointwise functions, by our handlers.
-        uncounted: traced operators that no handler covers → how many.
+        own: traced operator → FLOPs by fvcore's handlers only; operators unknown to fvcore are missing.
+        flops: traced operator → FLOPs as the paper counts them, with the handlers of this module added.
+        inserted: FLOPs that the formulas of inserted operators count beyond their nodes.
+        operations: all additions, multiplications and pointwise functions.
+        uncounted: traced operator without a handler → number of calls.
     """
 
     own: Mapping[str, int]
@@ -64,11 +64,11 @@ def count_traced(model: Model) -> TracedCount:
         )
     inputs = tuple(value[:1] if isinstance(value, torch.Tensor) else value for value in model.example_inputs)
     results = []
-    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # what it warns of is in the result
+    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # its warnings are part of the result
     for handlers in ({}, _flop_handlers(), _operation_handlers()):
         analysis = FlopCountAnalysis(model.module, inputs).set_op_handle(**handlers)
         fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # it would hide a whole layer in one node
+        torch.backends.mha.set_fastpath_enabled(False)  # it would turn a whole layer into one node
         try:
             analysis.total()
         finally:
@@ -90,10 +90,10 @@ def _by_operator(analysis: Any) -> dict[str, int]:
 
 
 def _closed_forms(module: nn.Module, analysis: Any) -> int:
-    """What the closed forms of inserted operators count beyond their nodes.
+    """Return the FLOPs that the formulas of inserted operators count beyond their nodes.
 
-    Tokens come from the shapes recorded while the module runs, independent of any captured graph. An operator that
-    states no cost is counted by its nodes.
+    Token counts come from shapes recorded while the module runs, independent of any captured graph. An operator without
+    a formula is counted by its nodes.
     """
     extra, by_module = 0, analysis.by_module()
     for path, operator, shape in _operator_calls(module, analysis._inputs):
@@ -124,7 +124,7 @@ def _operator_calls(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[st
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    """Shape of a traced floating-point tensor; sizes computed in the trace are integers and count nothing."""
+    """Return the shape of a traced floating-point tensor; ``None`` for others, such as sizes, which are not counted."""
     if not value.isCompleteTensor() or not value.type().dtype().is_floating_point:
         return None
     return tuple(value.type().sizes())
@@ -190,7 +190,7 @@ _POINTWISE = words(
 
 
 def _named(handlers: Mapping[str, Handler | None]) -> dict[str, Handler | None]:
-    """Under the names of the trace: with the namespace, and the in-place form beside."""
+    """Return the handlers under the names in a trace: with the namespace, and also for the in-place form."""
     named = {f"aten::{name}": handler for name, handler in handlers.items()}
     return {**named, **{f"{name}_": handler for name, handler in named.items()}}
 

@@ -1,4 +1,4 @@
-"""Latency: timing two models against each other.
+"""Latency: measuring whether one model is slower than another.
 
-Belongs here: sampling, statistics and the verdict. Not here: how one call is run (``deploy.runtimes``).
+Belongs here: sampling, statistics and the verdict. Not here: running one call (``deploy.runtimes``).
 """

@@ -1,4 +1,4 @@
-"""``bench``: two models or exported files against each other, in whatever runs them."""
+"""``bench``: comparing the latency of two models or exported files on one back end."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 Side = Model | str | Path
 
 SHORTEST_FULL = 40.0
-"""Seconds below which five processes would spend the budget on starting: such a run stays in one process."""
+"""Shortest budget in seconds for several processes: with less, starting them would take most of it."""
 
 OWN_PART, OWN_MOST = 0.4, 10.0
-"""Part of the budget that own time gets, and the seconds after which more of it adds nothing."""
+"""Largest fraction of the budget, and most seconds, for measuring own time (see ``share``)."""
 
 OWN_READING = 0.6
-"""Part of own time's seconds that profiled runs get; the rest is for opening the models and reading the profiles."""
+"""Fraction of those seconds for profiled runs; the rest is for opening the models and reading the profiles."""
 
 CUDA_SAMPLE_MS, CPU_SAMPLE_MS = 5.0, 20.0
-"""Milliseconds a sample lasts at least: device timings are less disturbed than those of a shared processor."""
+"""Shortest sample in milliseconds; GPU timings are disturbed less than those of a shared processor."""
 
 
 @documented(BenchOptions)
@@ -50,33 +50,33 @@ def bench(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> Benchmark:
-    """Whether ``b`` takes longer than ``a``: by the operators they do not share, and end to end.
+    """Measure whether ``b`` is slower than ``a``: by the operators they do not share, and end to end.
 
-    The back end's profiler times what ``b`` executes beyond ``a``, which decides the verdict. Interleaved pairs of
-    whole runs, with ``a`` against itself as control, confirm or contradict it.
+    The back end's profiler times the operators that only ``b`` executes. This decides the verdict. Interleaved pairs of
+    whole runs confirm or contradict it; ``a`` is also timed against itself, which shows the noise of the machine.
 
     Args:
         a, b: models, or paths of exported files.
-        how: how to time them; or its fields as keywords. Models are exported first where the back end needs a file.
-            Without ``processes`` there are five where the budget allows (from 40 s), else only this one.
-        progress: told each step.
+        how: how to time them; or its fields as keywords. Models are exported first if the back end needs a file.
+            By default there are five processes if the budget is at least 40 s, else only this one.
+        progress: called with a message at each step.
 
     Raises:
-        CBSurgeonError: a side cannot be opened, its batch is fixed at another size (CB-BENCH-03), a measuring process
-            failed (CB-BENCH-02), what would be timed as ``b`` computes what ``a`` does although the eager models differ
-            (CB-BENCH-04), or the two do not run in one mode (CB-BENCH-05).
-        KeyboardInterrupt: before there was enough for a result; later, the result so far is returned, marked partial.
+        CBSurgeonError: a model cannot be opened, its batch is fixed to another size (CB-BENCH-03), a measuring process
+            failed (CB-BENCH-02), ``b`` would be timed with outputs equal to ``a``'s although the eager models differ
+            (CB-BENCH-04), or the two do not run in the same mode (CB-BENCH-05).
+        KeyboardInterrupt: interrupted before there was a result; later, the result so far is returned, marked partial.
     """
     how = resolve(BenchOptions, how, keywords, "bench")
     backend = how.on or running_both(a, b)
     device = device_for(a, b, how.device)
     on_gpu = torch.device(device).type == "cuda"
     replayed = on_gpu if how.cuda_graph is None else how.cuda_graph
-    with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place:
+    with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
         factories = []
         for name, side in (("a", a), ("b", b)):
             spec = RuntimeSpec(side, backend, device, how.threads, cuda_graph=replayed, trust=how.trust)
-            staged = _portable(stage(spec, Path(place), name=name, progress=progress), Path(place) / f"{name}.pt2")
+            staged = _portable(stage(spec, Path(folder), name=name, progress=progress), Path(folder) / f"{name}.pt2")
             factories.append(RuntimeFactory(staged, how.batch, _integers(side), _sites(side)))
         factories[1] = replace(factories[1], expected=_apart(a, b, factories[0]))
         sample = CUDA_SAMPLE_MS if on_gpu else CPU_SAMPLE_MS
@@ -95,14 +95,14 @@ def bench(
         fresh = wanted > 1 and all(_travels(factory) for factory in factories)
         result = compare_processes(*factories, processes=wanted, **options) if fresh else _here(factories, options)
     if wanted > 1 and not fresh:
-        note = "a module of this model cannot be sent to another process, so one process measured"
+        note = "measured in one process, because a module of this model cannot be pickled for another one"
         result = replace(result, notes=(note, *result.notes))
     stamp = {**result.environment, "backend": backend, "batch": how.batch, "device": device}
     return settle(replace(result, environment=stamp), own)
 
 
 def running_both(a: Side, b: Side) -> str:
-    """The back end that runs both sides: what an exported file needs, else PyTorch."""
+    """Return the back end that runs both models: the one an exported file needs, else PyTorch."""
     suffixes = {Path(side).suffix.lower() for side in (a, b) if not isinstance(side, Model)}
     if suffixes & set(ENGINE_SUFFIXES):
         return "tensorrt"
@@ -113,14 +113,14 @@ def running_both(a: Side, b: Side) -> str:
 
 
 def device_for(a: Side, b: Side, device: str) -> str:
-    """The device asked for, or the GPU where one side is an engine, which runs nowhere else."""
+    """Return the requested device; ``cuda`` if one of the two is an engine, which only runs there."""
     require_device(device)
     engines = any(not isinstance(side, Model) and Path(side).suffix.lower() in ENGINE_SUFFIXES for side in (a, b))
     return "cuda" if engines and torch.device(device).type != "cuda" else device
 
 
 def _here(factories: list[RuntimeFactory], options: dict[str, Any]) -> Benchmark:
-    """In this process: A, B, and A once more."""
+    """Measure in this process: A, B, and A built a second time."""
     timed = [factory() for factory in (*factories, factories[0])]
     try:
         require_comparable(timed[0], timed[1])
@@ -132,7 +132,7 @@ def _here(factories: list[RuntimeFactory], options: dict[str, Any]) -> Benchmark
 
 
 def _portable(spec: RuntimeSpec, path: Path) -> RuntimeSpec:
-    """A program does not pickle: it travels as a file of our own."""
+    """Save an exported program, which cannot be pickled, to a file for other processes."""
     target = spec.target
     if not isinstance(target, Model) or target.module is not None or target.program is None:
         return spec
@@ -141,7 +141,7 @@ def _portable(spec: RuntimeSpec, path: Path) -> RuntimeSpec:
 
 
 def _travels(factory: RuntimeFactory) -> bool:
-    """Whether a fresh process can rebuild what this opens: it pickles, and no class of it lives in the main script."""
+    """Return whether another process can open this: it pickles, and no module's class is defined in ``__main__``."""
     target = factory.spec.target
     module = target.module if isinstance(target, Model) else None
     if module is not None and any(type(part).__module__ == "__main__" for part in module.modules()):
@@ -154,7 +154,7 @@ def _travels(factory: RuntimeFactory) -> bool:
 
 
 def _integers(side: Side) -> tuple[tuple[str, Tensor], ...]:
-    """Integer and boolean example inputs of a model by keyword; floating ones are drawn."""
+    """Return a model's integer and boolean keyword inputs; floating ones are drawn at random later."""
     if not isinstance(side, Model):
         return ()
     named = pytree.tree_leaves(dict(side.example_kwargs)), list(side.example_kwargs)
@@ -166,7 +166,7 @@ def _integers(side: Side) -> tuple[tuple[str, Tensor], ...]:
 
 
 def _apart(a: Side, b: Side, factory: RuntimeFactory) -> float | None:
-    """How far the outputs of two modules are apart, run eagerly on the inputs that are timed; ``None`` for files."""
+    """Return the distance of two eager modules' outputs on the inputs that are timed; ``None`` for files."""
     outputs = []
     for side in (a, b):
         if not isinstance(side, Model) or side.module is None:
@@ -178,7 +178,7 @@ def _apart(a: Side, b: Side, factory: RuntimeFactory) -> float | None:
 
 
 def _sites(side: Side) -> tuple[str, ...]:
-    """Where a model says that operators were inserted."""
+    """Return the sites at which a model's recipes have operators."""
     recipes = side.recipes if isinstance(side, Model) else ()
     active = [site for recipe in recipes for site in recipe["sites"] if site.get("enabled", True)]
     return tuple(str(site["path"] or site["index"]) for site in active)

@@ -1,4 +1,4 @@
-"""One fresh measuring process: reads a task from a folder, says how far it is, leaves the answer in the folder."""
+"""The program of a measuring process: reads a task from a folder, reports progress, writes the answer there."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from cbsurgeon.errors import CBSurgeonError
 from cbsurgeon.vocabulary import Progress
 
 
-def main(place: Path) -> None:
-    """Do the task of a folder."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
+def main(folder: Path) -> None:
+    """Run the task in a folder and write its answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks this process to stop
     progress = _channel()
-    task: Task = pickle.loads((place / "task").read_bytes())  # written by the process that started us
+    task: Task = pickle.loads((folder / "task").read_bytes())  # written by the parent process
     try:
-        answer: Answer | CBSurgeonError = answered(task, progress, (place / "stop").exists)
+        answer: Answer | CBSurgeonError = answered(task, progress, (folder / "stop").exists)
     except CBSurgeonError as error:
         answer = error
-    unfinished = place / "answer.part"
+    unfinished = folder / "answer.part"
     unfinished.write_bytes(pickle.dumps(answer))
-    unfinished.replace(place / "answer")
+    unfinished.replace(folder / "answer")
 
 
 def answered(task: Task, progress: Progress, stopped: Callable[[], bool]) -> Answer:
-    """Build A, B and the control arm, warm up, sample."""
+    """Build A, B and a second A, warm up, and take the samples."""
     left = math.inf if task.deadline is None else task.deadline - time.time()
     progress("building")
     timed, peak = _build(task)
@@ -58,26 +58,26 @@ def answered(task: Task, progress: Progress, stopped: Callable[[], bool]) -> Ans
 
 
 def _build(task: Task) -> tuple[list[Timed], tuple[int | None, int | None]]:
-    """A, B, control, the one at ``index`` first; and the memory that first one took when it was built and run."""
+    """Build A, B and a second A, starting with number ``index``; return them, and the memory the first one took."""
     factories = (task.a, task.b, task.a)
     first = task.index % len(factories)
     built: dict[int, Timed] = {}
     peaks: dict[int, int | None] = {}
     for step in range(len(factories)):
-        place = (first + step) % len(factories)
-        highest = _meter(factories[place])
-        built[place] = factories[place]()
-        built[place].call()
-        built[place].synchronize()
+        which = (first + step) % len(factories)
+        highest = _meter(factories[which])
+        built[which] = factories[which]()
+        built[which].call()
+        built[which].synchronize()
         if step == 0:
-            peaks[0 if place == 2 else place] = highest()
-    return [built[place] for place in range(3)], (peaks.get(0), peaks.get(1))
+            peaks[0 if which == 2 else which] = highest()
+    return [built[which] for which in range(3)], (peaks.get(0), peaks.get(1))
 
 
 def _meter(factory: Factory) -> Callable[[], int | None]:
-    """Tells the bytes taken since now, at most: of the device where the factory computes on one, else of this process.
+    """Return a function that returns the peak memory in bytes since now: of the GPU if used, else of this process.
 
-    Libraries keep device memory they once had, so that what is in use after a call is the most that was.
+    Libraries do not release GPU memory, so the memory in use after a call is the peak.
     """
     on_device = memory_in_use(getattr(factory, "device", "cpu"))
     if on_device is not None:
@@ -93,7 +93,7 @@ def _meter(factory: Factory) -> Callable[[], int | None]:
 
 
 def _channel() -> Progress:
-    """Say things on the real standard output, and send whatever libraries print there to standard error."""
+    """Return a function that reports progress on standard output; other output is redirected to standard error."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

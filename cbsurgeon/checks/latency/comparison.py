@@ -1,4 +1,4 @@
-"""Comparing two callables: in this process, or each in several fresh ones."""
+"""Comparing the run times of two callables, in this process or in several new ones."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from cbsurgeon.errors import CBSurgeonError, CheckFailed
 from cbsurgeon.vocabulary import Progress
 
 PROCESSES = 5
-"""Fresh processes of a full run: the fewest for which Student's bound is useful (factor 2.1)."""
+"""Processes of a full run: the fewest for which Student's bound is useful (factor 2.1)."""
 
 GROUPS = 24
-"""Groups per process of a full run: a planted 2 % is found in over 90 % of runs at 1.5 % noise per sample."""
+"""Groups per process of a full run: finds a 2 % slow-down in over 90 % of runs at 1.5 % noise per sample."""
 
 WARM_SHARE = 0.25
-"""Part of a process's time that warming up may take."""
+"""Largest fraction of a process's time for warming up."""
 
 
 Factory = Callable[[], Timed]
@@ -51,14 +51,14 @@ Factory = Callable[[], Timed]
 
 @dataclass(frozen=True)
 class Task:
-    """What one fresh process is asked to do; picklable.
+    """The task of one measuring process; picklable.
 
     Attributes:
-        a, b: picklable factories; A is built twice, the second time as control arm.
-        index: which process this is; decides the order of construction.
+        a, b: picklable factories; A is built twice, to compare it with itself.
+        index: number of the process; decides the order in which the models are built.
         min_sample: seconds per sample.
-        groups: groups to take, ``None`` to fill the time until ``deadline``.
-        deadline: ``time.time()`` by which it should have ended, its start included; ``None`` for no limit.
+        groups: groups to take; ``None`` to take as many as fit before ``deadline``.
+        deadline: ``time.time()`` at which the process should have ended; ``None`` for no limit.
     """
 
     a: Factory
@@ -71,7 +71,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a fresh process reports: its samples, the seconds they took, and where it ran."""
+    """The answer of a measuring process: its samples, the seconds they took, and its environment."""
 
     samples: Process
     seconds: float = 0.0
@@ -91,21 +91,21 @@ def compare(
     synchronize: Call = nothing,
     progress: Progress | None = None,
 ) -> Benchmark:
-    """Compare two callables in this process. One process proves no claim below 2 %.
+    """Compare the run times of two callables in this process. One process cannot prove a claim below 2 %.
 
     Args:
-        a, b: compute once each.
-        pairs: groups to take when there is no budget.
-        min_sample_ms: milliseconds one sample lasts at least.
-        claim: the slow-down, as a fraction, that B is to be shown within.
-        budget: seconds for everything; decides the number of groups before any is taken.
-        names: what A and B are called in the result.
-        control: A built a second time; A itself when left out.
+        a, b: the callables.
+        pairs: number of groups if there is no budget.
+        min_sample_ms: shortest sample in milliseconds.
+        claim: the largest slow-down of B, as a fraction, to be proved.
+        budget: seconds in total; decides the number of groups in advance.
+        names: names of A and B in the result.
+        control: A built a second time; by default A itself.
         synchronize: waits until enqueued work is done.
-        progress: told how far it is.
+        progress: called with a message at each step.
 
     Raises:
-        KeyboardInterrupt: before there was enough for a result; later, the result so far is returned, marked partial.
+        KeyboardInterrupt: interrupted before there was a result; later, the result so far is returned, marked partial.
     """
     timers = [host_timer(call, synchronize) for call in (a, b, control or a)]
     return compare_timers(
@@ -123,10 +123,10 @@ def compare_timers(
     names: tuple[str, str] = ("A", "B"),
     progress: Progress | None = None,
 ) -> Benchmark:
-    """As :func:`compare`, for what brings its own way of timing.
+    """Compare as :func:`compare` does, with timers instead of callables.
 
     Args:
-        arms: timers of A, of B, and of A once more.
+        arms: timers of A, B and a second A.
         pairs, min_sample_ms, claim, budget, names, progress: as :func:`compare`.
     """
     start = time.perf_counter()
@@ -155,19 +155,19 @@ def compare_processes(
     names: tuple[str, str] = ("A", "B"),
     progress: Progress | None = None,
 ) -> Benchmark:
-    """Compare what two factories build, in several fresh processes.
+    """Compare the run times of what two factories build, in several new processes.
 
     Args:
         a, b: picklable factories, called in each process.
-        processes: how many.
-        groups: groups per process when there is no budget.
-        min_sample_ms, claim, names, progress: as :func:`compare`.
-        budget: seconds for everything, start of the processes included.
+        processes: number of processes.
+        groups: groups per process if there is no budget.
+        min_sample_ms, claim, names, progress: see :func:`compare`.
+        budget: seconds in total, including the start of the processes.
 
     Raises:
-        CheckFailed: a process failed (CB-BENCH-02); its last words are in the message.
-        CBSurgeonError: what a factory raised.
-        KeyboardInterrupt: before there was enough for a result; later, the result so far is returned, marked partial.
+        CheckFailed: a process failed (CB-BENCH-02); the message contains its last output.
+        CBSurgeonError: an error of a factory.
+        KeyboardInterrupt: interrupted before there was a result; later, the result so far is returned, marked partial.
     """
     start, answers, interrupted = time.time(), list[Answer](), False
     planned, index = groups if budget is None else None, 0
@@ -179,7 +179,7 @@ def compare_processes(
             label = f"process {index + 1} of {processes}"
             answer, interrupted = _in_fresh_process(task, progress and _prefixed(progress, label))
             if not interrupted or 2 * len(answer.samples.a) >= len((answers or [answer])[0].samples.a):
-                answers.append(answer)  # a process cut short early would cost the others most of their groups
+                answers.append(answer)  # groups are cut to the shortest process, so one interrupted early is left out
             if budget is not None and index == 0:
                 processes = _affordable(processes, start + budget - time.time(), time.time() - began - answer.seconds)
             planned, index = planned or len(answer.samples.a), index + 1
@@ -198,7 +198,7 @@ def compare_processes(
 
 
 def _affordable(processes: int, seconds: float, start: float) -> int:
-    """As many processes as leave at least a third of the time for samples, and three at the fewest."""
+    """Return the number of processes that leaves a third of the time for samples; at least three."""
     return min(processes, 1 + max(2, int(seconds / (1.5 * max(start, 1e-3)))))
 
 
@@ -207,7 +207,7 @@ def _prefixed(progress: Progress, label: str) -> Progress:
 
 
 def _peak(answers: Sequence[Answer]) -> tuple[int | None, int | None]:
-    """Median over the processes in which each was built first (later ones reuse memory that the first left)."""
+    """Return the median peak memory of A and B, over the processes in which each was built first."""
     found = []
     for arm in (0, 1):
         values = sorted(value for item in answers if (value := item.samples.peak_memory[arm]) is not None)
@@ -216,9 +216,9 @@ def _peak(answers: Sequence[Answer]) -> tuple[int | None, int | None]:
 
 
 def _in_fresh_process(task: Task, progress: Progress | None) -> tuple[Answer, bool]:
-    """Run one task in a new interpreter; its answer, and whether it was interrupted.
+    """Run one task in a new interpreter; return its answer, and whether it was interrupted.
 
-    A plain interpreter rather than ``multiprocessing``: that one would run the caller's main script again.
+    ``multiprocessing`` is not used, because it would run the caller's main script again.
     """
     with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place:
         question, answer, stop = (Path(place) / name for name in ("task", "answer", "stop"))
@@ -234,7 +234,7 @@ def _in_fresh_process(task: Task, progress: Progress | None) -> tuple[Answer, bo
             )
             interrupted = _listen(child, stop, progress)
         if answer.exists():
-            found: Answer | CBSurgeonError = pickle.loads(answer.read_bytes())  # our own child wrote it
+            found: Answer | CBSurgeonError = pickle.loads(answer.read_bytes())  # written by our own child process
             if isinstance(found, CBSurgeonError):
                 raise found
             return found, interrupted
@@ -244,7 +244,7 @@ def _in_fresh_process(task: Task, progress: Progress | None) -> tuple[Answer, bo
 
 
 def _listen(child: subprocess.Popen[str], stop: Path, progress: Progress | None) -> bool:
-    """Pass on what the child says until it ends; on Ctrl-C ask it to stop and wait. Says whether that happened."""
+    """Report the child's progress until it ends; on Ctrl-C ask it to stop. Return whether it was interrupted."""
     interrupted = False
     while True:
         try:
@@ -263,7 +263,7 @@ def _listen(child: subprocess.Popen[str], stop: Path, progress: Progress | None)
 def _messages(child: subprocess.Popen[str]) -> Iterator[str]:
     assert isinstance(child.stdout, io.TextIOBase)
     for line in child.stdout:
-        with suppress(json.JSONDecodeError):  # anything a library prints is not for us
+        with suppress(json.JSONDecodeError):  # ignore other output
             message = json.loads(line)
             if isinstance(message, dict) and "progress" in message:
                 yield str(message["progress"])
@@ -274,6 +274,6 @@ def _failed(words: Path, code: int | None) -> CheckFailed:
     return CheckFailed(
         "a measuring process failed",
         code="CB-BENCH-02",
-        why=f"exit code {code}; its last words: {' / '.join(lines[-2:]) or 'none'}",
-        do="run the same model once with `cbsurgeon verify`; if it runs there, measure in one process",
+        why=f"exit code {code}; its last output: {' / '.join(lines[-2:]) or 'none'}",
+        do="run the same model with `cbsurgeon verify`; if that works, measure with --processes 1",
     )

@@ -1,4 +1,4 @@
-"""Timing on a CUDA device by its own clock: events before and after, on the stream that does the work."""
+"""Timing on a CUDA device with events on the stream that does the work."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EVENTS, HOST = "events of the device", "clock of the host"
 
 
 def timer_of(runtime: Runtime, call: Call) -> Timer:
-    """How to time a prepared call: by events where it enqueues on a known stream of a device, by the host's clock else.
+    """Return a timer for a prepared call: by CUDA events if the runtime's stream is known, else by the host's clock.
 
-    A runtime whose stream is not ours to see (ONNX Runtime's) is waited for, and timed by the host.
+    ONNX Runtime, for example, does not reveal its stream; its calls are timed until they have finished.
     """
     if runtime.stream is None:
         return host_timer(call, runtime.synchronize)
@@ -26,12 +26,12 @@ def timer_of(runtime: Runtime, call: Call) -> Timer:
 
 
 def clock_of(runtime: Runtime) -> str:
-    """In words, what :func:`timer_of` chooses."""
+    """Return a description of the clock that :func:`timer_of` uses."""
     return HOST if runtime.stream is None else EVENTS
 
 
 def device_timer(call: Call, stream: torch.cuda.Stream) -> Timer:
-    """Times calls that enqueue on a stream by two events on it: Python and launches that keep ahead cost nothing."""
+    """Return a timer that places two events on a stream; Python overhead and launches ahead of time are not counted."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def time(calls: int) -> float:
@@ -41,20 +41,20 @@ def device_timer(call: Call, stream: torch.cuda.Stream) -> Timer:
                 call()
             end.record(stream)
         end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3 / calls  # it tells milliseconds
+        return float(start.elapsed_time(end)) / 1e3 / calls  # elapsed_time is in milliseconds
 
     return time
 
 
 def memory_in_use(device: str) -> Callable[[], int] | None:
-    """Reads the memory in use on a CUDA device, by whatever library; ``None`` for a processor."""
-    place = torch.device(device)
-    if place.type != "cuda":
+    """Return a function that reads the memory in use on a CUDA device, by all libraries; ``None`` for a CPU."""
+    gpu = torch.device(device)
+    if gpu.type != "cuda":
         return None
-    torch.cuda.synchronize(place)  # makes the context, which belongs to neither model
+    torch.cuda.synchronize(gpu)  # creates the CUDA context, so that no model is charged for it
 
     def used() -> int:
-        free, total = torch.cuda.mem_get_info(place)
+        free, total = torch.cuda.mem_get_info(gpu)
         return total - free
 
     return used

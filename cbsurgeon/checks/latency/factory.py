@@ -1,4 +1,4 @@
-"""Opening what is to be timed: a runtime, and one prepared call on generated inputs."""
+"""Opening a runtime to be timed, and preparing one call on generated inputs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cbsurgeon.errors import UsageError
 
 @dataclass(frozen=True)
 class RuntimeFactory:
-    """Opens a runtime and prepares one call on generated inputs; picklable where its target is.
+    """Opens a runtime and prepares one call on generated inputs; picklable if its target is.
 
     Attributes:
         spec: what to open.
         batch: samples per call.
-        examples: integer inputs by name, whose values cannot be drawn at random.
+        examples: integer inputs by name, which cannot be drawn at random.
         sites: module paths with an inserted operator, in graph order.
-        expected: of a candidate, how far its outputs are from the baseline's, from the eager models.
+        expected: relative L2 distance of its eager outputs from the baseline's; ``None`` if unknown.
     """
 
     spec: RuntimeSpec
@@ -35,10 +35,10 @@ class RuntimeFactory:
     expected: float | None = None
 
     def __call__(self) -> Timed:
-        """Open it.
+        """Open the runtime and prepare a call.
 
         Raises:
-            UsageError: its batch is fixed at another size (CB-BENCH-03).
+            UsageError: its batch is fixed to another size (CB-BENCH-03).
         """
         runtime = open_spec(self.spec)
         call = self.prepare(runtime)
@@ -55,34 +55,34 @@ class RuntimeFactory:
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """The device it computes on."""
         return self.spec.device
 
     def prepare(self, runtime: Runtime) -> Call:
-        """A call on inputs of the batch size.
+        """Return a call on generated inputs.
 
         Raises:
-            UsageError: the runtime's batch is fixed at another size (CB-BENCH-03); it is closed then.
+            UsageError: the runtime's batch is fixed to another size (CB-BENCH-03); the runtime is then closed.
         """
         if runtime.only_batch not in (None, self.batch):
             runtime.close()
             raise UsageError(
-                f"{runtime.name} takes batches of {runtime.only_batch} only",
+                f"{runtime.name} only accepts batches of {runtime.only_batch}",
                 code="CB-BENCH-03",
                 where=f"--batch {self.batch}",
-                why="the batch is fixed in it",
-                do=f"--batch {runtime.only_batch}, or export it with an open batch",
+                why="its batch size is fixed",
+                do=f"--batch {runtime.only_batch}, or export it with a dynamic batch",
             )
         return runtime.prepare(self.inputs(runtime))
 
     def inputs(self, runtime: Runtime) -> dict[str, Tensor]:
-        """Inputs of the batch size; equal for every arm in this process, and the same memory where they are drawn."""
+        """Return inputs of the batch size; equal in every call in this process, drawn ones even the same tensors."""
         given = dict(self.examples)
         return {
             port.name: _repeated(given[port.name], self.batch)
             if port.name in given
-            else drawn(_shape(port, self.batch), port.dtype, place)
-            for place, port in enumerate(runtime.inputs)
+            else drawn(_shape(port, self.batch), port.dtype, seed)
+            for seed, port in enumerate(runtime.inputs)
         }
 
 
@@ -95,9 +95,9 @@ def _repeated(example: Tensor, batch: int) -> Tensor:
 
 
 @cache
-def drawn(shape: tuple[int, ...], dtype: str, place: int) -> Tensor:
-    """Normal values of a floating type; zeros of an integer type; ones (nothing masked) of a boolean one."""
+def drawn(shape: tuple[int, ...], dtype: str, seed: int) -> Tensor:
+    """Return normal values for floating types, zeros for integers, and ones (nothing masked) for booleans."""
     kind = getattr(torch, dtype)
     if not kind.is_floating_point:
         return torch.full(shape, kind is torch.bool, dtype=kind)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(place)).to(kind)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(kind)

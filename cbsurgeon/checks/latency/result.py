@@ -1,4 +1,4 @@
-"""The result of a benchmark: a verdict with the intervals it rests on."""
+"""The result of a benchmark: the verdict and its confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ SCHEMA = "cbsurgeon.bench/1"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """B against A.
+    """The latency of B compared with A.
 
     Attributes:
-        a, b: names of what was measured.
-        ratio: time of B over time of A (median of the paired ratios); 1.01 is one per cent slower.
+        a, b: names of the two models.
+        ratio: time of B divided by time of A (median of the paired ratios); 1.01 is one per cent slower.
         ci95: two-sided 95 % confidence interval of ``ratio``.
         upper95, lower95: one-sided 95 % bounds of ``ratio``.
-        verdict: ``negligible`` (B takes at most the claim longer), ``slower`` (it takes more), ``faster`` (it takes
-            less, by more than the claim) or ``inconclusive``.
-        sentence: the verdict in words, with the numbers it rests on.
+        verdict: ``negligible`` (B is slower by at most the claim), ``slower`` (by more), ``faster`` (B is faster by
+            more than the claim) or ``inconclusive``.
+        sentence: the verdict as a sentence, with the numbers that decided it.
         claim: the largest slow-down that counts as negligible, as a fraction.
-        pairs: ABBA groups over all processes.
-        processes: how many processes they come from.
-        pairs_needed: groups that would settle an inconclusive run, ``None`` when settled or when more groups cannot.
-        control_ratio, control_ci95: the same for A against itself; an interval without 1 means the machine is not
-            fit for the claim.
+        pairs: number of ABBA groups over all processes.
+        processes: number of processes.
+        pairs_needed: groups that would settle an inconclusive run; ``None`` if settled, or if more groups would not.
+        control_ratio, control_ci95: the same for A compared with itself; if the interval does not contain 1, the
+            machine is too noisy for the claim.
         median_seconds: median seconds per call of A and of B.
         peak_memory: bytes of A and of B, ``None`` where unknown.
         environment: threads, affinity, processor, versions, load, clocks.
         samples: raw times of each process.
-        partial: true when the run was interrupted or its budget ran out before the planned number of groups.
-        notes: facts that weaken or explain the verdict.
-        own: the inserted operators' own time, which decides where it could be measured.
-        own_missing: why it could not be measured; empty where it was, and where it was not asked for.
-        pairs_agree: whether the end-to-end times and the own time agree; ``None`` without an own time.
+        partial: whether the run was interrupted, or ended before the planned number of groups.
+        notes: facts that limit or explain the verdict.
+        own: the inserted operators' own time, which decides the verdict; ``None`` if it was not measured.
+        own_missing: why own time could not be measured; otherwise empty.
+        pairs_agree: whether end-to-end times and own time agree; ``None`` without an own time.
     """
 
     a: str
@@ -67,22 +67,22 @@ class Benchmark:
     pairs_agree: bool | None = None
 
     def __bool__(self) -> bool:
-        """True when the claim is proven."""
+        """True if the claim is proven."""
         return self.verdict in ("negligible", "faster")
 
     @property
     def share(self) -> Share | None:
-        """The part of a run of B that its inserted operators take; ``None`` where it could not be measured."""
+        """The inserted operators' fraction of B's run time; ``None`` if it could not be measured."""
         return self.own.share if self.own else None
 
     @property
     def graph(self) -> GraphDifference | None:
-        """What the executed graphs do not share; ``None`` where it could not be seen."""
+        """The difference of the executed graphs; ``None`` if it could not be measured."""
         return self.own.graph if self.own else None
 
     @property
     def profiler_overhead(self) -> float | None:
-        """By how much the profiler slowed A down, as a fraction."""
+        """The slow-down of A caused by the profiler, as a fraction."""
         return self.own.profiled_seconds[0] / self.median_seconds[0] - 1 if self.own else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Benchmark:
             f"{self.a} -> {self.b}: {self.sentence}",
             f"  time     {first:.3f} ms -> {second:.3f} ms   {100 * (self.ratio - 1):+.2f} % "
             f"({low:+.2f} to {high:+.2f})",
-            f"  control  A against itself {100 * (self.control_ratio - 1):+.2f} % "
+            f"  noise    A against itself {100 * (self.control_ratio - 1):+.2f} % "
             f"({control_low:+.2f} to {control_high:+.2f})",
             f"  pairs    {self.pairs} groups in {self.processes} processes{', partial' if self.partial else ''}",
         ]

@@ -1,4 +1,4 @@
-"""Whether what is about to be timed is what was asked for: both sides, in one mode, and the candidate no baseline."""
+"""Checks before timing: both models run in the same mode, and the candidate does not run the baseline's graph."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cbsurgeon.checks.latency.sampling import Timed
 from cbsurgeon.errors import CheckFailed
 
 KEPT = 0.5
-"""Part of the distance between the eager outputs that has to be there in what is timed. Rounding changes it by far
-less; a side that runs the other side's graph has none of it."""
+"""Smallest fraction of the eager models' output distance that the timed models must show. Rounding changes it by far
+less; if one model runs the other's graph, the distance is zero."""
 
 SMALLEST = 1e-3
-"""Relative L2 distance of the eager outputs below which rounding of a 16-bit type could hide it: not checked there."""
+"""Smallest relative L2 distance of the eager outputs that is checked: rounding in 16 bits could hide less."""
 
 
 def distance(a: object, b: object) -> float | None:
-    """Relative L2 distance of what two calls returned; ``None`` where that is no pair of tensors of the same shapes.
+    """Return the relative L2 distance of two outputs; ``None`` if they are not tensors of the same shapes.
 
     Args:
-        a, b: tensors or arrays, by themselves or in dictionaries, lists and tuples.
+        a, b: tensors or arrays, possibly nested in dictionaries, lists and tuples.
     """
     first, second = _leaves(a), _leaves(b)
     if not first or [value.shape for value in first] != [value.shape for value in second]:
@@ -36,18 +36,18 @@ def distance(a: object, b: object) -> float | None:
 
 
 def require_comparable(a: Timed, b: Timed) -> None:
-    """Refuse to time two sides that run in two modes, or a candidate that computes what the baseline computes.
+    """Raise an error if two models run in different modes, or if B computes the same as A although it should not.
 
     Raises:
-        CheckFailed: the modes differ (CB-BENCH-05), or the outputs do not differ as those of the eager models do
+        CheckFailed: the modes differ (CB-BENCH-05), or the outputs are equal although those of the eager models differ
             (CB-BENCH-04).
     """
     if a.mode != b.mode:
         raise CheckFailed(
-            "the two sides do not run in the same way",
+            "the two models do not run in the same mode",
             code="CB-BENCH-05",
             where=f"A: {a.mode}; B: {b.mode}",
-            why="one of them could not be recorded as a CUDA graph, and their times would not be comparable",
+            why="one of them could not be recorded as a CUDA graph, so their times are not comparable",
             do="time both without recording: cuda_graph=False",
         )
     if b.expected is None or b.expected < SMALLEST:
@@ -56,16 +56,16 @@ def require_comparable(a: Timed, b: Timed) -> None:
     if found is None or found >= KEPT * b.expected:
         return
     raise CheckFailed(
-        "what would be timed as B computes what A computes",
+        "B, as it would be timed, computes the same as A",
         code="CB-BENCH-04",
         where=b.mode,
-        why=f"the outputs of the eager models are {b.expected:.2g} apart (relative L2), those to be timed {found:.2g}",
+        why=f"the relative L2 distance of the outputs is {b.expected:.2g} in eager mode, but {found:.2g} here",
         do="call torch.compiler.reset() after an insertion, or bench in a fresh process",
     )
 
 
 def _leaves(outputs: object) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
-    """Floating tensors and arrays, in order, in double precision."""
+    """Return the floating-point tensors and arrays, in order, as float64."""
     if isinstance(outputs, torch.Tensor):
         return [outputs.detach().double().cpu().numpy()] if outputs.is_floating_point() else []
     if isinstance(outputs, np.ndarray):

@@ -1,4 +1,4 @@
-"""Timing three arms in one process: A, B, and A again as control, interleaved in mirrored groups; the raw samples."""
+"""Taking raw samples of A, B and a second A (``control``) in one process, interleaved in mirrored groups."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cbsurgeon.vocabulary import Progress
 
 Call = Callable[[], object]
 Timer = Callable[[int], float]
-"""Seconds per call of so many calls in a row."""
+"""Runs a number of calls in a row and returns the seconds per call."""
 
 ROTATION = ((0, 1, 2, 2, 1, 0), (1, 2, 0, 0, 2, 1), (2, 0, 1, 1, 0, 2))
-"""Orders of A (0), B (1) and control (2): each is its own mirror image, and each arm takes each place equally often."""
+"""Orders of A (0), B (1) and the second A (2): symmetric, and each model is at each position equally often."""
 
 STEADY = 0.01
-"""Warm-up ends when the last two medians of every arm differ by less."""
+"""Warm-up ends when, for every model, the last two medians differ by less than this."""
 
 MIN_GROUPS = 6
-"""Fewer groups give no 95 % interval at all."""
+"""Fewest groups for which a 95 % interval exists."""
 
 WARM_SECONDS = 10.0
-"""Longest warm-up: an arm that is not steady by then is noisy, not cold."""
+"""Longest warm-up in seconds: a model that is not steady by then is noisy, not cold."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Process:
     """Raw samples of one process, in the order they were taken.
 
     Attributes:
-        a, b, control: seconds per call; ``control`` is A measured a second time as if it were another model. Each row
-            is one group: ``a`` has the first and last sample of A in the rotation, ``b`` and ``control`` likewise.
+        a, b, control: seconds per call; ``control`` is a second copy of A, timed as if it were another model. Each row
+            is one group, with the first and the last sample in the group.
         load: load average (1 minute) before and after.
-        peak_memory: bytes of memory at most in use while ``a`` and while ``b`` ran; ``None`` where unknown.
+        peak_memory: peak memory in bytes of A and of B; ``None`` if unknown.
     """
 
     a: tuple[tuple[float, float], ...]
@@ -64,10 +64,10 @@ class Pace:
     """How one process samples.
 
     Attributes:
-        min_sample: seconds one sample lasts at least; it holds as many calls as that takes.
-        groups: groups to take.
-        deadline: ``time.perf_counter()`` after which no further group is begun, or ``None``.
-        fewest: groups to take even past the deadline.
+        min_sample: shortest sample in seconds; a sample consists of as many calls as that takes.
+        groups: number of groups to take.
+        deadline: ``time.perf_counter()`` after which no further group is started, or ``None``.
+        fewest: number of groups to take even after the deadline.
     """
 
     min_sample: float
@@ -77,11 +77,11 @@ class Pace:
 
 
 def nothing() -> None:
-    """The synchronisation of arms that return when they are done."""
+    """Do nothing: the synchronisation for calls that return when they are done."""
 
 
 def warm_up(arms: Sequence[Timer], seconds: float) -> list[float]:
-    """Time all arms in turn until they are steady; returns seconds per call of each."""
+    """Run all timers in turn until they are steady; return the seconds per call of each."""
     stop = time.perf_counter() + seconds
     before: list[float] = []
     while True:
@@ -94,7 +94,7 @@ def warm_up(arms: Sequence[Timer], seconds: float) -> list[float]:
 
 
 def host_timer(call: Call, synchronize: Call = nothing) -> Timer:
-    """Times calls by the clock of this machine, until nothing that they enqueued is left to do."""
+    """Return a timer that uses the host's clock and waits for enqueued work."""
 
     def seconds(calls: int) -> float:
         start = time.perf_counter()
@@ -108,16 +108,16 @@ def host_timer(call: Call, synchronize: Call = nothing) -> Timer:
 
 @dataclass(frozen=True)
 class Timed:
-    """What a factory builds: something to call, and how to wait for it and put it away.
+    """A model ready to be timed, as built by a factory.
 
     Attributes:
-        call: computes once.
-        synchronize: waits until what was enqueued is done.
-        close: gives back what was opened.
-        timer: measures calls; by the clock of the host, and waiting, when left out.
-        clock: what the timer reads, in words.
-        mode: how it runs, in words; two sides are compared in one mode only.
-        expected: relative L2 distance of its outputs to the baseline's, from the eager models; ``None`` if unknown.
+        call: runs the model once.
+        synchronize: waits until enqueued work is done.
+        close: releases the model.
+        timer: times calls; by default with the host's clock, waiting for enqueued work.
+        clock: description of the timer's clock.
+        mode: description of how it runs; only models in the same mode are compared.
+        expected: relative L2 distance of its outputs from the baseline's in eager mode; ``None`` if unknown.
     """
 
     call: Call
@@ -129,17 +129,17 @@ class Timed:
     expected: float | None = None
 
     def timing(self) -> Timer:
-        """What measures it."""
+        """Return its timer."""
         return self.timer or host_timer(self.call, self.synchronize)
 
 
 def calls_per_sample(per_call: Sequence[float], min_sample: float) -> int:
-    """The same number for every arm, so that none gains by a longer sample."""
-    return max(1, math.ceil(min_sample / max(min(per_call), 1e-9) - 1e-6))  # a hair short is long enough
+    """Return the number of calls per sample, the same for every model so that samples are comparable."""
+    return max(1, math.ceil(min_sample / max(min(per_call), 1e-9) - 1e-6))  # tolerates rounding
 
 
 def groups_within(per_call: Sequence[float], min_sample: float, seconds: float) -> int:
-    """How many groups of six samples fit into a time."""
+    """Return how many groups of six samples fit into a number of seconds."""
     group = 2 * calls_per_sample(per_call, min_sample) * sum(per_call)
     return int(max(seconds, 0.0) / group)
 
@@ -155,14 +155,14 @@ def sample(
     """Take the groups of one process.
 
     Args:
-        arms: timers of A, B and the control arm.
-        pace: how many groups, how long a sample lasts, when to stop.
+        arms: timers of A, B and the second A.
+        pace: number of groups, length of a sample, deadline.
         per_call: seconds per call from the warm-up.
-        progress: told about every tenth of the way.
-        stopped: asked before each group; true ends the run with what there is.
+        progress: called with a message after every tenth of the groups.
+        stopped: called before each group; if it returns true, the groups so far are returned.
 
     Raises:
-        KeyboardInterrupt: before any group was complete; later, the groups so far are returned.
+        KeyboardInterrupt: interrupted before any group was complete; later, the groups so far are returned.
     """
     calls = calls_per_sample(per_call, pace.min_sample)
     rows: list[tuple[tuple[float, float], ...]] = []
@@ -185,16 +185,16 @@ def sample(
 
 
 def _group(arms: Sequence[Timer], order: Sequence[int], calls: int) -> tuple[tuple[float, float], ...]:
-    """Two samples of each arm."""
+    """Take two samples of each model, in this order."""
     taken: list[list[float]] = [[], [], []]
-    for place in order:
-        taken[place].append(arms[place](calls))
+    for which in order:
+        taken[which].append(arms[which](calls))
     return tuple((first, last) for first, last in taken)
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector out of the samples."""
+    """Disable Python's garbage collector while samples are taken."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

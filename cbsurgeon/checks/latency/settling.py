@@ -1,4 +1,4 @@
-"""The verdict from both measurements: own time decides, the end-to-end pairs may contradict it."""
+"""Combining both measurements to a verdict: own time decides, the end-to-end pairs may contradict it."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from cbsurgeon.checks.latency.statistics import ONE_PROCESS_FLOOR, Verdict
 
 
 def settle(benchmark: Benchmark, own: OwnTime | str) -> Benchmark:
-    """The benchmark of the pairs with own time added, and the verdict that follows from both.
+    """Add own time to the benchmark of the end-to-end pairs, and decide the verdict from both.
 
-    * ``slower``: the lower bound of the own-time overhead is beyond the claim.
-    * ``negligible``: its upper bound is within the claim.
-    * ``faster``: its upper bound is below minus the claim.
+    Own time decides first:
 
-    Each of these stands unless the pairs contradict it: unless their bounds, the control's own deviation taken off, lie
-    wholly on the other side by more than the claim. One process contradicts by 2 % at the least, because the memory
-    layout of two copies of one model differs by as much. What is contradicted is ``inconclusive``, with the reason; but
-    pairs of several processes that prove a slow-down are believed where own time shows none, because a run may become
-    slower outside its operators. Where the claim lies within the interval of own time, the pairs decide.
+    * ``slower``: the lower bound of its overhead is above the claim.
+    * ``negligible``: the upper bound is at most the claim.
+    * ``faster``: the upper bound is below minus the claim.
+    * If the claim is inside the interval, the pairs decide alone.
+
+    The pairs contradict this verdict if their interval, widened by A's deviation from itself, is more than the claim
+    away from it. (With one process, more than 2 % away: two copies of one model differ by as much through memory
+    layout.) A contradicted verdict becomes ``inconclusive``. There is one exception: if pairs of several processes
+    prove a slow-down and own time shows none, the verdict is ``slower``, because a run can become slower outside its
+    operators.
 
     Args:
-        benchmark: of the pairs alone.
-        own: what :func:`~cbsurgeon.checks.latency.share.measuring.own_time` gave; a sentence is kept as the reason.
+        benchmark: the result of the pairs alone.
+        own: the result of :func:`~cbsurgeon.checks.latency.share.measuring.own_time`, or the reason why there is none.
     """
     if isinstance(own, str):
         return replace(benchmark, own_missing=own)
     benchmark = replace(benchmark, notes=tuple(f"end to end: {note}" for note in benchmark.notes))
     claim, overhead = benchmark.claim, own.overhead
-    room = max(claim, ONE_PROCESS_FLOOR) if benchmark.processes == 1 else claim
+    margin = max(claim, ONE_PROCESS_FLOOR) if benchmark.processes == 1 else claim
     bias = math.exp(_bias(benchmark))
     low, high = benchmark.lower95 / bias - 1, benchmark.upper95 * bias - 1
-    agree = low - room <= overhead.value <= high + room
+    agree = low - margin <= overhead.value <= high + margin
     found: Verdict
     if overhead.lower95 > claim:
-        found, against = "slower", high < overhead.value - room
+        found, against = "slower", high < overhead.value - margin
     elif overhead.upper95 < -claim:
-        found, against = "faster", low > overhead.value + room
+        found, against = "faster", low > overhead.value + margin
     elif overhead.upper95 <= claim:
-        found, against = "negligible", low > room
+        found, against = "negligible", low > margin
     else:
         return _undecided(benchmark, own, agree)
     if against:
         return _contradicted(benchmark, own, found)
-    words = "end to end agrees" if agree else "end to end differs, but not against this"
+    words = "end-to-end times agree" if agree else "end-to-end times differ, but do not contradict this"
     return replace(
         benchmark,
         own=own,
@@ -63,23 +66,23 @@ def _bias(benchmark: Benchmark) -> float:
 
 
 def _undecided(benchmark: Benchmark, own: OwnTime, agree: bool) -> Benchmark:
-    """The claim lies inside the interval of own time: the pairs have the word."""
+    """Return the verdict of the pairs, because own time cannot decide the claim."""
     sentence = benchmark.sentence
     if benchmark.verdict == "inconclusive":
         sentence = (
-            f"INCONCLUSIVE: the own-time overhead is {_interval(own)}, the end-to-end one {_pairs(benchmark)}; neither "
-            f"settles the claim; measure longer with --budget ({_stated(benchmark)})"
+            f"INCONCLUSIVE: the overhead is {_interval(own)} by operator times and {_pairs(benchmark)} end to end; "
+            f"neither settles the claim; measure longer with --budget ({_stated(benchmark)})"
         )
     return replace(benchmark, own=own, sentence=sentence, pairs_agree=agree)
 
 
 def _contradicted(benchmark: Benchmark, own: OwnTime, found: Verdict) -> Benchmark:
-    """Own time says one thing, the pairs another."""
+    """Return the verdict if own time and the pairs contradict each other."""
     if benchmark.verdict == "slower" and found == "negligible" and benchmark.processes > 1:
-        sentence = f"{benchmark.sentence}; the operators that A and B do not share explain {_interval(own)} of it"
+        sentence = f"{benchmark.sentence}; the inserted operators explain {_interval(own)} of it"
         return replace(benchmark, own=own, sentence=sentence, pairs_agree=False)
     sentence = (
-        f"INCONCLUSIVE: the operators say {_own_words(own, found)}, the end-to-end times {_pairs(benchmark)}; "
+        f"INCONCLUSIVE: operator times show {_own_words(own, found)}, end-to-end times {_pairs(benchmark)}; "
         f"measure on a quieter machine, or in several processes with --processes 5 ({_stated(benchmark)})"
     )
     return replace(benchmark, own=own, verdict="inconclusive", sentence=sentence, pairs_agree=False)

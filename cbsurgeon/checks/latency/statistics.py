@@ -1,14 +1,15 @@
-"""Paired log-ratios of interleaved timings → an estimate, its bounds and a verdict. Pure arithmetic, no clock.
+"""Estimating the ratio of run times, with bounds and a verdict, from interleaved timings.
 
-One value is one group of six samples in mirrored order (``A B C C B A``): ``½ (ln B1 + ln B2 − ln A1 − ln A2)``. A
-drift that is linear over the group cancels. Values of one process share that process's luck (memory layout, kernel
-choice), so processes are the independent units, and two bounds are taken, the wider of which counts:
+One value is one group of six samples in mirrored order (``A B C C B A``, where C is a second copy of A):
+``½ (ln B1 + ln B2 − ln A1 − ln A2)``. A drift that is linear over the group cancels. Values of one process are not
+independent (they share memory layout and kernel choice), but processes are. Two bounds are computed, and the wider one
+is used:
 
 * the exact bound of the median by order statistics over all groups (no assumption on the distribution), and
 * Student's bound of the mean of the processes' medians (with one process: of the medians of its consecutive blocks).
 
-A bootstrap over processes is not added: with few processes it is narrower than Student's bound by construction
-(its spread is smaller by ``sqrt((P-1)/P)`` and its quantile is the normal one).
+A bootstrap over processes is not used: with few processes it is always narrower than Student's bound (its spread is
+smaller by ``sqrt((P-1)/P)``, and its quantile is the normal one).
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ Values = NDArray[np.float64]
 Verdict = Literal["negligible", "slower", "faster", "inconclusive"]
 
 ONE_PROCESS_FLOOR = 0.02
-"""No claim below this is proven by a single process: memory layout and kernel choice differ by about as much."""
+"""Smallest claim that a single process can prove: memory layout and kernel choice cause differences of this size."""
 
 BLOCKS = 8
-"""Blocks a single process is cut into, long enough that their medians are nearly independent."""
+"""Number of blocks in a single process; they are long enough that their medians are nearly independent."""
 
 FEWEST = 6
-"""With fewer groups no order statistic bounds the median at 97.5 %."""
+"""Fewest groups for which an order statistic bounds the median at 97.5 %."""
 
 MOST_PAIRS = 100_000
-"""A larger number of needed groups is no plan; it is reported as none."""
+"""Most groups to recommend; if more would be needed, no number is reported."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Time of B over time of A.
+    """The estimated time of B divided by time of A.
 
     Attributes:
         ratio: ``exp`` of the median of all groups.
@@ -48,9 +49,9 @@ class Estimate:
         lower95, upper95: one-sided 95 % bounds.
         deviation: robust standard deviation of one group's log-ratio.
         spread: standard deviation of the processes' (or blocks') medians.
-        units: how many processes (or blocks).
-        groups: how many groups in all.
-        autocorrelation: lag 1, within processes.
+        units: number of processes (or blocks).
+        groups: number of groups in total.
+        autocorrelation: lag-1 autocorrelation within processes.
     """
 
     ratio: float
@@ -65,19 +66,19 @@ class Estimate:
 
     @property
     def covers_one(self) -> bool:
-        """Whether "no difference" lies in the interval."""
+        """Whether the interval contains 1 ("no difference")."""
         return self.ci95[0] <= 1.0 <= self.ci95[1]
 
 
 def log_ratios(a: Values, b: Values) -> Values:
-    """One value per group from its two samples of A and of B, shapes ``[..., 2]``."""
+    """Return one value per group from its two samples of A and of B, both of shape ``[..., 2]``."""
     ratios: Values = 0.5 * (np.log(b).sum(-1) - np.log(a).sum(-1))
     return ratios
 
 
 @cache
 def order_rank(n: int, confidence: float) -> int | None:
-    """Rank (from 1) of the order statistic that bounds the median from above, or ``None`` for too few values.
+    """Return the rank (from 1) of the order statistic that bounds the median from above; ``None`` for too few values.
 
     The smallest k with ``P(Binomial(n, ½) ≤ k − 1) ≥ confidence``: 20 → 15, 60 → 37, 100 → 59 at 95 %.
     """
@@ -91,7 +92,7 @@ def order_rank(n: int, confidence: float) -> int | None:
 
 @cache
 def student_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t for a whole number of degrees of freedom, from the closed form of its distribution."""
+    """Return a quantile of Student's t for an integer number of degrees of freedom."""
     low, high = 0.0, 1e6
     for _ in range(200):
         middle = 0.5 * (low + high)
@@ -100,7 +101,7 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def _student_cdf(t: float, freedom: int) -> float:
-    """Abramowitz and Stegun 26.7.3 and 26.7.4, for t ≥ 0."""
+    """Return Student's distribution function for t ≥ 0 (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
     angle = math.atan(t / math.sqrt(freedom))
     cosine = math.cos(angle)
     start = 2 if freedom % 2 == 0 else 3
@@ -114,7 +115,7 @@ def _student_cdf(t: float, freedom: int) -> float:
 
 
 def order_bounds(values: Values, confidence: float) -> tuple[Values, Values]:
-    """Exact lower and upper bound of the median over the last axis, each one-sided at ``confidence``."""
+    """Return exact lower and upper bounds of the median over the last axis, each one-sided at ``confidence``."""
     n = values.shape[-1]
     rank = order_rank(n, confidence)
     if rank is None:
@@ -125,7 +126,7 @@ def order_bounds(values: Values, confidence: float) -> tuple[Values, Values]:
 
 
 def unit_bounds(medians: Values, confidence: float) -> tuple[Values, Values]:
-    """Student's lower and upper bound of the mean of independent units (last axis), one-sided at ``confidence``."""
+    """Return Student's bounds of the mean of independent units (last axis), each one-sided at ``confidence``."""
     units = medians.shape[-1]
     centre = medians.mean(-1)
     if units < 2:
@@ -136,7 +137,7 @@ def unit_bounds(medians: Values, confidence: float) -> tuple[Values, Values]:
 
 
 def unit_medians(groups: Values) -> Values:
-    """Medians of the independent units of groups ``[..., processes, groups]``: processes, or blocks of a single one."""
+    """Return the medians of independent units of ``[..., processes, groups]``: processes, or blocks of a single one."""
     if groups.shape[-2] > 1:
         per_process: Values = np.median(groups, axis=-1)
         return per_process
@@ -146,21 +147,23 @@ def unit_medians(groups: Values) -> Values:
 
 
 def bounds(groups: Values, confidence: float) -> tuple[Values, Values]:
-    """The wider of both bounds on each side, for log-ratios ``[..., processes, groups]``."""
+    """Return the wider of both bounds in each direction, for log-ratios ``[..., processes, groups]``."""
     pooled = groups.reshape(*groups.shape[:-2], -1)
     exact, clustered = order_bounds(pooled, confidence), unit_bounds(unit_medians(groups), confidence)
     return np.minimum(exact[0], clustered[0]), np.maximum(exact[1], clustered[1])
 
 
 def estimate(processes: Sequence[Values]) -> Estimate:
-    """Estimate and bounds from each process's groups; longer ones are cut to the shortest.
+    """Estimate the ratio and its bounds from each process's groups; all are cut to the shortest process.
 
     Raises:
-        ValueError: fewer than :data:`FEWEST` groups in all, which bound nothing.
+        ValueError: fewer than :data:`FEWEST` groups in total.
     """
     length = min((len(values) for values in processes), default=0)
     if length * len(processes) < FEWEST:
-        raise ValueError(f"{length} groups in each of {len(processes)} processes; {FEWEST} in all are the fewest")
+        raise ValueError(
+            f"{length} groups in each of {len(processes)} processes; at least {FEWEST} in total are needed"
+        )
     groups = np.stack([np.asarray(values[:length], dtype=np.float64) for values in processes])
     pooled = groups.ravel()
     median = float(np.median(pooled))
@@ -180,7 +183,7 @@ def estimate(processes: Sequence[Values]) -> Estimate:
 
 
 def autocorrelation(groups: Values) -> float:
-    """Lag-1 autocorrelation within processes, of values clipped to three robust deviations."""
+    """Return the lag-1 autocorrelation within processes, of values clipped to three robust deviations."""
     centred = groups - np.median(groups, axis=-1, keepdims=True)
     limit = 3 * 1.4826 * np.median(np.abs(centred))
     clipped = np.clip(centred, -limit, limit) if limit > 0 else centred
@@ -189,12 +192,14 @@ def autocorrelation(groups: Values) -> float:
 
 
 def judge(measured: Estimate, control: Estimate, claim: float, processes: int) -> Verdict:
-    """The verdict of end-to-end pairs alone on "B takes at most ``claim`` longer than A".
+    """Return the verdict of end-to-end pairs alone on the claim "B takes at most ``claim`` longer than A".
 
-    ``slower`` needs the lower bound beyond the claim by more than the control (A against itself) deviates from one, and
-    ``faster`` the upper bound as far on the other side. ``negligible`` needs the upper bound inside the claim, and a
-    control that shows no difference and is known twice as finely as the claim. For claims below
-    :data:`ONE_PROCESS_FLOOR`, these two need more than one process.
+    - ``slower``: the lower bound exceeds the claim by more than A deviates from itself (``control``).
+    - ``faster``: the upper bound is as far below minus the claim.
+    - ``negligible``: the upper bound is within the claim, and A compared with itself shows no difference, with a bound
+      of at most half the claim.
+
+    ``faster`` and ``negligible`` with a claim below :data:`ONE_PROCESS_FLOOR` need more than one process.
     """
     bias = math.exp(bias_of(control))
     if measured.lower95 > (1 + claim) * bias:
@@ -207,24 +212,24 @@ def judge(measured: Estimate, control: Estimate, claim: float, processes: int) -
 
 
 def bias_of(control: Estimate) -> float:
-    """By how much A differs from itself, as the logarithm of a ratio; zero where "no difference" is in the interval."""
+    """Return the difference of A from itself, as the logarithm of a ratio; zero if its interval contains 1."""
     return 0.0 if control.covers_one else abs(math.log(control.ratio))
 
 
 def pairs_needed(measured: Estimate, control: Estimate, claim: float, processes: int) -> int | None:
-    """Groups that would settle the claim if the estimates stay as they are; ``None`` when no number would."""
+    """Return the number of groups that would settle the claim at the same estimates; ``None`` if none would."""
     margins = [
         (measured, abs(math.log1p(claim) - math.log(measured.ratio))),
-        (control, math.log1p(claim / 2)),  # A does equal A: what it shows is noise
+        (control, math.log1p(claim / 2)),  # A equals A, so its difference is noise
     ]
     if measured.ratio > 1 + claim:
-        margins.pop()  # the fine control arm is only asked of a proof
+        margins.pop()  # only "negligible" needs the precise control
     needed = max(_groups_for(part, margin, processes) for part, margin in margins)
     return max(math.ceil(needed), measured.groups + 1) if needed <= MOST_PAIRS else None
 
 
 def _groups_for(part: Estimate, margin: float, processes: int) -> float:
-    """Groups for a half-width of ``margin``: the median's (1.25 deviations), and the units' at ten of them."""
+    """Return the groups needed for a half-width of ``margin``, by the bound of the median and by that of the units."""
     if margin <= 0 or not math.isfinite(part.spread):
         return math.inf
     median = (1.645 * 1.2533 * part.deviation / margin) ** 2

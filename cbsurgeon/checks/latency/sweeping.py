@@ -1,4 +1,4 @@
-"""The same comparison at several batch sizes and resolutions."""
+"""Running a benchmark at several batch sizes and resolutions."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from cbsurgeon.vocabulary import Progress
 SEVERITY = ("faster", "negligible", "inconclusive", "slower")
 
 Sides = Callable[[int | None], tuple[Side, Side]]
-"""Opens A and B for square images of a size; for ``None`` as they are."""
+"""Opens A and B for square images of a size; ``None`` keeps their own size."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """B against A, point by point.
+    """Benchmarks at several batch sizes and resolutions.
 
     Attributes:
-        points: one benchmark each; ``environment`` says the ``batch``, and the ``size`` where one was asked for.
+        points: the benchmarks; ``environment`` has the ``batch``, and the ``size`` if one was requested.
     """
 
     points: tuple[Benchmark, ...]
 
     def __bool__(self) -> bool:
-        """True when the claim is proven at every point."""
+        """True if the claim is proven at every point."""
         return all(self.points)
 
     @property
     def worst(self) -> Benchmark:
-        """The point that speaks most against the claim: what holds there holds everywhere."""
+        """The benchmark with the worst verdict and, among those, the largest upper bound."""
         return max(self.points, key=lambda point: (SEVERITY.index(point.verdict), point.upper95))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: the document of one point, of the worst of several; with several, all of them as ``sweep``."""
+        """JSON form: the document of the worst point; if there are several, all of them under ``sweep``."""
         document = self.worst.to_dict()
         if len(self.points) == 1:
             return document
@@ -48,7 +48,7 @@ class Sweep:
 
 
 def place(point: Benchmark) -> str:
-    """``batch 8, 224 x 224``."""
+    """Describe a point, such as ``batch 8, 224 x 224``."""
     size = point.environment.get("size")
     return f"batch {point.environment['batch']}" + (f", {size} x {size}" if size else "")
 
@@ -61,17 +61,17 @@ def sweep(
     *,
     progress: Progress | None = None,
 ) -> Sweep:
-    """Measure every size at every batch, each with an equal part of the time.
+    """Run a benchmark for every size and batch, each with an equal part of the budget.
 
     Args:
         sides: opens A and B for a size.
         points: the batches and sizes.
-        how: how each point is measured; its budget is for all points together.
-        progress: told each step.
+        how: how each point is measured; the budget is for all points together.
+        progress: called with a message at each step.
 
     Raises:
         CBSurgeonError: as :func:`cbsurgeon.checks.bench`.
-        KeyboardInterrupt: before the first point had a result; later, the points so far are returned, marked partial.
+        KeyboardInterrupt: interrupted before there was a result; later, the points so far are returned, marked partial.
     """
     found: list[Benchmark] = []
     points, how = points or BenchPoints(), how or BenchOptions()

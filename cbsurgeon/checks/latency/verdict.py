@@ -1,4 +1,4 @@
-"""From raw samples to a benchmark with its verdict."""
+"""Making a benchmark, with its verdict, of raw samples."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from cbsurgeon.checks.latency.statistics import (
 )
 
 CORRELATED = 0.2
-"""Above this lag-1 autocorrelation the groups of one process say less than their number."""
+"""Lag-1 autocorrelation above which a note says that the groups of one process are not independent."""
 
 CROWDED = 1.5
-"""A load above this many running tasks per core means others were using the machine."""
+"""Running tasks per core above which a note says that other programs were using the machine."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The estimates of one run: B against A, and A against itself."""
+    """The estimates of one benchmark: B against A, and A against itself."""
 
     measured: Estimate
     control: Estimate
 
 
 def analyse(samples: Sequence[Process]) -> Finding:
-    """Estimates from the samples of all processes.
+    """Compute the estimates from the samples of all processes.
 
     Raises:
-        ValueError: fewer than six groups in all.
+        ValueError: fewer than six groups in total.
     """
     arms = [tuple(np.asarray(rows) for rows in (part.a, part.b, part.control)) for part in samples]
     measured = estimate([log_ratios(a, b) for a, b, _ in arms])
@@ -57,10 +57,10 @@ def conclude(
     partial: bool = False,
     notes: Sequence[str] = (),
 ) -> Benchmark:
-    """The benchmark that these samples amount to.
+    """Return the benchmark result for these samples.
 
     Raises:
-        ValueError: fewer than six groups in all.
+        ValueError: fewer than six groups in total.
     """
     finding, processes = analyse(samples), len(samples)
     measured, control = finding.measured, finding.control
@@ -91,7 +91,7 @@ def conclude(
 
 
 def sentence(verdict: Verdict, measured: Estimate, claim: float, needed: int | None) -> str:
-    """The verdict of the pairs in words, with the number it rests on."""
+    """Return the verdict of the pairs as a sentence."""
     bound, least = 100 * (measured.upper95 - 1), 100 * (measured.lower95 - 1)
     middle, stated = 100 * (measured.ratio - 1), f"(claim: {100 * claim:g} %)"
     if verdict == "negligible":
@@ -111,20 +111,20 @@ def _median(rows: Any) -> float:
 def _notes(
     finding: Finding, claim: float, processes: int, samples: Sequence[Process], environment: Mapping[str, Any]
 ) -> list[str]:
-    """Facts that weaken or explain the verdict."""
+    """Return notes that limit or explain the verdict."""
     notes = []
     control = finding.control
     if not control.covers_one:
-        notes.append(f"A differs from itself by {100 * (control.ratio - 1):+.2f} %: the machine was not even")
+        notes.append(f"A differs from itself by {100 * (control.ratio - 1):+.2f} %: the machine was disturbed")
     elif control.upper95 > 1 + claim / 2:
         share = 100 * (control.upper95 - 1)
-        notes.append(f"A is known to equal itself only to {share:.2f} %, half of the claim is {50 * claim:g} %")
+        notes.append(f"A equals itself only within {share:.2f} %; the claim needs {50 * claim:g} %")
     if processes == 1 and claim < ONE_PROCESS_FLOOR:
-        notes.append(f"one process never proves less than {100 * ONE_PROCESS_FLOOR:g} %: layout differs by as much")
+        notes.append(f"one process cannot prove a claim below {100 * ONE_PROCESS_FLOOR:g} %: memory layout matters")
     if processes == 1 and finding.measured.autocorrelation > CORRELATED:
-        notes.append(f"lag-1 autocorrelation {finding.measured.autocorrelation:.2f}: bounds are taken from blocks")
+        notes.append(f"groups are correlated ({finding.measured.autocorrelation:.2f}): bounds come from blocks")
     cores = len(environment.get("affinity") or ()) or environment.get("cores") or 1
     busiest = max(max(part.load) for part in samples)
     if busiest > cores * CROWDED:
-        notes.append(f"load reached {busiest:.1f} on {cores} cores: others used the machine")
+        notes.append(f"the load reached {busiest:.1f} on {cores} cores: other programs used the machine")
     return notes

@@ -1,6 +1,6 @@
-"""Probes for leaks: what a token must not see is changed, and the outputs that must not depend on it are compared.
+"""Leak probes: change inputs that a token must not see, and check that its outputs do not change.
 
-Not here: what a graph says about causality and padding (``graph.attention``), and refusing an insertion because of it
+Not here: proving causality and padding from the graph (``graph.attention``), refusing an insertion because of them
 (``surgery``).
 """
 

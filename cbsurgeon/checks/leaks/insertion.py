@@ -1,4 +1,4 @@
-"""Whether an insertion in causal or masked form keeps to what each token may see."""
+"""Probing an edited model for leaks through its causal or masked operators."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import Recipe
 
 MARKS = {"nonzero": 1, "zero": 0}
-"""What marks a token in a mask of a given kind."""
+"""The value that marks a token (not padding) in each kind of mask."""
 
 
 def leaks_of(original: Model, edited: Model, recipe: Recipe) -> tuple[Leak, ...]:
-    """Whether causal or masked operators keep to what each token may see; empty where the recipe has neither form.
+    """Probe whether causal or masked operators leak; empty if the recipe has neither form.
 
-    A probe counts only where the original passes it. One that cannot be run, or that the original fails, is returned
-    without gaps and with the reason in ``not_run``.
+    A probe is only valid if the original model passes it. A probe that cannot run, or that the original fails, is
+    returned without gaps and with the reason in ``not_run``.
 
     Args:
         original: the model before the insertion.
@@ -33,7 +33,7 @@ def leaks_of(original: Model, edited: Model, recipe: Recipe) -> tuple[Leak, ...]
         for mask in dict.fromkeys(site.mask for site in recipe.active if site.mask is not None):
             what = f"padding by {mask}"
             if mask.module or mask.rows or mask.valid not in MARKS:
-                why = "only masks with one number per token, given to the whole model, are probed"
+                why = "only masks that are an input of the model with one number per token can be probed"
                 found.append(Leak("padding", edited.provenance.reference, what, (), {mask.input: why}))
                 continue
             probe = functools.partial(padding_leak, mask=mask.input, valid=MARKS[mask.valid])
@@ -42,7 +42,7 @@ def leaks_of(original: Model, edited: Model, recipe: Recipe) -> tuple[Leak, ...]
 
 
 def _compared(kind: str, original: Model, edited: Model, what: str, probe: Callable[[Model], Leak]) -> Leak:
-    """The probe of the edited model, where the original passes it."""
+    """Run a probe on the original and, if that passes, on the edited model."""
     try:
         before = probe(original)
     except UsageError as error:

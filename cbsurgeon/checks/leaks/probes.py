@@ -1,7 +1,7 @@
-"""Black-box probes: does an edited model show a token its future, or its padding?
+"""Black-box probes of a model: can a token see later tokens, or padding?
 
-Static evidence decides what may be inserted (:mod:`cbsurgeon.graph.attention.causality`). These probes look at inputs
-and outputs only, so they also judge models that were edited elsewhere.
+Whether an insertion is allowed is decided from the graph (:mod:`cbsurgeon.graph.attention.causality`). These probes use
+inputs and outputs only, so they also work for models that were edited elsewhere.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from cbsurgeon.graph.program import wrap
 from cbsurgeon.models.model import Model
 
 COARSE = 1e-4
-"""Types that round more than this (half precision) would hide a leak behind their rounding and are not compared."""
+"""Outputs of a type with a larger machine epsilon (half precision) are not compared: rounding could hide a leak."""
 
 SEED = 0
 
 
 def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> Leak:
-    """Change the last half of a sequence and look whether outputs of the first half move.
+    """Change the last half of a sequence and check whether outputs of the first half change.
 
-    Meant for models whose tokens must not see later ones. Of a model that sees all tokens it rightly says it leaks.
+    For causal models. In a model whose tokens see all others, this reports a leak.
 
     Args:
         model: a module with example inputs, or a program.
-        sequence: name of the input that holds the sequence; the only or first one with that axis by default.
+        sequence: name of the input with the sequence; by default the first one with that axis.
         axis: the token axis of that input and of the outputs.
 
     Raises:
-        UsageError: no such input (CB-LEAK-04), or no output that follows the sequence moves at all (CB-LEAK-05).
+        UsageError: no such input (CB-LEAK-04), or no output depends on the change at all (CB-LEAK-05).
     """
     inputs, call = _callable(model)
     name = _sequence(model, inputs, sequence, axis)
@@ -54,7 +54,7 @@ def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> 
             not_run[output] = _coarse(plain)
             continue
         if plain.dim() <= axis or plain.shape[axis] != length:
-            not_run[output] = f"shape {list(plain.shape)} does not follow the {length} tokens of {name}"
+            not_run[output] = f"shape {list(plain.shape)} has no axis for the {length} tokens of {name}"
             continue
         gaps.append(_gap("suffix", output, plain.narrow(axis, 0, cut), after[output].narrow(axis, 0, cut), plain))
         seen |= not torch.equal(plain, after[output])
@@ -65,20 +65,20 @@ def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> 
 
 
 def padding_leak(model: Model, *, mask: str, axis: int = 1, valid: int = 1) -> Leak:
-    """Pad one sample and look whether outputs of its own tokens move.
+    """Mark the last quarter of one sample as padding and check whether outputs of its other tokens change.
 
-    Three probes. ``filler``: the last quarter of the last sample is hidden, and what is hidden gets other values.
-    ``length``: the same batch with that quarter cut off altogether. ``alone``: the last sample by itself, cut to its
-    own tokens. Own tokens must come out the same in all of them.
+    There are three probes. ``filler``: the padding gets other values. ``length``: the padding is cut off in the whole
+    batch. ``alone``: the sample runs without the rest of the batch and without its padding. The outputs of the sample's
+    other tokens must be the same in all of them.
 
     Args:
         model: a module with example inputs, or a program.
-        mask: name of the input that says what is padding, ``[batch, tokens]``.
-        axis: the token axis of all inputs as long as the mask, and of the outputs.
-        valid: what it holds for a token, 1 or 0; the other is padding.
+        mask: name of the padding mask among the inputs, ``[batch, tokens]``.
+        axis: the token axis of all inputs that are as long as the mask, and of the outputs.
+        valid: the value (1 or 0) that marks a token; the other marks padding.
 
     Raises:
-        UsageError: no such input, or it is no mask (CB-LEAK-04), or nothing could be compared (CB-LEAK-05).
+        UsageError: no such input, or it is not a mask (CB-LEAK-04), or nothing could be compared (CB-LEAK-05).
     """
     inputs, call = _callable(model)
     length = _mask_length(model, inputs, mask, axis)
@@ -99,38 +99,38 @@ def padding_leak(model: Model, *, mask: str, axis: int = 1, valid: int = 1) -> L
     for probe, shorter in (("length", cut), ("alone", {name: _last(one, samples) for name, one in cut.items()})):
         try:
             others[probe] = call(shorter)
-        except Exception as error:  # whatever a model with a fixed number of tokens or samples does with fewer
-            not_run[probe] = f"it does not take {kept} tokens: {str(error).splitlines()[0][:120]}"
+        except Exception as error:  # any error of a model that requires a fixed number of tokens or samples
+            not_run[probe] = f"the model does not run with {kept} tokens: {str(error).splitlines()[0][:120]}"
     for output, plain in before.items():
         own = _own(plain, axis, length, kept)
         if own is None or _coarse(plain):
-            unknown = f"shape {list(plain.shape)} does not tell which values belong to the sample's own tokens"
+            unknown = f"shape {list(plain.shape)} does not show which values belong to the sample's tokens"
             not_run[output] = _coarse(plain) or unknown
             continue
         for probe, other in others.items():
             got = _own(other[output], axis, length if probe == "filler" else kept, kept) if output in other else None
             if got is not None and got.shape == own.shape:
                 gaps.append(_gap(probe, output, own, got, plain))
-    what = f"tokens {kept} to {length - 1} of one sample were hidden by {mask}"
+    what = f"tokens {kept} to {length - 1} of one sample were marked as padding by {mask}"
     if not gaps:
         raise _blind(model, what, not_run)
     return Leak("padding", model.provenance.reference, what, tuple(gaps), not_run)
 
 
 def _last(tensor: Tensor, samples: int) -> Tensor:
-    """The last sample of an input, by itself; an input without samples as it is."""
+    """Return the last sample of an input; an input without a batch axis is returned unchanged."""
     return tensor[-1:] if tensor.dim() and len(tensor) == samples else tensor
 
 
 def _own(output: Tensor, axis: int, length: int, kept: int) -> Tensor | None:
-    """What an output says of the last sample's own tokens: their rows, or the whole of a vector per sample."""
+    """Return the part of an output that belongs to the last sample's tokens: their rows, or its vector."""
     if output.dim() > axis and output.shape[axis] == length:
         return output[-1].narrow(axis - 1, 0, kept)
     return output[-1] if output.dim() == 2 else None
 
 
 def _gap(probe: str, output: str, before: Tensor, after: Tensor, whole: Tensor) -> Gap:
-    # Values that are not numbers on both sides did not move; on one side only they did, however far.
+    # NaN before and after is no change; NaN in only one of them is an infinite change.
     moved = (before.double() - after.double()).abs()
     moved = torch.where(before.isnan() & after.isnan(), 0.0, moved).nan_to_num(nan=float("inf"))
     scale = whole.double().abs().nan_to_num(posinf=0.0, neginf=0.0)
@@ -142,15 +142,13 @@ def _eps(tensor: Tensor) -> float:
 
 
 def _coarse(tensor: Tensor) -> str:
-    """Why an output is not compared, empty where it is."""
+    """Return why an output is not compared; empty if it is."""
     kind = str(tensor.dtype).removeprefix("torch.")
-    return (
-        f"{kind} rounds so much that a leak could hide in it: probe the float32 model" if _eps(tensor) > COARSE else ""
-    )
+    return f"rounding in {kind} could hide a leak: probe the float32 model" if _eps(tensor) > COARSE else ""
 
 
 def _other(tensor: Tensor, axis: int, begin: int, *, only_last: bool = False) -> Tensor:
-    """Other values from ``begin`` on: numbers of the same kind, none where it was."""
+    """Return a copy with different values of the same kind from ``begin`` on."""
     changed = tensor.clone()
     part = changed.narrow(axis, begin, tensor.shape[axis] - begin)
     part = part[-1:] if only_last else part
@@ -159,15 +157,15 @@ def _other(tensor: Tensor, axis: int, begin: int, *, only_last: bool = False) ->
         spread = float(tensor.double().std()) or 1.0
         part += (torch.randn(part.shape, generator=generator, dtype=torch.float64) * spread).to(tensor)
         return changed
-    known = torch.unique(tensor)  # other values the model is known to take
-    place = torch.searchsorted(known, part.contiguous())
+    known = torch.unique(tensor)  # only values that the model is known to accept
+    position = torch.searchsorted(known, part.contiguous())
     step = torch.randint(1, max(len(known), 2), part.shape, generator=generator)
-    part.copy_(known[(place + step) % len(known)])
+    part.copy_(known[(position + step) % len(known)])
     return changed
 
 
 def _callable(model: Model) -> tuple[dict[str, Tensor], Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]:
-    """Named example inputs of a model, and the model as a function of them."""
+    """Return a model's example inputs by name, and the model as a function of such inputs."""
     if model.module is None:
         assert model.program is not None
         program = wrap(model.program)
@@ -198,11 +196,11 @@ def _sequence(model: Model, inputs: Mapping[str, Tensor], name: str | None, axis
     if name in able:
         return str(name)
     raise UsageError(
-        f"there is no sequence {name!r} among the inputs" if name else "no input holds a sequence",
+        f"{name!r} is not a sequence among the inputs" if name else "no input is a sequence",
         code="CB-LEAK-04",
         where=f"{model.provenance.reference}: {', '.join(inputs) or 'no tensors'}",
         why=f"a sequence has at least two tokens along axis {axis}",
-        do=f"one of {', '.join(able)}" if able else "give another axis",
+        do=f"use one of {', '.join(able)}" if able else "give another axis",
     )
 
 
@@ -217,19 +215,19 @@ def _mask_length(model: Model, inputs: Mapping[str, Tensor], mask: str, axis: in
         return int(tensor.shape[axis])
     why = "there is no such input" if tensor is None else f"shape {list(tensor.shape)}, not zeros and ones over tokens"
     raise UsageError(
-        f"{mask!r} is no padding mask of this model",
+        f"{mask!r} is not a padding mask of this model",
         code="CB-LEAK-04",
         where=f"{model.provenance.reference}: {', '.join(inputs) or 'no tensors'}",
         why=why,
-        do="name the input that is 1 for a token and 0 for padding, and give it in the example inputs",
+        do="name the input that is 1 for a token and 0 for padding; it must be among the example inputs",
     )
 
 
 def _blind(model: Model, what: str, not_run: Mapping[str, str]) -> UsageError:
     return UsageError(
-        "the probe sees nothing",
+        "the leak probe has nothing to compare",
         code="CB-LEAK-05",
         where=model.provenance.reference,
-        why=f"{what}, and no output follows; " + "; ".join(f"{name}: {why}" for name, why in not_run.items()),
+        why=f"{what}, and no output depends on them; " + "; ".join(f"{name}: {why}" for name, why in not_run.items()),
         do="let the model return its tokens, or name another input or axis",
     )

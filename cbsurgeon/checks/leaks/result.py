@@ -1,4 +1,4 @@
-"""What a probe for leaks saw."""
+"""The result of a leak probe."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 from cbsurgeon.errors import CheckFailed
 
 ROUNDINGS = 100
-"""A kernel may sum in another order when a sequence is shorter. Through a deep network that adds up to some tens of
-roundings of the output's largest magnitude; a mean over tokens that should not be seen moves outputs by far more."""
+"""Allowed change in machine epsilons of the output's largest magnitude. A kernel may sum a shorter sequence in another
+order, which adds up to some tens of roundings in a deep network; a leaking token mean changes outputs by far more."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far one output moved that should not have moved.
+    """The change of an output that must not change.
 
     Attributes:
-        probe: ``suffix``, ``filler`` (what is hidden was changed) or ``length`` (what is hidden was cut off).
+        probe: ``suffix`` (later tokens were changed), ``filler`` (padding was changed), ``length`` (padding was cut
+            off) or ``alone`` (the sample ran by itself).
         output: name of the output.
-        max_abs: the largest change of a value that must not move.
+        max_abs: the largest change of a value.
         scale: the largest magnitude of the output.
-        eps: relative rounding of the output's type.
+        eps: machine epsilon of the output's type.
     """
 
     probe: str
@@ -33,7 +34,7 @@ class Gap:
 
     @property
     def leaks(self) -> bool:
-        """Whether it moved by more than rounding."""
+        """Whether it changed by more than rounding."""
         return self.max_abs > self.tolerance
 
     @property
@@ -44,12 +45,12 @@ class Gap:
 
 @dataclass(frozen=True)
 class Leak:
-    """What a probe saw.
+    """The result of one kind of probe.
 
     Attributes:
         kind: ``future`` or ``padding``.
         reference: the model.
-        what: what was changed, in words.
+        what: description of what was changed.
         gaps: one per probe and output that was compared.
         not_run: probe or output → why it was not compared.
     """
@@ -62,7 +63,7 @@ class Leak:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing moved that must not."""
+        """Whether no leak was found."""
         return not any(gap.leaks for gap in self.gaps)
 
     @property
@@ -71,10 +72,10 @@ class Leak:
         return bool(self.gaps)
 
     def raise_if_failed(self) -> None:
-        """Turn a leak into an error.
+        """Raise an error if a leak was found.
 
         Raises:
-            CheckFailed: something moved (CB-LEAK-03).
+            CheckFailed: an output changed (CB-LEAK-03).
         """
         worst = max(
             (gap for gap in self.gaps if gap.leaks), key=lambda gap: gap.max_abs / (gap.scale or 1), default=None
@@ -85,8 +86,8 @@ class Leak:
             f"the model leaks {'the future' if self.kind == 'future' else 'padding'}",
             code="CB-LEAK-03",
             where=f"{self.reference}, output {worst.output}",
-            why=f"{self.what}; what that must not touch moved by {worst.max_abs:.2e} on values up to {worst.scale:.2e}",
-            do="remove the operator, or use one that keeps to what each token may see",
+            why=f"{self.what}; outputs that must not change did by {worst.max_abs:.2e} (largest: {worst.scale:.2e})",
+            do="remove the operator, or use its causal or masked form",
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Parity: whether two models compute the same outputs, and where they part.
+"""Parity: whether two models compute the same outputs, and the first block in which they differ.
 
-Belongs here: inputs to compare on, tolerances, the judgement, and the search for the first block that differs. Not
-here: probes for leaks (``checks.leaks``).
+Belongs here: the inputs of the comparison, tolerances, the verdict, and bisection. Not here: leak probes
+(``checks.leaks``).
 """

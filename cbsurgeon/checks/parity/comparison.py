@@ -1,4 +1,4 @@
-"""Whether two models compute the same outputs."""
+"""``verify``: checking whether two models compute the same outputs."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def verify(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> Verification:
-    """Run two sides on the same inputs and judge the difference against rounding noise.
+    """Run two models on the same inputs and compare their outputs' difference with rounding noise.
 
     Args:
         a, b: a model, a program, or a file (``.onnx``, ``.engine``, ``.pt2``); ``b`` is judged against ``a``.
-        how: batches, inputs and tolerances; or the fields as keywords. One set of the generated inputs is large in
-            magnitude. Where a side's batch is fixed, that one is run instead. ``device`` may be one for each side.
-        backends: how to run each side (:data:`cbsurgeon.vocabulary.BACKENDS`); ``None`` runs it as it is.
+        how: batches, inputs and tolerances; or the fields as keywords. One set of the generated inputs has a large
+            magnitude. If a model's batch is fixed, only that batch size is run. ``device`` may be a pair, for A and B.
+        backends: back ends for A and B (:data:`cbsurgeon.vocabulary.BACKENDS`); ``None`` runs each as it is.
         program: the captured program of ``a``, if the caller has it already.
-        blocks: (node name, block path) of the blocks to bisect (see :func:`bisect`); the
-            MLP blocks of ``a`` when absent, every point of its residual stream where it has none.
-        progress: told each step.
+        blocks: (node name, block path) of the blocks to bisect (see :func:`bisect`); by default the MLP blocks of
+            ``a``, or every residual add if it has none.
+        progress: called with a message at each step.
 
     Returns:
-        The result; it never raises because of a difference (see :meth:`Verification.raise_if_failed`).
+        The result. A difference does not raise an error (see :meth:`Verification.raise_if_failed`).
 
     Raises:
-        CheckFailed: the sides differ in the number or the shape of their outputs (CB-VERIFY-02, CB-VERIFY-03), or in
-            the one batch size they take (CB-VERIFY-05).
-        CBSurgeonError: a side cannot be opened or run.
+        CheckFailed: the models differ in the number or shape of their outputs (CB-VERIFY-02, CB-VERIFY-03), or in
+            their fixed batch sizes (CB-VERIFY-05).
+        CBSurgeonError: a model cannot be opened or run.
     """
     how = resolve(VerifyOptions, how, keywords, "verify")
     start, trust, device = time.perf_counter(), how.trust, how.device
@@ -70,7 +70,7 @@ def verify(
     targets = (program if program is not None and backends[0] == "program" else a, b)
     devices = (device, device) if isinstance(device, str) else device
     specs = [RuntimeSpec(*each, trust=trust) for each in zip(targets, backends, devices, strict=True)]
-    tell("opening both sides")
+    tell("opening both models")
     with open_spec(specs[0]) as first, open_spec(specs[1]) as second:
         if program is None:
             program = _program_of(a, first) or _program_of(b, second)
@@ -80,20 +80,20 @@ def verify(
         only = one_batch(first, second)
         plan = list(feeds(source, how.batches if only is None else (only,), how.inputs))
         if how.data is not None:
-            tell("read images")
+            tell("reading images")
             plan += image_feeds(how.data, (a, b), second if second.only_batch is not None else first)
         judge.notes += coverage(program, plan)
         found = judge.verdict(plan, tell)
         if how.data is not None:
             found = dataclasses.replace(found, images=judge.agreement.to_dict(str(how.data)))
         if only is not None:
-            note = f"compared at batch {only} alone, at which it is fixed"
+            note = f"compared only at batch {only}, to which the model is fixed"
             found = dataclasses.replace(found, notes=(*found.notes, note))
     inside = (program if isinstance(a, Model) and program is not None else a, b)
     if judge.blind and given is None:
         found = _look_inside(found, *inside, backends, trust)
     if how.bisect and not found.ok:
-        failed = judge.fed.get(found.worst)  # none where the worst row is a block rather than an output
+        failed = judge.fed.get(found.worst)  # None if the worst row is a block, not an output
         tensors = failed.tensors if failed is not None else None
         ends = blocks or _ends(a)
         found = found.with_bisection(
@@ -103,7 +103,7 @@ def verify(
 
 
 def _ends(a: Target) -> tuple[tuple[str, str], ...] | None:
-    """Ends of a model's MLP blocks; ``None``, every point of the stream, where it has none or is no model."""
+    """Return the ends of a model's MLP blocks; ``None`` (compare all residual adds) if there are none."""
     return (end_nodes(inspect(a, check=False)) or None) if isinstance(a, Model) else None
 
 
@@ -114,45 +114,45 @@ def _look_inside(
     backends: tuple[str | None, str | None],
     trust: bool,
 ) -> Verification:
-    """Compare the residual stream where the outputs are the same for all samples (a head that starts at zero)."""
-    why = "the outputs do not differ between samples, so they cannot show a difference between the models"
+    """Compare residual streams instead of outputs, if outputs are equal for all samples (a zero-initialised head)."""
+    why = "the outputs are the same for all samples, so they cannot show a difference between the models"
     try:
         gaps = bisect_sides(a, b, backends=backends, trust=trust).gaps
     except (UsageError, CheckFailed) as error:
-        failure = f"{why}; nor can the residual stream be compared: {error.what}"
+        failure = f"{why}; and the residual stream cannot be compared: {error.what}"
         return dataclasses.replace(found, failures=(*found.failures, failure))
     if not any(gap.varies for gap in gaps):
-        failure = f"{why}; nor does the residual stream: give inputs of your own with --inputs"
+        failure = f"{why}; and so is the residual stream: give inputs of your own with --inputs"
         return dataclasses.replace(found, failures=(*found.failures, failure))
     gap = next((gap for gap in gaps if not gap.ok), [gap for gap in gaps if gap.varies][-1])
-    # The block is judged by its relative L2 error; the absolute limit is that judgement in the unit of max |Δ|.
+    # The block is judged by its relative L2 error; this converts that limit to an absolute one.
     absolute = gap.max_abs * gap.allowed / gap.rel_l2 if gap.rel_l2 else 0.0
-    limit = Tolerance(absolute, 0.0, gap.allowed, "measured", "at a block; the outputs do not differ between samples")
+    limit = Tolerance(absolute, 0.0, gap.allowed, "measured", "at a block: the outputs are the same for all samples")
     row = Row("generated", policy.NOISE_BATCH, f"{gap.block} ({gap.node})", gap.max_abs, gap.rel_l2, gap.cosine, None,
               None, gap.would_pass_at, limit, gap.ok, "" if gap.ok else "the residual stream differs here")  # fmt: skip
     return dataclasses.replace(found, rows=(*found.rows, row), notes=(*found.notes, f"{why}: a block is compared"))
 
 
 def one_batch(a: Runtime, b: Runtime) -> int | None:
-    """The one batch size that two sides take, ``None`` where both are open.
+    """Return the only batch size that both runtimes accept; ``None`` if both are dynamic.
 
     Raises:
-        CheckFailed: each takes another one (CB-VERIFY-05).
+        CheckFailed: they are fixed to different sizes (CB-VERIFY-05).
     """
     sizes = [size for size in (a.only_batch, b.only_batch) if size is not None]
     if len(set(sizes)) > 1:
         raise CheckFailed(
-            "the two sides take different batches",
+            "the two models are fixed to different batch sizes",
             code="CB-VERIFY-05",
             where=f"{a.name} and {b.name}",
-            why=f"the batch is fixed at {sizes[0]} and at {sizes[1]}",
+            why=f"their batch sizes are {sizes[0]} and {sizes[1]}",
             do="compare each with the model it was made from",
         )
     return sizes[0] if sizes else None
 
 
 def _program_of(target: Target, runtime: Runtime) -> Program | None:
-    """The captured program behind a side, or ``None`` for a file that is not one."""
+    """Return a model's captured program; ``None`` for a file without one."""
     if isinstance(target, Program):
         return target
     held: Any = getattr(runtime, "program", None)
@@ -162,7 +162,7 @@ def _program_of(target: Target, runtime: Runtime) -> Program | None:
 
 
 def _operators(reference: Reference, b: Target) -> Operators:
-    """The inserted operators of the first model's program, else of the second's."""
+    """Return the inserted operators of the first model's program, or else of the second's."""
     found = Operators(reference)
     if found.exists:
         return found
@@ -181,7 +181,7 @@ def _integers(target: Target) -> dict[str, list[int]]:
 
 
 def _depth(program: Program | None, target: Target) -> int:
-    """Matrix products and convolutions in the model, however it can be read."""
+    """Return the number of matrix products and convolutions in the model; 1 if unknown."""
     if program is not None:
         nodes = (str(node.target) for node in program.exported.graph.nodes if node.op == "call_function")
         return sum(any(word in name for word in _CONTRACTIONS) for name in nodes)

@@ -1,4 +1,4 @@
-"""The numbers of one comparison."""
+"""Measures of the difference between two tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """Elementwise distance in float64; infinite where only one is finite, 0 where both are equal or both NaN."""
+    """Return the elementwise distance in float64: infinite where only one is finite, 0 where equal or both NaN."""
     first, second = a.detach().cpu().double(), b.detach().cpu().double()
     alike = (first == second) | (first.isnan() & second.isnan())
     gap = (first - second).abs()
@@ -15,23 +15,23 @@ def difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def largest(gap: Tensor) -> float:
-    """Largest element, 0 of nothing."""
+    """Return the largest element; 0 for an empty tensor."""
     return float(gap.max()) if gap.numel() else 0.0
 
 
 def excess(gap: Tensor, b: Tensor, rtol: float) -> Tensor:
-    """The part of the distance that the relative tolerance does not allow, elementwise and at least 0."""
+    """Return ``gap - rtol * |b|`` elementwise, at least 0: the distance beyond the relative tolerance."""
     scale = torch.nan_to_num(b.detach().cpu().double().abs(), nan=0.0, posinf=0.0)
     return (gap - rtol * scale).clamp(min=0.0)
 
 
 def passing_atol(gap: Tensor, b: Tensor, rtol: float) -> float:
-    """Smallest absolute tolerance under which ``gap <= atol + rtol * |b|`` everywhere."""
+    """Return the smallest absolute tolerance for which ``gap <= atol + rtol * |b|`` everywhere."""
     return largest(excess(gap, b, rtol))
 
 
 def share_used(extra: Tensor, allowed: Tensor) -> float:
-    """Largest ratio of what is left of the distance to what is allowed; infinite where nothing is allowed."""
+    """Return the largest ratio of ``extra`` (see :func:`excess`) to ``allowed``; infinite if nothing is allowed."""
     if not extra.numel():
         return 0.0
     ratio = torch.where(extra > 0.0, extra / allowed, torch.zeros_like(extra))
@@ -39,21 +39,21 @@ def share_used(extra: Tensor, allowed: Tensor) -> float:
 
 
 def relative_l2(gap: Tensor, b: Tensor) -> float:
-    """L2 norm of the distance over that of ``b``."""
+    """Return the L2 norm of ``gap`` divided by that of ``b``."""
     norm = float(torch.linalg.vector_norm(torch.nan_to_num(b.detach().cpu().double(), posinf=0.0, neginf=0.0)))
     distance = float(torch.linalg.vector_norm(gap))
     return distance / norm if norm else (0.0 if distance == 0.0 else float("inf"))
 
 
 def root_mean_square(a: Tensor) -> float:
-    """Root mean square of the finite elements, 0 of none."""
+    """Return the root mean square of the finite elements; 0 if there are none."""
     values = a.detach().cpu().double()
     finite = values[torch.isfinite(values)]
     return float(finite.square().mean().sqrt()) if finite.numel() else 0.0
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """Cosine of the flattened tensors; 1 for two zeros."""
+    """Return the cosine of the flattened tensors; 1 if both are zero."""
     first = torch.nan_to_num(a.detach().cpu().double().flatten())
     second = torch.nan_to_num(b.detach().cpu().double().flatten())
     norms = float(torch.linalg.vector_norm(first) * torch.linalg.vector_norm(second))
@@ -63,19 +63,19 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def is_classes(a: Tensor) -> bool:
-    """Whether an output has the shape and type of class scores, ``[batch, classes]``."""
+    """Return whether a tensor has the shape and type of class scores, ``[batch, classes]``."""
     return a.dim() == 2 and a.shape[1] > 1 and a.is_floating_point() and bool(a.shape[0])
 
 
 def top1(a: Tensor, b: Tensor) -> float | None:
-    """Share of samples with the same largest class, for ``[batch, classes]`` outputs, else ``None``."""
+    """Return the fraction of samples with the same top class, for ``[batch, classes]``, else ``None``."""
     if not is_classes(a):
         return None
     return float((a.detach().cpu().argmax(1) == b.detach().cpu().argmax(1)).double().mean())
 
 
 def clear_disagreements(a: Tensor, b: Tensor, margin: float) -> int:
-    """Samples whose largest class differs although it leads by more than ``margin`` in ``a``; 0 for other shapes."""
+    """Return the number of samples whose top class differs although it leads by more than ``margin`` in ``a``."""
     if not is_classes(a):
         return 0
     first = a.detach().cpu().double()

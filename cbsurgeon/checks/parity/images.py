@@ -1,4 +1,4 @@
-"""Real images to compare two models on: inputs, how often the largest class is the same, and what margin was lost."""
+"""Comparing two models on real images: the inputs, top-1 agreement, and the largest margin lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cbsurgeon.models import Model, Preprocessing, preprocessing_of
 
 IMAGES = "images"
 MOST, BATCH = 128, 32
-"""Images compared, at even distances in the dataset, and images a batch."""
+"""Number of images compared, evenly spaced in the dataset, and images per batch."""
 
 
 @dataclass
@@ -26,9 +26,9 @@ class Agreement:
     """How two models classify the same images.
 
     Attributes:
-        samples: images compared.
-        same: those with the same largest class.
-        lost: the largest margin that the first model's class had over the second model's.
+        samples: number of images compared.
+        same: number of images with the same top class.
+        lost: largest margin, in the first model, of its own top class over the second model's top class.
     """
 
     samples: int = 0
@@ -36,7 +36,7 @@ class Agreement:
     lost: float = 0.0
 
     def add(self, left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> None:
-        """Count one batch of outputs; the first output of shape ``[batch, classes]`` is the one that counts."""
+        """Add one batch of outputs; the first output of shape ``[batch, classes]`` is used."""
         name = next((name for name, value in left.items() if value.dim() == 2 and value.shape[1] > 1), None)
         if name is None:
             return
@@ -47,7 +47,7 @@ class Agreement:
         self.lost = max(self.lost, float((a.gather(1, first) - a.gather(1, second)).max()))
 
     def to_dict(self, data: str) -> dict[str, Any] | None:
-        """JSON form; ``None`` where no output holds classes."""
+        """JSON form; ``None`` if no output has class scores."""
         if not self.samples:
             return None
         share = self.same / self.samples
@@ -55,22 +55,22 @@ class Agreement:
 
 
 def image_feeds(data: str | Path, targets: tuple[Target, Target], runtime: Runtime) -> Iterator[Feed]:
-    """Batches of a dataset in the preprocessing that the models state.
+    """Yield batches of a dataset, with the models' own preprocessing.
 
     Raises:
-        UsageError: neither model states one (``CB-DATA-01``), they state different ones (``CB-VERIFY-06``), or the
-            dataset has other inputs than the model (``CB-DATA-10``).
+        UsageError: neither model stores its preprocessing (``CB-DATA-01``), the two store different ones
+            (``CB-VERIFY-06``), or the dataset's inputs are not the model's (``CB-DATA-10``).
         InputFileError: the dataset cannot be read (``CB-DATA-*``).
     """
     stated = [view for target in targets if (view := _stated(target)) is not None]
     if len(stated) == 2 and stated[0].differences(stated[1]):
         told = "; ".join(f"{name}: {one} and {two}" for name, (one, two) in stated[0].differences(stated[1]).items())
         raise UsageError(
-            "the two models state different preprocessings",
+            "the two models have different preprocessing",
             code="CB-VERIFY-06",
             where=str(data),
             why=told,
-            do="cbsurgeon evaluate A B --data DATA runs each in its own; or export the file again",
+            do="use cbsurgeon evaluate A B --data DATA, which runs each with its own; or export the file again",
         )
     batch = runtime.only_batch or BATCH
     for part in open_data(data, stated[0] if stated else None, batch=batch, limit=MOST, workers=0):

@@ -1,4 +1,4 @@
-"""The inputs that two models are compared on: generated ones, or the user's own arrays."""
+"""Inputs for comparing two models: generated ones, or the user's own arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cbsurgeon.graph import Program, aten
 
 GENERATED, LARGE, VOCABULARY = "generated", "large", "vocabulary"
 
-# At most this many token ids, and this many batches of them: seconds for a BERT on a CPU. What was covered is printed.
+# Limits on the token ids compared and on their batches: seconds for a BERT on a CPU. The coverage is printed.
 MOST_IDS = 8192
 MOST_BATCHES = 128
 
@@ -29,7 +29,7 @@ class Feed:
     """Inputs for one comparison.
 
     Attributes:
-        label: ``generated``, ``large`` or the name of the user's file.
+        label: ``generated``, ``large``, ``vocabulary``, ``images``, or the name of the user's file.
         batch: number of samples.
         tensors: input name → tensor.
     """
@@ -39,7 +39,7 @@ class Feed:
     tensors: Mapping[str, Tensor]
 
     def first(self, count: int, batch_axes: Mapping[str, int]) -> dict[str, Tensor]:
-        """The first samples of it."""
+        """Return the first ``count`` samples."""
         return {
             name: tensor.narrow(batch_axes[name], 0, min(count, self.batch)) if name in batch_axes else tensor
             for name, tensor in self.tensors.items()
@@ -48,12 +48,12 @@ class Feed:
 
 @dataclass(frozen=True)
 class Source:
-    """Where inputs come from when nothing is given.
+    """Generates inputs.
 
     Attributes:
-        program: a captured model, whose example shows what valid inputs look like.
-        ports: names, types and dims, when there is only a file.
-        integers: lowest and highest value of integer inputs, from the file's metadata.
+        program: a captured model; its example inputs show what valid inputs look like.
+        ports: names, types and dims of the inputs, used if there is no program.
+        integers: lowest and highest value of integer inputs, from a file's metadata.
     """
 
     program: Program | None
@@ -68,7 +68,7 @@ class Source:
         return {port.name: 0 for port in self.ports if port.dims and isinstance(port.dims[0], str)}
 
     def draw(self, batch: int) -> dict[str, Tensor]:
-        """Inputs of one batch size, the same each time."""
+        """Return inputs of one batch size; repeated calls return the same values."""
         if self.program is not None:
             return self.program.with_batch(batch, seed=batch)
         generator = torch.Generator().manual_seed(batch)
@@ -84,23 +84,23 @@ class Source:
 
 
 def feeds(source: Source, batches: Sequence[int], given: Arrays | str | Path | None) -> Iterator[Feed]:
-    """Every set of inputs to compare on.
+    """Yield every set of inputs to compare on.
 
     Args:
-        source: how to make inputs.
-        batches: batch sizes; generated inputs of each, or the user's samples repeated to each.
-        given: the user's arrays by input name, or an ``.npz`` file of them.
+        source: generates inputs.
+        batches: batch sizes; the user's samples, if given, are repeated to fill each batch.
+        given: the user's arrays by input name, or an ``.npz`` file of them; generated inputs by default.
 
     Raises:
-        UsageError: no or impossible batch sizes (CB-VERIFY-04), or arrays of another name (CB-RUN-01 later).
+        UsageError: no batch sizes, or one below 1 (CB-VERIFY-04).
         InputFileError: the file cannot be read.
     """
     if not batches or min(batches) < 1:
         raise UsageError(
-            "there is nothing to compare on",
+            "no valid batch size was given",
             code="CB-VERIFY-04",
             where=f"batches {list(batches)}",
-            do="give batch sizes of 1 and more, such as --batches 1,2,7",
+            do="give batch sizes of 1 or more, such as --batches 1,2,7",
         )
     if given is not None:
         label, arrays = _arrays(given)
@@ -119,7 +119,7 @@ def feeds(source: Source, batches: Sequence[int], given: Arrays | str | Path | N
 
 
 def embeddings(program: Program) -> dict[str, int]:
-    """Integer input → number of rows of the embedding table that it indexes, for inputs with a batch axis."""
+    """Return integer input → number of rows of the embedding table that it indexes, for inputs with a batch axis."""
     found: dict[str, int] = {}
     for node in program.exported.graph.nodes:
         if aten.name(node) != "embedding":
@@ -133,7 +133,7 @@ def embeddings(program: Program) -> dict[str, int]:
 
 
 def covered(program: Program, batch: int) -> dict[str, tuple[int, int]]:
-    """Integer input → (token ids that are compared, rows of its table)."""
+    """Return integer input → (number of token ids compared, rows of its embedding table)."""
     found = {}
     for name, rows in embeddings(program).items():
         each = _ids_per_batch(program, name, batch)
@@ -142,7 +142,7 @@ def covered(program: Program, batch: int) -> dict[str, tuple[int, int]]:
 
 
 def coverage(program: Program | None, plan: Sequence[Feed]) -> tuple[str, ...]:
-    """One sentence per token input about the ids that are compared."""
+    """Return one sentence per token input about how many ids are compared."""
     if program is None or not any(feed.label == VOCABULARY for feed in plan):
         return ()
     found = covered(program, max(feed.batch for feed in plan))
@@ -158,7 +158,7 @@ def _ids_per_batch(program: Program, name: str, batch: int) -> int:
 
 
 def _vocabulary(program: Program, batch: int) -> Iterator[Feed]:
-    """Batches that together contain every token id, or as many as the limits allow, in an order of their own."""
+    """Yield batches that together contain every token id, or as many as the limits allow, in random order."""
     plan = {name: (ids, rows) for name, (ids, rows) in covered(program, batch).items() if ids}
     if not plan:
         return
@@ -167,11 +167,11 @@ def _vocabulary(program: Program, batch: int) -> Iterator[Feed]:
         for name, (ids, rows) in plan.items()
     }
     count = max(-(-ids // _ids_per_batch(program, name, batch)) for name, (ids, _) in plan.items())
-    for place in range(count):
-        tensors = dict(program.with_batch(batch, seed=place))
+    for step in range(count):
+        tensors = dict(program.with_batch(batch, seed=step))
         for name, ids in order.items():
             like = tensors[name]
-            start = place * like.numel()
+            start = step * like.numel()
             chosen = ids[torch.arange(start, start + like.numel()) % len(ids)]
             tensors[name] = chosen.to(like.dtype).reshape(like.shape)
         yield Feed(VOCABULARY, batch, tensors)
@@ -186,7 +186,7 @@ def _arrays(given: Arrays | str | Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _rows(tensor: Tensor, source: Source, name: str, batch: int) -> Tensor:
-    """The first samples, from the beginning again where there are too few."""
+    """Return ``batch`` samples, repeating from the first if there are too few."""
     axis = source.batch_axes.get(name)
     if axis is None or not tensor.dim() or not tensor.shape[axis]:
         return tensor

@@ -1,4 +1,4 @@
-"""Comparing the outputs of two runtimes, one set of inputs at a time."""
+"""Comparing the outputs of two runtimes and deciding whether they are the same."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.vocabulary import Progress
 
-# A model with all its operators lacks 0 of their effect, a model with none lacks 1; the middle separates them.
+# Fraction of the operators' effect that a model lacks: 0 with all operators, 1 with none. 0.5 separates the two.
 LARGEST_SHARE_REMOVED = 0.5
 
-# The leading class of a sample is clear when its margin exceeds this many times the largest rounding noise of a score:
-# two scores may each move by that noise, and another back end's noise was up to 2.2 times what is measured here.
+# A sample's top class is clear if its margin exceeds this many times the largest rounding noise of a score. Each of two
+# scores may change by that noise, and another back end's noise was up to 2.2 times that of the program.
 CLEAR_MARGIN = 5.0
 
 
 def side(runtime: Runtime) -> Side:
-    """The name, back end, device and dtype of a runtime."""
+    """Return the name, back end, device and dtype of a runtime."""
     return Side(runtime.name, runtime.backend, runtime.device.type, runtime.dtype)
 
 
 @dataclass
 class _Seen:
-    """What one output has shown so far: its first sample, and whether another sample or element differs from it."""
+    """What is known of one output: its first sample, and whether other samples or elements differ from it."""
 
     first: Tensor
     samples: int = 0
@@ -43,13 +43,13 @@ class _Seen:
 
 
 class Judge:
-    """Compares two runtimes.
+    """Compares the outputs of two runtimes.
 
     Attributes:
-        notes: facts that weaken or explain the result, in the order they were found.
-        failures: what failed for the models as a whole rather than for one output.
-        fed: the inputs that each row was compared on.
-        agreement: how both classify the real images.
+        notes: facts that limit or explain the result, in the order they were found.
+        failures: failures of a whole model rather than of one output.
+        fed: row → the inputs it was compared on.
+        agreement: top-1 agreement on real images.
     """
 
     def __init__(
@@ -75,23 +75,23 @@ class Judge:
 
     @property
     def blind(self) -> bool:
-        """Whether no output differs between any two samples by more than the tolerance.
+        """Whether no output differs between samples by more than the tolerance, so that it shows nothing.
 
-        Where only one sample was compared, its elements are held against each other instead.
+        If only one sample was compared, its elements are compared with each other instead.
         """
         return bool(self._seen) and not any(
             seen.varies if seen.samples > 1 else seen.elements_vary for seen in self._seen.values()
         )
 
     def verdict(self, plan: Sequence[Feed], tell: Progress) -> Verification:
-        """Every row, and which models were compared."""
+        """Compare both models on every set of inputs and return the result."""
         rows: dict[tuple[object, ...], Row] = {}
-        for place, feed in enumerate(plan):
+        for step, feed in enumerate(plan):
             tell(f"comparing {feed.label} inputs, batch {feed.batch}")
             for row in self.rows(feed, plan):
-                # Token ids and images come in many batches; the worst of them stands for all.
+                # Token ids and images come in many batches; only the worst one is reported.
                 many = feed.label in (VOCABULARY, IMAGES)
-                key = (feed.label, row.output) if many else (place, row.output)
+                key = (feed.label, row.output) if many else (step, row.output)
                 worse = key not in rows or (not row.ok, row.severity) > (not rows[key].ok, rows[key].severity)
                 if worse:
                     rows[key], self.fed[row] = row, feed
@@ -101,7 +101,7 @@ class Judge:
         )  # fmt: skip
 
     def rows(self, feed: Feed, plan: Sequence[Feed]) -> list[Row]:
-        """One row per output of both models on one set of inputs."""
+        """Run both models on one set of inputs and return one row per output."""
         left, right = (
             runtime.run(renamed(feed.tensors, [port.name for port in runtime.inputs])) for runtime in (self.a, self.b)
         )
@@ -114,7 +114,7 @@ class Judge:
         return [row for row in rows if row is not None]
 
     def _noise(self, label: str, plan: Sequence[Feed]) -> dict[str, policy.Floor]:
-        """Noise on a few samples of one kind of inputs; it belongs to samples, not to how many are stacked."""
+        """Return the rounding noise per output, measured on a few samples; it does not depend on the batch size."""
         if self.given is not None:
             return {}
         if label not in self._floors:
@@ -125,7 +125,7 @@ class Judge:
     def _row(self, feed: Feed, name: str, a: Tensor, b: Tensor, floor: policy.Floor | None) -> Row | None:
         broken = _not_finite(a, b, self.a.name, self.b.name, floor)
         if broken and feed.label == LARGE and floor is not None and not floor.finite and not _any_finite(a, b):
-            self.notes.append(f"{name}: inputs of large magnitude overflow the model's own dtype, so they say nothing")
+            self.notes.append(f"{name}: not compared on large inputs, which overflow the model's own dtype")
             return None
         gap = compare.difference(b, a)
         tolerance = self._tolerance(feed, a, floor)
@@ -159,12 +159,12 @@ class Judge:
         tolerance: Tolerance,
         floor: policy.Floor | None,
     ) -> str:
-        """Why an output with finite values fails; empty where it passes."""
+        """Return why an output with finite values fails; empty if it passes."""
         used, relative, cosine = found
         if not a.is_floating_point():
             return "" if used == 0.0 else "integers differ"
         if used > 1.0:
-            return f"an element differs by {used:.3g} times what is allowed there"
+            return f"an element differs by {used:.3g} times its tolerance"
         if tolerance.rel_l2 is None:
             return ""
         if relative > tolerance.rel_l2:
@@ -174,7 +174,7 @@ class Judge:
         if a.numel() > 1 and usual and cosine < least:
             return f"the cosine is {cosine:.4f}, at least {least:g} is required in {self._coarser}"
         if floor is not None and (lost := compare.clear_disagreements(a, b, CLEAR_MARGIN * floor.max_abs)):
-            return f"{lost} of {a.shape[0]} samples have another largest class although theirs leads clearly"
+            return f"{lost} of {a.shape[0]} samples have another top class, although the first one leads clearly"
         return ""
 
     @property
@@ -192,7 +192,7 @@ class Judge:
         return policy.estimated((self.a.dtype, self.b.dtype), self.depth, scale, self.reference.reason)
 
     def _look_at_samples(self, name: str, a: Tensor, limit: Tensor) -> None:
-        """Remember whether an output differs between samples, within a batch and between batches."""
+        """Record whether an output differs between samples, within a batch and between batches."""
         values = a.detach().cpu().double()
         if not values.numel():
             return
@@ -214,7 +214,7 @@ class Judge:
         right: Mapping[str, Tensor],
         floors: Mapping[str, policy.Floor],
     ) -> None:
-        """Check once, on one set of inputs, that both outputs contain the effect of the inserted operators."""
+        """Check once, on one set of inputs, that the outputs of both models contain the inserted operators' effect."""
         unasked = self.operators.exists and self.given is None and not self._asked
         if not unasked or feed is not _smallest(feed.label, plan):
             return
@@ -235,25 +235,25 @@ class Judge:
         }
         for runtime, outputs in ((self.a, left), (self.b, right)):
             self.failures += [
-                f"{runtime.name}: output {name} lies nearer to the model without its inserted operators "
+                f"{runtime.name}: output {name} is closer to the model without its inserted operators "
                 f"({share:.0%} of their effect is missing)"
                 for name, (full, effect) in clear.items()
                 if not (share := share_removed(outputs[name], full, effect)) <= LARGEST_SHARE_REMOVED
             ]
         if not clear:
             self.notes.append(
-                "the inserted operators change no output by more than rounding, so parity does not show whether "
-                "both models contain them"
+                "the inserted operators do not change any output by more than rounding, so parity does not show "
+                "whether both models contain them"
             )
 
     def _rounding(self, floor: policy.Floor | None, output: Tensor) -> float:
-        """L2 norm of the rounding noise of an output."""
+        """Return the L2 norm of the rounding noise of an output."""
         relative = policy.eps(self._coarser) if floor is None else floor.rel_l2
         return relative * float(torch.linalg.vector_norm(output))
 
 
 def _smallest(label: str, plan: Sequence[Feed]) -> Feed:
-    """The inputs of one kind with the fewest samples that are enough to measure noise."""
+    """Return the smallest batch of one kind of inputs that is large enough to measure noise."""
     alike = sorted((feed for feed in plan if feed.label == label), key=lambda feed: feed.batch)
     return next((feed for feed in alike if feed.batch >= policy.NOISE_BATCH), alike[-1])
 
@@ -263,14 +263,14 @@ def _beyond(values: Tensor, first: Tensor, limit: Tensor) -> bool:
 
 
 def _any_finite(a: Tensor, b: Tensor) -> bool:
-    """Whether one of the two is finite throughout."""
+    """Return whether at least one of the two tensors is finite everywhere."""
     return bool(torch.isfinite(a).all()) or bool(torch.isfinite(b).all())
 
 
 def _not_finite(a: Tensor, b: Tensor, first: str, second: str, floor: policy.Floor | None) -> str:
-    """Why values that are missing, NaN or infinite make an output no evidence; empty where there are none.
+    """Return why an output cannot be compared (empty, NaN or infinite values); an empty string if it can.
 
-    Infinities are accepted only where the float64 program has them too (scores that a model masks itself).
+    Infinite values are accepted only if the float64 program has them too (scores masked by the model).
     """
     if not a.numel():
         return "the output is empty: nothing was compared"

@@ -1,4 +1,4 @@
-"""Where two models part: the residual stream compared after every block."""
+"""The result of a bisection: the difference of two residual streams after every block."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from cbsurgeon.checks.parity.row import Side, finite
 
 @dataclass(frozen=True)
 class BlockGap:
-    """The difference of two models after one block.
+    """The difference of two residual streams after one block.
 
     Attributes:
         block: module path of the block.
-        node: the value compared, by its node name in the program.
-        max_abs, rel_l2, cosine: the difference there.
-        allowed: largest relative L2 difference that rounding explains there.
-        would_pass_at: the absolute tolerance under which it would pass.
-        ok: whether it is explained by rounding.
-        varies: whether the samples differ from each other there, so that a fault can show.
+        node: node name, in the program, of the value compared.
+        max_abs, rel_l2, cosine: the difference.
+        allowed: largest relative L2 difference that rounding explains.
+        would_pass_at: the absolute tolerance with which it would pass.
+        ok: whether rounding explains the difference.
+        varies: whether the samples differ from each other, so that the comparison can show a fault.
     """
 
     block: str
@@ -48,12 +48,12 @@ class BlockGap:
 
 @dataclass(frozen=True)
 class Bisection:
-    """Where two models part.
+    """The first block in which two models differ.
 
     Attributes:
         gaps: every block compared, in graph order.
-        sides: what was compared.
-        first: index into ``gaps`` of the first block rounding does not explain, or ``None``.
+        sides: the two models.
+        first: index into ``gaps`` of the first block whose difference rounding does not explain, or ``None``.
     """
 
     gaps: tuple[BlockGap, ...]
@@ -61,29 +61,29 @@ class Bisection:
     first: int | None
 
     def __bool__(self) -> bool:
-        """True when no block parts."""
+        """True if no block differs."""
         return self.first is None
 
     @property
     def block(self) -> str | None:
-        """Path of the first block that parts."""
+        """Path of the first block that differs."""
         return None if self.first is None else self.gaps[self.first].block
 
     @property
     def before(self) -> float | None:
-        """Largest difference after the block before it (0 when it is the first)."""
+        """Largest difference after the previous block (0 if there is none)."""
         if self.first is None:
             return None
         return self.gaps[self.first - 1].max_abs if self.first else 0.0
 
     @property
     def after(self) -> float | None:
-        """Largest difference after it."""
+        """Largest difference after that block."""
         return None if self.first is None else self.gaps[self.first].max_abs
 
     @property
     def would_pass_at(self) -> float | None:
-        """The absolute tolerance at that block under which it would pass."""
+        """The absolute tolerance with which that block would pass."""
         return None if self.first is None else self.gaps[self.first].would_pass_at
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,5 +99,5 @@ class Bisection:
 
     def __str__(self) -> str:
         if self.first is None:
-            return f"no block parts ({len(self.gaps)} compared)"
+            return f"no block differs ({len(self.gaps)} compared)"
         return f"first bad block: {self.block}  (max |Δ| {self.after:.1e}, previous block {self.before:.1e})"

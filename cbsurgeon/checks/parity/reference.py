@@ -1,4 +1,4 @@
-"""The captured program in float64 and other dtypes: what correct outputs are, and how far rounding moves them."""
+"""Running the captured program in float64 and other dtypes: the exact outputs, and the rounding noise of a dtype."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cbsurgeon.errors import ExportError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.occupants import without
 
-# Weights beyond this take more than 4 GB in float64, and minutes.
+# More weights than this need over 4 GB in float64, and minutes.
 LARGEST_REFERENCE = 500_000_000
 
 Named = Mapping[str, Tensor]
@@ -27,15 +27,15 @@ Run = Callable[[Named], Outputs]
 
 
 class Reference:
-    """The model in float64, and what each type's roundings do to it.
+    """The model in float64, as the reference for rounding noise.
 
     Attributes:
-        reason: empty when a float64 reference runs, else why there is none.
+        reason: why there is no float64 reference; empty if there is one.
     """
 
     def __init__(self, program: Program | None) -> None:
         self.program = program
-        self.reason = "" if program is not None else "neither side is a model that can be captured"
+        self.reason = "" if program is not None else "neither A nor B is a model that can be captured"
         self._programs: dict[str, Run] = {}
         if program is None:
             return
@@ -47,7 +47,7 @@ class Reference:
         return f"none: {self.reason}" if self.reason else "float64 program"
 
     def floors(self, inputs: Named, dtypes: tuple[str, str]) -> dict[str, Floor]:
-        """The noise floors of both models' dtypes, added, by output; empty when there is no reference."""
+        """Return output → sum of the noise floors of both dtypes; empty if there is no reference."""
         if self.reason or self.program is None:
             return {}
         try:
@@ -67,10 +67,10 @@ class Reference:
         return floors
 
     def _in_range(self, dtype: str, inputs: Named, outputs: Outputs, exact: Outputs) -> Outputs:
-        """Outputs of a 16-bit form; with what overflows in float32, where that made them infinite.
+        """Return the outputs in a 16-bit dtype; if they overflow, those with the overflowing nodes in float32.
 
-        An overflow is no rounding: without this, a file that computes those nodes in float32 would be held against no
-        noise at all.
+        An overflow is not rounding noise: without this, a file that computes those nodes in float32 would be judged
+        against infinite noise.
         """
         lost = any(bool((torch.isfinite(exact[name]) & ~torch.isfinite(value)).any()) for name, value in outputs.items()
                    if value.is_floating_point())  # fmt: skip
@@ -80,7 +80,7 @@ class Reference:
         return run_in(self.program, dtype, kept_in_range(self.program, DTYPES[dtype], inputs))(inputs)
 
     def run(self, dtype: str, inputs: Named) -> dict[str, Tensor]:
-        """The program's outputs in one type; its form in that type is made once and kept."""
+        """Run the program in one dtype; the converted program is cached."""
         assert self.program is not None
         if dtype not in self._programs:
             self._programs[dtype] = run_in(self.program, dtype)
@@ -88,7 +88,7 @@ class Reference:
 
 
 def run_in(program: Program, dtype: str, keep: Collection[str] = ()) -> Run:
-    """A program as a function of named inputs that computes in one type, nodes in ``keep`` in float32."""
+    """Return the program as a function of named inputs that computes in one dtype, nodes in ``keep`` in float32."""
     if dtype == "float64":
         module: Any = in_float64(program)
         kind: torch.dtype | None = torch.float64
@@ -111,14 +111,15 @@ def run_in(program: Program, dtype: str, keep: Collection[str] = ()) -> Run:
 
 
 class Operators:
-    """The program with its inserted operators and without them, in float64.
+    """The program with and without its inserted operators, in float64.
 
-    A small difference between two models is no evidence that both contain the operators where rounding is as large as
-    their effect. The direction of the effect is: a model that lacks them lies nearer to the program without them.
+    If rounding is as large as the operators' effect, a small difference does not prove that both models contain the
+    operators. The direction of the difference does: outputs of a model without them are closer to the program without
+    them.
 
     Attributes:
         exists: whether the program has inserted operators.
-        reason: empty when the two programs can be run in float64, else why not.
+        reason: why the two programs cannot be run in float64; empty if they can.
     """
 
     def __init__(self, reference: Reference) -> None:
@@ -128,13 +129,13 @@ class Operators:
         self._full, self._bare = reference, Reference(bare)
 
     def effect(self, inputs: Named) -> list[tuple[Tensor, Tensor]]:
-        """For each output: its value with the operators, and what their removal adds to it."""
+        """Return for each output its value with the operators, and the change that removing them causes."""
         full, bare = (each.run("float64", inputs) for each in (self._full, self._bare))
         return [(value, bare[name] - value) for name, value in full.items()]
 
 
 def share_removed(output: Tensor, full: Tensor, effect: Tensor) -> float:
-    """How much of the operators' effect an output lacks: 0 where it has all of it, 1 where it has none.
+    """Return the fraction of the operators' effect that an output lacks: 0 if it has all of it, 1 if none.
 
     The projection of ``output - full`` on ``effect``, over all elements; all three have the same shape.
     """
@@ -144,7 +145,7 @@ def share_removed(output: Tensor, full: Tensor, effect: Tensor) -> float:
 
 
 def output_batch_axes(program: Program) -> dict[str, frozenset[int]]:
-    """Output name → axes whose size changes with the batch."""
+    """Return output name → axes whose size depends on the batch."""
     values = {node.name: node.meta.get("val") for node in program.exported.graph.nodes}
     outputs = [
         values.get(spec.arg.name)

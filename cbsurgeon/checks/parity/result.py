@@ -21,13 +21,13 @@ class Verification:
     Attributes:
         a, b: what was compared; ``b`` is judged against ``a``.
         rows: one per set of inputs, batch and output.
-        reference: what the rounding noise was measured against: ``float64 program``, or ``none: <reason>``.
-        bisection: the first block that differs, when that was asked for.
-        notes: facts that weaken or explain the answer.
-        failures: what failed for the models as a whole, rather than in one row.
-        seconds: time the whole check took.
-        images: on real images, where a dataset was given: ``samples``, the share with the same largest class
-            (``top1``), and the largest margin that the first side's class had over the second's.
+        reference: the reference for rounding noise: ``float64 program``, or ``none: <reason>``.
+        bisection: the first block that differs, if requested.
+        notes: facts that limit or explain the result.
+        failures: failures of a whole model rather than of one row.
+        seconds: duration of the whole check.
+        images: results on real images, if a dataset was given: ``samples``, the fraction with the same top class
+            (``top1``), and ``largest_margin_lost``, the largest margin in A of its own top class over B's.
     """
 
     a: Side
@@ -45,12 +45,12 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """All rows passed, and nothing failed for the models as a whole."""
+        """Whether all rows passed and there are no failures."""
         return bool(self.rows) and not self.failures and all(row.ok for row in self.rows)
 
     @property
     def worst(self) -> Row:
-        """The row nearest to, or furthest beyond, what it is allowed; failing rows first."""
+        """The row that uses the largest part of its tolerance; failing rows first."""
         return max(self.rows, key=lambda row: (not row.ok, row.severity))
 
     @property
@@ -65,12 +65,12 @@ class Verification:
 
     @property
     def would_pass_at(self) -> float:
-        """The absolute tolerance under which every row passes."""
+        """The absolute tolerance with which every row would pass."""
         return max(row.would_pass_at for row in self.rows)
 
     @property
     def tolerance(self) -> Tolerance:
-        """What the worst row was allowed."""
+        """The tolerance of the worst row."""
         return self.worst.tolerance
 
     @property
@@ -80,21 +80,22 @@ class Verification:
 
     @property
     def first_bad_block(self) -> str | None:
-        """Path of the block at which the sides part, when a bisection ran and found one."""
+        """Path of the first block that differs; ``None`` if no bisection ran or found one."""
         return None if self.bisection is None else self.bisection.block
 
     def with_bisection(self, bisection: Bisection) -> Verification:
-        """The same result with the place of the fault."""
+        """Return the same result with a bisection added."""
         return replace(self, bisection=bisection)
 
     def raise_if_failed(self, flags: str = "") -> Verification:
-        """Return itself, or raise.
+        """Return the result itself, or raise an error if parity failed.
 
         Args:
-            flags: what else has to stand in the command of the message, such as ``--arch timm:vit_base_patch16_224``.
+            flags: further flags for the command in the message, such as ``--arch timm:vit_base_patch16_224``.
 
         Raises:
-            CheckFailed: parity failed (CB-VERIFY-01): where, what was allowed, and what would pass.
+            CheckFailed: parity failed (CB-VERIFY-01); the message names the output or block, the tolerance, and the
+                tolerance that would pass.
         """
         if self.ok:
             return self
@@ -105,14 +106,14 @@ class Verification:
             f"parity failed: {self.b} against {self.a} (batch {row.batch})",
             code="CB-VERIFY-01",
             where=str(self.bisection) if self.first_bad_block else place,
-            why="; ".join([*reasons, f"allowed {row.tolerance}", *self._remedy()]),
-            do=f"if {self.b.name} is meant to differ there, compare it with the model it was made from"
+            why="; ".join([*reasons, f"tolerance {row.tolerance}", *self._remedy()]),
+            do=f"if {self.b.name} is meant to differ, compare it with the model it was made from"
             if self.first_bad_block
             else " ".join(filter(None, ("cbsurgeon verify", *names, flags, "--bisect --json > bad.json"))),
         )
 
     def _remedy(self) -> list[str]:
-        """The tolerance that would pass, where one would."""
+        """Return the absolute tolerance that would pass, if one would."""
         passes = not self.failures and all(row.ok or row.used > 1.0 for row in self.rows)
         return [f"would pass at atol {self.would_pass_at:.1e}"] if passes else []
 
@@ -148,7 +149,7 @@ class Verification:
             for row in self.rows
         ]
         tail = [f"  failed: {failure}" for failure in self.failures]
-        tail += [f"  noise measured against: {self.reference}", *(f"  note: {note}" for note in self.notes)]
+        tail += [f"  reference for rounding noise: {self.reference}", *(f"  note: {note}" for note in self.notes)]
         if not self.ok:
             tail += [f"  {remedy}" for remedy in self._remedy()]
         if self.bisection is not None:

@@ -1,4 +1,4 @@
-"""One output of two models compared on one set of inputs, and the difference that was allowed."""
+"""One output of two models compared on one set of inputs, and its tolerance."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class Tolerance:
     """The difference allowed between two outputs: ``|a - b| <= atol + rtol * |b|`` per element, ``rel_l2`` over all.
 
     Attributes:
-        atol: absolute part; the largest of the channels, each of which has its own.
-        rtol: relative part.
-        rel_l2: limit on ``|a - b|_2 / |b|_2``; ``None`` when the user gave a tolerance of their own.
+        atol: absolute tolerance; each channel has its own, this is the largest.
+        rtol: relative tolerance.
+        rel_l2: limit on ``|a - b|_2 / |b|_2``; ``None`` if the user gave a tolerance.
         source: ``given``, ``measured`` (from the rounding noise of this model on these inputs) or ``estimated``
-            (from the dtype alone, because no float64 reference could be run).
-        reason: in one sentence, where the numbers come from.
+            (from the dtype alone, because there is no float64 reference).
+        reason: one sentence about where the numbers come from.
     """
 
     atol: float
@@ -46,7 +46,7 @@ class Side:
 
     Attributes:
         name: the file or the model's reference.
-        backend: what ran it: ``eager``, ``program``, ``compile``, ``onnxruntime``, ``tensorrt``.
+        backend: the back end: ``eager``, ``program``, ``compile``, ``onnxruntime``, ``tensorrt``.
         device: ``cpu`` or ``cuda``.
         dtype: floating type it computes in.
     """
@@ -75,13 +75,13 @@ class Row:
         max_abs: largest elementwise difference; infinite when one value is finite and the other is not.
         rel_l2: L2 norm of the difference over that of the first output.
         cosine: cosine of the two flattened outputs.
-        top1: share of samples with the same largest class, for outputs of shape ``[batch, classes]``, else ``None``.
-        noise: rounding noise measured at this output, as a largest difference from float64; ``None`` if not measured.
-        would_pass_at: smallest absolute tolerance, the same for all elements, under which this row passes.
-        tolerance: what was allowed here.
+        top1: fraction of samples with the same top class, for outputs of shape ``[batch, classes]``, else ``None``.
+        noise: rounding noise of this output, as the largest difference from float64; ``None`` if not measured.
+        would_pass_at: smallest absolute tolerance, the same for all elements, with which this row passes.
+        tolerance: the tolerance of this row.
         ok: whether it passed.
-        reason: why it failed; empty when it passed.
-        used: the largest share of its own allowance that an element uses; above 1 the row fails.
+        reason: why it failed; empty if it passed.
+        used: the largest ratio of an element's difference to its tolerance; above 1 the row fails.
     """
 
     inputs: str
@@ -100,7 +100,7 @@ class Row:
 
     @property
     def severity(self) -> float:
-        """The share of the tolerance that was used."""
+        """The fraction of the tolerance that was used; above 1 the row fails."""
         limit = self.tolerance.rel_l2
         return max(self.used, self.rel_l2 / limit if limit else 0.0)
 
@@ -124,5 +124,5 @@ class Row:
 
 
 def finite(value: float | None) -> float | None:
-    """JSON has no infinity; a number that is not finite becomes ``null``."""
+    """Return ``None`` for a number that is not finite, because JSON has no infinity."""
     return value if value is not None and value - value == 0.0 else None

@@ -1,8 +1,8 @@
-"""The residual stream of a model, found alike in a program and in an ONNX file, and read while either runs.
+"""Reading the residual stream of a model, from a program or an ONNX file, while it runs.
 
-A point of the stream is a sum of two tensors of one shape, neither of them a weight: what a residual branch is added
-with. Context Broadcasting's own sum adds a mean with axes of size one, so it is none. A point's key is the module it
-belongs to and its place among that module's points: inserting, folding or forgetting an operator changes no key.
+A *point* of the stream is a residual add: a sum of two tensors of equal shape, neither of them a weight. The sum inside
+Context Broadcasting is not a point, because the mean has axes of size one. A point's key is the path of its module and
+its number among that module's points. Inserting, folding or removing an operator does not change the keys.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Key:
     """One point of the residual stream.
 
     Attributes:
-        path: module path it belongs to, empty at the top level.
-        place: its place among that module's points.
+        path: path of its module, empty at the top level.
+        place: its number among that module's points.
     """
 
     path: str
@@ -41,7 +41,7 @@ class Key:
 
 
 def number(points: Iterable[tuple[str, str]]) -> dict[Key, str]:
-    """Keys of named points given as (module path, name), in graph order."""
+    """Return key → name for points given as (module path, name) in graph order."""
     seen: Counter[str] = Counter()
     keys: dict[Key, str] = {}
     for path, name in points:
@@ -51,7 +51,7 @@ def number(points: Iterable[tuple[str, str]]) -> dict[Key, str]:
 
 
 def program_points(program: Program) -> dict[Key, str]:
-    """Points of a program: key → node name."""
+    """Return the points of a program: key → node name."""
     return number((aten.path(node), node.name) for node in program.exported.graph.nodes if _is_point(node))
 
 
@@ -69,7 +69,7 @@ def _shape(node: fx.Node) -> tuple[str, ...] | None:
 
 
 def stream_after(program: Program, name: str) -> str | None:
-    """The point of the stream that a value is added into: the node name, or ``None`` when it joins none."""
+    """Return the name of the first residual add that depends on a node; ``None`` if there is none."""
     nodes = {node.name: node for node in program.exported.graph.nodes}
     pending, seen = [nodes[name]] if name in nodes else [], set()
     while pending:
@@ -84,7 +84,7 @@ def stream_after(program: Program, name: str) -> str | None:
 
 
 def onnx_points(path: Path) -> dict[Key, str]:
-    """Points of an ONNX file this tool or ``torch.onnx`` wrote: key → value name."""
+    """Return the points of an ONNX file written by cbsurgeon or ``torch.onnx``: key → value name."""
     onnx = onnx_file.import_onnx()
     proto = onnx_file.load(path)
     if not proto.graph.value_info:
@@ -105,7 +105,7 @@ def onnx_points(path: Path) -> dict[Key, str]:
 
 
 class ProgramStream:
-    """Reads points of a program while it runs, in its own or another floating type."""
+    """Reads points of the residual stream while a program runs, in its own or another floating type."""
 
     def __init__(self, program: Program, dtype: str | None = None) -> None:
         self.program, self.points = program, program_points(program)
@@ -117,7 +117,7 @@ class ProgramStream:
         self.dtype = torch.float64 if dtype == "float64" else None
 
     def read(self, inputs: Named, keys: Sequence[Key]) -> dict[Key, Tensor]:
-        """Values of some points."""
+        """Run the program and return the values of some points."""
         fitted = {
             name: tensor.to(self.dtype or self.program.example[name].dtype) if tensor.is_floating_point() else tensor
             for name, tensor in inputs.items()
@@ -131,7 +131,7 @@ class ProgramStream:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps some of its values."""
+    """Runs a graph and records some of its values."""
 
     def __init__(self, module: fx.GraphModule, wanted: set[str]) -> None:
         super().__init__(module)
@@ -145,14 +145,14 @@ class _Recorder(fx.Interpreter):
 
 
 class OnnxStream:
-    """Reads points of an ONNX file by making them outputs of a copy in memory."""
+    """Reads points of the residual stream of an ONNX file, by adding them to the outputs of a copy in memory."""
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
         self.path, self.device = Path(path), device
         self.points = onnx_points(self.path)
 
     def read(self, inputs: Named, keys: Sequence[Key]) -> dict[Key, Tensor]:
-        """Values of some points."""
+        """Run the file and return the values of some points."""
         names = [self.points[key] for key in keys]
         with OnnxRuntime(self.path, self.device, extra_outputs=names) as runtime:
             ports = [port.name for port in runtime.inputs]

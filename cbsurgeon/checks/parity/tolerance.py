@@ -1,9 +1,9 @@
-"""How much the outputs of two correct models may differ: measured where possible, else estimated from the dtype.
+"""Tolerances: how much the outputs of two correct models may differ; measured if possible, else estimated.
 
 Two computations of one function in one dtype differ by rounding. The size of that difference depends on the model and
 on its inputs, so it is measured: the captured program runs in float64 and in the dtype of each model, on the same
-inputs, and the distance between the two is the *noise floor* of that dtype. The outputs that are judged play no part
-in it, so that a fault cannot widen its own tolerance. A ceiling per dtype limits what any measured noise can allow.
+inputs, and the distance between the two is the *noise floor* of that dtype. The outputs that are judged are not used
+for it, so a fault cannot widen its own tolerance. A ceiling per dtype limits every measured tolerance.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ from torch import Tensor
 
 from cbsurgeon.checks.parity.row import Tolerance
 
-# Another backend groups its sums differently and fuses other operators, so its roundings are other draws of the same
-# kind. On ViT-Ti, DeiT-III-S, Mixer-S and Swin-T, in all three types, ONNX Runtime's largest distance from float64 was
-# 0.5 to 2.2 times PyTorch's. With both sides' floors added and times 4, two correct sides stay well inside.
+# Another back end sums in another order and fuses other operators, so its rounding errors differ but are of similar
+# size. On ViT-Ti, DeiT-III-S, Mixer-S and Swin-T, in all three types, ONNX Runtime's largest distance from float64 was
+# 0.5 to 2.2 times PyTorch's. The sum of both models' floors times 4 leaves two correct models well inside the
+# tolerance.
 SAFETY = 4.0
 
-# One sample more than a batch of one: noise is a property of samples, not of how many are stacked.
+# Samples used to measure noise, which does not depend on the batch size.
 NOISE_BATCH = 2
 
-# Without a float64 run: each contraction rounds its result, and roundings add like a random walk. On those models
-# the factor in front of eps * sqrt(depth) was 0.1 to 0.9, and 8 where float16 weights were subnormal.
+# Used without a float64 run: each matrix product rounds its result, and roundings add like a random walk. On the models
+# above, the factor of eps * sqrt(depth) was 0.1 to 0.9, and 8 with subnormal float16 weights.
 ESTIMATED_GROWTH = 16.0
 
-# No measured noise allows more than this relative L2 distance, and no smaller cosine. Correct float32, float16 and
-# bfloat16 forms of ViT-Ti, DeiT-S, Swin-T, Mixer-S and ConvNeXt-T were at most 1e-6, 1.6e-3 and 1.3e-2 from float64.
+# Upper limits of the relative L2 distance and lower limits of the cosine, whatever the measured noise. Correct float32,
+# float16 and bfloat16 forms of ViT-Ti, DeiT-S, Swin-T, Mixer-S and ConvNeXt-T were at most 1e-6, 1.6e-3 and 1.3e-2 away
+# from float64.
 CEILING = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 0.15}
 LEAST_COSINE = {"float64": 0.9999, "float32": 0.9999, "float16": 0.998, "bfloat16": 0.985}
 
-# A group of elements (one channel, one token) is allowed at least this many times the median noise of its axis: with
-# few samples the noise of a single group can be small by chance.
+# A group of elements (one channel, one token) has a tolerance of at least this many times the median noise of its axis,
+# because with few samples the noise of a single group can be small by chance.
 MEDIAN_SHARE = 4.0
 
 _EPS = {
@@ -47,19 +49,19 @@ _EPS = {
 
 
 def eps(dtype: str) -> float:
-    """Distance from 1 to the next number of a type; float32's for types without one."""
+    """Return the machine epsilon of a dtype; that of float32 for unknown types."""
     return _EPS.get(dtype, _EPS["float32"])
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Rounding noise of one type at one output.
+    """Rounding noise of one output in one dtype.
 
     Attributes:
         max_abs: largest distance from float64.
         rel_l2: relative L2 distance.
         rms: root mean square of the output it was measured on.
-        groups: axis → noise of each of its indices (of each channel, of each token), for all axes but the batch.
+        groups: axis → noise per index (per channel, per token), for all axes except the batch.
         exact_finite: whether the float64 output is finite.
         finite: whether the output in this dtype is finite.
     """
@@ -83,7 +85,7 @@ class Floor:
 
 
 def floor_of(value: Tensor, exact: Tensor, dtype: str, batch_axes: Collection[int] = (0,)) -> Floor:
-    """Noise of one output, never less than one rounding of it."""
+    """Return the noise of one output; at least one rounding."""
     exact = exact.double()
     difference = (value.double() - exact).abs()
     known = difference[torch.isfinite(difference)]
@@ -108,7 +110,7 @@ def floor_of(value: Tensor, exact: Tensor, dtype: str, batch_axes: Collection[in
 
 
 def _groups(values: Tensor, batch_axes: Collection[int]) -> dict[int, Tensor]:
-    """Axis → largest value at each of its indices, for axes that do not change with the batch."""
+    """Return axis → largest value per index, for all axes except the batch."""
     if not values.numel():
         return {}
     return {
@@ -119,14 +121,14 @@ def _groups(values: Tensor, batch_axes: Collection[int]) -> dict[int, Tensor]:
 
 
 def allowed(tolerance: Tolerance, groups: Mapping[int, Tensor], like: Tensor) -> Tensor:
-    """Absolute tolerance of each element of an output.
+    """Return the absolute tolerance of each element of an output.
 
-    Each group of elements along an axis is allowed what its own size justifies, so that one large channel does not
-    widen the tolerance of the others.
+    The tolerance of each group of elements (one channel, one token) is proportional to the group's own noise, so that
+    one large channel does not widen the tolerance of the others.
 
     Args:
-        tolerance: the tolerance of the whole output; its ``atol`` belongs to the largest group.
-        groups: axis → size (noise or magnitude) of each group along it.
+        tolerance: the tolerance of the whole output; its ``atol`` is that of the largest group.
+        groups: axis → noise (or magnitude) of each group along it.
         like: the output, shape ``[...]``.
 
     Returns:
@@ -146,29 +148,29 @@ def allowed(tolerance: Tolerance, groups: Mapping[int, Tensor], like: Tensor) ->
 
 
 def magnitudes(a: Tensor, batch_axes: Collection[int] = (0,)) -> dict[int, Tensor]:
-    """Axis → largest magnitude at each of its indices: stands in for noise where none was measured."""
+    """Return axis → largest magnitude per index, to be used in place of noise if none was measured."""
     return _groups(torch.nan_to_num(a.detach().cpu().double(), nan=0.0, posinf=0.0, neginf=0.0).abs(), batch_axes)
 
 
 def ceiling(dtype: str) -> float:
-    """The largest relative L2 distance that is ever allowed in a dtype."""
+    """Return the largest relative L2 distance that is ever allowed in a dtype."""
     return CEILING.get(dtype, CEILING["float32"])
 
 
 def least_cosine(dtype: str) -> float:
-    """The smallest cosine that is ever allowed in a dtype."""
+    """Return the smallest cosine that is ever allowed in a dtype."""
     return LEAST_COSINE.get(dtype, LEAST_COSINE["float32"])
 
 
 def measured(floor: Floor, dtype: str, batches: str, rms: float) -> Tolerance:
-    """The tolerance a measured noise floor allows.
+    """Return the tolerance for a measured noise floor.
 
     Args:
         floor: the noise.
         dtype: the coarser dtype of the two models.
-        batches: what it was measured on.
-        rms: root mean square of the output to judge. Where it is smaller than what the noise was measured on (a single
-            logit near zero), the same noise is a larger share of it.
+        batches: name of the inputs it was measured on.
+        rms: root mean square of the output to judge. If it is smaller than that of the measured output (a single logit
+            near zero), the same noise is a larger fraction of it.
     """
     share = max(1.0, floor.rms / rms) if rms else 1.0
     return Tolerance(
@@ -181,11 +183,11 @@ def measured(floor: Floor, dtype: str, batches: str, rms: float) -> Tolerance:
 
 
 def estimated(dtypes: tuple[str, str], depth: int, largest: float, why: str) -> Tolerance:
-    """A tolerance from types and depth alone.
+    """Return a tolerance estimated from dtypes and depth alone.
 
     Args:
         dtypes: floating types of the two models.
-        depth: matrix products and convolutions in the model.
+        depth: number of matrix products and convolutions in the model.
         largest: largest magnitude of the output.
         why: why nothing was measured.
     """
@@ -196,12 +198,12 @@ def estimated(dtypes: tuple[str, str], depth: int, largest: float, why: str) -> 
         rtol=eps(coarser),
         rel_l2=min(relative, ceiling(coarser)),
         source="estimated",
-        reason=f"{ESTIMATED_GROWTH:g} roundings, growing with the root of {depth} contractions; {why}",
+        reason=f"{ESTIMATED_GROWTH:g} roundings times the square root of {depth} matrix products; {why}",
     )
 
 
 def given(atol: float | None, rtol: float | None) -> Tolerance | None:
-    """The user's own tolerance, where they gave one."""
+    """Return the user's own tolerance; ``None`` if they gave none."""
     if atol is None and rtol is None:
         return None
-    return Tolerance(atol or 0.0, rtol or 0.0, None, "given", "asked for")
+    return Tolerance(atol or 0.0, rtol or 0.0, None, "given", "given by the user")

@@ -1,4 +1,4 @@
-"""The kinds of datasets: one file for each, and ``registry``, which finds the file for a reference.
+"""The kinds of datasets: one file per kind, and ``registry``, which chooses the kind for a reference.
 
-``source`` is what every kind implements. Not here: decoding, preprocessing and batches (``data``).
+``source`` has the base classes of all kinds. Not here: decoding, preprocessing and batches (``data``).
 """

@@ -1,4 +1,4 @@
-"""``hf:DIRECTORY``: a dataset that ``save_to_disk`` of ``datasets`` wrote; ``hf:DIRECTORY:SPLIT`` takes one part of it.
+"""``hf:DIRECTORY``: a dataset saved by ``save_to_disk`` of ``datasets``; ``hf:DIRECTORY:SPLIT`` chooses a split.
 
 Only the tables in the folder are read; no loading script is run and nothing is downloaded.
 """
@@ -15,23 +15,23 @@ from cbsurgeon.errors import missing
 from cbsurgeon.options import DataOptions
 
 SPLITS = ("validation", "val", "test")
-"""Parts that are taken where the user names none, in this order."""
+"""Splits that are tried in this order if the user names none."""
 LABELS = ("label", "labels", "fine_label", "class")
 
 
 class Rows(Indexed):
-    """The rows of a table: an image column and, where there is one, a column of class indices."""
+    """The rows of a table: an image column and, if there is one, a column of class indices."""
 
     def __init__(self, where: str, table: Any, image: str, label: str | None, classes: tuple[str, ...]) -> None:
         self._table, self._image, self._label = table, image, label
         super().__init__(where, pictures=True, labelled=label is not None, classes=classes, count=len(table))
 
     def fingerprint(self) -> str:
-        """As :meth:`Source.fingerprint`: of the table itself."""
+        """See :meth:`Source.fingerprint`; it is the table's own fingerprint."""
         return str(self._table._fingerprint)
 
     def sample(self, index: int) -> Sample:
-        """As :meth:`Indexed.sample`."""
+        """See :meth:`Indexed.sample`."""
         row = self._table[index]
         held = row[self._image]
         name = f"row {index}" + (f" ({Path(held['path']).name})" if held.get("path") else "")
@@ -43,7 +43,7 @@ def open_source(reference: str, how: DataOptions) -> Rows:
     """Open the folder.
 
     Raises:
-        InputFileError: it is no such folder, or has no image column (``CB-DATA-09``).
+        InputFileError: it is not such a folder, or does not have one image column (``CB-DATA-09``).
         MissingPackage: datasets is not installed.
     """
     try:
@@ -61,7 +61,7 @@ def open_source(reference: str, how: DataOptions) -> Rows:
             (name for name in (*SPLITS, *table) if name in table and (name in SPLITS or len(table) == 1)), ""
         )
         if chosen not in table:
-            why = f"it has the parts {', '.join(table)}"
+            why = f"its splits are {', '.join(table)}"
             raise unreadable(f"hf:{reference}", why, f"hf:{folder}:{next(iter(table))}")
         table = table[chosen]
     images = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]

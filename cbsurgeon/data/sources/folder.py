@@ -1,6 +1,6 @@
-"""A folder of images: one sub-folder a class, or flat; or ``images/`` beside ``labels/`` with a map for each image.
+"""A folder of images: one sub-folder per class, or flat; or ``images/`` and ``labels/`` with one map per image.
 
-Classes are numbered in the order of their names, as torchvision's ``ImageFolder`` does.
+Classes are numbered in the order of their names, as in torchvision's ``ImageFolder``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.options import DataOptions
 
 MAPS = ("labels", "masks", "annotations")
-"""Names of the folder of label maps beside ``images``."""
+"""Names that the folder of label maps next to ``images`` may have."""
 _DEEPEST = 32
 _SHOWN = 3
 
@@ -31,7 +31,7 @@ class _Entry:
 
 
 class Folder(Indexed):
-    """Image files; see the module."""
+    """A folder of image files; see the module's docstring."""
 
     def __init__(self, root: Path, entries: list[_Entry], classes: tuple[str, ...], remarks: tuple[str, ...]) -> None:
         self.root, self._entries = root, entries
@@ -41,28 +41,29 @@ class Folder(Indexed):
         )
 
     def fingerprint(self) -> str:
-        """As :meth:`Source.fingerprint`: of names and labels."""
+        """See :meth:`Source.fingerprint`; computed from names and labels."""
         listed = "\0".join(f"{entry.path} {entry.label}" for entry in self._entries)
         return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
 
     def sample(self, index: int) -> Sample:
-        """As :meth:`Indexed.sample`."""
+        """See :meth:`Indexed.sample`."""
         entry = self._entries[index]
         return Sample(index, str(entry.path.relative_to(self.root)), image=entry.path, label=entry.label)
 
 
 def open_source(reference: str, how: DataOptions) -> Folder:
-    """List a folder.
+    """Open a folder and list its images.
 
     Raises:
-        InputFileError: it does not exist (``CB-DATA-03``), has no image (``CB-DATA-04``), images beside folders of
-            images (``CB-DATA-05``), label maps that are missing (``CB-DATA-06``), or loops (``CB-DATA-07``).
-        UsageError: the classes have numbers as names and no order was given (``CB-DATA-08``).
+        InputFileError: the folder does not exist (``CB-DATA-03``), has no images (``CB-DATA-04``), has both images and
+            folders of images (``CB-DATA-05``), lacks label maps (``CB-DATA-06``), or contains itself through a link
+            (``CB-DATA-07``).
+        UsageError: the class names are numbers and no order was given (``CB-DATA-08``).
     """
     root = Path(reference)
     if not root.is_dir():
         raise InputFileError(
-            "the dataset does not exist" if not root.exists() else "the dataset is no folder",
+            "the dataset does not exist" if not root.exists() else "the dataset is not a folder",
             code="CB-DATA-03",
             where=str(root),
             do="give a folder of images, file.npz, hf:DIRECTORY, wds:PATTERN or torchvision:NAME:ROOT",
@@ -77,11 +78,11 @@ def open_source(reference: str, how: DataOptions) -> Folder:
     filled = {folder: images for folder, images in found.items() if images}
     if loose and filled:
         raise InputFileError(
-            "the folder has images beside folders of images",
+            "the folder has both images and folders of images",
             code="CB-DATA-05",
             where=str(root),
-            why=f"images such as {loose[0].name} ({len(loose)}), folders such as {min(filled).name} ({len(filled)})",
-            do="put every image into the folder of its class, or all of them into one flat folder",
+            why=f"{len(loose)} images such as {loose[0].name}, {len(filled)} folders such as {min(filled).name}",
+            do="put each image into the folder of its class, or all images into one flat folder",
         )
     if not loose and not filled:
         raise _empty(root)
@@ -90,7 +91,7 @@ def open_source(reference: str, how: DataOptions) -> Folder:
     classes = _ordered([folder.name for folder in folders], how, root)
     entries = [_Entry(path, label) for label, name in enumerate(classes) for path in found[root / name]]
     empty = [name for name in classes if not found[root / name]]
-    remarks = (f"classes without an image: {', '.join(empty[:_SHOWN])}",) if empty else ()
+    remarks = (f"classes without images: {', '.join(empty[:_SHOWN])}",) if empty else ()
     return Folder(root, entries, classes, remarks)
 
 
@@ -109,7 +110,7 @@ def _with_maps(root: Path, images: Path, maps: Path) -> Folder:
             code="CB-DATA-06",
             where=str(maps),
             why=f"there is none for {', '.join(absent[:_SHOWN])}",
-            do="name each map as its image, with the suffix .png",
+            do="give each map the name of its image, with the suffix .png",
         )
     if not entries:
         raise _empty(images)
@@ -125,12 +126,12 @@ def _ordered(names: list[str], how: DataOptions, root: Path) -> tuple[str, ...]:
         return numeric
     first = next(name for name, other in zip(alphabetic, numeric, strict=True) if name != other)
     raise UsageError(
-        "the classes have numbers as names, and their order is not clear",
+        "the class names are numbers, and their order is ambiguous",
         code="CB-DATA-08",
         where=str(root),
         why=f"class {alphabetic.index(first)} is {first!r} in alphabetic order (torchvision's ImageFolder) and "
         f"{numeric[alphabetic.index(first)]!r} in numeric order (timm)",
-        do="--class-order alphabetic, or --class-order numeric: the one the model was trained with",
+        do="--class-order alphabetic or --class-order numeric, whichever the model was trained with",
     )
 
 
@@ -142,7 +143,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    """Every image below a folder, links followed, in the order of the names."""
+    """Yield every image below a folder, in the order of the names; links are followed."""
     pending: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
     while pending:
         here, above = pending.pop()
@@ -152,10 +153,10 @@ def _images(folder: Path) -> Iterator[Path]:
             real = os.path.realpath(entry)
             if real in above or len(above) > _DEEPEST:
                 raise InputFileError(
-                    "the folder leads back into itself",
+                    "the folder contains itself",
                     code="CB-DATA-07",
                     where=str(entry),
-                    why=f"it is {real}, which contains it",
+                    why=f"it links to {real}, which contains it",
                     do="remove the link",
                 )
             pending.append((entry, (*above, real)))
@@ -168,9 +169,9 @@ def _is_image(entry: Path) -> bool:
 def _empty(root: Path) -> InputFileError:
     held = [entry.name for entry in _listed(root)]
     return InputFileError(
-        "the folder has no image",
+        "the folder has no images",
         code="CB-DATA-04",
         where=str(root),
-        why=f"it holds {', '.join(held[:_SHOWN])}{' ...' if len(held) > _SHOWN else ''}" if held else "it is empty",
-        do=f"images end in {', '.join(SUFFIXES[:4])} ...; one sub-folder a class, or flat",
+        why=f"it contains {', '.join(held[:_SHOWN])}{' ...' if len(held) > _SHOWN else ''}" if held else "it is empty",
+        do=f"add images ({', '.join(SUFFIXES[:4])} ...), in one sub-folder per class or directly",
     )

@@ -1,8 +1,8 @@
-"""``file.npz``: arrays by name.
+"""``file.npz``: a dataset of named arrays.
 
-An array ``images``, uint8 ``[samples, height, width]`` or ``[samples, height, width, 3]``, is preprocessed as image
-files are. Any other arrays are model inputs, taken as they are, by the names of the model's inputs. ``labels`` are
-class indices ``[samples]``, numbers a class ``[samples, classes]`` (several labels a sample), or maps
+An array ``images``, uint8 ``[samples, height, width]`` or ``[samples, height, width, 3]``, is preprocessed like image
+files. All other arrays are model inputs, used without preprocessing and named as the model names its inputs. ``labels``
+are class indices ``[samples]``, one number per class ``[samples, classes]`` (for several labels per sample), or maps
 ``[samples, height, width]``.
 """
 
@@ -21,7 +21,7 @@ IMAGES, LABELS = "images", "labels"
 
 
 class Arrays(Indexed):
-    """The arrays of a file; see the module."""
+    """The arrays of an ``.npz`` file; see the module's docstring."""
 
     def __init__(self, path: Path, images: Array | None, inputs: Mapping[str, Array], labels: Array | None) -> None:
         self._images, self._inputs, self._labels = images, inputs, labels
@@ -29,12 +29,12 @@ class Arrays(Indexed):
         super().__init__(str(path), pictures=images is not None, labelled=labels is not None, count=count)
 
     def fingerprint(self) -> str:
-        """As :meth:`Source.fingerprint`: of the file's size and time."""
+        """See :meth:`Source.fingerprint`; it is the file's size and modification time."""
         found = Path(self.spec).stat()
         return f"{found.st_size} {found.st_mtime_ns}"
 
     def sample(self, index: int) -> Sample:
-        """As :meth:`Indexed.sample`."""
+        """See :meth:`Indexed.sample`."""
         label = None if self._labels is None else self._labels[index]
         if label is not None and label.ndim == 0:
             label = int(label)
@@ -48,7 +48,7 @@ def open_source(reference: str, how: DataOptions) -> Arrays:
     """Read the arrays.
 
     Raises:
-        InputFileError: the file cannot be read safely (``CB-INPUT-03``), or its arrays are no dataset
+        InputFileError: the file cannot be read safely (``CB-INPUT-03``), or its arrays do not form a dataset
             (``CB-DATA-09``).
     """
     path = Path(reference)
@@ -57,7 +57,7 @@ def open_source(reference: str, how: DataOptions) -> Arrays:
     if images is not None and arrays:
         raise _wrong(path, f"it has images and also {', '.join(sorted(arrays))}", "leave the other arrays out")
     if images is None and not arrays:
-        raise _wrong(path, "it has no images and no inputs", "numpy.savez(file, images=..., labels=...)")
+        raise _wrong(path, "it has neither images nor inputs", "numpy.savez(file, images=..., labels=...)")
     parts = {
         **arrays,
         **({IMAGES: images} if images is not None else {}),
@@ -65,23 +65,23 @@ def open_source(reference: str, how: DataOptions) -> Arrays:
     }
     scalars = [name for name, array in parts.items() if array.ndim == 0]
     if scalars:
-        raise _wrong(path, f"{scalars[0]} is one number, not one entry a sample", "give every array a first axis")
+        raise _wrong(path, f"{scalars[0]} is one number, not one entry per sample", "add a first axis over samples")
     lengths = {name: len(array) for name, array in parts.items()}
     if len(set(lengths.values())) != 1:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise _wrong(path, f"the arrays have different numbers of samples: {said}", "give each one row a sample")
+        raise _wrong(path, f"the arrays have different numbers of samples: {said}", "give each one row per sample")
     if not next(iter(lengths.values())):
-        raise _wrong(path, "it has no sample", "give at least one")
+        raise _wrong(path, "it has no samples", "give at least one")
     if images is not None and (images.dtype.kind != "u" or images.itemsize != 1 or images.ndim not in (3, 4)):
         raise _wrong(
             path,
             f"images are {images.dtype} {list(images.shape)}, not uint8 [samples, height, width, 3]",
-            "inputs that are preprocessed already have the name of the model's input, such as x",
+            "name an array that is already preprocessed as the model names its input, such as x",
         )
     if labels is not None and labels.ndim == 1 and labels.dtype.kind not in "iub":
-        raise _wrong(path, f"labels are {labels.dtype}; class indices are whole numbers", "labels.astype('int64')")
+        raise _wrong(path, f"labels are {labels.dtype}; class indices must be integers", "labels.astype('int64')")
     return Arrays(path, images, arrays, labels)
 
 
 def _wrong(path: Path, why: str, do: str) -> InputFileError:
-    return InputFileError("the arrays are no dataset", code="CB-DATA-09", where=str(path), why=why, do=do)
+    return InputFileError("the arrays do not form a dataset", code="CB-DATA-09", where=str(path), why=why, do=do)

@@ -1,4 +1,4 @@
-"""The kinds of datasets: what a reference starts with → the file that opens it. A new kind is one file and one line."""
+"""The table of dataset kinds, by the prefix of a reference. A new kind is one file and one line here."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ KINDS = {
     "wds": "cbsurgeon.data.sources.webdataset_shards",
     "torchvision": "cbsurgeon.data.sources.torchvision_dataset",
 }
-"""Kind → the module whose ``open_source(reference, how)`` opens it. All but the first two are prefixes:
-``hf:DIRECTORY``.
+"""Kind → the module whose ``open_source(reference, how)`` opens it. All but the first two are prefixes of a reference,
+such as ``hf:DIRECTORY``.
 """
 
 
 def open_source(spec: str | Path, how: DataOptions) -> Source:
-    """The dataset a reference names.
+    """Open the dataset that a reference names.
 
     Raises:
-        UsageError, InputFileError: as the kind's own file.
-        MissingPackage: a package that the kind needs is absent.
+        UsageError, InputFileError: as ``open_source`` of the kind's module.
+        MissingPackage: a package that the kind needs is not installed.
     """
     text = str(spec)
     prefix, colon, rest = text.partition(":")

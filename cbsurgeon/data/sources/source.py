@@ -1,4 +1,4 @@
-"""What every kind of dataset is: samples in a fixed order, read in pieces that no two processes share."""
+"""Base classes of all kinds of datasets: samples in a fixed order, read in units that no two processes share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from cbsurgeon.data.sample import Sample
 
 
 class Source(ABC):
-    """A dataset, opened and not read yet.
+    """An open dataset.
 
-    A *unit* is what one process reads as a whole; no batch spans two. Which process reads a unit does not change its
-    batches, so that any number of processes computes exactly the same numbers.
+    A *unit* is a part of the dataset that one process reads as a whole; no batch spans two units. The batches of a unit
+    do not depend on the process that reads it, so any number of processes computes exactly the same numbers.
 
     Attributes:
-        spec: what the user asked for.
-        pictures: its samples are images, which need a preprocessing; otherwise arrays that are inputs as they are.
-        labelled: its samples have labels.
-        classes: names of the classes by label, where it names them.
-        count: number of samples; ``None`` where only reading would tell.
-        remarks: facts about the dataset that a user should see.
+        spec: the reference given by the user.
+        pictures: whether its samples are images, which need preprocessing; otherwise they are arrays of model inputs.
+        labelled: whether its samples have labels.
+        classes: names of the classes in the order of their labels; empty if unknown.
+        count: number of samples; ``None`` if only reading the dataset shows it.
+        remarks: what the user should know about the dataset.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class Source(ABC):
         self.classes, self.count, self.remarks = classes, count, remarks
 
     def fingerprint(self) -> str:
-        """Text that changes with the samples, as far as listing them tells."""
+        """Return a text that changes when the list of samples changes."""
         return f"{self.count} {' '.join(self.classes)}"
 
     @abstractmethod
     def units(self, batch: int) -> int:
-        """Number of units at this batch size."""
+        """Return the number of units at this batch size."""
 
     @abstractmethod
     def unit(self, number: int, batch: int) -> Iterator[Sample]:
-        """The samples of one unit, in order."""
+        """Yield the samples of one unit, in order."""
 
 
 class Indexed(Source):
@@ -54,19 +54,22 @@ class Indexed(Source):
 
     @abstractmethod
     def sample(self, index: int) -> Sample:
-        """One sample."""
+        """Return the sample at a position."""
 
     def numbered(self, index: int) -> Sample:
-        """The sample that has this number, which is its place but in a part of another dataset."""
+        """Return the sample whose ``Sample.index`` is ``index``.
+
+        That is the sample at this position, except in a selection of another dataset, whose samples keep their index.
+        """
         return self.sample(index)
 
     def units(self, batch: int) -> int:
-        """As :meth:`Source.units`."""
+        """See :meth:`Source.units`."""
         assert self.count is not None
         return -(-self.count // batch)
 
     def unit(self, number: int, batch: int) -> Iterator[Sample]:
-        """As :meth:`Source.unit`."""
+        """See :meth:`Source.unit`."""
         assert self.count is not None
         for index in range(number * batch, min((number + 1) * batch, self.count)):
             yield self.sample(index)

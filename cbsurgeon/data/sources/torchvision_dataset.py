@@ -1,6 +1,6 @@
-"""``torchvision:NAME:ROOT``: a dataset class of torchvision whose files are on this machine already.
+"""``torchvision:NAME:ROOT``: a torchvision dataset whose files are already on this machine.
 
-Of datasets with parts the one for tests is taken: ``train=False``, or the split ``val`` or ``test``.
+If the dataset has splits, the one for testing is used: ``train=False``, or the split ``val`` or ``test``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SPLITS = ("val", "test")
 
 
 class Pairs(Indexed):
-    """A dataset whose items are an image and a class index."""
+    """A dataset whose items are pairs of an image and a class index."""
 
     def __init__(self, where: str, dataset: Any, classes: tuple[str, ...]) -> None:
         self._dataset = dataset
         super().__init__(where, pictures=True, labelled=True, classes=classes, count=len(dataset))
 
     def sample(self, index: int) -> Sample:
-        """As :meth:`Indexed.sample`."""
+        """See :meth:`Indexed.sample`."""
         image, label = self._dataset[index]
         return Sample(index, f"item {index}", image=image, label=int(label))
 
@@ -36,7 +36,7 @@ def open_source(reference: str, how: DataOptions) -> Pairs:
 
     Raises:
         UsageError: torchvision has no such dataset (``CB-DATA-15``).
-        InputFileError: its files are not there, or its items are no images with one class (``CB-DATA-09``).
+        InputFileError: its files are missing, or its items are not images with one class (``CB-DATA-09``).
         MissingPackage: torchvision is not installed.
     """
     try:
@@ -59,7 +59,7 @@ def open_source(reference: str, how: DataOptions) -> Pairs:
             dataset = found(str(Path(root)), **arguments)
             break
         except Exception as error:
-            # Each class raises what it likes where files are missing.
+            # Each dataset class raises errors of its own for missing files.
             why = why or f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     if dataset is None:
         raise unreadable(where, why, f"put the files of {name} into {root}; nothing is downloaded")
@@ -67,14 +67,14 @@ def open_source(reference: str, how: DataOptions) -> Pairs:
         image, label = dataset[0]
         int(label)
     except Exception as error:
-        raise unreadable(where, f"its items are no image with one class index: {error}") from error
+        raise unreadable(where, f"its items are not images with one class index: {error}") from error
     if not hasattr(image, "convert"):
         raise unreadable(where, f"its items are {type(image).__name__}, not images")
     return Pairs(where, dataset, tuple(str(one) for one in getattr(dataset, "classes", ())))
 
 
 def _arguments(kind: Any) -> list[dict[str, Any]]:
-    """What to ask the class for, the first that works."""
+    """Return the keyword arguments to try, in order."""
     parameters = inspect.signature(kind).parameters
     if "train" in parameters:
         return [{"train": False}]

@@ -1,7 +1,7 @@
 """``wds:PATTERN``: WebDataset shards on this machine, such as ``wds:val/shard-{000..049}.tar`` or ``wds:val/*.tar``.
 
-Shards are read as streams, one after another; a shard is a unit, so that several processes share them. An image has one
-of the usual suffixes, and its class index stands in a file ``.cls`` of the same name.
+Shards are read as streams. A shard is a unit, so that several processes can share the shards. An image has one of the
+usual suffixes; its class index is in a file of the same name with the suffix ``.cls``.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ from cbsurgeon.options import DataOptions
 
 LABEL = "cls"
 _SHIFT = 32
-"""Bits of a sample's number that count within its shard."""
+"""Bits of a sample's index that number it within its shard; the bits above are the shard's number."""
 
 
 class Shards(Source):
-    """Tar files; see the module."""
+    """A list of tar files; see the module's docstring."""
 
     def __init__(self, pattern: str, paths: list[Path], labelled: bool) -> None:
         self._paths = paths
         super().__init__(f"wds:{pattern}", pictures=True, labelled=labelled)
 
     def fingerprint(self) -> str:
-        """As :meth:`Source.fingerprint`: of the sizes and times of the shards."""
+        """See :meth:`Source.fingerprint`; computed from the shards' sizes and modification times."""
         return " ".join(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in self._paths)
 
     def units(self, batch: int) -> int:
-        """The number of shards."""
+        """Return the number of shards."""
         return len(self._paths)
 
     def unit(self, number: int, batch: int) -> Iterator[Sample]:
-        """As :meth:`Source.unit`."""
+        """See :meth:`Source.unit`."""
         path = self._paths[number]
-        for place, entry in enumerate(_entries(path)):
+        for position, entry in enumerate(_entries(path)):
             image = next((entry[suffix[1:]] for suffix in SUFFIXES if suffix[1:] in entry), None)
             if image is None:
                 continue
             name = f"{path.name}/{entry['__key__']}"
-            yield Sample((number << _SHIFT) + place, name, image=image, label=_label(entry, name, self.labelled))
+            yield Sample((number << _SHIFT) + position, name, image=image, label=_label(entry, name, self.labelled))
 
 
 def open_source(reference: str, how: DataOptions) -> Shards:
     """Find the shards.
 
     Raises:
-        InputFileError: there is none, or it names something else than files of this machine (``CB-DATA-09``).
+        InputFileError: there are none, or the reference is a URL or a command (``CB-DATA-09``).
         MissingPackage: webdataset is not installed.
     """
     library = _library()
     where = f"wds:{reference}"
     if "://" in reference or reference.startswith("pipe:"):
-        # The package would run what follows pipe: as a command.
-        raise unreadable(where, "only files of this machine are read", "copy the shards to a folder")
+        # webdataset would run the text after pipe: as a command.
+        raise unreadable(where, "only files on this machine are read", "copy the shards to a folder")
     names = [
         name
         for pattern in library.shardlists.expand_urls(reference)
@@ -77,10 +77,10 @@ def open_source(reference: str, how: DataOptions) -> Shards:
 
 
 def _entries(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The samples of one shard, in order: suffix → bytes.
+    """Yield the samples of one shard, in order, as mappings from suffix to bytes.
 
     Raises:
-        InputFileError: it is no tar file, or is cut off (``CB-DATA-09``).
+        InputFileError: it is not a tar file, or is truncated (``CB-DATA-09``).
     """
     stream = _library().WebDataset(str(path.resolve()), shardshuffle=False, empty_check=False, nodesplitter=None)
     try:
@@ -88,7 +88,7 @@ def _entries(path: Path) -> Iterator[Mapping[str, Any]]:
     except InputFileError:
         raise
     except Exception as error:
-        # The package raises what tarfile and its own handlers raise.
+        # webdataset raises errors of tarfile and of its own handlers.
         raise unreadable(str(path), f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
 
 
@@ -98,7 +98,7 @@ def _label(entry: Mapping[str, Any], name: str, labelled: bool) -> int | None:
     try:
         return int(entry[LABEL])
     except (KeyError, ValueError) as error:
-        raise unreadable(name, "it has no class index in .cls, as the first sample has") from error
+        raise unreadable(name, "it has no class index in a .cls file, unlike the first sample") from error
 
 
 def _library() -> Any:

@@ -1,5 +1,5 @@
 """Folding inserted operators into the weights around them.
 
-Belongs here: patterns around an inserted operator and the weights that take it up. Not here: what of an operator can be
-folded, which it states itself (``operators``).
+Belongs here: the graph patterns around an inserted operator, and the rewrites that change the weights. Not here:
+whether an operator can be folded at all, which each operator states itself (``operators``).
 """

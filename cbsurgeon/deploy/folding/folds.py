@@ -1,15 +1,18 @@
-"""Making inserted Context Broadcasting cheaper, exactly.
+"""Exact rewrites that make inserted Context Broadcasting cheaper.
 
-``0.5 * x + 0.5 * mean(x)`` with ``x = W z + b`` is ``x' + mean(x')`` with ``x' = (W / 2) z + b / 2``: halving is exact
-in floating point, so two multiplications per site disappear. An operator in front of the last projection (Mid) moves
-behind it first, because an affine map commutes with a convex average of tokens: the mean is then taken over the
-narrow tensor.
+``0.5 * x + 0.5 * mean(x)`` with ``x = W z + b`` equals ``x' + mean(x')`` with ``x' = (W / 2) z + b / 2``. Halving is
+exact in floating point, so this removes two multiplications per site. An operator before the down projection (Mid) is
+first moved behind it, which an affine map allows because it commutes with a convex average of tokens. The mean is then
+taken over the narrower tensor.
 
-Where a linear layer with a bias stands before the operator, two more forms exist for ONNX Runtime, which adds the bias
-in a pass of its own over the tokens when the batch is open (with a fixed one it is part of the product). With
-``u = (W / 2) z``, ``u + (mean(u) + b)`` needs no pass beside that one: what is added per site is a reduction, and an
-addition of one token. Where the residual sum feeds one layer norm only, the mean joins the stream instead of the
-branch, ``(r + mean(u)) + (u + b)``, so that ONNX Runtime still takes the bias into its SkipLayerNormalization.
+If a linear layer with a bias comes directly before the operator, two more forms are faster in ONNX Runtime. With a
+dynamic batch, ONNX Runtime adds the bias in a separate pass over the tokens (with a fixed batch, the bias is part of
+the matrix product). With ``u = (W / 2) z``:
+
+- *bias side*: ``u + (mean(u) + b)`` reuses that pass. The operator then costs one reduction and the addition of a
+  single token.
+- *skip side*: ``(r + mean(u)) + (u + b)`` adds the mean to the residual stream ``r``. It is used if the sum feeds one
+  layer norm only, because ONNX Runtime then still fuses the bias into its SkipLayerNormalization.
 """
 
 from __future__ import annotations
@@ -39,23 +42,23 @@ from cbsurgeon.operators.registry import classes
 aten = torch.ops.aten
 
 AVERAGE = "token_average"
-"""Last part of the module path of every folded mean."""
+"""Last component of the module path of every folded mean."""
 
 Rewrite = Callable[[ProgramEditor, Broadcast, fx.Node], bool]
-"""Edits an operator after a linear layer, and says whether it could."""
+"""Rewrites an operator that follows a linear layer; returns whether it could."""
 
 
 def fold(program: Program, *, plainly: bool = False) -> tuple[Program, tuple[FoldedSite, ...]]:
-    """Fold every Context Broadcasting that can be, whoever wrote it.
+    """Fold every Context Broadcasting in a program, whether this package or the model's author wrote it.
 
     Args:
-        program: the captured model; it is not touched.
-        plainly: write ``x + mean(x)`` everywhere, which compilers fuse, instead of the forms ONNX Runtime computes
-            fastest while the batch is open. Where the program's batch is fixed that is done in any case.
+        program: the captured model; it is not modified.
+        plainly: write ``x + mean(x)`` everywhere, which compilers fuse well, instead of the forms that ONNX Runtime
+            computes fastest with a dynamic batch. A program with a fixed batch is always written so.
 
     Returns:
-        The edited program, and what was done at each inserted operator, in graph order. When nothing is inserted the
-        program is the one given.
+        The edited program, and what was done with each inserted operator, in graph order. If nothing could be folded,
+        the program is the one given.
     """
     editor = ProgramEditor(program)
     found = list(broadcasts(editor.graph))
@@ -69,7 +72,7 @@ def fold(program: Program, *, plainly: bool = False) -> tuple[Program, tuple[Fol
 
 
 def _other_operators(graph: fx.Graph, done: list[FoldedSite]) -> tuple[FoldedSite, ...]:
-    """Inserted operators that are no plain CB, for the report."""
+    """Inserted operators other than plain CB, each with the reason why it is not folded."""
     seen = {site.site for site in done}
     rest: dict[str, tuple[str, str]] = {}
     known = classes()
@@ -125,7 +128,7 @@ def _single_user(node: fx.Node) -> fx.Node | None:
 
 
 def _scale_after(editor: ProgramEditor, result: fx.Node) -> str | None:
-    """Name of the layer scale that alone reads the result."""
+    """Return the name of the layer scale's weight, if the layer scale is the only reader of the result."""
     user = _single_user(result)
     while user is not None and identity_source(user) is not None:
         user = _single_user(user)
@@ -138,7 +141,7 @@ def _scale_after(editor: ProgramEditor, result: fx.Node) -> str | None:
 
 
 def _projections_after(editor: ProgramEditor, result: fx.Node) -> tuple[str, ...]:
-    """Weights of the projections that are all that reads the result; their biases stay whole."""
+    """Return the weights (not the biases) of the projections that read the result; empty if anything else reads it."""
     weights, pending = [], list(result.users)
     while pending:
         user = pending.pop()
@@ -153,14 +156,14 @@ def _projections_after(editor: ProgramEditor, result: fx.Node) -> tuple[str, ...
 
 
 def _move_behind(editor: ProgramEditor, broadcast: Broadcast) -> Broadcast | None:
-    """Move the operator from the input of a projection to its output, where that is the same function."""
+    """Move the operator from the input of a projection to its output, if that is the same function and cheaper."""
     user = _single_user(broadcast.result)
     while user is not None and identity_source(user) is not None:
         user = _single_user(user)
     if user is None or not _acts_per_token(user, broadcast):
         return None
     if value(user).shape[_channel_axis(user)] > value(broadcast.x).shape[_channel_axis(user)]:
-        return None  # the far side is the wide one (the first projection of an MLP)
+        return None  # the output is wider than the input (the up projection of an MLP): moving would cost more
     readers = list(user.users)
     broadcast.result.replace_all_uses_with(broadcast.x)
     with editor.graph.inserting_after(user):
@@ -183,7 +186,7 @@ def _channel_axis(projection: fx.Node) -> int:
 
 
 def _acts_per_token(node: fx.Node, broadcast: Broadcast) -> bool:
-    """Whether a projection maps every token on its own, so that it commutes with the average."""
+    """Return whether a projection maps each token separately, so that it commutes with the token mean."""
     if node.target == LINEAR:
         return value(node).dim() - 1 not in broadcast.axes
     if node.target not in CONVOLUTIONS or 1 in broadcast.axes or 0 in broadcast.axes:
@@ -204,7 +207,7 @@ def _all_equal(setting: Any, wanted: int) -> bool:
 
 
 def _to_skip_side(editor: ProgramEditor, broadcast: Broadcast, linear: fx.Node) -> bool:
-    """``r + (x' + mean(x'))`` → ``(r + mean(u)) + (u + b)``, where one layer norm alone reads the sum."""
+    """Rewrite ``r + (x' + mean(x'))`` as ``(r + mean(u)) + (u + b)``, if only a layer norm reads the sum."""
     bias = _bias_of(linear)
     if bias is None or not _same_layout(broadcast.x, linear):
         return False
@@ -228,7 +231,7 @@ def _to_skip_side(editor: ProgramEditor, broadcast: Broadcast, linear: fx.Node) 
 
 
 def _to_bias_side(editor: ProgramEditor, broadcast: Broadcast, linear: fx.Node) -> bool:
-    """``x' + mean(x')`` → ``u + (mean(u) + b)``: the pass that adds the bias adds the mean as well."""
+    """Rewrite ``x' + mean(x')`` as ``u + (mean(u) + b)``: one pass adds the bias and the mean."""
     bias, result = _bias_of(linear), broadcast.result
     if bias is None or not _same_layout(broadcast.x, linear):
         return False
@@ -243,7 +246,7 @@ def _to_bias_side(editor: ProgramEditor, broadcast: Broadcast, linear: fx.Node) 
     return True
 
 
-# In order of preference: additions saved, where the form is possible at all.
+# In order of preference: the first form that is possible is used.
 _BESIDE_THE_BIAS: Mapping[str, Rewrite] = {"skip side": _to_skip_side, "bias side": _to_bias_side}
 
 
@@ -253,7 +256,7 @@ def _bias_of(node: fx.Node) -> fx.Node | None:
 
 
 def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
-    """Erase a node nobody reads and what only it read; dropout too, which dead-code elimination spares."""
+    """Erase an unread node and the operands only it read. Dead-code elimination would keep dropout."""
     if node.users or node.op != "call_function":
         return
     operands = node.all_input_nodes
@@ -263,7 +266,7 @@ def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _mean(editor: ProgramEditor, x: fx.Node, broadcast: Broadcast) -> fx.Node:
-    """The mean over the operator's axes, accumulated in float32 as the operator does."""
+    """Insert the mean over the operator's axes, accumulated in float32 as the operator does."""
     like, axes, dtype = broadcast.reduction, list(broadcast.axes), value(x).dtype
     result = shaped(value(x), [1 if axis in axes else size for axis, size in enumerate(value(x).shape)])
     if dtype in (torch.float32, torch.float64):
@@ -274,7 +277,7 @@ def _mean(editor: ProgramEditor, x: fx.Node, broadcast: Broadcast) -> fx.Node:
 
 
 def _mark_average(reduction: fx.Node) -> None:
-    """Note at a folded mean that it is one, where it survives every exporter: in its module stack."""
+    """Mark a node as a folded mean in its module stack, which every exporter keeps."""
     stack = dict(reduction.meta.get("nn_module_stack") or {})
     path = str(list(stack.values())[-1][0]) if stack else ""
     stack[AVERAGE] = (f"{path}.{AVERAGE}" if path else AVERAGE, f"cbsurgeon.deploy.{AVERAGE}")
@@ -282,7 +285,7 @@ def _mark_average(reduction: fx.Node) -> None:
 
 
 def _same_layout(x: fx.Node, projection: fx.Node) -> bool:
-    """Whether only operators that change nothing stand between a projection and ``x``."""
+    """Return whether only identity operators come between a projection and ``x``."""
     node: fx.Node | None = x
     while node is not None and node is not projection:
         node = identity_source(node)

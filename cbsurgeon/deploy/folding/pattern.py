@@ -1,4 +1,4 @@
-"""Recognising Context Broadcasting in a graph, by what it computes: ``0.5 * x + 0.5 * mean(x)``."""
+"""Finding Context Broadcasting in a graph by the formula it computes: ``0.5 * x + 0.5 * mean(x)``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cbsurgeon.operators import Operator
 
 aten = torch.ops.aten
 
-# Operators that hand their first operand on unchanged in evaluation mode.
+# Operators that return their first operand unchanged in evaluation mode.
 _IDENTITIES = {
     aten.clone.default,
     aten.contiguous.default,
@@ -50,11 +50,11 @@ class Broadcast:
     Attributes:
         x: its input.
         result: the node that holds its result.
-        mean: the mean over the token axes, as it enters the sum (after a cast back, where there is one).
-        reduction: the reduction itself.
+        mean: the token mean as it enters the sum (after the cast back to the input's type, if there is one).
+        reduction: the ``mean`` operator itself.
         axes: token axes, non-negative.
         inner: nodes that belong to it, in graph order.
-        site: where it stands, for people.
+        site: its site, as shown in reports.
     """
 
     x: fx.Node
@@ -67,7 +67,7 @@ class Broadcast:
 
 
 def broadcasts(graph: fx.Graph) -> Iterator[Broadcast]:
-    """Every Context Broadcasting in a graph, whoever wrote it, in graph order."""
+    """Yield every Context Broadcasting in a graph, inserted or part of the model, in graph order."""
     for node in graph.nodes:
         found = _half_sum(node) or _half_of_sum(node)
         if found is not None:
@@ -75,7 +75,7 @@ def broadcasts(graph: fx.Graph) -> Iterator[Broadcast]:
 
 
 def _half_sum(node: fx.Node) -> Broadcast | None:
-    """``0.5 * x + 0.5 * mean(x)``."""
+    """Match ``0.5 * x + 0.5 * mean(x)``."""
     if node.target != aten.add.Tensor or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
         return None
     for half, scaled in (node.args, node.args[::-1]):
@@ -88,7 +88,7 @@ def _half_sum(node: fx.Node) -> Broadcast | None:
 
 
 def _half_of_sum(node: fx.Node) -> Broadcast | None:
-    """``(x + mean(x)) * 0.5``, as others write it."""
+    """Match ``(x + mean(x)) * 0.5``, as other code writes it."""
     total = halved(node)
     if total is None or total.target != aten.add.Tensor or len(total.args) != 2 or len(total.users) != 1:
         return None
@@ -110,14 +110,14 @@ def _broadcast(
     inner = {mean, node, *(other for other in others if isinstance(other, fx.Node)), result}
     inner |= {operand for operand in node.all_input_nodes if operand is not x}
     if any(user not in inner for part in inner - {result} for user in part.users):
-        return None  # part of it is read elsewhere: not one operator
+        return None  # something outside reads an intermediate value, so it cannot be rewritten as one operator
     ordered = tuple(sorted(inner))
     inserted = membership(result)
     return Broadcast(x, result, mean, node, axes, ordered, inserted.path if inserted else result.name)
 
 
 def halved(node: Any) -> fx.Node | None:
-    """The operand of a multiplication by one half."""
+    """Return the operand of a multiplication by one half, else ``None``."""
     if not isinstance(node, fx.Node) or len(node.args) != 2:
         return None
     first, second = node.args
@@ -131,7 +131,7 @@ def halved(node: Any) -> fx.Node | None:
 
 
 def reduced(node: Any) -> tuple[fx.Node, fx.Node, tuple[int, ...]] | None:
-    """Source, reduction node and axes of a mean that keeps its axes, seen through casts for accumulation."""
+    """Return source, reduction node and axes of a ``keepdim`` mean, looking through casts; else ``None``."""
     if not isinstance(node, fx.Node):
         return None
     inner = node.args[0] if node.target in _CASTS else node
@@ -152,14 +152,14 @@ def reduced(node: Any) -> tuple[fx.Node, fx.Node, tuple[int, ...]] | None:
 
 
 def value(node: fx.Node) -> Tensor:
-    """The (fake) tensor a node is labelled with."""
+    """Return the fake tensor in a node's metadata."""
     found = node.meta["val"]
     assert isinstance(found, Tensor)
     return found
 
 
 def identity_source(node: fx.Node) -> fx.Node | None:
-    """The operand of an operator that changes nothing in evaluation mode, else ``None``."""
+    """Return the operand of an operator that is the identity in evaluation mode, else ``None``."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     if node.target in _IDENTITIES:
@@ -170,13 +170,13 @@ def identity_source(node: fx.Node) -> fx.Node | None:
 
 
 def layout_source(node: fx.Node) -> fx.Node | None:
-    """The operand of an operator that changes nothing or only the layout, else ``None``."""
+    """Return the operand of an operator that is the identity or changes only the layout, else ``None``."""
     if node.op == "call_function" and node.target in _LAYOUTS and isinstance(node.args[0], fx.Node):
         return node.args[0]
     return identity_source(node)
 
 
 def why_left(one: Membership) -> str:
-    """Why an operator that is no plain average is not folded."""
+    """Return why an operator other than plain CB is not folded."""
     kind = one.kind or Operator
     return kind.folding(**one.mark.get("options", {})).reason or "its nodes are not the plain average it describes"

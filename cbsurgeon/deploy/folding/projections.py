@@ -1,4 +1,4 @@
-"""The projection in front of an operator, whose weights can take up what the operator does."""
+"""Finding the projection before an operator, into whose weights the operator can be folded."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ PROJECTIONS = {LINEAR, *CONVOLUTIONS}
 
 @dataclass(frozen=True)
 class Projection:
-    """A projection whose output may be scaled by scaling its weights (the weight first, then the bias)."""
+    """A projection whose output can be scaled by scaling its weights (the weight first, then the bias)."""
 
     node: fx.Node
     weights: tuple[str, ...]
 
 
 def projection_before(editor: ProgramEditor, x: fx.Node, readers: int = 2) -> tuple[Projection | None, str]:
-    """The projection whose result reaches ``x`` through operators a factor passes through, read by nobody else.
+    """Return the projection that computes ``x`` and that nothing else reads; else ``None`` and the reason.
 
     Args:
-        editor: of the program.
-        x: what the operator takes.
-        readers: how many of the operator's nodes read it.
+        editor: the editor of the program.
+        x: the operator's input; layout changes between the projection and ``x`` are allowed.
+        readers: number of the operator's nodes that read ``x``.
     """
     node, reader_count = x, readers
     while True:
         if len(node.users) > reader_count:
-            return None, f"{node.name} has other readers"
+            return None, f"other operators read {node.name} too"
         source = layout_source(node)
         if source is None:
             break
         node, reader_count = source, 1
     reader = f"{node.name} ({node.target})"
     if node.op != "call_function" or node.kwargs:
-        return None, f"no projection stands before it, but {reader}"
+        return None, f"it follows {reader}, not a projection"
     if node.target in PROJECTIONS:
         operands = node.args[1:3]
     elif node.target == aten.addmm.default:
@@ -52,9 +52,9 @@ def projection_before(editor: ProgramEditor, x: fx.Node, readers: int = 2) -> tu
     elif node.target == aten.batch_norm.default and node.args[5] is False:
         operands = node.args[1:3]
         if not all(isinstance(operand, fx.Node) for operand in operands):
-            return None, f"{reader} has no weight of its own"
+            return None, f"it follows {reader}, which has no weights to scale"
     else:
-        return None, f"{reader} is no projection, so a factor cannot go into its weights"
+        return None, f"it follows {reader}, which is not a projection and has no weights to scale"
     return _own_weights(editor, node, operands)
 
 

@@ -1,4 +1,4 @@
-"""Zeros that an operator multiplies onto channels, moved into the rows of the projection in front of it."""
+"""Folding operators that multiply channels by zero into the rows of the preceding projection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 def fold_zeros(editor: ProgramEditor) -> list[FoldedSite]:
     """Fold every operator that multiplies channels by 0 or 1, in place.
 
-    A product with 0 or 1 is exact, and so is the projection with rows of zeros: the same numbers come out.
+    Products with 0 and 1 are exact, so the results are the same.
     """
     return [
         _fold_one(editor, occupant)
@@ -34,7 +34,9 @@ def _fold_one(editor: ProgramEditor, occupant: Occupant) -> FoldedSite:
     if found is None:
         return FoldedSite(occupant.path, occupant.op, reason=reason)
     if not _along_its_rows(found, occupant, len(keep)):
-        return FoldedSite(occupant.path, occupant.op, reason=f"{found.node.name} does not make the channels by rows")
+        return FoldedSite(
+            occupant.path, occupant.op, reason=f"the channels are not the rows of the weight of {found.node.name}"
+        )
     for name in found.weights:
         weight = editor.weights[name].detach()
         editor.replace_weight(name, weight * keep.to(weight).view(-1, *[1] * (weight.dim() - 1)))
@@ -45,7 +47,7 @@ def _fold_one(editor: ProgramEditor, occupant: Occupant) -> FoldedSite:
 
 
 def _keep(editor: ProgramEditor, occupant: Occupant) -> Tensor | None:
-    """The mask, one value per channel, if the operator is one product with it."""
+    """Return the mask, one value per channel, if the operator is a product with a mask; else ``None``."""
     held = [node for node in _outside(occupant) if node is not occupant.source]
     plain = {aten.view.default, aten.reshape.default, aten.to.dtype, aten._to_copy.default}
     rest = [node for node in occupant.nodes if node.target not in plain]
@@ -61,7 +63,7 @@ def _outside(occupant: Occupant) -> list[fx.Node]:
 
 
 def _along_its_rows(found: Projection, occupant: Occupant, channels: int) -> bool:
-    """Whether the channels are the rows of the projection's weight, on the axis where it makes them."""
+    """Return whether the operator's channels are the rows of the projection's weight."""
     node, source = found.node, occupant.source
     if node.target not in PROJECTIONS or value(node).dim() != value(source).dim():
         return False

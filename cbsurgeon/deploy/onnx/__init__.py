@@ -1,5 +1,5 @@
 """ONNX files: exporting a captured program, and reading a file back.
 
-Belongs here: what is done to a program before ``torch.onnx`` and to the file after it. Not here: running the file
-(``deploy.runtimes``).
+Belongs here: the rewrites of a program before ``torch.onnx``, and of the ONNX model after it. Not here: running the
+file (``deploy.runtimes``).
 """

@@ -1,8 +1,9 @@
-"""Attention over more or fewer than four axes, in the four that ONNX exporters know.
+"""Rewriting attention over three, or five and more, axes as attention over the four axes that ``torch.onnx`` accepts.
 
-``scaled_dot_product_attention`` takes any number of leading axes and treats all of them as batch; ``torch.onnx`` takes
-queries, keys and values of four axes only. The windows of Hiera have five: leading axes are merged before and split
-after. The heads of timm's SAM are folded into the batch, which leaves three: an axis of size one stands in.
+``scaled_dot_product_attention`` accepts any number of leading axes and treats all of them as batch. ``torch.onnx``
+accepts queries, keys and values of four axes only. With five axes (windows in Hiera), leading axes are merged before
+the attention and split after it. With three axes (timm's SAM folds the heads into the batch), an axis of size one is
+added.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from cbsurgeon.graph.aten import argument, name
 from cbsurgeon.graph.editing import ProgramEditor, shaped
 
 RANK = 4
-"""Axes an exported attention has: batch, heads, tokens, channels."""
+"""Number of axes of an exported attention: batch, heads, tokens, channels."""
 
 aten = torch.ops.aten
 
 
 def with_four_axes(program: Program) -> Program:
-    """The program with every attention written over four axes; the same program where all of them are."""
+    """Return the program with every attention written over four axes; the same program if none needs it."""
     if not any(_fits(node) for node in program.exported.graph.nodes):
         return program
     editor = ProgramEditor(program)
@@ -38,7 +39,7 @@ def with_four_axes(program: Program) -> Program:
 
 
 def _fits(node: fx.Node) -> bool:
-    """Another number of axes than four, alike in front, and a mask that can follow."""
+    """Return whether a node is an attention that needs a rewrite and allows it (equal leading axes, a small mask)."""
     if node.op != "call_function" or name(node) != "scaled_dot_product_attention":
         return False
     values, mask = [_value(operand) for operand in node.args[:3]], _value(argument(node, 3, "attn_mask"))
@@ -58,20 +59,20 @@ def _value(operand: Any) -> Any:
 
 
 def _widened(editor: ProgramEditor, node: fx.Node) -> fx.Node:
-    """An axis of size one behind the batch."""
+    """Insert the attention with an axis of size one after the batch axis."""
     arguments = list(node.args)
-    for place, operand in enumerate(arguments[:4]):
+    for position, operand in enumerate(arguments[:4]):
         value = _value(operand)
         if value is not None and value.dim() == RANK - 1:
             wide = shaped(value, (value.shape[0], 1, *value.shape[1:]))
-            arguments[place] = editor.call(aten.unsqueeze.default, (operand, 1), wide, like=node)
+            arguments[position] = editor.call(aten.unsqueeze.default, (operand, 1), wide, like=node)
     value = node.meta["val"]
     result = _again(editor, node, arguments, (value.shape[0], 1, *value.shape[1:]))
     return editor.call(aten.squeeze.dim, (result, 1), value, like=node)
 
 
 def _merged(editor: ProgramEditor, node: fx.Node) -> fx.Node:
-    """All leading axes but one in one."""
+    """Insert the attention with its leading axes, except the last one, merged into one."""
     value = node.meta["val"]
     last = value.dim() - RANK
     operands = []
@@ -92,7 +93,7 @@ def _together(shape: Sequence[Any], last: int) -> tuple[Any, ...]:
 
 
 def _again(editor: ProgramEditor, node: fx.Node, arguments: Sequence[Any], shape: Sequence[Any]) -> fx.Node:
-    """The same attention on other operands."""
+    """Insert a copy of an attention node with other operands."""
     result: fx.Node = editor.graph.call_function(node.target, tuple(arguments), dict(node.kwargs))  # type: ignore[arg-type]
     result.meta = {**node.meta, "val": shaped(node.meta["val"], shape)}
     return result

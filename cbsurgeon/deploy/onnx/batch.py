@@ -12,18 +12,18 @@ BATCH = "batch"
 
 
 def name_batch(model: Any, program: Program) -> None:
-    """Call the batch ``batch`` instead of what torch calls it, in every size that mentions it.
+    """Rename torch's symbol for the batch to ``batch``, in every size that contains it.
 
     Args:
         model: an ``onnx_ir`` model; edited in place.
-        program: what it was exported from.
+        program: the program it was exported from.
     """
     pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in sorted(_symbols(program))) or "(?!)")
     _resize(model, lambda size: pattern.sub(BATCH, size))
 
 
 def fix_batch(model: Any, batch: int) -> None:
-    """Fix the batch, and compute now what the graph would compute from it at every run.
+    """Fix the batch size, and fold the shape arithmetic that depends on it into constants.
 
     Args:
         model: an ``onnx_ir`` model whose batch is named; edited in place.
@@ -56,7 +56,7 @@ def _values(model: Any) -> Iterator[Any]:
 
 
 def _symbols(program: Program) -> set[str]:
-    """What torch calls the batch, such as ``s77``."""
+    """Return torch's symbols for the batch, such as ``s77``."""
     return {
         str(node.meta["val"].shape[program.batch_axes[node.name]])
         for node in program.exported.graph.nodes

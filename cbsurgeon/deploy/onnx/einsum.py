@@ -1,4 +1,4 @@
-"""Einsum equations in the letters every ONNX parser reads."""
+"""Rewriting Einsum equations in lower-case letters, which every ONNX parser accepts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 def spell_in_lowercase(model: Any) -> int:
     """Rename the indices of Einsum nodes to ``a``, ``b``, ``c`` ... in the order they appear.
 
-    ONNX allows upper-case letters, and models use them (torchvision's MaxViT); TensorRT's parser refuses them.
+    ONNX allows upper-case letters, and some models use them (torchvision's MaxViT), but TensorRT's parser does not.
 
     Args:
         model: an ``onnx_ir`` model; edited in place.
@@ -32,7 +32,7 @@ def spell_in_lowercase(model: Any) -> int:
 
 
 def lowercase(equation: str) -> str:
-    """An equation with its letters replaced in the order they appear; as it was where there are more than 26.
+    """Return an equation with its letters replaced in order of appearance; unchanged if there are more than 26.
 
     >>> lowercase("B H I D, B H J D -> B H I J")
     'abcd,abed->abce'

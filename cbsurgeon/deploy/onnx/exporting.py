@@ -1,4 +1,4 @@
-"""Models → ONNX files, through ``torch.onnx`` on the captured program."""
+"""Exporting a model to an ONNX file, with ``torch.onnx`` on the captured program."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ from cbsurgeon.options import ExportOptions, documented, resolve
 from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import DEFAULT_OPSET, OPSETS, Progress
 
-# The first operator set whose Conv, and a few more, take bfloat16.
+# The first operator set in which Conv and a few other operators accept bfloat16.
 BFLOAT16_OPSET = 22
 
 
-# What torch.onnx notes at each node beside the module path: it repeats the graph, and the source paths of the
-# machine the file was made on.
+# Metadata that torch.onnx adds to each node: it repeats the graph and contains source paths of the exporting machine.
 _DROPPED_NOTES = (
     "pkg.torch.onnx.stack_trace",
     "pkg.torch.onnx.fx_node",
@@ -56,26 +55,26 @@ def export_onnx(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> Export:
-    """Write a model as ONNX: batch open and named ``batch``, our names, checked, and complete or absent.
+    """Export a model to ONNX, check the file, and write it atomically; the batch axis is dynamic and named ``batch``.
 
     Args:
         model: what to export, in evaluation mode.
         path: the file to write.
         how: how to write it; or its fields as keywords. Opset 23 has ``Attention`` as one operator; bfloat16 needs 22
             and gets it. In a typed export, means still accumulate in float32. Folding is done where it is exact.
-        for_tensorrt: write folded operators in the form a fusing compiler likes instead of the one ONNX Runtime likes.
+        for_tensorrt: write folded operators in the form that TensorRT fuses best, not ONNX Runtime's fastest form.
         force: replace an existing file.
         program: the captured model, if the caller has it already.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Raises:
-        UsageError: an opset or dtype that is not offered (CB-EXPORT-01, CB-EXPORT-02), a batch below 1
-            (CB-EXPORT-08), or one for a model whose batch is fixed already (CB-EXPORT-10); nothing to keep in float32
-            (CB-EXPORT-14).
+        UsageError: an unsupported opset or dtype (CB-EXPORT-01, CB-EXPORT-02), a batch below 1
+            (CB-EXPORT-08), or one for a model whose batch is fixed already (CB-EXPORT-10), or no node to keep in
+            float32 (CB-EXPORT-14).
         CaptureError: the model cannot be captured.
-        ExportError: the 16-bit type overflows (CB-EXPORT-13), the exporter refused (CB-EXPORT-03), the result fails
-            ``onnx.checker`` (CB-EXPORT-04), or the batch is not what was asked for in the file (CB-EXPORT-05). Nothing
-            is written.
+        ExportError: the 16-bit type overflows (CB-EXPORT-13), the exporter failed (CB-EXPORT-03), the result fails
+            ``onnx.checker`` (CB-EXPORT-04), or the file has another batch than requested (CB-EXPORT-05). Nothing is
+            written.
         OutputFileError: the file cannot be written there.
         MissingPackage: onnx or onnxscript is absent.
     """
@@ -130,7 +129,7 @@ def _write(
     force: bool,
     clock: Clock,
 ) -> dict[str, Any]:
-    """Put the file and its data in place once they pass every check; what an :class:`Export` says of the files."""
+    """Move the file and its data into place after every check; return the fields of :class:`Export` about the files."""
     data = f"{target.name}.data"
     with atomic.bundle(target, force=force, companions=(data,)) as staged:
         with clock("write", "writing"):
@@ -151,18 +150,18 @@ def _write(
 def _check_arguments(opset: int, batch: int | None) -> None:
     if opset not in OPSETS:
         raise UsageError(
-            f"ONNX opset {opset} is not offered",
+            f"ONNX opset {opset} is not supported",
             code="CB-EXPORT-01",
             where="--opset",
-            why=f"the exports are tested with {', '.join(map(str, OPSETS))}",
+            why=f"exports are tested with opset {' and '.join(map(str, OPSETS))}",
             do=f"use --opset {DEFAULT_OPSET}",
         )
     if batch is not None and batch < 1:
         raise UsageError(
-            f"a batch of {batch} is none",
+            f"a batch of {batch} is not possible",
             code="CB-EXPORT-08",
             where=f"--batch {batch}",
-            do="give 1 or more, or leave it out: the batch of an ONNX file is then open",
+            do="give 1 or more, or leave it out for a dynamic batch",
         )
 
 
@@ -188,7 +187,7 @@ def _prepare(
 
 
 def _finish(model: Any, metadata: Mapping[str, Any]) -> None:
-    """Drop what repeats, and write our metadata."""
+    """Remove redundant node metadata, and write the metadata of cbsurgeon."""
     for graph in (model.graph, *model.functions.values()):
         for node in graph:
             for note in _DROPPED_NOTES:
@@ -214,7 +213,7 @@ def _metadata(model: Model, form: Typed, sites: tuple[FoldedSite, ...], fold: bo
         "preprocessing": None if preprocessing is None else preprocessing.to_dict(),
         "fold": fold,
         "sites": [site.to_dict() for site in sites],
-        # A runtime that only has the file can still make valid inputs for token ids and masks.
+        # The ranges of token ids and masks, so that valid inputs can be generated from the file alone.
         "integer_inputs": {
             name: [int(tensor.min()), int(tensor.max())]
             for name, tensor in program.example.items()
@@ -225,7 +224,7 @@ def _metadata(model: Model, form: Typed, sites: tuple[FoldedSite, ...], fold: bo
 
 
 def _read_back(path: Path, program: Program, batch: int | None) -> Any:
-    """The file as it is on disk, after every check a reader would make."""
+    """Check the file on disk, parse it, and check its batch axis."""
     try:
         onnx_file.check(path)
     except Exception as error:
@@ -234,7 +233,7 @@ def _read_back(path: Path, program: Program, batch: int | None) -> Any:
             code="CB-EXPORT-04",
             where=path.name,
             why=" ".join(str(error).split())[:300],
-            do="nothing was written; try the other --opset, and report this with the model's name",
+            do="nothing was written; try another --opset, and report this with the model's name",
         ) from error
     proto = onnx_file.load(path)
     inputs, _ = onnx_file.ports(proto)
@@ -242,10 +241,10 @@ def _read_back(path: Path, program: Program, batch: int | None) -> Any:
     other = [name for name, axis in program.batch_axes.items() if dims.get(name, (0,) * 9)[axis] != wanted]
     if other:
         raise ExportError(
-            "the exported file has another batch",
+            "the exported file has another batch than requested",
             code="CB-EXPORT-05",
             where=f"inputs {', '.join(f'{name} {list(dims.get(name, ()))}' for name in other)}",
-            why=f"axis 0 should read {wanted!r}",
+            why=f"axis 0 should be {wanted!r}",
             do="nothing was written; update torch and onnxscript",
         )
     return proto

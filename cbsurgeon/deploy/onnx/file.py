@@ -1,4 +1,4 @@
-"""ONNX files as they lie on disk: names, types and dims read back, our metadata, and the checks before use."""
+"""Reading and checking ONNX files: inputs, outputs, types, shapes and the metadata of cbsurgeon."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from cbsurgeon.surgery.recipe import Recipe
 METADATA_KEY = "cbsurgeon"
 METADATA_SCHEMA = "cbsurgeon.onnx/1"
 
-# Below this, onnx follows symbolic and hard links out of the model's folder while it loads external data, and sets
-# arbitrary attributes from it (CVE-2026-27489, -34445, -34446, -34447).
+# Older versions of onnx follow symbolic and hard links out of the model's folder when they load external data, and let
+# it set arbitrary attributes (CVE-2026-27489, -34445, -34446, -34447).
 ONNX_FLOOR = (1, 21)
 
-# Protocol buffers hold at most 2 GiB; above it the weights live beside the file and everything works by path.
+# A protocol buffer holds at most 2 GiB. Weights of larger models are in a separate file, and onnx must work by path.
 PROTOBUF_LIMIT = 2**31 - 1
 
 LARGEST_RANK = 16
 LARGEST_SIZE = 1 << 40
-"""No tensor has more axes, and no axis or count is larger, in a file that anything runs."""
+"""Limits on the number of axes and on any size: a file beyond them is damaged or malicious."""
 
 _CHUNK = 1 << 22
 
 
 def import_onnx() -> Any:
-    """The onnx package, at a version whose loader is safe.
+    """Import the onnx package, at a version whose loader is safe.
 
     Raises:
         MissingPackage: it is absent or too old (CB-MISSING-01, CB-MISSING-02).
@@ -60,7 +60,7 @@ def load(path: Path, *, weights: bool = False) -> Any:
 
     Raises:
         InputFileError: there is no such file (CB-ONNX-01) or it is not an ONNX model (CB-ONNX-02).
-        MissingPackage: no onnx.
+        MissingPackage: onnx is not installed.
     """
     onnx = import_onnx()
     require_file(path, "CB-ONNX-01")
@@ -80,7 +80,7 @@ def load(path: Path, *, weights: bool = False) -> Any:
 
 
 def _texts(proto: Any) -> Iterator[str | bytes]:
-    """Every name in a model; protocol buffers give bytes for one that is not UTF-8."""
+    """Yield every name in a model; protocol buffers return bytes for a name that is not UTF-8."""
     graph = proto.graph
     yield from (item.domain for item in proto.opset_import)
     yield from (text for item in proto.metadata_props for text in (item.key, item.value))
@@ -92,7 +92,7 @@ def _texts(proto: Any) -> Iterator[str | bytes]:
 
 
 def _sizes(proto: Any) -> Iterator[int]:
-    """Every size that a model states."""
+    """Yield every tensor size declared in a model."""
     graph = proto.graph
     yield from (size for tensor in graph.initializer for size in tensor.dims)
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -100,7 +100,7 @@ def _sizes(proto: Any) -> Iterator[int]:
 
 
 def require_file(path: Path, code: str) -> None:
-    """Refuse a path that is no readable file."""
+    """Raise an error unless the path is a file."""
     if path.is_file():
         return
     raise InputFileError(
@@ -112,27 +112,27 @@ def require_file(path: Path, code: str) -> None:
 
 
 def not_onnx(path: Path, error: Exception) -> InputFileError:
-    """The error for bytes that are no ONNX model."""
+    """Return the error for a file that is not an ONNX model."""
     return InputFileError(
         "this is not a readable ONNX model",
         code="CB-ONNX-02",
         where=str(path),
         why=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; {path.stat().st_size} bytes",
-        do="export it again; a half-copied file, or one whose .data file is missing, reads like this",
+        do="export it again; the file may be incompletely copied, or its .data file missing",
     )
 
 
 def check(path: Path) -> None:
-    """``onnx.checker`` with full checks: every node, strict shape inference, declared shapes included.
+    """Run ``onnx.checker`` with full checks: every node, strict shape inference, declared shapes.
 
     Raises:
-        Exception: whatever the checker found wrong, as it says it.
+        Exception: the checker's own error.
     """
     import_onnx().checker.check_model(str(path), full_check=True)
 
 
 def ports(proto: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Inputs and outputs of a parsed model, initializers left out."""
+    """Return the inputs and outputs of a parsed model, without initializers."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = tuple(_port(value) for value in proto.graph.input if value.name not in weights)
     return inputs, tuple(_port(value) for value in proto.graph.output)
@@ -148,31 +148,31 @@ def _port(value: Any) -> Port:
 
 
 def opset(proto: Any) -> int:
-    """Version of the default operator set."""
+    """Return the version of the default operator set."""
     return int(next(item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")))
 
 
 def floating(found: tuple[Port, ...]) -> str:
-    """The floating type among some ports; ``float32`` where there is none."""
+    """Return the first floating type among some ports other than float32; else ``float32``."""
     return next((port.dtype for port in found if port.dtype in ("float16", "bfloat16", "float64")), "float32")
 
 
 def read_metadata(path: str | Path) -> dict[str, Any] | None:
-    """What this tool wrote into an ONNX file: version, recipes, provenance, folded sites.
+    """Return the metadata that cbsurgeon wrote into an ONNX file: version, recipes, provenance, folded sites.
 
     Returns:
-        The document (schema ``cbsurgeon.onnx/1``), or ``None`` for a file this tool did not write.
+        The document (schema ``cbsurgeon.onnx/1``), or ``None`` if cbsurgeon did not write the file.
 
     Raises:
-        InputFileError: no such file, no ONNX model, or damaged metadata (CB-ONNX-03).
-        MissingPackage: no onnx.
+        InputFileError: no such file, not an ONNX model, or damaged metadata (CB-ONNX-03).
+        MissingPackage: onnx is not installed.
     """
     proto = load(Path(path))
     return metadata_of(proto, Path(path))
 
 
 def metadata_of(proto: Any, path: Path) -> dict[str, Any] | None:
-    """As :func:`read_metadata`, of a parsed model."""
+    """Return the metadata as :func:`read_metadata` does, from a parsed model."""
     text = next((item.value for item in proto.metadata_props if item.key == METADATA_KEY), None)
     if text is None:
         return None
@@ -181,10 +181,10 @@ def metadata_of(proto: Any, path: Path) -> dict[str, Any] | None:
     except strict_json.NotStrictJSON as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("schema") != METADATA_SCHEMA:
-        raise _damaged(path, f"schema {METADATA_SCHEMA!r} is expected")
+        raise _damaged(path, f"its schema is not {METADATA_SCHEMA!r}")
     for name, fits in _MEMBERS.items():
         if name in document and not fits(document[name]):
-            raise _damaged(path, f"{name} is not of the form that exports write")
+            raise _damaged(path, f"{name} does not have the structure that exports write")
     try:
         recipes_of(document.get("recipes", []))
     except ValueError as error:
@@ -223,7 +223,7 @@ _MEMBERS: Mapping[str, Callable[[Any], bool]] = {
     ),
     "integer_inputs": lambda value: isinstance(value, dict) and all(map(_is_range, value.values())),
 }
-"""What the members of the metadata must be like before anything is read from them."""
+"""The check that each field of the metadata must pass before it is used."""
 
 
 def _damaged(path: Path, why: str) -> InputFileError:
@@ -237,14 +237,14 @@ def _damaged(path: Path, why: str) -> InputFileError:
 
 
 def module_path(metadata: Mapping[str, str]) -> str:
-    """Module path of the model part an exported node came from, as torch.onnx recorded it; empty if it did not."""
+    """Return the module path of an exported node, as torch.onnx recorded it; empty if it did not."""
     scopes = metadata.get("pkg.torch.onnx.name_scopes", "")
     paths = re.findall(r"['\"]([^'\"]*)['\"]", scopes)[:-1]
     return paths[-1] if paths else ""
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file, read in pieces."""
+    """Return the SHA-256 digest of a file, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_CHUNK):

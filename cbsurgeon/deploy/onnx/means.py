@@ -1,4 +1,4 @@
-"""Token means in the form ONNX Runtime computes fastest."""
+"""Rewriting token means in the form ONNX Runtime computes fastest."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cbsurgeon.deploy.onnx.file import module_path
 
 
 def write_means_as_products(model: Any) -> int:
-    """Write folded means over the tokens of ``[batch, tokens, channels]`` as a product with a row of ``1 / tokens``.
+    """Rewrite folded token means of ``[batch, tokens, channels]`` as a matrix product with a row of ``1 / tokens``.
 
-    ONNX Runtime's ReduceMean over the middle axis of one sample walks memory column by column: 204 µs for 196 x 512
-    numbers where the same sum as a matrix product takes 19 µs, on one core. The model's own means stay as they are.
-    Meant for float32 models: a mean of 16-bit values accumulates in float32, which a product need not.
+    ONNX Runtime's ReduceMean over the middle axis of one sample reads memory column by column: it takes 204 µs for
+    196 x 512 values, the matrix product 19 µs, on one core. The model's own means are not changed. For float32 models
+    only: a mean of 16-bit values accumulates in float32, a product may not.
 
     Args:
         model: an ``onnx_ir`` model; edited in place.
 
     Returns:
-        How many were written so.
+        The number of means rewritten.
     """
     from onnxscript import ir
 
@@ -42,7 +42,7 @@ def write_means_as_products(model: Any) -> int:
 
 
 def _tokens(node: Any, source: Any, ir: Any) -> int | None:
-    """Length of the middle axis, where the mean is over that one, kept, of a float32 tensor of three axes."""
+    """Return the number of tokens if the node is a kept mean over the middle of three float32 axes, else ``None``."""
     axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 else None
     keeps = node.attributes.get("keepdims")
     shape = source.shape
@@ -54,7 +54,7 @@ def _tokens(node: Any, source: Any, ir: Any) -> int | None:
 
 
 def _row(graph: Any, tokens: int, ir: Any) -> Any:
-    """The row of ``1 / tokens``, once per graph."""
+    """Return the row of ``1 / tokens``; it is added to the graph once."""
     name = f"average_of_{tokens}_tokens"
     if name not in graph.initializers:
         tensor = ir.tensor(numpy.full((1, 1, tokens), 1.0 / tokens, dtype=numpy.float32), name=name)

@@ -1,4 +1,4 @@
-"""A captured program as an ONNX graph, through ``torch.onnx``; where the exporter stops, the place it stopped at."""
+"""Translating a captured program to an ONNX graph with ``torch.onnx``; errors name the node that failed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cbsurgeon.graph import Program, aten
 
 
 def translated(program: Program, opset: int) -> Any:
-    """The exporter's result, with constants folded only where the rest of its optimizer broke it.
+    """Translate a program; if onnxscript's optimizer breaks the graph, use constant folding only.
 
-    onnxscript (0.7) merges successive ``Clip`` nodes; where two pairs begin at one tensor, the second reads bounds that
-    are declared nowhere.
+    onnxscript 0.7 merges successive ``Clip`` nodes. If two such pairs read the same tensor, the second one ends up
+    reading bounds that are not defined in the graph.
 
     Raises:
-        ExportError: the exporter refused (CB-EXPORT-03).
+        ExportError: the exporter failed (CB-EXPORT-03).
     """
     exported = _translate(program, opset)
     if _is_whole(exported.model.graph):
@@ -34,7 +34,7 @@ def translated(program: Program, opset: int) -> Any:
 
 
 def _is_whole(graph: Any) -> bool:
-    """Whether everything that is read is an input, a weight, or made by a node."""
+    """Return whether every value read in the graph is an input, a weight, or the output of a node."""
     return all(
         value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer()
         for node in graph
@@ -63,7 +63,7 @@ def _translate(program: Program, opset: int, *, optimize: bool = True) -> Any:
 
 
 def _refused(program: Program, error: BaseException) -> ExportError:
-    """Where the exporter stopped: the deepest message names the operator, an outer one the node."""
+    """Return the error for a failed export: the innermost message names the operator, an outer one the node."""
     messages: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -78,12 +78,12 @@ def _refused(program: Program, error: BaseException) -> ExportError:
         code="CB-EXPORT-03",
         where=place,
         why=messages[-1][:300],
-        do="replace that operation in the model's forward(), or try --opset 23",
+        do="try --opset 23, or replace that operation in the model's forward()",
     )
 
 
 def _place(program: Program, name: str, operands: list[str]) -> str:
-    """Node and module path; the exporter decomposes operators first, so an unknown node is placed by its operands."""
+    """Describe a node and its module path; a node created by decomposition is found through its operands."""
     nodes = {node.name: node for node in program.exported.graph.nodes}
     node = nodes.get(name)
     if node is None:

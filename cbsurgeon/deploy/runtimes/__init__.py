@@ -1,6 +1,6 @@
-"""Runtimes: one protocol around eager PyTorch, programs, torch.compile, ONNX Runtime and TensorRT.
+"""Runtimes: one interface to eager PyTorch, captured programs, torch.compile, ONNX Runtime and TensorRT.
 
-Belongs here: one file per back end, and the choice among them. Not here: measuring (``checks.latency``).
+Belongs here: one file per back end, and opening the right one. Not here: measuring (``checks.latency``).
 """
 
 from cbsurgeon.deploy.runtimes.opening import open_runtime, open_spec, stage

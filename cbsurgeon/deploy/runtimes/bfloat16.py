@@ -1,6 +1,6 @@
-"""Running a bfloat16 ONNX file where no bfloat16 kernels exist: float32 arithmetic, rounded after every operator.
+"""Running a bfloat16 ONNX file without bfloat16 kernels: float32 arithmetic, rounded after every operator.
 
-That is what a bfloat16 kernel with float32 accumulation does, so parity judged on it is parity of the file.
+A bfloat16 kernel with float32 accumulation computes the same, so a parity check on this form is valid for the file.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from typing import Any
 
 from cbsurgeon.deploy.onnx import file as onnx_file
 
-# Operators that only move values need no rounding of their own.
+# Operators that only move values need no rounding.
 _MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Concat", "Gather", "Expand", "Identity", "Split"}
 
 
 def round_after_every_operator(proto: Any) -> Any:
-    """A copy of a bfloat16 model in which every bfloat16 value is a float32 that bfloat16 can hold."""
+    """Return a copy of a bfloat16 model that computes in float32 and rounds every value to bfloat16."""
     onnx = onnx_file.import_onnx()
     narrow, wide = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
     inferred = onnx.shape_inference.infer_shapes(proto)

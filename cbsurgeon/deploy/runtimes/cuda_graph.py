@@ -1,4 +1,4 @@
-"""Recording work on a CUDA device once and replaying it: what a server does, and a timing without Python in it."""
+"""Recording work as a CUDA graph and replaying it, as servers do; timings then contain no Python overhead."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 
 WARM_RUNS = 3
-"""Runs before recording: libraries choose kernels and allocate on the first ones, which a recording must not hold."""
+"""Runs before recording: the first runs choose kernels and allocate memory, which must not be recorded."""
 
 
 def record(call: Callable[[], object], stream: torch.cuda.Stream) -> Callable[[], object]:
-    """What a call does on a device, as a replay on ``stream``.
+    """Record a call as a CUDA graph and return a function that replays it on ``stream``.
 
-    The replay writes the same memory each time and enqueues only. It holds what the call returned, and the call.
+    A replay only enqueues work, and writes to the same memory each time. It returns what the recorded call returned.
 
     Raises:
         RuntimeError: the call cannot be recorded (it waits for the device, or copies to the host).

@@ -1,4 +1,4 @@
-"""ONNX Runtime: CPU, CUDA and TensorRT execution providers."""
+"""The ONNX Runtime back end, with the CPU, CUDA and TensorRT execution providers."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from cbsurgeon.errors import InputFileError
 
 
 class OnnxRuntime(Runtime):
-    """An ONNX file in an ONNX Runtime session.
+    """Runs an ONNX file in an ONNX Runtime session.
 
     Args:
         path: the file.
-        device: ``cpu`` or ``cuda``; on ``cuda`` inputs and outputs stay there (IOBinding).
+        device: ``cpu`` or ``cuda``; with ``cuda``, inputs and outputs stay on the GPU (IOBinding).
         backend: ``onnxruntime``, or ``onnxruntime-tensorrt`` for its TensorRT provider.
         threads: threads within one operator; ``None`` leaves it to ONNX Runtime.
         optimize: let ONNX Runtime rewrite the graph.
         cuda_graph: record the work of :meth:`prepare` and replay it, on ``cuda``.
-        extra_outputs: names of inner values to return as well.
-        profile: prefix of a profile file to write when the session is closed.
+        extra_outputs: names of intermediate values to return as well.
+        profile: prefix of the profile file that :meth:`end_profiling` writes.
 
     Raises:
         InputFileError: the file cannot be read or run (CB-ONNX-01, CB-ONNX-02, CB-RUN-05).
-        UsageError: a provider that this installation does not have (CB-RUN-06).
+        UsageError: this installation lacks the execution provider (CB-RUN-06).
         CheckFailed: part of the model fell back to the CPU (CB-RUN-07).
-        MissingPackage: onnxruntime is absent.
+        MissingPackage: onnxruntime is not installed.
     """
 
     backend = "onnxruntime"
@@ -53,7 +53,7 @@ class OnnxRuntime(Runtime):
 
     @classmethod
     def opened(cls, spec: RuntimeSpec) -> OnnxRuntime:
-        """As :meth:`Runtime.opened`."""
+        """See :meth:`Runtime.opened`."""
         assert isinstance(spec.target, (str, Path))
         return cls(
             spec.target,
@@ -122,7 +122,7 @@ class OnnxRuntime(Runtime):
         return tensor.bfloat16() if self._wide and tensor.is_floating_point() else tensor
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
-        """As :meth:`Runtime.prepare`; inputs and outputs are bound once, so that no copy is timed."""
+        """See :meth:`Runtime.prepare`; inputs and outputs are bound once, so that no copy is timed."""
         fitted = self.fit(inputs)
         if self.device.type == "cuda":
             held = {name: tensor.contiguous() for name, tensor in fitted.items()}
@@ -131,10 +131,10 @@ class OnnxRuntime(Runtime):
         return lambda: self.session.run(None, feeds)
 
     def _recorded(self, inputs: Mapping[str, Tensor]) -> Callable[[], object] | None:
-        """A session for these shapes alone, recorded; ``None``, and a note, where ONNX Runtime refuses.
+        """Record a session for these shapes; return ``None`` and add a note if ONNX Runtime refuses.
 
-        A graph reads and writes the same memory at each replay, so the outputs are bound to memory of ours. The batch
-        is fixed, because arithmetic on shapes happens on the CPU, which no graph holds.
+        A CUDA graph reads and writes the same memory at each replay, so the outputs are bound to fixed memory. The
+        batch is fixed because shape arithmetic runs on the CPU, which a CUDA graph cannot record.
         """
         outputs = {name: torch.empty_like(tensor) for name, tensor in self._run(dict(inputs)).items()}
         options = self._options()
@@ -154,7 +154,7 @@ class OnnxRuntime(Runtime):
     def _bound(
         self, session: Any, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None
     ) -> Callable[[], object]:
-        """Runs a session on tensors that live as long as the call does: a binding knows addresses only."""
+        """Return a call that runs the session on these tensors and keeps them alive: a binding holds only addresses."""
         binding, kept = self._bind(session, inputs, outputs), (inputs, outputs)
 
         def call(_kept: object = kept) -> object:
@@ -163,29 +163,29 @@ class OnnxRuntime(Runtime):
         return call
 
     def _bind(self, session: Any, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> Any:
-        """Bind contiguous tensors, which the caller has to keep, once PyTorch has finished writing them.
+        """Bind contiguous tensors, after PyTorch has finished writing them. The caller keeps them alive.
 
-        Outputs are allocated by ONNX Runtime at each run where none are given.
+        If no outputs are given, ONNX Runtime allocates them at each run.
         """
         torch.cuda.current_stream(self.device).synchronize()
-        binding, place = session.io_binding(), ("cuda", self.device.index or 0)
+        binding, device = session.io_binding(), ("cuda", self.device.index or 0)
         for name, held in inputs.items():
-            binding.bind_input(name, *place, _element_type(held.dtype), tuple(held.shape), held.data_ptr())
+            binding.bind_input(name, *device, _element_type(held.dtype), tuple(held.shape), held.data_ptr())
         for name in self.output_names:
             if outputs is None:
-                binding.bind_output(name, *place)
+                binding.bind_output(name, *device)
             else:
                 held = outputs[name]
-                binding.bind_output(name, *place, _element_type(held.dtype), tuple(held.shape), held.data_ptr())
+                binding.bind_output(name, *device, _element_type(held.dtype), tuple(held.shape), held.data_ptr())
         return binding
 
     def end_profiling(self) -> Path:
-        """Write the profile that was asked for and say where it lies."""
+        """Write the profile and return its path."""
         return Path(self.session.end_profiling())
 
 
 def _compute_type(proto: Any, inputs: tuple[Port, ...]) -> str:
-    """The type of most weights: inputs may all be integers."""
+    """Return the floating type of most weights (the inputs may all be integers)."""
     names = {1: "float32", 10: "float16", 16: "bfloat16", 11: "float64"}
     counts: dict[str, int] = {}
     for tensor in proto.graph.initializer:

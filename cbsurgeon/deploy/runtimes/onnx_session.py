@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: which provider, with which options, and that nothing fell back to the CPU."""
+"""Opening ONNX Runtime sessions: choosing the provider and its options, and checking that nothing ran on the CPU."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _PROVIDERS = {
     "onnxruntime-tensorrt": {"cuda": "TensorrtExecutionProvider"},
 }
 
-# Operators on shapes and indices; ONNX Runtime keeps these few integers on the CPU on purpose.
+# Operators on shapes and indices, which ONNX Runtime runs on the CPU on purpose.
 _SHAPE_OPERATORS = {
     "Shape", "Size", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Cast", "Range", "Constant",
     "ConstantOfShape", "Add", "Sub", "Mul", "Div", "Mod", "Equal", "Where", "Reshape", "Expand", "ReduceProd",
 }  # fmt: skip
 
 _RECORD = {"CUDAExecutionProvider": "enable_cuda_graph", "TensorrtExecutionProvider": "trt_cuda_graph_enable"}
-"""The option by which a provider records its work as a CUDA graph on an early run, and replays it on later ones."""
+"""The option with which a provider records its first runs as a CUDA graph and replays it in later runs."""
 
-_FATAL_ONLY = 4  # errors come back as exceptions as well
+_FATAL_ONLY = 4  # errors are also raised as exceptions
 
 
 def library() -> Any:
-    """The package.
+    """Import the onnxruntime package.
 
     Raises:
-        MissingPackage: onnxruntime is absent.
+        MissingPackage: it is not installed.
     """
     try:
         import onnxruntime
@@ -43,16 +43,16 @@ def library() -> Any:
 
 
 def provider_for(backend: str, device: str) -> str:
-    """The execution provider of a backend on a device.
+    """Return the execution provider of a back end on a device.
 
     Raises:
-        UsageError: no GPU (CB-RUN-03), or a provider that this installation does not have (CB-RUN-06).
+        UsageError: no GPU (CB-RUN-03), or this installation lacks the provider (CB-RUN-06).
     """
     ort = library()
     kind = torch.device(device).type
     provider = _PROVIDERS[backend].get(kind)
     if kind == "cuda" or backend == "onnxruntime-tensorrt":
-        require_cuda(f"the {backend} backend on {device}")
+        require_cuda(f"the back end {backend} on {device}")
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
     available = ort.get_available_providers()
@@ -68,7 +68,7 @@ def provider_for(backend: str, device: str) -> str:
 
 
 def session_options(threads: int | None, optimize: bool, profile: Path | None = None) -> Any:
-    """Options of a session that keeps quiet and tells which provider got which operator.
+    """Return session options that suppress logging and record which provider runs which operator.
 
     Args:
         threads: threads within one operator; ``None`` leaves it to ONNX Runtime.
@@ -90,21 +90,21 @@ def session_options(threads: int | None, optimize: bool, profile: Path | None = 
 
 
 def with_outputs(proto: Any, names: Sequence[str]) -> Any:
-    """The model, edited in place, with inner values as further outputs."""
+    """Add intermediate values as outputs of a model, in place, and return the model."""
     known = {output.name for output in proto.graph.output}
     proto.graph.output.extend(onnx_file.import_onnx().ValueInfoProto(name=name) for name in names if name not in known)
     return proto
 
 
 def open_session(path: Path, options: Any, provider: str, *, proto: Any = None, record: bool = False) -> Any:
-    """Open a file.
+    """Open a session for a file.
 
     Args:
         path: the file.
         options: from :func:`session_options`.
         provider: from :func:`provider_for`.
-        proto: a model to open instead of the file, in whose folder its external data lie.
-        record: record the work as a CUDA graph on an early run, and replay it on later ones.
+        proto: a model to open instead of the file; its external data are in the file's folder.
+        record: record the first runs as a CUDA graph, and replay it in later runs.
 
     Raises:
         InputFileError: ONNX Runtime refuses it (CB-RUN-05).
@@ -121,7 +121,7 @@ def open_session(path: Path, options: Any, provider: str, *, proto: Any = None, 
 
 
 def cannot_run(path: Path, error: Exception) -> InputFileError:
-    """ONNX Runtime's refusal, as an error of ours."""
+    """Return the error for a file that ONNX Runtime cannot run."""
     return InputFileError(
         "ONNX Runtime cannot run this file",
         code="CB-RUN-05",
@@ -137,7 +137,7 @@ def _provider_options(provider: str, record: bool) -> dict[str, str]:
 
 
 def check_placement(session: Any, provider: str, path: Path) -> None:
-    """Refuse a session that quietly computes elsewhere: its numbers would be about another machine.
+    """Raise an error if part of a session runs on another provider than requested: timings would be misleading.
 
     Raises:
         CheckFailed: part of the model fell back to the CPU (CB-RUN-07).
@@ -160,6 +160,6 @@ def check_placement(session: Any, provider: str, path: Path) -> None:
         "part of the model fell back to the CPU",
         code="CB-RUN-07",
         where=f"{path}: {', '.join(strays[:3]) or 'all of it'}",
-        why=f"asked for {provider}, {len(strays) or 'all'} operators run on {first if not strays else 'the CPU'}",
+        why=f"{provider} was requested; {len(strays) or 'all'} operators run on {first if not strays else 'the CPU'}",
         do="export with --opset 20, and check the CUDA and cuDNN libraries of this installation",
     )

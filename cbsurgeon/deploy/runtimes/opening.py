@@ -30,26 +30,26 @@ def open_runtime(
     trust: bool = False,
     fold: bool = True,
 ) -> Runtime:
-    """Open what computes a target; use it in a ``with`` statement.
+    """Open a runtime for a model, a program or a file; use it in a ``with`` statement.
 
     Args:
         target: a model, a program, or a file.
         backend: ``eager``, ``program``, ``folded`` (the program after :func:`cbsurgeon.deploy.fold`),
-            ``compile``, ``onnxruntime``, ``onnxruntime-tensorrt`` or ``tensorrt``; ``None`` takes what runs the target
-            as it is.
+            ``compile``, ``onnxruntime``, ``onnxruntime-tensorrt`` or ``tensorrt``; ``None`` chooses the one that runs
+            the target without conversion.
         device: where to compute.
         threads: threads within one operator.
         optimize, cuda_graph, trust, fold: as in :class:`RuntimeSpec`.
 
     Raises:
-        UsageError: an unknown backend, or one that cannot run this target (CB-RUN-09, CB-RUN-10); no GPU (CB-RUN-03).
-        CBSurgeonError: as the chosen runtime.
+        UsageError: an unknown back end, or one that cannot run this target (CB-RUN-09, CB-RUN-10); no GPU (CB-RUN-03).
+        CBSurgeonError: any error of the chosen runtime.
     """
     return open_spec(RuntimeSpec(target, backend, device, threads, optimize, cuda_graph, trust, fold))
 
 
 def open_spec(spec: RuntimeSpec) -> Runtime:
-    """As :func:`open_runtime`, from a :class:`RuntimeSpec`."""
+    """Open the runtime of a :class:`RuntimeSpec`, as :func:`open_runtime` does."""
     kind = runtime_class(spec.chosen)
     require_device(spec.device)
     if torch.device(spec.device).type == "cuda":
@@ -61,25 +61,25 @@ def open_spec(spec: RuntimeSpec) -> Runtime:
         return kind.opened(spec)
     if suffix in (".onnx", *ENGINE_SUFFIXES):
         raise UsageError(
-            f"the {spec.chosen} backend cannot run a {suffix} file",
+            f"the back end {spec.chosen} cannot run a {suffix} file",
             code="CB-RUN-10",
             where=str(spec.target),
-            do="leave the backend out",
+            do="leave the back end out",
         )
     return open_spec(replace(spec, target=load(str(spec.target), trust=spec.trust)))
 
 
 def stage(spec: RuntimeSpec, folder: Path, *, name: str = "model", progress: Progress | None = None) -> RuntimeSpec:
-    """Do once what opening would do each time: export or build the file that the backend needs.
+    """Export or build the file that the back end needs, once, so that opening does not repeat it.
 
     Args:
         spec: what to open later, perhaps in several processes.
-        folder: where the file goes.
-        name: its stem.
-        progress: told each step.
+        folder: the folder for the file.
+        name: its name without suffix.
+        progress: called with a message at each step.
 
     Returns:
-        A specification whose target opens as it is.
+        The specification with that file as its target.
     """
     suffixes = runtime_class(spec.chosen).suffixes
     if isinstance(spec.target, (str, Path)) or not suffixes:
@@ -96,7 +96,7 @@ def _model_and_program(target: Model | Program) -> tuple[Model, Program | None]:
 
 
 def _open_staged(spec: RuntimeSpec) -> Runtime:
-    """Export to a folder that lives as long as the runtime."""
+    """Export to a temporary folder that is deleted when the runtime is closed."""
     folder = tempfile.TemporaryDirectory(prefix="cbsurgeon-")
     try:
         runtime = open_spec(stage(spec, Path(folder.name)))

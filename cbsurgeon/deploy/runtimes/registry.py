@@ -1,6 +1,6 @@
-"""The back ends: name → the file and the class that run it. A new back end is one file and one line.
+"""The table of back ends: name → file and class. A new back end is one file and one line here.
 
-The name also belongs into :data:`cbsurgeon.vocabulary.BACKENDS`, which the command line reads without importing torch.
+The name must also be added to :data:`cbsurgeon.vocabulary.BACKENDS`, which the command line reads without torch.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ RUNTIMES = {
 
 
 def runtime_class(backend: str) -> type[Runtime]:
-    """Return the class of a back end. Its file is imported now and not before.
+    """Import and return the class of a back end.
 
     Raises:
         UsageError: there is no such back end (CB-RUN-09).
     """
     if backend not in RUNTIMES:
         raise UsageError(
-            f"unknown backend {backend!r}",
+            f"unknown back end {backend!r}",
             code="CB-RUN-09",
-            why=f"the backends are {', '.join(RUNTIMES)}",
-            do=did_you_mean(backend, RUNTIMES, "--backend ") or "leave it out to run each side as it is",
+            why=f"the back ends are {', '.join(RUNTIMES)}",
+            do=did_you_mean(backend, RUNTIMES, "--backend ") or "leave it out to run each model or file as it is",
         )
     file, name = RUNTIMES[backend].split(":")
     found: type[Runtime] = getattr(importlib.import_module(f"cbsurgeon.deploy.runtimes.{file}"), name)

@@ -1,4 +1,4 @@
-"""What every runtime is: named tensors in, named tensors out, on one device."""
+"""The base class of all runtimes: named tensors in, named tensors out, on one device."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, tor
 
 
 class Runtime(ABC):
-    """Something that computes a model.
+    """Runs one model on one back end and device.
 
     Attributes:
-        backend: the word that chose it (``eager``, ``program``, ``compile``, ``onnxruntime``, ``tensorrt`` ...).
-        name: what it runs, for people.
-        device: where it computes.
+        backend: name of the back end (``eager``, ``program``, ``compile``, ``onnxruntime``, ``tensorrt`` ...).
+        name: the model or file it runs, as shown in messages.
+        device: the device it computes on.
         inputs: names, types and dims of the inputs, in order.
         output_names: names of the outputs, in order.
         dtype: floating type it computes in, such as ``float32``.
-        notes: facts a user should see about how it computes.
-        suffixes: of the files it runs, the one that a model is exported to first; empty where it runs models.
-        stream: the CUDA stream on which a prepared call enqueues, where it is known.
+        notes: what the user should know about how it computes.
+        suffixes: suffixes of the files it runs; a model is exported to the first one. Empty if it runs models.
+        stream: the CUDA stream that a prepared call enqueues work on, if known.
     """
 
     backend: str
@@ -54,7 +54,7 @@ class Runtime(ABC):
     @classmethod
     @abstractmethod
     def opened(cls, spec: RuntimeSpec) -> Runtime:
-        """Open what a specification asks for: a file with one of ``suffixes``, or else a model or a program.
+        """Open the target of a specification: a file with one of ``suffixes``, or else a model or a program.
 
         Raises:
             UsageError: this back end cannot run such a target (CB-RUN-10).
@@ -63,13 +63,13 @@ class Runtime(ABC):
 
     @property
     def only_batch(self) -> int | None:
-        """The one batch size it takes; ``None`` where the batch is open."""
+        """The only batch size it accepts; ``None`` if the batch is dynamic."""
         leading = [port.dims[0] for port in self.inputs if port.dims]
         fixed = [size for size in leading if isinstance(size, int)]
         return fixed[0] if fixed and len(fixed) == len(leading) else None
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs of named inputs; floating inputs are cast to the type the runtime takes.
+        """Compute the outputs for named inputs; floating inputs are cast to the type the runtime expects.
 
         Returns:
             Output name → tensor, on the runtime's device.
@@ -80,14 +80,14 @@ class Runtime(ABC):
         return self._run(self.fit(inputs))
 
     def fit(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs by this runtime's names, in its types, on its device."""
+        """Return the inputs in this runtime's order and types, on its device."""
         wanted = [port.name for port in self.inputs]
         if set(inputs) != set(wanted):
             raise UsageError(
                 "these are not the model's inputs",
                 code="CB-RUN-01",
                 where=self.name,
-                why=f"it takes {', '.join(wanted)}; given are {', '.join(inputs) or 'none'}",
+                why=f"it expects {', '.join(wanted)}; given are {', '.join(inputs) or 'none'}",
                 do="name the arrays in the file as the model names its inputs",
             )
         return {port.name: self._fit(port, inputs[port.name]) for port in self.inputs}
@@ -96,10 +96,10 @@ class Runtime(ABC):
         fixed = [(axis, dim) for axis, dim in enumerate(port.dims) if isinstance(dim, int)]
         if port.dims and (tensor.dim() != len(port.dims) or any(tensor.shape[axis] != dim for axis, dim in fixed)):
             raise UsageError(
-                f"input {port.name} has another shape",
+                f"input {port.name} has the wrong shape",
                 code="CB-RUN-02",
                 where=self.name,
-                why=f"it takes {list(port.dims)}; given is {list(tensor.shape)}",
+                why=f"the model expects {list(port.dims)}; given is {list(tensor.shape)}",
                 do="check the inputs, or export the model for this size",
             )
         dtype = getattr(torch, port.dtype, tensor.dtype)
@@ -111,25 +111,25 @@ class Runtime(ABC):
         """Compute on fitted inputs."""
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
-        """A call that computes once on these inputs with nothing else in it, for timing.
+        """Return a function that runs the model once on these inputs and does nothing else, for timing.
 
-        On a CUDA device it only enqueues: :meth:`synchronize` waits.
+        On a CUDA device it only enqueues the work; :meth:`synchronize` waits for it.
         """
         fitted = self.fit(inputs)
         return lambda: self._run(fitted)
 
     def synchronize(self) -> None:
-        """Wait until everything enqueued is done."""
+        """Wait until all enqueued work is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def on_close(self, action: Callable[[], None]) -> Runtime:
-        """Have something done when the runtime is closed."""
+        """Register an action to run when the runtime is closed; return the runtime."""
         self._closing.append(action)
         return self
 
     def close(self) -> None:
-        """Give back files and device memory."""
+        """Release files and device memory."""
         while self._closing:
             self._closing.pop()()
 
@@ -146,10 +146,10 @@ class Runtime(ABC):
 
 
 def require_device(device: str) -> None:
-    """Refuse the name of a device that no back end runs on.
+    """Raise an error if a device name is not valid.
 
     Raises:
-        UsageError: it is none of :data:`~cbsurgeon.vocabulary.DEVICES`, with or without a number (CB-RUN-11).
+        UsageError: it is not one of :data:`~cbsurgeon.vocabulary.DEVICES`, with or without a number (CB-RUN-11).
     """
     kind, colon, number = device.partition(":")
     if kind not in DEVICES or (colon and not number.isdecimal()):
@@ -162,7 +162,7 @@ def require_device(device: str) -> None:
 
 
 def require_cuda(purpose: str) -> None:
-    """Refuse, in words, to do on a machine without a GPU what needs one.
+    """Raise an error if this machine has no GPU.
 
     Raises:
         UsageError: PyTorch sees no CUDA device (CB-RUN-03).
@@ -173,5 +173,5 @@ def require_cuda(purpose: str) -> None:
         f"{purpose} needs an NVIDIA GPU",
         code="CB-RUN-03",
         why=f"PyTorch {torch.__version__} sees no CUDA device on this machine",
-        do="run it on a machine with one; building, exporting and verifying ONNX need none",
+        do="run it on a machine with a GPU; exporting, building engines and verifying ONNX files need none",
     )

@@ -1,4 +1,4 @@
-"""What to run and how, as a value that another process can be sent."""
+"""A specification of a runtime, which can be sent to another process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ Target = Model | Program | str | Path
 
 @dataclass(frozen=True)
 class RuntimeSpec:
-    """What :func:`cbsurgeon.deploy.open_runtime` opens.
+    """How to open a runtime; see :func:`cbsurgeon.deploy.open_spec`.
 
     Attributes:
         target: a model, a program, or a file (``.onnx``, ``.engine``, ``.pt2``).
-        backend: one of :data:`cbsurgeon.vocabulary.BACKENDS`; ``None`` takes what runs the target as it is.
+        backend: one of :data:`cbsurgeon.vocabulary.BACKENDS`; ``None`` chooses
+            the one that runs the target without conversion.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-        threads: threads within one operator; ``None`` leaves it alone.
+        threads: threads within one operator; ``None`` keeps the back end's default.
         optimize: let ONNX Runtime rewrite the graph.
-        cuda_graph: record and replay what :meth:`Runtime.prepare` gives, on a CUDA device.
-        trust: the user vouches for files that can run code.
+        cuda_graph: on a CUDA device, record the work of :meth:`Runtime.prepare` as a CUDA graph and replay it.
+        trust: open files that can run code.
         fold: fold operators when a model has to be exported first.
     """
 

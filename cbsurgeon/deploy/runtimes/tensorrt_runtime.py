@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX engines, with PyTorch's allocator and streams."""
+"""The TensorRT and TensorRT-RTX back end, with PyTorch's allocator and streams."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _WARM_RUNS = 3
 
 
 class TensorRTRuntime(Runtime):
-    """An engine and one execution context.
+    """Runs an engine with one execution context.
 
     Args:
         path: the engine.
         device: a CUDA device.
-        trust: the user vouches for an engine that was not built here.
-        cuda_graph: record the work of :meth:`prepare` once and replay it.
+        trust: run an engine that was not built here.
+        cuda_graph: record the work of :meth:`prepare` as a CUDA graph and replay it.
 
     Raises:
-        InputFileError: the engine is absent, not trusted, or the runtime refuses it (CB-ENGINE-03 to 05, 12).
-        UsageError: there is no GPU (CB-RUN-03), or a batch outside the profile (CB-RUN-08).
-        MissingPackage: the TensorRT that built it is absent.
+        InputFileError: the engine is missing, not trusted, or the runtime refuses it (CB-ENGINE-03 to 05, 12).
+        UsageError: there is no GPU (CB-RUN-03), or the batch is outside the profile (CB-RUN-08).
+        MissingPackage: the TensorRT package that built it is not installed.
     """
 
     backend = "tensorrt"
@@ -41,7 +41,7 @@ class TensorRTRuntime(Runtime):
 
     @classmethod
     def opened(cls, spec: RuntimeSpec) -> TensorRTRuntime:
-        """As :meth:`Runtime.opened`; an engine is on the GPU whatever device is asked for."""
+        """See :meth:`Runtime.opened`; an engine always runs on the GPU."""
         assert isinstance(spec.target, (str, Path))
         device = spec.device if spec.device.startswith("cuda") else "cuda"
         return cls(spec.target, device, trust=spec.trust, cuda_graph=spec.cuda_graph)
@@ -64,7 +64,7 @@ class TensorRTRuntime(Runtime):
         self.stream = self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def _context(self) -> Any:
-        """An execution context; TensorRT-RTX compiles kernels for the exact shapes before the first answer."""
+        """Create an execution context; TensorRT-RTX compiles kernels for the exact shapes before the first run."""
         if not self.trt.rtx:
             return self.engine.create_execution_context()
         config = self.engine.create_runtime_config()
@@ -86,13 +86,13 @@ class TensorRTRuntime(Runtime):
         return outputs
 
     def _bind(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the context the inputs' shapes and addresses, and outputs of the shapes that follow."""
+        """Pass the inputs' shapes and addresses to the context, and allocate and return the outputs."""
         self._held = {name: tensor.contiguous() for name, tensor in inputs.items()}
         for name, tensor in self._held.items():
             if not self.context.set_input_shape(name, tuple(tensor.shape)):
                 low, best, high = self.engine.get_tensor_profile_shape(name, 0)
                 raise UsageError(
-                    f"input {name} is outside what the engine was built for",
+                    f"the shape of input {name} is outside the engine's profile",
                     code="CB-RUN-08",
                     where=self.name,
                     why=f"given {list(tensor.shape)}; built for {list(low)} to {list(high)}, tuned for {list(best)}",
@@ -117,14 +117,14 @@ class TensorRTRuntime(Runtime):
             )
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
-        """As :meth:`Runtime.prepare`; with ``cuda_graph`` the work is recorded once and replayed."""
+        """See :meth:`Runtime.prepare`; with ``cuda_graph``, the work is recorded once and replayed."""
         self._outputs = self._bind(self.fit(inputs))
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_RUNS):
                 self._enqueue()
         self._stream.synchronize()
-        if not self.cuda_graph or self.trt.rtx:  # RTX records on its own, by its runtime configuration
+        if not self.cuda_graph or self.trt.rtx:  # TensorRT-RTX records by itself, see _context
             return self._enqueue
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
@@ -132,7 +132,7 @@ class TensorRTRuntime(Runtime):
         return graph.replay
 
     def layers(self) -> str:
-        """What the engine is made of, as the engine inspector's JSON."""
+        """Return the engine's layers as the engine inspector's JSON."""
         inspector = self.engine.create_engine_inspector()
         return str(inspector.get_engine_information(self.trt.module.LayerInformationFormat.JSON))
 
@@ -144,7 +144,7 @@ class TensorRTRuntime(Runtime):
 
 
 def _deserialize(trt: TensorRT, path: Path) -> Any:
-    """Load an engine; the binding reports a refusal by returning nothing."""
+    """Load an engine; TensorRT returns ``None`` if it refuses."""
     log = logger(trt)
     engine = trt.module.Runtime(log).deserialize_cuda_engine(path.read_bytes())
     if engine is not None:
@@ -154,7 +154,7 @@ def _deserialize(trt: TensorRT, path: Path) -> Any:
         code="CB-ENGINE-12",
         where=str(path),
         why=" ".join("; ".join(log.errors[-2:]).split())[:300] or "it gave no reason",
-        do="engines only run with the version, and on the kind of GPU, they were built for: build it again here",
+        do="build it again here; an engine only runs with the TensorRT version and the kind of GPU it was built for",
     )
 
 

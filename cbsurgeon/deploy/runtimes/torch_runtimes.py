@@ -1,4 +1,4 @@
-"""PyTorch itself: the eager module, the captured program, and ``torch.compile``."""
+"""The PyTorch back ends: the eager module, the captured program, and ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from cbsurgeon.models.model import Model
 
 
 class TorchRuntime(Runtime):
-    """What PyTorch's runtimes share: on a CUDA device, prepared work may be recorded and replayed.
+    """Base class of PyTorch's runtimes: on a CUDA device, prepared work can be recorded and replayed.
 
     Attributes:
-        cuda_graph: record the work of :meth:`prepare` once and replay it; a model that cannot be is run as it is, and a
-            note says so.
+        cuda_graph: record the work of :meth:`prepare` as a CUDA graph and replay it. If the model cannot be recorded,
+            it runs normally and a note says so.
     """
 
     cuda_graph = False
 
     @classmethod
     def opened(cls, spec: RuntimeSpec) -> TorchRuntime:
-        """As :meth:`Runtime.opened`."""
+        """See :meth:`Runtime.opened`."""
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         runtime = cls._of(spec)
@@ -47,10 +47,10 @@ class TorchRuntime(Runtime):
     @classmethod
     @abstractmethod
     def _of(cls, spec: RuntimeSpec) -> TorchRuntime:
-        """The runtime of a model or a program."""
+        """Open the runtime of a model or a program."""
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> Callable[[], object]:
-        """As :meth:`Runtime.prepare`."""
+        """See :meth:`Runtime.prepare`."""
         call = super().prepare(inputs)
         if self.device.type != "cuda":
             return call
@@ -66,7 +66,7 @@ class TorchRuntime(Runtime):
 
 
 class EagerRuntime(TorchRuntime):
-    """An ``nn.Module`` called as it is."""
+    """Calls the ``nn.Module`` directly."""
 
     backend = "eager"
 
@@ -74,9 +74,9 @@ class EagerRuntime(TorchRuntime):
     def _of(cls, spec: RuntimeSpec) -> TorchRuntime:
         if not isinstance(spec.target, Model) or spec.target.module is None:
             raise UsageError(
-                "an exported program has no eager form",
+                "an exported program cannot run in eager mode",
                 code="CB-RUN-10",
-                do="use the program backend",
+                do="use the back end program",
             )
         return cls(spec.target, spec.device)
 
@@ -84,11 +84,11 @@ class EagerRuntime(TorchRuntime):
         module = model.module
         if module is None:
             raise UsageError(
-                "this model has no eager form",
+                "this model cannot run in eager mode",
                 code="CB-RUN-04",
                 where=model.provenance.reference,
                 why="it is an exported program",
-                do="use the program backend",
+                do="use the back end program",
             )
         refuse_training(module, model.provenance.reference)
         self.module = _on_device(module, device)
@@ -117,13 +117,13 @@ class EagerRuntime(TorchRuntime):
             return self.differentiate(inputs)
 
     def differentiate(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The outputs, with their gradients where the caller records them."""
+        """Compute the outputs; gradients are recorded if the caller has enabled them."""
         outputs = self._call(self.fit(inputs))
         return dict(zip(self.output_names, _tensors(pytree.tree_leaves(outputs)), strict=True))
 
 
 class CompiledRuntime(EagerRuntime):
-    """The module through ``torch.compile``."""
+    """Runs the module through ``torch.compile``."""
 
     backend = "compile"
 
@@ -137,10 +137,10 @@ class CompiledRuntime(EagerRuntime):
         def call(*args: Any, **kwargs: Any) -> Any:
             return self.module(*args, **kwargs)
 
-        # torch.compile keeps its graphs with a function's code, which all modules of a class share, and it does not
-        # look at hooks when it decides whether a graph fits: an edited model would run the graph of the original. A
-        # code object of its own starts without graphs. After a graph break the modules' own code is compiled too; there
-        # the hooks are looked at.
+        # torch.compile caches its graphs per code object, which all modules of a class share, and by default does not
+        # check hooks when it looks a graph up: an edited model would run the graph of the original. A new code object
+        # starts with an empty cache. After a graph break, the modules' own code is compiled too; for that, checking
+        # hooks is enabled below.
         own = types.FunctionType(call.__code__.replace(), globals(), closure=call.__closure__)
         compiled = torch.compile(own)
 
@@ -151,13 +151,13 @@ class CompiledRuntime(EagerRuntime):
         return _never_eager(checked)
 
     def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        with torch.no_grad():  # inference tensors would be a second variant to compile
+        with torch.no_grad():  # inference_mode would compile a second variant
             outputs = self._call(inputs)
         return dict(zip(self.output_names, _tensors(pytree.tree_leaves(outputs)), strict=True))
 
 
 class ProgramRuntime(TorchRuntime):
-    """A captured program: as its own module, folded, or compiled (``backend`` says which)."""
+    """Runs a captured program: as it is, folded, or compiled (``backend`` says which)."""
 
     backend = "program"
 
@@ -187,10 +187,10 @@ class ProgramRuntime(TorchRuntime):
 
 
 def _never_eager(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """The compiled function, which refuses where ``torch.compile`` would go on in eager mode with a log line only.
+    """Wrap a compiled function so that it raises an error where ``torch.compile`` would silently run eagerly.
 
     Raises:
-        CheckFailed: there are as many compiled variants as Dynamo keeps (CB-RUN-12).
+        CheckFailed: the limit of compiled variants is reached (CB-RUN-12).
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -209,7 +209,7 @@ def _never_eager(compiled: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _on_device(module: nn.Module, device: str) -> nn.Module:
-    """The module on a device; a copy where it has to move, so that the caller's stays where it is."""
+    """Return the module on a device; a copy if it has to move, so that the caller's module stays where it is."""
     if torch.device(device).type == "cpu":
         return module
     require_cuda(f"running on {device}")
@@ -217,7 +217,7 @@ def _on_device(module: nn.Module, device: str) -> nn.Module:
 
 
 def _name_leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[str], list[Any], Any]:
-    """Names of the tensor inputs as torch.export gives them: the parameter, then the keys that lead to the tensor."""
+    """Return the tensor inputs' names as torch.export forms them: the parameter, then the keys to the tensor."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     named = [leaf for leaf in pytree.tree_flatten_with_path(dict(bound))[0] if isinstance(leaf[1], Tensor)]

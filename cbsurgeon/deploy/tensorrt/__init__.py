@@ -1,5 +1,5 @@
 """TensorRT engines: building one from an ONNX file.
 
-Belongs here: builders, profiles and targets. Not here: running an engine (``deploy.runtimes``), its manifest
-(``deploy.manifest``).
+Belongs here: builder options, batch profiles and GPU targets. Not here: running an engine (``deploy.runtimes``), its
+manifest (``deploy.manifest``).
 """

@@ -1,4 +1,4 @@
-"""How a TensorRT engine is built."""
+"""The options of a TensorRT engine build."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class BuildOptions:
     """How to build an engine.
 
     Attributes:
-        batch: smallest, most common and largest batch the engine serves.
-        package: ``tensorrt`` or ``tensorrt_rtx``; ``None`` takes what fits this machine.
-        workspace: bytes of GPU memory a layer may use for scratch.
+        batch: smallest, most common and largest batch the engine accepts.
+        package: ``tensorrt`` or ``tensorrt_rtx``; ``None`` chooses the one that fits this machine.
+        workspace: bytes of GPU memory that a layer may use as scratch space.
         targets: compute capabilities to build for (``SM86`` ...; TensorRT-RTX only), empty for the package's default.
-        timing_cache: file of measured kernels to read and extend (``tensorrt`` only).
+        timing_cache: file of kernel timings to read and extend (``tensorrt`` only).
         level: the builder's optimization level, 0 to 5.
     """
 
@@ -36,12 +36,12 @@ class BuildOptions:
 
     @property
     def only_batch(self) -> int | None:
-        """The one batch size the engine serves, ``None`` where it serves several."""
+        """The only batch size the engine accepts; ``None`` if it accepts several."""
         return self.batch[0] if self.batch[0] == self.batch[2] else None
 
 
 def profiled(build: BuildOptions, how: ExportOptions) -> BuildOptions:
-    """The build options with the batch that the export options ask for, where they ask for one."""
+    """Return the build options with the batch of the export options, if they have one."""
     if how.batch is None or how.batch == ENGINE_BATCHES:
         return build
     return replace(build, batch=(how.batch,) * 3 if isinstance(how.batch, int) else how.batch)

@@ -1,4 +1,4 @@
-"""ONNX files and models → TensorRT engines, with ``tensorrt`` 10, 11 or ``tensorrt_rtx``."""
+"""Building TensorRT engines from ONNX files and models, with ``tensorrt`` 10, 11 or ``tensorrt_rtx``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import Progress
 
 _KEPT = ("dtype", "recipes", "provenance", "sites", "integer_inputs", "preprocessing")
-"""What an engine's manifest repeats of the ONNX file's metadata."""
+"""Fields of the ONNX file's metadata that are copied into the engine's manifest."""
 
 
 @documented(ExportOptions)
@@ -43,16 +43,16 @@ def export_engine(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> Export:
-    """Build an engine from a model, by way of a temporary ONNX file.
+    """Build an engine from a model, through a temporary ONNX file.
 
     Args:
         model: what to export, in evaluation mode.
         path: the engine to write.
         how: how to export; or its fields as keywords.
-        build: how to build; its ``batch`` is replaced by that of ``how`` where that was given.
+        build: how to build; the ``batch`` of ``how``, if given, replaces its ``batch``.
         force: replace existing files.
         program: the captured model, if the caller has it already.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Raises:
         CBSurgeonError: as :func:`cbsurgeon.deploy.onnx.exporting.export_onnx` and :func:`build_engine`.
@@ -77,20 +77,20 @@ def build_engine(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Export:
-    """Build an engine from an ONNX file: types as in the file, TF32 off, a manifest beside it.
+    """Build an engine and its manifest from an ONNX file, with the file's types and without TF32.
 
     Args:
-        onnx: the model; its inputs' batch is the symbolic dim, everything else fixed.
+        onnx: the model; the batch may be its only dynamic size.
         path: the engine to write; the manifest is ``path`` plus ``.json``.
         options: batch profile, package, limits.
         force: replace existing files.
-        progress: told each phase; it may raise to stop the build.
+        progress: called with a message at each phase; it may raise to stop the build.
 
     Raises:
-        UsageError: a batch profile that is not ``min <= opt <= max`` (CB-ENGINE-06), a target or timing cache the
-            package does not take (CB-ENGINE-07, CB-ENGINE-08).
+        UsageError: a batch profile that is not ``min <= opt <= max`` (CB-ENGINE-06), a target or timing cache that the
+            package does not accept (CB-ENGINE-07, CB-ENGINE-08).
         InputFileError: the ONNX file cannot be read.
-        ExportError: the parser refused a node (CB-ENGINE-09), the build failed (CB-ENGINE-10) or was cancelled
+        ExportError: the parser cannot read a node (CB-ENGINE-09), the build failed (CB-ENGINE-10) or was cancelled
             (CB-ENGINE-11). Nothing is written.
         MissingPackage: no TensorRT is installed.
     """
@@ -138,7 +138,7 @@ def _check_options(options: BuildOptions, trt: TensorRT) -> None:
             "the batch profile is not in order",
             code="CB-ENGINE-06",
             where=f"--batch {low},{best},{high}",
-            why="an engine serves from a smallest over a most common to a largest batch",
+            why="it is the smallest, the most common and the largest batch, in this order, and at least 1",
             do="--batch 1,8,64",
         )
     unknown = [target for target in options.targets if target not in trt.targets]
@@ -148,14 +148,14 @@ def _check_options(options: BuildOptions, trt: TensorRT) -> None:
             code="CB-ENGINE-07",
             where="BuildOptions(targets=...)",
             why=f"its targets are {', '.join(trt.targets)}" if trt.targets else "it builds for the GPU it runs on",
-            do="leave the target out" + (" to build for every one" if trt.targets else ""),
+            do="leave the target out" + (" to build for all of them" if trt.targets else ""),
         )
     if options.timing_cache is not None and trt.rtx:
         raise UsageError(
-            "TensorRT-RTX takes no timing cache",
+            "TensorRT-RTX does not use a timing cache",
             code="CB-ENGINE-08",
             where=str(options.timing_cache),
-            why="it measures nothing while building; setting a cache would only demand a GPU",
+            why="it does not measure kernels when it builds; setting a cache would only require a GPU",
             do="leave it out",
         )
 
@@ -173,7 +173,7 @@ def _builder(trt: TensorRT, log: Any) -> Any:
 
 
 def _network_flags(trt: TensorRT) -> int:
-    """Strong typing: on by nature since TensorRT 11, a flag before."""
+    """Return the flag for strong typing, which is always on since TensorRT 11."""
     flag = getattr(trt.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -207,21 +207,21 @@ def _config(trt: TensorRT, builder: Any, options: BuildOptions, inputs: Sequence
 
 
 def _shape(port: Port, batch: int) -> tuple[int, ...]:
-    """Dims at one batch size; the only free dim there may be is the batch, first in its place."""
+    """Return an input's shape at one batch size; the batch may be its only dynamic size."""
     free = {dim for dim in port.dims if isinstance(dim, str)}
     if len(free) > 1:
         raise ExportError(
-            "an input has more than one free dimension",
+            "an input has more than one dynamic dimension",
             code="CB-ENGINE-10",
             where=str(port),
-            why="the batch profile fixes one",
+            why="the batch profile covers only the batch",
             do="export the model with every other size fixed",
         )
     return tuple(batch if isinstance(dim, str) else dim for dim in port.dims)
 
 
 def _parser_error(parser: Any, proto: Any, source: Path) -> ExportError:
-    """The first thing the parser could not read: which node, and which part of the model that came from."""
+    """Return the error for the first node the parser could not read, with its module path."""
     error = parser.get_error(0) if parser.num_errors else None
     name = error.node_name() if error is not None else ""
     node = next((node for node in proto.graph.node if node.name == name), None) if name else None
@@ -232,7 +232,7 @@ def _parser_error(parser: Any, proto: Any, source: Path) -> ExportError:
         code="CB-ENGINE-09",
         where=place + (f", in {block}" if block else ""),
         why=" ".join(error.desc().split())[:300] if error is not None else "it gave no reason",
-        do="export with the other --opset, or replace that operation",
+        do="export with another --opset, or replace that operation",
     )
 
 

@@ -1,4 +1,4 @@
-"""Watching a long engine build, and stopping it on Ctrl-C."""
+"""Reporting the progress of an engine build, and cancelling it on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cbsurgeon.vocabulary import Progress
 
 
 class Cancellation:
-    """Whether the build should stop, and why.
+    """A request to stop the build.
 
     Attributes:
-        requested: true once it should.
-        error: what the progress callback raised, if that is the reason.
+        requested: whether the build should stop.
+        error: the exception of the progress callback, if that is the reason.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Cancellation:
         self._wakeup: int | None = None
 
     def poll(self) -> bool:
-        """Look for an interrupt that arrived while the builder holds the main thread."""
+        """Return whether to stop; also checks for a Ctrl-C that arrived while the builder blocked the main thread."""
         if self._wakeup is not None and not self.requested:
             with contextlib.suppress(BlockingIOError):
                 self.requested = signal.SIGINT in os.read(self._wakeup, 64)
@@ -35,10 +35,10 @@ class Cancellation:
 
     @contextlib.contextmanager
     def on_interrupt(self) -> Iterator[None]:
-        """Turn Ctrl-C into a request for the time of a build; only the main thread receives signals.
+        """In the ``with`` block, Ctrl-C sets ``requested`` instead of raising. No effect outside the main thread.
 
-        The interpreter runs signal handlers between its own instructions only, and a builder may stay in native code
-        for minutes, so the interrupt is read from the file descriptor that the native handler writes.
+        Python runs signal handlers only between its own instructions, and a builder may stay in native code for
+        minutes. So the interrupt is read from the wakeup file descriptor, which the native handler writes to.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -62,7 +62,7 @@ class Cancellation:
 
 
 def monitor(trt: TensorRT, progress: Progress | None, cancellation: Cancellation) -> Any:
-    """A progress monitor that says each outermost phase and its share, and stops the build on request."""
+    """Return a progress monitor that reports the outermost phases in percent and stops the build on request."""
 
     class Watched(trt.module.IProgressMonitor):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -93,7 +93,7 @@ def monitor(trt: TensorRT, progress: Progress | None, cancellation: Cancellation
             self.told = text
             try:
                 progress(text)
-            except BaseException as error:  # it must not unwind through the builder's own frames
+            except BaseException as error:  # an exception must not propagate through the builder's native frames
                 cancellation.error, cancellation.requested = error, True
 
     return Watched()

@@ -15,7 +15,7 @@ from cbsurgeon.errors import MissingPackage, UsageError, missing
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 
-# Graphs of several gigabytes make builders say thousands of things; the last ones explain a failure.
+# Builders can log thousands of messages; the last ones explain a failure.
 _KEPT_MESSAGES = 40
 
 
@@ -33,7 +33,7 @@ class TensorRT:
 
     @property
     def rtx(self) -> bool:
-        """TensorRT-RTX: builds without a GPU, has no timing cache, takes compute-capability targets."""
+        """Whether it is TensorRT-RTX, which builds without a GPU, has no timing cache and accepts target GPUs."""
         return self.name == "tensorrt_rtx"
 
     @property
@@ -43,7 +43,7 @@ class TensorRT:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Compute capabilities a build can name (``SM86`` ...); empty where it builds for the GPU it runs on."""
+        """Compute capabilities to build for (``SM86`` ...); empty if it always builds for the installed GPU."""
         capability = getattr(self.module, "ComputeCapability", None)
         if capability is None or not self.rtx:
             return ()
@@ -51,11 +51,11 @@ class TensorRT:
 
 
 def find(name: str | None = None) -> TensorRT:
-    """The TensorRT to use: the one named; else ``tensorrt`` where a GPU is, and ``tensorrt_rtx`` where none is.
+    """Import the TensorRT package to use: the one named; else ``tensorrt`` with a GPU, ``tensorrt_rtx`` without one.
 
     Raises:
         UsageError: an unknown name (CB-ENGINE-01).
-        MissingPackage: none is installed, or not the one named; there is none for this system (CB-MISSING-03).
+        MissingPackage: it is not installed, or not available for this system (CB-MISSING-03).
     """
     if name is not None:
         if name not in PACKAGES:
@@ -63,7 +63,7 @@ def find(name: str | None = None) -> TensorRT:
                 f"unknown TensorRT package {name!r}",
                 code="CB-ENGINE-01",
                 why=f"the packages are {' and '.join(PACKAGES)}",
-                do="leave it out to take what is installed",
+                do="leave it out to use the installed one",
             )
         found = _import(name)
         if found is None:
@@ -97,7 +97,7 @@ def _import(name: str) -> TensorRT | None:
 
 
 def logger(trt: TensorRT) -> Any:
-    """A logger that keeps errors and warnings in ``.errors`` and ``.warnings`` and prints nothing."""
+    """Return a logger that collects ``.errors`` and ``.warnings`` and prints nothing."""
 
     class Collected(trt.module.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:

@@ -1,5 +1,5 @@
-"""Counting an ONNX file: shapes by inference, each node by the rule of the ATen operator it corresponds to.
+"""Counting an ONNX file: shapes by shape inference, each node by the rule of the corresponding ATen operator.
 
-Belongs here: what counting an ONNX file needs beyond the rules for ATen operators. Not here: reading the file safely
-(``deploy.onnx.file``).
+Belongs here: whatever counting an ONNX file needs beyond the rules for ATen operators. Not here: reading the file
+safely (``deploy.onnx.file``).
 """

@@ -1,4 +1,4 @@
-"""The nodes of an ONNX file, each with its cost, its module path and the inserted operator it belongs to."""
+"""Counting the nodes of an ONNX file, and finding the inserted operators among them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cbsurgeon.operators.registry import classes
 
 _GATHERS = ("Gather", "GatherElements", "GatherND")
 _SHAPES_ONLY = 4096
-"""Integer initialisers of at most so many values are read for shape inference; larger ones are tables of data."""
+"""Integer initialisers of at most this many values are read for shape inference; larger ones are data."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the file: its shape, its bytes per element, and whether it holds floating-point numbers."""
+    """A tensor of the file: its shape, its bytes per element, and whether it is floating-point."""
 
     shape: Shape
     itemsize: int
@@ -36,21 +36,21 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        """Its size."""
+        """Its size in bytes."""
         return prod(self.shape) * self.itemsize
 
 
 class OnnxGraph:
-    """An ONNX file at one batch size, its shapes inferred.
+    """An ONNX file with inferred shapes at one batch size.
 
     Args:
         path: the file; external weights are not read.
-        batch: batch size for inputs whose batch is open.
+        batch: batch size for inputs with a dynamic batch.
 
     Raises:
-        InputFileError: no such file, or no ONNX model.
-        UsageError: another batch than the file was fixed to, or an open dimension beside the batch (CB-AUDIT-05).
-        MissingPackage: no onnx.
+        InputFileError: no such file, or it is not an ONNX model.
+        UsageError: the file's batch is fixed to another size, or another dimension is dynamic (CB-AUDIT-05).
+        MissingPackage: onnx is not installed.
     """
 
     def __init__(self, path: Path, batch: int) -> None:
@@ -61,7 +61,7 @@ class OnnxGraph:
 
     @property
     def dtype(self) -> str:
-        """The floating type most values of the weights have."""
+        """The floating type of most weight values."""
         onnx = onnx_file.import_onnx()
         values: Counter[str] = Counter()
         for tensor in self.proto.graph.initializer:
@@ -71,11 +71,11 @@ class OnnxGraph:
         return values.most_common(1)[0][0] if values else "float32"
 
     def parameters(self) -> dict[str, int]:
-        """Floating-point initialisers of more than one value: name → values.
+        """Return name → number of values for floating-point initialisers of more than one value.
 
-        Single values are constants of the graph. Running statistics of a batch norm are no parameters, nor is the row
-        of ``1 / tokens`` of an exported mean. A file stores equal tensors once, so that the equal biases of an
-        untrained model count once.
+        Single values are constants of the graph. The running statistics of a batch norm and the row of ``1 / tokens``
+        of an exported mean are not parameters. A file stores equal tensors once, so the equal biases of an untrained
+        model count once.
         """
         others: set[str] = set()
         for node in self.proto.graph.node:
@@ -90,9 +90,9 @@ class OnnxGraph:
         }
 
     def costs(self) -> Iterator[NodeCost]:
-        """The cost of each node, in order."""
-        for place, node in enumerate(self.proto.graph.node):
-            yield self._cost(node, node.name or f"{node.op_type}_{place}")
+        """Yield the cost of each node, in order."""
+        for position, node in enumerate(self.proto.graph.node):
+            yield self._cost(node, node.name or f"{node.op_type}_{position}")
 
     def _cost(self, node: Any, name: str) -> NodeCost:
         stack = _stack(node)
@@ -106,34 +106,34 @@ class OnnxGraph:
             if unknown or result is None:
                 raise NotCountable
             operator, flops, operations = _arithmetic(node, read, result)
-        except (KeyError, IndexError, NotCountable):  # no rule, or fewer operands than its operator takes
+        except (KeyError, IndexError, NotCountable):  # no rule, or fewer operands than the rule needs
             label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             return NodeCost(name, label, "uncounted", stack=stack, output=shape)
         moved, weights = self._bytes(node)
         return NodeCost(name, operator, "counted", flops, operations, moved, weights, stack, shape)
 
     def _bytes(self, node: Any) -> tuple[int, int]:
-        """Bytes of every operand and result, each operand once; and how many of them are weights."""
+        """Return the bytes of all operands and results, each operand once, and how many of them are weights."""
         written = sum(self.tensors[name].bytes for name in node.output if name in self.tensors)
         read = from_weights = 0
-        for place, name in enumerate(dict.fromkeys(node.input)):
+        for position, name in enumerate(dict.fromkeys(node.input)):
             if name not in self.tensors:
                 continue
             size = self.tensors[name].bytes
-            size = min(size, written) if place == 0 and node.op_type in _GATHERS else size
+            size = min(size, written) if position == 0 and node.op_type in _GATHERS else size
             read += size
             from_weights += size if name in self.initializers else 0
         return written + read, from_weights
 
     def groups(self) -> tuple[Group, ...]:
-        """The operators that were inserted before the export, by the module path of their nodes."""
+        """Return the operators that were inserted before the export, found by the module path of their nodes."""
         metadata = onnx_file.metadata_of(self.proto, self.path) or {}
         sites = [site for recipe in metadata.get("recipes", ()) for site in recipe.get("sites", ())]
         known, members = classes(), defaultdict[tuple[str, type[Operator]], list[Any]](list)
-        for place, node in enumerate(self.proto.graph.node):
+        for position, node in enumerate(self.proto.graph.node):
             for path, written in _stack(node).items():
                 if written in known:
-                    members[path, known[written]].append(node.name or f"{node.op_type}_{place}")
+                    members[path, known[written]].append(node.name or f"{node.op_type}_{position}")
                     break
         found = []
         for (path, kind), names in members.items():
@@ -147,7 +147,7 @@ class OnnxGraph:
 
 
 def _arithmetic(node: Any, read: list[Tensor | None], result: Tensor) -> tuple[str, int, int]:
-    """The name of the rule that counts a node, and its FLOPs and operations."""
+    """Return the name of the rule that counts a node, its FLOPs and its operations."""
     onnx = onnx_file.import_onnx()
     if node.domain not in ("", "ai.onnx"):
         raise NotCountable
@@ -171,22 +171,23 @@ def _arithmetic(node: Any, read: list[Tensor | None], result: Tensor) -> tuple[s
 
 
 def _inferred(proto: Any, path: Path, batch: int) -> Any:
-    """The model with its batch fixed, and every shape that inference can tell."""
+    """Return the model with a fixed batch and inferred shapes."""
     onnx = onnx_file.import_onnx()
     initial = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in initial]
     metadata = onnx_file.metadata_of(proto, path)
-    # Our files say which axis is the batch; in others it is the first axis of the first input, and any open first axis.
+    # Files of cbsurgeon name the batch axis. In others it is the first axis of the first input, and any dynamic first
+    # axis.
     axes = metadata.get("batch_inputs", {}) if metadata else {value.name: 0 for value in inputs[:1]}
     for value in inputs:
         batch_axis = axes.get(value.name)
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value"):
                 if axis != (batch_axis or 0):
-                    raise _unfit(path, f"dimension {axis} of {value.name} ({dim.dim_param or '?'}) is open")
+                    raise _unfit(path, f"dimension {axis} of {value.name} ({dim.dim_param or '?'}) is dynamic")
                 dim.dim_value = batch
             elif axis == batch_axis and dim.dim_value != batch:
-                raise _unfit(path, f"its batch is fixed to {dim.dim_value}, and {batch} was asked for")
+                raise _unfit(path, f"its batch is fixed to {dim.dim_value}, but --batch is {batch}")
     for tensor in proto.graph.initializer:
         integers = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
         if integers and prod(tensor.dims) <= _SHAPES_ONLY and onnx.external_data_helper.uses_external_data(tensor):
@@ -199,16 +200,16 @@ def _inferred(proto: Any, path: Path, batch: int) -> Any:
 
 def _unfit(path: Path, why: str) -> UsageError:
     return UsageError(
-        "the file cannot be counted at this size",
+        "the file cannot be counted at this batch size",
         code="CB-AUDIT-05",
         where=str(path),
         why=why,
-        do="give the file's own batch with --batch, or export it with every other dimension fixed",
+        do="give the file's own batch with --batch, or export the model with every other dimension fixed",
     )
 
 
 def _tensors(proto: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor whose shape is known."""
+    """Yield name and tensor for every tensor of known shape."""
     onnx = onnx_file.import_onnx()
 
     def described(shape: Shape, kind: int) -> Tensor:
@@ -234,7 +235,7 @@ def _namespace(node: Any) -> str:
 
 
 def _stack(node: Any) -> Mapping[str, str]:
-    """Module path → class name, outermost first, as torch.onnx recorded it; empty for files of other exporters."""
+    """Return module path → class name, outermost first, as torch.onnx recorded it; empty if it did not."""
     entries = _namespace(node).split("/")[:-1]
     pairs = (re.fullmatch(r"(.*?): (\S+)", entry) for entry in entries)
     return {pair[1]: pair[2] for pair in pairs if pair is not None}

@@ -1,4 +1,4 @@
-"""Which ATen rule counts an ONNX operator, and with which arguments."""
+"""The table of counting rules for ONNX operators: which ATen rule counts each, and with which arguments."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cbsurgeon.checks.cost.rules import NotCountable, Shape, words
 
 @dataclass(frozen=True)
 class FileNode:
-    """One node of a file, as sizes.
+    """Shapes and attributes of one node of a file.
 
     Attributes:
-        inputs: shape of each floating-point operand; ``None`` for one left out or of another type.
+        inputs: shape of each floating-point operand; ``None`` for an omitted one or one of another type.
         attributes: name → value.
         output: shape of the first result.
     """
@@ -28,7 +28,7 @@ Arguments = Callable[[FileNode], dict[str, Any]]
 
 
 def _named(*names: str) -> Arguments:
-    """Operands under the names of the rule's schema."""
+    """Pass the operands under these argument names of the rule."""
     return lambda node: dict(zip(names, node.inputs, strict=False))
 
 
@@ -47,7 +47,7 @@ def _pool(node: FileNode) -> dict[str, Any]:
 
 
 def _attention(node: FileNode) -> dict[str, Any]:
-    """``[batch, heads, tokens, width]``; three axes hold heads and width in one."""
+    """Pass queries, keys and values as ``[batch, heads, tokens, width]``; with three axes, heads and width are one."""
     given = [*node.inputs, None, None, None]
     query, key, value, mask = given[:4]
     if query is None or key is None or value is None:
@@ -103,14 +103,14 @@ MOVES = words(
     "Cast Concat Expand Gather GatherElements GatherND Pad ScatterElements ScatterND Slice SpaceToDepth DepthToSpace "
     "Split Tile Transpose Trilu Where ConstantOfShape Range OneHot EyeLike Not And Or Xor IsNaN IsInf"
 )
-"""Operators that write their result and do no arithmetic on values. ONNX has no views: a transpose is a copy."""
+"""Operators that only copy. ONNX has no views, so a transpose is a copy."""
 
 FREE = words("Constant Dropout Flatten Identity Reshape Shape Size Squeeze Unsqueeze")
-"""Operators that neither compute nor move."""
+"""Operators that neither compute nor copy."""
 
 
 def resized(node: FileNode) -> str | None:
-    """The rule of a ``Resize``; ``None`` for one that only copies."""
+    """Return the rule of a ``Resize``; ``None`` if it only copies."""
     mode = node.attributes.get("mode", b"nearest")
     mode = mode.decode() if isinstance(mode, bytes) else mode
     return {"nearest": None, "linear": "upsample_bilinear2d", "cubic": "upsample_bicubic2d"}[mode]

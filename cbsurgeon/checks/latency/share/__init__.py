@@ -1,5 +1,5 @@
-"""Own time: what a candidate executes beyond its baseline, timed by the profiler of the back end that runs both.
+"""Own time: the run time of operators that only the candidate executes, measured by the back end's profiler.
 
-Belongs here: reading a profiler and telling inserted operators from the rest. Not here: the statistics of whole runs
+Belongs here: reading a profiler and finding the inserted operators in it. Not here: the statistics of whole runs
 (``checks.latency``).
 """

@@ -1,4 +1,4 @@
-"""What one executed graph has that another has not, after the back end's optimiser."""
+"""Comparing two executed graphs: the operators that only one of them has, after the back end's optimiser."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from cbsurgeon.checks.latency.share.trace import Node
 
 @dataclass(frozen=True)
 class Positions:
-    """Where two sequences of operators differ, as positions in each.
+    """The positions at which two sequences of operators differ.
 
     Attributes:
-        added: of B's operators that A has not.
-        removed: of A's operators that B has not.
-        changed: pairs of an operator of A and one of B of the same type on tensors of another shape, type or number:
-            a bias that folding moves from N tokens to one, or a fusion that no longer takes the bias along. These are
-            in neither of the other two.
+        added: positions in B of operators that A does not have.
+        removed: positions in A of operators that B does not have.
+        changed: pairs of positions (A, B) of operators of the same type whose tensors differ in shape, dtype or number,
+            such as a bias that folding adds to one token instead of N. They are not in ``added`` or ``removed``.
     """
 
     added: tuple[int, ...]
@@ -31,58 +30,58 @@ class Positions:
 
 
 def differ(a: Sequence[Node], b: Sequence[Node]) -> Positions:
-    """The multiset difference of two sequences of operators, by type, shapes and types of inputs and outputs.
+    """Return the multiset difference of two sequences of operators, by type and by shapes and dtypes of their tensors.
 
-    The sequences are aligned first, so that of twelve equal operators the right ones are named; what stands in another
-    order in the two is no difference.
+    The sequences are aligned first, so that the right one of several equal operators is reported. A different order
+    alone is not a difference.
     """
     removed, added = set(range(len(a))), set(range(len(b)))
     for match in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
         removed.difference_update(range(match.a, match.a + match.size))
         added.difference_update(range(match.b, match.b + match.size))
-    for place in sorted(removed):
-        # What belongs to no inserted site moved more likely than what does.
-        twins = [other for other in sorted(added, key=lambda one: (bool(b[one].site), one)) if b[other] == a[place]]
+    for index in sorted(removed):
+        # Prefer operators of the model itself: inserted operators cannot have moved.
+        twins = [other for other in sorted(added, key=lambda one: (bool(b[one].site), one)) if b[other] == a[index]]
         if twins:
-            removed.discard(place)
+            removed.discard(index)
             added.discard(twins[0])
     changed = []
-    for place in sorted(removed):
-        twin = next((one for one in sorted(added) if b[one].op == a[place].op and not b[one].site), None)
+    for index in sorted(removed):
+        twin = next((one for one in sorted(added) if b[one].op == a[index].op and not b[one].site), None)
         if twin is not None:
-            removed.discard(place)
+            removed.discard(index)
             added.discard(twin)
-            changed.append((place, twin))
+            changed.append((index, twin))
     return Positions(tuple(sorted(added)), tuple(sorted(removed)), tuple(changed))
 
 
 def only_inserted(a: Sequence[Node], b: Sequence[Node], positions: Positions) -> bool:
-    """Whether B executes what A does, and inserted operators beside it.
+    """Return whether B executes all operators of A and, in addition, only inserted ones.
 
-    True when no operator of A is lost and each that B adds belongs to an inserted site. Where the profiler names no
-    site, what is added counts as inserted. An operator that works on another shape (``changed``) is not lost.
+    True if no operator is removed and every added one belongs to a site. If the profiler does not report sites, added
+    operators count as inserted. Operators in ``changed`` do not count as removed.
     """
     named = any(node.site for node in (*a, *b))
-    return not positions.removed and (not named or all(b[place].site for place in positions.added))
+    return not positions.removed and (not named or all(b[index].site for index in positions.added))
 
 
 def in_groups(nodes: Sequence[Node], added: Sequence[int], sites: Sequence[str]) -> tuple[Node, ...]:
-    """The nodes with the sites of the added ones, where a profiler names none and their order tells.
+    """Return the nodes with sites assigned to the added ones by their order, if the profiler reports no sites.
 
-    Operators that follow each other belong to one site. Where there are as many such groups as sites, all of the same
-    operators, each site has its group; otherwise the nodes are returned as they are.
+    Consecutive added operators form a group. If there are as many groups as sites, and all groups have the same
+    operators, each group gets a site; otherwise the nodes are returned unchanged.
     """
     groups: list[list[int]] = []
-    for place in added:
-        if groups and place == groups[-1][-1] + 1:
-            groups[-1].append(place)
+    for index in added:
+        if groups and index == groups[-1][-1] + 1:
+            groups[-1].append(index)
         else:
-            groups.append([place])
-    alike = len({tuple(nodes[place].op for place in group) for group in groups}) == 1
+            groups.append([index])
+    alike = len({tuple(nodes[index].op for index in group) for group in groups}) == 1
     if any(node.site for node in nodes) or not alike or len(groups) != len(sites):
         return tuple(nodes)
     found = list(nodes)
     for group, site in zip(groups, sites, strict=True):
-        for place in group:
-            found[place] = replace(found[place], site=site)
+        for index in group:
+            found[index] = replace(found[index], site=site)
     return tuple(found)

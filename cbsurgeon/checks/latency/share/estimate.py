@@ -1,14 +1,16 @@
-"""From two traces to the share of the inserted operators and the overhead. Pure arithmetic, no clock.
+"""Computing the inserted operators' share and overhead, with confidence intervals, from the traces of two models.
 
-An operator's time is the mean of its fastest quarter over the runs: other work on the machine only adds time, and it
-adds more to operators that wait for several threads than to the small inserted ones, so that means over all runs would
-flatter the share. With ``r`` the part of A's time in operators that B has not and ``s`` the part of B's time in
-operators that A has not, the shared operators take ``(1 - r)`` of A and ``(1 - s)`` of B. Taken as equally fast, they
-give ``B / A = (1 - r) / (1 - s)``. Two models that share less than half of their time have no such yardstick: there,
-the sums over all operators are compared.
+The time of an operator is the mean of the fastest quarter of its runs. Other work on the machine only adds time, and it
+adds more to operators that use several threads than to the small inserted ones; the mean over all runs would make the
+share look smaller than it is.
 
-The intervals come from a bootstrap over blocks of consecutive runs: the same blocks of both models, which were run in
-turns, so that what disturbed both is drawn together. Its standard error is widened by Student's quantile for the number
+Let ``r`` be the fraction of A's time in operators that B does not have, and ``s`` the fraction of B's time in operators
+that A does not have. The shared operators take ``(1 - r)`` of A and ``(1 - s)`` of B. They are assumed to be equally
+fast, so ``B / A = (1 - r) / (1 - s)``. If the shared operators take less than half of either model's time, the sums
+over all operators are compared instead.
+
+The intervals come from a bootstrap over blocks of consecutive runs. The two models ran in turns, and the same blocks
+are drawn for both, so a disturbance affects both. The standard error is multiplied by Student's quantile for the number
 of blocks.
 """
 
@@ -25,41 +27,41 @@ from cbsurgeon.checks.latency.share.trace import Node, Times, Trace
 from cbsurgeon.checks.latency.statistics import student_quantile
 
 YARDSTICK = 0.5
-"""Part of both models' time that the shared operators have to take to measure the rest by."""
+"""Smallest fraction of both models' time that shared operators must take to serve as the common measure."""
 
 FASTEST = 0.25
-"""Part of an operator's runs that counts, from the fastest."""
+"""Fraction of an operator's runs, the fastest ones, whose mean is its time."""
 
 BLOCKS = 15
-"""Blocks the runs are cut into, or as many as there are runs."""
+"""Number of blocks of runs for the bootstrap, at most one per run."""
 
 RESAMPLES = 300
-"""Draws of blocks: the standard error is then known to 4 %."""
+"""Number of bootstrap draws: the standard error is then accurate to 4 %."""
 
 FEWEST_RUNS = 6
-"""With fewer runs of a model there is no interval worth the name."""
+"""Fewest runs of each model for a useful interval."""
 
 
 def undisturbed(times: Times) -> Times:
-    """Microseconds of each operator, from ``[runs, nodes]``: the mean of its fastest quarter."""
+    """Return the microseconds of each operator, from ``[runs, nodes]``: the mean of its fastest quarter."""
     count = max(1, math.ceil(FASTEST * len(times)))
     return np.asarray(np.partition(times, count - 1, axis=0)[:count].mean(axis=0))
 
 
 def estimate(a: Trace, b: Trace, *, method: str = "", seconds: float = 0.0, notes: Iterable[str] = ()) -> OwnTime:
-    """The own time of what B executes beyond A.
+    """Compute the own time of the operators that only B executes.
 
     Args:
-        a, b: runs of both models, taken in turns.
-        method, seconds, notes: as in :class:`OwnTime`.
+        a, b: traces of both models, run in turns.
+        method, seconds, notes: see :class:`OwnTime`.
 
     Raises:
         ValueError: fewer than :data:`FEWEST_RUNS` runs of a model.
     """
     if min(a.runs, b.runs) < FEWEST_RUNS:
-        raise ValueError(f"{a.runs} and {b.runs} runs; {FEWEST_RUNS} of each model are the fewest")
+        raise ValueError(f"{a.runs} and {b.runs} runs, but at least {FEWEST_RUNS} of each model are needed")
     positions = differ(a.nodes, b.nodes)
-    # An operator that both have on other tensors is one that A has no longer and one that B has more.
+    # A changed operator counts as removed from A and added to B.
     of_a = [*positions.removed, *(before for before, _ in positions.changed)]
     of_b = [*positions.added, *(after for _, after in positions.changed)]
 
@@ -93,21 +95,21 @@ def estimate(a: Trace, b: Trace, *, method: str = "", seconds: float = 0.0, note
     )
 
 
-def _part(times: Times, places: Iterable[int]) -> float:
+def _part(times: Times, nodes: Iterable[int]) -> float:
     total = float(times.sum())
-    return float(times[list(places)].sum()) / total if total > 0 else 0.0
+    return float(times[list(nodes)].sum()) / total if total > 0 else 0.0
 
 
 def _intervals(a: Times, b: Times, statistics: Iterable[Callable[[Times, Times], float]]) -> list[Interval]:
-    """Each statistic of the operators' undisturbed times, with its bounds."""
+    """Return each statistic of the operators' undisturbed times, with its bounds."""
     wanted = tuple(statistics)
     runs = min(len(a), len(b))
     blocks = min(BLOCKS, runs)
     length = runs // blocks
-    # The first runs are the coldest: where the runs do not divide evenly, those are left out of the draws.
-    places = np.arange(runs - blocks * length, runs).reshape(blocks, length)
+    # If the runs do not divide evenly into blocks, the first ones (which are the coldest) are left out.
+    indices = np.arange(runs - blocks * length, runs).reshape(blocks, length)
     draws = np.random.default_rng(0).integers(blocks, size=(RESAMPLES, blocks))
-    values = np.array([[one(*_both(a, b, places[draw].ravel())) for one in wanted] for draw in draws])
+    values = np.array([[one(*_both(a, b, indices[draw].ravel())) for one in wanted] for draw in draws])
     spread = values.std(axis=0, ddof=1) * math.sqrt(blocks / (blocks - 1))
     centre = [one(undisturbed(a), undisturbed(b)) for one in wanted]
     two, single = student_quantile(0.975, blocks - 1), student_quantile(0.95, blocks - 1)
@@ -130,19 +132,19 @@ def _graph(a: Trace, b: Trace, positions: Positions, of_a: Times, of_b: Times) -
         removed=_grouped(a.nodes, of_a, positions.removed),
         changed=tuple(
             (
-                _grouped(a.nodes, of_a, (before for before, _ in places))[0],
-                _grouped(b.nodes, of_b, (after for _, after in places))[0],
+                _grouped(a.nodes, of_a, (before for before, _ in same))[0],
+                _grouped(b.nodes, of_b, (after for _, after in same))[0],
             )
-            for places in pairs.values()
+            for same in pairs.values()
         ),
         only_inserted=only_inserted(a.nodes, b.nodes, positions),
     )
 
 
-def _grouped(nodes: tuple[Node, ...], times: Times, places: Iterable[int]) -> tuple[Operators, ...]:
+def _grouped(nodes: tuple[Node, ...], times: Times, indices: Iterable[int]) -> tuple[Operators, ...]:
     groups: dict[Node, list[int]] = {}
-    for place in places:
-        groups.setdefault(nodes[place], []).append(place)
+    for index in indices:
+        groups.setdefault(nodes[index], []).append(index)
     return tuple(
         Operators(node.op, node.inputs, node.outputs, len(group), float(times[group].sum()))
         for node, group in groups.items()

@@ -1,4 +1,4 @@
-"""Measuring own time: both models under their back end's profiler, in turns, each back end in its own way."""
+"""Measuring own time: running both models in turns under their back end's profiler."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cbsurgeon.checks.latency.share.turns import Profiled
 from cbsurgeon.vocabulary import Progress
 
 SECONDS = 6.0
-"""Of profiled runs: on two idle cores about 60 runs each of a DeiT-S, whose share is then known to 0.02 %."""
+"""Seconds of profiled runs: about 60 runs each of DeiT-S on two idle cores, enough for an accuracy of 0.02 %."""
 
 Profile = Callable[[Sequence[RuntimeFactory], float], Profiled | str]
-"""Runs A, B and the control under a profiler for so many seconds; a sentence says why it cannot."""
+"""Runs A, B and a second A under a profiler for a number of seconds; returns a sentence if it cannot."""
 
 PROFILES: dict[tuple[str, str], Profile] = {
     ("onnxruntime", "cpu"): onnx_profile.profile,
@@ -30,26 +30,26 @@ PROFILES: dict[tuple[str, str], Profile] = {
     ("folded", "cpu"): torch_profile.profile,
     ("compile", "cpu"): torch_profile.profile,
 }
-"""Back end and kind of device → how its operators are timed. A new back end is one function and one line here."""
+"""Back end and device type → the function that profiles it. A new back end is one function and one line here."""
 
 NOT_YET = {
     ("tensorrt", "cuda"): "the operators of TensorRT engines are not profiled: that has not been run on a GPU yet",
 }
-"""Why a back end has none."""
+"""Why some back ends have no profile function."""
 
 
 def own_time(
     a: RuntimeFactory, b: RuntimeFactory, *, seconds: float = SECONDS, progress: Progress | None = None
 ) -> OwnTime | str:
-    """The time B takes for what A does not execute, or a sentence that says why it cannot be measured.
+    """Measure the time of operators that only B executes; return a sentence if that is not possible.
 
-    A is opened twice, and both times have to execute the same operators: a back end that optimises the same model in
-    two ways says nothing about another model.
+    A is opened twice and must execute the same operators both times. If the back end optimises one model in two ways, a
+    difference between two models proves nothing.
 
     Args:
-        a, b: open the baseline and the candidate, on the same back end, batch and device.
-        seconds: of profiled runs; opening, warming up and reading the profiles come on top.
-        progress: told each step.
+        a, b: factories of the baseline and the candidate, with the same back end, batch and device.
+        seconds: duration of profiled runs, without opening, warming up and reading the profiles.
+        progress: called with a message at each step.
 
     Raises:
         CBSurgeonError: a model cannot be opened or run.
@@ -71,7 +71,7 @@ def own_time(
     if differ(first.nodes, control.nodes):
         return "the baseline executes other operators when it is opened a second time"
     if min(first.runs, second.runs) < FEWEST_RUNS:
-        return f"only {min(first.runs, second.runs)} runs fit into {seconds:.0f} s; {FEWEST_RUNS} are the fewest"
+        return f"only {min(first.runs, second.runs)} runs fit into {seconds:.0f} s; {FEWEST_RUNS} are needed"
     new = [site for site in b.sites if site not in a.sites]
     second = replace(second, nodes=in_groups(second.nodes, differ(first.nodes, second.nodes).added, new))
     dropped = first.dropped + second.dropped

@@ -18,16 +18,16 @@ from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 
 SUFFIX = "_kernel_time"
 CONTROL_FLOW = {"If", "Loop", "Scan"}
-"""Operators whose time holds that of the operators inside them."""
+"""Operators whose time includes that of the operators inside them."""
 
 MOST_EVENTS = 40_000
-"""Operator runs to record of one model: ONNX Runtime writes a kilobyte of JSON for each."""
+"""Most operator runs to record per model: ONNX Runtime writes a kilobyte of JSON for each."""
 
 METHOD = "ONNX Runtime's profiler (whole microseconds)"
 
 
 def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | str:
-    """Profile A and B in turns, and A once more before that; see :data:`cbsurgeon.checks.latency.share.PROFILES`."""
+    """Profile a second A once, then A and B in turns; see :data:`cbsurgeon.checks.latency.share.measuring.PROFILES`."""
     from cbsurgeon.deploy.runtimes.onnx_runtime import OnnxRuntime
 
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
             runtimes.append(runtime)
             calls.append(factory.prepare(runtime))
             sites.append(sites_of(path))
-        calls[2]()  # the control only has to show its operators
+        calls[2]()  # of the second A, only its operators are needed
         profiles = {2: runtimes[2].end_profiling()}
         operators = max(len(onnx_file.load(Path(str(factory.spec.target))).graph.node) for factory in factories[:2])
         most = max(FEWEST_RUNS, MOST_EVENTS // max(operators, 1))
@@ -60,21 +60,21 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
 
 
 def sites_of(path: Path) -> dict[str, str]:
-    """Node name → module path of the inserted operator the node belongs to, for a file that cbsurgeon exported."""
+    """Return node name → module path of its inserted operator, for a file exported by cbsurgeon."""
     found = {}
     for node in onnx_file.load(path).graph.node:
         parts = onnx_file.module_path({item.key: item.value for item in node.metadata_props}).split(".")
-        place = next((place for place, part in enumerate(parts) if part in (ON_OUTPUT, ON_INPUT)), None)
-        if place is not None:
-            found[node.name] = ".".join(parts[: place + 1])
+        depth = next((depth for depth, part in enumerate(parts) if part in (ON_OUTPUT, ON_INPUT)), None)
+        if depth is not None:
+            found[node.name] = ".".join(parts[: depth + 1])
     return found
 
 
 def runs_of(events: Iterable[Mapping[str, Any]], sites: Mapping[str, str]) -> Iterator[Run]:
-    """The runs in a profile.
+    """Yield the runs in a profile.
 
     Args:
-        events: entries of the file that ``end_profiling`` names. Times are whole microseconds.
+        events: entries of the file written by ``end_profiling``. Times are whole microseconds.
         sites: from :func:`sites_of`.
     """
     ordered = sorted((event for event in events if "dur" in event), key=lambda event: int(event["ts"]))
@@ -93,12 +93,12 @@ def runs_of(events: Iterable[Mapping[str, Any]], sites: Mapping[str, str]) -> It
 
 
 def read(path: Path, sites: Mapping[str, str]) -> list[Run]:
-    """The runs in a profile file."""
+    """Return the runs in a profile file."""
     return list(runs_of(json.loads(path.read_text(encoding="utf-8")), sites))
 
 
 def _outermost(events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Events that lie in no control-flow operator."""
+    """Yield the events that are not inside a control-flow operator."""
     until = -1
     for event in events:
         if int(event["ts"]) < until:
@@ -115,7 +115,7 @@ def _node(event: Mapping[str, Any], sites: Mapping[str, str]) -> Node:
 
 
 def _shapes(entries: Iterable[Mapping[str, Any]]) -> str:
-    """``[{"float": [1, 197, 384]}]`` as ``float[1,197,384]``."""
+    """Format ``[{"float": [1, 197, 384]}]`` as ``float[1,197,384]``."""
     return " ".join(
         f"{dtype}[{','.join(str(size) for size in shape)}]" for entry in entries for dtype, shape in entry.items()
     )

@@ -1,4 +1,4 @@
-"""The inserted operators' own time, and the difference of the executed graphs it rests on."""
+"""The result of measuring own time: the inserted operators' time, and the difference of the executed graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Interval:
-    """A fraction with its bounds.
+    """An estimated fraction with its confidence interval.
 
     Attributes:
         value: the estimate.
@@ -28,10 +28,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a run of B that its inserted operators take.
+    """The inserted operators' fraction of B's run time.
 
     Attributes:
-        value: their time over the time of all operators.
+        value: their time divided by the time of all operators.
         ci95: two-sided 95 % interval of ``value``.
         runs: profiled runs of each model.
     """
@@ -47,13 +47,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Operators:
-    """Equal operators of a graph: of one type, on tensors of the same shapes.
+    """A group of equal operators: of one type, on tensors of the same shapes.
 
     Attributes:
         op: type, or name of the fused kernel.
-        inputs, outputs: types and shapes, as text; empty where the profiler does not tell.
-        count: how many there are.
-        microseconds: what they take in one run, together.
+        inputs, outputs: dtypes and shapes, as text; empty if the profiler does not report them.
+        count: number of operators.
+        microseconds: their total time in one run.
     """
 
     op: str
@@ -79,15 +79,15 @@ class Operators:
 
 @dataclass(frozen=True)
 class GraphDifference:
-    """What the two executed graphs do not share, after the back end's optimiser.
+    """The difference of the two executed graphs, after the back end's optimiser.
 
     Attributes:
-        added: operators of B that A has not.
-        removed: operators of A that B has not, such as a fusion that no longer happens.
-        changed: operators of the same type in both whose tensors differ, as they are in A and in B. They are in
-            neither of the other two; their time counts.
-        only_inserted: B executes all that A does, and inserted operators beside it. Where the profiler does not tell
-            what a node belongs to, all added ones count as inserted.
+        added: operators that only B has.
+        removed: operators that only A has, such as a fusion that no longer happens.
+        changed: operators of the same type in A and B whose tensors differ. They are not in ``added`` or ``removed``,
+            but their time counts.
+        only_inserted: whether B executes all operators of A and, in addition, only inserted ones. If the profiler does
+            not report sites, all added operators count as inserted.
     """
 
     added: tuple[Operators, ...] = ()
@@ -111,10 +111,10 @@ class GraphDifference:
 
 @dataclass(frozen=True)
 class SiteTime:
-    """What the operator at one site takes in one run.
+    """The time of the operator at one site in one run.
 
     Attributes:
-        site: module path of the operator, or of the block it stands in.
+        site: module path of the operator, or of its block.
         microseconds: its time.
     """
 
@@ -128,20 +128,20 @@ class SiteTime:
 
 @dataclass(frozen=True)
 class OwnTime:
-    """What B executes beyond A, timed by the profiler of the back end that runs both.
+    """The time of the operators that only B executes, measured by the back end's profiler.
 
     Attributes:
-        share: of the inserted operators in a run of B.
-        overhead: time of B over time of A, less one, from the operators they do not share: lost and gained fusions
-            count. The operators they do share are taken as equally fast, which the end-to-end pairs check.
-        unchanged: time of the shared operators in B over that in A, less one.
+        share: the inserted operators' fraction of B's run time.
+        overhead: time of B divided by time of A, minus one, computed from the operators they do not share (including
+            fusions lost and gained). Shared operators are assumed to be equally fast; the end-to-end pairs check that.
+        unchanged: time of the shared operators in B divided by that in A, minus one.
         graph: the operators that are not shared.
-        sites: time of each inserted operator, where the profiler tells which node belongs to it.
-        run_microseconds: operator time of a whole run of A and of B, undisturbed.
+        sites: time of each inserted operator, if the profiler reports which nodes belong to it.
+        run_microseconds: undisturbed operator time of a whole run of A and of B.
         profiled_seconds: median seconds of a profiled run of A and of B.
-        seconds: how long measuring took.
-        method: the profiler, in words.
-        notes: facts that weaken or explain the numbers.
+        seconds: duration of the measurement.
+        method: name of the profiler.
+        notes: facts that limit or explain the numbers.
     """
 
     share: Share
@@ -156,7 +156,7 @@ class OwnTime:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form of what stands beside ``share`` and ``graph``."""
+        """JSON form of everything except ``share`` and ``graph``."""
         return {
             "overhead": self.overhead.to_dict(),
             "unchanged": self.unchanged.to_dict(),

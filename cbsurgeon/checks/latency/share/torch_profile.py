@@ -1,8 +1,8 @@
 """Operator times of PyTorch's back ends, from ``torch.profiler``: eager, programs and ``torch.compile`` on the CPU.
 
-A trace nests: a region that Dynamo compiled holds the call of a compiled graph, which holds its kernels;
-``aten::linear`` holds ``aten::addmm``. An operator here is the outermost event that is no such wrapper, with the time
-of all inside it. Python between operators is not in it: the end-to-end pairs see that.
+Events in a trace are nested: a region compiled by Dynamo contains the call of a compiled graph, which contains its
+kernels; ``aten::linear`` contains ``aten::addmm``. An operator is the outermost event that is not such a wrapper, with
+the time of everything inside it. Python overhead between operators is not included; the end-to-end pairs measure it.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ LABEL = "cbsurgeon run of "
 NAMES = ("A", "B", "A again")
 
 WRAPPER = re.compile(r"## Call CompiledFxGraph \S+ ##|Torch-Compiled Region: \S+")
-"""Events around operators; the hash and the number in them differ between models."""
+"""Names of wrapper events; the hash and the number in them differ between models."""
 
 NUMBERED = re.compile(r"(?:graph_\d+_)?((?:cpp|triton)\w*?)_\d+")
 """Names of Inductor's kernels: ``graph_1_cpp_fused_gelu_view_3`` is the fourth kernel of the second graph."""
 
 MOST_EVENTS = 50_000
-"""Events to record of one model: each is half a kilobyte of JSON."""
+"""Most events to record per model: each is half a kilobyte of JSON."""
 
 METHOD = "torch.profiler (CPU operators)"
 Event = Mapping[str, Any]
 
 
 def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | str:
-    """Profile A and B in turns, and A opened again once; see :mod:`cbsurgeon.checks.latency.share.measuring`."""
+    """Profile a second A once, then A and B in turns; see :mod:`cbsurgeon.checks.latency.share.measuring`."""
     with ExitStack() as stack:
         stack.enter_context(_kernel_names(factories[0].spec.chosen))
         timed = [factory() for factory in factories]
@@ -67,7 +67,7 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
 
 
 def runs_of(events: Iterable[Event]) -> Iterator[tuple[str, Run]]:
-    """Which model and what it executed, for each run in a trace of ``export_chrome_trace``."""
+    """Yield the model's name and the run, for each run in a trace written by ``export_chrome_trace``."""
     spans = [event for event in events if event.get("ph") == "X" and event.get("cat") in ("cpu_op", "user_annotation")]
     spans.sort(key=lambda event: (float(event["ts"]), -float(event["dur"])))
     place = 0
@@ -96,7 +96,7 @@ def _node(event: Event) -> Node:
 
 
 def _shapes(dims: Sequence[Any]) -> str:
-    """``[[1, 197, 384], [384], []]`` as ``[1,197,384] [384]``: what is no tensor has no dims."""
+    """Format ``[[1, 197, 384], [384], []]`` as ``[1,197,384] [384]``; inputs that are not tensors are left out."""
     return " ".join(json.dumps(shape, separators=(",", ":")) for shape in dims if shape)
 
 
@@ -110,8 +110,8 @@ def _labelled(call: Callable[[], object], synchronize: Callable[[], object], nam
 
 
 def _recorded(calls: Sequence[Callable[[], None]]) -> list[Event]:
-    """The trace of some calls."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to the terminal otherwise
+    """Run some calls under the profiler and return the events."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise Kineto writes to the terminal
     with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as made:
             for call in calls:
@@ -123,7 +123,7 @@ def _recorded(calls: Sequence[Callable[[], None]]) -> list[Event]:
 
 
 def _kernel_names(backend: str) -> AbstractContextManager[object]:
-    """Has Inductor name its kernels in the trace, while models are compiled."""
+    """Return a context in which Inductor compiles kernels that report their names to the profiler."""
     if backend != "compile":
         return nullcontext()
     import torch._inductor.config as inductor

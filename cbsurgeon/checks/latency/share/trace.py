@@ -1,4 +1,4 @@
-"""What a profiler saw of one model: the operators of a run, in order, and their times in every run."""
+"""The profile of one model: the operators of a run, in order, and their times in every run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Times = NDArray[np.float64]
 
 MOSTLY = 0.75
-"""Part of the runs that must have executed the same operators; the others (a reallocation, a retry) are left out."""
+"""Smallest fraction of runs that must have executed the same operators; the others are left out."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Node:
 
     Attributes:
         op: its type or kernel name.
-        inputs: types and shapes of its inputs, as text; empty where the profiler does not tell.
-        outputs: the same of its outputs.
-        name: name of the node in the file; two models may name the same node differently.
-        site: module path of the inserted operator it belongs to; empty for the model's own nodes, and where the
-            profiler does not tell.
+        inputs: dtypes and shapes of its inputs, as text; empty if the profiler does not report them.
+        outputs: the same for its outputs.
+        name: name of the node in the file; it may differ between two models.
+        site: module path of the inserted operator it belongs to; empty for the model's own nodes, and if the profiler
+            does not report it.
     """
 
     op: str
@@ -37,13 +37,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Trace:
-    """Several runs of one model.
+    """Several runs of one model that executed the same operators.
 
     Attributes:
         nodes: the operators of a run, in order of execution.
         times: microseconds, ``[runs, nodes]``.
-        spans: microseconds of whole runs, ``[runs]``: at least the sum over the nodes.
-        dropped: runs that executed other operators and were left out.
+        spans: microseconds of whole runs, ``[runs]``; at least the sum over the nodes.
+        dropped: number of runs that executed other operators and were left out.
     """
 
     nodes: tuple[Node, ...]
@@ -53,13 +53,13 @@ class Trace:
 
     @property
     def runs(self) -> int:
-        """How many runs there are."""
+        """Number of runs."""
         return len(self.times)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as it is read from a profile: its operators, their microseconds, and those of the whole run."""
+    """One run in a profile: its operators, their microseconds, and the microseconds of the whole run."""
 
     nodes: tuple[Node, ...]
     times: tuple[float, ...]
@@ -67,13 +67,13 @@ class Run:
 
 
 def trace_of(runs: Sequence[Run]) -> Trace | str:
-    """The runs as one trace, or a sentence that says why they make none."""
+    """Combine runs to a trace; return a sentence if that is not possible."""
     if not runs or not any(run.nodes for run in runs):
         return "the profiler recorded no operators"
     usual, count = Counter(run.nodes for run in runs).most_common(1)[0]
     if count < MOSTLY * len(runs):
         return f"only {count} of {len(runs)} runs executed the same operators in the same order"
     kept = [run for run in runs if run.nodes == usual]
-    first = kept[0].nodes  # with its names: equality leaves them out
+    first = kept[0].nodes  # node names are ignored when runs are compared
     times = np.array([run.times for run in kept], dtype=np.float64)
     return Trace(first, times, np.array([run.span for run in kept], dtype=np.float64), len(runs) - count)

@@ -1,4 +1,4 @@
-"""Running two models in turns, so that whatever disturbs the machine disturbs both."""
+"""Running two models in turns, so that a disturbance of the machine affects both."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from cbsurgeon.checks.latency.share.trace import Trace
 
 WARM = 2
-"""Runs before those that count: memory is planned and caches are filled on the first ones."""
+"""Number of warm-up runs, in which memory is planned and caches are filled."""
 
 ROUND = (0, 1, 1, 0)
-"""One round of turns; it is its own mirror image, so that a steady drift favours neither."""
+"""Order of A (0) and B (1) in one round; it is symmetric, so a steady drift favours neither."""
 
 FEWEST, PATIENCE = 12, 3.0
-"""Runs of each model that make a useful interval; for these, up to so many times the seconds asked for are taken."""
+"""Fewest runs of each model, and by how much the requested time may be exceeded to reach them."""
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """What a profiler saw.
+    """The profiles of A, B and a second A.
 
     Attributes:
-        traces: of A, of B and of A opened a second time; a sentence in the place of one that cannot be read.
-        method: the profiler, in words.
+        traces: the traces of A, B and the second A; a sentence instead of a trace that cannot be read.
+        method: name of the profiler.
     """
 
     traces: tuple[Trace | str, Trace | str, Trace | str]
@@ -32,22 +32,22 @@ class Profiled:
 
 
 def take_turns(calls: Sequence[Callable[[], object]], seconds: float, most: int) -> int:
-    """Call A and B in turns until the time is over.
+    """Call A and B in turns until the time is up.
 
     Args:
-        calls: of A and of B, warm already.
-        seconds: for all of it; slow models get up to :data:`PATIENCE` times as long.
-        most: calls of each.
+        calls: the calls of A and of B, already warm.
+        seconds: the time in total; slow models get up to :data:`PATIENCE` times as long.
+        most: most calls of each.
 
     Returns:
-        How often each was called.
+        The number of calls of each.
     """
     start, count = time.perf_counter(), 0
     while count < most:
         spent = time.perf_counter() - start
         if spent > (seconds if count >= FEWEST else PATIENCE * seconds):
             break
-        for place in ROUND:
-            calls[place]()
+        for which in ROUND:
+            calls[which]()
         count += 2
     return count

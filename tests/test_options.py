@@ -125,6 +125,7 @@ TYPED |= {
     (SweepOptions, "minimize"): (["--minimize"], True),
     (SweepOptions, "retries"): (["--retries", "0"], 0),
     (SweepOptions, "workers"): (["--workers", "2"], 2),
+    (SweepOptions, "budget"): (["--budget", "40m"], 2400.0),
     (SweepOptions, "storage"): (["--storage", "sqlite:///a.db"], "sqlite:///a.db"),
 }
 TYPED |= {

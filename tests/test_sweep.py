@@ -164,6 +164,17 @@ cbs.sweep(encoder(), {str(tmp_path / "s")!r}, layers=("all",), seeds=(0, 1, 2), 
     assert len(after) - 6 <= 1 and set(before) <= set(after), "only the run that was killed is repeated"
 
 
+def test_a_sweep_without_time_left_stops_and_goes_on_seed_by_seed(tmp_path: Path) -> None:
+    how = {"op": ("cb", "se"), "layers": ("all",), "seeds": (2, 0), "run": command(tmp_path), "metric": "accuracy"}
+    table = cbs.sweep(encoder(), tmp_path / "s", budget=1e-6, **how)
+    assert table and table.left == table.to_dict()["left"] == 6 and not (tmp_path / "log").exists()
+    assert "6 runs: the same command goes on" in render_text(table.to_dict())
+    table = cbs.sweep(encoder(), tmp_path / "s", **how)
+    assert table.left == 0 and len(table.results) == 6
+    seeds = [line.split()[1] for line in (tmp_path / "log").read_text().splitlines()]
+    assert seeds == ["2", "2", "2", "0", "0", "0"], "every cell has its first seed before one has its second"
+
+
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cbsurgeon.options.flags import option
-from cbsurgeon.options.texts import numbers, selectors, words
+from cbsurgeon.options.texts import duration, numbers, selectors, words
 from cbsurgeon.vocabulary import DEFAULT_OPSET
 
 
@@ -59,6 +59,15 @@ class SweepOptions:
     )
     workers: int = option(
         1, "Processes on this machine that run the command.", "--workers", metavar="N", number=int, least=1, shown="1"
+    )
+    budget: float | None = option(
+        None,
+        "Start no run after this time, such as 40m; in Python, seconds. Every cell gets its first seed before a second "
+        "one, the table has what is finished, and the same command goes on.",
+        "--budget",
+        metavar="TIME",
+        read=duration,
+        shown="until all are done",
     )
     storage: str | None = option(
         None,

@@ -34,6 +34,7 @@ class SweepTable:
         results: the finished runs of the user's command; empty without one.
         metric: the number that was read from the runs; empty without a command.
         minimize: whether the smallest metric is the best.
+        left: runs that are not finished, for which there was no time.
         environment: machine and versions.
     """
 
@@ -43,6 +44,7 @@ class SweepTable:
     results: tuple[Result, ...] = ()
     metric: str = ""
     minimize: bool = False
+    left: int = 0
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -91,6 +93,7 @@ class SweepTable:
             "metric": self.metric or None,
             "minimize": self.minimize,
             "best": self.best,
+            "left": self.left,
             "environment": dict(self.environment),
         }
 

@@ -31,6 +31,7 @@ class Runs:
         models: cell → file of its edited model, relative to the folder.
         recipes: cell → its recipe, relative to the folder; absent for the baseline.
         seeds: every cell runs with each.
+        until: no run starts after this time, in seconds since 1970.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Runs:
     models: Mapping[str, str]
     recipes: Mapping[str, str]
     seeds: tuple[int, ...]
+    until: float | None = None
 
     def write(self, folder: Path) -> None:
         """Put it where workers read it."""

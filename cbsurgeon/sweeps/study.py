@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,12 @@ from typing import Any
 
 from cbsurgeon.errors import CheckFailed, InputFileError, missing
 from cbsurgeon.models.files import strict_json
+from cbsurgeon.sweeps.order import sampler
 from cbsurgeon.sweeps.runs import Result, Runs
 from cbsurgeon.vocabulary import Progress
 
 HEARTBEAT, GRACE = 5, 20
 """Seconds between signs of life of a run, and after which a silent one counts as lost."""
-
-GRID_SEED = 0
-"""The order in which Optuna numbers the grid; the number says which cell a run is, so all workers need the same."""
 
 ATTEMPTS = 6
 """Tries to open a storage that other workers are opening too."""
@@ -84,7 +82,7 @@ def _opened(optuna: Any, runs: Runs) -> Any:
     study = optuna.create_study(
         storage=storage,
         study_name=runs.name,
-        sampler=optuna.samplers.GridSampler(_grid(runs), seed=GRID_SEED),
+        sampler=sampler(runs),
         direction="minimize" if runs.minimize else "maximize",
         load_if_exists=True,
     )
@@ -103,7 +101,7 @@ def _opened(optuna: Any, runs: Runs) -> Any:
 
 
 def work(folder: Path, progress: Progress | None = None) -> None:
-    """Run cells until none is left, in this process; several processes and machines may do so at once.
+    """Run cells until none is left or time is up, in this process; several processes and machines may do so at once.
 
     Raises:
         MissingPackage: Optuna is not installed.
@@ -125,6 +123,8 @@ def _work(optuna: Any, study: Any, runs: Runs, folder: Path, progress: Progress 
                 return
             time.sleep(WAIT)  # the last runs are under way elsewhere; a lost one comes back
             continue
+        if runs.until is not None and time.time() >= runs.until:
+            return
         if progress is not None:
             progress(f"run {state.done + 1} of {state.total}")
         study.optimize(
@@ -263,10 +263,6 @@ def _metric(file: Path, name: str) -> float:
         held = ", ".join(document) if isinstance(document, dict) else type(document).__name__
         raise RunFailed(f"{file} has no number {name!r}; it has {held}")
     return float(value)
-
-
-def _grid(runs: Runs) -> dict[str, Sequence[Any]]:
-    return {"cell": list(runs.models), "seed": list(runs.seeds)}
 
 
 def _again(retries: int) -> Any:

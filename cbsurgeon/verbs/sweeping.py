@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import Progress
 
 TABLE, IDENTITY = "sweep.json", "identity.json"
+
+APART = ("workers", "retries", "storage", "budget")
+"""Fields that say where, how often and how long a sweep runs; with other values it is the same sweep."""
 
 
 @documented(SweepOptions)
@@ -86,8 +90,8 @@ def _check_command(how: SweepOptions) -> None:
 
 
 def _digest(model: Model, how: SweepOptions) -> str:
-    """What makes two sweeps the same: the model and everything asked for but where and how often it is run."""
-    asked = {name: value for name, value in asdict(how).items() if name not in ("workers", "retries", "storage")}
+    """What makes two sweeps the same: the model and what is asked for, but not where and how long it runs."""
+    asked = {name: value for name, value in asdict(how).items() if name not in APART}
     origin = model.provenance
     said = [origin.reference, origin.sha256, origin.architecture, dict(origin.architecture_options), asked]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
@@ -166,9 +170,10 @@ def _run(
     storage = how.storage or f"sqlite:///{(folder / 'runs.db').absolute()}"
     name = f"cbsurgeon-{digest[:16]}" if how.storage else "cbsurgeon"
     runs = Runs(name, how.run, how.metric, how.minimize, how.retries, storage, digest, models, written, how.seeds)
+    if how.budget is not None:
+        runs = replace(runs, until=time.time() + how.budget)
     runs.write(folder)
     spread(folder, how.workers, tell)
     found = tuple(results(runs))
-    return SweepTable(
-        table.reference, folder, table.rows, found, how.metric, how.minimize, environment=table.environment
-    )
+    left = len(models) * len(how.seeds) - len(found)
+    return replace(table, results=found, metric=how.metric, minimize=how.minimize, left=left)

@@ -37,6 +37,8 @@ def swept(document: Document, documents: Sequence[Document]) -> Rows:
     for run in document["runs"]:
         if run["value"] is None:
             yield fact("failed", f"{run['cell']}, seed {run['seed']}, {run['attempts']} attempts: {run['why']}", "red")
+    if document.get("left"):
+        yield fact("left", f"{figures.counted(document['left'], 'run')}: the same command goes on", "yellow")
     if document["best"]:
         yield fact("best", f"{document['best']} by {'smallest' if document['minimize'] else 'largest'} mean {metric}")
     yield fact("folder", document["directory"], "green")

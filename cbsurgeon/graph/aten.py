@@ -13,8 +13,8 @@ def _names(text: str) -> frozenset[str]:
 
 
 LAYOUT = _names("""
-    view reshape _unsafe_view flatten unflatten view_as reshape_as permute transpose t numpy_T mT movedim moveaxis
-    swapaxes swapdims unsqueeze squeeze expand expand_as contiguous clone alias detach lift_fresh_copy roll to _to_copy
+    view reshape _unsafe_view flatten unflatten view_as reshape_as permute transpose t numpy_T mT movedim
+    unsqueeze squeeze expand expand_as contiguous clone alias detach lift_fresh_copy roll to _to_copy
     type_as float half bfloat16 double _assert_tensor_metadata
 """)
 """Steps that move elements, or only their names, and compute nothing."""
@@ -30,7 +30,17 @@ NORM = _names("layer_norm rms_norm group_norm batch_norm instance_norm native_la
 NONLINEAR = _names("""
     gelu relu relu6 silu mish elu selu celu leaky_relu prelu rrelu hardswish hardsigmoid hardtanh sigmoid tanh softplus
     softsign log_sigmoid threshold erf exp pow square abs clamp clamp_min clamp_max maximum minimum glu hardshrink
-    softshrink tanhshrink sin cos
+    softshrink tanhshrink sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh sinc erfc erfinv exp2 expm1
+    float_power fmax fmin heaviside hypot logaddexp logaddexp2 logit xlogy i0 igamma igammac digamma polygamma
+    lgamma mvlgamma special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1
+    special_chebyshev_polynomial_t special_chebyshev_polynomial_u special_chebyshev_polynomial_v
+    special_chebyshev_polynomial_w special_entr special_erfcx special_hermite_polynomial_h
+    special_hermite_polynomial_he special_i0e special_i1 special_i1e special_laguerre_polynomial_l
+    special_legendre_polynomial_p special_log_ndtr special_modified_bessel_i0 special_modified_bessel_i1
+    special_modified_bessel_k0 special_modified_bessel_k1 special_ndtr special_ndtri special_scaled_modified_bessel_k0
+    special_scaled_modified_bessel_k1 special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
+    special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w special_spherical_bessel_j0
+    special_xlog1py special_zeta
 """)
 """Pointwise non-linearities, and the pieces they are spelled with."""
 
@@ -40,9 +50,11 @@ ELEMENTWISE = (
     NONLINEAR
     | COMPARISON
     | _names("""
-    add sub rsub mul div true_divide neg reciprocal rsqrt sqrt log log1p addcmul addcdiv masked_fill lerp nan_to_num
+    add sub rsub mul div neg reciprocal rsqrt sqrt log log1p addcmul addcdiv masked_fill lerp nan_to_num
     floor round sign eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not fill zeros_like
-    ones_like masked_scatter cumsum softmax log_softmax _softmax flip sort scalar_tensor
+    ones_like masked_scatter cumsum softmax log_softmax _softmax flip sort scalar_tensor positive ceil trunc frac sgn
+    signbit copysign fmod remainder log2 log10 ldexp nextafter angle conj_physical deg2rad rad2deg isfinite isinf isnan
+    isneginf isposinf logical_xor bitwise_xor bitwise_left_shift bitwise_right_shift __lshift __rshift gcd lcm
 """)
 )
 """Steps whose output axes are the broadcast axes of their inputs (softmax and friends keep every axis too)."""
@@ -70,14 +82,68 @@ FOURIER = _names("""
 SPLIT = _names("getitem split split_with_sizes chunk unbind tensor_split")
 
 
+ALIASES = {
+    "absolute": "abs",
+    "arccos": "acos",
+    "arccosh": "acosh",
+    "arcsin": "asin",
+    "arcsinh": "asinh",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "arctanh": "atanh",
+    "clip": "clamp",
+    "concat": "cat",
+    "concatenate": "cat",
+    "divide": "div",
+    "fix": "trunc",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "linalg_matmul": "matmul",
+    "moveaxis": "movedim",
+    "multiply": "mul",
+    "negative": "neg",
+    "not_equal": "ne",
+    "special_digamma": "digamma",
+    "special_erf": "erf",
+    "special_erfc": "erfc",
+    "special_erfinv": "erfinv",
+    "special_exp2": "exp2",
+    "special_expit": "sigmoid",
+    "special_expm1": "expm1",
+    "special_gammainc": "igamma",
+    "special_gammaincc": "igammac",
+    "special_gammaln": "lgamma",
+    "special_i0": "i0",
+    "special_log1p": "log1p",
+    "special_log_softmax": "log_softmax",
+    "special_logit": "logit",
+    "special_logsumexp": "logsumexp",
+    "special_multigammaln": "mvlgamma",
+    "special_polygamma": "polygamma",
+    "special_psi": "digamma",
+    "special_round": "round",
+    "special_sinc": "sinc",
+    "special_softmax": "softmax",
+    "special_xlogy": "xlogy",
+    "subtract": "sub",
+    "swapaxes": "transpose",
+    "swapdims": "transpose",
+    "true_divide": "div",
+}
+"""Second names of operators, with the same arguments; an exported graph keeps the name that the code used."""
+
+
 def name(node: fx.Node) -> str:
-    """The operator's plain name (``add_.Tensor`` and ``add.Scalar`` are both ``add``); empty for other nodes."""
+    """The operator's plain name (``add_.Tensor``, ``add.Scalar`` are ``add``, ``multiply`` is ``mul``); else empty."""
     if node.op != "call_function":
         return ""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         plain = target._schema.name.split("::")[1]
-        return plain.rstrip("_") if not plain.endswith("__") else plain
+        plain = plain if plain.endswith("__") else plain.rstrip("_")
+        return ALIASES.get(plain, plain)
     if target is operator.getitem:
         return "getitem"
     return getattr(target, "__name__", str(target))

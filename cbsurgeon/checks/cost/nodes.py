@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from cbsurgeon.checks.cost.rules import GATHERS, MAYBE_COPIES, MOVES, RULES, VIEWS, Call, NotCountable, Shape
+from cbsurgeon.graph import aten
 
 _SECOND_CALL = re.compile(r"@\d+")  # torch.export appends this to a module's second call
 _NO_MODULE = "_empty_nn_module_stack"  # torch.export's entry for nodes that it added
@@ -152,10 +153,7 @@ def operator_name(node: fx.Node) -> str:
     """Return an operator's short name: ``aten.add_.Tensor`` → ``add``; those of other libraries keep the full name."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        space, _, name = target._schema.name.partition("::")
-        if space != "aten":
-            return str(target._schema.name)
-        return name if name.startswith("_") or not name.endswith("_") else name[:-1]
+        return aten.name(node) if target.namespace == "aten" else str(target._schema.name)
     return getattr(target, "__name__", str(target))
 
 

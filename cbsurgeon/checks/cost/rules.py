@@ -168,10 +168,10 @@ def pool(axes: int, flops: int) -> Rule:
     return rule
 
 
-_ADDITIONS = "add sub rsub div true_divide floor_divide remainder fmod"
+_ADDITIONS = "add sub rsub div floor_divide remainder fmod"
 _FUNCTIONS = (
-    "abs acos asin atan atan2 ceil celu clamp clamp_max clamp_min clip cos cosh elu erf erfc exp exp2 expm1 floor frac "
-    "gelu hardsigmoid hardswish hardtanh log log10 log1p log2 log_sigmoid maximum minimum mish neg negative pow "
+    "abs acos asin atan atan2 ceil celu clamp clamp_max clamp_min cos cosh elu erf erfc exp exp2 expm1 floor frac "
+    "gelu hardsigmoid hardswish hardtanh log log10 log1p log2 log_sigmoid maximum minimum mish neg pow "
     "reciprocal relu relu6 round rsqrt selu sigmoid sign silu sin sinh softplus softsign sqrt square tan tanh "
     "threshold trunc eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or "
     "bitwise_not bitwise_xor __and__ __or__ isnan isinf cumsum cumprod"
@@ -249,7 +249,7 @@ GATHERS = words("index index_select gather take embedding")
 """Operators in ``MOVES`` that read only as many values of their first operand as they write."""
 
 VIEWS = words(
-    "view view_as permute transpose t numpy_T mT swapaxes movedim expand expand_as broadcast_to unsqueeze squeeze "
+    "view view_as permute transpose t numpy_T mT movedim expand expand_as broadcast_to unsqueeze squeeze "
     "select slice narrow split split_with_sizes tensor_split chunk unbind unflatten as_strided alias detach unfold "
     "diagonal lift_fresh_copy real imag _unsafe_view _assert_tensor_metadata _assert_async _assert_scalar "
     "sym_constrain_range sym_constrain_range_for_size sym_size sym_stride sym_numel item _local_scalar_dense "

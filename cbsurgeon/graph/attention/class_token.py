@@ -128,7 +128,7 @@ class ClassTokens:
         """The same position one step upstream."""
         node, axis = spot.node, spot.axis
         flow, name = self._flow, aten.name(node)
-        if name in ("cat", "concat", "concatenate"):
+        if name == "cat":
             return self._part(spot)
         if name == "slice_scatter":
             return self._written(spot)

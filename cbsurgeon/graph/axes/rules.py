@@ -49,8 +49,8 @@ def _table(*entries: tuple[str | frozenset[str], Rule]) -> dict[str, Rule]:
 RULES: dict[str, Rule] = _table(
     (aten.NORM, pointwise.norm),
     ("permute", layout.permute),
-    ("transpose t numpy_T mT swapaxes swapdims", layout.transpose),
-    ("movedim moveaxis", layout.movedim),
+    ("transpose t numpy_T mT", layout.transpose),
+    ("movedim", layout.movedim),
     ("view reshape _unsafe_view flatten unflatten view_as reshape_as", layout.view),
     ("expand expand_as", layout.expand),
     ("unsqueeze", layout.unsqueeze),

@@ -33,7 +33,7 @@ def softmax_input(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
     if name in SOFTMAX:
         source, axis = aten.tensors(node)[0], aten.argument(node, 1, "dim")
         return (source, axis % len(flow.table.sizes(source))) if isinstance(axis, int) else None
-    if name not in ("div", "true_divide") or len(aten.tensors(node)) != 2:
+    if name != "div" or len(aten.tensors(node)) != 2:
         return None
     top, bottom = aten.tensors(node)
     while aten.name(bottom) in ("add", "clamp", "clamp_min", "expand", "unsqueeze") and aten.tensors(bottom):

@@ -11,7 +11,7 @@ from torch import fx
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.flow import Flow
 
-_MOVES = frozenset("permute transpose t numpy_T mT movedim moveaxis swapaxes swapdims".split())
+_MOVES = frozenset("permute transpose t numpy_T mT movedim".split())
 _REGROUPS = frozenset("view reshape _unsafe_view flatten unflatten view_as reshape_as unsqueeze squeeze".split())
 
 

@@ -59,7 +59,7 @@ def _factor(node: fx.Node) -> float | None:
     if name == "baddbmm":
         beta = aten.argument(node, 4, "alpha", 1)
         return float(beta) if isinstance(beta, int | float) else None
-    if name not in ("mul", "div", "true_divide") or len(node.args) < 2:
+    if name not in ("mul", "div") or len(node.args) < 2:
         return 1.0
     number = next((arg for arg in node.args if isinstance(arg, int | float)), None)
     if number is not None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
@@ -23,17 +26,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0: done and true. 1: a check failed, or nothing matched. 2: the command or the input file is wrong. 3: an
-    optional package is missing. 70: a fault in cbsurgeon itself. 130: interrupted.
+    optional package is missing. 70: a fault in cbsurgeon itself. 130: interrupted. 143: ended by SIGTERM.
     """
     _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = shlex.join(["cbsurgeon", *words])
     terminal = Terminal(json="--json" in words, debug="--debug" in words, command=command)
     try:
-        code = cli.main(args=words, prog_name="cbsurgeon", standalone_mode=False, obj=terminal)
+        with ended_by_signals():
+            code = cli.main(args=words, prog_name="cbsurgeon", standalone_mode=False, obj=terminal)
         if sys.stdout is not None:  # as it is when the caller closed it
             sys.stdout.flush()
         return int(code or 0)
+    except Ended as error:
+        terminal.say(f"ended by {error.name}; nothing was left half-written")
+        return 128 + error.number
     except (KeyboardInterrupt, click.Abort):
         terminal.say("interrupted; nothing was left half-written")
         return INTERRUPTED
@@ -45,6 +52,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc(file=sys.stderr)
         terminal.fail(explain(error))
         return exit_code_of(error)
+
+
+class Ended(BaseException):
+    """A signal that asks the program to end; as an exception it lets every writer remove what it had begun."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number, self.name = number, signal.Signals(number).name
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise :class:`Ended` on SIGTERM and SIGHUP, where their default would end the process on the spot."""
+    kinds = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        taken = []  # only the main thread may set handlers
+
+    def end(number: int, _: object) -> None:
+        for kind in taken:
+            signal.signal(kind, signal.SIG_IGN)  # a second one would end the clearing up
+        raise Ended(number)
+
+    for kind in taken:
+        signal.signal(kind, end)
+    try:
+        yield
+    finally:
+        for kind in taken:
+            signal.signal(kind, signal.SIG_DFL)
 
 
 def _prepare_streams() -> None:

@@ -58,7 +58,7 @@ def command(
     from cbsurgeon.models.files import atomic
     from cbsurgeon.verbs.proving import why_unchecked
 
-    atomic.check(output, force=force, inputs=[reference])
+    atomic.check(output, force=force)
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.open_side(reference, loading)

@@ -17,6 +17,7 @@ from cbsurgeon.cli.common.options import (
     terminal_options,
     typed_flags,
 )
+from cbsurgeon.cli.common.outputs import OutputPath
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError
 from cbsurgeon.options import Choice, InsertOptions, Loading
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--recipe-out",
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     metavar="FILE.json",
     help="Also write the recipe, to edit and replay.",
 )
@@ -78,24 +79,27 @@ def command(
     from cbsurgeon import verbs
     from cbsurgeon.checks import leaks_of
     from cbsurgeon.models.files import atomic
+    from cbsurgeon.surgery.agreement import refuse_other_sites
     from cbsurgeon.verbs.editing import refuse_foreign_code
 
     target = output or _beside(reference, how.on)
     _refuse_losing_the_program(how.on, target)
     for path in (recipe_out, None if dry_run else target):
         if path is not None:
-            atomic.check(path, force=force, inputs=[reference])
+            atomic.check(path, force=force)
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.load(reference, replace(loading, mapped=True))
-        found = None
-        if recipe is None:
-            progress("read its graph")
-            found = verbs.inspect(model)
-            made = verbs.plan(found, choice)
-        else:
+        made = None
+        if recipe is not None:
             made = verbs.read_recipe(recipe)
             refuse_foreign_code(made, str(recipe), trust=loading.trust)
+        progress("read its graph")
+        found = verbs.inspect(model)
+        if made is None:
+            made = verbs.plan(found, choice)
+        else:
+            refuse_other_sites(found, made)
         progress("insert")
         edited = verbs.insert(model, made, replace(how, share=True))
         leaks = leaks_of(model, edited, made)
@@ -110,7 +114,7 @@ def command(
         model,
         edited,
         made,
-        blocks=None if found is None else len(found),
+        blocks=len(found),
         output=None if dry_run else target,
         leaks=leaks,
     )

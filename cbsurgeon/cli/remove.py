@@ -28,7 +28,7 @@ def command(terminal: Terminal, reference: str, loading: Loading, output: Path, 
     from cbsurgeon import verbs
     from cbsurgeon.models.files import atomic
 
-    atomic.check(output, force=force, inputs=[reference])
+    atomic.check(output, force=force)
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.load(reference, loading)

@@ -42,7 +42,7 @@ def _write(
     from cbsurgeon import report, verbs
     from cbsurgeon.models.files import atomic
 
-    atomic.check(output, force=force, inputs=list(files))
+    atomic.check(output, force=force)
     with terminal.working() as progress, report.shown(", ".join(map(str, files))):
         progress("draw")
         verbs.write_report(documents, output, force=force)

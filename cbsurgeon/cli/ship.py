@@ -14,7 +14,9 @@ from cbsurgeon.options import Choice, DataOptions, Loading, ShipOptions
 @click.command("ship")
 @reference_argument()
 @options(Choice, "choice")
-@output_option(required=True, metavar="DIR", help="Folder for the results; it appears complete or not at all.")
+@output_option(
+    required=True, metavar="DIR", replaced=True, help="Folder for the results; it appears complete or not at all."
+)
 @options(ShipOptions, "how")
 @options(DataOptions, "reading")
 @force_option

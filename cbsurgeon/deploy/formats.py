@@ -21,6 +21,7 @@ from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import save
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
+from cbsurgeon.models.saving import sources
 from cbsurgeon.options import ExportOptions, documented, resolve
 from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
@@ -64,6 +65,8 @@ def export(
     suffix = Path(path).suffix.lower()
     if isinstance(model, str | Path):
         return _from_file(Path(model), Path(path), how, build, force, progress)
+    if suffix in SUFFIXES:
+        atomic.check(path, force=force, inputs=sources(model))
     if suffix == ".onnx":
         return export_onnx(model, path, how, force=force, program=program, progress=progress)
     if suffix in ENGINE_SUFFIXES:

@@ -41,6 +41,10 @@ class CBSurgeonError(Exception):
         """The labelled parts after the headline, empty ones included."""
         return (("where", self.where), ("why", self.why), ("do", self.do), ("more", self.more))
 
+    def rename(self, old: str, new: str) -> None:
+        """Say ``new`` wherever the message says ``old``: the name that was asked for, instead of a temporary one."""
+        self.where, self.why, self.do = (part.replace(old, new) for part in (self.where, self.why, self.do))
+
     def to_dict(self) -> dict[str, str | int]:
         """The same facts for ``--json``."""
         return {

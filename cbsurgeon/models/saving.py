@@ -72,6 +72,8 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
     state = state_dict(model, str(destination))
     kept, aliases = shared(state)
     document = describe(model, aliases if suffix in SAFETENSORS else {})
+    from safetensors import SafetensorError
+
     try:
         if suffix in SAFETENSORS and model.weights is not None and stream.writable(kept):
             stream.write(temporary, kept, _parts(model, kept), {"format": "pt", metadata.KEY: document.to_json()})
@@ -81,15 +83,9 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
             _write_torch(state, document, temporary)
         elif model.program is not None:
             torch.export.save(model.program, temporary, extra_files={metadata.KEY: document.to_json()})
-    except RuntimeError as error:
-        # torch's own writer reports a full disk or a vanished folder as a RuntimeError.
-        raise OutputFileError(
-            "the checkpoint could not be written",
-            code="CB-OUT-07",
-            where=str(destination),
-            why=str(error)[:200],
-            do="free some space, or name another folder",
-        ) from error
+    except (RuntimeError, SafetensorError) as error:
+        # The libraries' own writers report a full disk or a vanished folder like this.
+        raise atomic.unfinished(destination, str(error), temporary) from error
     _check(model, state, temporary, suffix, destination)
 
 

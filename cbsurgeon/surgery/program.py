@@ -19,6 +19,9 @@ from cbsurgeon.operators import Operator, build
 from cbsurgeon.operators.common.masking import Masking
 from cbsurgeon.operators.common.unfolding import Unfolding
 from cbsurgeon.operators.context import Context
+from cbsurgeon.operators.masking import Masking
+from cbsurgeon.operators.unfolding import Unfolding
+from cbsurgeon.surgery.agreement import refuse_unlike_blocks
 from cbsurgeon.surgery.masking import needed
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import no_mask, occupied, other_structure
@@ -47,6 +50,7 @@ def rewrite(program: Program, recipe: Recipe) -> Program:
 
 
 def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
+    refuse_unlike_blocks(recipe)
     here = [outline(block) for block in blocks]
     for number, (old, new) in enumerate(zip(recipe.structure, here, strict=False)):
         for key, value in old.items():

@@ -6,22 +6,28 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cbsurgeon.errors import OutputFileError
+from cbsurgeon.errors import CBSurgeonError, OutputFileError
 
 MARK = "report.json"
 """A folder that holds this file, written by ``ship``, is ours to replace."""
 
 
-def check_folder(path: str | Path, *, force: bool = False) -> Path:
+def check_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Path:
     """Refuse a destination before long work starts.
 
+    Args:
+        path: the folder.
+        force: replace one that ``ship`` wrote.
+        inputs: files the results are made from; none may lie in it.
+
     Raises:
-        OutputFileError: it exists (CB-OUT-01), is a symbolic link (CB-OUT-02) or a file (CB-OUT-04), its parent is
-            absent (CB-OUT-05) or not writable (CB-OUT-06), or it holds files ``ship`` did not write (CB-OUT-09).
+        OutputFileError: one of the inputs lies in it (CB-OUT-03), it exists (CB-OUT-01), is a symbolic link (CB-OUT-02)
+            or a file (CB-OUT-04), its parent is absent (CB-OUT-05) or not writable (CB-OUT-06), or it holds files
+            ``ship`` did not write (CB-OUT-09).
     """
     final = Path(path)
     if final.is_symlink():
@@ -44,6 +50,15 @@ def check_folder(path: str | Path, *, force: bool = False) -> Path:
                 why="--force replaces the whole folder, and only one that `ship` wrote",
                 do="name another folder",
             )
+        for source in inputs:
+            if final.resolve() in source.resolve().parents:
+                raise _refused(
+                    "the output is one of the inputs",
+                    "CB-OUT-03",
+                    final,
+                    why=f"{source} lies in it, and the folder is replaced as a whole; an input is never overwritten",
+                    do="name another folder",
+                )
     parent = final.absolute().parent
     if not parent.is_dir():
         raise _refused(
@@ -65,13 +80,13 @@ def check_folder(path: str | Path, *, force: bool = False) -> Path:
 
 
 @contextmanager
-def results_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+def results_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """Fill a folder beside the destination, and move it into place when all of it is there.
 
     Raises:
         OutputFileError: as :func:`check_folder`. On any exception the destination is as it was.
     """
-    final = check_folder(path, force=force)
+    final = check_folder(path, force=force, inputs=inputs)
     absolute = final.absolute()
     staged = absolute.with_name(f".{absolute.name}.{secrets.token_hex(8)}.tmp")
     staged.mkdir()
@@ -79,6 +94,9 @@ def results_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         yield staged
         check_folder(final, force=force)
         _publish(staged, absolute)
+    except CBSurgeonError as error:
+        error.rename(str(staged), str(final))
+        raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 

@@ -23,6 +23,7 @@ from cbsurgeon.errors import ExportError, MissingPackage, missing
 from cbsurgeon.evaluation import Evaluation
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import Model, preprocessing_of, save
+from cbsurgeon.models.saving import sources
 from cbsurgeon.options import Choice, DataOptions, EvaluateOptions, ShipOptions, documented, fields_of, resolve
 from cbsurgeon.report import plots, render_html
 from cbsurgeon.surgery import Recipe, plan, remove
@@ -118,7 +119,7 @@ def ship(
     if how.data is not None:
         open_data(how.data, preprocessing_of(model), reading)  # what is wrong with it is said before the work
     tell = progress or (lambda step: None)
-    with results_folder(directory, force=force) as folder:
+    with results_folder(directory, force=force, inputs=sources(model)) as folder:
         job = _Job(model, Path(directory), folder, tell)
         job.edit(choice)
         job.export(how.opset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,25 @@ def test_result_is_printable_and_json(exported: Export) -> None:
 def test_opset_23_has_attention_as_one_operator(tmp_path: Path) -> None:
     export_onnx(networks.edited("vit"), tmp_path / "m.onnx", opset=23)
     assert "Attention" in {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+
+
+@pytest.mark.parametrize("link", ["hard", "symbolic", "outside"])
+def test_external_data_that_is_another_file_is_not_read(link: str, tmp_path: Path) -> None:
+    """A link in the place of the weights makes any file of the user's the weights of the model."""
+    made = export_onnx(networks.edited("vit"), tmp_path / "m.onnx", external_data=True)
+    assert made.external_data is not None
+    (tmp_path / "secret").mkdir()
+    secret = made.external_data.rename(tmp_path / "secret" / "x")
+    if link == "hard":
+        os.link(secret, made.external_data)
+    elif link == "symbolic":
+        made.external_data.symlink_to(secret)
+    else:
+        made.path.write_bytes(made.path.read_bytes().replace(b"m.onnx.data", b"../secret/x"))
+    with pytest.raises(InputFileError, match="CB-ONNX-05"):
+        open_runtime(made.path)
+    with pytest.raises(InputFileError, match="CB-ONNX-05"):
+        read_metadata(made.path)
 
 
 def test_external_data_lies_beside_and_runs(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from cbsurgeon.cli.common.outputs import OutputPath, refuse_inputs
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError
 from cbsurgeon.options import Flag, default_of, flags_of
@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def terminal_options(function: Command) -> Command:
-    """``--json``, ``-q``, ``-v``, ``--debug``; the verb gets ``terminal``."""
+    """``--json``, ``-q``, ``-v``, ``--debug``; the verb gets ``terminal``, once no output of it is an input."""
 
     def flag(*names: str, help: str) -> Callable[[Command], Command]:
         attribute = names[-1].removeprefix("--")
@@ -32,7 +32,9 @@ def terminal_options(function: Command) -> Command:
 
     @functools.wraps(function)
     def with_terminal(*args: Any, **kwargs: Any) -> Any:
-        terminal = click.get_current_context().find_object(Terminal)
+        context = click.get_current_context()
+        refuse_inputs(context)
+        terminal = context.find_object(Terminal)
         return function(*args, terminal=terminal, **kwargs)
 
     decorated: Any = with_terminal
@@ -126,10 +128,10 @@ def retyped(context: click.Context, kind: type) -> str:
     return shlex.join(words)
 
 
-def output_option(*, required: bool, metavar: str, help: str) -> Callable[[Command], Command]:
-    """``-o``."""
+def output_option(*, required: bool, metavar: str, help: str, replaced: bool = False) -> Callable[[Command], Command]:
+    """``-o``; ``replaced`` for a folder that is replaced as a whole."""
     return click.option(
-        "-o", "--output", type=click.Path(path_type=Path), required=required, metavar=metavar, help=help
+        "-o", "--output", type=OutputPath(replaced=replaced), required=required, metavar=metavar, help=help
     )
 
 

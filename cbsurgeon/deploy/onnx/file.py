@@ -59,13 +59,14 @@ def load(path: Path, *, weights: bool = False) -> Any:
         weights: read external data as well.
 
     Raises:
-        InputFileError: there is no such file (CB-ONNX-01) or it is not an ONNX model (CB-ONNX-02).
+        InputFileError: there is no such file (CB-ONNX-01), it is not an ONNX model (CB-ONNX-02), or its weights lie
+            in a file outside its folder or behind a link (CB-ONNX-05).
         MissingPackage: onnx is not installed.
     """
     onnx = import_onnx()
     require_file(path, "CB-ONNX-01")
     try:
-        proto = onnx.load(str(path), load_external_data=weights)
+        proto = onnx.load(str(path), load_external_data=False)
     except Exception as error:
         raise not_onnx(path, error) from error
     if not proto.graph.node or not proto.opset_import:
@@ -76,7 +77,70 @@ def load(path: Path, *, weights: bool = False) -> Any:
         raise not_onnx(path, ValueError("a node in it has no output"))
     if any(not 0 <= size <= LARGEST_SIZE for size in _sizes(proto)):
         raise not_onnx(path, ValueError(f"a size in it is negative or above {LARGEST_SIZE}"))
+    for name in external_names(proto):
+        _require_own(path, name)
+    if weights:
+        try:
+            onnx.load_external_data_for_model(proto, str(path.parent))
+        except Exception as error:
+            raise not_onnx(path, error) from error
     return proto
+
+
+def external_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that hold its weights.
+
+    Raises:
+        CBSurgeonError: as :func:`load`.
+    """
+    return [path.parent / name for name in external_names(load(path))]
+
+
+def external_names(proto: Any) -> list[str]:
+    """The names of the files that hold weights of a parsed model, each once, subgraphs included."""
+    found: dict[str, None] = {}
+    graphs = [proto.graph, *proto.functions]
+    while graphs:
+        graph = graphs.pop()
+        tensors = list(getattr(graph, "initializer", ()))
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            tensors += [sparse.values, sparse.indices]
+        for node in graph.node:
+            for attribute in node.attribute:
+                tensors += [attribute.t, *attribute.tensors]
+                graphs += [attribute.g, *attribute.graphs]
+        outside = [tensor for tensor in tensors if tensor.data_location == tensor.EXTERNAL]
+        found |= {entry.value: None for tensor in outside for entry in tensor.external_data if entry.key == "location"}
+    return list(found)
+
+
+def _require_own(path: Path, name: str) -> None:
+    """Refuse external data that could be a file of somebody else: runtimes that open the model follow every name.
+
+    Raises:
+        InputFileError: the name leads out of the model's folder, or to a link of either kind (CB-ONNX-05).
+    """
+    plain = Path(name)
+    data = path.parent / plain
+    if plain.is_absolute() or ".." in plain.parts or not plain.parts:
+        why = "it leads out of the folder of the model"
+    elif not data.exists() and not data.is_symlink():
+        return  # whoever needs it says that it is missing
+    elif any((path.parent / Path(*plain.parts[: depth + 1])).is_symlink() for depth in range(len(plain.parts))):
+        why = "it is a symbolic link, and the file it points to may be anything"
+    elif not data.is_file():
+        why = "it is not a regular file"
+    elif data.stat().st_nlink > 1:
+        why = "it is a hard link: the same file has another name, perhaps of another program"
+    else:
+        return
+    raise InputFileError(
+        "the weights of the ONNX file lie in a file that is not its own",
+        code="CB-ONNX-05",
+        where=f"{path}, external data {name!r}",
+        why=why,
+        do=f"if you know the file, put a copy of it in place: cp --remove-destination FILE {data}",
+    )
 
 
 def _texts(proto: Any) -> Iterator[str | bytes]:

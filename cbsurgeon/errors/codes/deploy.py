@@ -122,6 +122,17 @@ CODES = {
         causes=("a file of another exporter", "a file that was optimised by another tool"),
         do=("inspect the model it was exported from",),
     ),
+    "CB-ONNX-05": Entry(
+        "the weights of the ONNX file lie in a file that is not its own",
+        "An ONNX file can name files that hold its weights. Only regular files in its own folder are read, and no "
+        "links: a link would make any file of yours the weights of a model, which could then be read out of it.",
+        causes=(
+            "a model from a cache that keeps its files as links",
+            "copies made with hard links (cp -l, a backup tool)",
+            "a hostile file",
+        ),
+        do=("put a real copy of the data file beside the .onnx file",),
+    ),
     "CB-ENGINE-01": Entry(
         "the TensorRT package is not known",
         "Engines are built by the Python package tensorrt or tensorrt_rtx.",

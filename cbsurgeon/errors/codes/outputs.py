@@ -58,6 +58,12 @@ CODES = {
         causes=("-o names a folder with files of your own",),
         do=("name a new folder with -o",),
     ),
+    "CB-OUT-10": Entry(
+        "two outputs are one file",
+        "Two options name the same file to write, so the second would replace the first.",
+        causes=("the same name after -o and --recipe-out",),
+        do=("give each output a name of its own",),
+    ),
     "CB-SAVE-01": Entry(
         "the suffix does not name a format that this model can be saved in",
         "Weights are saved as .safetensors, .pt or .pth; a program that was captured or edited as a .pt2 file.",

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cbsurgeon.errors import OutputFileError
+from cbsurgeon.errors import CBSurgeonError, OutputFileError
 
 _LONGEST_STEM = 40
+_LONGEST_REASON = 200
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
 
 
@@ -43,7 +44,7 @@ def output(path: str | Path, *, force: bool = False, inputs: Iterable[str | Path
     temporary = _create(final)
     mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
-        with _disk_errors(final):
+        with _named(final, temporary):
             yield temporary
             _require_regular(temporary, final)
             temporary.chmod(mode)  # a writer may have replaced the file with a private one of its own
@@ -81,7 +82,7 @@ def bundle(
         check(final.parent / name, force=force, inputs=sources)
     folder = _create(final, folder=True)
     try:
-        with _disk_errors(final):
+        with _named(final, folder / final.name):
             yield folder / final.name
             written = {entry.name for entry in folder.iterdir()}
             if final.name not in written or not written <= set(names):
@@ -208,19 +209,38 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _disk_errors(final: Path) -> Iterator[None]:
+def _named(final: Path, temporary: Path) -> Iterator[None]:
+    """Say what went wrong while writing, of the name that was asked for and not of the temporary one."""
     try:
         yield
+    except CBSurgeonError as error:
+        error.rename(str(temporary), str(final))
+        raise
     except OSError as error:
         if error.errno in _FULL:
-            raise _refusal(
-                "the output could not be written",
-                "CB-OUT-07",
-                final,
-                why=_FULL[error.errno],
-                do="free some space, or name another folder",
-            ) from error
+            raise unfinished(final, _FULL[error.errno]) from error
+        if str(temporary) in f"{error.filename} {error}":
+            raise unfinished(final, error.strerror or str(error), temporary) from error
         raise
+
+
+def unfinished(final: Path, why: str, temporary: Path | None = None) -> OutputFileError:
+    """The error for an output whose writing began and failed (``CB-OUT-07``).
+
+    Args:
+        final: the name that was asked for.
+        why: what the writer said; the ``temporary`` path in it is replaced by the final one.
+        temporary: where it was written.
+    """
+    if temporary is not None:
+        why = why.replace(str(temporary), str(final)).replace(temporary.name, final.name)
+    return _refusal(
+        "the output could not be written",
+        "CB-OUT-07",
+        final,
+        why=why[:_LONGEST_REASON],
+        do="free some space, or name another folder",
+    )
 
 
 def _lstat(path: Path) -> os.stat_result | None:

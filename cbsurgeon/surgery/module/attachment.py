@@ -18,6 +18,7 @@ from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.operators.common.unfolding import Unfolding
+from cbsurgeon.surgery.agreement import refuse_unlike_blocks
 from cbsurgeon.surgery.masking import Masks, unhook
 from cbsurgeon.surgery.module import carrying, configuration, keeping
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
@@ -128,6 +129,7 @@ def check_structure(module: nn.Module, recipe: Recipe) -> None:
             widths = [] if block["kind"] == "token-mlp" else [block["channels"]]
             widths += [block["hidden"]] if path in block["fc2"] else []
             _check_widths(recipe, number, path, parts[path], widths)
+    refuse_unlike_blocks(recipe)
     for site in recipe.active:
         needed = [hook.module for hook in site.hooks[:1]] + ([site.unfold.module] if site.unfold is not None else [])
         for path in needed:

@@ -1,0 +1,138 @@
+"""What a verb writes against what it reads: no input is ever overwritten, under any of its names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cbsurgeon.errors import CBSurgeonError, OutputFileError
+from cbsurgeon.vocabulary import ENGINE_SUFFIXES
+
+
+class OutputPath(click.Path):
+    """The type of a parameter that names what a verb writes; every other parameter may name something it reads.
+
+    Attributes:
+        replaced: it is a folder that is replaced as a whole.
+    """
+
+    def __init__(self, *, replaced: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.replaced = replaced
+
+
+def refuse_inputs(context: click.Context) -> None:
+    """Refuse a command whose output is one of its inputs, lies among them, or is named twice.
+
+    Outputs that do not exist yet overwrite nothing, so inputs are looked into only where one does.
+
+    Raises:
+        OutputFileError: an output is an input (CB-OUT-03), or two outputs are one file (CB-OUT-10).
+    """
+    outputs, texts = _given(context)
+    _refuse_twins(outputs)
+    existing = [(path, replaced) for output, replaced in outputs for path in _written(output) if _exists(path)]
+    if not existing:
+        return
+    for text in texts:
+        for place in _places(text):
+            for path, replaced in existing:
+                if why := _clash(path, place, replaced):
+                    raise OutputFileError(
+                        "the output is one of the inputs",
+                        code="CB-OUT-03",
+                        where=str(path),
+                        why=f"{why}; an input is never overwritten",
+                        do="name another folder" if path.is_dir() else "name another file",
+                    )
+
+
+def _given(context: click.Context) -> tuple[list[tuple[Path, bool]], list[str]]:
+    """The outputs that were named, and every other text that could name a file."""
+    outputs: list[tuple[Path, bool]] = []
+    texts: list[str] = []
+    for parameter in context.command.params:
+        value: Any = context.params.get(str(parameter.name))
+        values = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path)]
+        if isinstance(parameter.type, OutputPath):
+            outputs += [(Path(one), parameter.type.replaced) for one in values]
+        elif not isinstance(parameter.type, click.Choice):
+            texts += map(str, values)
+    return outputs, texts
+
+
+def _refuse_twins(outputs: list[tuple[Path, bool]]) -> None:
+    seen: dict[str, Path] = {}
+    for path, _ in outputs:
+        twin = seen.setdefault(os.path.realpath(path), path)
+        if twin is not path:
+            raise OutputFileError(
+                "two outputs are one file",
+                code="CB-OUT-10",
+                where=f"{twin} and {path}",
+                do="give each a name of its own",
+            )
+
+
+def _written(path: Path) -> tuple[Path, ...]:
+    """The output, and the file that an export writes beside it."""
+    suffix = path.suffix.lower()
+    more = ".data" if suffix == ".onnx" else ".json" if suffix in ENGINE_SUFFIXES else ""
+    return (path, path.with_name(path.name + more)) if more else (path,)
+
+
+def _places(text: str) -> Iterator[Path]:
+    """The files and folders that a text can name: whole, or between its colons (``hf:DIR``, ``mod:file.py:make``)."""
+    parts = text.split(":")
+    names = {":".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)} - {""}
+    for name in sorted(names):
+        if _exists(path := Path(name)):
+            yield path
+            yield from _read_with(path)
+
+
+def _read_with(path: Path) -> Iterable[Path]:
+    """The files that are read together with one: shards of an index, external data of an ONNX file."""
+    if path.name.endswith(".index.json"):
+        return path.parent.glob("*.safetensors")
+    if path.suffix.lower() != ".onnx" or not path.is_file():
+        return ()
+    from cbsurgeon.deploy.onnx.file import external_files
+
+    try:
+        return external_files(path)
+    except CBSurgeonError:
+        return ()  # the verb says what is wrong with the file
+
+
+def _clash(output: Path, place: Path, replaced: bool) -> str:
+    """How writing an output would change an input; empty where it would not."""
+    if _same(output, place):
+        return f"it is the same as {place}"
+    if place.is_dir() and any(_same(above, place) for above in _above(output)):
+        return f"it lies in the folder {place}"
+    if replaced and any(_same(above, output) for above in _above(place)):
+        return f"{place} lies in it, and the folder is replaced as a whole"
+    return ""
+
+
+def _above(path: Path) -> Iterable[Path]:
+    return Path(os.path.realpath(path)).parents
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,57 @@
+"""Whether the sites of a recipe are those of an inspected model."""
+
+from __future__ import annotations
+
+from cbsurgeon.graph.block import Block, Inspection, Site
+from cbsurgeon.surgery.recipe import Recipe, RecipeSite
+from cbsurgeon.surgery.refusals import other_structure
+
+ROLES = ("channels", "channel_axis", "token_axes", "batch_axes", "unfold")
+"""What an operator is built from, and how it reads its tensor: a difference here is another function."""
+
+
+def refuse_other_sites(found: Inspection, recipe: Recipe) -> None:
+    """Refuse a recipe whose sites an inspection of the model does not confirm.
+
+    An insertion into a module trusts the recipe, because it is repeated whenever a checkpoint is loaded; a recipe that
+    people edit is compared with the graph once, before it is used.
+
+    Raises:
+        SurgeryError: a block, a position, its axes or its channels are not those of the recipe (CB-RECIPE-03).
+    """
+    for site in recipe.active:
+        blocks = found.attention if site.kind == "attention" else found.blocks
+        block = next((block for block in blocks if block.index == site.index), None)
+        if why := _difference(site, block):
+            raise other_structure(recipe, why)
+
+
+def _difference(site: RecipeSite, block: Block | None) -> str:
+    here: Site | None = None if block is None else block.sites.get(site.position)
+    name = f"block {site.index} ({site.path or site.stack}), {site.position}"
+    if block is None or here is None:
+        return f"there is no {name} here"
+    if block.path != site.path:
+        return f"block {site.index} is {block.path!r} here and {site.path!r} in the recipe"
+    for role in ROLES:
+        if getattr(here, role) != getattr(site, role):
+            return f"{name}: {role} is {getattr(here, role)!r} here and {getattr(site, role)!r} in the recipe"
+    return ""
+
+
+def refuse_unlike_blocks(recipe: Recipe) -> None:
+    """Refuse a recipe whose sites do not fit its own blocks: hidden channels at Mid, those of the stream elsewhere.
+
+    Raises:
+        SurgeryError: a site says other channels (CB-RECIPE-03).
+    """
+    for site in recipe.active:
+        if site.kind == "attention" or site.index not in range(len(recipe.structure)):
+            continue
+        expected = recipe.structure[site.index]["hidden" if site.position == "mid" else "channels"]
+        if site.channels != expected:
+            raise other_structure(
+                recipe,
+                f"block {site.index} has {expected} channels at its {site.position} position, and its site says "
+                f"{site.channels}",
+            )

@@ -60,6 +60,7 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
         ["--model-option", "num_classes=10", "--model-option", "act=gelu"],
         {"num_classes": 10, "act": "gelu"},
     ),
+    (Loading, "max_memory"): (["--max-memory", "2GB"], 2_000_000_000),
     (Loading, "trust"): (["--trust"], True),
     (Loading, "pretrained"): (["--pretrained"], True),
     (Loading, "random_weights"): (["--random-weights"], True),

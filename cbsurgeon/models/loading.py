@@ -79,7 +79,14 @@ def load(
         weights = _which_weights(found, given)
         again = None if replay is None else Insertions(functools.partial(_replayed, replay), recipes)
         return builders.build(
-            found, options=options, input=input, inputs=inputs, batch=batch, insertions=again, weights=weights
+            found,
+            options=options,
+            input=input,
+            inputs=inputs,
+            batch=batch,
+            insertions=again,
+            weights=weights,
+            most_memory=given.max_memory,
         )
     if given.pretrained or given.random_weights:
         raise UsageError(
@@ -99,6 +106,7 @@ def load(
         )
         return _whole(found, opened, input=input, inputs=inputs, batch=batch)
     how: dict[str, Any] = {"arch": arch, "options": options, "input": input, "inputs": inputs, "batch": batch}
+    how["most_memory"] = given.max_memory
     if given.mapped:
         return _filled(opened, recipes, replay, True, **how)
     with files.Digest(found) as digest:

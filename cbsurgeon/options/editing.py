@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cbsurgeon.options.flags import option
-from cbsurgeon.options.texts import exclusions, pairs, words
+from cbsurgeon.options.texts import exclusions, memory, pairs, words
 from cbsurgeon.vocabulary import KINDS, OPERATORS, PLACES, POSITIONS
 
 
@@ -58,6 +58,14 @@ class Loading:
         "Read files that can run code (pickled modules, .pt2, engines). Only for files you made yourself: opening one "
         "runs whatever it contains, with your rights.",
         "--trust",
+    )
+    max_memory: int | None = option(
+        None,
+        "Most memory that parameters, buffers and example inputs may take, such as 16GB.",
+        "--max-memory",
+        metavar="SIZE",
+        read=memory,
+        shown="0.8 of the machine's; of a file 0.5 GiB and 8 times its size",
     )
     batch: int = option(2, "Samples in the example inputs.")
     mapped: bool = option(

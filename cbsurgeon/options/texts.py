@@ -109,6 +109,14 @@ def number(text: str) -> float:
     return found
 
 
+def memory(text: str) -> int:
+    """``16GB``, ``500MB`` or ``16GiB`` as bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(i?)B?", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) <= 0:
+        raise BadText("takes a size in memory", "16GB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1))
+
+
 def percent(text: str) -> float:
     """``0.1%`` as 0.001."""
     try:

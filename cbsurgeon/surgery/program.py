@@ -19,8 +19,6 @@ from cbsurgeon.operators import Operator, build
 from cbsurgeon.operators.common.masking import Masking
 from cbsurgeon.operators.common.unfolding import Unfolding
 from cbsurgeon.operators.context import Context
-from cbsurgeon.operators.masking import Masking
-from cbsurgeon.operators.unfolding import Unfolding
 from cbsurgeon.surgery.agreement import refuse_unlike_blocks
 from cbsurgeon.surgery.masking import needed
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite, outline

@@ -139,7 +139,7 @@ def _require_own(path: Path, name: str) -> None:
         code="CB-ONNX-05",
         where=f"{path}, external data {name!r}",
         why=why,
-        do=f"if you know the file, put a copy of it in place: cp --remove-destination FILE {data}",
+        do=f"if you know the file, put a copy of it in the place of {data}",
     )
 
 

@@ -134,6 +134,18 @@ CODES = {
         causes=("student and teacher in one file", "a generator and a discriminator in one file"),
         do=("choose one of the entries in the message: --entry NAME",),
     ),
+    "CB-LOAD-26": Entry(
+        "building the model would take too much memory",
+        "Parameters, buffers and example inputs are counted while the model is built, before anything is written into "
+        "them. A model named on the command line may take four fifths of the machine's memory; one that a file "
+        "describes half a gibibyte and eight times the size of the file. Running the model takes more on top.",
+        causes=(
+            "an image size or a width far above what the architecture is made for",
+            "a small file that describes a large model: do not use it unless you know it",
+            "a model larger than this machine",
+        ),
+        do=("use a smaller --input, --model-option img_size=224 or batch", "lift the limit: --max-memory 16GB"),
+    ),
     "CB-FIT-01": Entry(
         "the weights do not fit the architecture",
         "Keys are missing, left over or of another shape. Weights are always loaded strictly.",

@@ -22,6 +22,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from cbsurgeon.errors import CBSurgeonError, UsageError
 from cbsurgeon.models import inputs as example
+from cbsurgeon.models import memory
 from cbsurgeon.models.builders import factory, hf_directory, pretrained, timm, torchvision, transformers
 from cbsurgeon.models.builders import weightless as without
 from cbsurgeon.models.builders.image_processing import with_preprocessing
@@ -61,6 +62,7 @@ def build(
     weightless: bool = False,
     insertions: hf_directory.Insertions | None = None,
     weights: Literal["random", "cached", "downloaded"] = "random",
+    most_memory: int | None = None,
 ) -> Model:
     """Build the architecture a reference names, in evaluation mode, with example inputs.
 
@@ -74,6 +76,7 @@ def build(
         weightless: a file brings the weights: leave parameters on the meta device, where that changes nothing else.
         insertions: repeats the insertions that a folder's weights were trained with, before their tensors are read.
         weights: random ones, or those the library has in its cache, or downloads.
+        most_memory: bytes that parameters, buffers and example inputs may take; a share of the machine's by default.
 
     Returns:
         The model; the same reference and options give the same weights in any process.
@@ -81,7 +84,7 @@ def build(
     Raises:
         UsageError: unknown name (``CB-REF-02``), the builder refuses the options (``CB-REF-03``), a factory that
             does not exist or returns something else (``CB-REF-04``), inputs that do not parse or are not known
-            (``CB-INPUT-*``).
+            (``CB-INPUT-*``), or more memory than is allowed (``CB-LOAD-26``).
         InputFileError: pretrained weights are not there (``CB-WEIGHTS-01``).
         MissingPackage: the library is not installed (``CB-MISSING-01``).
     """
@@ -91,6 +94,21 @@ def build(
         raise UsageError("the batch must be at least 1", code="CB-INPUT-01", why=f"it is {batch}", do="batch=2")
     if known.kind == "timm":
         wanted = timm.with_image_size(known, wanted, input)
+    limit = memory.of_machine() if most_memory is None else most_memory
+    with memory.limited(limit, f"{known}{f' with {wanted}' if wanted else ''}", temporaries=known.kind != "mod"):
+        return _built(known, wanted, batch, weightless, insertions, weights, input, inputs)
+
+
+def _built(
+    known: Reference,
+    wanted: dict[str, Any],
+    batch: int,
+    weightless: bool,
+    insertions: hf_directory.Insertions | None,
+    weights: Literal["random", "cached", "downloaded"],
+    input: str | None,
+    inputs: Path | None,
+) -> Model:
     if weights != "random":
         made = pretrained.build(known, wanted, batch, download=weights == "downloaded")
         model = _named(made, known, wanted, "pretrained")
@@ -109,14 +127,17 @@ def _tried(model: Model) -> str:
     return transformers.refusal(model.module)
 
 
-def skeleton(reference: str | Reference, options: Mapping[str, Any], most_modules: int) -> nn.Module | None:
+def skeleton(
+    reference: str | Reference, options: Mapping[str, Any], most_modules: int, most_memory: int | None = None
+) -> nn.Module | None:
     """The same architecture without weights (on the meta device), or ``None`` where the builder needs real numbers.
 
     Costs no memory for tensors, so that a file's claims can be compared with what it holds before anything is
     allocated.
 
     Raises:
-        UsageError: the architecture does not exist, or grows beyond ``most_modules`` modules (``CB-REF-06``).
+        UsageError: the architecture does not exist, grows beyond ``most_modules`` modules (``CB-REF-06``), or would
+            take more memory than ``most_memory`` (``CB-LOAD-26``).
     """
     known = parse_builder(reference) if isinstance(reference, str) else reference
     wanted = checked(options, known)
@@ -135,8 +156,9 @@ def skeleton(reference: str | Reference, options: Mapping[str, Any], most_module
             )
 
     hook = register_module_module_registration_hook(limit)
+    most = memory.of_machine() if most_memory is None else most_memory
     try:
-        with torch.device("meta"), warnings.catch_warnings():
+        with memory.limited(most, f"{known} with {wanted}"), torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _BUILDERS[known.kind](known, wanted, 1).module
     except (NotImplementedError, RuntimeError):

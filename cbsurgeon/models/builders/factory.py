@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cbsurgeon.errors import UsageError, nearest
+from cbsurgeon.errors import CBSurgeonError, UsageError, nearest
 from cbsurgeon.models.builders.options import reason
 from cbsurgeon.models.model import Model
 from cbsurgeon.models.reference import Reference
@@ -125,6 +125,8 @@ def _call(reference: Reference, factory: Any, options: dict[str, Any]) -> Any:
         raise _failure(reference, reason(error), "give the factory's arguments as options, or defaults") from error
     try:
         return factory(**options)
+    except CBSurgeonError:
+        raise
     except Exception as error:
         raise _failure(reference, f"the call failed: {reason(error)}", "fix the factory") from error
 

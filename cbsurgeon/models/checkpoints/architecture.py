@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from cbsurgeon.errors import InputFileError, UsageError, nearest
-from cbsurgeon.models import builders, spelling
+from cbsurgeon.models import builders, memory, spelling
 from cbsurgeon.models.builders import timm, torchvision, weightless
 from cbsurgeon.models.checkpoints import shapes
 from cbsurgeon.models.checkpoints.fitting import adopt, advice, differences, fit, take_dtypes
+from cbsurgeon.models.files import reading
 from cbsurgeon.models.files.checkpoint import Checkpoint
 from cbsurgeon.models.files.mapped import portions
 from cbsurgeon.models.model import Model, Provenance
@@ -34,11 +35,13 @@ def architecture(
     input: str | None = None,
     inputs: Path | None = None,
     batch: int = 2,
+    most_memory: int | None = None,
 ) -> Model:
     """Build the architecture a checkpoint belongs to, with no insertions; its weights mean nothing yet.
 
     The first half of loading: replay the checkpoint's recipes on the result, then call :func:`finish`. What the file
-    claims is compared with its tensors on the meta device first, so a small file cannot ask for a large model.
+    claims is compared with its tensors on the meta device first, so a small file cannot ask for a large model; nor, by
+    default, for more than ``most_memory`` bytes, which follow from its size.
 
     Raises:
         UsageError: no architecture is named (``CB-LOAD-20``); the file names one that runs code (``CB-LOAD-21``).
@@ -48,14 +51,15 @@ def architecture(
     given = {**stated, **(options or {})}
     state, implied = checkpoint.state_dict, {}
     limit = _MODULES_AT_LEAST + _MODULES_PER_TENSOR * len(state)
-    bare = builders.skeleton(reference, given, limit)
+    most = memory.of_file(reading.sizes(checkpoint.stamp)) if most_memory is None else most_memory
+    bare = builders.skeleton(reference, given, limit, most)
     if bare is not None:
         state = shapes.plain(state, bare.state_dict())
         if checkpoint.written_by != "cbsurgeon":
             found = shapes.options(reference, bare, state)
             implied = {key: value for key, value in found.items() if key not in given}
         if implied:
-            bare = builders.skeleton(reference, {**given, **implied}, limit) or bare
+            bare = builders.skeleton(reference, {**given, **implied}, limit, most) or bare
         state = _own_keys(bare, state)
         _check_claims(checkpoint, bare, state)
     model = builders.build(
@@ -65,6 +69,7 @@ def architecture(
         inputs=inputs,
         batch=batch,
         weightless=bare is not None,
+        most_memory=most,
     )
     if model.module is not None and any(parameter.is_meta for parameter in model.module.parameters()):
         take_dtypes(model.module, state)  # costs nothing as long as there is no memory behind them

@@ -180,6 +180,11 @@ def stamp(path: Path) -> tuple[tuple[int, ...], ...]:
     return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found)
 
 
+def sizes(stamp: tuple[tuple[int, ...], ...]) -> int:
+    """Bytes of a file and its shards together, from their :func:`stamp`."""
+    return sum(part[2] for part in stamp)
+
+
 def size(path: Path) -> int:
     """Size in bytes."""
     return path.stat().st_size

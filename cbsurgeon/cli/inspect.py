@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
+from cbsurgeon.cli.common import cache
 from cbsurgeon.cli.common.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.options import Loading
@@ -18,12 +20,14 @@ NOTHING_MATCHED = 1
 @click.command("inspect")
 @reference_argument()
 @click.option("--why", is_flag=True, help="Also list what was rejected, nearest misses first, with the reason.")
+@click.option("--no-cache", is_flag=True, help=f"Read the graph again, and keep nothing (also by {cache.SWITCH}=1).")
 @options(Loading, "loading")
 @terminal_options
-def command(terminal: Terminal, reference: str, loading: Loading, why: bool) -> int:
+def command(terminal: Terminal, reference: str, loading: Loading, why: bool, no_cache: bool) -> int:
     """Show the MLP blocks of a model, found by reading its graph.
 
-    Of an .onnx file or an engine it shows what was inserted before the export.
+    Of an .onnx file or an engine it shows what was inserted before the export. What was found in a file or a registered
+    model is kept in $XDG_CACHE_HOME/cbsurgeon, and shown at once as long as file, options and libraries are the same.
 
     \b
     Examples:
@@ -31,9 +35,17 @@ def command(terminal: Terminal, reference: str, loading: Loading, why: bool) -> 
       cbsurgeon inspect torchvision:swin_t --why
       cbsurgeon inspect model.onnx --json
     """
+    exported = Path(reference).suffix.lower() in (".onnx", *ENGINE_SUFFIXES)
+    key = None if no_cache or exported else cache.key_of(reference, loading)
+    kept = None if key is None else cache.read(key)
+    if kept is not None:
+        terminal.loaded |= kept["loaded"]
+        if terminal.verbose:
+            terminal.say("found in the cache; --no-cache reads the graph again")
+        return _show(terminal, kept["document"], why)
     from cbsurgeon import verbs
 
-    if Path(reference).suffix.lower() in (".onnx", *ENGINE_SUFFIXES):
+    if exported:
         terminal.show(verbs.read_inserted(reference))
         return 0
     with terminal.working() as progress:
@@ -42,10 +54,13 @@ def command(terminal: Terminal, reference: str, loading: Loading, why: bool) -> 
         progress("read its graph")
         found = verbs.inspect(model)
     document = found.to_dict()
-    if terminal.json:
-        terminal.show(document)
-    else:
-        terminal.show({**document, "show_rejected": why})
-    if not found:
+    if key is not None and key == cache.key_of(reference, loading):  # the file is still what it was
+        cache.write(key, document, terminal.loaded)
+    return _show(terminal, document, why)
+
+
+def _show(terminal: Terminal, document: dict[str, Any], why: bool) -> int:
+    terminal.show(document if terminal.json else {**document, "show_rejected": why})
+    if not document["blocks"]:
         terminal.warn("no MLP block was found" + ("" if why else "; `--why` lists the near misses"))
-    return 0 if found else NOTHING_MATCHED
+    return 0 if document["blocks"] else NOTHING_MATCHED

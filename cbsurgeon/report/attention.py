@@ -7,12 +7,14 @@ import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cbsurgeon.analysis import drawing
 from cbsurgeon.report import plots
 from cbsurgeon.report.document import Document
 from cbsurgeon.report.figures import counted
+
+if TYPE_CHECKING:
+    from cbsurgeon.analysis.drawing import Curve
 
 ADDRESS = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
 """What an image of a document must look like to stand in the page's style sheet."""
@@ -28,6 +30,8 @@ SHINE, VEIL = (255, 176, 0), 140
 def section(document: Document) -> dict[str, Any]:
     """What the template shows of one analysis."""
     from markupsafe import Markup
+
+    from cbsurgeon.analysis import drawing  # here, so that a kept result is shown without torch
 
     drawn = drawing.sides(document)
     shots = [shot for number, picture in enumerate(document["pictures"]) if (shot := _shot(picture, number))]
@@ -60,7 +64,9 @@ def card(document: Document) -> tuple[str, str, str]:
     return f"{mean:.2f} nats", f"entropy over {counted(len(layers), 'attention')}", ""
 
 
-def _curve(document: Document, curve: drawing.Curve) -> str:
+def _curve(document: Document, curve: Curve) -> str:
+    from cbsurgeon.analysis import drawing
+
     colors = drawing.Colors(plots.INK, plots.MUTED, plots.GRID, plots.FIRST, plots.SECOND)
     with plots.drawn(2.9, curve.name) as (figure, axes):
         drawing.draw(axes, document, curve, colors)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cbsurgeon.errors import InputFileError, UsageError
-from cbsurgeon.models.files import strict_json
 
 Document = Mapping[str, Any]
 
@@ -47,6 +46,8 @@ def read_document(path: str | Path) -> dict[str, Any]:
         InputFileError: no such file, unreadable, too large or not JSON (CB-REPORT-01), or not a result document of
             a version this program knows (CB-REPORT-02).
     """
+    from cbsurgeon.models.files import strict_json  # here, so that a kept result is shown without torch
+
     file = Path(path)
     try:
         if file.stat().st_size > LARGEST:

@@ -1,0 +1,161 @@
+"""Inspections of the same file or registered model, kept as JSON so that they are not made twice.
+
+An entry is found again only where everything that its answer depends on is the same: the contents of the file, the
+options, the source of this package and of the library that builds the model, the versions of torch and Python, and the
+environment variables that these libraries read. What cannot be told to be the same is not kept: factories of the
+user's own, folders, trusted files, pretrained weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cbsurgeon.options import Loading
+
+SCHEMA = "cbsurgeon.cache/1"
+SWITCH = "CBSURGEON_NO_CACHE"
+"""An environment variable that switches the cache off where it holds anything but 0."""
+MOST_ENTRIES, MOST_BYTES, LARGEST_ENTRY = 200, 64 << 20, 8 << 20
+LARGEST_FILE = 4 << 30
+"""Bytes of a file that is hashed: hashing a larger one takes longer than people wait without a word."""
+LIBRARIES = {"timm": ("timm",), "torchvision": ("torchvision",), "hf": ("transformers",)}
+VERSIONS = ("torch", "numpy", "safetensors", "timm", "torchvision", "transformers")
+VARIABLES = ("TIMM_", "TORCH", "PYTORCH_", "TRANSFORMERS_", "HF_", "CUDA_VISIBLE_DEVICES", "CBSURGEON_")
+_BLOCK = 1 << 20
+
+
+def folder() -> Path:
+    """Where the entries lie (the XDG base directory specification)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "cbsurgeon" / "inspections"
+
+
+def key_of(reference: str, loading: Loading) -> str | None:
+    """The name of the entry of a reference and how it is loaded; ``None`` where it is not kept."""
+    if os.environ.get(SWITCH, "0") not in ("", "0"):
+        return None
+    if loading.trust or loading.pretrained or (loading.arch or "").startswith("mod:"):
+        return None
+    kind, colon, name = reference.partition(":")
+    try:
+        if colon and kind in LIBRARIES:
+            if Path(name).exists() or (kind == "timm" and "." in name):
+                return None  # a folder of transformers; weights from a cache that may change
+            contents, libraries = "", list(LIBRARIES[kind])
+        else:
+            contents = _digest(Path(reference))
+            libraries = [one for each in LIBRARIES.values() for one in each]
+        facts = [
+            SCHEMA, reference, contents, _asked(loading), sys.version, platform.machine(), sys.prefix,
+            [(one, _version(one)) for one in VERSIONS],
+            [_source(one) for one in ("cbsurgeon", *libraries)],
+            sorted((name, text) for name, text in os.environ.items() if name.startswith(VARIABLES)),
+        ]  # fmt: skip
+    except (OSError, ValueError, TypeError):
+        return None
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read(key: str) -> dict[str, Any] | None:
+    """The entry of a key; ``None`` where there is none, or it is damaged."""
+    path = folder() / f"{key}.json"
+    try:
+        if path.stat().st_size > LARGEST_ENTRY:
+            return None
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("key") != key:
+        return None
+    if not isinstance(found.get("document"), dict) or not isinstance(found.get("loaded"), dict):
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # the entries that were used last stay
+    return found
+
+
+def write(key: str, document: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+    """Keep an entry, and let the oldest go where there are too many. A cache that cannot be written is no error."""
+    from cbsurgeon.errors import CBSurgeonError
+    from cbsurgeon.models.files import atomic
+
+    text = json.dumps({"schema": SCHEMA, "key": key, "document": document, "loaded": dict(loaded)})
+    if len(text) > LARGEST_ENTRY:
+        return
+    place = folder()
+    with contextlib.suppress(OSError, CBSurgeonError, UnicodeEncodeError):
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with atomic.output(place / f"{key}.json", force=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        _thin_out(place)
+
+
+def _thin_out(place: Path) -> None:
+    held = sorted(((path.stat().st_mtime_ns, path) for path in place.iterdir() if path.is_file()), reverse=True)
+    total = 0
+    for number, (_, path) in enumerate(held):
+        total += path.stat().st_size
+        if number >= MOST_ENTRIES or total > MOST_BYTES:
+            path.unlink(missing_ok=True)
+
+
+def _asked(loading: Loading) -> dict[str, Any]:
+    """The options, with the contents of the files that they name."""
+    found: dict[str, Any] = {}
+    for field in fields(loading):
+        value = getattr(loading, field.name)
+        found[field.name] = [str(value), _digest(value)] if isinstance(value, Path) else value
+    return found
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a regular file.
+
+    Raises:
+        OSError: it is none, or larger than what is hashed.
+    """
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+        raise OSError(f"{path} is not hashed")
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _source(package: str) -> str:
+    """A digest of the names, sizes and times of a package's source: somebody may be working on it."""
+    spec = importlib.util.find_spec(package)
+    found = hashlib.sha256()
+    for place in sorted(spec.submodule_search_locations or ()) if spec is not None else ():
+        for path, size, changed in sorted(_sources(place)):
+            found.update(f"{path}\0{size}\0{changed}\0".encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
+
+
+def _sources(place: str) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _sources(entry.path)
+            elif entry.name.endswith(".py"):
+                found = entry.stat()
+                yield entry.path, found.st_size, found.st_mtime_ns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cbsurgeon.cli.common.completion import references
 from cbsurgeon.cli.common.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError, did_you_mean
@@ -15,7 +16,7 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 @click.command("audit")
 @reference_argument("a", "A")
-@click.argument("others", metavar="[B ...]", nargs=-1)
+@click.argument("others", metavar="[B ...]", nargs=-1, shell_complete=references)
 @click.option(
     "--roofline", is_flag=True, help="Also tell the operators' share of latency, at least and likely, on --hardware."
 )

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import click
 
+from cbsurgeon.cli.common import completion
 from cbsurgeon.cli.common.failure import exit_code_of, explain
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.cli.group import cli
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = shlex.join(["cbsurgeon", *words])
+    if completion.VARIABLE in os.environ:
+        completion.register()
     terminal = Terminal(json="--json" in words, debug="--debug" in words, command=command)
     try:
         with ended_by_signals():
@@ -39,10 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return int(code or 0)
     except Ended as error:
-        terminal.say(f"ended by {error.name}; nothing was left half-written")
+        terminal.say(f"ended by {error.name}; {terminal.kept}")
         return 128 + error.number
     except (KeyboardInterrupt, click.Abort):
-        terminal.say("interrupted; nothing was left half-written")
+        terminal.say(f"interrupted; {terminal.kept}")
         return INTERRUPTED
     except BrokenPipeError:
         _close_stdout()

@@ -45,6 +45,7 @@ def command(
     """
     from cbsurgeon import verbs
 
+    terminal.kept = "images that are done are kept; the same command with --resume goes on there"
     with terminal.working() as progress:
         progress("load")
         how = replace(how, trust=loading.trust)

@@ -64,6 +64,19 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
+START = """\
+cbsurgeon finds the MLP blocks of a transformer or MLP-Mixer and puts Context Broadcasting into them. Three commands to
+start with; each takes any timm: or torchvision: name, or a checkpoint of yours (FILE --arch timm:NAME):
+
+  cbsurgeon inspect timm:deit_small_patch16_224
+      show its MLP blocks, and what the graph says about its attention
+  cbsurgeon insert timm:deit_small_patch16_224 --layers upper -o deit-cb.safetensors
+      put the operator into the upper half, and write weights that train and load like the old ones
+  cbsurgeon ship timm:deit_small_patch16_224 -o shipped
+      the whole job: insert, export to ONNX, prove that it is the same, measure, and write a report
+
+All commands: cbsurgeon --help. One of them: cbsurgeon VERB --help. An error code: cbsurgeon explain CODE."""
+
 EPILOG = """\b
 Examples:
   cbsurgeon inspect timm:deit_small_patch16_224
@@ -76,9 +89,15 @@ pickled modules and .pt2) or timm:NAME, torchvision:NAME, hf:CLASS,
 hf:DIRECTORY, mod:package.module:factory, mod:path/to/file.py:factory.
 
 \b
+Completion of verbs, options and model names, in the start-up file of the shell:
+  bash  eval "$(_CBSURGEON_COMPLETE=bash_source cbsurgeon)"
+  zsh   eval "$(_CBSURGEON_COMPLETE=zsh_source cbsurgeon)"
+  fish  _CBSURGEON_COMPLETE=fish_source cbsurgeon | source
+
+\b
 Exit codes: 0 done and true; 1 a check failed or nothing matched; 2 the command
 or the input file is wrong; 3 an optional package is missing; 70 a fault in
-cbsurgeon; 130 interrupted.
+cbsurgeon; 130 interrupted; 143 ended by SIGTERM.
 """
 
 
@@ -96,5 +115,5 @@ def cli(context: click.Context) -> int | None:
     """
     if context.invoked_subcommand is not None:
         return None
-    click.echo(context.get_help())
+    click.echo(START)
     return NO_COMMAND

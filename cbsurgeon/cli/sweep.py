@@ -34,6 +34,7 @@ def command(terminal: Terminal, reference: str, loading: Loading, how: SweepOpti
     """
     from cbsurgeon import verbs
 
+    terminal.kept = f"finished cells and runs are kept in {output}; the same command goes on there"
     with terminal.working() as progress:
         progress("load the model")
         model = verbs.load(reference, loading)

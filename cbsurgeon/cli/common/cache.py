@@ -41,11 +41,14 @@ def folder() -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "cbsurgeon" / "inspections"
 
 
+def switched_off() -> bool:
+    """Whether the user wants nothing kept."""
+    return os.environ.get(SWITCH, "0") not in ("", "0")
+
+
 def key_of(reference: str, loading: Loading) -> str | None:
     """The name of the entry of a reference and how it is loaded; ``None`` where it is not kept."""
-    if os.environ.get(SWITCH, "0") not in ("", "0"):
-        return None
-    if loading.trust or loading.pretrained or (loading.arch or "").startswith("mod:"):
+    if switched_off() or loading.trust or loading.pretrained or (loading.arch or "").startswith("mod:"):
         return None
     kind, colon, name = reference.partition(":")
     try:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cbsurgeon.cli.common.completion import references
 from cbsurgeon.cli.common.outputs import OutputPath, refuse_inputs
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError
@@ -142,4 +143,4 @@ def reference_argument(
     name: str = "reference", metavar: str = "REF", required: bool = True
 ) -> Callable[[Command], Command]:
     """A model given on the command line."""
-    return click.argument(name, metavar=metavar, required=required)
+    return click.argument(name, metavar=metavar, required=required, shell_complete=references)

@@ -24,6 +24,7 @@ from cbsurgeon.vocabulary import ON_LOAD
 
 ERROR_SCHEMA = "cbsurgeon.error/1"
 CODE_COLUMN = 78  # where the code of an error ends, when the headline leaves room
+BETWEEN_LINES = 10.0  # seconds between two lines about one step, where there is no terminal to overwrite one
 WIDEST = 120  # tables wider than this are hard to read, however wide the window is
 
 
@@ -49,6 +50,7 @@ class Terminal:
         shown: a result was printed; an error after it adds no second JSON document.
         wide: columns for the result's tables.
         command: the command line, for results that say how they were made.
+        kept: what an interruption leaves behind, to follow a semicolon.
         loaded: where the weights of each loaded model come from, as text and as JSON.
     """
 
@@ -59,6 +61,7 @@ class Terminal:
     shown: bool = False
     wide: int = field(default_factory=columns)
     command: str = ""
+    kept: str = "nothing was left half-written, and there is nothing to clear away"
     loaded: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def show(self, document: Mapping[str, Any], text: Callable[[], str] | None = None) -> None:
@@ -106,7 +109,7 @@ class Terminal:
         with self._hushed(), self._told_of_models():
             if self.quiet or not (self.verbose or sys.stderr.isatty()):
                 yield lambda step: None
-            elif sys.stderr.isatty():
+            elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
                 with _spinner() as progress:
                     yield progress
             else:
@@ -163,15 +166,62 @@ def four_parts(error: CBSurgeonError, color: bool, width: int | None) -> str:
 
 
 def _lines(start: float) -> Callable[[str], None]:
-    shown = ""
+    """Every step as a line when it starts, and now and then how far it is."""
+    shown, clock, said = "", Left(), start
 
     def progress(step: str) -> None:
-        nonlocal shown
+        nonlocal shown, said
+        now, left = time.monotonic(), clock.left(step)
         if _stage(step) not in ("", shown):
-            shown = _stage(step)
-            click.echo(f"[{time.monotonic() - start:6.1f} s] {visible(shown)}", err=True)
+            shown, said = _stage(step), now
+            click.echo(f"[{now - start:6.1f} s] {visible(shown)}", err=True)
+        elif now - said >= BETWEEN_LINES:
+            said = now
+            click.echo(f"[{now - start:6.1f} s] {visible(step)}{left}", err=True)
 
     return progress
+
+
+class Left:
+    """How long a step that counts will still take, by how long it took so far."""
+
+    def __init__(self) -> None:
+        self._step, self._began, self._first = "", 0.0, 0.0
+
+    def left(self, message: str, now: float | None = None) -> str:
+        """``, 40 s left`` for a message that says ``3 of 40`` or ``40 %``; nothing where it does not, or says it."""
+        now = time.monotonic() if now is None else now
+        done = _share_done(message)
+        stage = _COUNTS.sub("", message)
+        if stage != self._step:
+            self._step, self._began, self._first = stage, now, done or 0.0
+        if done is None or " left" in message or done <= self._first or now <= self._began:
+            return ""
+        seconds = (now - self._began) * (1 - done) / (done - self._first)
+        return f", {spoken(seconds)} left"
+
+
+_COUNTS = re.compile(r"[\d,.]+( of [\d,.]+| ?%)?.*")
+
+
+def _share_done(message: str) -> float | None:
+    """``cell 3 of 40: x`` is 2/40 done, as the third is being made; ``40 %`` is 0.4; otherwise nothing is known."""
+    percent = re.search(r"(\d+(?:\.\d+)?) ?%", message)
+    if percent:
+        return min(float(percent[1]) / 100, 1.0)
+    found = re.search(r"(\d[\d,]*) of (\d[\d,]*)", message)
+    if found is None:
+        return None
+    at, total = (int(part.replace(",", "")) for part in found.groups())
+    under_way = re.search(r"(cell|run) \d", message) is not None
+    return (at - under_way) / total if 0 < at <= total else None
+
+
+def spoken(seconds: float) -> str:
+    """Seconds as people say them: ``40 s``, ``5 min``, ``1.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _stage(step: str) -> str:
@@ -190,6 +240,7 @@ def _spinner() -> Iterator[Callable[[str], None]]:
 
     console = Console(file=sys.stderr, highlight=False)
     current: list[tuple[str, float]] = []
+    clock = Left()
 
     def finish() -> None:
         if current:
@@ -202,7 +253,7 @@ def _spinner() -> Iterator[Callable[[str], None]]:
             if not current or _stage(step) not in ("", current[0][0]):
                 finish()
                 current.append((_stage(step), time.monotonic()))
-            status.update(escape(visible(step)))
+            status.update(escape(visible(step)) + clock.left(step))
 
         yield progress
         finish()

@@ -1,0 +1,88 @@
+"""Completion of references in bash, zsh and fish: kinds, the names of the installed libraries, files.
+
+The shells ask by starting the program with ``_CBSURGEON_COMPLETE`` set, which click answers; only what is particular
+to references is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import os
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
+
+from cbsurgeon.cli.common import cache
+
+VARIABLE = "_CBSURGEON_COMPLETE"
+KINDS = ("timm:", "torchvision:", "hf:", "mod:")
+LISTED = {"timm": "timm", "torchvision": "torchvision.models"}
+"""Libraries that list the names of their models, and the module with the list."""
+
+
+def references(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """What a reference that begins like this can become."""
+    kind, colon, begun = incomplete.partition(":")
+    if colon and kind in LISTED:
+        return [CompletionItem(f"{kind}:{name}") for name in _names(kind) if name.startswith(begun)]
+    if colon:
+        return []
+    kinds = [CompletionItem(each) for each in KINDS if each.startswith(incomplete)]
+    return [*kinds, CompletionItem(incomplete, type="file")] if not kinds or not incomplete else kinds
+
+
+def _names(library: str) -> list[str]:
+    """The model names of an installed library, kept from one question to the next; importing it takes seconds."""
+    try:
+        version = importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    place = cache.folder().with_name(f"names-{library}-{version}.json")
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(place.read_bytes())
+        if isinstance(kept, list) and all(isinstance(name, str) for name in kept):
+            return kept
+    found: list[str] = importlib.import_module(LISTED[library]).list_models()
+    if not cache.switched_off():
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            part = place.with_suffix(f".{os.getpid()}")
+            part.write_text(json.dumps(found))
+            part.replace(place)
+    return found
+
+
+class Bash(BashComplete):
+    """Bash splits words at colons, which references have; here they are put together again."""
+
+    name = "bash"
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one that is being typed, and that one."""
+        words, at = split_arg_string(os.environ["COMP_WORDS"]), int(os.environ["COMP_CWORD"])
+        joined: list[str] = []
+        for word in words[1 : at + 1]:
+            if joined and (word == ":" or joined[-1].endswith(":")):
+                joined[-1] += word
+            else:
+                joined.append(word)
+        if at >= len(words):
+            return joined, ""
+        self.typed = joined[-1]
+        return joined[:-1], joined[-1]
+
+    typed = ""
+
+    def format_completion(self, item: CompletionItem[str]) -> str:
+        """As bash wants it: only what follows the last colon that was typed."""
+        prefix = self.typed.rpartition(":")[0]
+        value = item.value.removeprefix(f"{prefix}:") if prefix else item.value
+        return f"{item.type},{value}"
+
+
+def register() -> None:
+    """Let click answer bash through :class:`Bash`."""
+    add_completion_class(Bash, "bash")

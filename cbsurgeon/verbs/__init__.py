@@ -7,6 +7,7 @@ Belongs here: the order in which packages are called, a few lines each. Not here
 from cbsurgeon.checks import audit, bench, verify
 from cbsurgeon.deploy import export
 from cbsurgeon.models import save
+from cbsurgeon.report import notebook
 from cbsurgeon.surgery import insert_, plan, remove
 from cbsurgeon.verbs.analyzing import analyze
 from cbsurgeon.verbs.editing import insert, inspect, load, read_recipe
@@ -15,6 +16,8 @@ from cbsurgeon.verbs.proving import export_checked, open_side
 from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_report, write_text
 from cbsurgeon.verbs.shipping import Shipment, ship
 from cbsurgeon.verbs.sweeping import sweep
+
+notebook.install()
 
 __all__ = [
     "Shipment",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def command(terminal: Terminal, reference: str, loading: Loading, why: bool, no_
       cbsurgeon inspect model.onnx --json
     """
     exported = Path(reference).suffix.lower() in (".onnx", *ENGINE_SUFFIXES)
-    key = None if no_cache or exported else cache.key_of(reference, loading)
+    environment = dict(os.environ)
+    key = None if no_cache or exported else cache.key_of(reference, loading, environment)
     kept = None if key is None else cache.read(key)
     if kept is not None:
         terminal.loaded |= kept["loaded"]
@@ -54,7 +56,7 @@ def command(terminal: Terminal, reference: str, loading: Loading, why: bool, no_
         progress("read its graph")
         found = verbs.inspect(model)
     document = found.to_dict()
-    if key is not None and key == cache.key_of(reference, loading):  # the file is still what it was
+    if key is not None and key == cache.key_of(reference, loading, environment):  # the file is still what it was
         cache.write(key, document, terminal.loaded)
     return _show(terminal, document, why)
 

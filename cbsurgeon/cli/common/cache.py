@@ -46,8 +46,13 @@ def switched_off() -> bool:
     return os.environ.get(SWITCH, "0") not in ("", "0")
 
 
-def key_of(reference: str, loading: Loading) -> str | None:
-    """The name of the entry of a reference and how it is loaded; ``None`` where it is not kept."""
+def key_of(reference: str, loading: Loading, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The name of the entry of a reference and how it is loaded; ``None`` where it is not kept.
+
+    Args:
+        reference, loading: as they are given to ``load``.
+        environment: variables as they were when the program started; torch sets some of its own later.
+    """
     if switched_off() or loading.trust or loading.pretrained or (loading.arch or "").startswith("mod:"):
         return None
     kind, colon, name = reference.partition(":")
@@ -63,7 +68,7 @@ def key_of(reference: str, loading: Loading) -> str | None:
             SCHEMA, reference, contents, _asked(loading), sys.version, platform.machine(), sys.prefix,
             [(one, _version(one)) for one in VERSIONS],
             [_source(one) for one in ("cbsurgeon", *libraries)],
-            sorted((name, text) for name, text in os.environ.items() if name.startswith(VARIABLES)),
+            sorted((name, text) for name, text in environment.items() if name.startswith(VARIABLES)),
         ]  # fmt: skip
     except (OSError, ValueError, TypeError):
         return None

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         write_report,
     )
 
-_ROOMS = {
+_PACKAGES = {
     "cbsurgeon.errors": ("CBSurgeonError", "explain"),
     "cbsurgeon.options": (
         "AnalyzeOptions",
@@ -100,7 +100,7 @@ _ROOMS = {
         "write_report",
     ),
 }
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+_PACKAGE_OF = {name: package for package, names in _PACKAGES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order a user meets them
     "load",
@@ -161,10 +161,10 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
     try:
-        room = _HOMES[name]
+        package = _PACKAGE_OF[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(room), name)
+    value = getattr(importlib.import_module(package), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""Names and defaults that the command line knows without importing torch, and every package shares."""
+"""Names and defaults that all packages share and that the command line can use without importing torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ OPERATORS = ("cb", "cb_s", "cb_gate", "cb_hybrid", "cb_retrofit", "se", "uniform
 """Built-in operators, in the order they are documented."""
 
 POSITIONS = ("front", "mid", "end")
-"""Where an operator stands in a branch (paper, Table 4b): before the up projection, before the down projection, after
-it."""
+"""Where in a branch an operator is inserted (paper, Table 4b): before the up projection, before the down projection,
+after it."""
 
 PLACES = ("mlp", "msa", "both")
 """Which branches get an operator (paper, Table 4a): the MLPs, the attention, or both."""
@@ -20,7 +20,7 @@ KINDS = ("mlp", "glu", "conv-mlp", "token-mlp", "inverted-bottleneck")
 """Kinds of MLP blocks."""
 
 BACKENDS = ("eager", "program", "folded", "compile", "onnxruntime", "onnxruntime-tensorrt", "tensorrt")
-"""What runs a model: as it was loaded, captured, captured with folding, by torch.compile, or from an exported file."""
+"""Ways to run a model: as loaded, captured, captured and folded, compiled by torch.compile, or from an exported file."""
 
 DTYPES = ("float16", "bfloat16")
 """Types an export can cast the weights to."""
@@ -33,7 +33,7 @@ DEFAULT_OPSET = 20
 """ONNX operator set that every runtime of the last two years reads, and the first with Gelu as one operator."""
 
 PARITY_BATCHES = (1, 2, 7)
-"""One sample, the smallest real batch, and a batch that divides nothing: a fixed batch fails at one of them."""
+"""One sample, the smallest batch of several, and a prime number: a batch fixed by mistake fails at one of them."""
 
 ENGINE_BATCHES = (1, 8, 64)
 """Smallest, most common and largest batch of an engine."""
@@ -53,18 +53,18 @@ INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", 
 """How an image is scaled, as torchvision names it."""
 
 TASKS = ("classification", "multilabel", "segmentation")
-"""What a model that is evaluated does: one class an image, several, or one a pixel."""
+"""Tasks of a model: one class per image, several classes per image, or one class per pixel."""
 
 CLASS_ORDERS = ("alphabetic", "numeric")
 """Orders of class folders that have numbers as names: torchvision's, and timm's."""
 
 
 ON_LOAD: ContextVar[Callable[[Any], None] | None] = ContextVar("ON_LOAD", default=None)
-"""Is told the provenance of every model that is loaded: the command line prints where the weights come from."""
+"""Called with the provenance of every model that is loaded. The command line uses it to print where weights come from."""
 
 
 class Progress(Protocol):
-    """Is told the name of each step of a long job as the step starts."""
+    """Called with the name of each step of a long job when the step starts."""
 
     def __call__(self, step: str, /) -> None:
         """Show the step."""

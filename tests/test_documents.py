@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cbsurgeon
-from tests.test_imports import ROOMS
+from tests.test_imports import PACKAGES
 
 PACKAGE = Path(cbsurgeon.__file__).parent
 ROOT = PACKAGE.parent
@@ -36,9 +36,9 @@ def test_paths_of_the_guide_exist(path: str) -> None:
 
 
 def test_the_map_has_every_package_in_the_order_of_imports() -> None:
-    """``graph`` before ``surgery``: the table is read as the floors of a house."""
+    """``graph`` before ``surgery``: a package imports only those above it in the table."""
     rows = re.findall(r"^\| `([a-z]+)(?:\.py)?` \|", MAP, re.MULTILINE)
-    existing = [room for room in ROOMS if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()]
+    existing = [name for name in PACKAGES if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()]
     assert rows == existing
 
 

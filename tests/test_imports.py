@@ -1,4 +1,4 @@
-"""The house's import direction, what ``import cbsurgeon`` needs, and that no name shadows a module."""
+"""The import direction between packages, what ``import cbsurgeon`` needs, and that no name shadows a module."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import cbsurgeon
 
 ROOT = Path(cbsurgeon.__file__).parent
 
-# From the bottom. A file imports from its own room and from the rooms before it.
-ROOMS = (
+# From the bottom. A file imports from its own package and from the packages before it.
+PACKAGES = (
     "errors",
     "vocabulary",
     "options",
@@ -65,13 +65,13 @@ INSIDE_FUNCTIONS = {
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
+def top_package(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-# The package itself names its public parts, from every room.
-IN_ROOMS = [path for path in FILES if room_of(path) not in ("__init__", "__main__")]
-SILENT = [path for path in IN_ROOMS if room_of(path) != "cli"]
+# ``cbsurgeon.__init__`` imports public names from every package.
+IN_PACKAGES = [path for path in FILES if top_package(path) not in ("__init__", "__main__")]
+SILENT = [path for path in IN_PACKAGES if top_package(path) != "cli"]
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, int, bool]]:
@@ -103,14 +103,14 @@ def package_of(path: Path) -> str:
     return ".".join(("cbsurgeon", *path.relative_to(ROOT).parent.parts))
 
 
-@pytest.mark.parametrize("path", IN_ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", IN_PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_towards_the_bottom_only(path: Path) -> None:
-    room = room_of(path)
-    if room in EVERYWHERE:
+    package = top_package(path)
+    if package in EVERYWHERE:
         allowed: set[str] = set()
     else:
-        assert room in ROOMS, f"{path} is in a room that the house does not have"
-        allowed = {*ROOMS[: ROOMS.index(room) + 1], *EVERYWHERE}
+        assert package in PACKAGES, f"{path} is in a package that is not in PACKAGES"
+        allowed = {*PACKAGES[: PACKAGES.index(package) + 1], *EVERYWHERE}
     wrong = [
         f"line {line}: {name}"
         for name, line, _ in imports(parsed(path), package_of(path))
@@ -182,7 +182,7 @@ def test_a_circle_is_seen() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_optional_and_slow_packages_are_imported_inside_functions(path: Path) -> None:
-    banned = INSIDE_FUNCTIONS | ({"torch", "numpy"} if room_of(path) in ("cli", "__init__", "__main__") else set())
+    banned = INSIDE_FUNCTIONS | ({"torch", "numpy"} if top_package(path) in ("cli", "__init__", "__main__") else set())
     wrong = [
         f"line {line}: {name}"
         for name, line, at_start in imports(parsed(path), package_of(path))

@@ -1,9 +1,8 @@
 """The errors cbsurgeon raises, the table of their codes, and the nearest valid value for a misspelt one.
 
-Here belongs what every other package needs to refuse something: the error classes with their exit codes
-(``classes``), the explanation of every code (``table`` and ``codes/``), and the search for a similar word
-(``similar``). The messages themselves stand where they are raised. Nothing here imports torch, nor any other package
-of cbsurgeon.
+Belongs here: the error classes with their exit codes (``classes``), the explanation of every code (``table`` and
+``codes/``), and the search for a similar word (``similar``). The messages themselves are written where they are raised.
+Nothing here imports torch or any other package of cbsurgeon.
 
 Not here: translating other programs' exceptions (``cli.failure``).
 """

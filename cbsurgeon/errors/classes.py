@@ -38,7 +38,7 @@ class CBSurgeonError(Exception):
         return f"cbsurgeon explain {self.code}"
 
     def parts(self) -> tuple[tuple[str, str], ...]:
-        """The labelled parts after the headline, empty ones included."""
+        """``(label, text)`` of every part after the headline; a text may be empty."""
         return (("where", self.where), ("why", self.why), ("do", self.do), ("more", self.more))
 
     def rename(self, old: str, new: str) -> None:
@@ -46,7 +46,7 @@ class CBSurgeonError(Exception):
         self.where, self.why, self.do = (part.replace(old, new) for part in (self.where, self.why, self.do))
 
     def to_dict(self) -> dict[str, str | int]:
-        """The same facts for ``--json``."""
+        """JSON form."""
         return {
             "code": self.code,
             "what": self.what,
@@ -87,13 +87,13 @@ class ExportError(CBSurgeonError):
 
 
 class NothingMatched(CBSurgeonError):
-    """No block answers the request, or not every requested block exists (exit 1)."""
+    """No block matches the request, or not every requested block exists (exit 1)."""
 
     exit_code = 1
 
 
 class CheckFailed(CBSurgeonError):
-    """A check ran and its answer is no (exit 1)."""
+    """A check ran and failed (exit 1)."""
 
     exit_code = 1
 
@@ -105,7 +105,7 @@ class MissingPackage(CBSurgeonError):
 
 
 def missing(package: str, extra: str, purpose: str) -> MissingPackage:
-    """The error for an absent optional package."""
+    """Return the error for an optional package that is not installed."""
     return MissingPackage(
         f"the package {package} is not installed",
         code="CB-MISSING-01",

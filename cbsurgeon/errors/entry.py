@@ -1,4 +1,4 @@
-"""What the table holds for one error code."""
+"""The explanation of one error code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """The explanation of one code, as it stands in a file of ``codes/``.
+    """The explanation of one code, as written in a file of ``codes/``.
 
     Attributes:
         title: one line without a full stop, for the list of all codes.

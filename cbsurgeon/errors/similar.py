@@ -1,4 +1,4 @@
-"""The valid values most like a misspelt one. Every message that suggests a spelling takes it from here."""
+"""Suggestions for a misspelt value: the valid values that are most similar to it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 MOST = 3
-"""How many similar values a message names where it names several."""
+"""Default number of suggestions."""
 
 SIMILARITY = 0.5
-"""``difflib`` ratio from which two words are alike: one wrong letter in a word of three gives 0.67."""
+"""Smallest ``difflib`` ratio of two similar words; one wrong letter in a word of three gives 0.67."""
 
 ALIASES = {
     "attention": ("msa",),
@@ -42,14 +42,14 @@ ALIASES = {
     "huggingface": ("hf",),
     "transformers": ("hf",),
 }
-"""Names other programs use, and what they are called here; asked before spelling is compared."""
+"""Words that other programs use → the names used here. They are looked up before spellings are compared."""
 
 
 def nearest(word: str, known: Iterable[str], most: int = MOST) -> list[str]:
-    """The known names most like ``word``, best first.
+    """Return the known names most similar to ``word``, best first.
 
-    A name that differs in upper and lower case alone comes first, then what the word is called here
-    (:data:`ALIASES`), then names spelt alike, then names that contain the word, shortest first.
+    Names that differ only in upper and lower case come first, then those of :data:`ALIASES`, then names with a similar
+    spelling, then names that contain the word, shortest first.
 
     Args:
         word: what was given.
@@ -57,7 +57,7 @@ def nearest(word: str, known: Iterable[str], most: int = MOST) -> list[str]:
         most: how many to return.
 
     Returns:
-        At most ``most`` names; none where nothing is alike.
+        At most ``most`` names; an empty list if none is similar.
     """
     names = sorted(set(known))
     wanted = _folded(word)
@@ -72,12 +72,12 @@ def nearest(word: str, known: Iterable[str], most: int = MOST) -> list[str]:
 
 
 def _folded(name: str) -> str:
-    """The name in lower case, without the dashes that all flags begin with."""
+    """The name in lower case and without leading dashes, which all flags have."""
     return name.strip().lower().lstrip("-")
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """``did you mean X?`` with the most similar known name, or an empty text.
+    """Return ``did you mean X?`` with the most similar known name, or an empty text.
 
     Args:
         word: what was given.

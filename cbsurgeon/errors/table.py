@@ -41,7 +41,7 @@ AREAS = {
     "TRUST": Area("code that a file names", "references"),
     "LOAD": Area("reading a model file", "files"),
     "FIT": Area("weights and their architecture", "files"),
-    "META": Area("what a checkpoint says of itself", "files"),
+    "META": Area("metadata of a checkpoint", "files"),
     "WEIGHTS": Area("pretrained and random weights", "files"),
     "ST": Area("safetensors files", "archives"),
     "ZIP": Area("zip archives of torch.save", "archives"),
@@ -123,8 +123,8 @@ def explain(code: str | CBSurgeonError) -> Explanation:
     """Return what an error code means, its usual causes and what to do.
 
     Args:
-        code: a code such as ``CB-LEAK-01``, in upper or lower case, with or without brackets, the leading ``CB-`` and
-            the zero; or an error.
+        code: a code such as ``CB-LEAK-01``, in upper or lower case; brackets, the leading ``CB-`` and the zero may be
+            left out or given. Or an error.
 
     Raises:
         UsageError: there is no such code (CB-EXPLAIN-01; the nearest code is named).
@@ -150,7 +150,7 @@ def explanations() -> dict[str, Explanation]:
 
 
 def _entries(file: str) -> dict[str, Entry]:
-    """The codes of one file. It is imported when it is asked for, so that a command starts quickly."""
+    """The codes of one file. It is imported only when needed, so that a command starts quickly."""
     entries: dict[str, Entry] = importlib.import_module(f"cbsurgeon.errors.codes.{file}").CODES
     return entries
 

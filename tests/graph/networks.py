@@ -13,7 +13,7 @@ from tests.graph import (
 )
 from tests.graph.expectations import CASES, Case, Refusal, Want
 
-ROOMS = (
+MODULES = (
     networks_projections,
     networks_forms,
     networks_branches,
@@ -23,10 +23,10 @@ ROOMS = (
     networks_axes,
 )
 
-__all__ = ["CASES", "ROOMS", "Case", "Refusal", "Want", "of"]
+__all__ = ["CASES", "MODULES", "Case", "Refusal", "Want", "of"]
 
 
-def of(*rooms: object) -> list[Case]:
+def of(*modules: object) -> list[Case]:
     """The cases written down in the given modules, in order."""
-    names = {getattr(room, "__name__", "") for room in rooms}
+    names = {getattr(module, "__name__", "") for module in modules}
     return [case for case in CASES.values() if case.build.__module__ in names]

@@ -17,10 +17,10 @@ from cbsurgeon.graph.reasons import Reason
 from cbsurgeon.models.model import Model
 from cbsurgeon.vocabulary import POSITIONS
 from tests.graph import networks_axes
-from tests.graph.networks import CASES, ROOMS, Want, of
+from tests.graph.networks import CASES, MODULES, Want, of
 from tests.graph.readings import inspection, module_values, node_values, program
 
-HOSTILE = [case.name for case in of(*ROOMS) if case not in of(networks_axes)]
+HOSTILE = [case.name for case in of(*MODULES) if case not in of(networks_axes)]
 EVERY = list(CASES)
 WITH_BLOCKS = [name for name in EVERY if CASES[name].blocks]
 IN_EVALUATION = [name for name in WITH_BLOCKS if not CASES[name].training]  # training draws random masks

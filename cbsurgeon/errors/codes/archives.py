@@ -22,7 +22,7 @@ CODES = {
     ),
     "CB-ST-03": Entry(
         "an entry of the safetensors header is not valid",
-        "A tensor's entry must have a dtype, a shape and two offsets; the metadata must be texts.",
+        "A tensor's entry must have a dtype, a shape and two offsets; every value of the metadata must be text.",
         causes=("a file written by another program", "a damaged file"),
         do=(_AGAIN,),
     ),
@@ -64,7 +64,7 @@ CODES = {
     ),
     "CB-ZIP-03": Entry(
         "a member of the archive is encrypted",
-        "torch.save does not encrypt. There is no way to give a password.",
+        "torch.save does not encrypt, and cbsurgeon takes no password.",
         causes=("an archive protected by a password",),
         do=("decrypt it first, and name the checkpoint inside",),
     ),
@@ -76,7 +76,7 @@ CODES = {
     ),
     "CB-ZIP-05": Entry(
         "the members of the archive claim more bytes than it has",
-        "The sizes in the directory add up to more than the file.",
+        "The sizes in the archive's table of contents add up to more than the file.",
         causes=("a download that was cut off", "a file made to do harm"),
         do=("download the file again", _UNKNOWN),
     ),
@@ -94,7 +94,7 @@ CODES = {
     ),
     "CB-ZIP-08": Entry(
         "the archive is beyond the limits of the reader",
-        "It has more members than are read, or a member that is read into memory whole is too large.",
+        "It has too many members, or a member that must be read into memory as a whole is too large.",
         causes=("a checkpoint with hundreds of thousands of tensors", "a file made to do harm"),
         do=("store the tensors as safetensors", _UNKNOWN),
     ),

@@ -13,7 +13,7 @@ CODES = {
     "CB-CLI-02": Entry(
         "an argument is missing, or its value is not valid",
         "A required argument was not given, or an option got a value of another type or outside its list of values.",
-        causes=("an option stands at the end of the line, without its value", "a misspelt value", "text for a number"),
+        causes=("an option at the end of the line, without its value", "a misspelt value", "text for a number"),
         do=("take the value that the message suggests", "read the forms an option takes: cbsurgeon VERB --help"),
     ),
     "CB-CLI-03": Entry(
@@ -50,7 +50,7 @@ CODES = {
     "CB-OPTION-01": Entry(
         "the function has no such option",
         "The functions of cbsurgeon take their options as keywords or as one options object, such as cbs.Choice. The "
-        "keyword is no field of it, or the object is of another class.",
+        "keyword is not a field of it, or the object is of another class.",
         causes=("a misspelt keyword", "an options object of another function"),
         do=("take the keyword that the message suggests", "list them: help(cbs.plan), help(cbs.export)"),
     ),

@@ -2,13 +2,13 @@
 
 from cbsurgeon.errors.entry import Entry
 
-_FLAGS = "say it: --size 224 --crop 0.875 --interpolation bicubic --mean imagenet --std imagenet"
+_FLAGS = "state it: --size 224 --crop 0.875 --interpolation bicubic --mean imagenet --std imagenet"
 
 CODES = {
     "CB-DATA-01": Entry(
         "the preprocessing of images is not known",
-        "The dataset has images, and neither the model nor its file says how they become its input. It is never "
-        "guessed: a wrong guess costs several points of accuracy and looks like a broken export.",
+        "The dataset has images, and neither the model nor its file says how images become its input. cbsurgeon does "
+        "not guess: a wrong guess costs several points of accuracy and looks like a broken export.",
         causes=(
             "a model of your own, or an ONNX file that cbsurgeon did not write",
             "a transformers processor that does more than resize, crop and normalise",
@@ -21,7 +21,7 @@ CODES = {
         causes=(
             "a typing mistake in a flag",
             "a file written by another program",
-            "as many means as channels are needed",
+            "a number of means that is not the number of channels",
         ),
         do=(_FLAGS,),
     ),
@@ -35,7 +35,10 @@ CODES = {
         "the folder has no image",
         "No file in it or below it has the suffix of an image.",
         causes=("the wrong folder", "another format: .npz, WebDataset shards, a folder saved by datasets"),
-        do=("name the folder that has one sub-folder a class", "another kind of dataset takes its prefix, such as hf:"),
+        do=(
+            "name the folder that has one sub-folder per class",
+            "for another kind of dataset, add its prefix: hf:FOLDER",
+        ),
     ),
     "CB-DATA-05": Entry(
         "the folder has images beside folders of images",
@@ -47,10 +50,10 @@ CODES = {
         "images have no label map",
         "A folder with images/ and labels/ has a label map of the same name for each image.",
         causes=("a map is missing", "maps have a suffix in their names, such as _mask"),
-        do=("rename the maps as their images",),
+        do=("give each map the name of its image",),
     ),
     "CB-DATA-07": Entry(
-        "the folder leads back into itself",
+        "the folder contains itself through a link",
         "A link inside the folder points to a folder that contains it.",
         causes=("a symbolic link",),
         do=("remove the link",),
@@ -64,7 +67,7 @@ CODES = {
     ),
     "CB-DATA-09": Entry(
         "the dataset cannot be read",
-        "The folder or file is there, and its contents are no dataset.",
+        "The folder or file exists, but its contents are not a dataset.",
         causes=("arrays of different lengths", "images that are not uint8", "missing permissions"),
         do=("read the reason in the message",),
     ),
@@ -77,18 +80,18 @@ CODES = {
     "CB-DATA-11": Entry(
         "a sample cannot be read",
         "With --strict, an image that is damaged, cut off or too large is an error.",
-        causes=("an interrupted copy", "a file that is no image"),
-        do=("repair or remove the file", "leave out --strict: it is counted and named in the result"),
+        causes=("an interrupted copy", "a file that is not an image"),
+        do=("repair or remove the file", "leave out --strict: the sample is then left out, and the result names it"),
     ),
     "CB-DATA-12": Entry(
         "a number of samples or processes is too small",
-        "A batch and a limit have at least one sample.",
-        causes=("a zero",),
+        "A batch and a limit need at least one sample, and the number of processes cannot be negative.",
+        causes=("a zero or a negative number",),
         do=("give a positive number",),
     ),
     "CB-DATA-13": Entry(
         "a process that decodes images ended",
-        "A worker process was ended by the system.",
+        "The operating system ended a worker process.",
         causes=("too little memory", "a small /dev/shm, as containers have"),
         do=("--workers 0", "docker run --shm-size 1g"),
     ),
@@ -105,22 +108,23 @@ CODES = {
         do=("torchvision:CIFAR10:DATA, for example",),
     ),
     "CB-EVAL-01": Entry(
-        "which output counts is not clear",
-        "A model with several outputs needs to be told which one holds the classes. Without a name, the one called "
-        "logits counts, or the only one of the right number of dimensions.",
+        "it is not clear which output to evaluate",
+        "The model has several outputs. Unless --output-name is given, the one called logits is evaluated, or the only "
+        "one with the right number of dimensions; here there is neither.",
         causes=("a model without a classifier", "a model that returns features as well", "a typing mistake"),
         do=("--output-name NAME, with a name from the message",),
     ),
     "CB-EVAL-02": Entry(
         "the labels are not those of the task",
-        "One number a sample is classification, one a class is multilabel, a map is segmentation.",
+        "Classification takes one class index per sample, multilabel one value per class, segmentation one map per "
+        "image.",
         causes=("one-hot labels for a classifier", "another --task than the labels are for"),
         do=("labels.argmax(1) turns one-hot labels into class indices", "leave --task out"),
     ),
     "CB-EVAL-03": Entry(
         "model and dataset have different classes",
         "The number of classes of the dataset, or a label in it, does not belong to the outputs of the model.",
-        causes=("a dataset with a part of the classes", "a model with the classifier of another dataset"),
+        causes=("a dataset with some of the classes", "a model with the classifier of another dataset"),
         do=(
             "--classes FILE with the output index of each class of the dataset",
             "--model-option num_classes=N, where the weights have another number of classes than their architecture",
@@ -128,20 +132,20 @@ CODES = {
     ),
     "CB-EVAL-04": Entry(
         "the file of classes cannot be used",
-        "It holds the output index of each class of the dataset, once each, one a line.",
+        "It holds the output index of each class of the dataset, one per line, each once.",
         causes=("names of classes instead of numbers", "indices that the model does not have"),
         do=("write it as numbers: 6, 11, 13 and so on",),
     ),
     "CB-EVAL-05": Entry(
         "there is no such metric",
-        "The name is none of the task's metrics, or a metric of your own cannot be used.",
-        causes=("a typing mistake", "a function that gives one number for a batch instead of one an image"),
+        "The name is not a metric of the task, or a metric of your own cannot be used.",
+        causes=("a typing mistake", "a function that returns one number per batch instead of one per image"),
         do=("choose one from the message", "write mod:package.module:function"),
     ),
     "CB-EVAL-06": Entry(
-        "B is worse than A, or not run as A is",
-        "The evaluation ran, and its answer is no. The reasons are listed: a metric that is worse than claimed, or a "
-        "fault such as another preprocessing, outputs that depend on the batch, or exchanged classes.",
+        "B is worse than A, or is not run in the same way",
+        "The evaluation ran and its check failed. The message lists the reasons: a metric that is worse than claimed, or "
+        "a fault such as another preprocessing, outputs that depend on the batch, or swapped classes.",
         causes=(
             "the file was exported from other weights, or with another preprocessing",
             "a type that overflows (float16)",
@@ -151,20 +155,20 @@ CODES = {
     ),
     "CB-EVAL-07": Entry(
         "there is no such corruption or attack",
-        "--robust takes names, each with a strength if you like.",
-        causes=("a typing mistake", "a strength that is no positive number"),
+        "--robust takes names, each with an optional strength.",
+        causes=("a typing mistake", "a strength that is not a positive number"),
         do=("choose one from the message", "--robust occlusion,noise=5,fgsm=1"),
     ),
     "CB-EVAL-08": Entry(
         "the images cannot be corrupted or attacked",
-        "Corruptions need images with labels, and attacks the gradient of a model.",
+        "Corruptions need images with labels, and attacks need the gradient of a model.",
         causes=("an attack on an ONNX file or engine without its model", "a dataset of arrays, or without labels"),
         do=("give the model the file was exported from as A", "leave fgsm and pgd out"),
     ),
     "CB-ANALYZE-01": Entry(
         "the batch does not fit the model's inputs",
-        "The tensors have other names or shapes, or are fewer, than the inputs the model was captured with. Only the "
-        "batch may differ.",
+        "The number, names or shapes of the tensors are not those of the inputs that the model was captured with. Only "
+        "the batch may differ.",
         causes=(
             "images of another size or number of channels",
             "a text model that was given one tensor and takes several",
@@ -177,14 +181,14 @@ CODES = {
     ),
     "CB-ANALYZE-02": Entry(
         "there is no data to analyse the model on",
-        "Without --data the photographs of scikit-image are taken. They need a model with one input that states its "
-        "preprocessing.",
+        "Without --data, photographs that come with scikit-image are used. That needs a model with one input that states "
+        "its preprocessing.",
         causes=("a text model", "a model of your own, which states no preprocessing"),
         do=("--data images/", "--data file.npz, with one array for each input of the model"),
     ),
     "CB-ANALYZE-03": Entry(
         "this is no data",
-        "Data are a folder of images, an .npz file, a tensor, tensors by input name, or an iterable of batches.",
+        "Data can be a folder of images, an .npz file, a tensor, tensors by input name, or an iterable of batches.",
         causes=("a number or another object was passed as data=",),
         do=("give what the model's forward() takes, batch first",),
     ),
@@ -198,13 +202,13 @@ CODES = {
     "CB-ANALYZE-05": Entry(
         "no image could be analysed",
         "Every sample of the dataset was left out. The message gives the first reason.",
-        causes=("files that are no images", "damaged files"),
+        causes=("files that are not images", "damaged files"),
         do=("open one of the named files", "give another --data"),
     ),
     "CB-ANALYZE-06": Entry(
         "the attention has no such query",
-        "Pictures show the row of one query: that of the class token, a number, or the mean over all. The last "
-        "attention over the whole image is drawn.",
+        "A picture shows the attention of one query: the class token, the query of a given number, or the mean over all. "
+        "It is taken from the last attention over the whole image.",
         causes=("--query class for a model without a class token", "a number beyond the last query"),
         do=("--query mean",),
     ),

@@ -5,14 +5,14 @@ from cbsurgeon.errors.entry import Entry
 CODES = {
     "CB-EXPORT-01": Entry(
         "the ONNX opset is not offered",
-        "Exports are made and tested with the opsets that the message lists.",
+        "Only the opsets that the message lists are tested, and only these are written.",
         causes=("an --opset that another tool uses",),
         do=("leave --opset out", "take 23 for a runtime that has the Attention operator"),
     ),
     "CB-EXPORT-02": Entry(
         "the dtype of the export is not known",
         "--dtype casts the weights before exporting and takes float16 or bfloat16.",
-        causes=("a short form of another tool, such as fp16", "int8, which is no cast"),
+        causes=("a short form of another tool, such as fp16", "int8, which needs calibration rather than a cast"),
         do=("take float16 or bfloat16", "leave --dtype out to keep the type of the model"),
     ),
     "CB-EXPORT-03": Entry(
@@ -29,7 +29,7 @@ CODES = {
         "the exported file fails onnx.checker",
         "The file was written and then checked, and it is not a valid ONNX model. It was removed.",
         causes=("a fault of the exporter for this model",),
-        do=("try the other --opset", "report it with the name of the model"),
+        do=("try another --opset", "report it with the name of the model"),
     ),
     "CB-EXPORT-05": Entry(
         "the exported file does not have the batch that was asked for",
@@ -39,10 +39,10 @@ CODES = {
         do=("pip install --upgrade torch onnxscript",),
     ),
     "CB-EXPORT-06": Entry(
-        "the model has no form of this dtype",
+        "the model cannot be cast to this dtype",
         "Casting the program failed at a node that only works in another type. The message names it.",
         causes=("code that makes float32 tensors and mixes them with inputs", "an operation without a 16-bit form"),
-        do=("export in float32", "take the other 16-bit type"),
+        do=("export in float32", "use the other 16-bit type"),
     ),
     "CB-EXPORT-07": Entry(
         "the suffix of the output names no export format",
@@ -58,7 +58,7 @@ CODES = {
     ),
     "CB-EXPORT-09": Entry(
         "a .pt2 file keeps its batch open",
-        "A program is written to be edited further, and the batch axis is recognised by being open.",
+        "A program can be edited further, and for that its batch axis is recognised by being open.",
         causes=("--batch N together with -o FILE.pt2",),
         do=("leave --batch out", "fix the batch of the ONNX file or engine made from it"),
     ),
@@ -69,15 +69,15 @@ CODES = {
         do=("leave --batch out", "capture the model with an open batch"),
     ),
     "CB-EXPORT-11": Entry(
-        "the ONNX file has decided this option already",
-        "An engine is built from a finished ONNX file. Its dtype, opset and folding are those of the file.",
+        "the option is fixed by the ONNX file",
+        "An engine is built from a finished ONNX file, which fixes its dtype, opset and folding.",
         causes=("--dtype, --opset or --no-fold together with an .onnx file",),
         do=("leave the option out", "export the model again with that option, then build the engine"),
     ),
     "CB-EXPORT-12": Entry(
         "only an engine can be made from this file",
         "An ONNX file is exported already, and can only be built into a TensorRT engine.",
-        causes=("an .onnx file with an output that does not end in .engine", "a path that is no ONNX file"),
+        causes=("an .onnx file with an output that does not end in .engine", "a path that is not an ONNX file"),
         do=("end the output in .engine: cbsurgeon export FILE.onnx -o FILE.engine", "give the model instead"),
     ),
     "CB-EXPORT-13": Entry(
@@ -117,8 +117,8 @@ CODES = {
     ),
     "CB-ONNX-04": Entry(
         "the file does not say what was inserted",
-        "An ONNX file says it in its metadata, an engine in the manifest beside it. This one was not made by "
-        "cbsurgeon, or another tool dropped that. Graphs of exported files are not searched for blocks.",
+        "An ONNX file lists its insertions in its metadata, an engine in the manifest beside it. This file was not made "
+        "by cbsurgeon, or another tool dropped that entry. Graphs of exported files are not searched for blocks.",
         causes=("a file of another exporter", "a file that was optimised by another tool"),
         do=("inspect the model it was exported from",),
     ),
@@ -137,11 +137,11 @@ CODES = {
         "the TensorRT package is not known",
         "Engines are built by the Python package tensorrt or tensorrt_rtx.",
         causes=("a misspelt name",),
-        do=("leave it out to take what is installed",),
+        do=("leave it out to use the package that is installed",),
     ),
     "CB-ENGINE-02": Entry(
         "the manifest of the engine cannot be read",
-        "Beside an engine lies a JSON file that says what it was built from and with. It is damaged.",
+        "A JSON file beside the engine says what it was built from and with. It is damaged.",
         causes=("a file edited by hand", "an incomplete copy"),
         do=("build the engine again",),
     ),
@@ -159,7 +159,8 @@ CODES = {
     ),
     "CB-ENGINE-05": Entry(
         "nothing shows that the engine was built here",
-        "An engine is machine code that runs with your rights. cbsurgeon opens those it built itself on this machine.",
+        "An engine is machine code that runs with your permissions. cbsurgeon opens the engines that it built itself on "
+        "this machine.",
         causes=("an engine from another machine or user", "an engine built by trtexec"),
         do=("build it here from the ONNX file", "only for an engine you built yourself: --trust"),
     ),
@@ -185,8 +186,8 @@ CODES = {
     "CB-ENGINE-09": Entry(
         "the TensorRT parser cannot read the ONNX model",
         "The parser has no implementation of an operation, or not of this form of it. The message names the block.",
-        causes=("an operation TensorRT lacks, such as Col2Im or DFT", "another opset than the parser knows"),
-        do=("export with the other --opset", "replace that operation in the model", "update TensorRT"),
+        causes=("an operation TensorRT lacks, such as Col2Im or DFT", "an opset that the parser does not know"),
+        do=("export with another --opset", "replace that operation in the model", "update TensorRT"),
     ),
     "CB-ENGINE-10": Entry(
         "TensorRT could not build the engine",
@@ -200,7 +201,7 @@ CODES = {
     "CB-ENGINE-11": Entry(
         "the build was cancelled",
         "Ctrl-C or a signal arrived while the engine was built. Nothing was written.",
-        causes=("an interrupt", "a time limit of the system that runs the command"),
+        causes=("Ctrl-C", "a time limit of the system that runs the command"),
         do=("run it again",),
     ),
     "CB-ENGINE-12": Entry(
@@ -211,13 +212,13 @@ CODES = {
     ),
     "CB-RUN-01": Entry(
         "these are not the inputs of the model",
-        "The names of the arrays given are not those the file or the model takes.",
+        "The names of the arrays are not the input names of the file or the model.",
         causes=("an .npz file with other names", "a model exported with other input names"),
         do=("name the arrays as the message lists them: numpy.savez('inputs.npz', x=array)",),
     ),
     "CB-RUN-02": Entry(
         "an input has another shape",
-        "The file fixes sizes that the input given does not have.",
+        "The file fixes sizes that the input does not have.",
         causes=("an image of another size", "a missing batch axis"),
         do=("give an input of the shape in the message", "export the model for this size: --input 3x224x224"),
     ),
@@ -225,13 +226,13 @@ CODES = {
         "an NVIDIA GPU is needed",
         "The back end runs on CUDA, and PyTorch sees no CUDA device.",
         causes=("a machine without an NVIDIA GPU", "a driver that does not fit", "a build of torch for the CPU"),
-        do=("run it on a machine with a GPU", "take another back end: --backend onnxruntime"),
+        do=("run it on a machine with a GPU", "use another back end: --backend onnxruntime"),
     ),
     "CB-RUN-04": Entry(
         "the model has no eager form",
         "It is an exported program, not a module.",
         causes=("a model loaded from a .pt2 file",),
-        do=("take the back end program",),
+        do=("use the back end named program: --backend program",),
     ),
     "CB-RUN-05": Entry(
         "ONNX Runtime cannot run the file",
@@ -247,7 +248,7 @@ CODES = {
     ),
     "CB-RUN-07": Entry(
         "part of the model fell back to the CPU",
-        "CUDA was asked for, and ONNX Runtime placed operators on the CPU. A measurement would be of something else.",
+        "CUDA was requested, and ONNX Runtime placed operators on the CPU. A measurement would be of something else.",
         causes=("missing CUDA or cuDNN libraries", "operators without a CUDA kernel"),
         do=("check the CUDA and cuDNN libraries of this installation", "export with --opset 20"),
     ),
@@ -261,7 +262,7 @@ CODES = {
         "there is no such back end",
         "The back end is not one of those the message lists.",
         causes=("a misspelt name", "a name of another tool, such as trt"),
-        do=("take a name from the message", "leave it out to run each side as it is"),
+        do=("take a name from the message", "leave it out: each model then runs in the back end for its format"),
     ),
     "CB-RUN-11": Entry(
         "there is no such device",
@@ -272,13 +273,13 @@ CODES = {
     "CB-RUN-10": Entry(
         "the back end cannot run this kind of file",
         "An ONNX file runs in ONNX Runtime, an engine in TensorRT, a model eagerly, as a program or compiled.",
-        causes=("a back end chosen for the other side",),
+        causes=("a back end chosen for the other of the two models",),
         do=("leave the back end out", "export the model for that back end first"),
     ),
     "CB-RUN-12": Entry(
         "torch.compile would run this model eagerly",
-        "Dynamo keeps a limited number of compiled variants of a function and runs it eagerly beyond that; cbsurgeon "
-        "stops instead, because it would check or time something that is not compiled (exit code 1).",
+        "Dynamo keeps a limited number of compiled variants of a function and runs it eagerly beyond that. cbsurgeon "
+        "stops instead, because it would check or time code that is not compiled (exit code 1).",
         causes=("many batch sizes or types in one process",),
         do=("call torch.compiler.reset()", "use one batch size per process"),
     ),

@@ -13,7 +13,7 @@ CODES = {
         "the model is a folder",
         "A folder was given where a file is expected.",
         causes=("a folder saved by transformers, without hf: before it", "a run folder that holds checkpoints"),
-        do=("for a folder of transformers: hf:FOLDER", "name the checkpoint inside the folder"),
+        do=("for a folder saved by transformers: hf:FOLDER", "name the checkpoint inside the folder"),
     ),
     "CB-LOAD-03": Entry(
         "the model is not a regular file",
@@ -23,7 +23,7 @@ CODES = {
     ),
     "CB-LOAD-04": Entry(
         "the file is empty",
-        "It has no bytes.",
+        "Its size is 0 bytes.",
         causes=("a download or copy that was cut off", "a program that crashed while it was writing"),
         do=("download or write the file again",),
     ),
@@ -75,7 +75,7 @@ CODES = {
     ),
     "CB-LOAD-14": Entry(
         "a trusted file could not be rebuilt",
-        "The file was read with --trust, but its objects could not be made again.",
+        "The file was read with --trust, but its objects could not be rebuilt.",
         causes=("a class it names cannot be imported here", "another version of torch wrote it"),
         do=("run where the classes it names can be imported", "save a state dict, or export the program again"),
     ),
@@ -98,8 +98,8 @@ CODES = {
         do=("load it as a model: cbs.load(FILE, trust=True)",),
     ),
     "CB-LOAD-20": Entry(
-        "the file holds weights and does not name their architecture",
-        "Weights alone do not say which model computes with them.",
+        "the file holds weights but does not name their architecture",
+        "Weights alone do not say which model they belong to.",
         causes=("a plain state dict", "a trainer that does not store the name of the model"),
         do=("add --arch timm:NAME, torchvision:NAME, hf:CLASS or mod:package.module:factory",),
     ),
@@ -107,13 +107,14 @@ CODES = {
         "the checkpoint names an architecture that only you may name",
         "The architecture in the file would import code or read other files. A file may not cause that by itself.",
         causes=("a model of your own, saved with a mod: reference", "a file from somebody else"),
-        do=("if the code is yours, repeat the name on the command line: --arch mod:package.module:factory",),
+        do=("if the code is yours, give the name on the command line: --arch mod:package.module:factory",),
     ),
     "CB-LOAD-22": Entry(
         "the checkpoint was saved with insertions",
-        "The lower-level function that was called cannot repeat them, and the weights belong to the edited model.",
+        "The weights belong to the edited model, and the lower-level function that was called cannot insert the "
+        "operators again.",
         causes=("cbsurgeon.models.load was called instead of cbsurgeon.load",),
-        do=("load it with cbs.load(FILE), which repeats the insertions",),
+        do=("load it with cbs.load(FILE), which inserts the operators again",),
     ),
     "CB-LOAD-23": Entry(
         "an option has no meaning for this kind of file",
@@ -123,14 +124,14 @@ CODES = {
     ),
     "CB-LOAD-24": Entry(
         "the file changed while it was being read",
-        "Its size or time of change is not the same as at the beginning, so the parts read may not belong together.",
+        "Its size or modification time is not the same as at the beginning, so the parts may not belong together.",
         causes=("a training run that saves to the same name", "a download that is still running"),
         do=("run again when the file is complete",),
     ),
     "CB-LOAD-25": Entry(
         "the checkpoint holds several state dicts, and none has a usual name",
-        "Usual names are state_dict, model, model_state_dict, module, net, weights, and those of averaged weights. "
-        "Which of several others holds the model you mean cannot be known.",
+        "Usual names are state_dict, model, model_state_dict, module, net, weights, and those of averaged weights. With "
+        "several other names, cbsurgeon cannot know which one is the model you mean.",
         causes=("student and teacher in one file", "a generator and a discriminator in one file"),
         do=("choose one of the entries in the message: --entry NAME",),
     ),
@@ -148,7 +149,7 @@ CODES = {
     ),
     "CB-FIT-01": Entry(
         "the weights do not fit the architecture",
-        "Keys are missing, left over or of another shape. Weights are always loaded strictly.",
+        "Keys are missing or left over, or tensors have another shape. Weights are always loaded with strict=True.",
         causes=(
             "another size or number of classes",
             "module. or model. before every key",
@@ -167,9 +168,9 @@ CODES = {
         do=("save the state dict: torch.save(model.state_dict(), 'weights.pt')", "choose another --entry"),
     ),
     "CB-META-01": Entry(
-        "the checkpoint's description of itself cannot be read",
+        "the metadata of the checkpoint cannot be read",
         "The metadata that cbsurgeon writes beside the weights (architecture, options, recipe) is damaged, too large, "
-        "or does not follow from the tensors.",
+        "or contradicts the tensors.",
         causes=("a program that rewrote the file", "a file made to do harm"),
         do=("write the file again with cbsurgeon", "state the architecture yourself: --arch REF"),
     ),
@@ -204,15 +205,15 @@ CODES = {
     ),
     "CB-WEIGHTS-01": Entry(
         "the pretrained weights are not there",
-        "timm:NAME.TAG names weights. They are taken from timm's cache, and with --pretrained downloaded. Random "
-        "weights are never taken in their place unless you ask for them.",
+        "timm:NAME.TAG names weights. They are read from timm's cache, or downloaded with --pretrained. Random weights "
+        "are used instead only with --random-weights.",
         causes=("nothing was downloaded before", "no network", "options that do not fit the pretrained weights"),
-        do=("download them: --pretrained", "take the architecture alone: --random-weights, or leave out the tag"),
+        do=("download them: --pretrained", "use the architecture alone: --random-weights, or leave out the tag"),
     ),
     "CB-WEIGHTS-02": Entry(
-        "these weights cannot be chosen here",
-        "--pretrained and --random-weights are for timm: and torchvision: references, one of the two at a time. A file "
-        "or a folder brings its own weights.",
+        "--pretrained or --random-weights does not apply here",
+        "The two flags are for timm: and torchvision: references, and exclude each other. A file or a folder has its own "
+        "weights.",
         causes=("a file with --pretrained", "both flags"),
         do=("leave the flag out",),
     ),

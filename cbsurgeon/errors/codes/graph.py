@@ -13,7 +13,7 @@ CODES = {
         "the model is in training mode",
         "Dropout and batch statistics would be recorded as they are in training.",
         causes=("model.train() was called, or model.eval() was not", "a module that overrides train()"),
-        do=("call model.eval() before",),
+        do=("call model.eval() first",),
     ),
     "CB-CAPTURE-03": Entry(
         "torch.export cannot follow the model's forward()",
@@ -29,11 +29,11 @@ CODES = {
         ),
     ),
     "CB-CAPTURE-04": Entry(
-        "the batch became a constant",
+        "the batch size became a constant",
         "The recorded graph serves one batch size only.",
         causes=(
-            "a loop over the samples in forward(), so that other batches take other steps",
-            "a number that is made from the batch and is no multiple of it plus a constant",
+            "a loop over the samples in forward(), so that the number of steps depends on the batch size",
+            "a number computed from the batch size that is not a multiple of it plus a constant",
             "a tensor made for one batch size, such as torch.zeros(2, ...)",
         ),
         do=("use x.shape[0] without int(), or -1 in reshape, instead of a loop over samples",),
@@ -70,7 +70,7 @@ CODES = {
     ),
     "CB-LOCATE-04": Entry(
         "a requested block does not have the position",
-        "The block exists, but no operator can stand at the position asked for. The message gives the reason.",
+        "The block exists, but no operator can be inserted at the requested position. The message gives the reason.",
         causes=("axes that cannot be told apart there", "a fused operation without a tensor at that point"),
         do=("choose another --pos or other --layers", "insert where it is possible: --allow-partial"),
     ),
@@ -82,8 +82,8 @@ CODES = {
         do=("take the form that the message suggests", "list the stacks: cbsurgeon inspect REF"),
     ),
     "CB-SELECT-02": Entry(
-        "it cannot be told which blocks are tapped",
-        "The model was read in parts, and what becomes of the stream of a part is not in its graph.",
+        "cbsurgeon cannot tell which blocks are tapped",
+        "The model was captured in parts, and the graph of a part does not show where its residual stream goes.",
         causes=("a model that torch.export cannot capture whole",),
         do=("give the indices of the blocks whose stream is also an output: --exclude 3,7,11",),
     ),
@@ -93,23 +93,23 @@ CODES = {
         "model trained with it would see the words it has to predict.",
         causes=("a decoder such as GPT, Llama or the text tower of CLIP",),
         do=(
-            "take the causal form, the mean of the tokens up to each: --causal, in Python causal=True",
+            "use the causal form, which averages over the tokens up to each one: --causal, in Python causal=True",
             "choose a stack that is not causal: --layers STACK:upper",
         ),
     ),
     "CB-LEAK-02": Entry(
-        "the model hides padding, and a mean over all tokens would mix it in",
+        "the model masks padding, and a mean over all tokens would mix it in",
         "The attention of the model takes a padding mask. With the plain mean the output of a sample would depend on "
         "how much it was padded.",
         causes=("a text encoder such as BERT", "a detector with padded images"),
         do=(
-            "take the masked form, the mean of the tokens that the mask leaves: --masked, in Python masked=True",
-            "choose other --layers, or batches that are never padded",
+            "use the masked form, which averages over the tokens that are not padding: --masked, in Python masked=True",
+            "choose blocks of a stack whose attention takes no padding mask: --layers STACK",
         ),
     ),
     "CB-LEAK-03": Entry(
         "the probe found a leak",
-        "Later tokens or the padding were changed, and an output that must not depend on them moved by more than "
+        "Later tokens or the padding were changed, and an output that must not depend on them changed by more than "
         "rounding (exit code 1).",
         causes=("an operator of your own that ignores the mask", "a mean over all tokens in a causal model"),
         do=("remove the operator: cbsurgeon remove REF -o OUT", "insert the form that fits: --causal or --masked"),
@@ -121,27 +121,30 @@ CODES = {
         do=("take one of the names in the message", "give the mask in the example inputs"),
     ),
     "CB-LEAK-05": Entry(
-        "the probe sees nothing",
-        "Changing the tokens changed no output that belongs to a token, so the probe cannot judge.",
+        "the probe cannot judge",
+        "Changing the tokens did not change any output that belongs to a token, so a leak would not show.",
         causes=("a model that returns one vector per sample", "outputs that do not depend on the input changed"),
         do=("let the model return its tokens", "name another input or axis"),
     ),
     "CB-LEAK-06": Entry(
         "a block has no mask that says which of its tokens are padding",
-        "The masked form was asked for, and at this site the mask cannot be tied to the tokens.",
-        causes=("tokens that were merged or moved since the mask was used", "a stack whose attention takes no mask"),
+        "The masked form was requested, and it is not proved which entry of the mask belongs to which token here.",
+        causes=("tokens that were merged or moved after the mask was used", "a stack whose attention takes no mask"),
         do=("leave the block out: --layers, --exclude", "where there is never padding: insert without --masked"),
     ),
     "CB-LEAK-07": Entry(
         "no mask reached the operator while the model ran",
         "A masked operator gets the mask from the forward() of the module that takes it. That forward() did not run.",
-        causes=("a part of the model was called instead of the model", "many passes before the backward pass"),
-        do=("call the module that takes the mask", "with gradient checkpointing, go backward before other passes"),
+        causes=("a part of the model was called by itself", "many forward passes before the backward pass"),
+        do=(
+            "call the module that takes the mask",
+            "with gradient checkpointing, run the backward pass before many other forward passes",
+        ),
     ),
     "CB-LEAK-08": Entry(
         "the mask does not say which tokens are padding",
         "The mask that was passed does not have one value per sample and token, or its values mean something else.",
-        causes=("a mask of another shape", "a mask per pair of tokens", "a mask of floats for booleans"),
+        causes=("a mask of another shape", "one value per pair of tokens", "floats where the model takes booleans"),
         do=("give it as [batch, tokens], one value per token",),
     ),
     "CB-LEAK-09": Entry(
@@ -151,9 +154,9 @@ CODES = {
         do=("make the mask a parameter of forward()", "plan again for this model: cbsurgeon insert REF --masked"),
     ),
     "CB-LEAK-10": Entry(
-        "the tokens of the model do not see the ones before them",
-        "The stack runs backwards in time: a token sees itself and later ones. Neither the plain mean nor the mean of "
-        "the prefix keeps to that.",
+        "the tokens of the model see only themselves and later ones",
+        "The attention runs backwards in time. Both the plain mean and the causal mean would show a token the ones "
+        "before it.",
         causes=("one direction of a bidirectional model", "a mask with the wrong triangle"),
         do=("choose other stacks: --layers STACK:upper", "check the attention mask of the model"),
     ),

@@ -17,7 +17,7 @@ CODES = {
     ),
     "CB-OUT-03": Entry(
         "the output is one of the inputs",
-        "Inputs are never overwritten, also not with --force.",
+        "Inputs are never overwritten, not even with --force.",
         causes=("-o names the file that is read", "two paths, links or hard links to one file"),
         do=("name another file with -o",),
     ),
@@ -29,7 +29,7 @@ CODES = {
     ),
     "CB-OUT-05": Entry(
         "the folder of the output does not exist",
-        "Folders above the output are not made.",
+        "cbsurgeon does not create the folders above an output.",
         causes=("a misspelt path", "another working directory"),
         do=("make it: mkdir -p FOLDER", "name a folder that exists"),
     ),
@@ -41,14 +41,14 @@ CODES = {
     ),
     "CB-OUT-07": Entry(
         "writing the output failed",
-        "It began and could not be finished. What was written has been removed; an older file of that name is "
+        "Writing started and could not be finished. The incomplete file has been removed; an older file of that name is "
         "unchanged.",
         causes=("a full disk or an exhausted quota", "a file larger than the file system allows"),
         do=("free some space", "write to another disk with -o"),
     ),
     "CB-OUT-08": Entry(
-        "the writer did not leave the files it should",
-        "A library was asked to write a file and left none, or left files that were not announced. Nothing was kept.",
+        "a library did not write the files it should",
+        "A library was called to write a file and wrote none, or wrote unexpected files. Nothing was kept.",
         causes=("a version of the library that writes other files", "another program that deletes temporary files"),
         do=("run it again", "update the library that writes this format"),
     ),

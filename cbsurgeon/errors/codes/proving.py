@@ -6,7 +6,7 @@ CODES = {
     "CB-VERIFY-01": Entry(
         "the two models do not compute the same",
         "An output differs by more than measured rounding allows, or is NaN, infinite or empty (exit code 1). The "
-        "message gives the first row that failed and, after a bisection, the first block.",
+        "message names the first output that failed and, with --bisect, the first block that differs.",
         causes=(
             "the candidate has an operator the baseline does not have, or other weights",
             "a fault of the exporter or the runtime",
@@ -34,7 +34,7 @@ CODES = {
         "there is nothing to compare on",
         "No batch size is left to run.",
         causes=("--batches with zero", "a file whose fixed batch is none of those"),
-        do=("give sizes of 1 and more: --batches 1,2,7",),
+        do=("give sizes of at least 1: --batches 1,2,7",),
     ),
     "CB-VERIFY-05": Entry(
         "the two files take different batches",
@@ -46,29 +46,29 @@ CODES = {
         "the two models state different preprocessings",
         "The same pixels would reach them as different inputs, so their outputs cannot be compared on images.",
         causes=("the file was exported from a model with another preprocessing", "two different models"),
-        do=("cbsurgeon evaluate A B --data DATA runs each in its own", "export the file again"),
+        do=("run each with its own preprocessing: cbsurgeon evaluate A B --data DATA", "export the file again"),
     ),
     "CB-BISECT-01": Entry(
         "there is nothing to make inputs from",
-        "Both sides are files, and neither says what real inputs look like.",
+        "Both are files, and neither says what real inputs look like.",
         causes=("two ONNX files were given",),
         do=("give inputs: --inputs FILE.npz", "compare one of them with the model"),
     ),
     "CB-BISECT-02": Entry(
         "values inside an engine cannot be read",
         "TensorRT fuses layers when it builds, so the tensors between blocks no longer exist.",
-        causes=("--bisect with an engine on one side",),
+        causes=("--bisect with an engine",),
         do=("bisect the ONNX file that the engine was built from",),
     ),
     "CB-BISECT-03": Entry(
-        "none of the blocks joins a residual stream",
-        "The bisection compares the streams after each block, and the blocks given are on none.",
+        "none of the blocks is on a residual stream",
+        "The bisection compares the residual stream after each block, and no given block adds to one.",
         causes=("blocks of another model", "an empty list"),
         do=("leave the blocks out to compare every point of the stream",),
     ),
     "CB-BISECT-04": Entry(
-        "the two sides have different residual streams",
-        "A point of the stream is missing on one side, or has another shape there (exit code 1).",
+        "the two models have different residual streams",
+        "A point of the stream is missing in one of them, or has another shape there (exit code 1).",
         causes=("two different models", "an optimiser that merged residual adds"),
         do=("compare a model with its own export",),
     ),
@@ -79,13 +79,13 @@ CODES = {
         do=("take a name from the message", "give the rates yourself: --bandwidth 3.35TB/s --flops 989T"),
     ),
     "CB-AUDIT-02": Entry(
-        "there is no inserted operator to tell the share of",
+        "there is no inserted operator whose share could be estimated",
         "--roofline estimates which share of the run time inserted operators take. Neither model has one.",
         causes=("the original was given alone",),
         do=("compare the original with the edited model: cbsurgeon audit A B --roofline",),
     ),
     "CB-AUDIT-03": Entry(
-        "no device that was asked for computes in this dtype",
+        "no requested device computes in this dtype",
         "The table of peak rates has no entry for the dtype on these devices.",
         causes=("bfloat16 or float16 on a device without it",),
         do=("take --dtype float32", "name another --hardware"),
@@ -109,14 +109,14 @@ CODES = {
         do=("audit the ONNX file that the engine was built from",),
     ),
     "CB-COST-01": Entry(
-        "fvcore cannot count this side",
+        "fvcore cannot count this model",
         "fvcore traces a torch.nn.Module on positional inputs. Files and programs are not modules.",
         causes=("--cross-check with an ONNX file or a .pt2 program", "inputs that are given by name"),
         do=("leave --cross-check out", "give a model that is a module"),
     ),
     "CB-COST-02": Entry(
         "the audit and fvcore count this model differently",
-        "Known differences of convention were subtracted, and something is left (exit code 1).",
+        "A difference remains after known differences of convention were subtracted (exit code 1).",
         causes=("an operation for which one of the two has no rule",),
         do=("compare by_operator of the two in --json", "report it with the name of the model"),
     ),
@@ -128,25 +128,26 @@ CODES = {
     ),
     "CB-BENCH-02": Entry(
         "a measuring process failed",
-        "Each side is measured in a process of its own, and one of them ended with an error (exit code 1).",
+        "Measurements run in separate processes, and one of them ended with an error (exit code 1).",
         causes=("too little memory for two processes", "a model that does not run"),
         do=("run it once: cbsurgeon verify A B", "measure with a smaller --batch"),
     ),
     "CB-BENCH-03": Entry(
         "the model takes one batch size only",
-        "Its batch is fixed, and another one was asked for.",
+        "Its batch is fixed, and another one was requested.",
         causes=("a file exported with --batch N",),
         do=("measure at the batch in the message", "export it with an open batch"),
     ),
     "CB-BENCH-04": Entry(
-        "what would be timed as B computes what A computes",
-        "The eager models have different outputs, and the two that are about to be timed do not (exit code 1).",
+        "the compiled B computes the same as the compiled A",
+        "Run eagerly, the two models have different outputs; compiled, they do not. B would not be what is timed (exit "
+        "code 1).",
         causes=("torch.compile reuses the graph of a module of the same class that it compiled before",),
         do=("call torch.compiler.reset() after an insertion", "run the bench in a fresh process"),
     ),
     "CB-BENCH-05": Entry(
-        "the two sides do not run in the same way",
-        "One side is replayed as a CUDA graph and the other is not (exit code 1).",
+        "the two models do not run in the same way",
+        "One model is replayed as a CUDA graph and the other is not (exit code 1).",
         causes=("an operation in one of the two that cannot be recorded", "too little memory for both recordings"),
         do=("time both without recording: cbs.checks.bench(a, b, cuda_graph=False)", "measure with a smaller --batch"),
     ),
@@ -183,14 +184,14 @@ CODES = {
     ),
     "CB-SWEEP-03": Entry(
         "the storage of the sweep cannot be used",
-        "Optuna could not open its database. The message of the database is in the why line.",
+        'Optuna could not open its database. The line "why" repeats the database\'s message.',
         causes=("the database is not running", "a wrong address, user or password", "the driver is not installed"),
         do=("start the database", "pip install psycopg2-binary, for PostgreSQL", "leave --storage out"),
     ),
     "CB-SWEEP-04": Entry(
         "the storage belongs to another sweep",
-        "The study in the storage was made for another model, grid, seeds, command or metric. Mixing their runs would "
-        "compare things that are not alike.",
+        "The study in the storage was made for another model, grid, seeds, command or metric, and runs of the two cannot "
+        "be compared.",
         causes=("the same --storage and folder with other options",),
         do=("name another folder with -o", "give another --storage"),
     ),
@@ -198,8 +199,8 @@ CODES = {
         "the command of the sweep cannot be read",
         "--run is split into words as a shell does, and the placeholders {model}, {recipe}, {seed} and {out} are "
         "filled in. No shell runs it.",
-        causes=("an unknown placeholder", "a quote that is not closed", "a brace of the command's own"),
-        do=("write {{ and }} for braces of the command's own", 'sh -c "..." for pipes and variables'),
+        causes=("an unknown placeholder", "a quote that is not closed", "a brace that is not a placeholder"),
+        do=("write {{ and }} for braces that are not placeholders", 'sh -c "..." for pipes and variables'),
     ),
     "CB-SWEEP-06": Entry(
         "every worker of the sweep failed",
@@ -209,8 +210,8 @@ CODES = {
     ),
     "CB-SWEEP-07": Entry(
         "runs of the sweep failed",
-        "The command ended with an error, or wrote no such number into {out}/metrics.json, also when it was repeated. "
-        "The table holds the runs that succeeded.",
+        "The command ended with an error, or did not write the metric into {out}/metrics.json, also when it was "
+        "repeated. The table holds the runs that succeeded.",
         causes=("a fault in the training script", "another --metric than the script writes"),
         do=("read log.txt in the folder of the run", "run the same command with a higher --retries"),
     ),
@@ -222,7 +223,7 @@ CODES = {
     ),
     "CB-SWEEP-09": Entry(
         "the folder belongs to something else",
-        "A sweep goes on in a folder that holds the very same sweep, and starts in an empty or new one.",
+        "A sweep starts in a new or empty folder, and continues in a folder that holds the same sweep.",
         causes=("other options than last time", "a folder with other files"),
         do=("name another folder with -o",),
     ),

@@ -7,7 +7,7 @@ CODES = {
         "the model reference cannot be read, or does not go with another option",
         "REF is a file, or kind:name with one of the kinds timm, torchvision, hf and mod. --arch takes kind:name only, "
         "and only together with a file of weights; so does a recipe that says what the weights were trained with.",
-        causes=("a missing or misspelt kind", "nothing after the colon", "--arch beside a reference that is no file"),
+        causes=("a missing or misspelt kind", "nothing after the colon", "--arch with a reference that is not a file"),
         do=(
             "write timm:NAME, torchvision:NAME, hf:CLASS, hf:DIRECTORY or mod:package.module:factory",
             "leave out --arch where the reference names the architecture itself",
@@ -55,8 +55,8 @@ CODES = {
         do=("check --arch and --model-option", "do not use a file from an unknown source"),
     ),
     "CB-REF-07": Entry(
-        "the edited model of timm's scripts is not described",
-        "--model cbsurgeon takes the architecture as of=NAME, and either a choice (op, layers ...) or a recipe's file.",
+        "the keywords of --model cbsurgeon in a timm script are not complete",
+        "It takes the architecture as of=NAME, and either a choice (op, layers ...) or the file of a recipe.",
         causes=("of=NAME is missing in --model-kwargs", "recipe= beside op= or layers="),
         do=("--model-kwargs of=deit_small_patch16_224 layers=upper op=cb",),
     ),
@@ -69,8 +69,8 @@ CODES = {
     ),
     "CB-HF-02": Entry(
         "reading the folder would run code or fetch another model",
-        "auto_map asks to run Python files that lie in the folder, or the folder holds an adapter that needs its base "
-        "model from a hub. Neither is done.",
+        "auto_map in config.json asks to run Python files of the folder, or the folder holds an adapter that needs its "
+        "base model from a hub. cbsurgeon does neither.",
         causes=("a model with custom code", "a folder saved from a PEFT model"),
         do=(
             "merge the adapter and save the whole model: model.merge_and_unload().save_pretrained(folder)",

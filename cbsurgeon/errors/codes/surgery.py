@@ -5,7 +5,7 @@ from cbsurgeon.errors.entry import Entry
 CODES = {
     "CB-PLAN-01": Entry(
         "a word of the choice is not known",
-        "The position, the place or the kind of block is not one of the valid values.",
+        "The position (--pos), the branch (--at) or the kind of block (--kinds) is not one of the valid values.",
         causes=("a misspelt value",),
         do=("take one of the values in the message", "read the help: cbsurgeon insert --help"),
     ),
@@ -38,7 +38,7 @@ CODES = {
         do=("choose another value, operator or site",),
     ),
     "CB-OP-04": Entry(
-        "the class is no operator",
+        "the class is not an operator",
         "A class of your own must be a subclass of cbsurgeon.Operator with a name and forward(x).",
         causes=("the module cannot be imported", "another base class", "no class attribute name"),
         do=(
@@ -54,7 +54,7 @@ CODES = {
     ),
     "CB-OP-06": Entry(
         "there is no strength to set",
-        "The module has no cb_retrofit operator. Others have no strength that moves.",
+        "The module has no cb_retrofit operator. Other operators have no strength.",
         causes=("another operator was inserted", "the module was not edited"),
         do=('insert one: cbs.plan(found, op="cb_retrofit")',),
     ),
@@ -74,7 +74,7 @@ CODES = {
         "the recipe was made for another structure",
         "The blocks of this model are not those the recipe names. The fingerprint is a digest of kinds, paths and "
         "widths.",
-        causes=("another model or another size of it", "a model that was edited in another way since"),
+        causes=("another model or another size of it", "a model that was changed after the recipe was made"),
         do=("make a recipe for this model: cbsurgeon insert REF --dry-run --json",),
     ),
     "CB-INSERT-01": Entry(
@@ -84,13 +84,13 @@ CODES = {
         do=('change the program: cbs.insert(model, recipe, on="program"), or --on program',),
     ),
     "CB-SURGERY-01": Entry(
-        "the model is a program: it has no module to operate on",
-        "Operators are put on a module as hooks, and this model is an exported program.",
+        "the model is a program and has no module to insert into",
+        "Operators run in hooks of a module, and this model is an exported program.",
         causes=("a model loaded from a .pt2 file",),
         do=('change the program: cbs.insert(model, recipe, on="program"), or --on program',),
     ),
     "CB-SURGERY-02": Entry(
-        "the position has no module to put the operator on",
+        "no module starts or ends at this position",
         "The tensor is computed and used inside one forward(), or the only module there is a container that would run "
         "the operator as a layer of its own.",
         causes=("functional code", "a block written as nn.Sequential, read from a program"),
@@ -101,7 +101,7 @@ CODES = {
     ),
     "CB-SURGERY-03": Entry(
         "the site is occupied",
-        "An operator stands at that position already. Two on one site would be neither of them.",
+        "There is an operator at that position already. Two in a row would compute something else than either.",
         causes=("the model was edited before", "a recipe that is applied twice"),
         do=("remove the first: cbsurgeon remove REF -o OUT", "leave the block out: --exclude INDEX"),
     ),
@@ -126,9 +126,9 @@ CODES = {
     ),
     "CB-SURGERY-07": Entry(
         "the graph is not that of the program the pass was made for",
-        "An InsertPass adds parameters to the signature of one program and only fits the graph of that program.",
+        "An InsertPass adds parameters to the signature of one program, and only fits the graph of that program.",
         causes=("another pass ran before and changed the graph",),
-        do=("run this pass first, or make it from the program as it is then",),
+        do=("run this pass first, or make it from the changed program",),
     ),
     "CB-SURGERY-08": Entry(
         "the module is sharded already",
@@ -145,20 +145,20 @@ CODES = {
     ),
     "CB-SURGERY-10": Entry(
         "samples and tokens of a tensor cannot be told apart",
-        "They share an axis at the operator's site, which is split by the sizes that another module's output has in "
-        "the same forward pass. That module did not run before, or its sizes are not those of the tensor.",
+        "At this site they share one axis. It is split by the sizes of another module's output in the same forward pass. "
+        "That module did not run before, or its sizes do not match the tensor.",
         causes=("a part of the model was called by itself", "samples have different numbers of tokens"),
         do=("run the whole block, not a part of it", "give every sample the same number of tokens"),
     ),
     "CB-SURGERY-11": Entry(
         "the layer of an inserted operator is gone",
-        "An operator stands at the input or the output of a layer. It moves along when the layer is wrapped or "
-        "replaced; here the layer was deleted.",
+        "An operator runs on the input or the output of a layer. It follows when the layer is wrapped or replaced; here "
+        "the layer was deleted.",
         causes=("the model was changed after the insertion",),
-        do=("take the operators out, change the model, then insert again",),
+        do=("remove the operators, change the model, then insert again",),
     ),
     "CB-SURGERY-12": Entry(
-        "an edited model is not scripted as it is",
+        "torch.jit.script cannot compile an edited model",
         "torch.jit.script cannot compile the hooks that run the operators. cbs.scriptable makes a copy without hooks; "
         "it refuses operators that need a padding mask or the sizes of another tensor.",
         causes=("torch.jit.script on the edited model", "a masked operator"),
@@ -170,14 +170,14 @@ CODES = {
     "CB-SURGERY-13": Entry(
         "an optimizer was built before the insertion",
         "It holds parameters of the module and none of the operators, so it would never train their scale vectors.",
-        causes=("the insertion stands too late in the script", "an optimizer of an earlier run in the same notebook"),
+        causes=("the insertion comes too late in the script", "an optimizer of an earlier run in the same notebook"),
         do=("insert first, then build the optimizer", "delete the old optimizer: del optimizer"),
     ),
     "CB-SURGERY-14": Entry(
         "the module is wrapped by DistributedDataParallel already",
-        "The wrapper lists parameters and buffers when it is made. Those of the operators would "
-        "stay apart on every rank.",
-        causes=("the insertion stands too late in the script",),
+        "The wrapper lists parameters and buffers when it is built. It would not synchronise those of the operators, "
+        "which would then differ between ranks.",
+        causes=("the insertion comes too late in the script",),
         do=("insert first, then wrap the module",),
     ),
     "CB-REMOVE-01": Entry(
@@ -191,6 +191,6 @@ CODES = {
         "cbs.disable runs a module without its inserted operators for a while. This model has none, or is a program, "
         "whose operators are part of its graph (exit code 1).",
         causes=("the original was given instead of the edited model", "a model loaded from a .pt2 file"),
-        do=("compare with the model before the insertion", "take the operators out: cbs.remove(model)"),
+        do=("compare with the model before the insertion", "remove the operators: cbs.remove(model)"),
     ),
 }

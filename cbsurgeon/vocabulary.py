@@ -20,7 +20,7 @@ KINDS = ("mlp", "glu", "conv-mlp", "token-mlp", "inverted-bottleneck")
 """Kinds of MLP blocks."""
 
 BACKENDS = ("eager", "program", "folded", "compile", "onnxruntime", "onnxruntime-tensorrt", "tensorrt")
-"""Ways to run a model: as loaded, captured, captured and folded, compiled by torch.compile, or from an exported file."""
+"""Ways to run a model: as loaded, captured, captured and folded, by torch.compile, or from an exported file."""
 
 DTYPES = ("float16", "bfloat16")
 """Types an export can cast the weights to."""
@@ -60,7 +60,7 @@ CLASS_ORDERS = ("alphabetic", "numeric")
 
 
 ON_LOAD: ContextVar[Callable[[Any], None] | None] = ContextVar("ON_LOAD", default=None)
-"""Called with the provenance of every model that is loaded. The command line uses it to print where weights come from."""
+"""Called with the provenance of every loaded model. The command line uses it to print where the weights come from."""
 
 
 class Progress(Protocol):

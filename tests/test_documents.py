@@ -16,7 +16,7 @@ PACKAGE = Path(cbsurgeon.__file__).parent
 ROOT = PACKAGE.parent
 MAP = (PACKAGE / "README.md").read_text()
 GUIDE = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
-PACKAGES = sorted(PACKAGE.rglob("__init__.py"))
+INITS = sorted(PACKAGE.rglob("__init__.py"))
 
 
 def paths(text: str) -> list[str]:
@@ -59,7 +59,7 @@ def test_the_answers_of_the_map_hold_what_they_are_asked_for() -> None:
         assert word in (PACKAGE / answers[question]).read_text(), question
 
 
-@pytest.mark.parametrize("file", PACKAGES, ids=lambda file: str(file.relative_to(PACKAGE).parent))
+@pytest.mark.parametrize("file", INITS, ids=lambda file: str(file.relative_to(PACKAGE).parent))
 def test_a_package_says_what_belongs_in_it_and_what_does_not(file: Path) -> None:
     text = ast.get_docstring(ast.parse(file.read_text())) or ""
     assert "Not here:" in " ".join(text.split()), (

@@ -1,8 +1,8 @@
-"""What a user can choose, as frozen dataclasses; a field is a keyword in Python and a flag on the command line.
+"""Every option a user can set, as frozen dataclasses; a field is a keyword in Python and a flag on the command line.
 
 A new option is one field here. Nothing in this package imports torch.
 
-Not here: what is done with a choice. Names and defaults that are shared stand in ``vocabulary``.
+Not here: acting on options (``verbs`` and the packages they call), names and defaults that are shared (``vocabulary``).
 """
 
 from cbsurgeon.options.analyzing import AnalyzeOptions

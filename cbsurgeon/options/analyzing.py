@@ -1,4 +1,4 @@
-"""How the attention of a model is analysed."""
+"""Options of the attention analysis."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class AnalyzeOptions:
     )
     query: str = option(
         "auto",
-        "Whose attention is drawn: class, mean (over all queries), or the number of a query.",
+        "Query whose attention is drawn: class (the class token), mean (over all queries), or the number of a query.",
         "--query",
         metavar="class|mean|N",
         shown="class, where there is a class token",
     )
     mass: float = option(
         0.6,
-        "Share of the attention that is drawn, largest first; 1 draws all.",
+        "Share of the attention to draw, largest weights first; 1 draws all.",
         "--mass",
         metavar="SHARE",
         number=float,

@@ -1,4 +1,4 @@
-"""Which data a model is run on, and how images become its input."""
+"""Options of datasets: how they are read, and how images become a model's input."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from cbsurgeon.options.texts import edges, number
 from cbsurgeon.vocabulary import CLASS_ORDERS, INTERPOLATIONS, RESIZES
 
 DATA_HELP = (
-    "A folder of images (one sub-folder a class, or flat), file.npz, hf:DIRECTORY (saved by datasets), wds:PATTERN "
+    "A folder of images (one sub-folder per class, or flat), file.npz, hf:DIRECTORY (saved by datasets), wds:PATTERN "
     "(WebDataset shards), or torchvision:NAME:ROOT."
 )
 PREPROCESSING = ("size", "crop", "resize", "interpolation", "mean", "std", "channels")
-"""The fields that say how images become a model's input."""
+"""The fields that describe how images become a model's input."""
 
 
 @dataclass(frozen=True)
 class DataOptions:
     """How a dataset is read (:func:`cbsurgeon.data.open_data`)."""
 
-    batch: int = option(32, "Samples a batch.", "--batch", metavar="N", number=int, least=1, shown="32")
+    batch: int = option(32, "Samples per batch.", "--batch", metavar="N", number=int, least=1, shown="32")
     workers: int | None = option(
         None,
         "Processes that decode images; 0 decodes in the main process.",
@@ -33,7 +33,7 @@ class DataOptions:
     )
     limit: int | None = option(
         None,
-        "At most so many samples, at even distances.",
+        "Use at most this many samples, evenly spaced.",
         "--limit",
         metavar="N",
         number=int,
@@ -54,7 +54,7 @@ class DataOptions:
     )
     crop: float | None = option(
         None,
-        "Share of the scaled image that is cut out of its centre, such as 0.875; or edge of that crop in pixels.",
+        "Share of the scaled image that the centre crop keeps, such as 0.875; or the edge of the crop in pixels.",
         "--crop",
         metavar="SHARE|N",
         read=number,
@@ -62,7 +62,7 @@ class DataOptions:
     )
     resize: str | None = option(
         None,
-        "Scale the shorter edge, both edges, or until the image fits.",
+        "Scale the shorter edge, both edges (squash), until the image fits (pad), or not at all.",
         "--resize",
         choices=RESIZES,
         shown="the model's own",
@@ -90,5 +90,5 @@ class DataOptions:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What the user says about preprocessing; ``None`` where they say nothing."""
+        """The options that describe preprocessing; ``None`` for those that were not given."""
         return {name: getattr(self, name) for name in PREPROCESSING}

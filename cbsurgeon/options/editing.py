@@ -1,4 +1,4 @@
-"""How a model is loaded, and which operator goes where."""
+"""Options of loading a model, and of choosing an operator and the blocks it goes into."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Loading:
     )
     recipe: Any = option(
         None,
-        "The recipe the weights were trained with, for a file that does not carry it; state dicts saved by torch.save "
-        "and transformers folders do.",
+        "The recipe the weights were trained with, for a file that does not carry it. State dicts saved by torch.save "
+        "and transformers folders carry it.",
         "--trained-with",
         metavar="RECIPE.json",
         read=Path,
@@ -50,13 +50,13 @@ class Loading:
     )
     random_weights: bool = option(
         False,
-        "Take random weights although the name has a tag (timm:NAME.TAG), which names weights.",
+        "Use random weights although timm:NAME.TAG names pretrained weights.",
         "--random-weights",
     )
     trust: bool = option(
         False,
         "Read files that can run code (pickled modules, .pt2, engines). Only for files you made yourself: opening one "
-        "runs whatever it contains, with your rights.",
+        "runs whatever it contains, with your permissions.",
         "--trust",
     )
     max_memory: int | None = option(
@@ -70,14 +70,15 @@ class Loading:
     batch: int = option(2, "Samples in the example inputs.")
     mapped: bool = option(
         False,
-        "Leave the weights memory-mapped in the file: for a model that is read and written again. They must not be "
-        "changed, nor the file.",
+        "Leave the weights memory-mapped in the file, for a model that is only read and saved again. Neither the "
+        "weights nor the file may be changed meanwhile.",
     )
 
     def for_side(self, reference: str) -> Loading:
-        """These options for one of two sides that are compared: ``arch`` is meant for the one that is a file,
-        ``recipe`` for the one that brings weights, ``pretrained`` and ``random_weights`` for the other. An exported
-        program brings all of it.
+        """Return the options that apply to one of two compared models.
+
+        ``arch`` applies to files, ``recipe`` to files and transformers folders, ``pretrained`` and ``random_weights``
+        to references that are not files. Exported programs take none of these.
         """
         if Path(reference).suffix.lower() == ".pt2":
             return replace(self, arch=None, recipe=None, entry=None, input=None, inputs=None, options={})
@@ -92,7 +93,7 @@ class Choice:
     """Which operator goes into which blocks (:func:`cbsurgeon.plan`)."""
 
     TAKES_MORE: ClassVar[bool] = True
-    """A keyword that is no field is an option of the operator, such as ``initial=0.1``."""
+    """A keyword that is not a field is an option of the operator, such as ``initial=0.1``."""
 
     op: str = option(
         "cb", f"Operator: {', '.join(OPERATORS)}; or mod:package.module:Class.", "--op", metavar="NAME", shown="cb"
@@ -107,7 +108,8 @@ class Choice:
     )
     pos: str = option(
         "end",
-        "Before the up projection, at the input of the down projection, or after it and its dropout.",
+        "front: before the up projection; mid: before the down projection; end: after the down projection and its "
+        "dropout.",
         "--pos",
         choices=POSITIONS,
         shown="end",
@@ -121,8 +123,8 @@ class Choice:
     )
     exclude: str | Iterable[int | str] = option(
         (),
-        "Leave these out of --layers: block indices such as 7,11, and taps for the blocks whose stream is also an "
-        "output (a feature pyramid reads it).",
+        "Leave these blocks out of --layers: indices such as 7,11, and taps, the blocks whose residual stream is also "
+        "an output of the model (for a feature pyramid).",
         "--exclude",
         metavar="LIST",
         read=exclusions,
@@ -135,17 +137,24 @@ class Choice:
         read=words,
         shown="channel MLPs",
     )
-    allow_partial: bool = option(False, "Leave out blocks that have no such position.", "--allow-partial")
+    allow_partial: bool = option(
+        False, "Leave out blocks that do not have the position, instead of failing.", "--allow-partial"
+    )
     tokens: str | None = option(
-        None, "Only among these tokens, such as 1: or :40 (cb, cb_s).", "--tokens", metavar="SLICE"
+        None,
+        "Average over these tokens only, such as 1: or :40, and leave the others as they are (cb, cb_s, cb_retrofit).",
+        "--tokens",
+        metavar="SLICE",
     )
     masked: bool = option(
         False,
-        "The mean of the tokens that are no padding; for models with a padding mask (cb, cb_s).",
+        "Average over the tokens that are not padding; for models with a padding mask (cb, cb_s, cb_retrofit).",
         "--masked",
     )
     causal: bool = option(
-        False, "Each token gets the mean of those up to it; for causal models (cb, cb_s).", "--causal"
+        False,
+        "Average, for each token, over the tokens up to it; for causal models (cb, cb_s, cb_retrofit).",
+        "--causal",
     )
     options: Mapping[str, Any] = option(
         {},
@@ -158,7 +167,7 @@ class Choice:
 
     @property
     def operator_options(self) -> dict[str, Any]:
-        """What the operator's constructor gets: ``options``, and ``tokens``, ``masked`` and ``causal`` where given."""
+        """Arguments of the operator's constructor: ``options``, and ``tokens``, ``masked`` and ``causal`` if given."""
         forms = {"tokens": self.tokens, "masked": self.masked, "causal": self.causal}
         return {**(self.options or {}), **{name: value for name, value in forms.items() if value}}
 
@@ -175,5 +184,5 @@ class InsertOptions:
         shown="the module, where there is one",
     )
     share: bool = option(
-        False, "Let both models hold the same weights instead of a copy each: training one then trains both."
+        False, "Share the weights between both models instead of copying them: training one then trains both."
     )

@@ -1,4 +1,4 @@
-"""How a model is evaluated on data."""
+"""Options of an evaluation on data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class EvaluateOptions:
 
     claim: float | None = option(
         None,
-        "By how much the first metric of B may be worse than that of A, in percentage points: true, false (exit 1) or "
-        "INCONCLUSIVE.",
+        "How much worse than A the first metric of B may be, in percentage points, such as 0.1%. The verdict is true, "
+        "false (exit 1) or INCONCLUSIVE.",
         "--claim",
         metavar="PERCENT",
         read=percent,
     )
-    task: str | None = option(None, "What the model does.", "--task", choices=TASKS, shown="by outputs and labels")
+    task: str | None = option(None, "What the model does.", "--task", choices=TASKS, shown="from outputs and labels")
     metrics: Sequence[str] = option(
         (),
         "Metrics by name, and your own as mod:package.module:function.",
@@ -34,22 +34,23 @@ class EvaluateOptions:
     )
     output: str | None = option(
         None,
-        "Which output to take, where a model has several.",
+        "Output to evaluate, for a model with several.",
         "--output-name",
         metavar="NAME",
-        shown="logits, or the only one that fits",
+        shown="logits, or the only suitable one",
     )
     classes: Path | None = option(
         None,
-        "File with the output index of each class of the dataset; outputs of no class are left out (ImageNet-A).",
+        "File with the output index of each class of the dataset; other outputs are ignored (as ImageNet-A needs).",
         "--classes",
         metavar="FILE",
         read=Path,
     )
-    per_class: bool = option(False, "The first metric of each class as well.", "--per-class")
+    per_class: bool = option(False, "Report the first metric of each class as well.", "--per-class")
     robust: Sequence[str] = option(
         (),
-        "Corrupted and attacked images as well: occlusion, noise, shot, blur, fgsm, pgd; with a strength: noise=5.",
+        "Corrupted and attacked images to evaluate on as well: occlusion, noise, shot, blur, fgsm, pgd; with a "
+        "strength: noise=5.",
         "--robust",
         metavar="LIST",
         read=words,
@@ -57,7 +58,7 @@ class EvaluateOptions:
     seeds: int = option(5, "Repetitions of random corruptions.", "--seeds", metavar="N", number=int, least=1, shown="5")
     resume: bool = option(
         False,
-        "Continue where a run that was interrupted had come to; what it had finished is not read again.",
+        "Continue an interrupted run; finished parts are not computed again.",
         "--resume",
     )
     device: str = option(

@@ -1,4 +1,4 @@
-"""Fields that know their flag and help text, and keywords that become an options object."""
+"""Dataclass fields with a flag and a help text, and functions that build an options object from keywords."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Flag:
         off: the flag that turns a switch off, such as ``--no-fold``.
         metavar: what stands for the value in ``--help``.
         choices: the only values allowed, where they are a short list.
-        read: text as typed → value; the flag's text as it is when ``None``.
+        read: turns the text as typed into the value; ``None`` keeps the text.
         number: ``int`` or ``float``, where the value is a plain number.
         least: the smallest number allowed.
-        shown: the default as ``--help`` shows it; empty shows none.
+        shown: the default as ``--help`` shows it; if empty, no default is shown.
         repeatable: the flag may be given several times, and ``read`` gets all texts as one tuple.
     """
 
@@ -50,12 +50,12 @@ class Flag:
 
 
 def option(default: Any, help: str, name: str = "", **how: Any) -> Any:
-    """A dataclass field with a flag.
+    """Return a dataclass field whose metadata holds its flag.
 
     Args:
         default: the field's default; a mutable one is copied for each object.
         help: its help text.
-        name: its flag; without one the field is for Python only.
+        name: its flag; if empty, the field is for Python only.
         how: the other attributes of :class:`Flag`.
     """
     metadata = {KEY: Flag(help, name, **how)}
@@ -80,9 +80,9 @@ def default_of(kind: type, field: str) -> Any:
 
 
 def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, Any], function: str) -> Options:
-    """One options object from an object, from keywords, or from an object changed by keywords.
+    """Return the options object that a caller gave as an object, as keywords, or as both (keywords override).
 
-    A keyword that is no field is put into the field ``options``, where ``kind`` takes such extra options.
+    A keyword that is not a field goes into the field ``options``, if the class has ``TAKES_MORE``.
 
     Args:
         kind: the options class.
@@ -91,7 +91,7 @@ def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, A
         function: the function that was called, for the message.
 
     Raises:
-        UsageError: ``given`` is something else, or a keyword is no field (CB-OPTION-01).
+        UsageError: ``given`` is of another class, or a keyword is not a field (CB-OPTION-01).
     """
     known = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
     keywords = {_by_alias(kind).get(name, name): value for name, value in keywords.items()}
@@ -145,7 +145,7 @@ def documented(*kinds: type) -> Callable[[Function], Function]:
 
 
 def _by_alias(kind: type) -> dict[str, str]:
-    """The second keyword of a field → the field."""
+    """The alias of a field, as a keyword → the name of the field."""
     named = ((one.metadata[KEY].alias, one.name) for one in dataclasses.fields(kind))
     return {alias.removeprefix("--").replace("-", "_"): name for alias, name in named if alias}
 

@@ -1,4 +1,4 @@
-"""How a model is exported, compared, counted and timed."""
+"""Options of export, verify, audit and ship."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ class ExportOptions:
         read=profile,
         shown="1,8,64",
     )
-    fold: bool = option(True, "Fold CB's halves into the weights before it.", "--fold", off="--no-fold", shown="fold")
+    fold: bool = option(
+        True, "Fold CB's factor 1/2 into neighbouring weights.", "--fold", off="--no-fold", shown="fold"
+    )
     keep_float32: Iterable[str] = option(
         (),
-        "What computes in float32 in a 16-bit export: overflowing, for the nodes that leave the range of the type on "
+        "Nodes that compute in float32 in a 16-bit export: overflowing, for those that leave the range of the type on "
         "the example inputs, or module paths such as blocks.3.mlp or norm*.",
         "--keep-float32",
         metavar="LIST",
@@ -45,7 +47,7 @@ class ExportOptions:
 
     @property
     def only_batch(self) -> int | None:
-        """The one batch size the file is for, ``None`` where it is for several."""
+        """The only batch size the file takes; ``None`` if it takes several."""
         if self.batch is None or isinstance(self.batch, int):
             return self.batch
         return self.batch[0] if self.batch[0] == self.batch[-1] else None
@@ -53,7 +55,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How :func:`cbsurgeon.verify` compares two sides."""
+    """How :func:`cbsurgeon.verify` compares two models."""
 
     batches: Sequence[int] = option(
         PARITY_BATCHES, "Batch sizes to compare on.", "--batches", metavar="LIST", read=numbers, shown="1,2,7"
@@ -64,13 +66,13 @@ class VerifyOptions:
     rtol: float | None = option(
         None, "Relative tolerance.", "--rtol", number=float, least=0, shown="from rounding noise"
     )
-    bisect: bool = option(False, "When they differ, find the first block at which they part.", "--bisect")
+    bisect: bool = option(False, "If the outputs differ, find the first block that differs.", "--bisect")
     device: str | tuple[str, str] = option(
         "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
     )
     data: Any = option(
         None,
-        "Real images to compare on as well, 128 at even distances: a folder, file.npz, hf:, wds: or torchvision:.",
+        "Real images to compare on as well, 128 of them, evenly spaced: a folder, file.npz, hf:, wds: or torchvision:.",
         "--data",
         metavar="DATA",
     )
@@ -87,7 +89,7 @@ class AuditOptions:
 
 @dataclass(frozen=True)
 class ShipOptions:
-    """What :func:`cbsurgeon.ship` does beside inserting."""
+    """What :func:`cbsurgeon.ship` does besides inserting."""
 
     opset: int = option(DEFAULT_OPSET, OPSET_HELP, "--opset", metavar="N", number=int, shown=str(DEFAULT_OPSET))
     engine: bool = option(

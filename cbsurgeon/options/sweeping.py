@@ -1,4 +1,4 @@
-"""What a sweep varies, and what it runs in each cell."""
+"""Options of a sweep: what varies, and what runs in each cell of the grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SweepOptions:
     at: tuple[str, ...] = option(("mlp",), "Branches: mlp,msa,both.", "--at", metavar="LIST", read=words, shown="mlp")
     layers: tuple[str, ...] = option(
         ("upper",),
-        "Selectors, such as all,upper,lower; a selector with commas of its own (0,2,4) is given by a second --layers.",
+        "Selectors, such as all,upper,lower; give a selector that contains commas (0,2,4) with a --layers of its own.",
         "--layers",
         metavar="LIST",
         read=selectors,
@@ -28,11 +28,16 @@ class SweepOptions:
         shown="upper",
     )
     seeds: tuple[int, ...] = option(
-        (0,), "Seeds of --run, such as 0,1,2.", "--seeds", metavar="LIST", read=lambda text: numbers(text, 0), shown="0"
+        (0,),
+        "Seeds to run the command with, such as 0,1,2.",
+        "--seeds",
+        metavar="LIST",
+        read=lambda text: numbers(text, 0),
+        shown="0",
     )
     time: float | None = option(
         None,
-        "Export every cell to ONNX and measure the operators' own time for so many seconds.",
+        "Export every cell to ONNX and measure the operators' own time for this many seconds.",
         "--time",
         metavar="SECONDS",
         number=float,
@@ -43,7 +48,7 @@ class SweepOptions:
     run: str | None = option(
         None,
         'Command to run in every cell and with every seed, such as "python train.py {model} --seed {seed} --out {out}".'
-        " It may name {model} (the edited model's file), {recipe}, {seed} and {out} (a folder of its own).",
+        " {model} is the file of the edited model, {recipe} the file of its recipe, {out} a folder for this run.",
         "--run",
         metavar="COMMAND",
     )
@@ -53,7 +58,7 @@ class SweepOptions:
         "--metric",
         metavar="NAME",
     )
-    minimize: bool = option(False, "The smallest metric is the best, as of a loss.", "--minimize")
+    minimize: bool = option(False, "A smaller metric is better, as for a loss.", "--minimize")
     retries: int = option(
         1, "How often a failed or lost run is repeated.", "--retries", metavar="N", number=int, least=0, shown="1"
     )
@@ -71,7 +76,8 @@ class SweepOptions:
     )
     storage: str | None = option(
         None,
-        "Where Optuna keeps the runs, such as postgresql://user@host/name; machines with the same one share a sweep.",
+        "Optuna storage of the runs, such as postgresql://user@host/name; machines with the same storage share a "
+        "sweep.",
         "--storage",
         metavar="URL",
         shown="a SQLite file in the folder",

@@ -1,7 +1,7 @@
-"""Values as they are typed on the command line, read into what the fields hold.
+"""Parsers of option values: from the text typed on the command line to the value of the field.
 
-Each function takes the text and gives the value, or raises :class:`BadText` with what the flag takes; the command line
-adds the flag's name.
+Each function returns the value, or raises :class:`BadText` with the form that the flag takes; the command line adds the
+flag's name.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 
 class BadText(ValueError):
-    """A text that a flag does not take.
+    """The text does not have the form that the flag takes.
 
     Attributes:
-        takes: what the flag takes, to follow its name: "takes a time".
+        takes: the form, as the end of a sentence that starts with the flag's name: "takes a time".
         example: a value that works.
     """
 
@@ -26,13 +26,13 @@ class BadText(ValueError):
 
 
 def numbers(text: str, least: int = 1) -> tuple[int, ...]:
-    """``1,2,7`` as integers from ``least`` on."""
+    """``1,2,7`` as integers, each at least ``least``."""
     try:
         found = tuple(int(part) for part in text.split(","))
     except ValueError:
         found = ()
     if not found or min(found) < least:
-        raise BadText(f"takes whole numbers from {least} on, separated by commas", "1,2,7")
+        raise BadText(f"takes whole numbers of at least {least}, separated by commas", "1,2,7")
     return found
 
 
@@ -45,7 +45,7 @@ def profile(text: str) -> int | tuple[int, int, int]:
     if len(found) == 1:
         return found[0]
     if len(found) != 3 or list(found) != sorted(found):
-        raise BadText("takes one size from 1 on, or three with the smallest first; without it, any batch", "1,8,64")
+        raise BadText("takes one size of at least 1, or three sizes, smallest first", "1,8,64")
     return found[0], found[1], found[2]
 
 
@@ -67,7 +67,7 @@ def selectors(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def exclusions(text: str) -> tuple[int | str, ...]:
-    """``7,11,taps`` as block indices and that word."""
+    """``7,11,taps`` as block indices and the word ``taps``."""
     found: list[int | str] = []
     for word in (word.strip() for word in text.split(",")):
         if word != "taps" and not word.isdecimal():

@@ -1,4 +1,4 @@
-"""How two models are timed against each other."""
+"""Options of bench: how two models are timed against each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cbsurgeon.vocabulary import BACKENDS
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """How :func:`cbsurgeon.bench` times two sides."""
+    """How :func:`cbsurgeon.bench` times two models."""
 
     on: str | None = option(
         None,
@@ -20,7 +20,7 @@ class BenchOptions:
         "--on",
         alias="--backend",
         metavar="NAME",
-        shown="what runs both",
+        shown="what an exported file needs, else eager",
     )
     batch: int = option(1, "Samples per call.")
     budget: float = option(
@@ -34,14 +34,20 @@ class BenchOptions:
     )
     claim: float = option(
         0.01,
-        "The slow-down to prove B stays within, such as 1%; in Python, a fraction.",
+        "Largest slow-down of B that is acceptable, such as 1%; in Python, a fraction.",
         "--claim",
         metavar="PERCENT",
         read=slowdown,
         shown="1%",
     )
     processes: int | None = option(
-        None, "Fresh processes to measure in.", "--processes", metavar="N", number=int, least=1, shown="by the budget"
+        None,
+        "Fresh processes to measure in.",
+        "--processes",
+        metavar="N",
+        number=int,
+        least=1,
+        shown="5 if the budget allows, else the current one",
     )
     device: str = option(
         "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
@@ -55,20 +61,20 @@ class BenchOptions:
         least=1,
         shown="the back end's own",
     )
-    cuda_graph: bool | None = option(None, "Replay recorded work on a CUDA device.", shown="where the device is CUDA")
+    cuda_graph: bool | None = option(None, "Replay each model as a CUDA graph.", shown="on a CUDA device")
     trust: bool = option(False, "Read files that can run code (.pt2, engines).")
 
 
 @dataclass(frozen=True)
 class BenchPoints:
-    """Where ``cbsurgeon bench`` compares: at every batch and every size."""
+    """Batch sizes and image sizes at which ``cbsurgeon bench`` compares."""
 
     batches: Sequence[int] = option(
         (1,), "Samples per call; several (1,8,64) share the budget.", "--batch", metavar="LIST", read=numbers, shown="1"
     )
     sizes: Sequence[int] = option(
         (),
-        "Height and width of the images, such as 224,288: models are built anew for each.",
+        "Height and width of the images, such as 224,288; the models are built again for each size.",
         "--size",
         metavar="LIST",
         read=numbers,

@@ -144,8 +144,8 @@ CODES = {
     ),
     "CB-EVAL-06": Entry(
         "B is worse than A, or is not run in the same way",
-        "The evaluation ran and its check failed. The message lists the reasons: a metric that is worse than claimed, or "
-        "a fault such as another preprocessing, outputs that depend on the batch, or swapped classes.",
+        "The evaluation ran and its check failed. The message lists the reasons: a metric that is worse than claimed, "
+        "or a fault such as another preprocessing, outputs that depend on the batch, or swapped classes.",
         causes=(
             "the file was exported from other weights, or with another preprocessing",
             "a type that overflows (float16)",
@@ -181,8 +181,8 @@ CODES = {
     ),
     "CB-ANALYZE-02": Entry(
         "there is no data to analyse the model on",
-        "Without --data, photographs that come with scikit-image are used. That needs a model with one input that states "
-        "its preprocessing.",
+        "Without --data, photographs that come with scikit-image are used. That needs a model with one input that "
+        "states its preprocessing.",
         causes=("a text model", "a model of your own, which states no preprocessing"),
         do=("--data images/", "--data file.npz, with one array for each input of the model"),
     ),
@@ -207,8 +207,8 @@ CODES = {
     ),
     "CB-ANALYZE-06": Entry(
         "the attention has no such query",
-        "A picture shows the attention of one query: the class token, the query of a given number, or the mean over all. "
-        "It is taken from the last attention over the whole image.",
+        "A picture shows the attention of one query: the class token, the query of a given number, or the mean over "
+        "all. It is taken from the last attention over the whole image.",
         causes=("--query class for a model without a class token", "a number beyond the last query"),
         do=("--query mean",),
     ),

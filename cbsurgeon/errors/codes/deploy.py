@@ -117,8 +117,8 @@ CODES = {
     ),
     "CB-ONNX-04": Entry(
         "the file does not say what was inserted",
-        "An ONNX file lists its insertions in its metadata, an engine in the manifest beside it. This file was not made "
-        "by cbsurgeon, or another tool dropped that entry. Graphs of exported files are not searched for blocks.",
+        "An ONNX file lists its insertions in its metadata, an engine in the manifest beside it. This file was not "
+        "made by cbsurgeon, or another tool dropped that entry. Graphs of exported files are not searched for blocks.",
         causes=("a file of another exporter", "a file that was optimised by another tool"),
         do=("inspect the model it was exported from",),
     ),
@@ -159,8 +159,8 @@ CODES = {
     ),
     "CB-ENGINE-05": Entry(
         "nothing shows that the engine was built here",
-        "An engine is machine code that runs with your permissions. cbsurgeon opens the engines that it built itself on "
-        "this machine.",
+        "An engine is machine code that runs with your permissions. cbsurgeon opens the engines that it built itself "
+        "on this machine.",
         causes=("an engine from another machine or user", "an engine built by trtexec"),
         do=("build it here from the ONNX file", "only for an engine you built yourself: --trust"),
     ),

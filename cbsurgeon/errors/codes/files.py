@@ -130,8 +130,8 @@ CODES = {
     ),
     "CB-LOAD-25": Entry(
         "the checkpoint holds several state dicts, and none has a usual name",
-        "Usual names are state_dict, model, model_state_dict, module, net, weights, and those of averaged weights. With "
-        "several other names, cbsurgeon cannot know which one is the model you mean.",
+        "Usual names are state_dict, model, model_state_dict, module, net, weights, and those of averaged weights. "
+        "With several other names, cbsurgeon cannot know which one is the model you mean.",
         causes=("student and teacher in one file", "a generator and a discriminator in one file"),
         do=("choose one of the entries in the message: --entry NAME",),
     ),
@@ -212,8 +212,8 @@ CODES = {
     ),
     "CB-WEIGHTS-02": Entry(
         "--pretrained or --random-weights does not apply here",
-        "The two flags are for timm: and torchvision: references, and exclude each other. A file or a folder has its own "
-        "weights.",
+        "The two flags are for timm: and torchvision: references, and exclude each other. A file or a folder has its "
+        "own weights.",
         causes=("a file with --pretrained", "both flags"),
         do=("leave the flag out",),
     ),

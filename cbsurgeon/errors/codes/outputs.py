@@ -41,8 +41,8 @@ CODES = {
     ),
     "CB-OUT-07": Entry(
         "writing the output failed",
-        "Writing started and could not be finished. The incomplete file has been removed; an older file of that name is "
-        "unchanged.",
+        "Writing started and could not be finished. The incomplete file has been removed; an older file of that name "
+        "is unchanged.",
         causes=("a full disk or an exhausted quota", "a file larger than the file system allows"),
         do=("free some space", "write to another disk with -o"),
     ),

@@ -190,8 +190,8 @@ CODES = {
     ),
     "CB-SWEEP-04": Entry(
         "the storage belongs to another sweep",
-        "The study in the storage was made for another model, grid, seeds, command or metric, and runs of the two cannot "
-        "be compared.",
+        "The study in the storage was made for another model, grid, seeds, command or metric, and runs of the two "
+        "cannot be compared.",
         causes=("the same --storage and folder with other options",),
         do=("name another folder with -o", "give another --storage"),
     ),

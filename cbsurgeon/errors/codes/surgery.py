@@ -145,15 +145,15 @@ CODES = {
     ),
     "CB-SURGERY-10": Entry(
         "samples and tokens of a tensor cannot be told apart",
-        "At this site they share one axis. It is split by the sizes of another module's output in the same forward pass. "
-        "That module did not run before, or its sizes do not match the tensor.",
+        "At this site they share one axis. It is split by the sizes of another module's output in the same forward "
+        "pass. That module did not run before, or its sizes do not match the tensor.",
         causes=("a part of the model was called by itself", "samples have different numbers of tokens"),
         do=("run the whole block, not a part of it", "give every sample the same number of tokens"),
     ),
     "CB-SURGERY-11": Entry(
         "the layer of an inserted operator is gone",
-        "An operator runs on the input or the output of a layer. It follows when the layer is wrapped or replaced; here "
-        "the layer was deleted.",
+        "An operator runs on the input or the output of a layer. It follows when the layer is wrapped or replaced; "
+        "here the layer was deleted.",
         causes=("the model was changed after the insertion",),
         do=("remove the operators, change the model, then insert again",),
     ),

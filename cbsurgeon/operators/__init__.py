@@ -1,10 +1,10 @@
-"""The operators: one file for each, with its formula, its forms, its cost and what export can fold of it.
+"""The operators: one file for each, with its formula, its forms, its cost, and what export can fold into weights.
 
-``base`` is what an operator of your own subclasses and lists what it may define. ``context`` and ``class_token`` are
-the bases of operators around the mean of the tokens and of operators that read the class token. ``registry`` finds an
-operator by its name. Nothing outside this package compares operators' names: other packages ask the operator.
+``base`` is the base class of every operator, and lists what an operator of your own may define. ``context`` is the base
+of operators that use the token mean, ``class_token`` of those that read the class token. ``registry`` finds an operator
+by its name. No other package compares operators' names; they call the operator's methods.
 
-Not here: where an operator can stand (``graph``), putting it there (``surgery``).
+Not here: finding the sites where an operator can be inserted (``graph``), inserting it (``surgery``).
 """
 
 from cbsurgeon.operators.base import Operator

@@ -1,7 +1,7 @@
-"""What every operator is: a module that maps a tensor to one of the same shape, knows its axes, and describes itself.
+"""The base class of operators: a module that maps a tensor to one of the same shape, knows its axes, describes itself.
 
 An operator of your own is a subclass with a ``name`` and a ``forward``; ``mod:package.module:Class`` names it in
-``--op`` and in recipes. Everything else it may say of itself has a default:
+``--op`` and in recipes. Everything else has a default:
 
 ========================= =============================================================== ===========================
 it may define             so that                                                          otherwise
@@ -16,9 +16,9 @@ it may define             so that                                               
 ``folding(...)``          an export manifest says why it was not folded                   a general reason is given
 ========================= =============================================================== ===========================
 
-Subclass :class:`cbsurgeon.operators.context.Context` for an operator around the mean of the tokens: it brings the
-sliced, causal and masked forms. Subclass :class:`cbsurgeon.operators.class_token.ClassToken` for one that reads the
-class token.
+Subclass :class:`cbsurgeon.operators.context.Context` for an operator that uses the token mean: it provides the sliced,
+causal and masked forms. Subclass :class:`cbsurgeon.operators.class_token.ClassToken` for one that reads the class
+token.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from cbsurgeon.operators.common.unfolding import Unfolding
 
 
 class Pause:
-    """Leaves the operators that hold it out of forward passes while it is on; copies of an operator hold the same one.
+    """The switch of ``cbsurgeon.disable``: while it is on, the operators that hold it are skipped in forward passes.
 
-    A pickle holds one that is off.
+    A copy of an operator holds the same switch; an unpickled operator holds one that is off.
     """
 
     on = True
@@ -61,16 +61,18 @@ class Operator(nn.Module):
     Attributes:
         name: the word used by ``--op`` and in recipes.
         formula: what it computes, in one line.
-        twice: what two of them in a row compute, for the refusal of a second insertion.
+        twice: what two of them in a row compute, for the message that refuses a second insertion.
         identity_at_start: whether a freshly built operator leaves its input bit-equal.
         mixes_tokens: whether the output of one token depends on the others.
-        forms: options that restrict the mean: ``tokens``, ``causal`` and ``masked``, those it takes.
+        forms: which of the options ``tokens``, ``causal`` and ``masked`` it takes; they restrict the mean.
         inserted_by: the recipe document that put it into a module; a trained module thus knows its insertions.
-        recipe_digest: of that recipe, to tell state dicts of other recipes (:mod:`cbsurgeon.operators.common.notes`).
-        pause: what ``cbsurgeon.disable`` leaves it out by.
-        unfolding: splits the axis that samples and tokens share at its site; the axes are those of the split tensor.
-        stands_at: the one position it can stand at, ``query``; empty for those that stand where they are told.
-        start: the options that only say where its parameters and buffers start, which a state dict holds.
+        recipe_digest: digest of that recipe, to recognise a state dict that was trained with another recipe
+            (:mod:`cbsurgeon.operators.common.notes`).
+        pause: set by ``cbsurgeon.disable`` while the operator is to be skipped.
+        unfolding: splits the axis that samples and tokens share at its site. ``channel_axis`` and ``token_axes`` are
+            those of the split tensor.
+        stands_at: the only position it can be inserted at, ``query``; empty for operators that take any position.
+        start: the options that only set initial values of parameters and buffers; a state dict replaces those values.
     """
 
     name: ClassVar[str]
@@ -97,40 +99,40 @@ class Operator(nn.Module):
         self.token_axes = tuple(token_axes)
 
     def unfold(self, unfolding: Unfolding) -> None:
-        """Take and give tensors in which samples and tokens share an axis."""
+        """Make the operator take and return tensors in which samples and tokens share an axis."""
         self.unfolding = unfolding
         self.register_forward_pre_hook(unfolding.split)
         self.register_forward_hook(unfolding.join)
 
     def options(self) -> dict[str, Any]:
-        """Options that rebuild this operator beside its channels and axes; JSON values only."""
+        """Return the options that rebuild this operator, in addition to its channels and axes; JSON values only."""
         return {}
 
     def choose(self, heads: Sequence[Sequence[tuple[int, int]]]) -> None:
-        """Take what the site knows: for every head, the ranges of channels that are its queries.
+        """Set the heads of the site: for every head, the ranges of channels that are its queries.
 
-        Only an operator that stands at ``query`` has a use for it.
+        Only called for an operator that is inserted at ``query``.
 
         Raises:
             ValueError: it cannot work with these heads.
         """
 
     def refusal(self, tokens: int) -> str:
-        """Why this operator cannot stand at a site of so many tokens; empty where it can."""
+        """Return why this operator cannot work at a site with this many tokens; empty if it can."""
         return ""
 
     @classmethod
     def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
-        """Closed-form cost on ``tokens`` tokens of ``channels`` channels, batch 1, with the operator's options.
+        """Return the closed-form cost on ``tokens`` tokens of ``channels`` channels, batch 1, with these options.
 
         Raises:
-            NotImplementedError: it states none; its nodes are then counted one by one.
+            NotImplementedError: the operator defines no cost; its nodes are then counted one by one.
         """
-        raise NotImplementedError(f"{cls.__name__} states no cost")
+        raise NotImplementedError(f"{cls.__name__} defines no cost")
 
     @classmethod
     def folding(cls, **options: Any) -> Folding:
-        """What export can move into the weights around it, with the operator's options."""
+        """Return what export can fold into neighbouring weights, with these options."""
         return Folding()
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -146,33 +148,36 @@ class Operator(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
 
     def __prepare_scriptable__(self) -> Any:
-        """Refuse ``torch.jit.script``, which asks each module for this and cannot compile the hook that runs it."""
+        """Refuse ``torch.jit.script``, which calls this method of each module and cannot compile our hooks."""
         raise SurgeryError(
-            "an edited model is not scripted as it is",
+            "torch.jit.script cannot compile an edited model",
             code="CB-SURGERY-12",
             where=f"operator {self.name}",
-            why="torch.jit.script compiles hooks only in a fixed form, which those of the operators do not have",
+            why="torch.jit.script compiles only hooks of a fixed form, which the hooks that run operators do not have",
             do="torch.jit.script(cbs.scriptable(model)), or torch.jit.trace(model, inputs)",
         )
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean over the token axes, kept as axes of size 1; accumulated in float32 for 16-bit inputs."""
+        """Return the mean over the token axes, kept as axes of size 1; accumulated in float32 for 16-bit inputs."""
         if x.dtype in (torch.float16, torch.bfloat16):
             return x.float().mean(dim=self.token_axes, keepdim=True).to(x.dtype)
         return x.mean(dim=self.token_axes, keepdim=True)
 
     def single_token_axis(self, purpose: str) -> int:
-        """The one token axis.
+        """Return the only token axis.
+
+        Args:
+            purpose: what needs a single token axis, for the message.
 
         Raises:
-            ValueError: there are several, so that tokens have no order; ``purpose`` says what needs one.
+            ValueError: there are several token axes, so the tokens have no order.
         """
         if len(self.token_axes) != 1:
             raise ValueError(f"{purpose} needs a single token axis, and the site has {len(self.token_axes)}")
         return self.token_axes[0]
 
     def per_channel(self, vector: Tensor, like: Tensor) -> Tensor:
-        """Shape a ``[C]`` vector so that it broadcasts along the channel axis of ``like``."""
+        """Reshape a ``[C]`` vector so that it broadcasts along the channel axis of ``like``."""
         shape = [1] * like.dim()
         shape[self.channel_axis] = self.channels
         return vector.view(shape)

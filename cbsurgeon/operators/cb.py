@@ -43,7 +43,7 @@ class CB(Context):
 
     @classmethod
     def folding(cls, **options: Any) -> Folding:
-        """Of the mean over all tokens: one half, into the linear layer before the operator or after it."""
+        """For the mean over all tokens: the factor 1/2, into the linear layer before or after the operator."""
         restricted = [form for form in cls.forms if options.get(form)]
         if restricted:
             return Folding(reason=f"the mean is restricted ({', '.join(restricted)}), not that of all tokens")

@@ -1,4 +1,4 @@
-"""CB_retrofit: the identity at first, CB at the end of a schedule, for a model that is already trained."""
+"""CB_retrofit: starts as the identity and becomes CB over a schedule, for a model that is already trained."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class CBRetrofit(Context):
         self.register_buffer("strength", torch.tensor(self.initial))
 
     def options(self) -> dict[str, Any]:
-        """``strength`` where it does not start at 0, and the form."""
+        """``strength`` if it does not start at 0, and the options of :class:`Context`."""
         return {**({"strength": self.initial} if self.initial else {}), **super().options()}
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mixture, same shape and type as ``x``."""
+        """``x + strength * (mean - x)``, same shape and type as ``x``."""
         return self.over(x, self._mix)
 
     def _mix(self, x: Tensor, hidden: Tensor | None) -> Tensor:
@@ -75,12 +75,12 @@ class CBRetrofit(Context):
 
     @classmethod
     def folding(cls, **options: Any) -> Folding:
-        """Nothing: the strength is a value in the graph that a schedule moves."""
-        return Folding(reason="its strength is a value that a schedule moves; insert cb when the schedule is done")
+        """Nothing: the strength is a value in the graph that a schedule changes."""
+        return Folding(reason="its strength is a value that a schedule changes; insert cb when the schedule is done")
 
 
 def set_strength(module: nn.Module, strength: float) -> int:
-    """Set the strength of every ``cb_retrofit`` in a module, in place; call it as training goes on.
+    """Set the strength of every ``cb_retrofit`` in a module, in place; call it during training.
 
     Args:
         module: a model, or any part of one.

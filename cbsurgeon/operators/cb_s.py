@@ -41,7 +41,7 @@ class CBS(Context):
         self.scale = nn.Parameter(torch.full((channels,), self.initial))
 
     def options(self) -> dict[str, Any]:
-        """``initial`` where it is not 0, and the form."""
+        """``initial`` if it is not 0, and the options of :class:`Context`."""
         return {**({"initial": self.initial} if self.initial else {}), **super().options()}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +50,8 @@ class CBS(Context):
 
     def _mix(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         broadcast = self.per_channel(self.scale, x) * self.context(x, hidden)
-        # Under autocast x is half the width of scale; adding the wider one would widen the whole branch after it.
+        # Under autocast x is 16-bit and scale float32; without the cast the sum and the rest of the branch were
+        # float32.
         return x + (broadcast if broadcast.dtype == x.dtype else broadcast.to(x.dtype))
 
     @classmethod
@@ -67,5 +68,5 @@ class CBS(Context):
 
     @classmethod
     def folding(cls, **options: Any) -> Folding:
-        """Nothing: ``x`` has no factor, and the scale belongs to the mean alone."""
+        """Nothing: only the mean has a factor, ``x`` has none."""
         return Folding(reason="x has no factor that weights could take, only its mean has")

@@ -13,9 +13,9 @@ from cbsurgeon.operators.base import Operator
 class ClassToken(Operator):
     """An operator that reads the class token.
 
-    A tensor does not show which token is the class token. Planning proves it on the graph, and refuses where there is
-    none (a mixer, global pooling) or where it cannot be proved. A site with several token axes (an image, windows) has
-    none.
+    A tensor does not show which token is the class token. Planning proves it on the graph, and refuses the operator if
+    there is no class token (a mixer, global pooling) or no proof. A site with several token axes (an image, windows)
+    has none.
 
     Args:
         class_token: position of the class token along the single token axis; 0, where timm, torchvision and
@@ -32,11 +32,11 @@ class ClassToken(Operator):
         self.place = class_token
 
     def options(self) -> dict[str, Any]:
-        """``class_token``, where it was given."""
+        """``class_token``, if it was given."""
         return {} if self.place is None else {"class_token": self.place}
 
     def refusal(self, tokens: int) -> str:
-        """The class token must be one of the tokens."""
+        """Return why the class token cannot be one of this many tokens; empty if it can."""
         place = self.place or 0
         return "" if -tokens <= place < tokens else f"there are {tokens} tokens, and no token {place}"
 

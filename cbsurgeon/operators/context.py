@@ -1,4 +1,4 @@
-"""Operators around the mean of the tokens: of all tokens, of a slice, of those that are not padding, or causal."""
+"""Operators that use the token mean: of all tokens, of a slice, of those that are not padding, or causal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORM = re.compile(r"^(-?\d+)?:(-?\d+)?$")
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens ``start`` up to, not including, ``stop``, counted as Python does."""
+    """A slice of tokens: from ``start`` up to, not including, ``stop``, as in Python."""
 
     start: int | None
     stop: int | None
@@ -29,7 +29,7 @@ class Span:
         """Read ``START:STOP``.
 
         Raises:
-            ValueError: something else is written there.
+            ValueError: the text has another form.
         """
         found = _FORM.match(text) if isinstance(text, str) else None
         if found is None:
@@ -41,18 +41,18 @@ class Span:
         return f"{'' if self.start is None else self.start}:{'' if self.stop is None else self.stop}"
 
     def refusal(self, tokens: int) -> str:
-        """Why these tokens do not exist among so many; empty where they do."""
+        """Return why the slice does not fit a sequence of this many tokens; empty if it does."""
         ends = [end for end in (self.start, self.stop) if end is not None]
         if any(end > tokens or end < -tokens for end in ends) or not range(tokens)[self.start : self.stop]:
-            return f"there are {tokens} tokens, and {self} holds none of them or reaches past them"
+            return f"there are {tokens} tokens, and {self} selects none of them or reaches past the last"
         return ""
 
     def count(self, tokens: int) -> int:
-        """How many of so many tokens it holds."""
+        """Return how many tokens it selects from a sequence of this many."""
         return len(range(tokens)[self.start : self.stop])
 
     def apply(self, x: Tensor, axis: int, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """``x`` with the span replaced by ``function`` of it."""
+        """Return ``x`` with its slice replaced by ``function(slice)``."""
 
         def part(start: int | None, stop: int | None) -> Tensor:
             return x[(slice(None),) * axis + (slice(start, stop),)]
@@ -64,24 +64,24 @@ class Span:
 
 
 class Context(Operator):
-    """An operator around the mean of the tokens.
+    """Base class of operators that use the token mean.
 
     A subclass defines ``forward`` as ``self.over(x, mix)``, where ``mix`` takes tokens and padding and calls
-    :meth:`context` for the mean. It then has the three forms below.
+    :meth:`context` for the mean. It then takes the three options below.
 
     Args:
         tokens: a slice of the single token axis, such as ``1:``, ``:40`` or ``40:``. The mean is that of these tokens
-            and only they receive it; the others pass through untouched (ViLT's image or text part, Table 10).
+            and only they receive it; the others are unchanged (ViLT's image or text part, Table 10).
         causal: token ``i`` receives the mean of tokens ``0 .. i`` instead of all of them, accumulated in float32 (in
-            float64 for float64), so that nothing of its future reaches it. It needs the whole sequence in one pass:
+            float64 for float64), so that it does not depend on later tokens. It needs the whole sequence in one pass:
             with a key-value cache the mean would be that of the newest tokens alone.
         masked: the mean is that of the tokens that are not padding, accumulated in float32. Every position receives
             it, padding too (the model ignores padding). A sample that is all padding has the mean 0. With ``causal``
             it is the mean of the tokens so far; with ``tokens``, of those among them.
 
     Attributes:
-        masking: where a masked operator finds the mask of the forward pass under way.
-        batch_axis: the tensor's batch axis, which a mask is laid along; by default the first that is neither token nor
+        masking: gives a masked operator the mask of the current forward pass.
+        batch_axis: batch axis of the tensor, for aligning the mask; by default the first axis that is neither token nor
             channel.
         site: path of its site, for messages and to find the mask of a repeated call.
     """
@@ -113,20 +113,20 @@ class Context(Operator):
             self.tie(Masking(), min(others))
 
     def tie(self, masking: Masking, batch_axis: int, site: str = "") -> None:
-        """Say where the mask comes from, and which of the tensor's axes holds the samples."""
+        """Set where the mask comes from, and which axis of the tensor holds the samples."""
         self.masking, self.batch_axis, self.site = masking, batch_axis, site
 
     def options(self) -> dict[str, Any]:
-        """``tokens``, ``causal`` and ``masked``, where they are given."""
+        """``tokens``, ``causal`` and ``masked``, those that are set."""
         given: dict[str, Any] = {} if self.span is None else {"tokens": str(self.span)}
         return {**given, **({"causal": True} if self.causal else {}), **({"masked": True} if self.masked else {})}
 
     def refusal(self, tokens: int) -> str:
-        """A slice must hold a token."""
+        """Return why the slice of tokens does not fit this many tokens; empty if it does."""
         return self.span.refusal(tokens) if self.span is not None else ""
 
     def context(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """The mean over the tokens (token axes of size 1), or in the causal form each token's mean of those up to it.
+        """Return the token mean (token axes of size 1), or in the causal form, for each token, the mean up to it.
 
         Args:
             x: the tokens.
@@ -166,7 +166,7 @@ class Context(Operator):
 
     @classmethod
     def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
-        """Closed form on ``tokens`` tokens of ``channels`` channels, batch 1, of the form that ``options`` choose."""
+        """Return the closed-form cost on ``tokens`` tokens of ``channels`` channels, batch 1, with these options."""
         span = options.get("tokens")
         n, c = tokens if span is None else Span.read(span).count(tokens), channels
         causal = bool(options.get("causal"))
@@ -177,20 +177,20 @@ class Context(Operator):
 
     @classmethod
     def plain_cost(cls, n: int, c: int) -> Cost:
-        """Cost with one mean for all ``n`` tokens."""
-        raise NotImplementedError(f"{cls.__name__} states no cost")
+        """Return the cost with one mean for all ``n`` tokens."""
+        raise NotImplementedError(f"{cls.__name__} defines no cost")
 
     @classmethod
     def causal_cost(cls, n: int, c: int) -> Cost:
-        """Cost with a mean for every token: a running sum, divided by the number of tokens so far."""
-        raise NotImplementedError(f"{cls.__name__} states no cost of its causal form")
+        """Return the cost with a mean for every token: a running sum, divided by the number of tokens so far."""
+        raise NotImplementedError(f"{cls.__name__} defines no cost of its causal form")
 
 
 def _masked_cost(plain: Cost, n: int, c: int, causal: bool) -> Cost:
-    """The masked form selects values, counts what it selected, and divides by at least 1.
+    """Return the cost of the masked form, which selects values, counts them, and divides by at least 1.
 
-    Unfused, seven kernels (select, invert, convert, two sums, at least 1, divide) stand for the plain mean, or for the
-    three of the causal one, whose token positions (``shared``) it does not need. A mask counts as whole elements.
+    Unfused, seven kernels (select, invert, convert, two sums, clamp, divide) replace the one of the plain mean, or the
+    three of the causal mean, whose token positions (``shared``) are not needed. A mask counts as whole elements.
     """
     last, name = (n, "N") if causal else (1, "1")
     line, *fused = plain.traffic
@@ -208,7 +208,7 @@ def _masked_cost(plain: Cost, n: int, c: int, causal: bool) -> Cost:
 
 
 def _span_cost(part: Cost, n: int, c: int, tokens: int) -> Cost:
-    """Only ``n`` tokens are computed with; a new tensor for the result copies the others."""
+    """Return the cost on a slice of ``n`` tokens; the others are copied into the new tensor of the result."""
 
     def traffic(form: Traffic) -> Traffic:
         if form.form == "line":

@@ -23,7 +23,7 @@ _OPERATORS: dict[str, type[Operator]] = {
 }
 
 _SITE_PARAMETERS = ("channels", "channel_axis", "token_axes")
-"""What every operator's constructor takes from its site, before the options a user may give."""
+"""The arguments that every operator's constructor gets from its site, before the options of the user."""
 
 USERS = "mod:"
 """What the name of a user's own operator starts with."""
@@ -35,7 +35,7 @@ def names() -> tuple[str, ...]:
 
 
 def having(form: str) -> tuple[str, ...]:
-    """Names of the built-in operators that take a form: ``tokens``, ``causal`` or ``masked``."""
+    """Names of the built-in operators that take an option of :class:`Context`: ``tokens``, ``causal`` or ``masked``."""
     return tuple(name for name, kind in _OPERATORS.items() if form in kind.forms)
 
 
@@ -54,7 +54,7 @@ def classes() -> dict[str, type[Operator]]:
 
 
 def operator_class(name: str) -> type[Operator]:
-    """The class behind an operator name; a user's own is imported.
+    """Return the class of an operator; a user's own is imported.
 
     Raises:
         UsageError: the name is unknown (CB-OP-01; the nearest names are given), or names no operator class (CB-OP-04).
@@ -87,7 +87,7 @@ def _users_class(name: str) -> type[Operator]:
     except Exception as error:  # whatever the user's module raises while it is imported
         raise _no_operator(name, f"importing {module} failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, type) or not issubclass(found, Operator):
-        raise _no_operator(name, f"{attribute} is no subclass of cbsurgeon.Operator")
+        raise _no_operator(name, f"{attribute} is not a subclass of cbsurgeon.Operator")
     if not isinstance(getattr(found, "name", None), str):
         raise _no_operator(name, f'{attribute} has no name; give the class one: name = "{attribute.lower()}"')
     return found
@@ -115,7 +115,7 @@ def _wrong_options(name: str, cls: type[Operator], options: dict[str, Any], erro
 
 def _no_operator(name: str, why: str) -> UsageError:
     return UsageError(
-        f"{name} is no operator",
+        f"{name} is not an operator",
         code="CB-OP-04",
         where="--op",
         why=why,
@@ -127,7 +127,7 @@ def _no_operator(name: str, why: str) -> UsageError:
 def build(
     name: str, channels: int, channel_axis: int, token_axes: Sequence[int], options: dict[str, Any] | None = None
 ) -> Operator:
-    """Make one operator for one site.
+    """Build an operator for one site.
 
     Raises:
         UsageError: unknown name (CB-OP-01), options the operator does not take (CB-OP-02), or values or axes it

@@ -33,7 +33,7 @@ class SE(Operator):
     ) -> None:
         super().__init__(channels, channel_axis, token_axes)
         if not isinstance(reduction, int) or reduction < 1:
-            raise ValueError(f"reduction is {reduction!r}, not a whole number from 1 on")
+            raise ValueError(f"reduction is {reduction!r}, not a whole number of at least 1")
         self.reduction = reduction
         hidden = _hidden(channels, reduction)
         self.fc1, self.fc2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)

@@ -1,4 +1,4 @@
-"""What all operators share: the terms of their cost, padding masks, folded tokens, notes in state dicts, weight decay.
+"""Shared by all operators: classes of their cost, padding masks, axes to split, notes in state dicts, weight decay.
 
 Not here: an operator's own formula, cost and folding (its file in ``operators``).
 """

@@ -1,4 +1,4 @@
-"""What an operator says of its cost: arithmetic in two conventions, and memory traffic for each way of running it."""
+"""The cost of an operator: arithmetic in two conventions, and memory traffic for each way of running it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Traffic:
 
     Attributes:
         form: a key of :data:`FORMS`.
-        kernels: kernels that one call launches beside those of the model.
+        kernels: kernels that one call launches in addition to those of the model.
         elements: activations read plus written for one sample.
         shared: elements read and written once per call, whatever the batch: weights and token positions.
     """
@@ -44,7 +44,7 @@ class Cost:
             counts ``N * C``, everything else nothing), as in Tables S16 and S17.
         flops: every addition and multiplication counted once, the sum over tokens as ``N * C``.
         parameters: trainable values added.
-        formula: how ``flops`` is made up, for people.
+        formula: the terms of ``flops``, for display.
         traffic: memory traffic, for ``line`` and for every other form the operator can be run in.
     """
 
@@ -62,13 +62,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Folding:
-    """What export can move into the weights around an operator.
+    """What export can fold into the weights around an operator.
 
     Attributes:
-        factor: the operator is ``factor * (x + mean x)``, and a linear layer before or after it can carry the factor;
-            ``None`` where it has no such form.
-        zeros: the operator multiplies every channel by 0 or 1, and a linear layer before it can carry the zeros.
-        reason: why nothing can be moved, for people; empty where something can.
+        factor: the operator is ``factor * (x + mean x)``, and the weights of a linear layer before or after it can take
+            the factor; ``None`` if it does not have this form.
+        zeros: the operator multiplies every channel by 0 or 1, and a linear layer before it can take the zeros.
+        reason: why nothing can be folded, for display; empty if something can.
     """
 
     factor: float | None = None
@@ -77,13 +77,13 @@ class Folding:
 
 
 def around_a_mean(n: int, c: int, elements: int = 0, shared: int = 0) -> tuple[Traffic, ...]:
-    """Fused forms of a pointwise function of ``x`` and its mean over the tokens.
+    """Return the traffic of the fused forms of a pointwise function of ``x`` and its mean over the tokens.
 
     The mean of ``c`` values is written by one kernel and read by the next.
 
     Args:
         n, c: tokens and channels.
-        elements: activations the pointwise function reads beside ``x`` and the mean.
+        elements: activations that the pointwise function reads besides ``x`` and the mean.
         shared: weights it reads.
     """
     return (
@@ -94,5 +94,6 @@ def around_a_mean(n: int, c: int, elements: int = 0, shared: int = 0) -> tuple[T
 
 
 def around_a_scan(n: int, c: int, shared: int = 0) -> tuple[Traffic, ...]:
-    """The fused form of a pointwise function of ``x`` and its running mean: one scan reads ``x``, writes the result."""
+    """Return the traffic of a pointwise function of ``x`` and its running mean, fused: a scan of ``x`` to the
+    result."""
     return (Traffic("kernel", 1, 2 * n * c, shared),)

@@ -1,4 +1,4 @@
-"""Which parameters weight decay is for."""
+"""Parameter groups for an optimizer: with and without weight decay."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from torch import nn
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups for an optimizer: matrices with weight decay, vectors without.
+    """Return two parameter groups for an optimizer: matrices with weight decay, vectors without.
 
     Vectors are biases, the weights of norms, layer scales and the ``scale`` of CB_S, which decay would pull back to the
-    identity. So are the parameters that a model itself exempts (``no_weight_decay()``, timm's convention).
-    Frozen parameters are in neither group. timm's own optimizer factory groups alike; a ``transformers.Trainer`` goes
-    by names and would decay ``scale``, so give it the optimizer: ``Trainer(..., optimizers=(optimizer, None))``.
+    identity. Parameters that a model itself exempts (``no_weight_decay()``, timm's convention) get no decay either.
+    Frozen parameters are in neither group. timm's optimizer factory groups parameters in the same way.
+    ``transformers.Trainer`` decides by name and would decay ``scale``, so pass the optimizer to it:
+    ``Trainer(..., optimizers=(optimizer, None))``.
 
     Args:
         module: the model, after insertion.

@@ -1,4 +1,4 @@
-"""The padding mask of a forward pass: how an operator deep inside a module comes by it, and how it is read."""
+"""The padding mask of a forward pass: how it reaches operators deep inside a module, and how its values are read."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ VALID: tuple[Valid, ...] = ("nonzero", "zero", "open")
 attention scores, where a large negative number marks padding."""
 
 CLOSED = -1000.0
-"""Numbers below it in an *open* mask hide. Masks hold 0 and -10,000, the type's minimum or minus infinity."""
+"""In an *open* mask, numbers below this mark padding. Such masks hold 0, and -10,000, the type's minimum or -inf."""
 
 REMEMBERED = 16
 """Forward passes whose mask is kept for gradient checkpointing, which repeats parts of them during backward."""
 
 _PRINTS = 64
-"""Values of a tensor that are kept to know it again."""
+"""How many values of a tensor are kept, to recognise the tensor later."""
 
 _COMPILED = 0
-"""Stands for the thread in compiled code, where nothing is shared between calls."""
+"""Replaces the thread's id in compiled code, where nothing is shared between calls."""
 
 
 class Masking:
-    """Where the mask of a forward pass is, for every operator below one module.
+    """Gives the mask of a forward pass to every operator inside one module.
 
-    The module's forward pre-hook (:meth:`hand`) takes it from the arguments, its forward hook (:meth:`clear`) lets go
-    of it; between the two the operators below ask for it. Threads do not see each other's (``DataParallel`` runs its
-    replicas in threads, and they share this object).
+    A forward pre-hook of the module (:meth:`hand`) takes the mask from the arguments, and a forward hook
+    (:meth:`clear`) drops it; in between, the operators inside the module read it. Each thread has its own mask
+    (``DataParallel`` runs its replicas in threads that share this object).
 
-    Gradient checkpointing runs layers a second time when the forward pass is over. Such a call is recognised by its
-    values, which are those of the first time bit by bit; where that is not certain it is an error, never a guess.
+    Gradient checkpointing runs layers a second time after the forward pass. Such a call is recognised by its values,
+    which equal those of the first call bit by bit. If that does not identify the call, an error is raised.
 
     Args:
         input: name of the parameter of the module's ``forward`` that takes the mask.
-        valid: what marks a token in it.
-        module: path of that module in the model it was found in; for people.
-        place: index of the parameter among positional arguments, where it can be given so.
+        valid: which values mark a token.
+        module: path of that module in the model it was found in; for messages.
+        place: index of the parameter among positional arguments, if it can be passed by position.
         rows: the mask has a row of keys per query, all alike: ``[batch, ..., tokens]``.
     """
 
@@ -68,16 +68,16 @@ class Masking:
         self.past: dict[str, deque[tuple[Tensor, Tensor | None]]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and files take the tie, not the masks of a pass."""
+        """Copies and pickles keep the configuration, not the masks of a forward pass."""
         return {key: value for key, value in self.__dict__.items() if key not in ("now", "past")}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """A copy begins without a mask."""
+        """A copy starts without a mask."""
         self.__dict__.update(state)
         self._forget()
 
     def hand(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Forward pre-hook: take the mask from the arguments; none given means that everything is a token."""
+        """Forward pre-hook: take the mask from the arguments; without one, nothing is padding."""
         given = kwargs.get(self.input)
         if given is None and self.place is not None and self.place < len(args):
             given = args[self.place]
@@ -86,12 +86,12 @@ class Masking:
         self.now[_key()] = (given, torch.is_grad_enabled())
 
     def clear(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Forward hook: let go of the mask."""
+        """Forward hook: drop the mask."""
         self.now.pop(_key(), None)
 
     @contextmanager
     def given(self, mask: Tensor | None) -> Iterator[None]:
-        """Operators that run inside see this mask."""
+        """Context manager: operators that run inside it get this mask."""
         self.now[_key()] = (mask, False)
         try:
             yield
@@ -99,11 +99,11 @@ class Masking:
             self.now.pop(_key(), None)
 
     def hidden(self, x: Tensor, batch_axis: int, token_axis: int, site: str) -> Tensor | None:
-        """True where ``x`` holds padding, broadcastable to it; ``None`` where no mask was given.
+        """Return a mask that is true at the padding of ``x`` and broadcasts to it; ``None`` if no mask was given.
 
         Raises:
-            SurgeryError: no forward pass of the module is under way (CB-LEAK-07), or the mask is not one value per
-                sample and token (CB-LEAK-08).
+            SurgeryError: the module is not running its forward pass (CB-LEAK-07), or the mask does not have one value
+                per sample and token (CB-LEAK-08).
         """
         given = self._find(x, site)
         if given is None:
@@ -136,7 +136,7 @@ class Masking:
         return mask
 
     def _again(self, x: Tensor, site: str) -> Tensor | None:
-        """The mask of the pass in which this operator saw the same values."""
+        """The mask of the earlier forward pass in which this operator got the same values."""
         own = _print(x)
         same = [
             mask
@@ -153,7 +153,7 @@ def _key() -> int:
 
 
 def _print(x: Tensor) -> Tensor:
-    """A few values from all over a tensor."""
+    """Evenly spaced values of a tensor, to recognise it by."""
     flat = x.detach().reshape(-1)
     return flat[:: max(1, flat.numel() // _PRINTS)].clone()
 
@@ -165,7 +165,7 @@ def _equal(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def _laid_over(hidden: Tensor, rank: int, batch_axis: int, token_axis: int) -> Tensor:
-    """``[batch, tokens]`` with its axes where the tensor has them and axes of size 1 elsewhere."""
+    """Return ``[batch, tokens]`` with its axes moved to those of the tensor, and axes of size 1 elsewhere."""
     if batch_axis > token_axis:
         hidden = hidden.transpose(0, 1)
     for axis in range(rank):
@@ -180,9 +180,10 @@ def _not_handed(masking: Masking, site: str) -> SurgeryError:
         f"no mask reached the operator at {site or 'its site'}",
         code="CB-LEAK-07",
         where=f"input {masking.input} of {owner}",
-        why=f"it runs outside the forward() of {owner}, whose hook hands the mask on, and not as a repetition of it "
-        f"(gradient checkpointing) that can be told from its last {REMEMBERED} passes",
-        do=f"call {owner} itself, not a part of it; with gradient checkpointing, go backward before many other passes",
+        why=f"it runs outside the forward() of {owner}, which provides the mask, and is not a recomputation (gradient "
+        f"checkpointing) of one of the last {REMEMBERED} passes",
+        do=f"call {owner} itself, not a part of it; with gradient checkpointing, run the backward pass before many "
+        "other forward passes",
     )
 
 

@@ -1,7 +1,7 @@
 """Notes in a state dict that say which operators its weights were trained with.
 
 ``state_dict()`` keeps a dictionary beside the tensors, ``_metadata``, which ``torch.save`` writes and ``torch.load``
-restores, with ``weights_only`` too. Every operator notes itself there, and the recipe that inserted it, as text. No key
+restores, with ``weights_only`` too. Every operator writes itself and the recipe that inserted it there, as text. No key
 of the state dict changes.
 """
 
@@ -20,17 +20,17 @@ NOTE = "cbsurgeon"
 
 
 def digest(essence: Mapping[str, Any]) -> str:
-    """A short digest of JSON values."""
+    """Return a short digest of JSON values."""
     text = json.dumps(essence, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write(state: Any, prefix: str, key: str, document: Mapping[str, Any]) -> None:
-    """Note an operator in a state dict.
+    """Write a note about an operator into a state dict.
 
     Args:
-        state: the state dict; nothing is noted where it has no ``_metadata`` (a caller's own ``dict``).
-        prefix: of the operator's keys, with the dot at its end.
+        state: the state dict; without ``_metadata`` (a plain ``dict``) nothing is written.
+        prefix: prefix of the operator's keys, with the dot at its end.
         key: digest of the recipe.
         document: the recipe.
     """
@@ -44,10 +44,10 @@ def write(state: Any, prefix: str, key: str, document: Mapping[str, Any]) -> Non
 
 
 def difference(metadata: Mapping[str, Any], key: str | None) -> str:
-    """Why weights do not belong to an operator, by its entry in ``_metadata``; empty where nothing is noted or it fits.
+    """Return why weights do not belong to an operator; empty if they do, or if the state dict has no note.
 
     Args:
-        metadata: the entry.
+        metadata: the operator's entry in ``_metadata``.
         key: digest of the recipe that inserted the operator.
     """
     noted = metadata.get(NOTE)
@@ -55,6 +55,6 @@ def difference(metadata: Mapping[str, Any], key: str | None) -> str:
         return ""
     return (
         "the weights were trained with another recipe (another operator, other options or other sites); load them with "
-        "cbs.load(file), or insert the recipe they were trained with. To use them all the same: "
+        "cbs.load(file), or insert the recipe they were trained with. To use them anyway: "
         "load_state_dict(dict(state))"
     )

@@ -1,4 +1,4 @@
-"""Samples and tokens that share an axis: split before an operator runs, joined again after it."""
+"""Axes that hold both samples and tokens: split before an operator runs, joined again after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cbsurgeon.errors import SurgeryError
 
 _COMPILED = 0
-"""Stands for the thread in compiled code, where nothing is shared between calls."""
+"""Replaces the thread's id in compiled code, where nothing is shared between calls."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Unfold:
 
     Attributes:
         axis: the shared axis.
-        before, after: tokens in front of the samples and behind them, in row-major order; 1 where there are none.
-        module: path of the module whose output has the same samples and tokens on axes of their own, and so says how
-            many there are when the model runs; empty where no module has.
+        before, after: number of tokens that vary more slowly and faster than the samples along the axis; 1 for none.
+        module: path of a module whose output has the same samples and tokens on separate axes, so that its shape gives
+            their numbers when the model runs; empty if there is no such module.
         samples: axis of the samples in that output.
         before_axes, after_axes: axes of the tokens in that output.
     """
@@ -63,15 +63,15 @@ class Unfold:
         )
 
     def parts(self, samples: int, before: int, after: int) -> list[int]:
-        """Sizes the shared axis is split into; an axis without tokens is left out."""
+        """Return the sizes that the shared axis is split into; an axis without tokens is left out."""
         return [*([before] if self.before > 1 else []), samples, *([after] if self.after > 1 else [])]
 
 
 class Unfolding:
-    """Splits the shared axis of an operator's input and joins it in its output, as hooks of the operator.
+    """Hooks of an operator that split the shared axis of its input and join it in its output.
 
-    How many samples and tokens there are is read off the output of a module that ran before (:meth:`see` is its forward
-    hook), so that other batch sizes and sequence lengths are split rightly. Without such a module, as in a captured
+    The numbers of samples and tokens come from the output of a module that ran before (:meth:`see` is its forward
+    hook), so that other batch sizes and sequence lengths are split correctly. Without such a module, as in a captured
     program, the number of tokens is that of the capture.
 
     Args:
@@ -83,24 +83,24 @@ class Unfolding:
         self.now: dict[int, tuple[Any, Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and files take no sizes of a forward pass."""
+        """Copies and pickles do not keep the sizes of a forward pass."""
         return {"unfold": self.unfold}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """A copy has seen no forward pass."""
+        """A copy starts without sizes."""
         self.__dict__.update(state)
         self.now = {}
 
     def see(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Forward hook: keep how many samples and tokens a module's output has."""
+        """Forward hook of :attr:`Unfold.module`: record how many samples and tokens its output has."""
         shape, own = _first(output).shape, self.unfold
         self.now[_key()] = (shape[own.samples], _count(shape, own.before_axes), _count(shape, own.after_axes))
 
     def split(self, operator: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Forward pre-hook of the operator: samples and tokens on axes of their own.
+        """Forward pre-hook of the operator: put samples and tokens on separate axes.
 
         Raises:
-            SurgeryError: the module that shows the sizes did not run before, or its sizes are not those of the tensor
+            SurgeryError: the module that gives the sizes did not run before, or its sizes do not match the tensor
                 (CB-SURGERY-10).
         """
         x, axis = args[0], self.unfold.axis
@@ -113,14 +113,14 @@ class Unfolding:
         return (x.reshape(*x.shape[:axis], *parts, *x.shape[axis + 1 :]), *args[1:])
 
     def join(self, operator: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Forward hook of the operator: the shared axis again."""
+        """Forward hook of the operator: restore the shared axis."""
         axis, count = self.unfold.axis, len(self.unfold.parts(-1, self.unfold.before, self.unfold.after))
         return output.reshape(*output.shape[:axis], -1, *output.shape[axis + count :])
 
 
 def _count(shape: Any, axes: tuple[int, ...]) -> Any:
     count = 1
-    for axis in axes:  # torch.compile follows a loop, and no generator of symbolic sizes
+    for axis in axes:  # a loop, because torch.compile cannot trace a generator of symbolic sizes
         count = count * shape[axis]
     return count
 
@@ -136,11 +136,11 @@ def _key() -> int:
 
 
 def _unseen(unfold: Unfold, x: Tensor, sizes: tuple[Any, ...] | None) -> SurgeryError:
-    seen = f"samples and tokens there are {sizes}" if sizes is not None else "it has not run"
+    seen = f"its sizes of samples and tokens are {sizes}" if sizes is not None else "that module has not run"
     return SurgeryError(
         f"samples and tokens of a tensor of shape {list(x.shape)} cannot be told apart",
         code="CB-SURGERY-10",
-        where=f"axis {unfold.axis}; sizes are read off the output of {unfold.module}",
-        why=f"{seen}, and they must multiply to {x.shape[unfold.axis]}",
+        where=f"axis {unfold.axis}; its sizes come from the output of {unfold.module}",
+        why=f"{seen}, and the product must be {x.shape[unfold.axis]}",
         do="run the whole block, not a part of it, and give every sample the same number of tokens",
     )

@@ -111,7 +111,7 @@ class Operator(nn.Module):
     def choose(self, heads: Sequence[Sequence[tuple[int, int]]]) -> None:
         """Set the heads of the site: for every head, the ranges of channels that are its queries.
 
-        Only called for an operator that is inserted at ``query``.
+        Operators that are not inserted at ``query`` ignore them.
 
         Raises:
             ValueError: it cannot work with these heads.

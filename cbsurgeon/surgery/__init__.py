@@ -1,4 +1,4 @@
-"""Choosing sites, writing them down, and operating: on a module or on a program.
+"""Choose sites, record them in a recipe, and insert operators into a module or a program or remove them.
 
 Belongs here: selectors, recipes, refusals, and both editors. Not here: finding blocks (``graph``), the operators'
 mathematics (``operators``).

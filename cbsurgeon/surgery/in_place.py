@@ -1,4 +1,4 @@
-"""``insert_``: one line in a training script."""
+"""``insert_``: insert operators into a module in place, as one line of a training script."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from cbsurgeon.surgery.recipe import Recipe
 def insert_(
     module: nn.Module, what: Recipe | Choice | None = None, /, *, inputs: Any = None, **keywords: Any
 ) -> nn.Module:
-    """Insert into a module in place, and return it.
+    """Insert operators into a module in place, and return the module.
 
     The module may be in training or evaluation mode, on any device, in any floating type, compiled, with gradient
     checkpointing, or inside ``DataParallel`` or DDP; all of that stays as it is. Operators with parameters or buffers
-    go in before DDP, FSDP and the optimizer are made; where one of them is there already, the insertion is refused.
+    must be inserted before DDP, FSDP and the optimizer are built; otherwise the insertion is refused.
 
     Every ``state_dict()`` taken afterwards carries the recipe as a note that ``torch.save`` writes, and so does the
     configuration of a transformers model; :func:`cbsurgeon.load` reads it. A copy of a state dict in a plain dictionary
@@ -37,13 +37,13 @@ def insert_(
         module: the model.
         what: a recipe, from :func:`cbsurgeon.plan` or read from JSON; or a choice of operator, position and layers; or
             the choice's fields as keywords: ``insert_(model, op="cb", layers="upper")``.
-        inputs: one batch of inputs to read the model with: a tensor, a tuple, or a dictionary by name. Not needed for
-            a recipe, nor where the module's own configuration says what it takes.
+        inputs: one batch of inputs to capture the model with: a tensor, a tuple, or a dictionary by name. Not needed
+            for a recipe, or if the module's own configuration describes its inputs.
 
     Raises:
-        SurgeryError: the recipe does not fit, a site is occupied, the operator would leak, or something was built too
-            early (CB-SURGERY-08, CB-SURGERY-13, CB-SURGERY-14); the module is as it was.
-        UsageError: the inputs are not known (CB-INPUT-02), or a choice is given beside a recipe (CB-OPTION-01).
+        SurgeryError: the recipe does not fit, a site is occupied, the operator would leak, or FSDP, DDP or an optimizer
+            was built before (CB-SURGERY-08, CB-SURGERY-14, CB-SURGERY-13); the module is unchanged.
+        UsageError: the inputs are not known (CB-INPUT-02), or a choice is given together with a recipe (CB-OPTION-01).
         NothingMatched: no block, or not every requested block, exists.
     """
     inner = order.unwrapped(module)
@@ -62,9 +62,9 @@ def insert_(
 
 
 def to_read(module: nn.Module, inputs: Any = None) -> Model:
-    """A copy of a module for reading: in evaluation mode, on the CPU, in float32, with inputs.
+    """Return a copy of a module to capture: in evaluation mode, on the CPU, in float32, with inputs.
 
-    It shares the weights where they are float32 on the CPU already.
+    It shares the weights if they are float32 on the CPU already.
     """
     tensors = (*module.parameters(), *module.buffers())
     as_is = all(

@@ -1,4 +1,4 @@
-"""Handing a padding mask to operators: two hooks on the module that takes it, beside those of the operators."""
+"""Hooks that pass a padding mask from the module that takes it to the operators inside that module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cbsurgeon.surgery.refusals import no_mask
 
 
 class Masks:
-    """The masks that one insertion needs: checked first, hooked up once everything else is certain.
+    """The masks that one insertion needs: checked first, and hooked up after everything else was checked.
 
     Args:
         parts: modules by path.
@@ -30,11 +30,11 @@ class Masks:
         self._of: dict[Mask, Masking] = {}
 
     def tie(self, operator: Operator, site: RecipeSite, path: str) -> None:
-        """Tell a masked operator where its mask comes from; any other is left alone.
+        """Connect a masked operator to its mask; any other operator is unchanged.
 
         Args:
             operator: the operator.
-            site: where it goes.
+            site: its site.
             path: its state-dict prefix.
 
         Raises:
@@ -49,7 +49,7 @@ class Masks:
         operator.tie(self._of[mask], site.batch_axes[0], path)
 
     def _place(self, mask: Mask) -> int | None:
-        """Index of the parameter among positional arguments."""
+        """Index of the mask among positional arguments; ``None`` if it is passed by keyword only."""
         host = self._parts.get(mask.module)
         parameters = list(inspect.signature(host.forward).parameters.values()) if host is not None else []
         for place, parameter in enumerate(parameters):
@@ -62,20 +62,20 @@ class Masks:
             code="CB-LEAK-09",
             where=f"parameters {', '.join(parameter.name for parameter in parameters) or 'none'}",
             why="a masked operator gets its mask from there when the module runs",
-            do="make the mask a parameter of forward() of its own, not part of a list or dictionary, and plan again",
+            do="make the mask a separate parameter of forward(), not part of a list or dictionary, and plan again",
         )
 
     def hook_up(self) -> None:
-        """Let the modules that take the masks hand them on."""
+        """Register the hooks on the modules that take the masks."""
         for mask, masking in self._of.items():
             host = self._parts[mask.module]
-            # First of all, so that an operator on the same module's input finds it; last of all, as on its output.
+            # Before all other pre-hooks and after all other hooks, so that operators on this module get the mask too.
             host.register_forward_pre_hook(masking.hand, prepend=True, with_kwargs=True)
             host.register_forward_hook(masking.clear, always_call=True)
 
 
 def needed(site: RecipeSite) -> Mask:
-    """The mask of a site.
+    """Return the mask of a site.
 
     Raises:
         SurgeryError: there is none (CB-LEAK-06).
@@ -86,11 +86,11 @@ def needed(site: RecipeSite) -> Mask:
 
 
 def unhook(module: nn.Module, left: Iterable[Operator]) -> None:
-    """Take the hooks away that hand masks and sizes to operators which are gone, in place.
+    """Remove, in place, the hooks that pass masks and sizes to operators that no longer exist.
 
     Args:
         module: the whole model.
-        left: operators that are still there.
+        left: the operators that still exist.
     """
     operators = list(left)
     alive = {id(operator.masking) for operator in operators if isinstance(operator, Context)}

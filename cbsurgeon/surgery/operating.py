@@ -1,4 +1,4 @@
-"""Insert and remove: on a module (training) or on a program (deployment), never on the input itself."""
+"""Insert into and remove from a model: its module (for training) or its program (for deployment)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from cbsurgeon.surgery.recipe import Recipe
 
 
 def insert_module(model: Model, recipe: Recipe, *, in_place: bool = False) -> Model:
-    """A model whose module carries the recipe's operators; the input model keeps its own module and weights.
+    """Return a model whose module has the recipe's operators; the input model is unchanged unless ``in_place``.
 
     Args:
         model: a model with a module.
-        recipe: what to insert where.
-        in_place: operate on ``model.module`` itself (the returned model holds the same module).
+        recipe: the operator and its sites.
+        in_place: edit ``model.module`` itself (the returned model holds the same module).
 
     Raises:
         SurgeryError: there is no module, the structure differs, a site is occupied, or an operator did not run.
     """
     if model.module is None:
         raise SurgeryError(
-            "the model is a program: it has no module to operate on",
+            "the model is a program and has no module to insert into",
             code="CB-SURGERY-01",
             where=model.provenance.reference,
             do='cbs.insert(model, recipe, on="program") or --on program',
@@ -65,7 +65,7 @@ def _assert_runs(module: nn.Module, model: Model, recipe: Recipe, before: set[st
 
 
 def insert_program(model: Model, recipe: Recipe) -> Model:
-    """A model that is a program with the recipe's operators inserted.
+    """Return a model that is a program with the recipe's operators inserted.
 
     Raises:
         CaptureError: the model cannot be captured.
@@ -76,14 +76,14 @@ def insert_program(model: Model, recipe: Recipe) -> Model:
 
 
 def noted(state: Mapping[str, Any], module: nn.Module) -> OrderedDict[str, Any]:
-    """A state dict with the notes from which :func:`cbsurgeon.load` knows what was inserted.
+    """Return a state dict with the notes that tell :func:`cbsurgeon.load` what was inserted.
 
-    ``module.state_dict()`` has them already. Those that other functions gather are plain dictionaries without notes:
-    ``torch.distributed.checkpoint.state_dict.get_model_state_dict``, or ``{k: v.cpu() for k, v in ...}``.
+    ``module.state_dict()`` has them already. A state dict made in another way is a plain dictionary without notes: by
+    ``torch.distributed.checkpoint.state_dict.get_model_state_dict``, or by ``{k: v.cpu() for k, v in ...}``.
 
     Args:
         state: tensors by key; unchanged.
-        module: the edited model they are from.
+        module: the edited model that the state dict belongs to.
 
     Example:
         ``torch.save(cbs.noted(get_model_state_dict(model, options=options), model), "last.pt")``
@@ -97,7 +97,7 @@ def noted(state: Mapping[str, Any], module: nn.Module) -> OrderedDict[str, Any]:
 
 
 def remove(model: Model) -> Model:
-    """A model without any inserted operator: weights, outputs and, for a program, the graph are the original's.
+    """Return a model without inserted operators; weights, outputs and, for a program, the graph are the original's.
 
     Raises:
         NothingMatched: nothing was inserted in it.
@@ -121,6 +121,6 @@ def remove(model: Model) -> Model:
 
 
 def remove_(module: nn.Module) -> nn.Module:
-    """Take every inserted operator out of a module, in place, and return it."""
+    """Remove every inserted operator from a module, in place, and return the module."""
     attachment.detach(module)
     return module

@@ -1,4 +1,4 @@
-"""The program rewrite as a pass for anyone's ``torch.fx`` ``PassManager``."""
+"""Insertion into a program as a pass of a ``torch.fx`` ``PassManager``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cbsurgeon.surgery.recipe import Recipe
 class InsertPass(PassBase):  # type: ignore[misc]
     """Insert a recipe's operators into the graph of an exported program.
 
-    ``PassManager`` hands passes a graph module, which does not know which of its placeholders are parameters; the
-    program it belongs to is therefore given when the pass is made. The pass leaves that program and the graph module
-    as they are. Its result is the edited graph module, and :attr:`exported` is the edited program.
+    ``PassManager`` calls a pass with a graph module, which does not say which of its placeholders are parameters. So
+    the program it belongs to is given to the constructor. The pass changes neither that program nor the graph module.
+    Its result is the edited graph module, and :attr:`exported` is the edited program.
 
     Args:
         exported: the program whose ``graph_module`` the pass will be called with.
@@ -46,7 +46,7 @@ class InsertPass(PassBase):  # type: ignore[misc]
             code="CB-SURGERY-07",
             where="InsertPass",
             why="new parameters have to enter the program's signature, which only fits its own graph",
-            do="run this pass first, or make it from the program as it is then",
+            do="run this pass first, or make it from the changed program",
         )
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:

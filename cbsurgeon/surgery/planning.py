@@ -1,4 +1,4 @@
-"""Inspection and choice → recipe."""
+"""``plan``: turn an inspection and a choice into a recipe, or refuse the choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cbsurgeon.operators.registry import build, having, operator_class
 from cbsurgeon.options import Choice, documented, resolve
 from cbsurgeon.surgery.class_token import with_place
 from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
-from cbsurgeon.surgery.refusals import cannot_stand, no_mask, occupied
+from cbsurgeon.surgery.refusals import no_mask, occupied, unsuitable
 from cbsurgeon.surgery.selection import Exclusion, select
 from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import KINDS, PLACES, POSITIONS
@@ -23,24 +23,24 @@ from cbsurgeon.vocabulary import KINDS, PLACES, POSITIONS
 
 @documented(Choice)
 def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) -> Recipe:
-    """Choose blocks, a position and an operator.
+    """Return the recipe for a choice of blocks, a position and an operator.
 
     Args:
         found: what :func:`cbsurgeon.inspect` returned.
-        choice: what goes where; or its fields as keywords. A keyword that is no field is an option of the operator,
-            such as ``initial=0.1`` of ``cb_s``. Positions are those of Table 4b, places those of Table 4a (attention
-            has only its End), and ``exclude="taps"`` is section 4.4.
+        choice: the operator, blocks and position; or its fields as keywords. A keyword that is not a field is an option
+            of the operator, such as ``initial=0.1`` of ``cb_s``. ``pos`` is that of Table 4b of the paper, ``at`` that
+            of Table 4a (an attention branch has only the position End), and ``exclude="taps"`` is section 4.4.
 
     Raises:
-        NothingMatched: nothing answers, or a requested block or position does not exist.
-        UsageError: unknown operator, position, place or selector.
+        NothingMatched: no block matches, or a requested block or position does not exist.
+        UsageError: unknown operator, position, branch or selector.
         SurgeryError: the operator would leak the future of a causal model (unless it is ``causal``), or padding (unless
             it is ``masked``); a site is occupied; or the operator cannot work on a site's axes.
     """
     choice = resolve(Choice, choice, keywords, "plan")
     op, layers, pos, options = choice.op, choice.layers, choice.pos, choice.operator_options
     _known(pos, POSITIONS, "position", "--pos")
-    _known(choice.at, PLACES, "place", "--at")
+    _known(choice.at, PLACES, "branch", "--at")
     for kind in choice.kinds or ():
         _known(kind, (*KINDS, "attention"), "kind of block", "--kinds")
     operator = operator_class(op)
@@ -177,7 +177,7 @@ def _absent(absent: Sequence[tuple[Block, str]], pos: str, chosen: Sequence[Bloc
 
 
 def _refuse_misfits(op: str, options: dict[str, Any], sites: Sequence[RecipeSite]) -> None:
-    """Build the operator of every site without memory: options and axes it cannot work with are refused here."""
+    """Refuse options and axes that the operator cannot work with, by building it for every site on the meta device."""
     for site in sites:
         try:
             with torch.device("meta"):
@@ -185,22 +185,22 @@ def _refuse_misfits(op: str, options: dict[str, Any], sites: Sequence[RecipeSite
         except UsageError as error:
             if error.code != "CB-OP-03":
                 raise
-            raise cannot_stand(site, op, error.why) from None
+            raise unsuitable(site, op, error.why) from None
         try:
             operator.choose(site.heads)
         except ValueError as error:
-            raise cannot_stand(site, op, str(error), _HEADS) from None
+            raise unsuitable(site, op, str(error), _HEADS) from None
         if why := operator.refusal(site.tokens):
-            raise cannot_stand(site, op, why)
+            raise unsuitable(site, op, why)
 
 
 def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: bool) -> None:
-    """Only the stacks of the chosen blocks count: a causal tower beside them hides nothing from their tokens."""
+    """Refuse blocks of causal stacks. Other stacks of the model may be causal."""
     stacks = [stack for stack in dict.fromkeys(block.stack for block in chosen) if stack in found.causal_stacks]
     backwards = [stack for stack in stacks if stack in found.reversed_stacks]
     if backwards:
         raise SurgeryError(
-            "tokens do not see the ones before them: a mean over all tokens, or over those up to each, would show them",
+            "tokens see only themselves and later ones, and a mean would show them the ones before",
             code="CB-LEAK-10",
             where=f"{found.reference}, stack {', '.join(backwards)}",
             why="; ".join(sentence for stack in backwards for sentence in found.causal_stacks[stack]),
@@ -213,36 +213,36 @@ def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: b
         code="CB-LEAK-01",
         where=f"{found.reference}, stack {', '.join(stacks)}",
         why="; ".join(sentence for stack in stacks for sentence in found.causal_stacks[stack]),
-        do="take the causal form, every token with the mean of those up to it: --causal, or causal=True in Python"
+        do="take the causal form, which averages over the tokens up to each one: --causal, or causal=True in Python"
         + (f"; or {other}" if (other := _elsewhere(found)) else ""),
     )
 
 
 def _elsewhere(found: Inspection) -> str:
-    """The advice to choose another stack, where there is one that hides nothing."""
+    """The advice to choose another stack, if there is one that is not causal; else empty."""
     free = [stack for stack in found.stacks if stack not in found.causal_stacks]
     return f"choose blocks of another stack (--layers {free[0]})" if free else ""
 
 
 def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Block], pos: str) -> None:
-    """The default for stacks that hide padding: the form that is safe has to be asked for."""
+    """Refuse the plain mean for stacks that mask padding: the user has to choose the masked form."""
     places = [(block.stack, block.sites.get(pos)) for block in chosen]
     padded = [site for stack, site in places if stack in found.unmasked or (site is not None and site.mask is not None)]
     if not found.masks or not padded:
         return
     tied = all(site is not None and site.mask is not None for site in padded)
     reasons = "; ".join(f"{stack}: {why}" for stack, why in found.unmasked.items())
-    given = [name for name in found.masks if " " not in name]  # the others are no inputs, and are named in words
+    given = [name for name in found.masks if " " not in name]  # the others are not inputs but descriptions
     if tied and "masked" in op.forms:
-        do = "take the masked form, the mean of the tokens that are no padding: --masked, or masked=True in Python"
+        do = "take the masked form, the mean of the tokens that are not padding: --masked, or masked=True in Python"
     elif tied:
         do = f"{op.name} has no masked form; take {' or '.join(having('masked'))} with --masked (in Python masked=True)"
     elif given:
         do = f"if the model is never padded, inspect it without {', '.join(given)}"
     else:
-        do = "choose blocks of another stack: the model makes this mask itself, so it cannot be left away"
+        do = "choose blocks of another stack: the model makes this mask itself, so it cannot be left out"
     raise SurgeryError(
-        "the model hides padding from its attention: a mean over all tokens would mix it into every token",
+        "the model masks padding in its attention: a mean over all tokens would mix it into every token",
         code="CB-LEAK-02",
         where=f"{found.reference}, input {', '.join(found.masks)}",
         why="the output of a sample would depend on how much its neighbours in the batch are padded"
@@ -252,7 +252,7 @@ def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Bloc
 
 
 def _refuse_unmasked(found: Inspection, sites: Sequence[RecipeSite]) -> None:
-    """A masked operator needs a mask that was proved to speak of its tokens."""
+    """Refuse a masked operator at sites whose mask is not proved."""
     for site in sites:
         if site.mask is None:
             why = found.unmasked.get(site.stack, f"no attention of {site.stack} takes a mask, so none of it is padding")

@@ -1,4 +1,4 @@
-"""Operators in an exported program: new nodes with values, provenance and parameters in the signature."""
+"""The program editor: insert operators into an exported program as nodes, and remove them again."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from cbsurgeon.surgery.refusals import no_mask, occupied, other_structure
 
 
 def rewrite(program: Program, recipe: Recipe) -> Program:
-    """A new program with the recipe's operators inserted.
+    """Return a new program with the recipe's operators inserted.
 
     Raises:
         SurgeryError: the structure is not the recipe's, or a site is occupied.
     """
     found = inspect_program(program)
     _check(found.blocks, recipe)
-    standing = {occupant.path: occupant.op for occupant in occupants(program.exported)}
+    present = {occupant.path: occupant.op for occupant in occupants(program.exported)}
     editor = ProgramEditor(program)
     by_name = {node.name: node for node in editor.graph.nodes}
     kinds = {False: found.blocks, True: found.attention}
     for site in recipe.active:
         block, path = kinds[site.kind == "attention"][site.index], operator_path(site)
-        by = block.sites[site.position].occupied or standing.get(path)
+        by = block.sites[site.position].occupied or present.get(path)
         if by is not None:
             raise occupied(site, by, recipe.op)
         mask = _mask_input(block.sites[site.position], site, recipe)
@@ -59,12 +59,12 @@ def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
 
 
 def _mask_input(here: Site, wanted: RecipeSite, recipe: Recipe) -> Mask | None:
-    """The mask a site's operator needs, found here as it was when the recipe was made."""
+    """The mask that the site's operator needs; refused if it is not the mask of the recipe."""
     if not recipe.options.get("masked"):
         return None
     mask = needed(wanted)
     if mask.module:
-        raise no_mask(wanted, f"{mask} is no input of the program: insert it into the module")
+        raise no_mask(wanted, f"{mask} is not an input of the program: insert into the module instead")
     if here.mask != mask:
         raise no_mask(wanted, f"the recipe says {mask}, and here it is {here.mask or 'none'}")
     return mask
@@ -77,7 +77,7 @@ def _insert(
     operator.choose(site.heads)
     if mask is not None and isinstance(operator, Context):
         operator.tie(Masking(mask.input, mask.valid, rows=mask.rows), site.batch_axes[0], path)
-    if site.unfold is not None:  # a program's tokens are as many as when it was captured
+    if site.unfold is not None:  # the number of tokens of a program is fixed when it is captured
         operator.unfold(Unfolding(replace(site.unfold, module="")))
     first = by_name[site.uses[0].value]
     dtype = first.meta["val"].dtype
@@ -99,14 +99,14 @@ def _insert(
 
 
 def _replace_readers(value: fx.Node, result: fx.Node, made: list[fx.Node]) -> None:
-    """Everyone who read ``value`` reads ``result``, except the operator itself."""
+    """Let every user of ``value`` except the operator itself use ``result`` instead."""
     value.replace_all_uses_with(result, delete_user_cb=lambda user: user not in made)
 
 
 def operator_path(site: RecipeSite) -> str:
-    """The state-dict prefix an operator gets: that of module surgery where a module has the site.
+    """The state-dict prefix of an operator: the one it would get in the module, if a module has the site.
 
-    It is read off the recipe, which knows what only a module shows (an ``nn.Sequential`` cannot carry an operator).
+    It comes from the recipe, because the program does not show which modules can hold an operator.
     """
     if site.hooks:
         hook = site.hooks[0]
@@ -117,7 +117,7 @@ def operator_path(site: RecipeSite) -> str:
 def _splice(
     graph: fx.Graph, value: fx.Node, operator: Operator, parameters: Mapping[str, fx.Node], mask: fx.Node | None
 ) -> tuple[list[fx.Node], fx.Node]:
-    """Trace the operator on the node's own fake value and copy its nodes in after it."""
+    """Trace the operator on the node's fake value and copy the traced nodes in after the node."""
     names = list(parameters)
     mode = value.meta["val"].fake_mode
     sources = [value, *parameters.values(), *([mask] if mask is not None else [])]
@@ -149,7 +149,7 @@ def _splice(
 
 
 def _describe(made: list[fx.Node], value: fx.Node, path: str, operator: Operator, number: int) -> None:
-    """Provenance of inserted nodes: the module they would belong to, and our mark."""
+    """Set the metadata of inserted nodes: the module they would belong to, and our mark."""
     kind = f"{type(operator).__module__}.{type(operator).__qualname__}"
     stack = dict(value.meta.get("nn_module_stack") or {})
     call = f"L__self__{path}" + (f"@{number}" if number else "")
@@ -171,11 +171,11 @@ def _describe(made: list[fx.Node], value: fx.Node, path: str, operator: Operator
 
 
 def restore(program: Program) -> tuple[Program, int]:
-    """The program without any inserted operator, and how many were taken out."""
+    """Return the program without inserted operators, and how many were removed."""
     editor = ProgramEditor(program)
-    standing = occupants(program.exported, editor.graph)
-    bypass(editor.graph, standing)
-    paths = {occupant.path for occupant in standing}
+    present = occupants(program.exported, editor.graph)
+    bypass(editor.graph, present)
+    paths = {occupant.path for occupant in present}
     for path in paths:
         editor.remove_weights(path)
     return editor.finish(), len(paths)

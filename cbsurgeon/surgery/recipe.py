@@ -1,4 +1,4 @@
-"""The recipe: a small JSON document that says which operator stands where, editable by hand and replayable."""
+"""The recipe: a small JSON document that says which operator is inserted at which sites; it can be edited by hand."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SCHEMA = "cbsurgeon.recipe/1"
 
 @dataclass(frozen=True)
 class RecipeSite:
-    """One place an operator goes.
+    """One site of a recipe.
 
     Attributes:
         index, stack, kind, path: the block, as ``inspect`` shows it.
         position: ``front``, ``mid`` or ``end``; ``query`` for an operator on the queries of an attention.
         token_axes, channel_axis, batch_axes: roles of the tensor's axes there.
         tokens, channels: sizes when the recipe was made; only ``channels`` has to stay the same.
-        hooks: where the tensor is reached on a module; empty when only a program can be edited.
+        hooks: the module whose input or output the tensor is; empty when only a program can be edited.
         calls: how often the block runs in one forward pass.
         enabled: set to false to leave this site out.
-        mask: the input that says which tokens are padding; of a masked operator only.
-        unfold: how the axis that samples and tokens share is split; the axes are those of the split tensor.
-        heads: for every head, the ranges of channels that are its queries; at ``query`` only.
+        mask: the input that says which tokens are padding; only for a masked operator.
+        unfold: how the axis that samples and tokens share is split; the axes above are those of the split tensor.
+        heads: for every head, the ranges of channels that are its queries; only at ``query``.
     """
 
     index: int
@@ -92,15 +92,15 @@ class Recipe:
     Attributes:
         op: operator name.
         options: operator options, JSON values.
-        layers: the selector as it was asked for.
+        layers: the selector as it was given.
         position: ``front``, ``mid`` or ``end``.
         fingerprint: digest of the structure the recipe was made for.
-        structure: the blocks of that structure (kind, path, fc1, fc2, channels, hidden, calls), so that a difference
-            can be named.
-        sites: where the operator goes.
-        excluded: what was left out, with reasons.
-        reference: the model it was made from; for people only.
-        versions: of cbsurgeon and torch when it was made; for people only.
+        structure: the blocks of that structure (kind, path, fc1, fc2, channels, hidden, calls), so that a message can
+            name a difference.
+        sites: the sites of the operator.
+        excluded: blocks that were left out, with reasons.
+        reference: the model it was made from; for information only.
+        versions: versions of cbsurgeon and torch when it was made; for information only.
     """
 
     op: str
@@ -152,7 +152,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Equal for recipes that make the same model of the same structure: operator, its options and its sites."""
+        """Digest of operator, options and sites; equal for recipes that turn the same structure into the same model."""
         start = operator_class(self.op).start
         sites = [
             [[hook.module, hook.when] for hook in site.hooks[:1]] + [list(site.token_axes), site.channel_axis]
@@ -274,6 +274,6 @@ def outline(block: Block) -> dict[str, Any]:
 
 
 def _in_order(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A block's facts in one order, wherever the document has been; what is not known comes last."""
+    """A block's facts in a fixed order, whatever their order in the document; unknown keys come last."""
     known = [name for name in OUTLINE if name in facts]
     return {name: facts[name] for name in (*known, *sorted(set(facts) - set(known)))}

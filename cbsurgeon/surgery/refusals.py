@@ -1,4 +1,4 @@
-"""Refusals that planning, modules and programs share."""
+"""Errors that planning and both editors raise."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 
 
 def occupied(site: RecipeSite, by: str, op: str) -> SurgeryError:
-    """An operator already stands at a site.
+    """The error for a site that already has an operator.
 
     Args:
-        site: where the second one was to go.
-        by: the operator there.
-        op: the operator that was to go there.
+        site: the site.
+        by: the operator that is there.
+        op: the operator that was to be inserted.
     """
     twice = operator_class(op).twice if by == op else ""
     return SurgeryError(
         f"block {site.index} already has an operator at its {site.position} position",
         code="CB-SURGERY-03",
-        where=f"{site.path or site.stack}: {by} stands there",
-        why=twice or f"{op} after {by} would be neither of the two",
+        where=f"{site.path or site.stack}: {by} is there",
+        why=twice or f"{op} after {by} would compute something else than either",
         do=f"remove the first one (cbsurgeon remove REF -o OUT), or leave the block out (--exclude {site.index})",
     )
 
 
-def cannot_stand(site: RecipeSite, op: str, why: str, do: str = "") -> SurgeryError:
-    """An operator does not work on the tensor of a site."""
+def unsuitable(site: RecipeSite, op: str, why: str, do: str = "") -> SurgeryError:
+    """The error for an operator that does not work on the tensor of a site."""
     return SurgeryError(
-        f"{op} cannot stand at block {site.index}",
+        f"{op} cannot be inserted into block {site.index}",
         code="CB-SURGERY-06",
         where=f"{site.path or site.stack}, {site.position}",
         why=why,
@@ -37,7 +37,7 @@ def cannot_stand(site: RecipeSite, op: str, why: str, do: str = "") -> SurgeryEr
 
 
 def already_sharded(name: str) -> SurgeryError:
-    """A module whose parameters are distributed tensors."""
+    """The error for a module whose parameters are distributed tensors."""
     return SurgeryError(
         "the module is sharded already",
         code="CB-SURGERY-08",
@@ -48,7 +48,7 @@ def already_sharded(name: str) -> SurgeryError:
 
 
 def ragged(operator: object) -> SurgeryError:
-    """A nested tensor reaches an operator: sequences of unequal length, as under a padding mask."""
+    """The error for an operator that is called with a nested tensor, which holds sequences of unequal length."""
     return SurgeryError(
         f"{getattr(operator, 'name', 'the operator')} was given a nested tensor",
         code="CB-SURGERY-09",
@@ -60,18 +60,18 @@ def ragged(operator: object) -> SurgeryError:
 
 
 def no_mask(site: RecipeSite, why: str) -> SurgeryError:
-    """A masked operator was asked for where no mask says which tokens are padding."""
+    """The error for a masked operator at a site without a mask that says which tokens are padding."""
     return SurgeryError(
         f"block {site.index} has no mask that says which of its tokens are padding",
         code="CB-LEAK-06",
         where=f"{site.path or site.stack}, {site.position}",
         why=why,
-        do="leave the block out (--layers, --exclude), or, where there is never padding, the masked form",
+        do="leave the block out (--layers, --exclude), or, if there is never padding, insert without --masked",
     )
 
 
 def other_structure(recipe: Recipe, why: str) -> SurgeryError:
-    """A recipe meets a model it was not made for."""
+    """The error for a recipe that was made for another model."""
     return SurgeryError(
         "the recipe was made for another structure",
         code="CB-RECIPE-03",

@@ -1,4 +1,4 @@
-"""Which blocks: ``--layers``, ``--exclude`` and kinds, turned into an explicit list."""
+"""Turn ``--layers``, ``--exclude`` and ``--kinds`` into an explicit list of blocks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cbsurgeon.graph.block import Block
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
 _COUNT = re.compile(r"^(first|last):(\d+)$")
 TAPS = "taps"
-"""What ``--exclude`` calls the blocks whose stream also leaves the model (:attr:`Block.tapped`)."""
+"""Word of ``--exclude`` for the blocks whose residual stream is also an output of the model (:attr:`Block.tapped`)."""
 
 FORMS = "all, upper, lower, first:N, last:N, 6-11, 0,2,4, a stack name, or stack:upper"
 
 
 def select(blocks: Sequence[Block], layers: str = "upper", kinds: Iterable[str] | None = None) -> list[Block]:
-    """The blocks a selector names, in graph order.
+    """Return the blocks that a selector names, in graph order.
 
     Args:
         blocks: all blocks of one model.
@@ -49,7 +49,7 @@ def select(blocks: Sequence[Block], layers: str = "upper", kinds: Iterable[str] 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Blocks to leave out: by index, and those that are tapped."""
+    """The blocks to leave out: by index, and all that are tapped."""
 
     indices: frozenset[int]
     taps: bool
@@ -59,13 +59,13 @@ class Exclusion:
         """Read what is to be left out of a model.
 
         Args:
-            exclude: block indices and the word ``taps``; a text joins them with commas.
+            exclude: block indices and the word ``taps``, as a list or as text separated by commas.
             blocks: all blocks of the model, attention included.
 
         Raises:
-            UsageError: something else is written there, or the model was captured in parts, so that taps cannot be
-                told.
-            NothingMatched: no block has an index that is to be left out.
+            UsageError: a word is neither an index nor ``taps``; or ``taps`` is given and the model was captured in
+                parts, which do not show what is tapped.
+            NothingMatched: an index does not exist.
         """
         words = _parts(exclude, "--exclude") if isinstance(exclude, str) else [str(word) for word in exclude]
         for word in words:
@@ -86,7 +86,7 @@ class Exclusion:
         return cls(indices, TAPS in words)
 
     def reason(self, block: Block) -> str:
-        """Why a block is left out; empty where it is not."""
+        """Return why a block is left out; empty if it is not."""
         if block.index in self.indices:
             return "excluded on request"
         return "its stream also leaves the model as a feature map" if self.taps and block.tapped else ""
@@ -96,10 +96,10 @@ def _refuse_unseen(blocks: Sequence[Block]) -> None:
     unseen = [block.index for block in blocks if block.tapped is None]
     if unseen:
         raise UsageError(
-            "which blocks are tapped cannot be told",
+            "cbsurgeon cannot tell which blocks are tapped",
             code="CB-SELECT-02",
             where=f"--exclude {TAPS}",
-            why="the model was captured in parts, and what becomes of a part's stream is not in its graph",
+            why="the model was captured in parts, and the graph of a part does not show where its residual stream goes",
             do="give the indices of the tapped blocks: --exclude 3,7,11",
         )
 
@@ -197,12 +197,12 @@ def _absent(part: str, absent: Sequence[int], present: Sequence[int], option: st
         code="CB-LOCATE-03",
         where=f"{option} {part}: no block {', '.join(map(str, absent[:5]))}{' ...' if len(absent) > 5 else ''}",
         why=f"the blocks are {spans(present)}",
-        do="rerun with blocks that exist; `cbsurgeon inspect REF` lists them",
+        do="choose blocks that exist; `cbsurgeon inspect REF` lists them",
     )
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """Sorted numbers as ``0-3, 6, 8-11``."""
+    """Return numbers, sorted, as ``0-3, 6, 8-11``."""
     ordered = sorted(numbers)
     pieces: list[str] = []
     start = 0

@@ -1,6 +1,6 @@
-"""Operators on a module: a child module plus a module-level hook on an existing layer.
+"""Insert operators into a module and remove them: each is a child of an existing layer, run by a hook of that layer.
 
-No key is renamed, and the pair survives ``torch.export``, ``torch.compile``, deepcopy and pickling.
+No key is renamed, and the operator survives ``torch.export``, ``torch.compile``, deepcopy and pickling.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cbsurgeon.surgery.refusals import already_sharded, occupied, other_structur
 
 
 def attach(module: nn.Module, recipe: Recipe) -> None:
-    """Insert a recipe's operators into a module, in place; on any refusal the module is left as it was.
+    """Insert a recipe's operators into a module, in place; if an error is raised, the module is unchanged.
 
     Raises:
         SurgeryError: the structure is not the recipe's, a site is occupied, a site has no module, the module is
@@ -61,7 +61,7 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
 
 
 def _keep(parts: Mapping[str, nn.Module], recipe: Recipe) -> None:
-    """Keep the operators on layers that are exchanged as a whole: those that hold less than an MLP."""
+    """Make operators follow when their layer is replaced, for layers smaller than an MLP (LoRA, quantisation)."""
     first = {path for block in recipe.structure for path in block["fc1"]}
     last = {path for block in recipe.structure for path in block["fc2"]}
     for site in recipe.active:
@@ -93,7 +93,7 @@ def _host(parts: Mapping[str, nn.Module], site: RecipeSite, op: str) -> tuple[nn
             where=site.path or site.stack,
             why="samples and tokens share an axis, and no module's output shows how many tokens a sample has"
             if site.unfold is not None
-            else "the tensor is made and read inside one forward(), where no module begins or ends",
+            else "the tensor is computed and used inside one forward(), where no module starts or ends",
             do='insert into the program instead: cbs.insert(model, recipe, on="program") or --on program',
         )
     hook = site.hooks[0]
@@ -112,7 +112,7 @@ def _host(parts: Mapping[str, nn.Module], site: RecipeSite, op: str) -> tuple[nn
 
 
 def _like(operator: Operator, host: nn.Module, module: nn.Module) -> Operator:
-    """An operator on the device and in the floating type of the layer it joins."""
+    """The operator, moved to the device and floating type of its layer."""
     near = [p for p in (*host.parameters(), *module.parameters()) if p.is_floating_point()]
     if near:
         operator = operator.to(device=near[0].device, dtype=near[0].dtype)
@@ -120,7 +120,7 @@ def _like(operator: Operator, host: nn.Module, module: nn.Module) -> Operator:
 
 
 def check_structure(module: nn.Module, recipe: Recipe) -> None:
-    """Refuse a module that is not of the structure a recipe was made for, naming the first difference."""
+    """Refuse a module that does not have the structure a recipe was made for; the error names the first difference."""
     parts = dict(named_parts(module))
     for number, block in enumerate(recipe.structure):
         for path in (*block["fc1"], *block["fc2"]):
@@ -138,7 +138,7 @@ def check_structure(module: nn.Module, recipe: Recipe) -> None:
 
 
 def _check_widths(recipe: Recipe, number: int, path: str, projection: nn.Module, widths: list[int]) -> None:
-    """A projection's weights show its widths; the first of a gated MLP may hold several, so only some are asked for."""
+    """Refuse a projection whose weights do not have the recipe's widths. Weights may have other sizes as well."""
     shapes = [tuple(p.shape) for p in projection.parameters() if p.dim() > 1]
     sizes = {size for shape in shapes for size in shape}
     if not shapes or getattr(projection, "groups", 1) != 1:  # a grouped one holds a share of its channels per weight
@@ -152,7 +152,7 @@ def _check_widths(recipe: Recipe, number: int, path: str, projection: nn.Module,
 
 
 def attached(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Operator]]:
-    """Every attached operator: path of its host, host, child name, operator."""
+    """Yield every inserted operator: path of its layer, the layer, the name of the child, the operator."""
     keeping.settle(module)
     for path, host in named_parts(module):
         for name in (ON_OUTPUT, ON_INPUT):
@@ -162,7 +162,7 @@ def attached(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Operator]
 
 
 def recipes_of(module: nn.Module) -> list[Mapping[str, Any]]:
-    """The recipes that put the operators of a module there, each once, in the order of its parts."""
+    """Return the recipes that a module's operators were inserted with, each once, in the order of its sub-modules."""
     found: list[Mapping[str, Any]] = []
     for *_, operator in attached(module):
         if operator.inserted_by is not None and operator.inserted_by not in found:
@@ -171,7 +171,7 @@ def recipes_of(module: nn.Module) -> list[Mapping[str, Any]]:
 
 
 def detach(module: nn.Module) -> int:
-    """Take every attached operator out of a module, in place.
+    """Remove every inserted operator from a module, in place.
 
     Returns:
         how many were removed.
@@ -180,7 +180,7 @@ def detach(module: nn.Module) -> int:
 
 
 def detach_named(module: nn.Module, names: set[str]) -> int:
-    """Take the operators with these state-dict prefixes out, in place."""
+    """Remove the operators with these state-dict prefixes, in place; return how many were removed."""
     found = [(host, name) for path, host, name, _ in attached(module) if f"{path}.{name}" in names]
     for host, name in found:
         carrying.drop(host, name)
@@ -191,23 +191,23 @@ def detach_named(module: nn.Module, names: set[str]) -> int:
 
 
 def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
-    """How often each attached operator runs in one forward pass on these inputs.
+    """Return how often each inserted operator runs in one forward pass on these inputs.
 
-    The pass is done on shapes alone, in a copy that shares the module's tensors: some modules keep what they computed,
-    which has no values then. A model whose forward needs values (it looks at its data) is run for real.
+    The pass uses fake tensors, which have shapes and no values, in a copy that shares the module's tensors: some
+    modules store what they computed. If forward() needs values, the model is run on real tensors.
     """
     try:
         other = duplicate(module, share=True)
         with _counting(other) as ran:
             _run_on_shapes(other, args, kwargs)
-    except Exception:  # whatever a forward does with a tensor that has no values: the real run below decides
+    except Exception:  # forward() may fail in any way on tensors without values; the real run below decides
         with _counting(module) as ran, torch.no_grad():
             _drain(module(*args, **kwargs))
     return ran
 
 
 def _drain(output: Any) -> None:
-    """A forward that is a generator runs only as far as it is asked."""
+    """Run a forward() that is a generator to its end."""
     if isinstance(output, Iterator):
         for _ in output:
             pass

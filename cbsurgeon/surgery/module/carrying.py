@@ -1,4 +1,4 @@
-"""A layer that carries an operator: a child module, a module-level hook that runs it, and a class that says so."""
+"""Put an operator on a layer: as a child module, with a hook that runs it and a subclass that marks the layer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _on_first_tensor(operator: Any, values: Any) -> Any:
 def _applied(operator: Any, value: Any) -> Any:
     if operator.pause is not None and operator.pause.on:
         return value
-    if isinstance(value, fx.Proxy):  # symbolic_trace: one node for the operator, which looks at types and sizes
+    if isinstance(value, fx.Proxy):  # symbolic_trace: one node for the operator, whose code needs types and sizes
         tracer: Any = value.tracer
         return tracer.create_proxy("call_module", tracer.path_of_module(operator), (value,), {})
     if value.is_nested:
@@ -59,8 +59,8 @@ def carry(layer: nn.Module, name: str, operator: Operator) -> None:
     """Put an operator on a layer, in place.
 
     Args:
-        layer: what is to carry it.
-        name: of the child module: applied to the layer's output, or to its input.
+        layer: the layer.
+        name: name of the child module: ``ON_OUTPUT`` to run on the layer's output, ``ON_INPUT`` to run on its input.
         operator: the operator.
     """
     layer.add_module(name, operator)
@@ -83,9 +83,9 @@ def drop(layer: nn.Module, name: str) -> None:
 
 
 def move(old: nn.Module, new: nn.Module, name: str, operator: Operator) -> None:
-    """Move an operator to the layer that is in the place of the old one now.
+    """Move an operator to the layer that replaced the old one.
 
-    Copies of it deeper in the new layer go: a wrapper may keep a copy of the layer it wraps.
+    Copies of the operator deeper in the new layer are removed: a wrapper may hold a copy of the layer it wraps.
     """
     if old._modules.get(name) is operator:
         drop(old, name)
@@ -97,7 +97,7 @@ def move(old: nn.Module, new: nn.Module, name: str, operator: Operator) -> None:
 
 
 def _own_class(layer: nn.Module) -> None:
-    """Give a layer the class that says which operators it carries."""
+    """Give a layer the subclass for the operators that it has now."""
     own_class.give(layer, (name for name in (ON_OUTPUT, ON_INPUT) if isinstance(layer._modules.get(name), Operator)))
 
 

@@ -13,10 +13,10 @@ KEY = "cbsurgeon"
 
 
 def write(module: nn.Module, documents: Sequence[Mapping[str, Any]]) -> None:
-    """Write the recipes of a module into its configuration, in place; an empty list takes the entry out.
+    """Write the recipes of a module into its configuration, in place; an empty list removes the entry.
 
-    The module gets a configuration of its own first, in every part that held the old one: the same object may belong
-    to another model, which was not edited.
+    The configuration is copied first, and the copy replaces it in every sub-module: the old object may belong to
+    another model as well, which was not edited.
 
     Args:
         module: a model; one without a configuration that ``save_pretrained`` writes is left alone.

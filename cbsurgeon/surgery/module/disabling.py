@@ -1,4 +1,4 @@
-"""Run a model without its operators for a while, with nothing removed."""
+"""Run a model without its inserted operators for a while, without removing them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def disable(model: Model | nn.Module) -> Iterator[int]:
-    """Leave the inserted operators out of every forward pass until the ``with`` block ends.
+    """Context manager that skips the inserted operators in every forward pass.
 
-    State-dict keys, hooks and parameters stay as they are. Code compiled by ``torch.compile`` follows: it is compiled
-    again where it has to be. Copies made inside the block follow it too; pickles hold the operators enabled. The
-    gradient of an operator's parameters is ``None`` for what ran inside.
+    State-dict keys, hooks and parameters do not change. ``torch.compile`` recompiles as needed. Copies made inside the
+    ``with`` block are enabled when it ends, too; pickles hold the operators enabled. A backward pass of what ran inside
+    gives an operator's parameters no gradient.
 
     Args:
         model: a module, any part or wrapper of one, or a :class:`cbsurgeon.Model` that has one.

@@ -1,4 +1,4 @@
-"""What is inserted in a module, as a table."""
+"""``summary``: the inserted operators of a module, as a table."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Inserted:
     """One inserted operator.
 
     Attributes:
-        index: the block, as ``inspect`` counts; ``None`` where no recipe says so.
+        index: index of the block, as in ``inspect``; ``None`` if no recipe tells.
         op: name of the operator.
         position: ``front``, ``mid`` or ``end``.
-        path: the layer that carries it.
-        parameters: how many it adds.
+        path: path of its layer.
+        parameters: number of parameters it adds.
         options: its options.
-        disabled: ``cbsurgeon.disable`` leaves it out at present.
+        disabled: ``cbsurgeon.disable`` skips it at present.
     """
 
     index: int | None
@@ -48,7 +48,7 @@ class Inserted:
 
 @dataclass(frozen=True)
 class Summary:
-    """The inserted operators of a module, in the order of its parts; false where there is none."""
+    """The inserted operators of a module, in the order of its sub-modules; false if there is none."""
 
     operators: tuple[Inserted, ...]
 
@@ -88,7 +88,7 @@ class Summary:
 
 
 def summary(module: nn.Module) -> Summary:
-    """What is inserted in a module and where; ``print`` it, or end a notebook cell with it."""
+    """Return the inserted operators of a module and their sites; ``print`` it, or end a notebook cell with it."""
     return Summary(tuple(_row(path, name, operator) for path, _, name, operator in attached(module)))
 
 
@@ -106,7 +106,7 @@ def _row(path: str, name: str, operator: Operator) -> Inserted:
 
 
 def _site(path: str, name: str, operator: Operator) -> Mapping[str, Any]:
-    """The recipe's site of an operator; wrappers may have put more before its path, or taken its layer deeper."""
+    """The operator's site in its recipe. The path may be longer than in the recipe: wrappers add prefixes."""
     when = "output" if name == ON_OUTPUT else "input"
     found: Mapping[str, Any] = {}
     for site in (operator.inserted_by or {}).get("sites", ()):

@@ -1,8 +1,8 @@
 """Keeps operators at their sites when a layer is wrapped, unwrapped or replaced after the insertion.
 
-LoRA puts a wrapper in the place of a linear layer, and merging takes it away again; quantisation puts another layer
-there. An operator belongs to the place: to the input or the output of whatever its parent calls there. Before the
-parent runs or is saved, the operators move to the layer that is there now.
+LoRA replaces a linear layer by a wrapper, and merging puts the layer back; quantisation replaces it by another layer.
+An operator belongs to an attribute of the parent module: to the input or the output of whatever layer is stored there.
+Before the parent runs or is saved, the operators move to the layer that is stored there now.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Move = Callable[[nn.Module, nn.Module, str, Operator], None]
 
 @dataclass
 class Kept:
-    """An operator on a layer that may be exchanged.
+    """An operator on a layer that may be replaced.
 
     Attributes:
         attribute: name under which the parent holds the layer.
-        layer: the layer that carries the operator.
-        name: of the operator's child module there.
+        layer: the layer that has the operator.
+        name: name of the operator as a child of that layer.
         operator: the operator.
-        seen: what the parent held when it was last looked at: the layer, or a wrapper that only calls it.
+        seen: what the parent held at the last check: the layer, or a wrapper that only calls it.
     """
 
     attribute: str
@@ -59,10 +59,10 @@ class Keeper:
         self.settle(parent)
 
     def settle(self, parent: nn.Module) -> None:
-        """Move the operators to the layers that are there now.
+        """Move the operators to the layers that the parent holds now.
 
         Raises:
-            SurgeryError: a layer is gone, and its operator with it (CB-SURGERY-11).
+            SurgeryError: a layer was deleted, and its operator with it (CB-SURGERY-11).
         """
         for each in self.kept:
             if parent._modules.get(each.attribute) is not each.seen:
@@ -75,7 +75,7 @@ class Keeper:
                 code="CB-SURGERY-11",
                 where=f"layer {each.attribute}, {each.operator.name}",
                 why="it was deleted after the insertion",
-                do="take the operators out (cbs.remove), change the model, then insert again",
+                do="remove the operators (cbs.remove), change the model, then insert again",
             )
         if not _only_calls(now, each.layer):
             if each.name not in now._modules:
@@ -85,7 +85,7 @@ class Keeper:
 
 
 def _only_calls(wrapper: nn.Module, layer: nn.Module) -> bool:
-    """Whether a module contains a layer and no tensor beside the layer's, so that it can only call it."""
+    """Whether a module contains a layer and no tensors besides the layer's, so that it only calls the layer."""
     if not any(part is layer for part in wrapper.modules()):
         return False
     inside = {id(tensor) for tensor in (*layer.parameters(), *layer.buffers())}
@@ -93,13 +93,13 @@ def _only_calls(wrapper: nn.Module, layer: nn.Module) -> bool:
 
 
 def keep(parent: nn.Module, attribute: str, name: str, move: Move) -> None:
-    """Keep the operator on one of a parent's layers at its site from now on.
+    """Make the operator of one layer follow from now on when the layer is replaced.
 
     Args:
-        parent: a module that runs.
+        parent: the module that calls the layer.
         attribute: name under which it holds the layer.
-        name: of the operator's child module there.
-        move: how to move it.
+        name: name of the operator as a child of the layer.
+        move: how to move an operator.
     """
     keeper = next(keepers(parent), None)
     if keeper is None:
@@ -111,7 +111,7 @@ def keep(parent: nn.Module, attribute: str, name: str, move: Move) -> None:
 
 
 def keepers(parent: nn.Module) -> Iterator[Keeper]:
-    """The keeper of a module's layers, where it has one."""
+    """Yield the keeper of a module's layers, if it has one."""
     for hook in parent._forward_pre_hooks.values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, Keeper):
@@ -119,14 +119,14 @@ def keepers(parent: nn.Module) -> Iterator[Keeper]:
 
 
 def settle(module: nn.Module) -> None:
-    """Move every operator of a model to the layer that is at its site now."""
+    """Move every operator of a model whose layer was replaced to the new layer."""
     for part in list(module.modules()):
         for keeper in list(keepers(part)):
             keeper.settle(part)
 
 
 def release(module: nn.Module) -> None:
-    """Keep only the operators that are still there; take away the hooks that keep none."""
+    """Forget the operators that were removed, and remove keepers that have none left."""
     for part in module.modules():
         for keeper in list(keepers(part)):
             keeper.kept = [each for each in keeper.kept if each.layer._modules.get(each.name) is each.operator]

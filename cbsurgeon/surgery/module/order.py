@@ -1,4 +1,4 @@
-"""Whether a module can still take an operator: what was built around it must not miss the operator's tensors."""
+"""Refuse insertions that come too late: DDP or an optimizer built before would not know the operator's tensors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def refuse_late(module: nn.Module, recipe: Recipe) -> None:
-    """Refuse an operator with tensors of its own where an optimizer or DDP was made before.
+    """Refuse an operator with parameters or buffers if an optimizer or DDP was built for the module before.
 
-    An optimizer would never train its parameters, and DDP would not average their gradients. Both are looked for among
-    the living objects of this process.
+    The optimizer would never train the parameters, and DDP would not average their gradients. Both are searched for
+    among the objects that the garbage collector tracks.
 
     Raises:
-        SurgeryError: there is one (CB-SURGERY-13, CB-SURGERY-14).
+        SurgeryError: there is an optimizer (CB-SURGERY-13) or DDP (CB-SURGERY-14).
     """
     operators = [_built(recipe, site) for site in recipe.active[:1]]
     learns = any(True for each in operators for _ in each.parameters())

@@ -1,4 +1,4 @@
-"""A class of its own for every layer that carries an operator, so that ``torch.compile`` can tell it from other layers.
+"""A subclass for every layer that has an operator, so that ``torch.compile`` distinguishes it from other layers.
 
 ``torch.compile`` keeps compiled graphs with a class's ``forward``, which all instances share, and by default it does
 not look at hooks when it decides whether a graph fits an instance. It does look at the class. A layer with an operator
@@ -27,8 +27,8 @@ def give(layer: nn.Module, names: Iterable[str]) -> None:
     """Give a layer the subclass for the operators it carries, in place; with no names, its original class.
 
     Args:
-        layer: the layer that carries the operators.
-        names: of the child modules that are its operators.
+        layer: the layer.
+        names: names of its child modules that are operators.
     """
     if isinstance(layer, torch.jit.ScriptModule):  # compiled already, and torch.compile does not look into it
         return
@@ -41,12 +41,12 @@ def give(layer: nn.Module, names: Iterable[str]) -> None:
 
 
 def _has_parametrized_class(layer: nn.Module) -> bool:
-    """Whether the layer's class was made by ``parametrize``, which takes it off again and so has to stay outermost."""
+    """Whether the layer's class was made by ``parametrize``, which later removes it and so must stay outermost."""
     return bool(is_parametrized(layer))
 
 
 def _found(kind: type) -> type | None:
-    """The subclass made here among a class's ancestors, the class itself included."""
+    """The subclass made by this file among a class and its ancestors."""
     return next((each for each in kind.__mro__ if _MARK in vars(each)), None)
 
 
@@ -68,7 +68,7 @@ def _subclass(base: type, names: tuple[str, ...]) -> type:
 
 
 def _exchanged(kind: type, old: type, new: type) -> type:
-    """A class with one of its ancestors exchanged: what ``parametrize`` and ``fully_shard`` put on top stays there."""
+    """The class with one of its ancestors replaced; subclasses by ``parametrize`` and ``fully_shard`` stay on top."""
     if kind is old:
         return new
     if not issubclass(kind, old):

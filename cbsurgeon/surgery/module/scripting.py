@@ -1,4 +1,4 @@
-"""An edited model in a form that ``torch.jit.script`` reads: it compiles no hook of ours."""
+"""``scriptable``: an edited model without our hooks, which ``torch.jit.script`` cannot compile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cbsurgeon.surgery.module import carrying, keeping
 from cbsurgeon.surgery.module.attachment import attached
 
 TOKENS = 3
-"""Size of every axis but that of the channels in the tensor an operator is traced on; nothing depends on it."""
+"""Size of every axis but the channel axis in the tensor that an operator is traced on; any size would do."""
 
 
 class AfterLayer(nn.Module):
@@ -46,10 +46,10 @@ class BeforeLayer(nn.Module):
 
 
 def scriptable(module: nn.Module) -> nn.Module:
-    """A copy of an edited model for ``torch.jit.script``, in which modules call the operators instead of hooks.
+    """Return a copy of an edited model for ``torch.jit.script``, in which modules instead of hooks call the operators.
 
-    The copy computes the same, and is for deployment: the keys of its state dict differ, and it carries no recipe.
-    It scripts where the original does, and where each layer with an operator takes and returns one tensor.
+    The copy computes the same and is for deployment: the keys of its state dict differ, and it carries no recipe.
+    It can be scripted if the original can, and if each layer with an operator takes and returns one tensor.
 
     Args:
         module: an edited model; unchanged.
@@ -93,7 +93,7 @@ def _refuse_dependent(operator: Operator, where: str) -> None:
 
 
 def _traced(operator: Operator) -> Any:
-    """The operator as TorchScript; its result depends on no number that tracing fixes."""
+    """The operator as TorchScript; tracing fixes no number that its result depends on."""
     site: Any = next(
         site
         for site in (operator.inserted_by or {}).get("sites", ())

@@ -1,7 +1,7 @@
-"""Reading graphs: capture, axis roles, residual branches, blocks. Reads; changes nothing.
+"""Capture a model's graph and find its blocks: axis roles, residual branches, attention. The model is not changed.
 
-Belongs here: everything a graph can tell. Not here: loading a model (``models``), changing a graph (``surgery``,
-``deploy``; both use ``graph.editing``).
+Belongs here: everything that is read from a graph. Not here: loading a model (``models``), changing a graph
+(``surgery``, ``deploy``; both use ``graph.editing``).
 """
 
 from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use

@@ -1,4 +1,4 @@
-"""What the ATen operators of an exported graph mean to the reader: layout, norm, activation, mixing ..."""
+"""The ATen operators of exported graphs, grouped by what they do: layout, norm, activation, reduction ..."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LAYOUT = _names("""
     unsqueeze squeeze expand expand_as contiguous clone alias detach lift_fresh_copy roll to _to_copy
     type_as float half bfloat16 double _assert_tensor_metadata
 """)
-"""Steps that move elements, or only their names, and compute nothing."""
+"""Operators that change shape, type or device and compute nothing."""
 
 CROP = _names("slice constant_pad_nd pad narrow select")
-"""Steps that drop or pad positions."""
+"""Operators that drop or pad positions."""
 
 DROPOUT = _names("dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout native_dropout")
 
 NORM = _names("layer_norm rms_norm group_norm batch_norm instance_norm native_layer_norm _fused_rms_norm")
-"""Normalisations that are one node; those spelled out in arithmetic are followed through their full-sized operand."""
+"""Normalisations that are one node. Others are written out in arithmetic (``graph.branches.steps`` follows them)."""
 
 NONLINEAR = _names("""
     gelu relu relu6 silu mish elu selu celu leaky_relu prelu rrelu hardswish hardsigmoid hardtanh sigmoid tanh softplus
@@ -42,7 +42,7 @@ NONLINEAR = _names("""
     special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w special_spherical_bessel_j0
     special_xlog1py special_zeta
 """)
-"""Pointwise non-linearities, and the pieces they are spelled with."""
+"""Pointwise non-linearities, and the operators that they are written out with."""
 
 COMPARISON = _names("where gt ge lt le")
 
@@ -57,10 +57,10 @@ ELEMENTWISE = (
     isneginf isposinf logical_xor bitwise_xor bitwise_left_shift bitwise_right_shift __lshift __rshift gcd lcm
 """)
 )
-"""Steps whose output axes are the broadcast axes of their inputs (softmax and friends keep every axis too)."""
+"""Operators whose output axes are the broadcast axes of their inputs (softmax, cumsum and sort keep them too)."""
 
 FILLED = _names("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")
-"""Tensors that take nothing but the shape of another one."""
+"""Operators that use only the shape of their input."""
 
 SUM = _names("add sub")
 CONVOLUTION = _names("conv1d conv2d conv3d convolution")
@@ -74,7 +74,7 @@ REDUCE = _names("mean sum amax amin max min var std var_mean std_mean linalg_vec
 MATMUL = _names("matmul bmm mm baddbmm einsum")
 ATTENTION = _names("scaled_dot_product_attention softmax _softmax")
 SAMPLED = _names("scaled_dot_product_attention grid_sampler grid_sampler_2d")
-"""Tokens mixed with weights or positions computed from tokens."""
+"""Operators that mix tokens by weights or positions that are computed from tokens."""
 
 FOURIER = _names("""
     fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn
@@ -132,11 +132,11 @@ ALIASES = {
     "swapdims": "transpose",
     "true_divide": "div",
 }
-"""Second names of operators, with the same arguments; an exported graph keeps the name that the code used."""
+"""Other names of operators with the same arguments; an exported graph keeps the name that the code used."""
 
 
 def name(node: fx.Node) -> str:
-    """The operator's plain name (``add_.Tensor``, ``add.Scalar`` are ``add``, ``multiply`` is ``mul``); else empty."""
+    """Return the operator's plain name: ``add`` for ``add_.Tensor``, ``mul`` for ``multiply``; empty for other nodes."""
     if node.op != "call_function":
         return ""
     target = node.target
@@ -150,25 +150,25 @@ def name(node: fx.Node) -> str:
 
 
 def value(node: fx.Node) -> Tensor | None:
-    """The node's fake tensor, or ``None`` when it yields something else (a size, a list)."""
+    """Return the node's fake tensor, or ``None`` if its value is something else (a size, a list)."""
     val = node.meta.get("val")
     return val if isinstance(val, Tensor) else None
 
 
 def tensors(node: fx.Node) -> list[fx.Node]:
-    """The tensor-valued (or list-valued) inputs of a node, in argument order, sizes left out."""
+    """Return the inputs of a node that are tensors or lists of tensors, in argument order."""
     sizes = (torch.SymInt, torch.SymFloat, int, float)
     return [source for source in node.all_input_nodes if not isinstance(source.meta.get("val"), sizes)]
 
 
 def is_guard(node: fx.Node) -> bool:
-    """A clamp to a two-sided range: a guard of number formats around a projection, not an activation."""
+    """Whether a node clamps to a two-sided range, which protects a number format and is not an activation."""
     low, high = argument(node, 1, "min"), argument(node, 2, "max")
     return name(node) == "clamp" and low is not None and high is not None and low != 0
 
 
 def inner(node: fx.Node) -> fx.Graph | None:
-    """The graph of a region torch.export keeps apart (autocast or gradient mode switched inside forward)."""
+    """Return the graph of a ``wrap_with_*`` region (autocast or gradient mode changed in forward()), else ``None``."""
     if not name(node).startswith("wrap_with"):
         return None
     for arg in node.args:
@@ -186,14 +186,14 @@ def path(node: fx.Node) -> str:
 
 
 def argument(node: fx.Node, index: int, keyword: str, default: object = None) -> object:
-    """A positional or keyword argument."""
+    """Return an argument that may be positional or a keyword."""
     if len(node.args) > index:
         return node.args[index]
     return node.kwargs.get(keyword, default)
 
 
 def draws(node: fx.Node) -> bool:
-    """Whether a node draws random numbers: dropout that is switched off does not."""
+    """Whether a node draws random numbers; dropout that is switched off does not."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
         return False

@@ -108,8 +108,7 @@ class Choice:
     )
     pos: str = option(
         "end",
-        "front: before the up projection; mid: before the down projection; end: after the down projection and its "
-        "dropout.",
+        "Before the up projection (front), before the down projection (mid), or after it and its dropout (end).",
         "--pos",
         choices=POSITIONS,
         shown="end",

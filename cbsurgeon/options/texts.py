@@ -45,7 +45,9 @@ def profile(text: str) -> int | tuple[int, int, int]:
     if len(found) == 1:
         return found[0]
     if len(found) != 3 or list(found) != sorted(found):
-        raise BadText("takes one size of at least 1, or three sizes, smallest first", "1,8,64")
+        raise BadText(
+            "takes one size of at least 1, or three, smallest first; without it, any batch size works", "1,8,64"
+        )
     return found[0], found[1], found[2]
 
 

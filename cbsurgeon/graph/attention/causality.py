@@ -1,4 +1,4 @@
-"""Which stacks would leak by a mean over all tokens: attention that hides the future, masks that hide padding."""
+"""The causal check: which stacks have a causal mask, and which inputs are attention masks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cbsurgeon.graph.branches.steps import chain
 
 @dataclass(frozen=True)
 class Hiding:
-    """What a stack hides from its tokens.
+    """A stack in which tokens do not see all others.
 
     Attributes:
         evidence: sentences that say how this is known.
-        past: earlier tokens are hidden, so that a mean of those up to each token leaks as well.
+        past: earlier tokens are masked, so that a causal mean leaks as well.
     """
 
     evidence: tuple[str, ...]
@@ -30,27 +30,28 @@ class Hiding:
 
 
 def masks(reading: Reading) -> tuple[str, ...]:
-    """Names of the inputs that decide, as they are and not through an embedding or projection, what is attended."""
+    """Return the names of the inputs that act as attention masks, directly and not through an embedding or
+    projection."""
     raw = raw_inputs(reading.flow)
     found: dict[str, None] = {}
     for one in find_scores(reading.flow, reading.flow.order):
-        if one.keys:  # a softmax over anything else (a router, a head) hides no token
+        if one.keys:  # a softmax over anything else (a router, a classifier) masks no token
             for mask in one.masks:
                 found.update(dict.fromkeys(sorted(raw.get(mask, frozenset()))))
     return tuple(found)
 
 
 def hiding(reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | None) -> dict[str, Hiding]:
-    """The stacks whose tokens do not see later ones (or earlier ones), with evidence.
+    """Return the stacks whose tokens do not see later ones (or earlier ones), with evidence.
 
-    An attention operator that is told to be causal decides by itself, and so does attention over all tokens without any
-    mask. Every other stack is run: its tokens are changed, and the outputs of the others are compared
-    (:mod:`cbsurgeon.graph.attention.influence`). Where that cannot tell, a triangular mask in the graph decides.
+    A stack is causal if an attention operator has ``is_causal``, and not causal if attention covers all tokens without
+    a mask. Every other stack is run: some tokens are changed, and the outputs of the other tokens are compared
+    (:mod:`cbsurgeon.graph.attention.influence`). If that is not conclusive, a triangular mask in the graph decides.
 
     Args:
         reading: what was read from the program.
         members: stack and occurrence of every block, attention included.
-        run: runs the stacks; ``None`` where weights are not materialised.
+        run: runs the stacks; ``None`` if the weights have no values.
     """
     padded = bool(masks(reading))
     found: dict[str, Hiding] = {}
@@ -71,7 +72,7 @@ def hiding(reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | 
 
 
 def by_stack(reading: Reading, members: Sequence[tuple[str, Found]]) -> dict[str, list[Found]]:
-    """The blocks of every stack, in the order of their residual adds."""
+    """Return the blocks of every stack, in the order of their residual adds."""
     found: dict[str, list[Found]] = {}
     for stack, one in sorted(members, key=lambda member: reading.flow.order[member[1].branch.total]):
         found.setdefault(stack, []).append(one)
@@ -79,9 +80,9 @@ def by_stack(reading: Reading, members: Sequence[tuple[str, Found]]) -> dict[str
 
 
 def _told(reading: Reading, group: Sequence[Found]) -> tuple[str, ...]:
-    """Attention operators that are told to be causal."""
+    """One sentence for each attention operator with ``is_causal``; at most three."""
     return tuple(
-        f"{node.name} ({_path(reading, found)}) is told to be causal"
+        f"{node.name} ({_path(reading, found)}) is called with is_causal=True"
         for found in group
         for node in found.branch.between.nodes
         if aten.name(node) == "scaled_dot_product_attention" and aten.argument(node, 5, "is_causal", False)
@@ -89,7 +90,7 @@ def _told(reading: Reading, group: Sequence[Found]) -> tuple[str, ...]:
 
 
 def _triangles(reading: Reading, group: Sequence[Found]) -> tuple[str, ...]:
-    """Attention masks that are made as a triangle in the graph."""
+    """One sentence for each attention mask that the graph makes as a triangle; at most three."""
     return tuple(
         f"{triangle.name} makes a triangular mask for {_path(reading, found)}"
         for found in group
@@ -105,7 +106,7 @@ def _path(reading: Reading, found: Found) -> str:
 
 
 def _sees_all(reading: Reading, found: Found) -> bool:
-    """Whether a block is self-attention over all tokens of its stream, with nothing laid over its weights."""
+    """Whether a block is self-attention over all tokens of its stream, without a mask."""
     flow, branch = reading.flow, found.branch
     if found.kind != "attention" or branch.stream is None:
         return False
@@ -117,7 +118,7 @@ def _sees_all(reading: Reading, found: Found) -> bool:
 
 
 def _unmasked_keys(flow: Flow, node: fx.Node) -> Tokens | None:
-    """The keys of an attention over whose weights nothing is laid before or after the softmax."""
+    """The keys of an attention without a mask before or after its softmax; ``None`` for any other node."""
     name = aten.name(node)
     if name == "scaled_dot_product_attention":
         key, mask = node.args[1], aten.argument(node, 3, "attn_mask")
@@ -140,7 +141,7 @@ def _unmasked_keys(flow: Flow, node: fx.Node) -> Tokens | None:
 
 
 def _weighs_values(node: fx.Node) -> bool:
-    """Whether the weights go straight into a product with the values."""
+    """Whether the weights are used in a product with the values, with only dropout and layout in between."""
     for _ in range(NEAR):
         users = [user for user in node.users if aten.value(user) is not None]
         if users and all(aten.name(user) in aten.MATMUL for user in users):
@@ -152,7 +153,10 @@ def _weighs_values(node: fx.Node) -> bool:
 
 
 def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, padded: bool) -> tuple[Order, str]:
-    """What running a stack shows: the order of the first of its resolutions that hides something, and a sentence."""
+    """Run a stack; return the order in which its tokens see each other, and a sentence.
+
+    The first resolution at which tokens do not see all others decides.
+    """
     seen: Order = "unknown"
     for tokens, own in resolutions(reading.flow, group).items():
         first, last = own[0].branch.stream, own[-1].branch.total
@@ -172,11 +176,11 @@ def _sentence(part: Stretch, order: Order) -> str:
     if order == "mixed":
         return f"from {part.entry.name} to {out}, some tokens see later ones that do not see them"
     later, earlier = ("later", "earlier") if order == "future" else ("earlier", "later")
-    return f"changing {later} tokens at {part.entry.name} moves no {earlier} token at {out}"
+    return f"changing {later} tokens at {part.entry.name} changes no {earlier} token at {out}"
 
 
 def resolutions(flow: Flow, group: Sequence[Found]) -> Mapping[Tokens, list[Found]]:
-    """The blocks of a stack by the tokens of their streams, which a merge or a stride changes on the way."""
+    """Return the blocks of a stack, grouped by the tokens of their streams (patch merging and strides change these)."""
     found: dict[Tokens, list[Found]] = {}
     for one in group:
         tokens = tokens_of(flow, one.branch.stream) if one.branch.stream is not None else None
@@ -186,7 +190,7 @@ def resolutions(flow: Flow, group: Sequence[Found]) -> Mapping[Tokens, list[Foun
 
 
 def triangular(mask: fx.Node) -> fx.Node | None:
-    """A node upstream of a mask that makes a triangle: ``tril``, ``triu``, or a comparison of two ranges."""
+    """Return a node upstream of a mask that makes a triangle: ``tril``, ``triu``, or a comparison of two ranges."""
     queue, seen = [mask], set[fx.Node]()
     while queue and len(seen) < 4 * NEAR:
         node = queue.pop()

@@ -1,8 +1,8 @@
-"""Which token of a stream is the class token, proved on the graph.
+"""Find the class token of a stream, proved on the graph.
 
-A class token is a learned vector, one position long, that is put beside the tokens (``cat``, or written over a part of
-them) and that is read out by itself somewhere (``x[:, 0]``). A token at the same place that lacks either (the first
-patch of a mixer, BERT's ``[CLS]``, which is a word like any other, a register that nobody reads) is none.
+A class token is a learned vector of one position that is joined to the tokens (``cat``, or written over a part of them)
+and that is read on its own somewhere (``x[:, 0]``). A token that lacks either is not a class token: the first patch of
+a mixer, BERT's ``[CLS]``, which is a word like any other, or a register that is never read on its own.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches.steps import operands, step
 
 FIRST = 8
-"""How many positions from the front are tried, beside the last: prefixes seen are up to five tokens long."""
+"""How many positions from the front are tried, besides the last one; known models have up to five learned tokens."""
 
 _FAR = 4000
 _MOVED = frozenset({"roll", "flip", "sort", "cumsum"})
 
 
 class Spot(NamedTuple):
-    """One position along one axis of one tensor; ``placed`` once the walk has come through a ``cat``."""
+    """One position along one axis of one tensor; ``placed`` if the walk upstream has passed a ``cat``."""
 
     node: fx.Node
     axis: int
@@ -39,7 +39,7 @@ class Spot(NamedTuple):
 
 
 def proved(reading: Reading, groups: Sequence[Sequence[Found]], blocks: Sequence[Block]) -> list[Block]:
-    """The blocks with the position of the class token at every site that has one.
+    """Return the blocks, with the position of the class token set at every site that has one.
 
     Args:
         reading: what was read from the program.
@@ -65,7 +65,7 @@ def proved(reading: Reading, groups: Sequence[Sequence[Found]], blocks: Sequence
 
 
 def _position(tokens: ClassTokens, flow: Flow, site: Site, value: fx.Node, total: fx.Node) -> int | None:
-    """The class token of a site's tensor; at the End, that of the stream it is added to token by token."""
+    """The position of the class token in a site's tensor; at the End, that in the stream it is added to."""
     (axis,) = site.token_axes
     found = tokens.position(value, axis, site.tokens)
     if found is None and site.position == "end" and flow.table.sizes(total) == flow.table.sizes(value):
@@ -74,10 +74,10 @@ def _position(tokens: ClassTokens, flow: Flow, site: Site, value: fx.Node, total
 
 
 class ClassTokens:
-    """Learned tokens of one graph.
+    """The learned tokens of one graph.
 
     Attributes:
-        read_out: the learned vectors, as put beside the tokens, that are read by themselves somewhere.
+        read_out: the learned vectors that are joined to the tokens and read on their own somewhere.
     """
 
     def __init__(self, flow: Flow) -> None:
@@ -86,17 +86,18 @@ class ClassTokens:
         self.read_out = {origin for spot in self._reads() if (origin := self.origin(spot)) is not None}
 
     def position(self, node: fx.Node, axis: int, tokens: int) -> int | None:
-        """The first position along an axis that holds a class token."""
+        """Return the first position along an axis that holds a class token, or ``None``."""
         tried: dict[int, None] = dict.fromkeys((*range(min(FIRST, tokens)), tokens - 1))
         return next((place for place in tried if self.origin(Spot(node, axis, place)) in self.read_out), None)
 
     def origin(self, spot: Spot) -> fx.Node | None:
-        """The learned vector that a position of a tensor holds, after whatever was done to it token by token."""
+        """Return the learned vector that a position comes from, through steps that treat each token alone, or
+        ``None``."""
         found = self.placed(spot)
         return _vector(found.node) if found and self._flow.table.sizes(found.node)[found.axis] == 1 else None
 
     def placed(self, spot: Spot) -> Spot | None:
-        """The tensor of parameters beside the tokens, and the position in it, that a position of a tensor holds."""
+        """Return the position in a joined tensor of parameters that a position comes from, or ``None``."""
         if spot in self._known:
             return self._known[spot]
         self._known[spot] = None
@@ -113,7 +114,7 @@ class ClassTokens:
                 return spot if spot.placed else None
             terms = operands(flow, node)
             if len(terms) > 1:
-                # A stream of one token begins with the learned token itself, expanded to the batch.
+                # A stream with a single token starts as the learned token itself, expanded to the batch.
                 alone = flow.table.sizes(node)[spot.axis] == 1
                 own = sorted((term for term in terms if alone or flow.is_activation(term)), key=flow.is_activation)
                 found = (self.placed(spot._replace(node=term)) for term in own)
@@ -125,7 +126,7 @@ class ClassTokens:
         return None
 
     def before(self, spot: Spot) -> Spot | None:
-        """The same position one step upstream."""
+        """Return the same position one step upstream, or ``None`` if the step mixes positions."""
         node, axis = spot.node, spot.axis
         flow, name = self._flow, aten.name(node)
         if name == "cat":
@@ -154,7 +155,7 @@ class ClassTokens:
         return self._same(spot, sources[0]) if name in aten.ELEMENTWISE else None
 
     def _same(self, spot: Spot, source: fx.Node) -> Spot | None:
-        """A step that keeps every axis, as far as broadcasting leaves the source all positions."""
+        """The position before a step that keeps every axis; ``None`` if the source was broadcast along the axis."""
         flow = self._flow
         if source not in flow.table.dims:
             return None
@@ -164,7 +165,7 @@ class ClassTokens:
         return spot._replace(node=source, axis=axis)
 
     def _along(self, spot: Spot, source: fx.Node) -> Spot | None:
-        """A step that moves axes, or makes new ones: the token axis is looked for in the source by its identity."""
+        """The position before a step that moves or makes axes: the axis with the same identity in the source."""
         flow = self._flow
         if source not in flow.table.dims:
             return None
@@ -215,7 +216,7 @@ class ClassTokens:
         return spot._replace(node=base)
 
     def _cut(self, spot: Spot) -> Spot | None:
-        """Before a slice, a selection, or a part of a split."""
+        """The position before a slice, a selection, or a part of a split."""
         taken = cut(self._flow, spot.node)
         if taken is None:
             return None
@@ -227,7 +228,7 @@ class ClassTokens:
         return spot._replace(node=source, position=spot.position + start)
 
     def _reads(self) -> Iterator[Spot]:
-        """Every place where one position of one axis is taken out."""
+        """Every position that is taken out of an axis on its own."""
         flow = self._flow
         for node in flow.order:
             if node.op != "call_function" or not flow.is_activation(node) or node not in flow.table.dims:
@@ -243,7 +244,7 @@ class ClassTokens:
 
 
 def _vector(node: fx.Node) -> fx.Node:
-    """The parameter behind an expanded learned vector, so that two readings of it are one; else the node itself."""
+    """The parameter behind an expanded learned vector, so that all its uses compare equal; else the node itself."""
     current = node
     while current.op == "call_function" and len(aten.tensors(current)) == 1:
         (source,) = aten.tensors(current)

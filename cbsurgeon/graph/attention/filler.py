@@ -1,9 +1,9 @@
-"""Inputs that hide tokens in a way that is no attention mask: found by running a stack with some tokens hidden.
+"""Find padding masks that are not attention masks, by running a stack with some tokens marked as padding.
 
-Keys, values, weights or whole branches may be multiplied by a mask of ones and zeros, a large negative number may be
-added to scores whose softmax is written out, tokens may be kept apart by the number of the document they belong to.
-Nothing in the graph says that such a step hides tokens, so it is tried: tokens are marked in the input, their content
-is changed, and the other tokens must not move, although they do where nothing is marked.
+Such a mask of ones and zeros is multiplied with keys, values, weights or whole branches, or is added to scores whose
+softmax is written out; or the input numbers the document that each token belongs to. The graph does not show that this
+masks tokens, so it is tried: tokens are marked in the input and their content is changed. If the other tokens then do
+not change, although they do when nothing is marked, the input is a mask.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.operators.common.masking import CLOSED as FAR_BELOW
 
 MARKS = (0, 1)
-"""What marks padding: a mask is 0 there, or 1, and so are the usual numbers of a padding token."""
+"""Values that may mark padding: 0 or 1 in a mask; token ids of padding are usually 0 or 1 as well."""
 
 OTHER = 2
-"""A number that marks nothing, where a mask holds more than zeros and ones."""
+"""A value that does not mark padding, for inputs that hold more than zeros and ones."""
 
 Pair = tuple[Tensor, Tensor]
-"""An input without a mark, and the same with some tokens marked."""
+"""An input without marks, and the same input with some tokens marked."""
 
 
 def marking_inputs(
@@ -37,14 +37,14 @@ def marking_inputs(
     run: Probe,
     known: Mapping[str, Container[str]],
 ) -> dict[str, str]:
-    """Stack → name of an input that hides tokens from the others, found by running the stack.
+    """Return stack → name of an input that masks some of its tokens, found by running the stack.
 
     Args:
         program: the captured program.
         reading: what was read from it.
         members: stack and occurrence of every block, attention included.
         run: runs the stacks.
-        known: stack → inputs that are known to hide its tokens; they are left out.
+        known: stack → inputs that are known to be masks of its tokens; they are left out.
     """
     found: dict[str, str] = {}
     nodes = {node.name: node for node in reading.flow.order}
@@ -60,10 +60,10 @@ def marking_inputs(
 def _hides_there(
     run: Probe, program: Program, reading: Reading, given: fx.Node, tokens: Tokens, own: Sequence[Found]
 ) -> bool:
-    """Whether an input hides tokens of some blocks from each other.
+    """Whether an input masks tokens of some blocks.
 
-    The stretch begins at the stream of the first block, so that tokens which are replaced before it count as tokens.
-    Only where nothing mixes tokens from there on does it begin further upstream.
+    The part of the program that is run starts at the stream of the first block. If no tokens are mixed from there on,
+    it starts further upstream.
     """
     stream = own[0].branch.stream
     assert stream is not None
@@ -76,7 +76,7 @@ def _hides_there(
 
 
 def _beside(given: fx.Node, part: Stretch) -> bool:
-    """Whether an input reaches a stretch without passing its entry."""
+    """Whether an input reaches the exits of a stretch without passing its entry."""
     queue, seen = [given], set[fx.Node]()
     while queue:
         node = queue.pop()
@@ -89,8 +89,8 @@ def _beside(given: fx.Node, part: Stretch) -> bool:
 
 
 def _hides(run: Probe, program: Program, name: str, part: Stretch) -> bool | None:
-    """Whether marking some tokens in an input hides them from the others; ``None`` where tokens do not influence each
-    other with or without marks."""
+    """Whether marking some tokens in an input masks them; ``None`` if tokens never influence each other, marked or
+    not."""
     example, batched = program.example[name], name in program.batch_axes
     mixed = False
     for hidden, pairs in _trials(example, batched, part.sizes):
@@ -103,7 +103,7 @@ def _hides(run: Probe, program: Program, name: str, part: Stretch) -> bool | Non
 
 
 def _trials(example: Tensor, batched: bool, sizes: tuple[int, ...]) -> Iterator[tuple[Tensor, Iterator[Pair]]]:
-    """Which tokens to hide, and the ways in which an input could say so."""
+    """Yield tokens to mask, ``[tokens]``, and for each the inputs that could mark them."""
     if example.dtype != torch.bool and not bool((example == example.round()).all()):
         return  # a mask holds whole numbers; positions, times and noise need not
     count = torch.Size(sizes).numel()
@@ -130,7 +130,7 @@ def _trials(example: Tensor, batched: bool, sizes: tuple[int, ...]) -> Iterator[
 
 
 def _lengths(example: Tensor, batched: bool, count: int) -> Iterator[Pair]:
-    """Inputs that hold how many tokens there are, or where one sequence ends and the next begins."""
+    """Pairs for an input that holds sequence lengths, or the offsets where sequences end."""
     per_sample = example[0].numel() if batched and example.dim() else example.numel()
     if per_sample == 1 and example.dim() and bool(((example >= 1) & (example <= count)).all()):
         yield torch.full_like(example, count), torch.full_like(example, count // 2)
@@ -144,11 +144,11 @@ def _lengths(example: Tensor, batched: bool, count: int) -> Iterator[Pair]:
 
 
 def _marked(example: Tensor, hidden: Tensor) -> Iterator[Pair]:
-    """An input that could mark tokens, without a mark and with the hidden ones marked, in every meaning it can have.
+    """Pairs for an input that could hold a mark per token, one for every meaning of its values.
 
     Args:
         example: the input.
-        hidden: true where a value stands for a hidden token; broadcasts against the input.
+        hidden: true at the values of tokens to mask; broadcasts against the input.
     """
     binary = bool(((example == 0) | (example == 1)).all())
     for mark in MARKS:

@@ -1,8 +1,7 @@
-"""Which tokens of a stack influence which others, found by running the part of the program that holds the stack.
+"""Find which tokens of a stack influence which others, by running the part of the program that holds the stack.
 
-Tokens of the tensor that enters the stack are changed, and the tokens that come out are compared. This says what the
-stack hides whatever its operators are: a triangular mask, a decay that is multiplied onto the scores, a running sum, a
-causal convolution.
+Some tokens of the stack's input are changed, and the tokens of its output are compared. This detects causality whatever
+the operators are: a triangular mask, a decay that is multiplied with the scores, a running sum, a causal convolution.
 """
 
 from __future__ import annotations
@@ -20,23 +19,22 @@ from cbsurgeon.graph.program import Program
 
 CLOSED = 1e-4
 """Influence in one direction below this share of the influence in the other is rounding (of a Fourier transform, or of
-a mask that is large but finite). Both directions of attention that hides nothing differ by far less than this."""
+a mask that is large but finite). Without a mask, the two directions differ by far less than this."""
 
 REACHED = 1e-6
-"""A token moves if it moves by more than this share of the token that was changed; a Fourier transform's rounding is
-about 1e-7 of it in float32."""
+"""A token counts as changed if it changes by more than this share of the largest change; the rounding of a Fourier
+transform is about 1e-7 of it in float32."""
 
 SMALL = 1e-2
 """Parameters whose largest magnitude is below this are replaced while probing: a branch that starts at zero (ReZero,
-adaptive norms, layer scale) would otherwise pass nothing on."""
+adaptive norms, layer scale) would otherwise have no influence."""
 
 FEW, MANY = 8, 32
-"""Tokens that are changed one by one to see whether tokens are hidden in the order of their axis: where two halves of
-an axis show that order already, and where they do not."""
+"""How many tokens are changed one by one to check that tokens see each other in the order of their axis: if two halves
+of an axis already show that order, and if they do not."""
 
 Order = Literal["future", "past", "mixed", "open", "unknown"]
-"""What a stack hides from its tokens: those behind, those in front, some in another order, nothing, or it could not be
-told."""
+"""Which tokens a token does not see: later ones, earlier ones, some in another order, none, or unknown."""
 
 
 class Probe:
@@ -51,11 +49,11 @@ class Probe:
         self._parameters = _lively(program)
 
     def order(self, part: Stretch, *, padded: bool) -> Order:
-        """What a stretch hides from its tokens.
+        """Return which tokens the tokens of a stretch do not see.
 
         Args:
             part: the stretch.
-            padded: the program is given padding, so that the last token may be filler, which no other token sees.
+            padded: the example inputs contain padding, so that the last token may be one that no other token sees.
         """
         run = self._runner(part)
         if run is None:
@@ -76,15 +74,15 @@ class Probe:
         return "mixed" if _against(run, part.count, MANY) else "future"
 
     def passes(self, part: Stretch, given: Mapping[str, Tensor], changed: Tensor, looked: Tensor) -> float:
-        """How far some tokens move at most when others change.
+        """Return how much some tokens change at most when others are changed.
 
         Args:
             part: the stretch.
             given: inputs of the program to use instead of the examples.
-            changed, looked: ``[tokens]``, true for those to change and for those to look at.
+            changed, looked: ``[tokens]``, true for the tokens to change and for the tokens to compare.
 
         Returns:
-            the largest change at any exit, not-a-number where an output is none.
+            the largest change at any exit; not-a-number if an output is not finite.
         """
         run = self._runner(part, given)
         return max(float(moved[looked].max()) for moved in run(changed)) if run is not None else float("nan")
@@ -99,7 +97,7 @@ class Probe:
 
 
 class _Runner:
-    """How far every token of every exit moves when some tokens of the entry are changed."""
+    """Runs a stretch with changed tokens and measures how much every token of every exit changes."""
 
     def __init__(self, program: Program, override: Mapping[str, Tensor], part: Stretch, plain: dict[str, Tensor]):
         self._program, self._override, self._part, self._plain = program, override, part, plain
@@ -108,7 +106,7 @@ class _Runner:
         self.floors = [10 * one * float(tensor.abs().max()) for one, tensor in zip(eps, exits, strict=True)]
 
     def __call__(self, changed: Tensor) -> list[Tensor]:
-        """For every exit, the largest change of each token, ``[tokens]``, when the tokens marked true change."""
+        """Return, for every exit, the largest change of each token, ``[tokens]``, when the given tokens are changed."""
         part, entry = self._part, self._plain[self._part.entry.name]
         rows = part.layouts[part.entry].rows(entry).clone()
         generator = torch.Generator().manual_seed(int(changed.nonzero()[0]) + 1)
@@ -127,7 +125,7 @@ class _Runner:
 
 
 def _only_moved(run: _Runner, count: int) -> bool:
-    """Whether tokens are put elsewhere (rolled, shuffled) and nothing else: each token shows at one place alone."""
+    """Whether tokens are only moved (rolled, shuffled): changing one token changes a single token of the output."""
     for token in sorted({0, count // 3, count // 2, count - 1}):
         alone = torch.zeros(count, dtype=torch.bool)
         alone[token] = True
@@ -138,13 +136,13 @@ def _only_moved(run: _Runner, count: int) -> bool:
 
 
 def later(sizes: tuple[int, ...], axis: int) -> Tensor:
-    """``[tokens]``, true for the tokens in the second half of one token axis."""
+    """Return ``[tokens]``, true for the tokens in the second half of one token axis."""
     place = torch.arange(sizes[axis]).view(-1, *[1] * (len(sizes) - axis - 1)).expand(sizes)
     return place.reshape(-1) >= sizes[axis] // 2
 
 
 def _across(run: _Runner, behind: Tensor) -> Order:
-    """The order that one cut between tokens shows, by the first exit that shows any."""
+    """The order that one split of the tokens into two halves shows, at the first exit that shows any."""
     back_moves, ahead_moves = run(behind), run(~behind)
     for back, ahead, floor in zip(back_moves, ahead_moves, run.floors, strict=True):
         backward, forward = float(back[~behind].max()), float(ahead[behind].max())
@@ -158,10 +156,10 @@ def _across(run: _Runner, behind: Tensor) -> Order:
 
 
 def _last_is_hidden(run: _Runner, count: int, padded: bool) -> bool:
-    """Whether the last token sees tokens that do not see it, in whatever order they are.
+    """Whether the last token sees tokens that do not see it, whatever their order.
 
-    This finds a prefix that all tokens see, blocks of tokens that see each other, and axes that were merged. With
-    padding, the last token that any other one sees is taken.
+    This detects a prefix that all tokens see, blocks of tokens that see each other, and axes that were merged. With
+    padding, the last token that another one sees is tested.
     """
     for last in [count - 1, *(count - 2**step for step in range(1, count.bit_length()) if padded)]:
         chosen = torch.zeros(count, dtype=torch.bool)
@@ -181,7 +179,7 @@ def _last_is_hidden(run: _Runner, count: int, padded: bool) -> bool:
 
 
 def _against(run: _Runner, count: int, most: int) -> bool:
-    """Whether some token sees a later one that does not see it: then a mean of those up to each token leaks too."""
+    """Whether some token sees a later one that does not see it: then a causal mean leaks as well."""
     places = torch.linspace(0, count - 1, min(count, most)).round().long()
     sees = []
     for place in places:
@@ -189,11 +187,11 @@ def _against(run: _Runner, count: int, most: int) -> bool:
         chosen[place] = True
         sees.append(torch.stack([_reached(moved)[places] for moved in run(chosen)]).any(dim=0))
     by_changed = torch.stack(sees)  # [changed, moved]
-    return bool((by_changed & ~by_changed.T).tril(-1).any())  # changed behind moved, and not the other way
+    return bool((by_changed & ~by_changed.T).tril(-1).any())  # the changed token is later, and does not see the other
 
 
 def _reached(moved: Tensor) -> Tensor:
-    """The tokens that move, and not by rounding alone."""
+    """The tokens that change by more than rounding."""
     return moved > REACHED * float(moved.max())
 
 
@@ -202,7 +200,7 @@ def _hidden(less: float, more: float, floor: float) -> bool:
 
 
 def _lively(program: Program) -> dict[str, Tensor]:
-    """Random values for the parameters that are zero or nearly so, by the name of their placeholder."""
+    """Random values for the parameters that are (nearly) zero, by the name of their placeholder."""
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Tensor] = {}
     for spec in program.exported.graph_signature.input_specs:

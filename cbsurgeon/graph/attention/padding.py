@@ -1,10 +1,9 @@
-"""Which input says what is padding, how, and for which tokens: read off the graph and proved on the part of it that
-makes the mask.
+"""Find the padding mask of every site: which input it is, what its values mean, and that it belongs to these tokens.
 
-A mask is tied to the keys of an attention by trying: inputs whose every position has a pattern of its own are sent
-through the nodes between the input and the scores, and exactly the keys at those positions must come out hidden. That
-shows the polarity and that position ``k`` of the mask is key ``k``, whatever arithmetic or indexing stands between. The
-keys are tied to the tokens of a block by the axis they share, which is followed through the graph.
+The mask of an attention is proved by running the nodes between the input and the scores. Each position of the input
+gets a different pattern over the samples, and exactly the keys at the marked positions must be masked. This shows which
+value marks padding, and that position ``k`` of the mask is key ``k``, whatever arithmetic or indexing is in between.
+The keys are matched to the tokens of a block by their axis, which is followed through the graph.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ LOWERED = 40.0
 """A score this far below the largest of its row gets a weight of e^-40, below the rounding of every number type."""
 
 ANYWHERE = "*"
-"""In place of a stack: the keys of an attention outside any stack could not be recognised as anybody's tokens."""
+"""Used as stack: the attention belongs to no stack, and its keys are not known to be the tokens of any block."""
 
 
 @dataclass(frozen=True)
 class Tie:
-    """What hides the keys of one attention.
+    """The padding mask of one attention.
 
     Attributes:
-        stack: the stack the attention belongs to; empty where it is no branch of one.
-        inputs: inputs that reach its mask.
+        stack: the stack that the attention belongs to; empty if it is not in a residual branch.
+        inputs: the inputs that reach its mask.
         keys: the axis of its keys.
-        mask: the input that hides keys, proved; ``None`` where that fails.
-        why: why it fails.
+        mask: the input that masks keys, if that is proved; else ``None``.
+        why: why it is not proved.
     """
 
     stack: str
@@ -52,7 +51,7 @@ class Tie:
 
 
 def ties(program: Program, reading: Reading, members: Iterable[tuple[str, Found]], *, run: bool) -> list[Tie]:
-    """What hides the keys wherever something does.
+    """Return the padding mask of every attention that an input reaches as a mask.
 
     Args:
         program: the captured program.
@@ -76,14 +75,14 @@ def ties(program: Program, reading: Reading, members: Iterable[tuple[str, Found]
 
 
 def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[Tie]) -> Mask | str:
-    """The input that says which tokens of a site are padding, or why it is not known; empty where nothing hides any.
+    """Return the padding mask of a site, or why it is not known; empty if the stack has no padding mask.
 
     Args:
         flow: axis factors of the graph.
-        site: the place.
+        site: the site.
         value: its tensor.
         stack: the stack of its block.
-        found: what hides keys anywhere in the program.
+        found: the padding masks of all attentions of the program.
     """
     dims = dims_of(flow, site, value)
     across = [dims[axis] for axis in site.token_axes]
@@ -97,7 +96,7 @@ def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[
     near = [tie for tie in own if _same(flow, tie.keys, across[0])]
     if not near:
         hiding = ", ".join(dict.fromkeys(name for tie in own for name in tie.inputs))
-        return f"{hiding} hides keys that are not these tokens, or not all of them"
+        return f"{hiding} masks keys that are not these tokens, or not all of them"
     masks = list(dict.fromkeys(tie.mask for tie in near))
     if len(masks) > 1 or masks[0] is None:
         return next((tie.why for tie in near if tie.mask is None), "its attentions take different masks")
@@ -105,17 +104,19 @@ def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[
 
 
 def dims_of(flow: Flow, site: Site, value: fx.Node) -> Dims:
-    """The dimensions a site's axes speak of: those of its tensor, split where samples and tokens share one."""
+    """Return the dimensions that a site's axes index: those of its tensor, after a shared axis is split."""
     split = unfolded(flow.of(value)) if site.unfold is not None else None
     return split[0] if split is not None else flow.of(value)
 
 
 def placed(flow: Flow, found: Sequence[Tie], tensors: Iterable[tuple[Site, fx.Node]]) -> list[Tie]:
-    """The ties, those of no stack whose keys are nobody's tokens put down to every stack: they may be about any.
+    """Return the masks, those outside any stack marked :data:`ANYWHERE` if their keys match no site's tokens.
+
+    Such a mask may be about the tokens of any stack.
 
     Args:
         flow: axis factors of the graph.
-        found: what hides keys.
+        found: the padding masks of all attentions.
         tensors: every site and its tensor.
     """
     tokens = [dims_of(flow, site, value)[axis] for site, value in tensors for axis in site.token_axes]
@@ -127,21 +128,21 @@ def _of_any(flow: Flow, tie: Tie, tokens: Iterable[Dim]) -> bool:
 
 
 def _same(flow: Flow, keys: Dim, tokens: Dim) -> bool:
-    """One axis, whole: the same identity, and nothing was cut off or added in between."""
+    """Whether keys and tokens are the same axis and nothing was cut off or added in between."""
     if not (len(keys) == len(tokens) == 1):
         return False
     return flow.table.root(keys[0].axis) == flow.table.root(tokens[0].axis) and keys[0].size == tokens[0].size
 
 
 def _prove(program: Program, flow: Flow, one: Scores, names: Sequence[str]) -> tuple[Mask | None, str]:
-    """Try every meaning of the only input that reaches a mask."""
+    """Prove the meaning of the only input that reaches a mask by trying all; else return ``None`` and the reason."""
     if len(names) != 1:
         return None, f"the mask is made from several inputs ({', '.join(names)})"
     name = names[0]
     given = next(node for node in flow.order if node.name == name)
     dims = flow.of(given)
     if name not in program.batch_axes or [factor.axis for factor in dims[0]] != [BATCH]:
-        return None, f"{name} does not have the samples along its first axis, free in number"
+        return None, f"the first axis of {name} is not the batch, or its size is fixed"
     rows = any(dims[1:-1])
     if len(dims) < 2 or len(dims[-1]) != 1 or (rows and not _rows_alike(program, name)):
         where = f" of {program.prefix}" if program.prefix else ""
@@ -153,34 +154,34 @@ def _prove(program: Program, flow: Flow, one: Scores, names: Sequence[str]) -> t
             return Mask(name, valid, rows=rows), ""
     return (
         None,
-        f"hiding a token by {name} does not hide just the key at its place: it is of another resolution, or mixed",
+        f"masking a token in {name} does not mask just the key at the same position: it has another resolution or is "
+        "combined with something else",
     )
 
 
 def _rows_alike(program: Program, name: str) -> bool:
-    """Whether a mask that the model itself makes for one of its parts hides something, and that from every query."""
+    """Whether a mask that the model makes for one of its parts masks some keys, the same ones for every query."""
     mask = program.example[name]
     rows = mask.reshape(len(mask), -1, mask.shape[-1])
     return bool(program.prefix) and bool((rows == rows[:, :1]).all()) and bool((rows != rows[..., :1]).any())
 
 
 def _is_written(example: Tensor, valid: Valid) -> bool:
-    """Whether an example could be a mask of this meaning: a mask of ones that is subtracted from scores would hide
-    keys if it held large numbers, but it does not."""
+    """Whether the example's values fit a mask of this meaning; large numbers, for instance, only fit an *open* mask."""
     if valid == "open":
         return bool(((example == 0) | (example < CLOSED)).all())
     return bool(((example == 0) | (example == 1)).all())
 
 
 def _codes(tokens: int) -> Tensor:
-    """``[samples, tokens]``: every token has a pattern of its own over the samples, and is hidden in half of them."""
+    """Return ``[samples, tokens]``: every token has a different pattern over the samples, and is masked in half."""
     number = torch.arange(tokens)
     ones = [(number >> bit) % 2 == 1 for bit in range(max(1, (tokens - 1).bit_length()))]
     return torch.stack([row for one in ones for row in (one, ~one)])
 
 
 def _means(program: Program, flow: Flow, one: Scores, name: str, valid: Valid, codes: Tensor) -> bool:
-    """Whether an input of this meaning hides exactly the keys at the places of the tokens it hides."""
+    """Whether an input of this meaning masks exactly the keys at the positions it marks."""
     like = program.example[name]
     before = _hidden(program, flow, one, name, _written(torch.ones_like(codes[:2]), valid, like))
     # Two samples at a time: the scores of a long sequence are large.
@@ -200,13 +201,13 @@ def _written(pattern: Tensor, valid: Valid, like: Tensor) -> Tensor:
 
 
 def _hidden(program: Program, flow: Flow, one: Scores, name: str, mask: Tensor) -> Tensor | None:
-    """``[samples, rows, keys]``, true where a key gets no weight; ``None`` where the scores are not laid out so."""
+    """Return ``[samples, rows, keys]``, true where a key gets no weight; ``None`` if the scores have another layout."""
     samples = len(mask)
     inputs = {**program.with_batch(samples), name: mask}
     override = {} if one.product is None else {one.product.name: _zeros(flow, one.product, samples)}
     try:
         read = values(program, inputs, [one.read.name], override)[one.read.name]
-    except Exception:  # a mask no one would give may not get through: then this is not its meaning
+    except Exception:  # the model may reject an unusual mask: then this is not its meaning
         return None
     leading = flow.of(one.read)[0]
     if read.dim() < 2 or not leading or leading[0].axis != BATCH or read.shape[0] % samples:
@@ -218,14 +219,14 @@ def _hidden(program: Program, flow: Flow, one: Scores, name: str, mask: Tensor) 
 
 
 def _zeros(flow: Flow, product: fx.Node, samples: int) -> Tensor:
-    """Scores that prefer no key."""
+    """Scores that are equal for all keys."""
     sizes = [size // PRIME * samples if size % PRIME == 0 else size for size in flow.table.sizes(product)]
     return torch.zeros(sizes, dtype=product.meta["val"].dtype)
 
 
 def _follows(before: Tensor | None, after: Tensor | None, hidden: Tensor) -> bool:
-    """Whether exactly the hidden tokens are hidden keys, beside those nobody sees anyway; rows that see no key at all
-    (queries of padding, in some models) say nothing."""
+    """Whether exactly the marked tokens are masked keys, besides those that are always masked. Rows without any visible
+    key (queries of padding, in some models) are ignored."""
     if before is None or after is None or after.shape[-1] != hidden.shape[-1]:
         return False
     expected = before | hidden[:, None, :]

@@ -1,4 +1,4 @@
-"""Attention scores: where keys are weighed, and what is laid over the weights before."""
+"""Find the attention scores of a graph and the masks and biases that are added to them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ NEAR = 40
 
 @dataclass(frozen=True)
 class Scores:
-    """One weighing of keys.
+    """The scores of one attention, with their masks.
 
     Attributes:
         node: the softmax or the fused attention.
-        read: the tensor whose last axis is keys and that says which of them count: the softmax's input, or the mask
-            given to a fused attention.
-        product: queries times keys, on the way to the softmax; ``None`` in a fused attention and in a ``baddbmm``,
-            which adds the mask to the product itself.
-        masks: tensors added to the scores, or selecting among them.
-        keys: the axis of the keys; empty where the scores are no such product, or are not weighed along its last axis.
+        read: the tensor that shows which keys are masked, keys on its last axis: the softmax's input, or the mask given
+            to a fused attention.
+        product: queries times keys; ``None`` in a fused attention and in a ``baddbmm``, which adds the mask to the
+            product itself.
+        masks: tensors that are added to the scores or select among them.
+        keys: the axis of the keys; empty if the scores are not such a product, or the softmax is over another axis.
         steps: names of the operators between product and softmax.
     """
 
@@ -39,7 +39,7 @@ class Scores:
 
 
 def find_scores(flow: Flow, nodes: Iterable[fx.Node]) -> list[Scores]:
-    """Every weighing of keys among some nodes over which anything is laid."""
+    """Return the scores of every attention among some nodes that has a mask or bias."""
     found: list[Scores] = []
     for node in nodes:
         name = aten.name(node)
@@ -62,7 +62,7 @@ def find_scores(flow: Flow, nodes: Iterable[fx.Node]) -> list[Scores]:
 
 
 def added_to_product(node: fx.Node) -> fx.Node | None:
-    """The tensor that ``baddbmm(added, queries, keys)`` adds to its product; ``None`` for other nodes.
+    """Return the tensor that ``baddbmm(added, queries, keys)`` adds to its product; ``None`` for other nodes.
 
     ``nn.MultiheadAttention`` lowers to this form when it gets a mask and returns its weights, which is its default.
     """
@@ -104,7 +104,7 @@ def _reaches_scores(flow: Flow, node: fx.Node) -> bool:
 
 
 def raw_inputs(flow: Flow) -> dict[fx.Node, frozenset[str]]:
-    """For each node, the inputs whose values reach it without passing an embedding, a projection or a norm."""
+    """Return, for each node, the inputs that reach it without passing an embedding, a projection or a norm."""
     raw: dict[fx.Node, frozenset[str]] = {}
     for node in flow.order:
         if node.op == "placeholder" and node.name in flow.inputs:
@@ -119,7 +119,7 @@ def raw_inputs(flow: Flow) -> dict[fx.Node, frozenset[str]]:
 
 
 def _is_lookup(flow: Flow, node: fx.Node) -> bool:
-    """A row of a table of parameters for every number: what comes out is no longer the number."""
+    """Whether a node looks up rows of a table of parameters, such as an embedding."""
     if aten.name(node) == "embedding":
         return True
     return aten.name(node) in ("index", "index_select", "gather") and not flow.is_activation(aten.tensors(node)[0])

@@ -1,4 +1,4 @@
-"""The part of a program that holds a stack, and where the tokens of the stack lie in its tensors."""
+"""The part of a program that computes a stack, and the axes of the stack's tokens in its tensors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cbsurgeon.graph.blocks.reading import Reading
 _FAR = 4000
 
 Tokens = tuple[Factor, ...]
-"""The tokens of a stream: the pieces of its token axes in row-major order, under their representative names."""
+"""The tokens of a stream: the pieces of its token axes in row-major order, with representative axis identities."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of a stream lie in a tensor.
+    """The axes that hold the tokens of a stream in a tensor.
 
     Attributes:
-        sizes: what the tensor is reshaped to first, so that every piece of the token axes has an axis of its own; -1
-            where the samples are.
+        sizes: shape the tensor is reshaped to first, so that every piece of the token axes is a separate axis; -1 for
+            the samples.
         places: the axes of that shape that hold tokens.
     """
 
@@ -34,13 +34,13 @@ class Layout:
     places: tuple[int, ...]
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """``[tokens, everything else]``."""
+        """Return the tensor as ``[tokens, everything else]``."""
         first = tensor.reshape(self.sizes).movedim(self.places, tuple(range(len(self.places))))
         return first.reshape(math.prod(first.shape[: len(self.places)]), -1)
 
     def tensor(self, rows: Tensor, like: Tensor) -> Tensor:
-        """The tensor whose :meth:`rows` these are, of the shape of ``like``, with its strides: a view may rely on
-        them."""
+        """Return the tensor whose :meth:`rows` these are, with the shape and strides of ``like`` (views rely on
+        them)."""
         target = tuple(range(len(self.places)))
         shape = like.reshape(self.sizes).movedim(self.places, target).shape
         changed = rows.reshape(shape).movedim(target, self.places).reshape(like.shape)
@@ -54,7 +54,7 @@ class Stretch:
     Attributes:
         entry, exits: the tensor whose tokens are changed, and those that are compared.
         layouts: where the tokens lie in each of these tensors.
-        sizes: sizes of the token axes; what shares one axis (frames and patches, rows and columns) is told apart.
+        sizes: sizes of the token axes; pieces of one axis (frames and patches, rows and columns) are listed separately.
     """
 
     entry: fx.Node
@@ -69,15 +69,16 @@ class Stretch:
 
 
 def stretch(reading: Reading, stream: fx.Node, total: fx.Node, tokens: Tokens, *, far: bool) -> Stretch | None:
-    """The stretch around one stack.
+    """Return the stretch around one stack, or ``None`` if its tokens cannot be followed.
 
     Args:
         reading: what was read from the program.
         stream: the residual stream that its first block reads.
         total: the residual add of its last block.
         tokens: the tokens of that stream.
-        far: begin where these tokens begin instead of at the stream, which includes token mixers in front of the first
-            block. The last tensor that holds the tokens is compared too, which includes those behind the last block.
+        far: start at the first tensor that holds these tokens instead of at the stream, to include token mixers before
+            the first block. The exits always include the last tensor that holds the tokens, for those after the last
+            block.
     """
     flow = reading.flow
     entry = _begin(reading, stream, tokens) if far else stream
@@ -126,7 +127,7 @@ def _is_float(node: fx.Node) -> bool:
 
 
 def tokens_of(flow: Flow, stream: fx.Node) -> Tokens | None:
-    """The tokens of a stream, where it has any."""
+    """Return the tokens of a stream, or ``None`` if it has none."""
     channel = channel_axis(flow, stream)
     known = roles_where_shared(flow, flow.of(stream), {channel}) if channel is not None else None
     if known is None or not known.tokens:
@@ -137,7 +138,7 @@ def tokens_of(flow: Flow, stream: fx.Node) -> Tokens | None:
 
 
 def _layout(flow: Flow, node: fx.Node, tokens: Tokens) -> Layout | None:
-    """Where the tokens lie in a tensor, each piece of them once and beside a channel axis."""
+    """The axes of the tokens in a tensor; ``None`` unless it has every piece once and a channel axis as well."""
     factors = [factor for dim in flow.of(node) for factor in flow.plain(dim)]
     if sum(factor.axis == BATCH for factor in factors) > 1:
         return None

@@ -1,4 +1,7 @@
-"""Axis rules of the operators that contract an axis: projections, products, attention, convolutions."""
+"""Axis rules of the operators that contract an axis: projections, products, attention, convolutions.
+
+A rule returns the dimensions of the node's result.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def _contract(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, place
 
 
 def _project(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, dim: Dim, made: Dim) -> None:
-    """Note a projection of one axis, or that it mixes copies of a stream, whose new axis is one of copies again."""
+    """Record a projection of one axis; or, if that axis holds copies of a stream, a mixture of copies."""
     if dim and _are_copies(flow, dim):
         flow.mixtures[node] = source
         for factor in (*dim, *made):
@@ -56,7 +59,7 @@ def _note_contracted(flow: Flow, dim: Dim) -> None:
 
 
 def matmul(flow: Flow, node: fx.Node) -> Dims:
-    """A projection where one side is a parameter; a product of activations otherwise."""
+    """A projection if one factor is a parameter; otherwise a product of activations."""
     operands = flow.sources(node)[:2] if aten.name(node) != "baddbmm" else flow.sources(node)[1:3]
     if len(operands) == 1:
         operands = operands * 2
@@ -120,7 +123,7 @@ def einsum(flow: Flow, node: fx.Node) -> Dims:
 
 
 def attention(flow: Flow, node: fx.Node) -> Dims:
-    """The queries' positions with the values' channels."""
+    """Attention: the positions of the queries with the channels of the values."""
     query, key, val = (flow.of(cast(fx.Node, arg)) for arg in node.args[:3])
     flow.table.align(query[-1], key[-1])
     flow.table.align(key[-2], val[-2])
@@ -128,13 +131,13 @@ def attention(flow: Flow, node: fx.Node) -> Dims:
 
 
 def embedding(flow: Flow, node: fx.Node) -> Dims:
-    """A new feature axis behind the indices."""
+    """An embedding: the axes of the indices and a new feature axis."""
     index = flow.of(cast(fx.Node, node.args[1]))
     return (*index, flow.table.fresh(flow.table.sizes(node)[-1], feature=True))
 
 
 def convolution(flow: Flow, node: fx.Node) -> Dims:
-    """A projection of the channels; positions stay positions."""
+    """A convolution: a projection of the channels, and the spatial axes."""
     source, weight = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
     dims, sizes = flow.of(source), flow.table.sizes(node)
     if len(dims) != len(sizes):
@@ -156,6 +159,6 @@ def groups(node: fx.Node) -> int:
 
 
 def is_depthwise(flow: Flow, node: fx.Node) -> bool:
-    """A convolution that keeps channels apart (one group a channel)."""
+    """Whether a convolution is depthwise: one group per channel."""
     channels = flow.table.sizes(cast(fx.Node, node.args[0]))[1]
     return groups(node) == channels and channels > 1

@@ -1,4 +1,4 @@
-"""What is known about the axes of a graph's tensors while rules follow them from the inputs to the outputs."""
+"""The state of axis tracking: the axes of every tensor, filled in by the axis rules from the inputs to the outputs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Flow:
     Attributes:
         table: the factors of every dimension.
         depends: the nodes whose values depend on the user's inputs.
-        order: each node's place in the graph.
+        order: the position of each node in the graph.
         projections: projection node → (activation it reads, its weight, the dimension it contracts).
-        mixtures: node that mixes copies of a stream by weights → the activation it mixes.
+        mixtures: node that mixes copies of a stream by weights (hyper-connections) → the activation it mixes.
     """
 
     def __init__(self, graph: fx.Graph, inputs: Sequence[str], batch_axes: Mapping[str, int]) -> None:
@@ -36,7 +36,7 @@ class Flow:
         self.mixtures: dict[fx.Node, fx.Node] = {}
 
     def of(self, node: fx.Node) -> Dims:
-        """Factors of a node's dimensions."""
+        """Return the factors of a node's dimensions."""
         return self.table.dims[node]
 
     def is_activation(self, node: fx.Node) -> bool:
@@ -44,9 +44,9 @@ class Flow:
         return node in self.depends
 
     def plain(self, dim: Dim) -> Dim:
-        """A dimension with every axis under its representative name, so that equal ones compare equal."""
+        """Return a dimension with representative axis identities, so that equal dimensions compare equal."""
         return tuple(factor._replace(axis=self.table.root(factor.axis)) for factor in dim)
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
-        """Tensor inputs whose dimensions are known."""
+        """Return the tensor inputs of a node whose dimensions are known."""
         return [source for source in aten.tensors(node) if source in self.table.dims]

@@ -1,4 +1,7 @@
-"""Axis rules of the operators that move, split, merge, cut and join axes."""
+"""Axis rules of the operators that move, split, merge, cut and join axes.
+
+A rule returns the dimensions of the node's result.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from cbsurgeon.graph.axes.table import BATCH, Dim, Dims
 
 
 def permute(flow: Flow, node: fx.Node) -> Dims:
-    """Axes in another order."""
+    """``permute``: the axes in another order."""
     dims = flow.of(flow.sources(node)[0])
     order = cast(Sequence[int], aten.argument(node, 1, "dims"))
     return tuple(dims[i] for i in order)
 
 
 def transpose(flow: Flow, node: fx.Node) -> Dims:
-    """Two axes change places; by default the last two."""
+    """``transpose``: two axes swapped, by default the last two."""
     dims = list(flow.of(flow.sources(node)[0]))
     if aten.name(node) in ("t", "numpy_T", "mT", "transpose") and len(node.args) < 3:
         if len(dims) >= 2:
@@ -33,7 +36,7 @@ def transpose(flow: Flow, node: fx.Node) -> Dims:
 
 
 def movedim(flow: Flow, node: fx.Node) -> Dims:
-    """Axes move to other places."""
+    """``movedim``: axes moved to other positions."""
     dims = flow.of(flow.sources(node)[0])
     source, target = node.args[1], node.args[2]
     numbered = torch.empty(tuple(range(1, len(dims) + 1)), device="meta")  # the size of an axis is its number
@@ -41,13 +44,13 @@ def movedim(flow: Flow, node: fx.Node) -> Dims:
 
 
 def view(flow: Flow, node: fx.Node) -> Dims:
-    """The factors of all axes, grouped anew."""
+    """``view``: the factors of all axes, regrouped by the new sizes."""
     dims = flow.of(flow.sources(node)[0])
     return flow.table.regroup([factor for dim in dims for factor in dim], flow.table.sizes(node))
 
 
 def expand(flow: Flow, node: fx.Node) -> Dims:
-    """Axes of size one get a size of their own."""
+    """``expand``: axes of size 1 become new axes of the expanded size."""
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
     lead = len(sizes) - len(dims)
     padded = ((),) * lead + dims
@@ -57,7 +60,7 @@ def expand(flow: Flow, node: fx.Node) -> Dims:
 
 
 def _note_repeated(flow: Flow, node: fx.Node, before: Dims, after: Dims) -> None:
-    """Along a new axis, an activation is the same everywhere."""
+    """Record the new axes along which an activation was repeated."""
     if flow.is_activation(node):
         for old, new in zip(before, after, strict=True):
             if not old and new and not flow.table.holds_batch(new):
@@ -65,14 +68,14 @@ def _note_repeated(flow: Flow, node: fx.Node, before: Dims, after: Dims) -> None
 
 
 def unsqueeze(flow: Flow, node: fx.Node) -> Dims:
-    """A new axis of size one."""
+    """``unsqueeze``: a new axis of size 1."""
     dims = flow.of(flow.sources(node)[0])
     place = cast(int, node.args[1]) % (len(dims) + 1)
     return (*dims[:place], (), *dims[place:])
 
 
 def squeeze(flow: Flow, node: fx.Node) -> Dims:
-    """Axes of size one go."""
+    """``squeeze``: axes of size 1 removed."""
     dims, rank = flow.of(flow.sources(node)[0]), len(flow.table.sizes(node))
     where = aten.argument(node, 1, "dim")
     if where is None:
@@ -83,14 +86,14 @@ def squeeze(flow: Flow, node: fx.Node) -> Dims:
 
 
 def select(flow: Flow, node: fx.Node) -> Dims:
-    """One axis goes."""
+    """``select``: one axis removed."""
     dims = flow.of(flow.sources(node)[0])
     place = cast(int, node.args[1]) % len(dims)
     return (*dims[:place], *dims[place + 1 :])
 
 
 def repeat(flow: Flow, node: fx.Node) -> Dims:
-    """Axes grow."""
+    """``repeat``: the same axes with larger sizes."""
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
     padded = ((),) * (len(sizes) - len(dims)) + dims
     result = tuple(flow.table.resized(dim, size) for dim, size in zip(padded, sizes, strict=True))
@@ -99,7 +102,7 @@ def repeat(flow: Flow, node: fx.Node) -> Dims:
 
 
 def same_rank(flow: Flow, node: fx.Node) -> Dims:
-    """Slices, pads, pools, index selections: the axes stay, their sizes may change."""
+    """Slices, pads, pools, index selections: the same axes, possibly with other sizes."""
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
     if len(dims) != len(sizes):
         return tuple(flow.table.fresh(size) for size in sizes)
@@ -107,13 +110,13 @@ def same_rank(flow: Flow, node: fx.Node) -> Dims:
 
 
 def pool(flow: Flow, node: fx.Node) -> Dims:
-    """A window slides over everything behind the channels."""
+    """Pooling: the same axes; all after the channels are recorded as spatial."""
     note_slid(flow, flow.of(flow.sources(node)[0])[2:])
     return same_rank(flow, node)
 
 
 def note_slid(flow: Flow, dims: Sequence[Dim]) -> None:
-    """A window slides over these axes: they are positions."""
+    """Record that a window slides over these axes, so that they hold positions."""
     for dim in dims:
         for axis in flow.table.axes(dim):
             if axis != BATCH:
@@ -121,7 +124,7 @@ def note_slid(flow: Flow, dims: Sequence[Dim]) -> None:
 
 
 def cat(flow: Flow, node: fx.Node) -> Dims:
-    """One axis grows; the others are the same axis in all inputs."""
+    """``cat``: one axis becomes longer; the others are the same axis in all inputs."""
     parts = [source for source in flow.sources(node) if flow.of(source)]
     sizes = flow.table.sizes(node)
     where = cast(int, aten.argument(node, 1, "dim", 0)) % len(sizes)
@@ -139,7 +142,7 @@ def cat(flow: Flow, node: fx.Node) -> Dims:
 
 
 def stack(flow: Flow, node: fx.Node) -> Dims:
-    """A new axis."""
+    """``stack``: a new axis; the others are the same axis in all inputs."""
     sources, sizes = flow.sources(node), flow.table.sizes(node)
     where = cast(int, aten.argument(node, 1, "dim", 0)) % len(sizes)
     dims = flow.of(sources[0])
@@ -153,7 +156,7 @@ def stack(flow: Flow, node: fx.Node) -> Dims:
 
 
 def index(flow: Flow, node: fx.Node) -> Dims:
-    """Advanced indexing: axes before and after the indexed ones are kept when their number still fits."""
+    """Advanced indexing: if one axis is indexed, the axes before and after it are kept."""
     sizes = flow.table.sizes(node)
     dims = flow.of(flow.sources(node)[0])
     indices = cast(Sequence[object], node.args[1])
@@ -169,7 +172,7 @@ def index(flow: Flow, node: fx.Node) -> Dims:
 
 
 def unfold(flow: Flow, node: fx.Node) -> Dims:
-    """Windows of one axis."""
+    """``unfold``: one axis becomes windows and the positions inside a window."""
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
     place = cast(int, node.args[1]) % len(dims)
     window = flow.table.resized(dims[place], sizes[-1])
@@ -177,7 +180,7 @@ def unfold(flow: Flow, node: fx.Node) -> Dims:
 
 
 def im2col(flow: Flow, node: fx.Node) -> Dims:
-    """Patches of an image: channels and the positions inside a patch in one axis, the patches in another."""
+    """``im2col``: channels and the positions inside a patch on one axis, the patches on another."""
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
     kernel = cast(Sequence[int], node.args[1])
     inside = tuple(factor for size in kernel for factor in flow.table.fresh(size))

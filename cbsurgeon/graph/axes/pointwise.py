@@ -1,4 +1,7 @@
-"""Axis rules of the operators that keep or drop axes: element-wise steps, norms, reductions."""
+"""Axis rules of the operators that keep or drop axes: element-wise operators, norms, reductions.
+
+A rule returns the dimensions of the node's result.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from cbsurgeon.graph.axes.table import Dim, Dims, extent
 
 
 def like_inputs(flow: Flow, node: fx.Node) -> Dims:
-    """Element-wise steps, and every operator that keeps the shape of its first input."""
+    """Element-wise operators, and every operator that keeps the shape of its first input."""
     sizes = flow.table.sizes(node)
     elementwise = aten.name(node) in aten.ELEMENTWISE
     sources = flow.sources(node)
-    # Activations say what an axis is; parameters are laid over them.
+    # The identity of an axis comes from activations; parameters are broadcast against them.
     sources.sort(key=lambda source: not flow.is_activation(source))
     if not elementwise:
         sources = [source for source in sources if len(flow.of(source)) == len(sizes)][:1]
@@ -42,7 +45,7 @@ def like_inputs(flow: Flow, node: fx.Node) -> Dims:
 
 
 def _note_vectors(flow: Flow, node: fx.Node, dims: Sequence[Dim]) -> None:
-    """A parameter with one long axis, laid over an activation, scales or shifts that axis."""
+    """Record the axes of an activation that a vector parameter scales or shifts."""
     for source in flow.sources(node):
         if flow.is_activation(source) or not dims:
             continue
@@ -53,7 +56,7 @@ def _note_vectors(flow: Flow, node: fx.Node, dims: Sequence[Dim]) -> None:
 
 
 def _note_spelled_norm(flow: Flow, node: fx.Node) -> None:
-    """``rsqrt(mean(x * x, dim) + eps)`` and its kin normalise along ``dim``."""
+    """Record that ``rsqrt(mean(x * x, dim) + eps)`` and similar arithmetic normalise along ``dim``."""
     if aten.name(node) not in ("rsqrt", "sqrt", "reciprocal", "pow"):
         return
     current: fx.Node = node
@@ -80,7 +83,7 @@ def _note_norm(flow: Flow, dim: Dim) -> None:
 
 
 def norm(flow: Flow, node: fx.Node) -> Dims:
-    """The axes stay; what is normalised over is noted."""
+    """Norms: the same axes; the normalised one is recorded."""
     dims = flow.of(flow.sources(node)[0])
     if aten.name(node) in ("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm"):
         shape = cast(Sequence[int], aten.argument(node, 1, "normalized_shape", [0]))
@@ -92,7 +95,7 @@ def norm(flow: Flow, node: fx.Node) -> Dims:
 
 
 def reduce(flow: Flow, node: fx.Node) -> Dims:
-    """The reduced axes go, or keep size one."""
+    """Reductions: the reduced axes removed, or kept with size 1."""
     dims, sizes = flow.of(flow.sources(node)[0]), flow.table.sizes(node)
     if len(flow.sources(node)) == 2:  # min(a, b) and max(a, b) compare two tensors
         return like_inputs(flow, node)

@@ -21,8 +21,8 @@ class Roles:
         channel: index of the channel axis.
         count: number of tokens (product of the token axes).
         channels: size of the channel axis.
-        folded: token positions that share an axis with the batch.
-        unfold: how the tensor is split first; the indices are then those of the split tensor.
+        folded: number of token positions that share an axis with the batch.
+        unfold: how a shared axis is split first; the indices are then those of the split tensor.
     """
 
     batch: tuple[int, ...]
@@ -35,13 +35,13 @@ class Roles:
 
 
 def channel_axis(flow: Flow, stream: fx.Node) -> int | None:
-    """The axis of a stream that holds its channels.
+    """Return the axis of a stream that holds its channels.
 
     Evidence, strongest first: normalisations run along it; a projection made it and no input has it; vector parameters
-    act along it; it is the only axis any projection contracts. Sizes are never looked at.
+    scale or shift it; it is the only axis that a projection contracts. Sizes are not used.
 
     Returns:
-        the identity of the axis, or ``None`` when nothing tells it from the token axes.
+        the identity of the axis, or ``None`` if nothing distinguishes it from the token axes.
     """
     table = flow.table
     dims = [dim for dim in flow.of(stream) if dim]
@@ -64,10 +64,10 @@ def channel_axis(flow: Flow, stream: fx.Node) -> int | None:
 
 
 def roles(flow: Flow, dims: Dims, channels: set[int]) -> Roles | None:
-    """Roles of a tensor's axes, given the identities that are channels there.
+    """Return the roles of a tensor's axes, given the identities of the channel axes.
 
     Returns:
-        ``None`` when an axis mixes channels with anything else, or when there is no single channel axis.
+        ``None`` if an axis combines channels with anything else, or there is not exactly one channel axis.
     """
     batch, tokens, channel, folded = list[int](), list[int](), list[int](), 1
     for place, dim in enumerate(dims):
@@ -92,10 +92,10 @@ def roles(flow: Flow, dims: Dims, channels: set[int]) -> Roles | None:
 
 
 def unfolded(dims: Dims) -> tuple[Dims, Unfold] | None:
-    """The dimensions of a tensor whose samples share an axis with something else, that axis split, and how.
+    """Split the axis that samples share with something else; return the dimensions after that, and the split.
 
     Returns:
-        ``None`` where no axis is shared, or the samples are not in one piece.
+        ``None`` if the samples do not share an axis, or are not in one piece.
     """
     shared = [place for place, dim in enumerate(dims) if len(dim) > 1 and any(f.axis == BATCH for f in dim)]
     if len(shared) != 1:
@@ -111,7 +111,7 @@ def unfolded(dims: Dims) -> tuple[Dims, Unfold] | None:
 
 
 def roles_where_shared(flow: Flow, dims: Dims, channels: set[int]) -> Roles | None:
-    """Roles of a tensor's axes; where samples and tokens share an axis, of the tensor with that axis split."""
+    """Return the roles of a tensor's axes; if samples and tokens share an axis, those after that axis is split."""
     known = roles(flow, dims, channels)
     if known is None or known.tokens or known.folded == 1 or (split := unfolded(dims)) is None:
         return known

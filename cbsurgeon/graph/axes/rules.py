@@ -1,4 +1,4 @@
-"""Axis rules of the ATen operators: how each one carries the factors of its inputs to its outputs."""
+"""The table of axis rules: ATen operator → function that returns the axes of its result from those of its inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _unknown(flow: Flow, node: fx.Node) -> Dims:
 
 
 def split(flow: Flow, node: fx.Node, values: Sequence[Any]) -> list[Dims]:
-    """Operators that return lists: pieces of the first input, or shape-keeping results."""
+    """Return the dimensions of each result of an operator that returns several."""
     sources = flow.sources(node)
     result: list[Dims] = []
     for val in values:
@@ -78,4 +78,4 @@ RULES: dict[str, Rule] = _table(
     ("im2col", layout.im2col),
     ("pixel_shuffle pixel_unshuffle col2im", _unknown),
 )
-"""Operator name → axis rule; everything else keeps the axes of its inputs where the shapes allow it."""
+"""Operator name → axis rule; every other operator keeps the axes of its inputs, as far as the shapes allow."""

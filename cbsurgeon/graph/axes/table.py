@@ -1,9 +1,9 @@
-"""Where every axis of every tensor comes from: factors of the batch, of token axes, of channel axes.
+"""The table of axes: every dimension of every tensor as a product of factors, each with an axis identity.
 
 Each tensor dimension is a tuple of *factors*, in row-major order, so that splits and merges (``view``, windows, heads)
-can be followed exactly. A factor has a size and an identity; identities that are added to each other, or contracted
-with each other, are the same axis and are joined (union-find). No two sizes are ever compared to decide a role: the
-batch is known by its symbol, and for the arithmetic of ``view`` the symbol is replaced by a large prime.
+can be followed exactly. A factor has a size and an axis identity. If two dimensions are added or contracted with each
+other, they are the same axis and their identities are joined (union-find). Sizes never decide a role: the batch is
+recognised by its symbol, and for the arithmetic of ``view`` the symbol is replaced by a large prime.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from torch import fx
 
 PRIME = 1_000_003
-"""Stands for the symbolic batch in size arithmetic: no real dimension is a multiple of it."""
+"""Replaces the symbolic batch in size arithmetic; no real dimension is a multiple of it."""
 
 OTHER_PRIME = 1_000_033
-"""Stands for sizes that values decide (how many tokens an expert gets): they are no batch."""
+"""Replaces sizes that depend on values (how many tokens an expert gets), which are not the batch."""
 
 BATCH = 0
 """Identity of the batch axis."""
@@ -40,7 +40,7 @@ Dims = tuple[Dim, ...]
 
 @dataclass
 class Evidence:
-    """What was seen happening to one axis.
+    """What the operators of a graph do along one axis.
 
     Attributes:
         normalised: how often a normalisation ran along it (and along nothing else).
@@ -49,8 +49,8 @@ class Evidence:
         slid: how often a spatial convolution or pooling slid along it.
         feature: it was produced by a projection or an embedding.
         given: it is an axis of an input.
-        repeated: an activation was expanded along it, so that it began as copies of one tensor.
-        copies: it began so and a projection mixes the copies: they are copies of a stream (hyper-connections).
+        repeated: an activation was expanded along it, so that it started as copies of one tensor.
+        copies: it is repeated and a projection mixes the copies: copies of a stream (hyper-connections).
     """
 
     normalised: int = 0
@@ -63,14 +63,14 @@ class Evidence:
     copies: bool = False
 
     def add(self, other: Evidence) -> None:
-        """Join what was seen of two axes that turned out to be one."""
+        """Add the evidence of another axis that is the same axis."""
         self.normalised += other.normalised
         self.contracted += other.contracted
         self.scaled += other.scaled
         self.slid += other.slid
         self.feature |= other.feature
         self.given |= other.given
-        self.repeated &= other.repeated  # a norm that is expanded to its tensor makes no copies
+        self.repeated &= other.repeated  # expanding a norm's statistics to its tensor makes no copies
         self.copies |= other.copies
 
 
@@ -85,7 +85,7 @@ class AxisTable:
     _sizes: dict[object, int] = field(default_factory=dict)
 
     def new(self, *, feature: bool = False, given: bool = False) -> int:
-        """A new axis identity."""
+        """Return a new axis identity."""
         self._parent.append(len(self._parent))
         axis = len(self._parent) - 1
         if feature or given:
@@ -93,7 +93,7 @@ class AxisTable:
         return axis
 
     def root(self, axis: int) -> int:
-        """The representative of an axis identity."""
+        """Return the representative of an axis identity."""
         parent = self._parent
         while parent[axis] != axis:
             parent[axis] = parent[parent[axis]]
@@ -101,7 +101,7 @@ class AxisTable:
         return axis
 
     def join(self, first: int, second: int) -> None:
-        """Two identities are one axis. The batch is never joined to anything."""
+        """Join two identities that are one axis. The batch is never joined to anything."""
         a, b = self.root(first), self.root(second)
         if a == b or BATCH in (a, b):
             return
@@ -110,11 +110,11 @@ class AxisTable:
         self._evidence[low].add(self._evidence.pop(high, Evidence()))
 
     def evidence(self, axis: int) -> Evidence:
-        """What was seen of an axis."""
+        """Return the evidence about an axis."""
         return self._evidence[self.root(axis)]
 
     def size(self, dim: int | torch.SymInt) -> int:
-        """The size of a dimension with the prime in place of the batch; reads the expression, adds no guard."""
+        """Return the size of a dimension, with the prime in place of the batch; adds no guard to the symbol."""
         if isinstance(dim, int):
             return dim
         expression = dim.node.expr
@@ -127,11 +127,11 @@ class AxisTable:
         return known
 
     def sizes(self, node: fx.Node) -> tuple[int, ...]:
-        """All sizes of a node's tensor."""
+        """Return all sizes of a node's tensor."""
         return tuple(self.size(dim) for dim in node.meta["val"].shape)
 
     def fresh(self, size: int, *, feature: bool = False, given: bool = False) -> Dim:
-        """A dimension nothing is known about, except that a multiple of the prime holds the batch."""
+        """Return a new dimension; if its size is a multiple of the prime, it contains the batch."""
         if size == 1:
             return ()
         if size and size % PRIME == 0:
@@ -140,7 +140,7 @@ class AxisTable:
         return (Factor(size, self.new(feature=feature, given=given)),)
 
     def resized(self, dim: Dim, size: int) -> Dim:
-        """The same axis with another number of positions (a slice, a pad, a stride)."""
+        """Return the same axis with another number of positions (after a slice, a pad, a stride)."""
         if extent(dim) == size:
             return dim
         if size == 1:
@@ -156,7 +156,7 @@ class AxisTable:
         return result
 
     def align(self, first: Dim, second: Dim) -> None:
-        """Two dimensions are laid over each other (added, multiplied, contracted): their axes are the same."""
+        """Join the axes of two dimensions that are added, multiplied or contracted with each other."""
         if first == second or not first or not second or extent(first) != extent(second):
             return
         if len(first) == len(second):
@@ -169,7 +169,7 @@ class AxisTable:
             self.join(axes[0].pop(), axes[1].pop())
 
     def regroup(self, factors: Sequence[Factor], sizes: Sequence[int]) -> Dims:
-        """Distribute row-major factors over the dimensions of a ``view``, splitting factors where it cuts them."""
+        """Distribute row-major factors over the dimensions of a ``view``, splitting factors as needed."""
         queue = list(reversed(factors))
         result: list[Dim] = []
         for place, size in enumerate(sizes):
@@ -195,7 +195,7 @@ class AxisTable:
         return tuple(result)
 
     def _piece(self, factor: Factor, size: int) -> Factor:
-        """One piece of a split factor: still the same axis for every question of role."""
+        """One piece of a split factor; it keeps the axis identity."""
         if factor.axis == BATCH:
             return Factor(size, BATCH)
         return Factor(size, factor.axis)
@@ -203,7 +203,7 @@ class AxisTable:
     # questions
 
     def axes(self, dim: Dim) -> set[int]:
-        """Representatives of the axes in a dimension."""
+        """Return the representatives of the axes in a dimension."""
         return {self.root(factor.axis) for factor in dim}
 
     def holds_batch(self, dim: Dim) -> bool:
@@ -212,17 +212,17 @@ class AxisTable:
 
 
 def extent(dim: Iterable[Factor]) -> int:
-    """Number of positions of a dimension."""
+    """Return the number of positions of a dimension."""
     return math.prod(factor.size for factor in dim)
 
 
 def most_normalised(table: AxisTable, axes: Iterable[int]) -> int | None:
-    """The one axis that is normalised more often than every other, if there is one."""
+    """Return the axis that is normalised more often than every other, if there is one."""
     return _winner(Counter({axis: table.evidence(axis).normalised for axis in axes}))
 
 
 def most_scaled(table: AxisTable, axes: Iterable[int]) -> int | None:
-    """The one axis along which vector parameters act more often than along every other, if there is one."""
+    """Return the axis that vector parameters scale or shift more often than every other, if there is one."""
     return _winner(Counter({axis: table.evidence(axis).scaled for axis in axes}))
 
 

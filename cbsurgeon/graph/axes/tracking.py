@@ -1,4 +1,4 @@
-"""One pass over a graph that follows every axis of every tensor."""
+"""Follow every axis of every tensor through a graph, in one pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cbsurgeon.graph.axes.table import BATCH, Dims, Factor, extent
 
 
 def follow(graph: fx.Graph, inputs: Sequence[str], batch_axes: Mapping[str, int]) -> Flow:
-    """Apply the axis rule of every node, in graph order.
+    """Apply the axis rule of every node, in graph order, and return the axes of all tensors.
 
     Args:
         graph: the graph of an exported program.
@@ -69,7 +69,7 @@ def _apply(flow: Flow, node: fx.Node) -> Dims:
 
 
 def _checked(flow: Flow, node: fx.Node, dims: Dims) -> Dims:
-    """The rule's answer where its sizes are the tensor's; a dimension it got wrong is unknown instead."""
+    """The rule's dimensions; one whose size is not the tensor's is replaced by an unknown dimension."""
     sizes = flow.table.sizes(node)
     if len(dims) != len(sizes):
         return tuple(flow.table.fresh(size) for size in sizes)

@@ -1,4 +1,4 @@
-"""Attention maps in a graph: which tensors hold the weights, and what their axes stand for.
+"""Attention maps in a graph: which tensors hold the attention weights, and what their axes are.
 
-Belongs here: where attention weights are in a graph. Not here: what is computed from them.
+Belongs here: finding attention weights in a graph. Not here: statistics of them (``analysis``).
 """

@@ -1,4 +1,4 @@
-"""Queries times keys: the product that the scores of a softmax come from."""
+"""Find the product of queries and keys that the scores of a softmax come from."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cbsurgeon.graph.axes.flow import Flow
 FUSED = "scaled_dot_product_attention"
 SOFTMAX = frozenset({"softmax", "_softmax"})
 PASSED = aten.DROPOUT | aten.LAYOUT | aten.CROP | aten.ELEMENTWISE | {"getitem", "cat"}
-"""Steps that leave every axis of scores or weights whole."""
+"""Operators that keep every axis of scores or weights."""
 
 _LINEAR = frozenset({"linear", "addmm"}) | aten.CONVOLUTION
 
 
 class Before(NamedTuple):
-    """Queries times keys, and the way from there to the softmax."""
+    """The product of queries and keys, the nodes from it to the softmax, and whether heads are mixed on the way."""
 
     product: fx.Node
     way: list[fx.Node]
@@ -28,7 +28,7 @@ class Before(NamedTuple):
 
 
 def softmax_input(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
-    """What a softmax normalises and along which axis; also one that is spelled ``exp(x) / exp(x).sum(axis)``."""
+    """Return the input of a softmax and its axis; also of a softmax written as ``exp(x) / exp(x).sum(axis)``."""
     name = aten.name(node)
     if name in SOFTMAX:
         source, axis = aten.tensors(node)[0], aten.argument(node, 1, "dim")
@@ -46,7 +46,7 @@ def softmax_input(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
 
 
 def comparison(flow: Flow, read: fx.Node, axis: int, crossed: int = 0) -> Before | None:
-    """The product of queries and keys that the scores come from."""
+    """Return the product of queries and keys that the scores come from, or ``None``."""
     parent: dict[fx.Node, fx.Node | None] = {read: None}
     queue, crossings = [read], list[fx.Node]()
     while queue and len(parent) < NEAR * 2:
@@ -67,7 +67,7 @@ def comparison(flow: Flow, read: fx.Node, axis: int, crossed: int = 0) -> Before
 
 
 def fixed_comparison(flow: Flow, read: fx.Node) -> Before | None:
-    """The product of queries and keys that are both learned: the first attention of a decoder, before any input."""
+    """Return the product of queries and keys that are both learned, as in the first attention of some decoders."""
     way = [read]
     while len(way) < NEAR:
         factors = pair(way[-1])
@@ -83,7 +83,7 @@ def fixed_comparison(flow: Flow, read: fx.Node) -> Before | None:
 def _across(
     flow: Flow, crossings: list[fx.Node], parent: dict[fx.Node, fx.Node | None], axis: int, crossed: int
 ) -> Before | None:
-    """Behind a projection over the heads; or learned queries, which make the product with the keys a projection."""
+    """The product upstream of a projection over the heads; or a product with learned queries, which is a projection."""
     for node in crossings if not crossed else ():
         live = next(source for source in aten.tensors(node) if flow.is_activation(source))
         further = comparison(flow, live, axis, crossed + 1)
@@ -96,8 +96,7 @@ def _across(
 
 
 def _learned(flow: Flow, node: fx.Node) -> bool:
-    """Whether a product compares keys with learned queries: the other factor has several axes of its own, as
-    heads and queries have, or was itself projected."""
+    """Whether a product compares keys with learned queries: the factor without input was itself projected."""
     factors = pair(node)
     if factors is None or len(flow.table.sizes(node)) < 3:
         return False
@@ -106,7 +105,7 @@ def _learned(flow: Flow, node: fx.Node) -> bool:
 
 
 def is_computed(node: fx.Node) -> bool:
-    """Whether a tensor of parameters was made by a projection rather than being one."""
+    """Whether a tensor is the result of a projection of parameters, and not a parameter itself."""
     for _ in range(NEAR):
         if aten.name(node) in aten.MATMUL | _LINEAR:
             return True
@@ -118,7 +117,7 @@ def is_computed(node: fx.Node) -> bool:
 
 
 def _way(parent: dict[fx.Node, fx.Node | None], node: fx.Node) -> list[fx.Node]:
-    """From a node down to where the search began, both included."""
+    """The nodes from ``node`` down to the start of the search, both included."""
     way = [node]
     while (below := parent[way[-1]]) is not None:
         way.append(below)

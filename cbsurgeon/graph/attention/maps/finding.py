@@ -1,7 +1,7 @@
-"""Every attention of a graph.
+"""Find every attention of a graph that has a map.
 
-An attention is one ``scaled_dot_product_attention``, or a softmax that lies between two products: queries times keys
-before it, weights times values after it. Between them may stand scales, masks, biases, changes of type and layout, and
+An attention is one ``scaled_dot_product_attention``, or a softmax between two products: queries times keys before it,
+weights times values after it. In between there may be scales, masks, biases, changes of type and layout, and
 projections over the heads (talking heads).
 """
 
@@ -22,7 +22,7 @@ from cbsurgeon.graph.axes.table import BATCH
 
 
 def find_maps(flow: Flow) -> list[Map]:
-    """Every attention of a graph, in graph order."""
+    """Return every attention of a graph that has a map, in graph order."""
     found = (_fused(flow, node) if aten.name(node) == FUSED else _spelled(flow, node) for node in flow.order)
     return [one for one in found if one is not None and _compares_tokens(flow, one)]
 
@@ -82,7 +82,7 @@ def _assembled(flow: Flow, node: fx.Node, axis: int, before: Before, after: Afte
 
 
 def _ends(flow: Flow, before: Before, axis: int) -> tuple[Place, Place, int | None] | None:
-    """Queries and keys with the axes of their positions, and the axis of the queries in the softmax's input."""
+    """Queries and keys with their position axes, and the axis of the queries in the softmax's input."""
     factors = pair(before.product)
     assert factors is not None
     reached: dict[int, int | None] = {}
@@ -109,7 +109,7 @@ def _ends(flow: Flow, before: Before, axis: int) -> tuple[Place, Place, int | No
 
 
 def own_axes(flow: Flow, product: fx.Node, factor: fx.Node) -> list[tuple[int, int]]:
-    """The axes of a factor that only it gives to the product, with their places there."""
+    """Return the axes of a factor that the other factor does not have, with their index in the product."""
     part = operand(flow, product, factor)
     if part is None:
         return []
@@ -123,7 +123,7 @@ def _compares_tokens(flow: Flow, one: Map) -> bool:
 
 
 def channels_of(flow: Flow, node: fx.Node) -> set[int]:
-    """The axes that the nearest projections upstream of a tensor made: its channels, cut into heads or not."""
+    """Return the axes made by the nearest projections upstream of a tensor: its channels, split into heads or not."""
     queue, seen, found = [node], set[fx.Node](), set[int]()
     while queue and len(seen) < NEAR * 2:
         current = queue.pop()

@@ -1,4 +1,4 @@
-"""Where an axis of a tensor is in the result of the operator that reads the tensor."""
+"""Follow one axis of a tensor into the result of an operator."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _REGROUPS = frozenset("view reshape _unsafe_view flatten unflatten view_as resha
 
 
 class Operand(NamedTuple):
-    """The part one operand has in a product of two tensors.
+    """The axes of one operand of a product of two tensors.
 
     Attributes:
         other: the other operand.
-        contracted: axes of the operand that are summed over, against axes of the other.
-        shared: axes of the operand that the other has too (batch, heads).
-        own: axes of the operand that the result has and the other operand has not.
+        contracted: axes that are contracted with axes of the other operand.
+        shared: axes that the other operand and the result have as well (batch, heads).
+        own: axes that the result has and the other operand does not have.
     """
 
     other: fx.Node
@@ -32,7 +32,7 @@ class Operand(NamedTuple):
 
 
 def pair(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """The two factors of a matrix product or einsum."""
+    """Return the two factors of a matrix product or einsum; ``None`` for other nodes."""
     name = aten.name(node)
     if name == "einsum":
         given = node.args[1]
@@ -47,7 +47,7 @@ def pair(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 
 def operand(flow: Flow, node: fx.Node, source: fx.Node) -> Operand | None:
-    """The part that ``source`` has in the product ``node``; ``None`` where it is no such product."""
+    """Return the axes of ``source`` in the product ``node``; ``None`` if it is not a product of two tensors."""
     factors = pair(node)
     if factors is None or source not in factors:
         return None
@@ -85,7 +85,8 @@ def _by_letters(node: fx.Node, place: int, other: fx.Node) -> Operand | None:
 
 
 def moved(flow: Flow, source: fx.Node, axis: int, user: fx.Node) -> int | None:
-    """The axis of ``user``'s result that is ``axis`` of its operand ``source``; ``None`` where it is summed or lost."""
+    """Return the axis of ``user``'s result that is ``axis`` of its operand ``source``; ``None`` if it is summed or
+    lost."""
     name, before, after = aten.name(user), flow.table.sizes(source), flow.table.sizes(user)
     if name == "einsum":
         return _moved_by_letters(user, source, axis)
@@ -126,12 +127,12 @@ def _moved_by_letters(node: fx.Node, source: fx.Node, axis: int) -> int | None:
 
 
 def _regrouped(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> int | None:
-    """An axis that a ``view`` leaves whole has as many elements behind it as before."""
+    """The index of an axis after a ``view``: the axis of the same size with as many elements behind it."""
     behind = math.prod(before[axis + 1 :])
     found = [
         place for place, size in enumerate(after) if size == before[axis] and math.prod(after[place + 1 :]) == behind
     ]
     if not found:
         return None
-    # Axes of size one are told apart by how many axes stand behind them.
+    # Several axes of size one match: take the one with the most similar number of axes behind it.
     return min(found, key=lambda place: abs((len(after) - place) - (len(before) - axis)))

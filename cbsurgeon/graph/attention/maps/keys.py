@@ -1,4 +1,4 @@
-"""Which keys of an attention lie on a grid, and which are learned tokens (class, distillation, register tokens)."""
+"""Find which keys of an attention lie on a grid, and which are learned tokens (class, distillation, register)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FAR = 4000
 
 
 class Keys(NamedTuple):
-    """What the positions of one attention stand for.
+    """What the key positions of one attention are.
 
     Attributes:
         learned: positions of learned tokens.
@@ -41,11 +41,11 @@ class KeyReader:
         self._grids: dict[Spot, tuple[int, ...] | None] = {}
 
     def read(self, place: Place, count: int) -> Keys:
-        """What the positions along an axis stand for.
+        """Return what the positions along an axis are.
 
         Args:
             place: the tensor and the axis.
-            count: its number of positions.
+            count: number of positions along the axis.
         """
         learned = self._learned(place, count)
         token = self._tokens.position(*place, count) if self._tokens.read_out else None
@@ -54,7 +54,7 @@ class KeyReader:
         return Keys(learned, token, grid if grid is not None and math.prod(grid) == len(spatial) else None)
 
     def _learned(self, place: Place, count: int) -> tuple[int, ...]:
-        """Learned tokens stand at the front or at the end."""
+        """The positions of learned tokens, which are at the front or at the end."""
         front, back = 0, count
         while front < count and self._tokens.placed(Spot(*place, front)) is not None:
             front += 1
@@ -63,7 +63,7 @@ class KeyReader:
         return (*range(front), *range(back, count))
 
     def _grid(self, spot: Spot) -> tuple[int, ...] | None:
-        """The grid that a position was on before it was put beside other tokens."""
+        """The sizes of the grid that a position was part of before other tokens were joined to it."""
         if spot in self._grids:
             return self._grids[spot]
         self._grids[spot] = None
@@ -84,9 +84,9 @@ class KeyReader:
         return self._grids[spot]
 
     def _lattice(self, dim: Dim) -> tuple[int, ...] | None:
-        """Sizes of the different axes that were merged into one dimension; ``None`` where it is one axis alone."""
+        """The sizes of the axes that were merged into one dimension; ``None`` if it is a single axis."""
         sizes: list[tuple[int, int]] = []
-        for factor in dim:  # pieces of one axis keep its name
+        for factor in dim:  # pieces of one axis keep its identity
             if sizes and sizes[-1][0] == factor.axis:
                 sizes[-1] = (factor.axis, sizes[-1][1] * factor.size)
             else:

@@ -1,4 +1,4 @@
-"""The axes in front of a map, whatever tensors they are folded into: samples, windows of a sample, heads."""
+"""The leading axes of a map, however they are merged: samples, windows of a sample, heads."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Part(NamedTuple):
 
 
 Lead = tuple[tuple[Part, ...], ...]
-"""The pieces of every axis in front of a map, in order."""
+"""The pieces of every leading axis of a map, in order."""
 
 
 def lead_of(flow: Flow, one: Map) -> Lead:
-    """The axes in front of a map, split as finely as they are known."""
+    """Return the leading axes of a map, split as finely as they are known."""
     dims = [flow.of(one.weights)[place] for place in one.lead]
-    if one.fused:  # an axis of size one in the queries is stretched to that of the keys
+    if one.fused:  # an axis of size one in the queries is broadcast to that of the keys
         keys = flow.of(one.asked.node)
         dims = [dim or (keys[place] if len(keys) == len(dims) + 2 else dim) for place, dim in enumerate(dims)]
     return parts_of(flow, one, dims)
@@ -40,7 +40,7 @@ def parts_of(flow: Flow, one: Map, dims: Sequence[Dim]) -> Lead:
     """Some axes of a tensor of an attention, split as finely as they are known."""
     parts = [[Part(_size(factor.axis, factor.size), _role(flow, one, factor.axis)) for factor in dim] for dim in dims]
     if any(part.role == "head" for own in parts if all(one.role != "batch" for one in own) for part in own):
-        # Beside the batch stand windows where another axis holds the heads, even if nothing more is known of them.
+        # If a separate axis holds the heads, what is merged with the batch are windows, even without other evidence.
         parts = [
             [Part(size, "window" if role == "head" else role) for size, role in own]
             if any(part.role == "batch" for part in own)
@@ -51,7 +51,7 @@ def parts_of(flow: Flow, one: Map, dims: Sequence[Dim]) -> Lead:
 
 
 def counts(flow: Flow, one: Map) -> tuple[int, int]:
-    """Heads, and windows per sample."""
+    """Return the numbers of heads and of windows per sample."""
     parts = [part for own in lead_of(flow, one) for part in own]
     heads, windows = (math.prod(part.size for part in parts if part.role == role) for role in ("head", "window"))
     return heads, windows
@@ -72,7 +72,7 @@ def _role(flow: Flow, one: Map, axis: int) -> Role:
 
 
 def _positions(flow: Flow, one: Map) -> set[int]:
-    """The axes that queries and keys lie along."""
+    """The position axes of queries and keys."""
     places: list[tuple[fx.Node, int]] = [one.asking, one.asked]
     if not one.fused:
         places += [(one.weights, one.query), (one.weights, one.key)]

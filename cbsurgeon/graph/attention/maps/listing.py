@@ -1,4 +1,4 @@
-"""From the attention maps of a graph to the attentions that inspection lists, with reasons for those without a map."""
+"""List the attentions of a program for its inspection, and the reasons for those without a map."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reasons import Reason
 
 HIDDEN = -50.0
-"""A constant added to scores hides a key if it is at most this: Swin adds -100, others the smallest float."""
+"""A constant added to scores masks a key if it is at most this: Swin adds -100, others the smallest float."""
 
 _PICKS = frozenset("topk gather sort argsort".split())
 _FAR = 400
@@ -35,14 +35,14 @@ _FAR = 400
 def list_attentions(
     program: Program, reading: Reading, members: Iterable[tuple[str, Found]], causal: Collection[str], *, run: bool
 ) -> tuple[Attention, ...]:
-    """Every attention of a program, in graph order.
+    """Return every attention of a program that has a map, in graph order.
 
     Args:
         program: the captured program.
         reading: what was read from it.
         members: stack and occurrence of every block, attention branches included.
         causal: stacks whose tokens do not see later ones.
-        run: whether the program can be run (its parameters hold values), to look at fixed masks.
+        run: whether the program can be run (its parameters hold values), to evaluate fixed masks.
     """
     flow = reading.flow
     found = find_maps(flow)
@@ -79,7 +79,7 @@ def list_attentions(
 
 
 def reject_mapless(reading: Reading) -> None:
-    """Note every attention that has no map of queries by keys among what was rejected, with the reason."""
+    """Add every attention without a map of queries by keys to the rejected candidates, with the reason."""
     details = {
         Reason.LINEAR_ATTENTION: "multiplies keys with values over all tokens before any query: no map",
         Reason.CHANNEL_ATTENTION: "weighs channels by channels: no map of queries by keys",
@@ -93,7 +93,7 @@ def reject_mapless(reading: Reading) -> None:
 
 
 def position_count(flow: Flow, place: tuple[fx.Node, int]) -> int:
-    """Number of positions along an axis."""
+    """Return the number of positions along an axis."""
     return flow.table.sizes(place[0])[place[1]]
 
 
@@ -105,14 +105,14 @@ def _stack_of(path: str) -> str:
 
 
 class _Relation:
-    """Whether queries and keys are made from one tensor."""
+    """Decides the kind of an attention by whether its queries and keys come from one tensor."""
 
     def __init__(self, flow: Flow, found: Sequence[Map]) -> None:
         self._flow = flow
         self._closed = {node for one in found for node in (one.node, one.product)}
 
     def kind(self, one: Map, queries: int, keys: int, windows: int) -> AttentionKind:
-        """The kind of an attention by where its queries and keys come from."""
+        """Return the kind of an attention."""
         if windows > 1:
             return "window"
         if not self._related(one.asking.node, one.asked.node):
@@ -121,7 +121,7 @@ class _Relation:
 
     def _related(self, first: fx.Node, second: fx.Node) -> bool:
         live = [self._flow.is_activation(node) for node in (first, second)]
-        if not all(live):  # learned queries ask keys of the input, or each other
+        if not all(live):  # learned queries: cross-attention, unless the keys are learned too
             return not any(live) and bool(_made_from(first) & _made_from(second))
         near = [self._before_projections(node) for node in (first, second)]
         if near[0] & near[1]:
@@ -130,7 +130,7 @@ class _Relation:
         return bool(far[0] & far[1])
 
     def _before_projections(self, node: fx.Node) -> set[fx.Node]:
-        """What the nearest projections upstream read; the node itself where there is none."""
+        """The inputs of the nearest projections upstream; the node itself if there is none."""
         queue, seen, found = [node], set[fx.Node](), set[fx.Node]()
         while queue and len(seen) < _FAR:
             current = queue.pop()
@@ -144,8 +144,8 @@ class _Relation:
         return found or {node}
 
     def _upstream(self, starts: Iterable[fx.Node]) -> set[fx.Node]:
-        """What some tensors are made of, up to the second sum of two activations, and never through an attention or
-        through positions that were picked by their values."""
+        """The nodes upstream of some tensors, up to the second sum of two activations; the walk stops at an attention
+        and at positions that were picked by their values."""
         queue = [(node, 0) for node in starts]
         seen: dict[fx.Node, int] = {}
         while queue and len(seen) < _FAR:
@@ -177,7 +177,7 @@ def _made_from(node: fx.Node) -> set[fx.Node]:
 
 
 class _Masks:
-    """What hides keys in each attention."""
+    """The attention masks of each attention."""
 
     def __init__(self, program: Program, flow: Flow, found: Sequence[Map], *, run: bool) -> None:
         self._flow = flow
@@ -190,12 +190,12 @@ class _Masks:
         self._triangles = {mask for mask in every if triangular(mask) is not None or self._is_triangle(mask)}
 
     def causal(self, one: Map) -> bool:
-        """Whether the graph itself says that later keys are hidden: an option, or a mask that is a triangle."""
+        """Whether the graph shows that later keys are masked: by ``is_causal``, or by a triangular mask."""
         told = one.fused and bool(aten.argument(one.node, 5, "is_causal", False))
         return told or any(mask in self._triangles for mask in self._masks.get(one.node, ()))
 
     def hides(self, one: Map) -> bool:
-        """Whether an input hides keys, or a fixed mask that is no triangle."""
+        """Whether keys are masked by an input, or by a fixed mask that is not triangular."""
         return any(self._hides(mask) for mask in self._masks.get(one.node, ()))
 
     def _hides(self, mask: fx.Node) -> bool:
@@ -205,14 +205,14 @@ class _Masks:
         return mask not in self._triangles and hidden is not None and bool(hidden.any())
 
     def _is_triangle(self, mask: fx.Node) -> bool:
-        """Whether a fixed mask hides exactly the later keys."""
+        """Whether a fixed mask masks exactly the later keys."""
         hidden = self._hidden(mask)
         if hidden is None or hidden.dim() < 2 or hidden.shape[-1] != hidden.shape[-2] or hidden.shape[-1] < 2:
             return False
         return bool((hidden == torch.ones_like(hidden).triu(1)).all())
 
     def _hidden(self, mask: fx.Node) -> Tensor | None:
-        """Where a fixed mask hides keys; ``None`` for one that depends on the inputs."""
+        """True where a fixed mask masks keys; ``None`` for a mask that depends on the inputs."""
         fixed = self._fixed.get(mask.name)
         if fixed is None or not (fixed.dtype == torch.bool or fixed.is_floating_point()):
             return None

@@ -21,14 +21,14 @@ class Map:
 
     Attributes:
         node: the softmax or the fused attention.
-        fused: it is a fused attention, whose weights are in no tensor.
+        fused: it is a fused attention, whose weights no tensor of the graph holds.
         weights: the tensor with the weights, before heads are mixed; for a fused attention its queries.
         mixed: the tensor with the weights that the values are multiplied with, if heads were mixed before, and the axes
             of queries and keys in it.
         product: weights times values; the fused attention itself.
-        lead: axes of ``weights`` before queries and keys are counted (batch, windows, heads), in order.
+        lead: axes of ``weights`` other than queries and keys (batch, windows, heads), in order.
         query, key: the axes of queries and keys in ``weights``; for a fused attention in its first two operands.
-        asking, asked: the tensors that are compared, with the axis of their positions: queries and keys.
+        asking, asked: the tensors of queries and of keys, each with its position axis.
         scores: queries times keys; ``None`` in a fused attention.
         before: the nodes from ``scores`` to the softmax's input, both included.
         way: the nodes from the softmax to ``weights``, both included.
@@ -52,7 +52,7 @@ class Map:
 
     @property
     def after_mixing(self) -> Map:
-        """The same attention with the weights after heads are mixed; itself where they are not."""
+        """The same attention with the weights after heads are mixed; itself if heads are not mixed."""
         if self.mixed is None:
             return self
         node, query, key = self.mixed
@@ -62,5 +62,5 @@ class Map:
 
     @property
     def nodes(self) -> list[fx.Node]:
-        """The nodes that tell which module the attention belongs to."""
+        """The nodes whose common module is the module of the attention."""
         return [node for node in (self.scores, self.node, self.product) if node is not None]

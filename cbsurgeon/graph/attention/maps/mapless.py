@@ -1,4 +1,4 @@
-"""Attention without a map of queries by keys, and the reason."""
+"""Find attentions without a map of queries by keys, with the reasons."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Mapless = tuple[fx.Node, fx.Node, Reason]
 
 
 def find_mapless(flow: Flow, maps: Sequence[Map]) -> list[Mapless]:
-    """Every attention without a map.
+    """Return every attention without a map.
 
     Args:
         flow: axis factors of the graph.
-        maps: the attentions that have one.
+        maps: the attentions that have a map.
     """
     known = {node for one in maps for node in (one.node, one.product)}
     found = list(_reordered(flow, known))
@@ -37,7 +37,7 @@ def find_mapless(flow: Flow, maps: Sequence[Map]) -> list[Mapless]:
 
 
 def _reordered(flow: Flow, known: set[fx.Node]) -> Iterator[Mapless]:
-    """Keys are multiplied with values over all tokens, and the result, channels by channels, with the queries."""
+    """Attentions that multiply keys with values first, and the result (channels by channels) with the queries."""
     for node in flow.order:
         factors = pair(node)
         if factors is None or node in known or not all(map(flow.is_activation, factors)) or factors[0] is factors[1]:
@@ -53,7 +53,7 @@ def _reordered(flow: Flow, known: set[fx.Node]) -> Iterator[Mapless]:
 
 
 def _lost(flow: Flow, node: fx.Node, read: fx.Node, axis: int, products: set[fx.Node]) -> Iterator[Mapless]:
-    """A softmax that weighs values, or scores of queries and keys, and still is no map."""
+    """The attention of a softmax that reads scores of queries and keys or weighs values, but not both."""
     before, after = comparison(flow, read, axis), weighing(flow, node, axis)
     if before is not None and node.users and len(flow.table.sizes(node)) > 2 and not _is_channels(flow, before.product):
         yield before.product, node, Reason.MAP_UNDECIDED
@@ -73,7 +73,7 @@ def _sums_tokens(flow: Flow, place: Place) -> bool:
 
 
 def _multiplied(flow: Flow, node: fx.Node) -> tuple[fx.Node | None, bool]:
-    """The next product of two activations that reads a tensor, and whether a softmax stands before it."""
+    """The next product of two activations downstream of a node, and whether there is a softmax before it."""
     queue, seen = [(node, False)], {node}
     while queue and len(seen) < NEAR:
         current, weighed = queue.pop(0)

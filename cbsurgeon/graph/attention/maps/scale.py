@@ -1,4 +1,4 @@
-"""The factor between the product of queries and keys and the scores that the softmax reads."""
+"""The scale of attention scores: the factor between the product of queries and keys and the input of the softmax."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cbsurgeon.graph.axes.flow import Flow
 
 
 def logit_scale(flow: Flow, one: Map) -> tuple[float, bool]:
-    """The factor, and whether it was read from the graph.
+    """Return the scale, and whether it was read from the graph.
 
-    It is the product of all numbers that queries, keys and scores are multiplied with behind their projections. Where
-    one of them is a parameter (a learned temperature), the usual ``1 / sqrt(channels of a head)`` is given instead.
+    It is the product of all numbers that queries, keys and scores are multiplied with after their projections. If one
+    of them is a parameter (a learned temperature), the usual ``1 / sqrt(channels of a head)`` is returned instead.
     """
     channels = _contracted(flow, one)
     usual = 1 / math.sqrt(channels) if channels else 1.0
@@ -54,7 +54,7 @@ def _upstream(flow: Flow, node: fx.Node) -> list[float | None]:
 
 
 def _factor(node: fx.Node) -> float | None:
-    """The number a node multiplies with, 1 for other nodes, ``None`` for one that only running would tell."""
+    """The number a node multiplies with; 1 for other nodes; ``None`` if the graph does not show the number."""
     name = aten.name(node)
     if name == "baddbmm":
         beta = aten.argument(node, 4, "alpha", 1)
@@ -70,7 +70,7 @@ def _factor(node: fx.Node) -> float | None:
 
 
 def _is_learned(node: fx.Node) -> bool:
-    """Whether a tensor is one number, or one a head, and no computed norm of queries or keys."""
+    """Whether a tensor is a parameter with one number, or one per head (and not a computed norm of queries or keys)."""
     value = aten.value(node)
     long = [size for size in value.shape if not isinstance(size, int) or size > 1] if value is not None else []
     if len(long) > 1:

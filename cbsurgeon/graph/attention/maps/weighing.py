@@ -1,4 +1,4 @@
-"""Weights times values: the product that reads the weights along the axis of their softmax."""
+"""Find the product of attention weights and values, which contracts the axis of the softmax."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cbsurgeon.graph.axes.flow import Flow
 
 
 class After(NamedTuple):
-    """The weights on their way to the values.
+    """The nodes between a softmax and the product of weights and values.
 
     Attributes:
-        way: nodes from the softmax to the operand of ``product``, both included.
-        mixers: those of them that mix heads.
+        way: the nodes from the softmax to the operand of ``product``, both included.
+        mixers: the nodes among them that mix heads.
         product: weights times values.
         key, query: axes of keys and queries in the operand of ``product``.
     """
@@ -31,7 +31,7 @@ class After(NamedTuple):
 
 
 def weighing(flow: Flow, node: fx.Node, axis: int) -> After | None:
-    """The product of the weights with values, along the axis of the softmax."""
+    """Return the product of weights and values that contracts the axis of the softmax, or ``None``."""
     queue: list[tuple[list[fx.Node], list[fx.Node], int]] = [([node], [], axis)]
     seen = {node}
     while queue and len(seen) < NEAR * 2:
@@ -63,7 +63,7 @@ def _summed_alone(flow: Flow, product: fx.Node, values: fx.Node) -> bool:
 def _multiplied_and_summed(
     flow: Flow, node: fx.Node, way: list[fx.Node], mixers: list[fx.Node], place: int
 ) -> After | None:
-    """``(weights[..., None] * values).sum(keys)``: the way ends before the multiplication."""
+    """``(weights[..., None] * values).sum(keys)`` instead of a matrix product."""
     if aten.name(node) != "sum" or aten.name(way[-1]) != "mul" or len(way) < 2:
         return None
     where = aten.argument(node, 1, "dim")

@@ -1,4 +1,4 @@
-"""What reading a graph yields: blocks, their sites, and what was rejected."""
+"""The result of an inspection: blocks, their sites, and rejected candidates."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Heads = tuple[tuple[tuple[int, int], ...], ...]
 
 @dataclass(frozen=True)
 class Hook:
-    """A place on an ``nn.Module`` where an operator can be attached without renaming a key.
+    """An input or output of an ``nn.Module`` at which an operator can be inserted without renaming a key.
 
     Attributes:
         module: path of the module.
         when: ``output`` for a forward hook, ``input`` for a forward pre-hook.
-        before_dropout: true when no module ends after the branch's dropout (it is a function call), so that in
-            training the operator sits before it; in evaluation the two are the same.
+        before_dropout: true if the branch's dropout is a function call, so that no module ends after it and in training
+            the operator runs before the dropout. In evaluation this makes no difference.
     """
 
     module: str
@@ -38,7 +38,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class Use:
-    """One tensor in the graph that a site stands for.
+    """The tensor of a site in the graph, for one call of the block.
 
     Attributes:
         value: name of the node whose value the operator is applied to.
@@ -55,10 +55,10 @@ class Mask:
 
     Attributes:
         input: name of the parameter of a ``forward`` (and of the program's input).
-        valid: what marks a token in it: ``nonzero``; ``zero`` (true is padding); or ``open``, a mask that is added to
+        valid: which values mark a token: ``nonzero``; ``zero`` (true is padding); or ``open``, a mask that is added to
             attention scores, where a large negative number marks padding.
         module: path of the module whose ``forward`` it is; empty for the model itself.
-        rows: it has a row of keys per query, all alike, instead of one per sample.
+        rows: it has one row of keys per query, all the same, instead of one per sample.
     """
 
     input: str
@@ -77,7 +77,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Site:
-    """One position of a block: which tensor, its axes, and where it is reached from a module.
+    """One position of a block at which an operator can be inserted: the tensor, its axes, and its module.
 
     Attributes:
         position: ``front``, ``mid`` or ``end``; ``query``, the result of the projection that makes an attention's
@@ -86,12 +86,12 @@ class Site:
         tokens: product of the sizes of the token axes at capture.
         channels: size of the channel axis.
         uses: the tensor in the program, once per call of the block.
-        hooks: the same tensor on the module; empty when no module has it.
-        occupied: name of the operator that already stands here, if any.
-        mask: the input that says which of these tokens are padding, where one was found and proved.
-        class_token: position of the class token along the single token axis, where one was found and proved.
-        unfold: how the tensor is split first where samples and tokens share an axis; the axes above are then those of
-            the split tensor.
+        hooks: the module whose input or output the tensor is; empty if there is none.
+        occupied: name of the operator that is already at this site, if any.
+        mask: the input that says which of these tokens are padding, if one was found and proved.
+        class_token: position of the class token along the single token axis, if one was found and proved.
+        unfold: how the tensor is split first, if samples and tokens share an axis; the axes above are then those of the
+            split tensor.
         heads: which channels are the queries of each head, at ``query``.
     """
 
@@ -115,21 +115,21 @@ class Block:
     """One MLP (or attention) branch of a residual stream.
 
     Attributes:
-        index: place in graph order over all MLP blocks of the model.
+        index: number in graph order over all MLP blocks of the model.
         stack: name of the stack it belongs to (blocks on one residual stream, through changes of width).
         kind: ``mlp``, ``glu``, ``conv-mlp``, ``token-mlp``, ``inverted-bottleneck`` (or ``attention``).
-        path: module path of the block; empty where it has no module.
-        fc1, fc2: module paths of the first and last projections; several ``fc1`` for a gated MLP, empty where the
-            projection has no module.
+        path: module path of the block; empty if it has no module.
+        fc1, fc2: module paths of the up and down projections; several ``fc1`` for a gated MLP, empty if the projection
+            has no module.
         token_axes: token axes of the residual branch's result (the End site).
         tokens, channels, hidden: sizes at capture.
-        default: chosen when nothing narrower is asked for.
+        default: chosen unless ``kinds`` says otherwise.
         calls: how often the same module runs in one forward pass.
-        sites: the positions where an operator can stand.
-        unavailable: position → reason, for the positions where none can.
-        notes: facts a user should see (a shared norm, a functional dropout ...).
-        tapped: the stream after it also leaves the model as a feature map (section 4.4: no CB there); ``None`` where
-            the model was captured in parts, so that what becomes of the stream is not seen.
+        sites: position → site, for the positions where an operator can be inserted.
+        unavailable: position → reason, for the other positions.
+        notes: facts a user should know (experts of a router, dropout as a function call ...).
+        tapped: the residual stream after it is also an output of the model, as a feature map (section 4.4: no CB
+            there); ``None`` if the model was captured in parts, which do not show that.
     """
 
     index: int
@@ -195,8 +195,8 @@ class Rejected:
         reason: stable code, such as ``one-token``; its ``sentence`` says what it means.
         detail: one sentence with the numbers of this case.
         nodes: names of the graph nodes concerned.
-        path: module path concerned, empty where there is none.
-        nearness: how many parts of the rule held; the nearest misses are listed first.
+        path: module path concerned; empty if there is none.
+        nearness: how many parts of the rule for an MLP hold; the candidates with most are listed first.
         reached: the parts of an MLP branch that were found.
     """
 
@@ -222,20 +222,20 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything reading a model found.
+    """Everything that was found in a model.
 
     Attributes:
         blocks: MLP blocks in graph order.
-        rejected: near misses, nearest first.
-        attention: attention branches in graph order (numbered on their own): where an operator can stand.
-        attentions: every weighing of keys by queries in graph order, on a residual stream or not: what is analysed.
+        rejected: rejected candidates, nearest first.
+        attention: attention branches of residual streams in graph order, with their own numbers and sites.
+        attentions: every attention with a map in graph order, on a residual stream or not, for the analysis.
         reference: what was inspected.
-        fingerprint: digest of the structure found; a recipe made from it names it.
+        fingerprint: digest of the structure; a recipe made from this inspection contains it.
         causal_stacks: stack → its evidence, for the stacks whose tokens do not see later ones.
-        reversed_stacks: those of them in which a mean of the tokens up to each leaks as well, since tokens do not see
-            earlier ones, or are hidden in another order than that of their axis.
-        masks: names of inputs that mask tokens out (padding).
-        unmasked: stack → why its tokens cannot be told from padding, for the stacks whose attention takes a mask.
+        reversed_stacks: those of them in which a causal mean leaks as well, because tokens do not see earlier ones, or
+            see each other in another order than that of their axis.
+        masks: names of the inputs that are padding masks.
+        unmasked: stack → why no mask of its tokens is proved, for the stacks with a padding mask.
         left_out: sub-modules that could not be captured, path → reason.
         seconds: time for ``capture`` and ``read``.
     """
@@ -264,7 +264,7 @@ class Inspection:
 
     @property
     def causal(self) -> tuple[str, ...]:
-        """Evidence that tokens are hidden from each other, of all stacks; empty when there is none."""
+        """Evidence of causality, of all stacks; empty if no stack is causal."""
         return tuple(sentence for evidence in self.causal_stacks.values() for sentence in evidence)
 
     @property

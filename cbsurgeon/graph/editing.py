@@ -1,4 +1,4 @@
-"""Editing a copy of a captured program: its graph, its weights and its signature."""
+"""Edit a copy of a captured program: its graph, its weights and its signature."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class ProgramEditor:
         }
 
     def node(self, name: str) -> fx.Node:
-        """The node of a name.
+        """Return the node with a name.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such node.
         """
         for node in self.graph.nodes:
             if node.name == name:
@@ -64,10 +64,10 @@ class ProgramEditor:
         raise KeyError(name)
 
     def call(self, target: Any, args: tuple[Any, ...], value: Any, *, like: fx.Node) -> fx.Node:
-        """Append one operator at the current insertion point, labelled with its value and ``like``'s origin.
+        """Insert one operator at the current insertion point, with a value and the metadata of ``like``.
 
-        The value is given, not computed: running operators on symbolic shapes can fix the batch for good, in the
-        original program as well, because the two share their symbols.
+        The value is given and not computed: running operators on symbolic shapes can specialise the batch, in the
+        original program as well, because both share their symbols.
         """
         node: fx.Node = self.graph.call_function(target, args)
         for key in _ORIGIN:
@@ -113,7 +113,7 @@ class ProgramEditor:
             self._constants.pop(str(spec.target), None)
 
     def finish(self, example: Mapping[str, Tensor] | None = None) -> Program:
-        """The edited program, checked by torch's own verifier.
+        """Return the edited program, checked by torch's verifier.
 
         Args:
             example: other example tensors by input name, where their types changed.
@@ -138,7 +138,7 @@ class ProgramEditor:
         return edited if example is None else dataclasses.replace(edited, example=dict(example))
 
     def _outputs(self) -> list[OutputSpec]:
-        """The signature's outputs, with the names of the nodes that are returned now."""
+        """The outputs of the signature, with the names of the nodes that the graph returns now."""
         returned = self.graph.output_node().args[0]
         specs = self.program.exported.graph_signature.output_specs
         return [
@@ -149,7 +149,7 @@ class ProgramEditor:
         ]
 
     def _fake_mode(self) -> Any:
-        """The mode under which the graph's values were made.
+        """The ``FakeTensorMode`` of the graph's values.
 
         Raises:
             SurgeryError: its nodes carry no values (CB-SURGERY-05).
@@ -167,7 +167,7 @@ class ProgramEditor:
 
 
 def shaped(like: Tensor, shape: Sequence[Any] | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """A symbolic tensor of another shape or type."""
+    """Return a fake tensor of another shape or type."""
     fake: Any = like
     with fake.fake_mode:
         if shape is None:

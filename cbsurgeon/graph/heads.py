@@ -1,4 +1,4 @@
-"""One attention of a model, as inspection lists it."""
+"""``Attention``: one attention of a model, as an inspection lists it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ AttentionKind = Literal["self", "cross", "window", "class"]
 
 @dataclass(frozen=True)
 class Attention:
-    """One weighing of keys by queries in one forward pass.
+    """One attention with a map of queries by keys, in one forward pass.
 
     A module that runs several times is listed once per run, in graph order.
 
     Attributes:
-        index: place in graph order over all attentions of the model.
+        index: number in graph order over all attentions of the model.
         stack: the residual stack it belongs to, as in :class:`~cbsurgeon.graph.block.Block`.
-        path: module path of the attention; empty where it has no module.
+        path: module path of the attention; empty if it has no module.
         heads: number of attention heads. With grouped keys and values, the number of query heads.
-        queries, keys: positions of one map at capture, of one window where there are several.
+        queries, keys: numbers of positions in one map at capture; in one window if there are several.
         kind: ``self``; ``cross`` (the keys come from another tensor, or the queries are learned); ``window`` (each map
-            covers one group of tokens: a window, a grid, a frame); ``class`` (one token queries all others).
+            covers one group of tokens: a window, a grid, a frame); ``class`` (a single query and several keys).
         causal: queries do not see later keys.
-        masked: keys are hidden by something else: an input of the model (padding) or a fixed mask (shifted windows).
+        masked: there is another mask: an input of the model (padding) or a fixed mask (shifted windows).
         windows: maps per sample and head.
         learned: positions among the keys of tokens that are parameters (class, distillation, register tokens).
-        class_token: position among the keys of the class token, if one was proved.
-        grid: sizes of the grid of the spatial keys (height and width, behind frames for video), if they lie on one.
-        mixed: what a projection over the heads (talking heads) changes: ``scores``, ``weights``, ``both`` or ``""``.
+        class_token: position of the class token among the keys, if one was proved.
+        grid: sizes of the grid of the spatial keys (height and width; frames first for video), if they lie on one.
+        mixed: what a projection over the heads (talking heads) mixes: ``scores``, ``weights``, ``both`` or ``""``.
     """
 
     index: int

@@ -1,4 +1,5 @@
-"""From a reading to the public answer: numbered blocks, stacks, reasons, fingerprint."""
+"""``inspect``: capture a model and return its numbered blocks, stacks, attentions, rejected candidates and
+fingerprint."""
 
 from __future__ import annotations
 
@@ -35,11 +36,11 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model
 
 PARTIAL = frozenset({"CB-CAPTURE-03", "CB-CAPTURE-04", "CB-CAPTURE-05"})
-"""Failures of the whole after which its parts are tried."""
+"""Errors of capturing the whole model after which its parts are tried."""
 
 
 def inspect(model: Model, *, check: bool = True) -> Inspection:
-    """Capture a model and find its MLP blocks, the axes of each, and the reasons for what was rejected.
+    """Capture a model and return its MLP blocks, their axes and sites, and rejected candidates with reasons.
 
     Args:
         model: a module with example inputs, or a program.
@@ -64,7 +65,7 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
     captured = time.perf_counter() - start
     found = [_inspect_part(program, model.provenance.reference, hosts) for program in parts.programs]
     if failure is not None and not any(part.blocks or part.attention for part in found):
-        raise failure  # nothing was read of the code that failed, so its absence of blocks means nothing
+        raise failure  # the code that failed was not read, so it may contain blocks
     if len(found) == 1 and not parts.programs[0].prefix:
         return replace(found[0], seconds={"capture": captured, **found[0].seconds})
     return joined(model, parts, found, captured)
@@ -101,9 +102,9 @@ def inspect_program(
     """Find the blocks of a captured program.
 
     Args:
-        program: what :func:`cbsurgeon.graph.capture.whole` returned.
-        reference: what to call it.
-        probe: run the program to tell causal masks from others where the graph does not say.
+        program: what :func:`cbsurgeon.graph.capture.whole.capture` returned.
+        reference: name of the model for messages.
+        probe: run the program to recognise causal masks that the graph does not show.
         hosts: which modules an operator can be a child of; any by default.
     """
     start = time.perf_counter()
@@ -122,7 +123,7 @@ def inspect_program(
     hidden = leaks.hiding(reading, members, run)
     every, unmasked = _masked(bare, reading, groups, every, run=run is not None)
     marking = _marking(bare, reading, groups, every, unmasked, run) if run is not None else {}
-    unmasked |= {stack: f"{name} hides its tokens, and not by an attention mask" for stack, name in marking.items()}
+    unmasked |= {stack: f"{name} masks its tokens, but not as an attention mask" for stack, name in marking.items()}
     every = [_without_masks(block) if block.stack in marking else block for block in every]
     every = _with_queries(bare, reading, groups, every, hosts or Hosts(), standing, run=has_weights(program))
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
@@ -154,7 +155,7 @@ def _with_queries(
     *,
     run: bool,
 ) -> list[Block]:
-    """The blocks, attention with the site where its queries are made."""
+    """The blocks, with the site ``query`` added to attention branches."""
     members = [one for group in groups for one in group if one.kind == "attention"]
     found = dict(zip(map(id, members), query_sites(program, reading, members, run=run), strict=True))
     result: list[Block] = []
@@ -180,7 +181,7 @@ def _marking(
     unmasked: Container[str],
     run: Probe,
 ) -> dict[str, str]:
-    """Stack → input that hides tokens there by other means than an attention mask."""
+    """Stack → input that masks its tokens by other means than an attention mask."""
     known: dict[str, set[str]] = {}
     for block in blocks:
         masks = {site.mask.input for site in block.sites.values() if site.mask is not None}
@@ -201,7 +202,7 @@ def _without_masks(block: Block) -> Block:
 def _masked(
     program: Program, reading: Reading, groups: list[list[Found]], blocks: list[Block], *, run: bool
 ) -> tuple[list[Block], dict[str, str]]:
-    """The blocks with the mask of every site, and why a stack whose attention takes one has none."""
+    """The blocks with the padding mask of every site; and stack → why no mask of its tokens is proved."""
     stacks = [block.stack for block in blocks]
     attentions = [(stack, one) for stack, group in zip(stacks, groups, strict=True) for one in group]
     ties = padding.ties(program, reading, (pair for pair in attentions if pair[1].kind == "attention"), run=run)
@@ -225,5 +226,5 @@ def _masked(
 
 
 def has_weights(program: Program) -> bool:
-    """Whether the program's parameters hold values (a model may be read on the meta device)."""
+    """Whether the program's parameters hold values (a model may be captured on the meta device)."""
     return all(not getattr(tensor, "is_meta", False) for tensor in program.exported.state_dict.values())

@@ -1,7 +1,7 @@
-"""Operators of ours that already stand in a program, and the program as it is without them.
+"""Find inserted operators in a program, and bypass them.
 
-A program is read as if its operators were not there: then the same blocks are found before and after an insertion,
-whatever the operator does, and an operator is an occupant of the site whose tensor it takes.
+A program is read with its inserted operators bypassed. So the same blocks are found before and after an insertion,
+whatever the operator does, and the operator occupies the site whose tensor it takes.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Occupant:
         op: its name.
         path: module path, which its parameters' names begin with.
         nodes: its nodes, in graph order.
-        source: the node it is applied to.
-        result: the node that is read in its place.
+        source: the node that it is applied to.
+        result: the node of its result.
         kind: its class; ``None`` where it has not been imported.
     """
 
@@ -65,8 +65,8 @@ class Membership:
     Attributes:
         path: module path of the operator.
         call: which call of it, where its module runs several times.
-        op: its name; the class as written in the module stack, where that class has not been imported.
-        kind: its class; ``None`` where it has not been imported.
+        op: its name; if its class has not been imported, the class as written in the module stack.
+        kind: its class; ``None`` if it has not been imported.
         mark: what was written on the node when the operator was put into a program; empty for an attached module.
     """
 
@@ -78,15 +78,15 @@ class Membership:
 
 
 def membership(node: fx.Node, known: Mapping[str, type[Operator]] | None = None) -> Membership | None:
-    """The operator that a node is part of, or ``None`` for the model's own nodes.
+    """Return the operator that a node is part of, or ``None`` for the model's own nodes.
 
-    A node is part of one when it carries our mark, or when its module is an attached operator: an ``Operator`` class,
-    or a child under the name that attaching gives.
+    A node is part of an operator if it has our mark, or if its module is an inserted operator: of an ``Operator``
+    class, or a child with the name that the module editor gives.
 
     Args:
         node: any node of a captured program.
-        known: operator classes by full name (:func:`cbsurgeon.operators.registry.classes`), for a caller that asks
-            about many nodes.
+        known: operator classes by full name (:func:`cbsurgeon.operators.registry.classes`), for callers that check many
+            nodes.
     """
     if node.op != "call_function":
         return None
@@ -99,20 +99,20 @@ def membership(node: fx.Node, known: Mapping[str, type[Operator]] | None = None)
             found = known.get(written)
             op = mark["op"] if mark else found.name if found else written
             return Membership(mark.get("site", plain), mark.get("call", call), op, found, mark)
-    if mark:  # its module stack was lost, as some graph passes do
+    if mark:  # some graph passes drop the module stack
         named = next((kind for kind in known.values() if kind.name == mark["op"]), None)
         return Membership(mark["site"], mark["call"], mark["op"], named, mark)
     return None
 
 
 def occupants(exported: ExportedProgram, graph: fx.Graph | None = None) -> list[Occupant]:
-    """Every operator in a program, in graph order.
+    """Return every inserted operator of a program, in graph order.
 
-    What does not map one tensor to one of its shape is no operator (see :func:`membership`).
+    Nodes that do not map one tensor to one of the same shape are left out (see :func:`membership`).
 
     Args:
         exported: the program.
-        graph: a copy of its graph to look in instead.
+        graph: a copy of its graph to search instead.
     """
     given = {
         spec.arg.name
@@ -151,9 +151,9 @@ def _occupant(one: Membership, nodes: list[fx.Node], given: Collection[str]) -> 
 
 
 def without(program: Program) -> tuple[Program, list[Occupant]]:
-    """The program with every operator bypassed, and what stood there (nodes of the program as it was given).
+    """Return the program with every operator bypassed, and the operators (with nodes of the original program).
 
-    The operators' parameters stay in the signature, unread. A program without operators is returned as it is.
+    The operators' parameters stay in the signature, unused. A program without operators is returned as it is.
     """
     standing = occupants(program.exported)
     if not standing:
@@ -164,7 +164,7 @@ def without(program: Program) -> tuple[Program, list[Occupant]]:
 
 
 def bypass(graph: fx.Graph, standing: list[Occupant]) -> None:
-    """Take operators out of a graph, in place."""
+    """Remove operators from a graph, in place."""
     for occupant in reversed(standing):  # one applied to another's result goes first
         occupant.result.replace_all_uses_with(occupant.source)
         for node in reversed(occupant.nodes):
@@ -172,14 +172,14 @@ def bypass(graph: fx.Graph, standing: list[Occupant]) -> None:
 
 
 def occupied(block: Block, standing: list[Occupant]) -> Block:
-    """The block with the operators that stand at its sites."""
+    """Return the block with ``occupied`` set at the sites that have an operator."""
     return replace(block, sites={position: _occupied(site, standing) for position, site in block.sites.items()})
 
 
 def _occupied(site: Site, standing: list[Occupant]) -> Site:
     for use in site.uses:
         for occupant in standing:
-            # An operator on another's result takes the same tensor of the bare graph.
+            # An operator that is applied to another's result occupies the same site.
             if _base(occupant, standing).name != use.value:
                 continue
             if not use.consumers or occupant.readers & set(use.consumers) or _feeds(occupant, standing):

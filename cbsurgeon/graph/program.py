@@ -1,4 +1,4 @@
-"""A captured model: an ``ExportedProgram`` with names for what goes in and out, and a way to run it by name."""
+"""A captured model: an ``ExportedProgram`` with named inputs and outputs."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Program:
     prefix: str = ""
 
     def module(self) -> nn.Module:
-        """A callable module of the program; it shares its parameters' storage with the program."""
+        """Return a callable module of the program; it shares the program's parameters."""
         return self.exported.module(check_guards=False)
 
     def arguments(self, inputs: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword arguments of :meth:`module` for named inputs."""
+        """Return the positional and keyword arguments of :meth:`module` for named inputs."""
         args, kwargs = self.exported.example_inputs
         leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
         names = iter(self.input_names)
@@ -47,7 +47,7 @@ class Program:
         return tuple(positional), dict(keywords)
 
     def name_outputs(self, outputs: Any) -> dict[str, Tensor]:
-        """Flat named tensors of whatever the model returned."""
+        """Return the flat tensors of a model's output by name."""
         tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
         return dict(zip(self.output_names, tensors, strict=True))
 
@@ -58,7 +58,7 @@ class Program:
             return self.name_outputs(self.module()(*args, **kwargs))
 
     def with_batch(self, batch: int, seed: int = 0) -> dict[str, Tensor]:
-        """Inputs of another batch size: floating values drawn anew, integer and boolean rows drawn from the example."""
+        """Return inputs of another batch size: new random floats, and random rows of integer and boolean examples."""
         generator = torch.Generator().manual_seed(seed)
         return {
             name: _resize(tensor, self.batch_axes[name], batch, generator) if name in self.batch_axes else tensor
@@ -66,11 +66,11 @@ class Program:
         }
 
     def under(self, prefix: str) -> Program:
-        """The same program as a part of a larger model."""
+        """Return the same program as a part of a larger model."""
         return replace(self, prefix=prefix)
 
     def replace(self, exported: ExportedProgram) -> Program:
-        """The same names around an edited program."""
+        """Return an edited program with the same names."""
         return replace(self, exported=exported)
 
 
@@ -86,7 +86,7 @@ def _resize(tensor: Tensor, axis: int, batch: int, generator: torch.Generator) -
 
 
 def tensor_inputs(exported: ExportedProgram) -> list[str]:
-    """Names of the placeholders that take the user's tensors, in order."""
+    """Return the names of the placeholders that take the user's tensors, in order."""
     return [
         spec.arg.name
         for spec in exported.graph_signature.input_specs

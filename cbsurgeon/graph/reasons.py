@@ -18,8 +18,8 @@ class Reason(StrEnum):
         return member
 
     NO_RESIDUAL = "no-residual", "its result is never added to the tensor it was computed from"
-    NO_ACTIVATION = "no-activation", "nothing non-linear stands between its up and its down projection"
-    SINGLE_PROJECTION = "single-projection", "only one projection stands between the residual stream and the addition"
+    NO_ACTIVATION = "no-activation", "there is no non-linearity between its up projection and its down projection"
+    SINGLE_PROJECTION = "single-projection", "there is only one projection between the residual stream and the add"
     SPATIAL_CONVOLUTION = "spatial-convolution", "a projection is a convolution that also mixes neighbouring positions"
     POOLED_GATE = (
         "pooled-gate",
@@ -28,19 +28,19 @@ class Reason(StrEnum):
     ONE_TOKEN = "one-token", "the residual stream has a single token, where the mean over tokens changes nothing"
     NO_TOKEN_AXIS = "no-token-axis", "the residual stream has a batch axis and a channel axis but no token axis"
     NOT_BATCHED = "not-batched", "it does not depend on the batch (a table of positions, a bias)"
-    TOKENS_FOLDED = "tokens-folded", "tokens share an axis with the batch or the channels and cannot be told apart"
+    TOKENS_FOLDED = "tokens-folded", "tokens share an axis with the batch or the channels, which cannot be separated"
     AXES_UNDECIDED = "axes-undecided", "nothing in the graph tells the token axis from the channel axis"
     NOT_ELEMENTWISE = (
         "not-elementwise",
-        "a step that is not element-wise stands between the down projection and the residual add",
+        "there is a step that is not element-wise between the down projection and the residual add",
     )
     ROUTED = (
         "routed",
-        "values decide which tokens meet which weights (a mixture of experts): no expert has all tokens of a sample",
+        "a router decides which expert gets which tokens (a mixture of experts): no expert has all tokens of a sample",
     )
     RUN_TIME_BRANCH = (
         "run-time-branch",
-        "torch.cond, a loop or a scan decides by values what runs, and what is inside is not read",
+        "torch.cond, a loop or a scan decides by values what runs; the code inside is not read",
     )
     LINEAR_ATTENTION = (
         "linear-attention",
@@ -49,11 +49,11 @@ class Reason(StrEnum):
     CHANNEL_ATTENTION = "channel-attention", "an attention over channels: its map has no row per token"
     PROJECTED_WEIGHTS = (
         "projected-weights",
-        "an attention without a map: its weights are projected, no queries are compared with keys",
+        "an attention without a map: a projection makes its weights, and no queries are compared with keys",
     )
     MAP_UNDECIDED = (
         "map-undecided",
-        "an attention whose weights are rearranged before the values, so that its map is not known",
+        "an attention whose weights are rearranged before the product with the values, so that its map is not known",
     )
 
 

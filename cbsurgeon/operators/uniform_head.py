@@ -1,4 +1,4 @@
-"""Uniform heads (Table 1 A, B, C): attention heads that weigh all keys alike."""
+"""Uniform heads (Table 1 A, B, C): attention heads that give all keys the same weight."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Ranges = Sequence[tuple[int, int]]
 
 
 class UniformHead(Operator):
-    """``q_h := 0`` for the chosen heads: the softmax of equal scores is ``1/N`` exactly.
+    """Sets the queries of the chosen heads to zero: the softmax of equal scores is exactly ``1/N``.
 
-    It stands at the result of the projection that makes the queries, alone or together with keys and values. Under a
-    mask the head is uniform over the keys that are visible, so that it shows no token its future and no padding. Values
-    and the output projection go on working; the projection's weights for these queries, and for the keys of these
-    heads, no longer matter and get no gradient. It adds no parameter and no key to a state dict.
+    It is inserted after the projection that makes the queries, alone or together with keys and values. Under a mask the
+    head is uniform over the visible keys, so that it shows no token later ones or padding. Values and the output
+    projection work as before; the projection's weights for the queries and keys of these heads have no effect and get
+    no gradient. It adds no parameter and no key to a state dict.
 
-    Before :meth:`choose` says which channels are whose queries, all are.
+    Before :meth:`choose` is called, all channels are set to zero.
 
     Args:
-        heads: which heads, counted from 0, or from the last one with negative numbers; one number, or several.
+        heads: one number or several, counted from 0; negative numbers count from the last head.
     """
 
     name = "uniform_head"
@@ -48,11 +48,11 @@ class UniformHead(Operator):
         self.register_buffer("keep", torch.zeros(channels), persistent=False)
 
     def options(self) -> dict[str, Any]:
-        """``heads``, where it is not the first one."""
+        """``heads``, unless it is the first head."""
         return {"heads": list(self.heads)} if self.heads != (0,) else {}
 
     def choose(self, heads: Sequence[Ranges]) -> None:
-        """Say which channels are the queries of each head.
+        """Set which channels are the queries of each head.
 
         Raises:
             ValueError: a chosen head does not exist.
@@ -70,7 +70,7 @@ class UniformHead(Operator):
                 self.keep[start:stop] = 0.0
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As for any module; ``to_empty`` and other moves without values get the mask again."""
+        """As for any module; then the mask is filled again, because ``to_empty`` does not copy values."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._fill()
         return self
@@ -82,7 +82,7 @@ class UniformHead(Operator):
 
     @classmethod
     def cost(cls, tokens: int, channels: int, /, **options: Any) -> Cost:
-        """NC in both conventions; nothing once the zeros are in the projection's weights."""
+        """NC in both conventions; 0 after the zeros are folded into the projection's weights."""
         n, c = tokens, channels
         traffic = (
             Traffic("line", 1, 2 * n * c, c),
@@ -94,5 +94,5 @@ class UniformHead(Operator):
 
     @classmethod
     def folding(cls, **options: Any) -> Folding:
-        """The projection in front of it carries the zeros."""
+        """The zeros, into the projection before the operator."""
         return Folding(zeros=True, reason="")

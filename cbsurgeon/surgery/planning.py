@@ -95,19 +95,19 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
 
 
 def _at_attention(choice: Choice, operator: type[Operator]) -> Choice:
-    """The choice with the attention branches and the one position that an operator has.
+    """The choice, changed to attention branches and the only position of the operator.
 
     Raises:
-        UsageError: another position or place was asked for (CB-PLAN-02).
+        UsageError: another position or branch was requested (CB-PLAN-02).
     """
     asked = [f"--pos {choice.pos}"] if choice.pos != Choice.pos else []
     asked += [f"--at {choice.at}"] if choice.at == "both" else []
     if asked:
         raise UsageError(
-            f"{operator.name} has a position of its own",
+            f"{operator.name} fixes its position",
             code="CB-PLAN-02",
             where=" ".join(asked),
-            why="it stands on the queries of attention, and nowhere else",
+            why="it can only be inserted at the queries of attention",
             do=f"leave {' and '.join(word.split()[0] for word in asked)} out: --op {operator.name}",
         )
     return replace(choice, at="msa", pos=operator.stands_at)

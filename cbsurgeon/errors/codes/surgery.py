@@ -10,9 +10,10 @@ CODES = {
         do=("take one of the values in the message", "read the help: cbsurgeon insert --help"),
     ),
     "CB-PLAN-02": Entry(
-        "the operator has a position of its own",
-        "uniform_head stands on the queries of attention. --pos and --at both are for operators that stand anywhere.",
-        causes=("--pos or --at both beside such an operator",),
+        "the operator fixes its position",
+        "uniform_head is inserted at the queries of attention. --pos and --at are for operators that can be inserted "
+        "elsewhere.",
+        causes=("--pos or --at together with such an operator",),
         do=("leave --pos and --at out",),
     ),
     "CB-OP-01": Entry(

@@ -1,4 +1,4 @@
-"""Which channels of a projection's result reach which attention head: written into it, or followed by gradients."""
+"""Find which channels of a projection's result are the queries of which head: by channel numbers, or by gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHARED = "the queries of several heads depend on the same channels"
 
 
 def noise(node: fx.Node) -> Tensor:
-    """Random values of a node's shape at capture, none of them zero.
+    """Return random values of a node's shape at capture, none of them zero.
 
     Raises:
         NoSite: the shape depends on values.
@@ -31,14 +31,14 @@ def noise(node: fx.Node) -> Tensor:
 
 
 def numbered(node: fx.Node, axis: int) -> Tensor:
-    """A tensor of a node's shape at capture that holds the number of its channel everywhere, counted from one."""
+    """Return a tensor of a node's shape at capture whose values are their channel's number, counted from 1."""
     like = noise(node)
     numbers = torch.arange(1, like.shape[axis] + 1)
     return torch.empty_like(like, dtype=torch.float32).copy_(along(numbers, axis, like.dim()).expand_as(like))
 
 
 def written(query: Tensor, channels: int) -> Tensor:
-    """``[channels]``: the head in whose queries the number of a channel is written, as :func:`owners` gives it."""
+    """Return the same as :func:`owners`, from queries that hold channel numbers (see :func:`numbered`)."""
     owner = torch.full((channels,), -1)
     for head, own in enumerate(query):
         written = torch.zeros(channels, dtype=torch.bool)
@@ -58,9 +58,10 @@ def _at_capture(number: int | torch.SymInt) -> int:
 
 
 def owners(query: Tensor, given: Tensor, axis: int) -> Tensor:
-    """``[channels]``: the head whose queries depend on a channel, -1 for none.
+    """Return ``[channels]``: the head whose queries depend on a channel, or -1.
 
-    The heads are numbered in binary: one gradient for every digit that is one, and one for every digit that is zero.
+    The heads are numbered in binary, and for every digit there are two gradients: of all heads whose digit is 1, and of
+    all whose digit is 0.
     """
     count = len(query)
     number = torch.arange(count).view(-1, *[1] * (query.dim() - 1))
@@ -81,19 +82,19 @@ def owners(query: Tensor, given: Tensor, axis: int) -> Tensor:
 
 
 def runs_of(owner: Tensor, count: int) -> Heads:
-    """The channels of every head.
+    """Return the ranges of channels of every head.
 
     Raises:
-        NoSite: a head has none.
+        NoSite: a head has no channels.
     """
     heads = tuple(_ranges((owner == head).nonzero().flatten().tolist()) for head in range(count))
     if not all(heads):
-        raise NoSite("a head has no channels of its own")
+        raise NoSite("the queries of a head depend on no channel")
     return heads
 
 
 def holds(value: Any, owner: Tensor) -> bool:
-    """Whether the number of a channel that some head owns is written in a tensor, or in one of several."""
+    """Whether one or several tensors hold the number of a channel that belongs to some head."""
     if isinstance(value, Tensor):
         return bool((owner[value.long() - 1] >= 0).any())
     return any(holds(part, owner) for part in value) if isinstance(value, tuple | list) else False
@@ -111,7 +112,7 @@ def _ranges(places: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def along(vector: Tensor, axis: int, rank: int) -> Tensor:
-    """A vector whose values lie along one axis of a tensor."""
+    """Return a vector reshaped to lie along one axis of a tensor."""
     return vector.view(*[-1 if place == axis else 1 for place in range(rank)])
 
 

@@ -1,9 +1,10 @@
-"""Where the queries of an attention are made: which channels of a projection are the queries of each head.
+"""Find the site ``query``: the result of the projection that makes the queries of an attention, and each head's
+channels.
 
-A head whose queries are zero weighs all keys alike, in any implementation. That is proved by running the part of the
-program between the projection and the softmax: each head's queries depend on channels of their own, they are zero where
-those channels are zero, nothing but this attention reads them, and the scores that remain are the same for every key
-that is not hidden.
+A head whose queries are zero gives all keys the same weight, in any implementation. This is proved by running the part
+of the program between the projection and the softmax: the queries of a head depend on channels that no other head uses,
+they are zero if these channels are zero, only this attention reads them, and the remaining scores are the same for
+every key that is not masked.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ QUERY: Final = "query"
 """The position of this site."""
 
 _ONLY_ASK = ("sym_", "_assert")
-"""Operators that read a tensor's form, and none of its values."""
+"""Operators that read a tensor's shape and type, and none of its values."""
 
 _CASTS = frozenset("to _to_copy type_as float half bfloat16 double".split())
 
@@ -43,7 +44,7 @@ _PASSED_ON = aten.LAYOUT | aten.CROP | aten.SPLIT
 
 
 def query_sites(program: Program, reading: Reading, found: Sequence[Found], *, run: bool) -> Iterator[Site | str]:
-    """For every attention branch, the site at the result of its query projection, or why there is none.
+    """Yield, for every attention branch, the site at the result of its query projection, or why there is none.
 
     Args:
         program: the captured program, without inserted operators.
@@ -64,7 +65,7 @@ def query_sites(program: Program, reading: Reading, found: Sequence[Found], *, r
 
 @dataclass(frozen=True)
 class _Proof:
-    """What is shown of one attention."""
+    """The proof for one attention."""
 
     program: Program
     reading: Reading
@@ -72,10 +73,10 @@ class _Proof:
     run: bool
 
     def site(self) -> Site:
-        """The site.
+        """Return the site.
 
         Raises:
-            NoSite: something could not be shown.
+            NoSite: something could not be proved.
         """
         flow, asking = self.reading.flow, self.map.asking.node
         if self.map.talking in ("scores", "both"):
@@ -96,10 +97,10 @@ class _Proof:
         return replace(site, heads=heads)
 
     def _projection(self, asking: fx.Node) -> tuple[fx.Node, set[fx.Node]]:
-        """The result of the projection that makes the queries, and the nodes from there to them."""
+        """The result of the projection that makes the queries, and the nodes between the projection and the queries."""
         flow = self.reading.flow
         if not flow.is_activation(asking):
-            raise NoSite("its queries are parameters, made by no projection of tokens")
+            raise NoSite("its queries are parameters, not a projection of tokens")
         queue, seen, made = [asking], set[fx.Node](), list[fx.Node]()
         while queue:
             node = queue.pop()
@@ -118,7 +119,7 @@ class _Proof:
         return made[0], seen
 
     def _by_numbers(self, made: fx.Node, axis: int, asked: list[fx.Node]) -> tuple[Heads, list[fx.Node]]:
-        """Where nothing but moves lies between: the channels of each head's queries, and which nodes hold them."""
+        """The channels of each head's queries, and the nodes that hold them, if only layout steps are in between."""
         asking, given = self.map.asking.node, numbered(made, axis)
         found = self._values({made: given}, [*asked, asking])
         query = self._by_head(found[asking.name])
@@ -176,7 +177,7 @@ class _Proof:
         return split.permute(*places, *rest).reshape(-1, *(sizes[place] for place in rest))
 
     def _refuse_unequal_scores(self, made: fx.Node) -> None:
-        """Refuse where something is added to the scores that does not hide keys, but tells them apart."""
+        """Refuse an attention with a bias on its scores that is not a mask, since keys then get different weights."""
         read, axis = self._scores()
         if read is None:
             return
@@ -187,10 +188,10 @@ class _Proof:
         scores = self._values(given, [read])[read.name].float().movedim(axis, -1)
         top = scores.amax(-1, keepdim=True)
         if bool(((scores != top) & (scores > top + HIDDEN)).any()):
-            raise NoSite("a bias is added to its scores, so that queries of zero do not weigh all keys alike")
+            raise NoSite("a bias is added to its scores, so that queries of zero do not give all keys the same weight")
 
     def _scores(self) -> tuple[fx.Node | None, int]:
-        """What is added to scores of zero, with the axis of the keys; ``None`` where nothing is."""
+        """The node of the scores with mask and bias, and the axis of the keys; ``None`` if nothing is added."""
         if not self.map.fused:
             if not find_scores(self.reading.flow, [self.map.node]):
                 return None, -1
@@ -201,9 +202,9 @@ class _Proof:
         return (mask if hides else None), -1  # type: ignore[return-value]
 
     def _other_readers(self, made: fx.Node, between: set[fx.Node]) -> dict[fx.Node, fx.Node]:
-        """The nodes that may hold queries and have a reader that this attention's scores do not come from, with it.
+        """Node that may hold queries → a reader of it that is not upstream of this attention's scores.
 
-        They are those between the projection and the queries, and wherever else the projection's result is only moved.
+        These nodes are between the projection and the queries, or only rearrange the projection's result.
         """
         upstream = _upstream(self.map.node, made)
         carriers, queue, strangers = {*between, made}, [made, *between], dict[fx.Node, fx.Node]()
@@ -221,7 +222,7 @@ class _Proof:
 
 
 def _upstream(node: fx.Node, stop: fx.Node) -> set[fx.Node]:
-    """A node and everything it is computed from, as far as another node."""
+    """A node and everything that it is computed from, back to another node."""
     queue, seen = [node], set[fx.Node]()
     while queue:
         current = queue.pop()

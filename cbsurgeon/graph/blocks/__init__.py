@@ -1,4 +1,4 @@
-"""From residual branches to blocks: which branches are MLPs, why the others are not, and what belongs to one module.
+"""From residual branches to blocks: which branches are MLPs, why others are not, and which belong to one module.
 
-Not here: one residual branch and its steps (``graph.branches``), the numbered answer (``graph.inspection``).
+Not here: one residual branch and its steps (``graph.branches``), the numbered blocks (``graph.inspection``).
 """

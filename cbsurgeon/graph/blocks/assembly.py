@@ -1,4 +1,4 @@
-"""From occurrences to blocks: those of one module together, their sites, their notes, and the stacks they belong to."""
+"""From occurrences to blocks: join those of one module, and set sites, notes and stacks."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from cbsurgeon.graph.branches.branch import Branch
 from cbsurgeon.graph.branches.hosts import Hosts
 
 DEFAULT_KINDS = frozenset({"mlp", "glu", "conv-mlp"})
-"""Kinds chosen when nothing narrower is asked for: channel MLPs, the paper's place for CB (section 4.1)."""
+"""Kinds that are chosen by default: channel MLPs, into which the paper inserts CB (section 4.1)."""
 
 
 ADAPTER = "a bottleneck beside the MLP of the same stream: an adapter"
-"""The note of a block that is chosen only on request because it reads the stream of an MLP and is narrower than it."""
+"""The note of a block that is not chosen by default because it reads the stream of an MLP and is narrower than it."""
 
 
 def fingerprint(blocks: Sequence[Block]) -> str:
-    """Digest of a structure: kinds, paths, projections and widths of its blocks; not the number of tokens."""
+    """Return a digest of kinds, paths, projections and widths of the blocks; the number of tokens is not part of it."""
     facts = [[b.kind, b.path, list(b.fc1), list(b.fc2), b.channels, b.hidden, b.calls] for b in blocks]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def same_weights(reading: Reading) -> list[list[Found]]:
-    """Occurrences of one block (a module that runs several times) together, in order of the first."""
+    """Group the occurrences that have the same weights (a module that runs several times), in order of the first."""
     groups: dict[tuple[object, ...], list[Found]] = {}
     for found in reading.found:
         cores = [first.core for first in found.branch.between.firsts] + [found.branch.last.core]
@@ -48,14 +48,14 @@ def _weight(reading: Reading, core: fx.Node) -> fx.Node:
 
 
 def assemble(reading: Reading, group: list[Found], stack: str, hosts: Hosts, taps: Container[fx.Node]) -> Block:
-    """The block that some occurrences are, not numbered yet.
+    """Return the block of some occurrences, without a number.
 
     Args:
         reading: what was read from the program.
         group: its occurrences, in graph order.
         stack: name of its stack.
         hosts: which modules an operator can be a child of.
-        taps: residual adds whose stream is also a feature map that leaves the model.
+        taps: residual adds whose stream is also an output of the model, as a feature map.
     """
     calls, first = reading.calls, group[0]
     between, last = first.branch.between, first.branch.last
@@ -85,11 +85,11 @@ def assemble(reading: Reading, group: list[Found], stack: str, hosts: Hosts, tap
 
 
 EXPERT = "one of several experts that a router weighs per token"
-"""The note of a block that is chosen only on request because tokens are shared out among it and others."""
+"""The note of a block that is not chosen by default because it is one of several experts."""
 
 
 def without_experts(reading: Reading, groups: list[list[Found]], blocks: list[Block]) -> list[Block]:
-    """The blocks, experts that a router weighs no longer chosen by default: their weighted sum is the feed-forward."""
+    """Return the blocks, with ``default`` false for the experts of a router, whose weighted sum is the feed-forward."""
     sums: dict[fx.Node, list[Branch]] = {}
     for group in groups:
         for one in group:
@@ -105,9 +105,9 @@ def without_experts(reading: Reading, groups: list[list[Found]], blocks: list[Bl
 
 
 def without_adapters(groups: list[list[Found]], blocks: list[Block]) -> list[Block]:
-    """The blocks, a bottleneck beside an MLP no longer chosen by default.
+    """Return the blocks, with ``default`` false for adapters.
 
-    An adapter reads the same stream as the MLP it was put beside, and is narrower than the stream.
+    An adapter reads the same stream as an MLP, and its hidden width is smaller than that of the stream.
     """
     streams = {
         group[0].branch.stream
@@ -123,12 +123,12 @@ def without_adapters(groups: list[list[Found]], blocks: list[Block]) -> list[Blo
 
 
 def _notes(found: Found, end: Site | None) -> tuple[str, ...]:
-    """What a user should know before an operator goes to a block's End."""
+    """What a user should know before inserting an operator at a block's End."""
     if end is None:
         return ()
     notes = list[str]()
     if end.hooks and end.hooks[0].before_dropout:
-        notes.append("dropout is a function call: on the module, End stands before it")
+        notes.append("dropout is a function call: on the module, End is before it")
     if end.unfold is not None:
         notes.append(
             f"samples and tokens share an axis: it is split, so that a mean is over the {end.tokens} of a sample"
@@ -139,13 +139,13 @@ def _notes(found: Found, end: Site | None) -> tuple[str, ...]:
 
 
 def _place(reading: Reading, found: Found) -> int:
-    """Index of the axis the last projection contracts."""
+    """Index of the axis that the down projection contracts."""
     dims = reading.flow.of(found.branch.last.source)
     return len(dims) - 1 - dims[::-1].index(found.branch.last.contracted)
 
 
 def merged(reading: Reading, sites: Sequence[Site], hosts: Hosts) -> Site:
-    """One site for all calls of a block; a module counts only if it runs just as often as the block does."""
+    """One site for all calls of a block, with the modules that run exactly as often as the block."""
     first = sites[0]
     hooks: list[Hook] = [
         hook
@@ -160,7 +160,7 @@ def merged(reading: Reading, sites: Sequence[Site], hosts: Hosts) -> Site:
 
 
 def stack_names(reading: Reading, groups: list[list[Found]]) -> list[str]:
-    """A name per group: blocks whose streams descend from each other share a stack, named by their common path."""
+    """Return the stack of every group: blocks on one residual stream share a stack, named by their common path."""
     owner: dict[fx.Node, int] = {}
     paths: list[list[str]] = []
     # In graph order over all groups: what a module's second run reads was made by a block whose group comes later.
@@ -190,7 +190,7 @@ def _rank(reading: Reading, found: Found) -> int:
 
 
 def common_prefix(paths: Sequence[str]) -> str:
-    """The shared leading components of paths, each cut at its first number."""
+    """Return the common leading components of paths, after each is cut at its first number."""
     cut: list[list[str]] = []
     for path in paths:
         parts = path.split(".")

@@ -1,4 +1,4 @@
-"""Parts of a model that were captured one by one: their paths in the whole model, and one answer for all of them."""
+"""Join the inspections of a model's parts that were captured one by one into one inspection of the whole model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cbsurgeon.operators.common.unfolding import Unfold
 
 
 def path_under(prefix: str, path: str) -> str:
-    """The path of a part's module in the whole model."""
+    """Return the path in the whole model of a module of a part."""
     return f"{prefix}.{path}" if path else prefix
 
 
@@ -23,7 +23,7 @@ def _unfold_under(unfold: Unfold | None, prefix: str) -> Unfold | None:
 
 
 def block_under(block: Block, prefix: str) -> Block:
-    """A part's block with its paths in the whole model."""
+    """Return a part's block with its paths in the whole model."""
     sites = {
         position: replace(
             site,
@@ -45,7 +45,7 @@ def block_under(block: Block, prefix: str) -> Block:
 
 
 def stack_under(prefix: str, stack: str) -> str:
-    """A part's stack in the whole model; layers that were captured one by one share the stack of their container."""
+    """Return the stack in the whole model; layers that were captured one by one share the stack of their container."""
     if stack == "model":
         stack = ""
     return (
@@ -56,11 +56,11 @@ def stack_under(prefix: str, stack: str) -> str:
 
 
 def joined(model: Model, parts: Parts, found: Sequence[Inspection], captured: float) -> Inspection:
-    """One answer for several captured parts, blocks numbered through."""
+    """Return one inspection for several captured parts, with blocks numbered over all of them."""
     prefixes = [program.prefix for program in parts.programs]
 
     def through(branches: Iterable[tuple[str, Block]]) -> tuple[Block, ...]:
-        """A block runs as often in its part as was read there, times as often as the part runs in the model."""
+        """Number the blocks; a block's calls are those in its part times the runs of the part in the model."""
         return tuple(
             replace(block, index=i, calls=block.calls * parts.runs.get(prefix, 1))
             for i, (prefix, block) in enumerate(branches)

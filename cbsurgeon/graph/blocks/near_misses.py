@@ -1,4 +1,4 @@
-"""Near misses: candidates that are no blocks, and the reason for each."""
+"""The decision that a branch is no MLP block, and the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.block import Rejected
 from cbsurgeon.graph.blocks.reading import Reading
 from cbsurgeon.graph.branches import experts
-from cbsurgeon.graph.branches.body import is_pooled, middle
+from cbsurgeon.graph.branches.body import body_before, is_pooled
 from cbsurgeon.graph.branches.branch import Branch
 from cbsurgeon.graph.branches.parts import parts_of
 from cbsurgeon.graph.branches.projection import Projection, projection
@@ -18,7 +18,7 @@ from cbsurgeon.graph.reasons import Reason
 
 
 def rejected(reading: Reading, branch: Branch, reason: Reason, detail: str, nearness: int) -> Rejected:
-    """A candidate by its last projection, with the reason why it is no block."""
+    """Return the rejected candidate with a reason."""
     firsts, last = branch.between.firsts, branch.last
     cores = [*(first.core for first in firsts), last.core]
     streams = (branch.stream,) if branch.stream is not None else () if firsts else branch.others
@@ -28,7 +28,7 @@ def rejected(reading: Reading, branch: Branch, reason: Reason, detail: str, near
 
 
 def tokenless(flow: Flow, stream: fx.Node, folded: bool) -> tuple[Reason, str, int]:
-    """Why a stream has no token axis: reason, detail, nearness."""
+    """Return why a stream has no token axis: reason, detail, nearness."""
     sizes = [str(dim) for dim in stream.meta["val"].shape]
     shape = f"{stream.name} has shape [{', '.join(sizes)}]"
     if folded:
@@ -39,7 +39,8 @@ def tokenless(flow: Flow, stream: fx.Node, folded: bool) -> tuple[Reason, str, i
 
 
 def shape_problem(branch: Branch) -> tuple[Reason, str, int] | None:
-    """What keeps a branch from being projection, non-linearity, projection on its stream: reason, detail, nearness."""
+    """Return why a branch is not up projection, non-linearity, down projection: reason, detail, nearness; or
+    ``None``."""
     between, last = branch.between, branch.last
     wide = [one for one in (*between.firsts, last) if one.spatial]
     if wide and (between.firsts or not between.others):
@@ -58,14 +59,14 @@ def shape_problem(branch: Branch) -> tuple[Reason, str, int] | None:
 
 
 def touches(branch: Branch) -> bool:
-    """Whether what stands before the last projection reads the stream."""
+    """Whether the body of a branch, or its down projection, reads the stream."""
     nodes = branch.between.nodes | {branch.last.core}
     others = set(branch.others)
     return any(source in others for node in nodes for source in node.all_input_nodes)
 
 
 def reject_the_rest(reading: Reading, claimed: set[fx.Node]) -> None:
-    """Every other projection, non-linearity, projection: not on a residual stream, pooled, or not batched."""
+    """Reject every MLP that is on no branch: it has no residual add, is pooled, or does not depend on the input."""
     flow = reading.flow
     own = {first.core for found in reading.found for first in found.branch.between.firsts}
     for found in reading.found:
@@ -77,7 +78,7 @@ def reject_the_rest(reading: Reading, claimed: set[fx.Node]) -> None:
         last = projection(flow, core)
         if last is None or last.spatial:
             continue
-        between = middle(flow, last, reading.lineage.totals)
+        between = body_before(flow, last, reading.lineage.totals)
         firsts = [first for first in between.firsts if not first.spatial]
         if core in own or any(first.core in own for first in firsts):
             continue
@@ -98,7 +99,7 @@ def _why_no_branch(flow: Flow, last: Projection) -> tuple[Reason, str]:
 
 
 def _gates(flow: Flow, node: fx.Node, limit: int = 12) -> bool:
-    """Whether a pooled result is multiplied, broadcast, onto a tensor with tokens."""
+    """Whether a pooled result is broadcast and multiplied with a tensor with tokens."""
     queue, seen = [node], set[fx.Node]()
     while queue and len(seen) < limit:
         current = queue.pop()
@@ -117,7 +118,7 @@ def _gates(flow: Flow, node: fx.Node, limit: int = 12) -> bool:
 
 
 def reject_routed(reading: Reading) -> None:
-    """Every residual add without a block whose branch sends tokens to experts."""
+    """Reject every residual add without a block whose branch routes tokens to experts."""
     flow = reading.flow
     for total in list(flow.order):
         terms = operands(flow, total)
@@ -127,7 +128,7 @@ def reject_routed(reading: Reading) -> None:
             others = {node for other in terms if other is not term for node in chain(flow, other)}
             node = experts.routing(flow, term, others)
             if node is not None:
-                detail = f"{node.name} ({aten.name(node)}) stands on the way to {total.name}"
+                detail = f"{node.name} ({aten.name(node)}) is on the path to {total.name}"
                 path = reading.calls.path(node)
                 reading.rejected[total] = Rejected(Reason.ROUTED, detail, (node.name, total.name), path, 4)
                 break

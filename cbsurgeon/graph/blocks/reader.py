@@ -1,4 +1,4 @@
-"""Read a captured program: find its residual branches, decide what each one is, and say why the others are not."""
+"""Read a captured program: find its residual branches and decide for each whether it is a block, or why it is not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.graph.reasons import Reason
 
 _NESTED = 200
-"""Steps upstream in which the outer stream of a nested residual must be met."""
+"""How many steps upstream the outer stream of a nested residual is searched for."""
 
 
 def read(program: Program) -> Reading:
@@ -53,7 +53,7 @@ def read(program: Program) -> Reading:
 
 
 def _demote_mixers(reading: Reading) -> None:
-    """A branch with a convolution inside is not the feed-forward when one without follows on the same stream."""
+    """Make MLPs with a convolution inverted bottlenecks if an MLP without one follows on the same stream."""
     followed = {
         reading.lineage.origin(found.branch.stream)
         for found in reading.found
@@ -87,14 +87,14 @@ def _read_sum(reading: Reading, total: fx.Node, claimed: set[fx.Node]) -> None:
 
 
 def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
-    """What a branch is: a block, a near miss with its reason, or nothing worth a word."""
+    """Return the block that a branch is, or why it is not one; ``None`` if it is not worth a reason."""
     flow, between = reading.flow, branch.between
     if between.attention:
         return _attention(reading, branch)
     if branch.stream is None and between.firsts:
         branch = replace(branch, stream=_nested_stream(reading, branch))
     if not between.firsts and not touches(branch):
-        return None  # an embedding that positions are added to, a lateral connection: no branch of this stream
+        return None  # not a branch of this stream: an embedding to which positions are added, a lateral connection
     problem = shape_problem(branch)
     if problem is not None:
         return rejected(reading, branch, *problem)
@@ -114,9 +114,9 @@ def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
 
 
 def _nested_stream(reading: Reading, branch: Branch) -> fx.Node | None:
-    """A residual inside the branch: the MLP reads a stream that an earlier block of the same branch was added to.
+    """The stream of an MLP that is inside another residual branch.
 
-    ``y = x + attention(x); out = x + mlp(y)``: the MLP's own stream is ``y``, as long as ``y`` descends from ``x``.
+    ``y = x + attention(x); out = x + mlp(y)``: the MLP's stream is ``y``, if ``y`` is computed from ``x``.
     """
     flow, lineage, others = reading.flow, reading.lineage, set(branch.others)
     paths = [chain(flow, first.source) for first in branch.between.firsts]
@@ -131,7 +131,7 @@ def _nested_stream(reading: Reading, branch: Branch) -> fx.Node | None:
 
 
 def _experts(reading: Reading, branch: Branch) -> Found | Rejected | None:
-    """A mixture of experts, or why a branch does not reach its addition element by element."""
+    """Return the block of a mixture of experts, or why a step before the residual add is not element-wise."""
     flow = reading.flow
     node = experts.weighted_sum(flow, branch)
     if node is None:
@@ -149,7 +149,7 @@ def _experts(reading: Reading, branch: Branch) -> Found | Rejected | None:
 
 
 def _blocked(reading: Reading, branch: Branch) -> Rejected | None:
-    """Why a branch does not reach its addition element by element."""
+    """Return why a step between the down projection and the residual add is not element-wise."""
     flow, between, node = reading.flow, branch.between, branch.blocked_by
     assert node is not None
     if is_spatial(flow, node) and branch.stream is None:
@@ -158,7 +158,7 @@ def _blocked(reading: Reading, branch: Branch) -> Rejected | None:
         return None
     if is_pooled(flow, branch.last):
         return rejected(reading, branch, *tokenless(flow, branch.last.output, False))
-    detail = f"{node.name} ({aten.name(node)}) stands between {branch.last.core.name} and {branch.total.name}"
+    detail = f"{node.name} ({aten.name(node)}) is between {branch.last.core.name} and {branch.total.name}"
     return rejected(reading, branch, Reason.NOT_ELEMENTWISE, detail, 4)
 
 
@@ -203,11 +203,11 @@ def _assemble(reading: Reading, branch: Branch, kind: Kind, channels: set[int]) 
 
 
 def _attention(reading: Reading, branch: Branch) -> Found | Rejected | None:
-    """Tokens mixed with weights computed from tokens, between a stream and its addition."""
+    """Return the attention branch that a branch is, or ``None``."""
     flow = reading.flow
     readers = (*branch.between.firsts, *branch.between.others)
     stream = next((node for one in readers for node in chain(flow, one.source) if node in branch.others), branch.stream)
-    if stream is None:  # learned queries, expanded to the batch, begin a stream no input reaches
+    if stream is None:  # learned queries, expanded to the batch, start a stream that no input reaches
         stream = next((node for node in branch.others if not flow.is_activation(node)), None)
     if stream is None or stream not in flow.table.dims:
         return None

@@ -1,4 +1,4 @@
-"""What reading a program yields before blocks are numbered: axes, module calls, occurrences of blocks, near misses."""
+"""The state of reading a program: axes, module calls, occurrences of blocks, rejected candidates."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Reading:
         flow: axis factors.
         calls: module calls.
         found: occurrences of blocks (attention included), in graph order.
-        rejected: candidates by last projection, so that each has one reason.
-        lineage: which block's result each stream comes from.
+        rejected: down projection → rejected candidate, so that each has one reason.
+        lineage: the residual stream that each tensor belongs to.
     """
 
     flow: Flow

@@ -1,7 +1,7 @@
-"""Taps: blocks whose stream is also a feature map that leaves the model beside the blocks after it.
+"""Find the tapped blocks: the residual stream after such a block is also an output of the model, as a feature map.
 
-Section 4.4 of the paper puts no CB into a block whose features go to a feature pyramid: what is read there by a
-decoder would carry the mean of all tokens.
+Section 4.4 of the paper does not insert CB into a block whose features go to a feature pyramid, because its decoder
+would then read the mean of all tokens.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from cbsurgeon.graph.blocks.reading import Reading
 from cbsurgeon.graph.branches.steps import chain, step
 
 KEEPS = frozenset({"layout", "crop", "dropout", "norm", "scale"})
-"""Steps after which a stream is still that stream; a pooling (one position left) is a ``scale`` and ends it below."""
+"""Steps that keep a residual stream. A global pooling is a ``scale`` too; :func:`_is_map` ends the walk there."""
 
 
 def tapped(reading: Reading) -> frozenset[fx.Node]:
-    """The additions that end a block whose stream is tapped.
+    """Return the residual adds of the blocks that are tapped.
 
-    Two ways to be: norm and layout steps alone lead from it to an output of the graph; or some other way leads to an
-    output that passes none of the later blocks, while there are later blocks (a lateral connection to a pyramid or a
-    decoder). What is pooled, or cropped to one token, on its way (a classifier) is no feature map. The attention in
-    front of a tapped MLP belongs to the same block of the paper and is tapped with it.
+    A block is tapped if only norms and layout steps lead from it to an output; or if it has later blocks and some path
+    to an output passes none of them (a lateral connection to a pyramid or a decoder). A path that pools or crops to one
+    token (a classifier) does not count. The attention before a tapped MLP is tapped as well, because the paper counts
+    both as one block.
     """
     flow = reading.flow
     totals = {found.branch.total for found in reading.found} | set(reading.lineage.totals)
@@ -55,7 +55,7 @@ def _is_output(flow: Flow, total: fx.Node) -> bool:
 
 
 def _bypasses(flow: Flow, total: fx.Node, later: Container[fx.Node]) -> bool:
-    """Whether an output is reached past every later block, and a later block is reached at all."""
+    """Whether there are later blocks, and a path to an output that passes none of them."""
     queue, seen = [total], {total}
     followed = leaves = False
     while queue:
@@ -72,7 +72,7 @@ def _bypasses(flow: Flow, total: fx.Node, later: Container[fx.Node]) -> bool:
 
 
 def _is_map(flow: Flow, node: fx.Node) -> bool:
-    """Several positions, each with several values; a list of tensors (the result of a split) counts as one."""
+    """Whether a node is a feature map: several positions, each with several values. A list of tensors counts as one."""
     if not flow.is_activation(node):
         return False
     if aten.value(node) is None:

@@ -1,4 +1,4 @@
-"""Between the first and the last projection: everything a branch does there, walked backwards from the last one."""
+"""The body of a branch: everything between its up and down projections, found by walking back from the last one."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ LIMIT = 600
 
 
 @dataclass
-class Middle:
-    """What stands between the last projection of a branch and the projections before it.
+class Body:
+    """The body of a branch, between its up projections and its down projection.
 
     Attributes:
-        firsts: projections whose feature axis is the one the last projection contracts, in graph order.
-        others: projections met whose features are something else (queries, keys).
+        firsts: the up projections: those whose feature axis the down projection contracts, in graph order.
+        others: other projections that were met (of queries, of keys).
         nodes: every node visited.
-        activation, gate: something non-linear; two different tensors multiplied.
-        attention: tokens are mixed with weights computed from tokens.
+        activation, gate: there is a non-linearity; two different tensors are multiplied.
+        attention: tokens are mixed by weights that are computed from tokens.
         spatial: tokens are mixed by a depthwise convolution, a pooling or a Fourier transform.
-        token_mixing: a projection of a token axis stands in between (spatial gating unit).
-        opened: the walk reached a place where it had to stop without meeting a projection.
+        token_mixing: there is a projection of a token axis (spatial gating unit).
+        opened: the walk stopped somewhere without meeting a projection.
     """
 
     firsts: list[Projection] = field(default_factory=list)
@@ -43,9 +43,9 @@ class Middle:
     opened: bool = False
 
 
-def middle(flow: Flow, last: Projection, stop: Container[fx.Node]) -> Middle:
-    """Walk back from the last projection's input to the projections that feed it."""
-    found = Middle()
+def body_before(flow: Flow, last: Projection, stop: Container[fx.Node]) -> Body:
+    """Return the body before a projection, walking back from its input to the projections that feed it."""
+    found = Body()
     hidden = flow.table.axes(last.contracted)
     source_dims = flow.of(last.source)
     tokens = set().union(*(flow.table.axes(dim) for dim in source_dims)) - hidden - {BATCH}
@@ -78,11 +78,11 @@ def middle(flow: Flow, last: Projection, stop: Container[fx.Node]) -> Middle:
     return found
 
 
-def deepen(flow: Flow, between: Middle, stop: Container[fx.Node]) -> Middle:
-    """The same middle, one projection deeper: an MLP of three or more layers."""
-    joined = Middle(nodes=set(between.nodes), others=list(between.others))
+def deepen(flow: Flow, between: Body, stop: Container[fx.Node]) -> Body:
+    """Return the body extended by one more projection upstream, for an MLP of three or more layers."""
+    joined = Body(nodes=set(between.nodes), others=list(between.others))
     for first in between.firsts:
-        below = middle(flow, first, stop)
+        below = body_before(flow, first, stop)
         joined.firsts += [one for one in below.firsts if all(one.core is not known.core for known in joined.firsts)]
         joined.others += below.others
         joined.nodes |= below.nodes | {first.core, first.output}
@@ -92,7 +92,7 @@ def deepen(flow: Flow, between: Middle, stop: Container[fx.Node]) -> Middle:
 
 
 def _features(flow: Flow, found: Projection) -> set[int]:
-    """The axis a projection produces."""
+    """The axis that a projection produces."""
     dims = flow.of(found.core)
     if found.convolution:
         return flow.table.axes(dims[1])
@@ -105,13 +105,13 @@ def _features(flow: Flow, found: Projection) -> set[int]:
 
 
 def is_pooled(flow: Flow, found: Projection) -> bool:
-    """Whether a projection reads a tensor of one token: nothing but the batch stands beside the contracted axis."""
+    """Whether a projection reads a tensor of one token: it has no axes but the batch and the contracted one."""
     dims = flow.of(found.source)
     rest = [dim for dim in dims if dim and dim != found.contracted]
     return all(flow.table.axes(dim) == {BATCH} for dim in rest)
 
 
-def _note(flow: Flow, node: fx.Node, tokens: set[int], found: Middle) -> None:
+def _note(flow: Flow, node: fx.Node, tokens: set[int], found: Body) -> None:
     name = aten.name(node)
     live = [source for source in aten.tensors(node) if flow.is_activation(source)]
     if name in aten.SAMPLED or (name in aten.MATMUL and len(live) >= 2) or _weighted_sum(flow, node, tokens):
@@ -149,8 +149,8 @@ def _weighted_sum(flow: Flow, node: fx.Node, tokens: set[int]) -> bool:
     return bool((before - after) & tokens)
 
 
-def _note_region(region: fx.Graph, found: Middle) -> None:
-    """What happens inside a region kept apart, as far as kinds of operators tell."""
+def _note_region(region: fx.Graph, found: Body) -> None:
+    """Record what a separate region (autocast, gradient mode) contains, by the kinds of its operators."""
     constant = {node for node in region.nodes if node.op == "get_attr"}
     for node in region.nodes:
         name = aten.name(node)
@@ -160,7 +160,7 @@ def _note_region(region: fx.Graph, found: Middle) -> None:
 
 
 def _origin(flow: Flow, node: fx.Node) -> fx.Node:
-    """The projection, slice or split a tensor was computed from, through pointwise steps."""
+    """The projection, slice or split that a tensor was computed from by pointwise steps."""
     for _ in range(64):
         name = aten.name(node)
         if name in ("getitem", "slice", "select", "narrow") or projection(flow, node) is not None:

@@ -1,4 +1,4 @@
-"""Residual branches: an addition whose one operand (the stream) is what the other (the branch) was computed from."""
+"""Find residual branches: additions in which one operand (the branch) was computed from the other (the stream)."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from torch import fx
 
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.flow import Flow
-from cbsurgeon.graph.branches.body import Middle, deepen, middle
+from cbsurgeon.graph.branches.body import Body, body_before, deepen
 from cbsurgeon.graph.branches.projection import Projection, projection
 from cbsurgeon.graph.branches.steps import chain, is_spatial, operands, step
 
 DEPTH = 3
-"""How many projections beyond two an MLP may have."""
+"""How many more than two projections an MLP may have."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One operand of a sum, read back to the stream it was computed from.
+    """One operand of a sum, followed back to the stream that it was computed from.
 
     Attributes:
-        total: the addition.
-        stream: the tensor both the branch and the other operand come from; ``None`` where it was not found.
-        last: the last projection.
-        between: what stands before the last projection.
-        tail: nodes from the last projection's output (included) to the addition (excluded), in graph order.
-        head_spatial: a depthwise convolution or pooling stands between stream and first projection.
+        total: the residual add.
+        stream: the residual stream: the tensor that both the branch and the other operand come from, or ``None``.
+        last: the down projection.
+        between: the body before the down projection.
+        tail: nodes from the down projection's output (included) to the addition (excluded), in graph order.
+        head_spatial: there is a depthwise convolution or pooling between the stream and the up projection.
         others: candidates for the stream in the other operands.
-        blocked_by: a step after the last projection that is not element-wise, where there is one.
+        blocked_by: a step after the down projection that is not element-wise, if there is one.
     """
 
     total: fx.Node
     stream: fx.Node | None
     last: Projection
-    between: Middle
+    between: Body
     tail: tuple[fx.Node, ...]
     head_spatial: bool = False
     others: tuple[fx.Node, ...] = field(default=(), repr=False)
@@ -43,17 +43,17 @@ class Branch:
 
     @property
     def has_spatial(self) -> bool:
-        """Whether a depthwise convolution or pooling stands anywhere between stream and last projection."""
+        """Whether there is a depthwise convolution or pooling between the stream and the down projection."""
         return self.between.spatial or self.head_spatial
 
 
 def branches(flow: Flow, total: fx.Node, stop: Container[fx.Node]) -> Iterator[Branch]:
-    """Every operand of a sum read as a branch.
+    """Yield every operand of a sum as a branch.
 
     Args:
         flow: axis factors of the graph.
         total: a node that adds two or more full-sized activations.
-        stop: additions already known to end a branch; a walk never crosses them.
+        stop: additions that are known to end a branch; a walk stops there.
     """
     terms = operands(flow, total)
     for place, term in enumerate(terms):
@@ -64,7 +64,7 @@ def branches(flow: Flow, total: fx.Node, stop: Container[fx.Node]) -> Iterator[B
 
 
 def _streams(flow: Flow, node: fx.Node, depth: int = 4) -> list[fx.Node]:
-    """Candidates for the stream in the other operand: its chain, and the chains of a sum used only here."""
+    """Candidates for the stream in the other operand: its chain, and the chains of a sum that is used only here."""
     nodes = chain(flow, node)
     inner = operands(flow, nodes[-1])
     if depth and inner and all(len(one.users) == 1 for one in nodes):
@@ -76,7 +76,7 @@ def _streams(flow: Flow, node: fx.Node, depth: int = 4) -> list[fx.Node]:
 def _read(
     flow: Flow, total: fx.Node, term: fx.Node, others: list[fx.Node], stop: Container[fx.Node], tail: list[fx.Node]
 ) -> Iterator[Branch]:
-    """Walk one operand back to its last projection; a sum of branches is followed into each of them."""
+    """Walk one operand back to its down projection; a sum of branches is followed into each of them."""
     current, tail = term, list(tail)
     while True:
         last = projection(flow, current)
@@ -120,10 +120,10 @@ def _mixed(flow: Flow, terms: list[fx.Node]) -> fx.Node | None:
 def _behind(
     flow: Flow, total: fx.Node, blocker: fx.Node, others: list[fx.Node], stop: Container[fx.Node]
 ) -> Iterator[Branch]:
-    """The projections a few steps behind a step that is not element-wise: near misses to be explained."""
+    """The branches behind a step that is not element-wise; they are rejected with a reason, or are experts."""
     if is_spatial(flow, blocker):
         core = Projection(blocker, aten.tensors(blocker)[0], (blocker,), blocker, (), spatial=True, convolution=True)
-        yield Branch(total, None, core, Middle(), (blocker,), others=tuple(others), blocked_by=blocker)
+        yield Branch(total, None, core, Body(), (blocker,), others=tuple(others), blocked_by=blocker)
     queue, seen = [blocker], set[fx.Node]()
     while queue and len(seen) < 12:
         node = queue.pop()
@@ -156,7 +156,7 @@ def _complete(
     tail: list[fx.Node],
 ) -> Branch:
     streams = frozenset(others)
-    between = middle(flow, last, _Either(streams, stop))
+    between = body_before(flow, last, _Either(streams, stop))
     paths, stream = _meet(flow, between, streams)
     for _ in range(DEPTH):
         spatial = any(first.spatial for first in between.firsts)
@@ -175,8 +175,8 @@ def _complete(
     return Branch(total, stream, last, between, tuple(tail), spatial, tuple(others))
 
 
-def _meet(flow: Flow, between: Middle, streams: Container[fx.Node]) -> tuple[list[list[fx.Node]], fx.Node | None]:
-    """The way from each first projection upstream, and the first node of the stream they all meet."""
+def _meet(flow: Flow, between: Body, streams: Container[fx.Node]) -> tuple[list[list[fx.Node]], fx.Node | None]:
+    """The nodes upstream of each up projection, and the first node of the stream that is among all of them."""
     paths = [chain(flow, first.source) for first in between.firsts]
     if not paths:
         return [], None
@@ -184,8 +184,8 @@ def _meet(flow: Flow, between: Middle, streams: Container[fx.Node]) -> tuple[lis
 
 
 def mixes_tokens(flow: Flow, total: fx.Node, stop: Container[fx.Node], limit: int = 300) -> bool:
-    """Whether a sum that is no block adds a token mixer to its stream: attention, or pooling and depthwise convolution
-    without an expansion of their own (that would be an inverted bottleneck, mixing both ways at once)."""
+    """Whether a sum that is not a block adds a token mixer to its stream: attention, or a pooling or depthwise
+    convolution with less than two projections (with two it would be an inverted bottleneck)."""
     terms = operands(flow, total)
     for place, term in enumerate(terms):
         streams = {node for k, other in enumerate(terms) if k != place for node in _streams(flow, other)}

@@ -1,4 +1,4 @@
-"""Mixtures of experts: the weighted sum where tokens are whole again, and tokens that are routed by values."""
+"""Recognise mixtures of experts: dense ones by the weighted sum over experts, routed ones by the choice of tokens."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ UNAVAILABLE = {
 
 
 def weighted_sum(flow: Flow, branch: Branch) -> fx.Node | None:
-    """The sum over experts that stands between a branch's last projection and its addition.
+    """Return the sum over experts between a branch's down projection and its residual add, or ``None``.
 
-    It leaves away an axis that the projections' weights brought in, which is therefore no axis of the stream, and keeps
-    all axes of the stream.
+    It removes an axis that came from the projections' weights, and keeps all axes of the stream.
     """
     node, stream = branch.blocked_by, branch.stream
     if node is None or stream is None or node not in flow.table.dims or branch.between.attention:
@@ -41,7 +40,7 @@ def weighted_sum(flow: Flow, branch: Branch) -> fx.Node | None:
 
 
 def end_of(node: fx.Node, total: fx.Node) -> fx.Node:
-    """The sum over experts after the dropout that follows it, where one does."""
+    """Return the sum over experts, or the dropout that follows it."""
     value = node
     while len(node.users) == 1 and total not in node.users:
         (node,) = node.users
@@ -56,16 +55,16 @@ ROUTING = frozenset(
     "topk argmax argsort sort one_hot nonzero bincount scatter scatter_add scatter_reduce index_add index_copy "
     "index_put index_reduce masked_scatter".split()
 )
-"""Operators that choose, by values, which tokens meet which weights."""
+"""Operators that decide by values which tokens are multiplied with which weights."""
 
 _FAR = 400
 
 
 def routing(flow: Flow, term: fx.Node, streams: Container[fx.Node]) -> fx.Node | None:
-    """The step by which values decide which tokens of a stream meet which weights, on the way to one operand of a sum.
+    """Return the node that routes tokens of a stream to experts, upstream of one operand of a sum, or ``None``.
 
-    That is a choice (:data:`ROUTING`), or a product with the weights of several experts; something non-linear has to
-    stand there as well, and the stream has to be met.
+    It is one of :data:`ROUTING`, or a product with the weights of several experts. There must also be a non-linearity,
+    and the walk upstream must reach the stream.
     """
     queue, seen = [term], set[fx.Node]()
     chosen: fx.Node | None = None
@@ -85,7 +84,7 @@ def routing(flow: Flow, term: fx.Node, streams: Container[fx.Node]) -> fx.Node |
 
 
 def _has_expert_weights(flow: Flow, node: fx.Node) -> bool:
-    """Whether a product takes weights of more than two axes, or rows of such weights that values choose."""
+    """Whether a product takes weights with more than two axes, or rows of such weights that are chosen by values."""
     for source in aten.tensors(node):
         while aten.name(source) in aten.LAYOUT | {"index", "index_select", "gather"}:
             source = aten.tensors(source)[0]
@@ -96,7 +95,7 @@ def _has_expert_weights(flow: Flow, node: fx.Node) -> bool:
 
 
 def are_experts(flow: Flow, found: list[Branch]) -> bool:
-    """Whether branches added up are experts: each is weighted by a number per token that an activation makes."""
+    """Whether branches that are added up are experts: each is multiplied by a computed number per token."""
     return len(found) > 1 and all(_weighted_per_token(flow, branch) for branch in found)
 
 

@@ -1,4 +1,4 @@
-"""Modules that can hold an operator: not containers, and not shared with something else under another name."""
+"""Which modules can have an operator as a child: not containers, and not modules that also run under another name."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Hosts:
     """Which modules an operator can be a child of.
 
     Attributes:
-        containers: modules that run their children in turn: a child added to one would run as a layer of its own.
-        others: path → the other paths of the same module, the first name first; for modules with several names.
+        containers: modules that run their children in turn, so that an added child would run as another layer.
+        others: path → the other paths of the same module, for modules with several paths.
     """
 
     containers: frozenset[str] = frozenset()
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def under(self, prefix: str) -> Hosts:
-        """The same, for paths below a prefix."""
+        """Return the same for a sub-module, with paths relative to it."""
         start = f"{prefix}."
         return Hosts(
             frozenset(path.removeprefix(start) for path in self.containers if path.startswith(start)),
@@ -35,18 +35,18 @@ class Hosts:
         )
 
     def takes(self, path: str, runs: Callable[[str], int]) -> bool:
-        """Whether a child of that module runs where the module runs, and nowhere else.
+        """Whether a module can have an operator as a child.
 
         Args:
-            path: of the module.
-            runs: how often the module of some path runs.
+            path: path of the module.
+            runs: path → how often that module runs.
         """
         others = self.others.get(path, ())
         return path not in self.containers and not any(runs(other) for other in others)
 
 
 def hosts_of(model: Model) -> Hosts:
-    """Which modules of a model take a child; a program has none to ask."""
+    """Return which modules of a model can have an operator as a child; without limits if the model is a program."""
     if model.module is None:
         return Hosts()
     kinds = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

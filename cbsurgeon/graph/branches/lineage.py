@@ -1,4 +1,4 @@
-"""Which residual stream a tensor belongs to, and what was added to that stream before."""
+"""Find which residual stream a tensor belongs to, and what was added to that stream before."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Lineage:
         self._streams: dict[fx.Node, fx.Node] = {}
 
     def add(self, total: fx.Node, kind: str, stream: fx.Node | None) -> None:
-        """Note a block: the addition that ends it and the stream it was read from."""
+        """Record a block: its residual add and the stream that it reads."""
         self.totals.setdefault(total, set()).add(kind)
         if stream is not None:
             self._streams[total] = stream
 
     def follows_mixer(self, stream: fx.Node) -> bool:
-        """Whether the last thing done to a stream before here was mixing its tokens."""
+        """Whether the last block before this point of a stream mixes its tokens."""
         node: fx.Node | None = stream
         for _ in range(_FAR):
             if node is None or node in self._flow.projections:
@@ -46,8 +46,8 @@ class Lineage:
         return False
 
     def origin(self, stream: fx.Node) -> fx.Node:
-        """The last block's addition a stream comes from, through changes of width and resolution, or where it begins:
-        at its first embedding or projection, so that two towers on one input are two streams."""
+        """Return the residual add of the last block upstream, through changes of width and resolution. If there is
+        none, the first embedding or projection of the stream, so that two towers on one input are two streams."""
         node: fx.Node | None = stream
         begin, reached = None, stream
         for _ in range(_FAR):
@@ -62,11 +62,11 @@ class Lineage:
         return begin or reached
 
     def before(self, total: fx.Node) -> fx.Node | None:
-        """The stream a known addition was computed from."""
+        """Return the stream that a known residual add was computed from."""
         return self._streams.get(total)
 
     def upstream(self, node: fx.Node) -> fx.Node | None:
-        """The input that carries the stream: the full-sized or largest one, the query of an attention."""
+        """Return the input that carries the stream: the full-sized or largest one, or the query of an attention."""
         flow = self._flow
         if node in flow.projections:
             return flow.projections[node][0]
@@ -87,7 +87,7 @@ class Lineage:
         return max(known, key=lambda source: _positions(flow, source))
 
     def _constant_stream(self, node: fx.Node, source: fx.Node) -> bool:
-        """``queries + attention(...)``: the stream is the constant operand, so it starts here."""
+        """Whether a node is ``queries + attention(...)`` with constant queries, so that the stream starts here."""
         if aten.name(node) != "add" or not self._from_attention(source):
             return False
         sizes = self._flow.table.sizes(node)
@@ -98,7 +98,7 @@ class Lineage:
         )
 
     def _from_attention(self, node: fx.Node) -> bool:
-        """Whether a tensor is an attention's result, as opposed to a stream that position embeddings are added to."""
+        """Whether a tensor is the result of an attention, and not a stream to which position embeddings are added."""
         flow = self._flow
         for _ in range(16):
             live = [source for source in aten.tensors(node) if flow.is_activation(source)]

@@ -1,4 +1,4 @@
-"""Which module call each node belongs to, and at which module's input or output a tensor can be reached."""
+"""Find the module call that each node belongs to, and the modules whose input or output a tensor is."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class ModuleCalls:
                 self._nodes[call].append(node)
                 self._path[call] = path.split("@")[0]
         self._inside = {call: frozenset(nodes) for call, nodes in self._nodes.items()}
-        # The model itself holds every node, so what enters and leaves a call is worked out once.
+        # The model itself holds every node, so what enters and leaves a call is computed once.
         self._left: dict[Call, frozenset[fx.Node]] = {}
         self._entered: dict[Call, frozenset[fx.Node]] = {}
         self._runs = Counter(self._path[call] for call in self._nodes)
 
     def path(self, node: fx.Node) -> str:
-        """Path of the innermost module a node was made in; empty for the model itself or where it is unknown."""
+        """Return the path of the innermost module of a node; empty for the model itself, or if it is unknown."""
         stack = self._stack.get(node, ())
         return self._path[stack[-1]] if stack else ""
 
     def leaf(self, core: fx.Node, siblings: Sequence[fx.Node]) -> str:
-        """Path of the module that is this projection: its innermost module, unless that holds other projections too."""
+        """Return the path of a projection's own module; empty if its innermost module has other projections too."""
         stack = self._stack.get(core, ())
         if not stack or not self._path[stack[-1]]:
             return ""
@@ -49,26 +49,26 @@ class ModuleCalls:
         return self._path[stack[-1]] if inside <= {core, *siblings} else ""
 
     def common(self, nodes: Sequence[fx.Node]) -> str:
-        """Path of the innermost module that holds all of these nodes."""
+        """Return the path of the innermost module that contains all of these nodes."""
         stacks = [self._stack.get(node, ()) for node in nodes]
         shared = [call for call in stacks[0] if all(call in stack for stack in stacks)] if stacks else []
         return self._path[shared[-1]] if shared else ""
 
     def runs(self, path: str) -> int:
-        """How often a module runs in one forward pass."""
+        """Return how often a module runs in one forward pass."""
         return self._runs[path]
 
     def output_hooks(self, value: fx.Node) -> list[Hook]:
-        """Modules whose one result is ``value``, the outermost first."""
+        """Return the modules whose only result is ``value``, outermost first."""
         stack = self._stack.get(value, ())
         return [
             Hook(self._path[call], "output") for call in stack if self._path[call] and self._leaving(call) == {value}
         ]
 
     def input_hooks(self, value: fx.Node, readers: Sequence[fx.Node]) -> list[Hook]:
-        """Modules whose one input is ``value`` and in which only ``readers`` read it, the innermost first.
+        """Return the modules whose only input is ``value`` and in which only ``readers`` read it, innermost first.
 
-        Asking for its size is no reading: an operator keeps the shape.
+        Nodes that read only its size do not count, because an operator keeps the shape.
         """
         stacks = [self._stack.get(reader, ()) for reader in readers]
         shared = [call for call in stacks[0] if self._path[call] and all(call in stack for stack in stacks)]
@@ -81,9 +81,9 @@ class ModuleCalls:
         return found
 
     def results_before(self, value: fx.Node, limit: int = 400) -> Iterator[tuple[fx.Node, str]]:
-        """Results of modules that run before a node, the nearest first, with the path of the innermost such module.
+        """Yield the results of modules that end before a node, nearest first, with the path of the innermost module.
 
-        A module that runs once more in between is left out: its last output is another one.
+        A module that runs again before the node is left out, because its last output is another tensor.
         """
         latest: dict[str, Call] = {}
         around = self._stack.get(value, ())

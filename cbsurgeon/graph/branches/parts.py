@@ -1,4 +1,4 @@
-"""Which parts of an MLP branch a candidate has."""
+"""Find which parts of an MLP branch a candidate has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from torch import fx
 
 from cbsurgeon.graph.axes.flow import Flow
-from cbsurgeon.graph.branches.body import Middle
+from cbsurgeon.graph.branches.body import Body
 from cbsurgeon.graph.branches.projection import Projection
 from cbsurgeon.graph.branches.steps import chain, step
 from cbsurgeon.graph.reasons import Part
@@ -15,20 +15,20 @@ from cbsurgeon.graph.reasons import Part
 
 def parts_of(
     flow: Flow,
-    between: Middle,
+    between: Body,
     last: Projection,
     *,
     streams: Container[fx.Node] = (),
     tail: Sequence[fx.Node] = (),
 ) -> tuple[Part, ...]:
-    """The parts a candidate has, in the order in which data passes through them.
+    """Return the parts that a candidate has, in the order in which data passes through them.
 
     Args:
         flow: axis factors of the graph.
-        between: what stands before the last projection.
-        last: the last projection, or what stands in its place.
-        streams: the residual stream that the candidate is added to, or what may be it.
-        tail: nodes from the last projection to the addition.
+        between: the body before the down projection.
+        last: the down projection, or the node that replaces it.
+        streams: the residual stream that the candidate is added to, or candidates for it.
+        tail: nodes from the down projection to the residual add.
     """
     paths = [chain(flow, one.source) for one in between.firsts or [last]]
     meeting = [next((place for place, node in enumerate(path) if node in streams), None) for path in paths]

@@ -1,4 +1,4 @@
-"""Pieces of one tensor that are joined again: channels in another order, halves normalised apart, shifted tokens."""
+"""Recognise a ``cat`` of pieces of one tensor: reordered channels, halves normalised separately, shifted tokens."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CUTS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split"})
 """Operators that cut a tensor into a list of pieces along one axis."""
 
 _STEPS = 12
-"""Steps between a piece and the tensor that it was cut from."""
+"""How many steps there may be between a piece and the tensor that it was cut from."""
 
 
 class Piece(NamedTuple):
-    """Positions ``start`` to ``stop`` along an axis of a tensor."""
+    """The positions ``start`` to ``stop`` along an axis of a tensor."""
 
     source: fx.Node
     start: int
@@ -27,12 +27,12 @@ class Piece(NamedTuple):
 
 
 def common(flow: Flow, node: fx.Node, up: Callable[[fx.Node], fx.Node | None]) -> fx.Node | None:
-    """The tensor of the same size that all inputs of a ``cat`` were cut from.
+    """Return the tensor of the same size that all inputs of a ``cat`` were cut from, or ``None``.
 
     Args:
         flow: axis factors of the graph.
         node: the ``cat``.
-        up: the input that carries the stream on, for a node; ``None`` at a boundary.
+        up: function from a node to its input that carries the stream; ``None`` at a boundary.
     """
     pieces = aten.tensors(node)
     if len(pieces) < 2 or not all(flow.is_activation(piece) for piece in pieces):
@@ -53,8 +53,8 @@ def _walk(node: fx.Node, up: Callable[[fx.Node], fx.Node | None]) -> list[fx.Nod
 
 
 def shifts(flow: Flow, node: fx.Node) -> bool:
-    """Whether a ``cat`` moves tokens: pieces of one tensor are joined along the axis they were cut on, and a position
-    appears twice, so that the positions behind it come from their neighbours."""
+    """Whether a ``cat`` shifts tokens: pieces of one tensor are joined along the axis they were cut on and overlap, so
+    that positions come from their neighbours."""
     sizes = flow.table.sizes(node)
     where = aten.argument(node, 1, "dim", 0)
     if not isinstance(where, int):
@@ -73,7 +73,7 @@ def shifts(flow: Flow, node: fx.Node) -> bool:
 
 
 def _cut(flow: Flow, node: fx.Node, axis: int) -> Piece:
-    """A piece, through slices alone; slices of other axes select which channels are meant."""
+    """The piece of a tensor that a node is, through slices along one axis; slices of other axes select channels."""
     start, stop = 0, flow.table.sizes(node)[axis]
     for _ in range(_STEPS):
         if aten.name(node) not in ("slice", "contiguous", "clone", "alias"):

@@ -1,4 +1,4 @@
-"""Projections: linear maps of one axis by a parameter, with the bias, batch norm or low-rank update they come with."""
+"""Find projections: linear maps of one axis by a parameter, with their bias, batch norm or low-rank update."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Projection:
     Attributes:
         core: the operator that contracts (``linear``, ``addmm``, ``conv2d`` ...).
         source: the activation it reads.
-        readers: the nodes that read ``source`` (two for a low-rank adapted projection).
+        readers: the nodes that read ``source`` (two for a projection with a low-rank update).
         output: its result, with bias, batch norm and low-rank update.
         contracted: the dimension it contracts.
         spatial: it is a convolution wider than one position.
@@ -37,7 +37,7 @@ class Projection:
 
 
 class Projections:
-    """The projection, if any, that each node of a graph is the result of; found once, in graph order."""
+    """The projection that each node of a graph is the result of, if any; computed once, in graph order."""
 
     def __init__(self, flow: Flow) -> None:
         self._known: dict[fx.Node, Projection | None] = {}
@@ -45,12 +45,12 @@ class Projections:
             self._known[node] = _find(flow, self, node)
 
     def __call__(self, node: fx.Node) -> Projection | None:
-        """The projection whose result ``node`` is, if it is one."""
+        """Return the projection whose result ``node`` is, or ``None``."""
         return self._known[node]
 
 
 def projection(flow: Flow, node: fx.Node) -> Projection | None:
-    """The projection whose result ``node`` is, if it is one."""
+    """Return the projection whose result ``node`` is, or ``None``."""
     table = _TABLES.get(flow)
     if table is None:
         table = _TABLES[flow] = Projections(flow)
@@ -81,7 +81,7 @@ def _find(flow: Flow, known: Projections, node: fx.Node) -> Projection | None:
 
 
 def _under(known: Projections, node: fx.Node, source: fx.Node) -> Projection | None:
-    """The projection below a bias or a batch norm, reached through layout alone; it must feed nothing else."""
+    """The projection before a bias or batch norm, with only layout steps in between and no other readers."""
     current = source
     while aten.name(current) in aten.LAYOUT and len(_readers(current)) == 1:
         current = aten.tensors(current)[0]
@@ -92,12 +92,12 @@ def _under(known: Projections, node: fx.Node, source: fx.Node) -> Projection | N
 
 
 def _readers(node: fx.Node) -> list[fx.Node]:
-    """Users that read a tensor's values, not only its shape."""
+    """The users that read a tensor's values, not only its shape."""
     return [user for user in node.users if not (aten.name(user).endswith("_as") and user.args[0] is not node)]
 
 
 def _low_rank(flow: Flow, known: Projections, node: fx.Node) -> Projection | None:
-    """``W x + s * B(A(dropout(x)))``: a frozen projection and its low-rank update, without anything non-linear."""
+    """The projection of ``W x + s * B(A(dropout(x)))``: a frozen projection with a linear low-rank update (LoRA)."""
     first, second = operands(flow, node)
     for base_end, update_end in ((first, second), (second, first)):
         base = known(_past_scale(flow, base_end))

@@ -1,4 +1,4 @@
-"""Sites of a branch: the tensors at Front, Mid and End, their axes, and the modules they are reached from."""
+"""Find the sites of a branch: the tensors at Front, Mid and End, their axes, and their modules."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from cbsurgeon.operators.common.unfolding import Unfold
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor and who reads it there: everybody, or only some nodes."""
+    """A tensor and the nodes that are to read the operator's result instead; none means all of its readers."""
 
     value: fx.Node
     readers: tuple[fx.Node, ...] = ()
 
 
 class NoSite(Exception):
-    """A position does not exist in this branch; the text says why."""
+    """A position does not exist in this branch; the message says why."""
 
 
 def front(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> Site:
-    """The input of the first projection(s).
+    """Return the site Front: the input of the up projection(s).
 
     Raises:
-        NoSite: the first projections read different tensors, or one of them also feeds something else.
+        NoSite: the up projections read different tensors, or one of them also feeds something else.
     """
     firsts = [_behind_guard(first) for first in branch.between.firsts]
     if len({first.source for first in firsts}) != 1:
-        raise NoSite("the first projections read different tensors")
+        raise NoSite("the up projections read different tensors")
     for first in branch.between.firsts:
         stranger = _feeds_elsewhere(first.output, branch)
         if stranger is not None:
-            raise NoSite(f"the first projection also feeds {stranger.name}, which is not part of this branch")
+            raise NoSite(f"the up projection also feeds {stranger.name}, which is not part of this branch")
     place = _input_place(flow, firsts, channels)
     return _site(flow, calls, "front", place, channels)
 
 
 def mid(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> Site:
-    """The input of the last projection."""
+    """Return the site Mid: the input of the down projection."""
     if not flow.table.axes(branch.between.firsts[0].contracted) <= channels:
         raise NoSite("the hidden axis of a token-mixing MLP holds mixtures of all tokens")
     hidden = flow.table.axes(branch.last.contracted)
@@ -57,10 +57,10 @@ def mid(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> S
 
 
 def end(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> Site:
-    """After the last projection and its dropout, before layer scale, drop path, norm and the addition.
+    """Return the site End: after the down projection and its dropout, before layer scale, drop path, norm and the add.
 
-    Where layout steps alone follow, the tensor with most tokens to average over is taken: that of all windows.
-    Attention in windows keeps its End inside them.
+    If layout steps follow, the tensor with the most tokens is taken, which merges windows. Attention in windows keeps
+    its End inside the windows.
     """
     made = set(channels)
     if branch.between.attention or flow.table.axes(branch.between.firsts[0].contracted) <= channels:
@@ -92,7 +92,7 @@ def end(flow: Flow, calls: ModuleCalls, branch: Branch, channels: set[int]) -> S
 
 
 def site_at(flow: Flow, calls: ModuleCalls, position: Position, value: fx.Node, channels: set[int]) -> Site:
-    """The site at a tensor that is known, for all who read it.
+    """Return the site at a given tensor, for all of its readers.
 
     Raises:
         NoSite: there are no tokens there.
@@ -101,7 +101,7 @@ def site_at(flow: Flow, calls: ModuleCalls, position: Position, value: fx.Node, 
 
 
 def _tokens(flow: Flow, node: fx.Node, channels: set[int]) -> int:
-    """Number of tokens along axes that no samples share; 0 where there is no such axis."""
+    """Number of tokens along axes that do not hold samples as well; 0 if there is no such axis."""
     known = roles(flow, flow.of(node), channels)
     return known.count if known is not None and known.tokens else 0
 
@@ -112,7 +112,7 @@ def _feature_dim(flow: Flow, last: Projection) -> tuple:  # type: ignore[type-ar
 
 
 def _input_place(flow: Flow, projections: list[Projection], channels: set[int]) -> Place:
-    """The projections' input, taken before layout steps made only for them when those fold its axes together."""
+    """The projections' input; if layout steps made only for them merge its axes, the tensor before these steps."""
     value = projections[0].source
     readers = tuple(dict.fromkeys(reader for one in projections for reader in one.readers))
     while True:
@@ -125,14 +125,14 @@ def _input_place(flow: Flow, projections: list[Projection], channels: set[int]) 
 
 
 def _behind_guard(first: Projection) -> Projection:
-    """A projection together with the clamp in front of it, which belongs to it."""
+    """A projection together with the clamp before it that protects its number format."""
     if aten.is_guard(first.source) and set(first.source.users) == set(first.readers):
         return replace(first, source=aten.tensors(first.source)[0], readers=(first.source,))
     return first
 
 
 def _feeds_elsewhere(output: fx.Node, branch: Branch) -> fx.Node | None:
-    """A node outside the branch that reads a projection's result, possibly after a split or a view."""
+    """A node outside the branch that reads a projection's result, possibly after a split or a view, or ``None``."""
     inside = branch.between.nodes | set(branch.last.readers) | {branch.last.core}
     queue = list(output.users)
     while queue:
@@ -175,8 +175,8 @@ def _site(
 
 
 def _shown(flow: Flow, calls: ModuleCalls, value: fx.Node, unfold: Unfold) -> Unfold:
-    """The split of a tensor, with the nearest module before it whose output has these samples and tokens on axes of
-    their own."""
+    """The split of a tensor, with the nearest module before it whose output has these samples and tokens on separate
+    axes."""
     shared = flow.plain(flow.of(value)[unfold.axis])
     samples = next(place for place, factor in enumerate(shared) if factor.axis == BATCH)
     for node, path in calls.results_before(value):
@@ -190,7 +190,7 @@ def _shown(flow: Flow, calls: ModuleCalls, value: fx.Node, unfold: Unfold) -> Un
 
 
 def _hooks(calls: ModuleCalls, place: Place, undropped: fx.Node | None) -> tuple[Hook, ...]:
-    """Every module at which the tensor can be reached, the best first."""
+    """Every module whose input or output the tensor is, the best first."""
     if place.readers:
         found = calls.input_hooks(place.value, place.readers)
         return tuple(found + (calls.output_hooks(place.value) if set(place.value.users) == set(place.readers) else []))
@@ -201,10 +201,11 @@ def _hooks(calls: ModuleCalls, place: Place, undropped: fx.Node | None) -> tuple
 
 
 def occupant(flow: Flow, value: fx.Node, token_axes: tuple[int, ...]) -> str | None:
-    """The operator that already stands at a tensor: a mean over its tokens added back to it, before or after.
+    """Return the operator that a model already applies to a tensor: a token mean that is added to the tensor.
 
     Returns:
-        ``cb`` where the sum is halved, ``cb_s`` where the mean is scaled by a parameter, ``mean`` otherwise.
+        ``cb`` if the sum is halved, ``cb_s`` if the mean is scaled by a parameter, ``mean`` for other sums; or
+        ``None``.
     """
     for total in _sums_near(value):
         live = [source for source in aten.tensors(total) if flow.is_activation(source)]
@@ -225,7 +226,7 @@ def occupant(flow: Flow, value: fx.Node, token_axes: tuple[int, ...]) -> str | N
 
 
 def _sums_near(value: fx.Node) -> list[fx.Node]:
-    """Additions that make ``value`` or read it within a few steps."""
+    """Additions that produce ``value`` or read it within a few steps."""
     near, frontier = [value], [value]
     for _ in range(4):
         frontier = [user for node in frontier for user in node.users]

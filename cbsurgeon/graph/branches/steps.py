@@ -1,8 +1,8 @@
-"""One step upstream from a node: what kind of step it is, and which input carries the stream on.
+"""Walk upstream from a node, one step at a time: what kind of step it is, and which input carries the stream.
 
-The walk follows the *full-sized* operand: of ``x * gate`` with a gate of shape ``[B, 1, C]`` it is ``x``; of
-``x * rsqrt(mean(x * x))`` (a normalisation spelled out) it is ``x`` again. Where two operands are full-sized the walk
-stops: that is a sum of two streams, a gate, or an activation spelled out, and someone else has to decide.
+The walk follows the *full-sized* operand: of ``x * gate`` with a gate of shape ``[B, 1, C]`` that is ``x``, and of
+``x * rsqrt(mean(x * x))`` (a normalisation written out) it is ``x`` as well. If two operands are full-sized the walk
+stops: the node is a sum of two streams, a gate, or an activation written out, and the caller decides.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
 
 def step(flow: Flow, node: fx.Node) -> Step | None:
-    """The step that made ``node``, or ``None`` at a boundary (projection, sum of two streams, input, attention ...)."""
+    """Return the step that made ``node``, or ``None`` at a boundary (projection, sum of two streams, input ...)."""
     name = aten.name(node)
     if node in flow.projections or not name or name in aten.FILLED:
         return None
@@ -62,7 +62,7 @@ def step(flow: Flow, node: fx.Node) -> Step | None:
 
 
 def _joins_copies(flow: Flow, node: fx.Node, source: fx.Node) -> bool:
-    """Whether a sum leaves away nothing but copies of a stream."""
+    """Whether a sum or mean reduces only an axis of copies of a stream."""
     if node not in flow.table.dims or source not in flow.table.dims:
         return False
     gone = [dim for dim in flow.of(source) if dim and dim not in flow.of(node)]
@@ -70,7 +70,7 @@ def _joins_copies(flow: Flow, node: fx.Node, source: fx.Node) -> bool:
 
 
 def joined(flow: Flow, node: fx.Node) -> Step | None:
-    """``cat`` of pieces of one tensor that is as large: another order of its channels, or pieces normalised apart."""
+    """Return the step of a ``cat`` that joins all pieces of one tensor: reordered, or normalised separately."""
     source = common(flow, node, lambda piece: _piece_source(flow, piece))
     if source is None or shifts(flow, node):
         return None
@@ -83,7 +83,7 @@ def _piece_source(flow: Flow, piece: fx.Node) -> fx.Node | None:
 
 
 def is_spatial(flow: Flow, node: fx.Node) -> bool:
-    """Mixes neighbouring tokens with fixed weights: a depthwise convolution wider than one position, a pooling that
+    """Whether a node mixes tokens with fixed weights: a depthwise convolution wider than one position, a pooling that
     leaves more than one position, a Fourier transform."""
     name = aten.name(node)
     if name in aten.CONVOLUTION and is_depthwise(flow, node):
@@ -106,14 +106,14 @@ def _elementwise(flow: Flow, node: fx.Node, live: list[fx.Node]) -> Step | None:
 
 
 def _own_sizes(flow: Flow, node: fx.Node) -> tuple[int, ...]:
-    """The sizes of a tensor before it was expanded: an expanded factor is no full-sized operand."""
+    """The sizes of a tensor before it was expanded: an expanded factor is not a full-sized operand."""
     while aten.name(node) in ("expand", "expand_as"):
         node = aten.tensors(node)[0]
     return flow.table.sizes(node)
 
 
 def chain(flow: Flow, start: fx.Node, limit: int = 64) -> list[fx.Node]:
-    """The nodes met walking upstream from ``start`` (included) until a boundary (included)."""
+    """Return the nodes upstream of ``start`` (included) up to a boundary (included)."""
     nodes = [start]
     while len(nodes) < limit:
         up = step(flow, nodes[-1])
@@ -124,9 +124,9 @@ def chain(flow: Flow, start: fx.Node, limit: int = 64) -> list[fx.Node]:
 
 
 def operands(flow: Flow, node: fx.Node) -> list[fx.Node]:
-    """The two or more full-sized tensors a node adds up, one of them an activation; empty when it is no such sum.
+    """Return the two or more full-sized tensors that a node adds, at least one an activation; empty for other nodes.
 
-    A constant counts when it was expanded to the batch: a stream may begin as learned queries.
+    A constant counts if it was expanded to the batch: a stream may start as learned queries.
     """
     name = aten.name(node)
     if name in ("addcmul", "addcdiv", "lerp") or name in aten.SUM:
@@ -144,7 +144,7 @@ def operands(flow: Flow, node: fx.Node) -> list[fx.Node]:
 
 
 def is_difference(flow: Flow, node: fx.Node) -> bool:
-    """``f(x) - x`` in ``x + a * (f(x) - x)``: the addition that follows is the residual add, not this."""
+    """Whether a node is ``f(x) - x`` in ``x + a * (f(x) - x)``: the addition that follows is the residual add."""
     terms = operands(flow, node) if aten.name(node) == "sub" else []
     if len(terms) != 2:
         return False
@@ -161,7 +161,7 @@ def is_difference(flow: Flow, node: fx.Node) -> bool:
 
 
 def _stacked(flow: Flow, node: fx.Node) -> list[fx.Node]:
-    """``stack([a, b, ...], dim).sum(dim)`` adds its parts."""
+    """The parts that ``stack([a, b, ...], dim).sum(dim)`` adds; empty for other nodes."""
     source = aten.tensors(node)[0]
     where = aten.argument(node, 1, "dim")
     if aten.name(source) != "stack" or where not in (

@@ -1,6 +1,7 @@
-"""Capturing a model: ``torch.export`` with a symbolic batch, whole or in parts, and running what was captured.
+"""Capture a model with ``torch.export`` and a symbolic batch, whole or in parts, and run what was captured.
 
-Belongs here: torch.export, its failures, and running a captured graph. Not here: reading it.
+Belongs here: torch.export, its failures, and running a captured graph. Not here: finding blocks in it
+    (``graph.blocks``).
 """
 
 from cbsurgeon.graph.capture.whole import capture

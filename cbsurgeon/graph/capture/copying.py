@@ -1,4 +1,4 @@
-"""Copies of modules that keep what ``copy.deepcopy`` loses, with submodules compiled by ``torch.compile`` unwrapped."""
+"""Copy modules: keep what ``copy.deepcopy`` loses, and unwrap submodules that ``torch.compile`` wrapped."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def has_compiled(module: nn.Module) -> bool:
 
 
 def named_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once with its path, as ``named_modules``, but as if nothing had been compiled.
+    """Yield every module once with its path, like ``named_modules``, but without the wrappers of ``torch.compile``.
 
-    The wrappers of ``torch.compile`` are skipped, and ``_orig_mod`` is in no path.
+    ``_orig_mod`` is left out of the paths.
     """
     for path, part in module.named_modules():
         if not is_compiled(part):
@@ -53,7 +53,7 @@ def named_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def duplicate(module: nn.Module, *, share: bool = False) -> nn.Module:
-    """An independent copy of a module, in which nothing is wrapped by ``torch.compile``.
+    """Return an independent copy of a module, in which nothing is wrapped by ``torch.compile``.
 
     Beyond ``copy.deepcopy`` it copies modules that hold computed tensors (pruning, ``weight_norm`` and
     ``spectral_norm`` leave the effective weight there, with its gradient's history), and it restores the training
@@ -81,7 +81,7 @@ def duplicate(module: nn.Module, *, share: bool = False) -> nn.Module:
 
 
 def _restore(before: nn.Module, after: nn.Module, memo: dict[int, Any]) -> None:
-    """Give a copied module the mode and the hooks of the original, where the copy lost them."""
+    """Restore the training mode and hooks of the original that a copy has lost."""
     after.training = before.training
     for name in _HOOKS:
         mine, theirs = getattr(before, name, None), getattr(after, name, None)
@@ -91,7 +91,7 @@ def _restore(before: nn.Module, after: nn.Module, memo: dict[int, Any]) -> None:
 
 
 def without_compiled(model: Model) -> Model:
-    """The same model, whose submodules wrapped by ``torch.compile`` are the plain ones; it shares all tensors."""
+    """Return the same model with submodules unwrapped from ``torch.compile``; it shares all tensors."""
     if model.module is None or not has_compiled(model.module):
         return model
     return replace(model, module=duplicate(model.module, share=True))

@@ -1,4 +1,4 @@
-"""Run a captured graph node by node: read intermediate values, or put others in their place."""
+"""Run a captured graph node by node, to read or replace intermediate values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cbsurgeon.graph import aten
 from cbsurgeon.graph.program import Program
 
 Override = Mapping[str, Tensor]
-"""Node name → tensor that takes the place of its value."""
+"""Node name → tensor that replaces its value."""
 
 
 class _Enough(Exception):
-    """Everything asked for has been computed."""
+    """All wanted values have been computed."""
 
 
 class _Reader(fx.Interpreter):
@@ -38,7 +38,7 @@ class _Reader(fx.Interpreter):
         elif n.name not in self.override:
             result = super().run_node(n)
         else:
-            if n.op == "placeholder":  # running it is what moves on to the next input
+            if n.op == "placeholder":  # running it advances to the next input
                 super().run_node(n)
             result = self.override[n.name]
         if n.name in self.wanted:
@@ -49,8 +49,8 @@ class _Reader(fx.Interpreter):
 
 
 def _needed(graph: fx.Graph, wanted: set[str], override: Override) -> set[fx.Node]:
-    """What has to run for the wanted values: their ancestors, up to values that are put in place of others, and
-    whatever writes into one of them."""
+    """The nodes that have to run for the wanted values: their ancestors, up to replaced values, and the nodes that
+    write into one of them."""
     needed, written = set[fx.Node](), set[fx.Node]()
     for node in reversed(graph.nodes):
         if node.name in wanted or node in needed or (writes(node) and _storage(node) in written):
@@ -68,7 +68,7 @@ def writes(node: fx.Node) -> bool:
 
 
 def _storage(node: fx.Node) -> fx.Node:
-    """The tensor whose memory a node's result may share, through views and writing in place."""
+    """The tensor whose memory a node's result may share, through views and in-place operators."""
     while node.args and isinstance(node.args[0], fx.Node):
         if not (writes(node) or aten.name(node) in aten.LAYOUT | aten.CROP | aten.SPLIT):
             break

@@ -1,8 +1,8 @@
-"""One program for every batch size, from captures at two: for models whose code turns the batch into a Python number.
+"""Merge captures at two batch sizes into one program for every size, if forward() turns the batch into a number.
 
 ``int(x.shape[0])`` makes ``torch.export`` refuse a symbolic batch. Captured at two fixed sizes, such a model gives two
-graphs that differ in numbers alone. Every number that differs is a multiple of the batch plus a constant, and is
-written as that; the result is captured again with a symbolic batch.
+graphs that differ only in numbers. Every number that differs is replaced by a multiple of the batch size plus a
+constant, and the result is captured again with a symbolic batch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _KEPT = ("nn_module_stack", "stack_trace", "torch_fn", "custom")
 
 
 class Unlike(Exception):
-    """The two captures differ in more than numbers that follow the batch; the text says where."""
+    """The two captures differ in more than numbers that depend on the batch; the message says where."""
 
 
 def with_samples(inputs: Inputs, size: int, wanted: int) -> Inputs:
-    """Inputs of another batch size: rows are repeated in turn.
+    """Return inputs of another batch size, with rows repeated in turn.
 
     Args:
         inputs: positional and keyword inputs.
@@ -45,7 +45,7 @@ def with_samples(inputs: Inputs, size: int, wanted: int) -> Inputs:
 def merged(
     first: ExportedProgram, second: ExportedProgram, sizes: tuple[int, int], shapes: Any, inputs: Inputs
 ) -> ExportedProgram:
-    """The program that both are at their batch size, with a symbolic batch.
+    """Return one program with a symbolic batch that computes what both captures compute.
 
     Args:
         first, second: the captures.
@@ -55,7 +55,7 @@ def merged(
         inputs: positional and keyword inputs of the first capture.
 
     Raises:
-        Unlike: they do not fit each other.
+        Unlike: the captures cannot be merged.
     """
     _same_constants(first, second)
     module, other = first.module(check_guards=False), second.module(check_guards=False)
@@ -92,7 +92,7 @@ def _same_constants(first: ExportedProgram, second: ExportedProgram) -> None:
 
 
 class _Writer:
-    """Writes numbers that follow the batch as multiples of it."""
+    """Replaces numbers that depend on the batch by multiples of the batch size."""
 
     def __init__(self, module: fx.GraphModule, sizes: tuple[int, int], shapes: Any) -> None:
         self._graph, self._sizes = module.graph, sizes
@@ -135,7 +135,7 @@ class _Writer:
         return self._known[times, more]
 
     def _size(self) -> fx.Node:
-        """The size of the batch, read off the first input that has it."""
+        """The node of the batch size, taken from the first input that has a batch axis."""
         if self._batch is None:
             inputs = [node for node in self._graph.nodes if node.op == "placeholder"]
             source = next(node for node, axes in zip(inputs, self._shapes, strict=True) if axes is not None)
@@ -145,7 +145,7 @@ class _Writer:
 
 
 def _keep_meta(before: fx.Graph, after: fx.Graph) -> None:
-    """Give the steps of a program captured again the modules they belong to."""
+    """Copy the module stacks of the first capture to the program that was captured again."""
     old, new = (
         [node for node in graph.nodes if node.op == "call_function" and _is_step(node)] for graph in (before, after)
     )
@@ -158,7 +158,7 @@ def _keep_meta(before: fx.Graph, after: fx.Graph) -> None:
 
 
 def _is_step(node: fx.Node) -> bool:
-    """Whether a node computes a tensor; sizes and assertions about them come and go."""
+    """Whether a node computes a tensor. Nodes of sizes and assertions differ between captures."""
     name = str(node.target)
     return isinstance(node.target, torch._ops.OpOverload) and not any(
         part in name for part in ("sym_", "_assert", "_guards")

@@ -1,4 +1,4 @@
-"""Models that cannot be captured whole: the largest sub-modules that can be, with inputs recorded in one eager run."""
+"""Capture the largest possible sub-modules of a model that cannot be captured whole, with recorded inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Parts:
 
     Attributes:
         programs: captured sub-modules (``Program.prefix`` is the path), in the order they ran.
-        left_out: path of a module with parameters whose own code is in no program → why.
+        left_out: path of a module with parameters whose code is not in any program → why.
         runs: path → how often the module runs in one forward pass of the whole model.
     """
 
@@ -47,7 +47,7 @@ class Recorded:
 
 @dataclass
 class _Descent:
-    """Where the search for parts stands."""
+    """The state of the search for parts."""
 
     recorded: Mapping[str, Recorded]
     programs: list[Program] = field(default_factory=list)
@@ -56,10 +56,10 @@ class _Descent:
 
 
 def capture_parts(model: Model) -> Parts:
-    """Run the model once, note what its modules are given, and capture the largest ones possible.
+    """Run the model once, record the inputs of its modules, and capture the largest modules possible.
 
     Raises:
-        CaptureError: the model does not even run eagerly on its example inputs (CB-CAPTURE-06).
+        CaptureError: the model does not run on its example inputs (CB-CAPTURE-06).
     """
     assert model.module is not None
     runs: Counter[str] = Counter()
@@ -87,7 +87,7 @@ def _record_example(model: Model, runs: Counter[str]) -> dict[str, Recorded]:
 
 
 def example(model: Model) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The model's example inputs, positional and by keyword."""
+    """Return the model's example inputs, positional and by keyword."""
     return tuple(model.example_inputs), dict(model.example_kwargs)
 
 
@@ -100,7 +100,7 @@ def record(
     state: Mapping[str, Tensor] | None = None,
     runs: Counter[str] | None = None,
 ) -> dict[str, Recorded]:
-    """Inputs of the first call of every module that runs, by path, in order.
+    """Return the inputs of the first call of every module that runs, by path, in order.
 
     Args:
         module: the whole model.
@@ -129,9 +129,9 @@ def record(
     ]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a forward that draws (which patches to keep) draws the same each time
+            torch.manual_seed(0)  # a forward() with random numbers (which patches to keep) gets the same each time
             output = call_with(module, state, args, kwargs) if state else module(*args, **kwargs)
-            if isinstance(output, Iterator):  # a generator does nothing until it is asked for its values
+            if isinstance(output, Iterator):  # a generator runs only when its values are requested
                 for _ in output:
                     pass
     finally:
@@ -141,7 +141,7 @@ def record(
 
 
 def with_something_hidden(tensor: Tensor) -> Tensor:
-    """A mask of ones is often dropped on the way because it hides nothing; make it hide the last position once."""
+    """Return a mask of ones with one position masked, because models often drop a mask that masks nothing."""
     if tensor.is_floating_point() or tensor.dim() < 2 or tensor.shape[-1] < 2 or not bool((tensor == 1).all()):
         return tensor
     masked = tensor.clone()
@@ -150,7 +150,7 @@ def with_something_hidden(tensor: Tensor) -> Tensor:
 
 
 def _descend(module: nn.Module, path: str, descent: _Descent) -> None:
-    """Capture a module, or what is inside it."""
+    """Capture a module, or if that fails its children."""
     if module in descent.seen or next(module.parameters(), None) is None:
         return
     descent.seen.add(module)

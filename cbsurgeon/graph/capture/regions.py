@@ -1,7 +1,7 @@
-"""Regions that ``torch.export`` keeps as graphs of their own: inlined where that is exact, named where it is not.
+"""Regions that ``torch.export`` keeps as separate graphs: inline them if that is exact, otherwise report them.
 
-``wrap_with_autocast`` and ``wrap_with_set_grad_enabled`` run their region once. They are inlined; what autocast casts
-becomes explicit. ``cond``, ``while_loop``, ``scan`` and ``map`` decide at run time what runs, so they stay as they are.
+``wrap_with_autocast`` and ``wrap_with_set_grad_enabled`` run their region once. They are inlined, and the casts of
+autocast become explicit. ``cond``, ``while_loop``, ``scan`` and ``map`` decide at run time what runs and are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.graph import aten
 
 _FIRST_OPERAND = {"wrap_with_autocast": 5, "wrap_with_set_grad_enabled": 2}
-"""Where a region's inputs begin among the arguments; its graph stands just before them."""
+"""Index of a region's first input among its arguments; the argument before it is the graph."""
 
 _CASTS = frozenset({"to", "_to_copy", "type_as", "float", "half", "bfloat16", "double", "_assert_tensor_metadata"})
 
@@ -50,7 +50,7 @@ def inline(exported: ExportedProgram) -> bool:
 
 
 def _inline(module: fx.GraphModule, region: fx.Node, renamed: dict[str, str]) -> None:
-    """Put the nodes of one region in its place; they keep the modules they belong to."""
+    """Replace one region by its nodes; they keep the modules that they belong to."""
     graph, first = module.graph, _FIRST_OPERAND[aten.name(region)]
     body, operands = region.args[first - 1], region.args[first:]
     assert isinstance(body, fx.Node)
@@ -92,7 +92,7 @@ def _free_name(module: fx.GraphModule, name: str) -> str:
 
 
 def _copied(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, Any]) -> fx.Node:
-    """A copy of a region's node whose inputs have the type autocast gave them."""
+    """A copy of a region's node, with explicit casts of its inputs to the type that autocast gave them."""
     copied = graph.node_copy(node, lambda source: copies[source])
     wanted = _autocast_type(node)
     if wanted is None:
@@ -108,7 +108,7 @@ def _copied(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, Any]) -> fx.No
 
 
 def _autocast_type(node: fx.Node) -> torch.dtype | None:
-    """The type autocast gave a node's floating inputs, where the result's type shows that it did."""
+    """The type to which autocast cast a node's floating inputs, as the result's type shows; else ``None``."""
     result = next((leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, Tensor)), None)
     if result is None or not result.is_floating_point() or aten.name(node) in _CASTS or "dtype" in node.kwargs:
         return None
@@ -123,14 +123,14 @@ def _autocast_type(node: fx.Node) -> torch.dtype | None:
 
 
 def unread(graph: fx.Graph) -> Iterator[fx.Node]:
-    """The nodes whose region stays apart: what runs there is decided by values."""
+    """Yield the nodes whose region is kept: values decide what runs there."""
     for node in graph.nodes:
         if isinstance(node.target, torch._ops.HigherOrderOperator) and aten.name(node) not in _FIRST_OPERAND:
             yield node
 
 
 def user_line(node: fx.Node) -> str:
-    """The line of the user's code a node comes from, or that uses its result: ``file:line: code``; empty if unknown."""
+    """Return the line of the user's code that a node comes from, as ``file:line: code``; empty if unknown."""
     for one in (node, *node.users, *node.all_input_nodes):
         lines = [line.strip() for line in str(one.meta.get("stack_trace") or "").splitlines()]
         for number in reversed([number for number, line in enumerate(lines) if line.startswith("File ")]):
@@ -142,12 +142,12 @@ def user_line(node: fx.Node) -> str:
 
 
 def raising_line(error: BaseException) -> str:
-    """The innermost line of the user's code in an error's traceback: ``file:line: code``; empty if there is none."""
+    """Return the innermost line of the user's code in a traceback, as ``file:line: code``; empty if there is none."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_code(frame.filename)]
     return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 
 def is_user_code(file: str) -> bool:
-    """Whether a file is neither generated, nor part of torch or of this package."""
+    """Whether a file is not generated and not part of torch or of this package."""
     own = str(Path(__file__).parent.parent.parent)
     return not file.startswith(("<", own)) and "/torch/" not in file

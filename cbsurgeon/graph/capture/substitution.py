@@ -1,4 +1,4 @@
-"""Run a module with other tensors in place of its parameters and buffers, and leave it as it was."""
+"""Run a module with other tensors in place of its parameters and buffers, without changing it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 def call_with(module: nn.Module, state: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What the module answers with other parameters and buffers; a tensor several modules hold is replaced in each.
+    """Return the module's output with other parameters and buffers; shared tensors are replaced everywhere.
 
-    ``torch.func.functional_call`` puts back what it replaced name by name. A module that is reached by two names would
-    be left with the replacement, so each module is named once here.
+    ``torch.func.functional_call`` restores what it replaced name by name. A module with two names would keep the
+    replacement, so each module is named only once here.
 
     Args:
         module: what to run; unchanged afterwards.

@@ -1,4 +1,4 @@
-"""Which inputs of the whole model the mask of a captured part comes from, found by changing them and looking."""
+"""Find the inputs of the whole model that the mask of a captured part comes from, by changing them one by one."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model
 
 Given = dict[tuple[str, str], Tensor]
-"""(path of a part, name of its input) → what the part was given."""
+"""(path of a part, name of its input) → the tensor that the part was called with."""
 
 _SHAKE = 0.1
-"""Relative change of every parameter: enough to flip a mask that is a thresholded prediction somewhere."""
+"""Relative change of every parameter: enough to change some value of a mask that is a thresholded prediction."""
 
 
 def origins(model: Model, programs: Sequence[Program], masks: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Names of what decides the masks of captured parts, as the user of the whole model knows them.
+    """Return the names of the model's inputs that the masks of captured parts come from.
 
-    The model is run again with one of its masks changed (half of a sample hidden), once per mask it takes: where the
-    part is given another mask, that input is the origin. A mask that changes with the model's parameters is predicted
-    by the model and hides no padding; it is dropped. What neither explains keeps the part's own name, with the path of
-    the part in front.
+    For each mask that the model takes, it is run again with half of a sample masked: if the part then gets another
+    mask, that input is the origin. A mask that changes with the model's parameters is a prediction and not a padding
+    mask; it is dropped. A mask without a known origin is named after the input of the part and the part's path.
 
     Args:
         model: the whole model.
         programs: its captured parts.
-        masks: path of a part → names of its inputs that decide what is attended.
+        masks: path of a part → names of its inputs that are attention masks.
     """
     if not any(masks.values()):
         return ()
@@ -95,7 +94,7 @@ def _moved(before: Given, after: Given) -> set[tuple[str, str]]:
 
 
 def _mask_like(model: Model, leaves: Sequence[Any]) -> Iterator[tuple[int, str]]:
-    """Place and name of every tensor input that holds only zeros and ones."""
+    """Index and name of every tensor input that holds only zeros and ones."""
     for place, name in enumerate(input_names(model)):
         leaf = leaves[place]
         if (
@@ -108,14 +107,14 @@ def _mask_like(model: Model, leaves: Sequence[Any]) -> Iterator[tuple[int, str]]
 
 
 def _half_hidden(tensor: Tensor) -> Tensor:
-    """The first sample with the second half of its last axis hidden."""
+    """The mask with the second half of the first sample set to 0."""
     hidden = tensor.clone()
     hidden[0, ..., tensor.shape[-1] // 2 :] = 0
     return hidden
 
 
 def input_names(model: Model) -> list[str]:
-    """A name per leaf of the example inputs: the parameter of forward(), with the way into it where it is nested."""
+    """Return a name per leaf of the example inputs: the parameter of forward(), with the key path if it is nested."""
     assert model.module is not None
     args, kwargs = example(model)
     parameters = list(inspect.signature(model.module.forward).parameters)

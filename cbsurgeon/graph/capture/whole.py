@@ -1,4 +1,4 @@
-"""From a model to its graph: ``torch.export`` with a symbolic batch, compared with the eager model."""
+"""Capture a whole model with ``torch.export`` and a symbolic batch, and compare the program with the eager model."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CAPTURE_RTOL = 1e-4
 
 
 def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Program:
-    """Capture a model with ``torch.export`` (non-strict, undecomposed), batch axis symbolic.
+    """Capture a model with ``torch.export`` (non-strict, undecomposed) and a symbolic batch axis.
 
     Args:
         model: a module with example inputs, or a model that is a program already.
-        check: run both and compare. Without it, that is done only where the graph says that two calls may differ:
-            enough for a reader of the structure, who does not use the program's numbers. Never done without weights.
-        same_draws: give both the same random numbers, so that a forward() that draws some passes.
+        check: run both and compare. If false, this is only done if the graph shows that two calls may differ, which is
+            enough for an inspection. It is never done without weights.
+        same_draws: give both the same random numbers, so that a forward() with random numbers passes.
 
     Raises:
         CaptureError: no example inputs (CB-CAPTURE-01), training mode (02), export failed (03), the batch became a
@@ -64,7 +64,7 @@ def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Pr
 
 
 def refuse_training(module: nn.Module, reference: str) -> None:
-    """Refuse a module any part of which is in training mode: dropout and batch statistics would be baked in."""
+    """Refuse a module if any part of it is in training mode: dropout and batch statistics would be in the graph."""
     parts = [name for name, part in module.named_modules() if part.training]
     if not parts:
         return
@@ -79,7 +79,7 @@ def refuse_training(module: nn.Module, reference: str) -> None:
 
 
 def two_samples(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs with at least two samples: a batch of one would be taken for a constant."""
+    """Return example inputs with at least two samples: torch.export treats a size of one as a constant."""
     batch = batch_size((args, dict(kwargs)))
     if batch != 1:
         return args, dict(kwargs)
@@ -91,7 +91,7 @@ def two_samples(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple
 
 
 def batch_size(inputs: Any) -> int | None:
-    """Size of axis 0 of the first tensor that has one."""
+    """Return the size of axis 0 of the first tensor that has one."""
     for leaf in pytree.tree_leaves(inputs):
         if isinstance(leaf, Tensor) and leaf.dim():
             return int(leaf.shape[0])
@@ -99,7 +99,10 @@ def batch_size(inputs: Any) -> int | None:
 
 
 def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], reference: str) -> Program:
-    """``torch.export`` with axis 0 of every tensor of the batch's size declared as the batch, asserted afterwards."""
+    """Export with axis 0 declared as the batch, for every tensor whose axis 0 has the size of the batch.
+
+    If that fails, captures at two batch sizes are merged.
+    """
     size = batch_size((args, kwargs))
     batch = Dim("batch", min=1)
 
@@ -144,15 +147,15 @@ def _cannot_follow(error: Exception, reference: str) -> CaptureError:
 
 
 def _at_two_sizes(module: nn.Module, inputs: merging.Inputs, size: int, shapes: Any, refusal: CaptureError) -> Program:
-    """The program merged from captures at two fixed batch sizes, compared with the model at a third.
+    """Return the program merged from captures at two fixed batch sizes, compared with the model at a third.
 
     Raises:
-        CaptureError: the refusal of the symbolic capture, where the model cannot be captured at a fixed size either, or
-            with the reason why the two captures cannot be merged (CB-CAPTURE-04).
+        CaptureError: the error of the symbolic capture, if the model cannot be captured at a fixed size either; or the
+            reason why the two captures cannot be merged (CB-CAPTURE-04).
     """
     try:
         captures = [_exported(module, *merging.with_samples(inputs, size, wanted), None) for wanted in (size, size + 1)]
-    except Exception:  # it cannot be captured at all, and the symbolic capture said why
+    except Exception:  # it cannot be captured at all; the error of the symbolic capture says why
         raise refusal from refusal.__cause__
     try:
         with _plain_attention(), _quiet():
@@ -169,13 +172,13 @@ def _at_two_sizes(module: nn.Module, inputs: merging.Inputs, size: int, shapes: 
 
 
 def _by_parameter(module: nn.Module, arg_shapes: tuple[Any, ...], kwarg_shapes: dict[str, Any]) -> dict[str, Any]:
-    """Dynamic shapes by parameter of forward(), as torch.export wants them; ``*args`` hold a tuple, ``**kwargs`` a
-    dictionary."""
+    """Dynamic shapes by parameter of forward(), as torch.export takes them: a tuple for ``*args``, a dictionary for
+    ``**kwargs``."""
     return dict(inspect.signature(module.forward).bind(*arg_shapes, **kwarg_shapes).arguments)
 
 
 def _outputs(exported: ExportedProgram) -> Any:
-    """What the model returns, with shapes in place of numbers."""
+    """What the model returns, with fake tensors instead of tensors."""
     values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
     leaves = [
         values[spec.arg.name] if isinstance(spec.arg, TensorArgument) else None
@@ -186,7 +189,7 @@ def _outputs(exported: ExportedProgram) -> Any:
 
 
 def varies(exported: ExportedProgram) -> bool:
-    """Whether the graph itself says that two calls may differ: it draws random numbers, or writes into its state."""
+    """Whether two calls of a program may differ: it draws random numbers, or writes into its state."""
     signature = exported.graph_signature
     if signature.buffers_to_mutate:
         return True
@@ -200,7 +203,7 @@ def varies(exported: ExportedProgram) -> bool:
 
 
 def _writes(node: fx.Node, state: set[str]) -> bool:
-    """Whether a node works in place on something that goes back to the program's state, by way of first operands."""
+    """Whether a node writes in place into the program's state, followed through first operands."""
     if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
         return False
     while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
@@ -232,7 +235,7 @@ def _fixed(where: str, why: str) -> CaptureError:
 
 
 def output_names(outputs: Any) -> tuple[str, ...]:
-    """Names of the flat tensor outputs: keys and attributes where the model gives them, numbers where not."""
+    """Return names of the flat tensor outputs: keys and attributes if the model's output has them, else numbers."""
     leaves, _ = pytree.tree_flatten_with_path(outputs)
     names: list[str] = []
     for path, leaf in leaves:
@@ -255,7 +258,7 @@ def compare(
     *,
     same_draws: bool = False,
 ) -> None:
-    """Refuse a program whose outputs are not the module's; with ``same_draws``, both get the same random numbers."""
+    """Refuse a program with other outputs than the module; with ``same_draws``, both get the same random numbers."""
     with _plain_attention(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         eager = program.name_outputs(module(*args, **kwargs))
@@ -286,7 +289,7 @@ def _differs(reference: str, name: str, why: str) -> CaptureError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from logging whole graphs when a capture fails: the error carries what matters."""
+    """Keep torch from logging whole graphs when a capture fails; the error has the relevant lines."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

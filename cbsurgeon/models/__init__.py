@@ -1,15 +1,15 @@
-"""References → models, and models → files.
+"""Load models from references and files, and save them to files.
 
-``load`` takes any reference or file. It never runs code from a file without ``trust=True`` and never drops what a
-file says.
+``load`` takes any reference or file. It never runs code from a file without ``trust=True``, and never ignores what a
+file states.
 
-A checkpoint of ours may carry *recipes* (insertions). Repeating them is surgery, which this package does not know, so
-the caller hands it in::
+A checkpoint written by cbsurgeon may contain *recipes* (insertions). Inserting is not part of this package, so the
+caller passes a function for it::
 
     model = models.load(path, replay=lambda model, recipes: ...)   # Model with the insertions made
 
-``replay`` gets the bare architecture (random weights, ``model.recipes == ()``) and the recipe documents, oldest
-first, and returns the model with the same insertions made on its module, ``model.recipes`` set. It is called only for
+``replay`` gets the architecture without insertions (random weights, ``model.recipes == ()``) and the recipe documents,
+oldest first. It returns the model with these insertions in its module, and ``model.recipes`` set. It is called only for
 checkpoints that have recipes; without it such a checkpoint is refused (``CB-LOAD-22``). The same in steps::
 
     checkpoint = models.open_checkpoint(path)            # tensors mapped, nothing built

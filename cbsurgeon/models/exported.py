@@ -1,4 +1,4 @@
-"""Reading ``.pt2`` files: exported programs, which run code when they are read."""
+"""Read ``.pt2`` files: exported programs, which can run code when they are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cbsurgeon.models.model import Model, Provenance
 
 
 def require_trust(path: Path, trust: bool) -> None:
-    """Refuse an exported program nobody vouched for (``CB-LOAD-13``)."""
+    """Refuse an exported program unless the user trusts it (``CB-LOAD-13``)."""
     if not trust:
         raise InputFileError(
             "the file is an exported program",

@@ -1,4 +1,4 @@
-"""Example inputs for any module: from its own configuration, or from sizes its layers show."""
+"""Find example inputs for any module: from its configuration, or from the sizes of its layers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ _COMMON = 224
 
 
 def with_inputs(module: nn.Module, given: Any = None, batch: int = BATCH) -> Model:
-    """The module with example inputs.
+    """Return the module as a model with example inputs.
 
     Args:
-        module: in evaluation mode, on the CPU.
-        given: inputs the caller knows: a tensor, a tuple of positional inputs, or a dictionary of keyword inputs.
+        module: a module in evaluation mode on the CPU.
+        given: inputs, if the caller has them: a tensor, a tuple of positional inputs, or a dictionary of keyword
+            inputs.
         batch: samples in inputs that are made here.
 
     Raises:
-        UsageError: none are given, and none that are made here fit the module (CB-INPUT-02).
+        UsageError: no inputs are given, and no inputs that are made here fit the module (CB-INPUT-02).
     """
     if given is not None:
         return _given(module, given)
@@ -42,7 +43,7 @@ def with_inputs(module: nn.Module, given: Any = None, batch: int = BATCH) -> Mod
         "the inputs of this module are not known",
         code="CB-INPUT-02",
         where=type(module).__name__,
-        why="it has no configuration that says so, and no image of a usual size fits it",
+        why="it has no configuration that describes them, and no image of a usual size fits it",
         do="give them: insert_(module, ..., inputs=x), with x one batch, a tuple, or a dictionary by name",
     )
 
@@ -61,7 +62,7 @@ def _given(module: nn.Module, given: Any) -> Model:
 
 
 def _sizes(module: nn.Module) -> Iterator[tuple[int, int, int]]:
-    """Channels, height and width of images the module may take, most certain first."""
+    """Channels, height and width of images that the module may take, the most certain first."""
     convolution = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
     if convolution is None:
         return

@@ -1,4 +1,4 @@
-"""A decoded image → a model's input, as a :class:`~cbsurgeon.models.preprocessing.Preprocessing` says."""
+"""Apply a :class:`~cbsurgeon.models.preprocessing.Preprocessing`: from a decoded image to a model's input."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OUTSIDE = 255
-"""The label of pixels that belong to no class, as ADE20K and Cityscapes have it."""
+"""The label of pixels that belong to no class, as in ADE20K and Cityscapes."""
 MODES = {"rgb": "RGB", "bgr": "RGB", "grey": "L"}
-"""The Pillow mode that an image has to have before :func:`framed`."""
+"""Channel order → the Pillow mode that :func:`framed` takes."""
 
 
 def to_input(image: Image, preprocessing: Preprocessing) -> Tensor:
-    """One image as a float32 input ``[channels, height, width]``.
+    """Return one image as a float32 input ``[channels, height, width]``.
 
     Args:
-        image: in the mode :data:`MODES` names.
-        preprocessing: what to do with it.
+        image: an image in the mode of :data:`MODES`.
+        preprocessing: how to resize, crop and normalise it.
 
     Raises:
         MissingPackage: torchvision is not installed.
@@ -34,7 +34,7 @@ def to_input(image: Image, preprocessing: Preprocessing) -> Tensor:
 
 
 def framed(image: Image, preprocessing: Preprocessing) -> Tensor:
-    """The resized and cropped image, uint8 ``[channels, height, width]``, its channels in the model's order."""
+    """Return the resized and cropped image, uint8 ``[channels, height, width]``, with channels in the model's order."""
     functional, modes = _library()
     picture: Any = image if preprocessing.resampler == "pil" else _tensor(image)
     width, height = image.size
@@ -48,7 +48,7 @@ def framed(image: Image, preprocessing: Preprocessing) -> Tensor:
 
 
 def map_of(labels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """A label map ``[height, width]`` resized and cropped as its image, by nearest neighbours; outside it is 255."""
+    """Return a label map ``[height, width]``, resized (nearest neighbour) and cropped like its image; 255 outside."""
     functional, modes = _library()
     picture = labels[None].to(torch.int32)
     if preprocessing.resize != "none":
@@ -59,10 +59,10 @@ def map_of(labels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def normalized(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 images ``[batch, channels, height, width]`` as float32 inputs of the same shape.
+    """Return uint8 images ``[batch, channels, height, width]`` as normalised float32 inputs of the same shape.
 
-    The arithmetic is, operation by operation, that of timm and torchvision (``pil``) or of transformers (``torch``), so
-    that the numbers are equal to the last bit.
+    The operations are the same as in timm and torchvision (``pil``) or transformers (``torch``), in the same order, so
+    that the results are bit-equal.
     """
     mean = torch.tensor(preprocessing.mean)[:, None, None]
     std = torch.tensor(preprocessing.std)[:, None, None]
@@ -72,7 +72,7 @@ def normalized(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _scaled(height: int, width: int, preprocessing: Preprocessing) -> list[int]:
-    """What the image is scaled to."""
+    """The height and width that an image is scaled to."""
     to = preprocessing.resize_to
     if preprocessing.resize == "squash":
         return list(to)
@@ -86,7 +86,7 @@ def _scaled(height: int, width: int, preprocessing: Preprocessing) -> list[int]:
 
 
 def _centre(picture: Any, preprocessing: Preprocessing, fill: Any) -> Any:
-    """Cut the input out of the centre; what lies outside the picture is filled."""
+    """Crop the centre; pixels outside the image are filled."""
     functional, _ = _library()
     height, width = preprocessing.size
     tall, wide = functional.get_size(picture)
@@ -95,7 +95,7 @@ def _centre(picture: Any, preprocessing: Preprocessing, fill: Any) -> Any:
         sides = [missing_width // 2, missing_height // 2, (missing_width + 1) // 2, (missing_height + 1) // 2]
         picture = functional.pad(picture, sides, fill=fill)
         tall, wide = max(tall, height), max(wide, width)
-    # The libraries disagree about the middle of an odd difference.
+    # The libraries round half of an odd difference differently.
     middle = int if preprocessing.resampler == "torch" else round
     top, left = int(middle((tall - height) / 2.0)), int(middle((wide - width) / 2.0))
     return functional.crop(picture, top, left, height, width)

@@ -25,14 +25,14 @@ MOST_ELEMENTS = 1 << 30
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape of one input without its batch axis, and its dtype where one was written."""
+    """Shape of one input without its batch axis, and its dtype, if one was given."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None = None
 
 
 def parse(text: str) -> list[Spec]:
-    """Read ``3x224x224`` or ``3x224x224,16:int64``.
+    """Parse ``3x224x224`` or ``3x224x224,16:int64``.
 
     Raises:
         UsageError: it does not parse, or an extent is zero (``CB-INPUT-01``).
@@ -57,12 +57,12 @@ def parse(text: str) -> list[Spec]:
 
 
 def image(batch: int, *shape: int) -> torch.Tensor:
-    """Normally distributed numbers, the same for the same shape."""
+    """Return normally distributed numbers; the same shape gives the same numbers."""
     return tensor(batch, Spec(tuple(shape)))
 
 
 def tensor(batch: int, spec: Spec, like: torch.Tensor | None = None) -> torch.Tensor:
-    """An example of ``spec`` with ``batch`` in front; dtype, and range for integers, follow ``like``.
+    """Return an example of ``spec`` with a batch axis in front; ``like`` gives the dtype and the range of integers.
 
     Raises:
         UsageError: it would have more than :data:`MOST_ELEMENTS` elements (``CB-INPUT-01``).
@@ -90,7 +90,7 @@ def tensor(batch: int, spec: Spec, like: torch.Tensor | None = None) -> torch.Te
 
 
 def override(model: Model, *, input: str | None, inputs: Path | None, batch: int) -> Model:
-    """The model with the inputs the user asked for; where shapes are given, the model's own names and dtypes stay.
+    """Return the model with the inputs that the user gave; shapes keep the model's own input names and dtypes.
 
     Raises:
         UsageError: both are given, or they do not fit ``forward`` (``CB-INPUT-01``, ``CB-INPUT-02``).
@@ -129,10 +129,10 @@ def _refuse_commas(specs: list[Spec], own: list[torch.Tensor] | None, text: str)
 
 
 def require(model: Model, tried: str = "") -> Model:
-    """The model itself, when it has example inputs; ``tried`` says what its answer to guessed ones was.
+    """Return the model if it has example inputs; ``tried`` is its error on guessed inputs, for the message.
 
     Raises:
-        UsageError: it has none, and nobody said what it takes (``CB-INPUT-02``).
+        UsageError: it has none (``CB-INPUT-02``).
     """
     if model.example_inputs or model.example_kwargs:
         return model
@@ -153,7 +153,7 @@ def _by_name(model: Model, arrays: Mapping[str, torch.Tensor], where: Path) -> M
     unknown = [name for name in arrays if name not in parameters]
     if not arrays or (unknown and not open_ended):
         raise UsageError(
-            f"{unknown[0]!r} is no input of the model" if unknown else "the file holds no array",
+            f"{unknown[0]!r} is not an input of the model" if unknown else "the file holds no array",
             code="CB-INPUT-02",
             where=str(where),
             why=f"forward takes {_signature(model)}",

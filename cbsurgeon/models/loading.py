@@ -1,4 +1,4 @@
-"""``load``: any reference → a model."""
+"""``load``: load a model from any reference or file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from cbsurgeon.models.reference import Reference
 from cbsurgeon.options import Loading, resolve
 
 Replay = Callable[[Model, tuple[Mapping[str, Any], ...]], Model]
-"""Repeats insertions: takes the bare architecture, which is changed, and recipe documents; gives the model they were
-made on.
+"""Repeats insertions: takes the architecture, which is changed in place, and recipe documents; returns the edited
+model.
 """
 
 
@@ -45,9 +45,9 @@ def load(
     Args:
         reference: ``timm:NAME``, ``torchvision:NAME``, ``hf:CLASS``, ``hf:DIRECTORY``,
             ``mod:package.module:factory``, or a file.
-        loading: how to read it; or its fields as keywords. Its ``recipe`` is not used here, but ``recipes``.
-        replay: repeats the insertions a checkpoint was saved with, before its weights are loaded.
-        recipes: insertions the weights were trained with, for a checkpoint or a folder that does not say so itself.
+        loading: how to read it; or its fields as keywords. Its ``recipe`` is ignored in favour of ``recipes``.
+        replay: repeats the insertions that a checkpoint was saved with, before its weights are loaded.
+        recipes: insertions that the weights were trained with, for a checkpoint or a folder without recipes.
 
     Raises:
         UsageError: a bad reference or option (``CB-REF-*``, ``CB-INPUT-*``), a file that names no architecture
@@ -90,7 +90,7 @@ def load(
         )
     if given.pretrained or given.random_weights:
         raise UsageError(
-            "a file brings its weights",
+            "a file has its own weights",
             code="CB-WEIGHTS-02",
             where=str(reference),
             do=f"leave out {'--pretrained' if given.pretrained else '--random-weights'}",
@@ -115,7 +115,7 @@ def load(
 
 
 def _which_weights(reference: Reference, given: Loading) -> Literal["random", "cached", "downloaded"]:
-    """``timm:NAME.TAG`` names weights: random ones are an answer only where the user asks for them."""
+    """Which weights a reference gets; ``timm:NAME.TAG`` gets random ones only if the user asks for them."""
     if given.pretrained and given.random_weights:
         raise UsageError(
             "--pretrained and --random-weights exclude each other",
@@ -129,7 +129,7 @@ def _which_weights(reference: Reference, given: Loading) -> Literal["random", "c
 
 
 def _replayed(replay: Replay, module: nn.Module, recipes: notes.Recipes) -> None:
-    """Repeat insertions on a module that is being made."""
+    """Repeat insertions on a module, in place."""
     replay(Model(module), recipes)
 
 
@@ -140,7 +140,7 @@ def _filled(
     mapped: bool,
     **how: Any,
 ) -> Model:
-    """The architecture, the insertions, the weights."""
+    """Build the architecture, repeat the insertions, and load the weights."""
     if opened.edited_beside and not recipes:
         raise InputFileError(
             "it is not known whether these weights were trained with operators",
@@ -156,8 +156,8 @@ def _filled(
             "the checkpoint was saved with insertions",
             code="CB-LOAD-22",
             where=str(opened.path),
-            why=f"{len(opened.recipes)} recipes must be replayed before its weights mean what they meant",
-            do="load it with cbsurgeon.load, which replays them",
+            why=f"{len(opened.recipes)} recipes must be inserted before its weights are loaded",
+            do="load it with cbsurgeon.load, which inserts them",
         )
     bare = architecture(opened, **how)
     model = replay(bare, opened.recipes) if replay is not None and opened.recipes else bare
@@ -165,28 +165,28 @@ def _filled(
 
 
 def _program(path: Path, *, trust: bool, unused: Mapping[str, Any]) -> Model:
-    """An exported program, which has an architecture and example inputs of its own."""
+    """Read an exported program, which contains its architecture and example inputs."""
     program.require_trust(path, trust)
     _refuse_unused(path, unused, "an exported program")
     return program.read(path, trust=trust)
 
 
 def _refuse_unused(path: Path, options: Mapping[str, Any], what: str) -> None:
-    """Refuse options that a file which holds a whole model has no use for."""
+    """Refuse options that do not apply to a file that holds a whole model."""
     given = [name for name, value in options.items() if value]
     if given:
         raise UsageError(
             f"{given[0]} has no meaning for {what}",
             code="CB-LOAD-23",
             where=str(path),
-            why="it brings its own architecture and insertions"
+            why="it contains its architecture and insertions"
             + (" and example inputs" if what == "an exported program" else ""),
             do=f"leave out {' and '.join(given)}",
         )
 
 
 def _whole(path: Path, module: nn.Module, *, input: str | None, inputs: Path | None, batch: int) -> Model:
-    """A trusted pickled module as a model."""
+    """Return a trusted pickled module as a model."""
     model = replace(
         builders.guess(module.eval(), batch), provenance=Provenance(str(path), sha256=files.digest(path), source="file")
     )

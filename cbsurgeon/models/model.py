@@ -1,4 +1,4 @@
-"""The model as it travels through the rooms: the module, its example inputs, and where it came from."""
+"""``Model``, which all packages pass on: a module or program, its example inputs, and where its weights came from."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Provenance:
 
     Attributes:
         reference: what the user asked for, such as ``timm:deit_small_patch16_224`` or a file path.
-        architecture: a reference that rebuilds the architecture, or ``None`` when only this object has it.
+        architecture: a reference that rebuilds the architecture, or ``None`` if nothing but this object can.
         architecture_options: JSON keyword arguments for that build (``num_classes``, ``img_size`` ...).
-        sha256: digest of the input file, where there was one (of a folder: where it has one file of weights).
+        sha256: digest of the input file, if there was one (for a folder: of its only file of weights).
         source: where the weights come from: ``file``, ``pretrained`` (downloaded, or from the library's cache),
-            ``random``, ``factory`` (whatever the user's own function made), or ``object`` (the caller's own module).
-        entry: the entry of a training checkpoint that they were taken from, empty for its top level.
-        other_entries: entries of that checkpoint with weights that were not taken.
-        note: what else a user should know of them.
+            ``random``, ``factory`` (the user's own function), or ``object`` (the caller's own module).
+        entry: the entry of a training checkpoint that the weights were read from; empty for its top level.
+        other_entries: other entries with weights in that checkpoint.
+        note: anything else that a user should know about the weights.
     """
 
     reference: str = "object"
@@ -43,7 +43,7 @@ class Provenance:
 
     @property
     def weights(self) -> str:
-        """Where the weights come from, in one line."""
+        """One line that says where the weights come from."""
         what = {
             "random": "random",
             "pretrained": f"pretrained, as {self.reference.partition(':')[0]} provides them",
@@ -81,10 +81,10 @@ class Model:
         provenance: where it came from.
         example_kwargs: keyword inputs of ``module.forward``.
         program: an ``ExportedProgram``, for a model that was edited or loaded as one.
-        recipes: the insertions made so far, oldest first, as recipe documents (JSON values). Those of operators that
-            ``insert_`` put into the module before are added here.
-        preprocessing: how images become its input, where that is known.
-        weights: the file the weights still lie in, for a model that was loaded to be written again and not to be run.
+        recipes: the insertions so far, oldest first, as recipe documents (JSON values). Recipes of operators that
+            ``insert_`` put into the module before are added.
+        preprocessing: how images become its input, if that is known.
+        weights: the file in which the weights are memory-mapped, for a model that is only saved again and not run.
     """
 
     module: nn.Module | None
@@ -97,7 +97,7 @@ class Model:
     weights: Checkpoint | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Add the recipes of operators the module carries and nobody listed: it was edited in a training script."""
+        """Add the recipes of operators in the module that are not listed, as after ``insert_`` in a training script."""
         listed = list(self.recipes)
         for part in self.module.modules() if self.module is not None else ():
             document = part.inserted_by if isinstance(part, Operator) else None

@@ -1,7 +1,7 @@
 """How an image becomes a model's input: size, crop, interpolation, mean, standard deviation, channel order.
 
-The description is found by the builders (timm's data config, transformers' image processors, torchvision's weight
-transforms), kept in every file that is written, and read back from there. :mod:`cbsurgeon.data` applies it.
+The builders find the description (timm's data config, transformers' image processors, the transforms of torchvision's
+weights). It is stored in every file that is written, and read back from there. :mod:`cbsurgeon.data` applies it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ _NAMED = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a decoded image of any size, 0 to 255, to one model input ``[channels, height, width]``.
+    """How a decoded image of any size, 0 to 255, becomes one model input ``[channels, height, width]``.
 
     Attributes:
-        size: height and width of the input, cut out of the centre of the resized image.
-        mean, std: one number a channel, for values from 0 to 1: ``(value / 255 - mean) / std``.
+        size: height and width of the input, cropped from the centre of the resized image.
+        mean, std: one number per channel, for values from 0 to 1: ``(value / 255 - mean) / std``.
         resize: one of :data:`cbsurgeon.vocabulary.RESIZES`; the crop of ``size`` at the centre follows.
         resize_to: height and width that ``resize`` scales to.
         interpolation: one of :data:`cbsurgeon.vocabulary.INTERPOLATIONS`.
         channels: ``rgb``, ``bgr`` or ``grey``.
-        resampler: ``pil`` scales as Pillow does, ``torch`` as torchvision does on tensors (a level of 255 apart).
-        source: where the description comes from, for people.
+        resampler: ``pil`` scales as Pillow does, ``torch`` as torchvision does on tensors (they differ by up to 1 of
+            255 levels).
+        source: where the description comes from, for display.
     """
 
     size: tuple[int, int]
@@ -50,7 +51,7 @@ class Preprocessing:
         problem = _problem(self)
         if problem:
             raise UsageError(
-                "this is no description of a preprocessing",
+                "the description of the preprocessing is not valid",
                 code="CB-DATA-02",
                 where=self.source,
                 why=problem,
@@ -63,12 +64,12 @@ class Preprocessing:
         return min(self.size[0] / self.resize_to[0], self.size[1] / self.resize_to[1])
 
     def differences(self, other: Preprocessing) -> dict[str, tuple[Any, Any]]:
-        """What the two do differently: field → (this one's, the other's). The source is no difference."""
+        """Return the differences from another description: field → (this value, the other's). ``source`` is ignored."""
         one, two = asdict(self), asdict(other)
         return {name: (one[name], two[name]) for name in one if name != "source" and one[name] != two[name]}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; ``crop`` is there for readers and follows from the rest."""
+        """JSON form, with :attr:`crop` added for information."""
         document = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {**document, "crop": round(self.crop, 6)}
 
@@ -89,10 +90,10 @@ class Preprocessing:
 
 
 def from_dict(document: Any, where: str) -> Preprocessing:
-    """Read the JSON form back, trusting nothing about it.
+    """Parse the JSON form; everything in it is checked.
 
     Raises:
-        InputFileError: it is not one (``CB-DATA-02``).
+        InputFileError: it is not valid (``CB-DATA-02``).
     """
     try:
         if not isinstance(document, Mapping):
@@ -126,17 +127,17 @@ def cropped(
     resize: str = "shortest",
     **rest: Any,
 ) -> Preprocessing:
-    """The usual description: resize, then cut ``size`` out of the centre.
+    """Return the usual description: resize, then crop ``size`` from the centre.
 
     Args:
-        size: height and width. With ``crop`` in pixels, what the shorter edge is scaled to.
-        crop: 1 and below: the share of the resized edge that is kept, so that it is scaled to ``floor(size / crop)``;
-            above: the edge of the crop in pixels.
-        resize: as :class:`Preprocessing`.
+        size: height and width of the input; if ``crop`` is in pixels, what the shorter edge is scaled to.
+        crop: up to 1: the share of the resized edge that is kept, so that the edge is scaled to ``floor(size / crop)``;
+            above 1: the edge of the crop in pixels.
+        resize: as in :class:`Preprocessing`.
         rest: the other fields.
 
     Raises:
-        UsageError: it describes nothing (``CB-DATA-02``).
+        UsageError: a value is not valid (``CB-DATA-02``).
     """
     height, width = (int(extent) for extent in size)
     if crop > 1:
@@ -149,16 +150,16 @@ def cropped(
 
 
 def changed(base: Preprocessing | None, *, where: str = "", **flags: Any) -> Preprocessing:
-    """A description with what the user gave instead; without a base all of it has to be given.
+    """Return a description changed by what the user gave; without a base, the user has to give all of it.
 
     Args:
-        base: what the model says of itself, if anything.
+        base: the model's own description, if it has one.
         where: the model, for the error.
         flags: ``size`` (pair), ``crop`` (as :func:`cropped`), ``resize``, ``interpolation``, ``mean``, ``std`` (numbers
             or ``imagenet``), ``channels``; ``None`` keeps the base's.
 
     Raises:
-        UsageError: something that only the user can know is missing (``CB-DATA-01``), or wrong (``CB-DATA-02``).
+        UsageError: something is missing that only the user can know (``CB-DATA-01``), or is wrong (``CB-DATA-02``).
     """
     given = {name: value for name, value in flags.items() if value is not None}
     for name, index in (("mean", 0), ("std", 1)):
@@ -188,7 +189,7 @@ def changed(base: Preprocessing | None, *, where: str = "", **flags: Any) -> Pre
 
 
 def resized(base: Preprocessing, size: tuple[int, int]) -> Preprocessing:
-    """The same description for another input size; what it scales to changes in proportion."""
+    """Return the description for another input size; ``resize_to`` changes in proportion."""
     if size == base.size:
         return base
     height, width = (math.floor(base.resize_to[axis] * size[axis] / base.size[axis]) for axis in (0, 1))
@@ -220,18 +221,18 @@ def _spelled(text: str, name: str, index: int) -> tuple[float, ...]:
 
 def _pair(value: Any) -> tuple[int, int]:
     if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(extent) is int for extent in value):
-        raise TypeError(f"{str(value)[:40]} is no height and width")
+        raise TypeError(f"{str(value)[:40]} is not a height and width")
     return value[0], value[1]
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
     if not isinstance(value, list | tuple) or not all(type(number) in (int, float) for number in value):
-        raise TypeError(f"{str(value)[:40]} is no list of numbers")
+        raise TypeError(f"{str(value)[:40]} is not a list of numbers")
     return tuple(float(number) for number in value)
 
 
 def _problem(found: Preprocessing) -> str:
-    """What is wrong with a description, or nothing."""
+    """What is wrong with a description; empty if nothing is."""
     choices = (
         ("resize", found.resize, RESIZES),
         ("interpolation", found.interpolation, INTERPOLATIONS),

@@ -1,4 +1,4 @@
-"""What a user types to name a model: ``kind:name``, or a file."""
+"""References: the text with which a user names a model, ``kind:name`` or the path of a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = ("timm", "torchvision", "hf", "mod")
 
 @dataclass(frozen=True)
 class Reference:
-    """A builder and the name it is asked for.
+    """A parsed reference ``kind:name``.
 
     Attributes:
         kind: ``timm``, ``torchvision``, ``hf`` or ``mod``.
@@ -28,7 +28,7 @@ class Reference:
 
 
 def parse(text: str) -> Reference | Path:
-    """Read a reference: a :class:`Reference` for ``kind:name``, a path for everything else.
+    """Parse a reference: a :class:`Reference` for ``kind:name``, a path for everything else.
 
     Raises:
         UsageError: the text is empty, the name after the colon is missing, or the kind is not one of ours
@@ -53,7 +53,7 @@ def parse(text: str) -> Reference | Path:
 
 
 def parse_builder(text: str) -> Reference:
-    """Read a reference that must name a builder, as ``--arch`` and checkpoint metadata do.
+    """Parse a reference that must be ``kind:name``, as in ``--arch`` and checkpoint metadata.
 
     Raises:
         UsageError: it is a file or anything else (``CB-REF-01``).
@@ -65,7 +65,7 @@ def parse_builder(text: str) -> Reference:
 
 
 def unknown_name(reference: Reference, known: Iterable[str], where: str) -> UsageError:
-    """The error for a builder that has no such name, with the nearest ones."""
+    """Return the error for a name that a library does not have, with the nearest names."""
     near = nearest(reference.name, known)
     return UsageError(
         f"{where} has no model named {reference.name!r}",

@@ -1,4 +1,4 @@
-"""Checkpoints that describe themselves: weights, architecture and insertions in one safe file."""
+"""``save``: write weights, architecture and insertions into one file."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ SAFETENSORS, TORCH, PROGRAM = (".safetensors",), (".pt", ".pth"), (".pt2",)
 
 
 def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
-    """Write a model's weights with what is needed to build it again; the format follows the suffix.
+    """Write a model's weights and what is needed to build it again; the suffix decides the format.
 
-    ``.safetensors`` (the default choice) and ``.pt``/``.pth`` (read back with ``weights_only=True``) hold every
-    tensor of the state dict once; ``.pt2`` holds the program, which only ``trust=True`` reads back. The file is
-    written beside its place, read back, compared with the model byte for byte, and renamed: it appears complete or
-    not at all.
+    ``.safetensors`` (recommended) and ``.pt``/``.pth`` (read back with ``weights_only=True``) hold every tensor of the
+    state dict once; ``.pt2`` holds the program, which is only read back with ``trust=True``. The file is written under
+    a temporary name, read back, compared with the model byte for byte, and renamed, so that it appears complete or not
+    at all.
 
     Args:
-        model: its module's state dict is written, or its program's where it has no module.
+        model: the state dict of its module is written, or that of its program if it has no module.
         path: the destination.
         force: replace an existing file.
         inputs: files the result was made from, besides the one the model was loaded from; none may be the destination.
@@ -46,7 +46,7 @@ def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterabl
         OutputFileError: the destination is refused (``CB-OUT-*``); a tensor that no checkpoint can hold
             (``CB-SAVE-02``); the file read back differs (``CB-SAVE-03``).
     """
-    model = replace(model)  # an operator inserted after the model object was made is noticed now
+    model = replace(model)  # adds the recipes of operators that were inserted after the object was made
     destination = Path(path)
     suffix = destination.suffix.lower()
     if suffix not in (*SAFETENSORS, *TORCH, *PROGRAM):
@@ -90,12 +90,12 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
 
 
 def _parts(model: Model, state: Mapping[str, torch.Tensor]) -> Iterable[Mapping[str, torch.Tensor]]:
-    """The tensors a few at a time, where they lie in a file; otherwise all, as they are in memory anyway."""
+    """The tensors in groups if they are memory-mapped; otherwise all, because they are in memory anyway."""
     return [state] if model.weights is None else portions(model.weights, state)
 
 
 def sources(model: Model) -> list[Path]:
-    """The files a model was loaded from (every shard, every file of a folder); empty for one that was built."""
+    """Return the files that a model was loaded from (every shard, every file of a folder); empty if it was built."""
     origin = Path(model.provenance.reference.removeprefix("hf:"))
     try:
         if origin.name.endswith(".index.json"):
@@ -104,15 +104,15 @@ def sources(model: Model) -> list[Path]:
             return [entry for entry in origin.iterdir() if entry.is_file()]
         return [origin] if origin.is_file() else []
     except (OSError, ValueError):
-        # The reference is free text; one that is no possible path names no file.
+        # The reference is free text and may not be a valid path.
         return []
 
 
 def state_dict(model: Model, where: str) -> dict[str, torch.Tensor]:
-    """The tensors to write, detached, unmoved and uncopied.
+    """Return the tensors to write, detached and not copied.
 
     Raises:
-        OutputFileError: an entry is no plain tensor with data (``CB-SAVE-02``).
+        OutputFileError: an entry is not a plain tensor with data (``CB-SAVE-02``).
     """
     if model.module is not None:
         entries: Mapping[str, Any] = model.module.state_dict()
@@ -153,7 +153,7 @@ def shared(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], 
 
 
 def describe(model: Model, aliases: Mapping[str, str]) -> Metadata:
-    """The document that goes into the file."""
+    """Return the metadata of the file."""
     origin = model.provenance
     options, preprocessing = dict(origin.architecture_options), preprocessing_of(model)
     return Metadata(origin.architecture, options, tuple(model.recipes), aliases, preprocessing)
@@ -167,7 +167,7 @@ def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _bits(value: torch.Tensor) -> torch.Tensor:
-    """The tensor's memory as integers of its own width, or as bytes: whole words compare several times faster."""
+    """The tensor's memory as integers of its element size, which compare several times faster than bytes."""
     width = _WORDS.get(value.element_size(), torch.uint8)
     return value.cpu().contiguous().reshape(-1).view(width)
 
@@ -182,8 +182,8 @@ def _write_safetensors(kept: Mapping[str, torch.Tensor], document: Metadata, tem
 
 
 def _sort_notes(path: Path) -> None:
-    """Put the header's text metadata in a fixed order: the library's order changes from run to run, and with it the
-    file's digest.
+    """Sort the header's text metadata, because the library's order changes from run to run, and so would the file's
+    digest.
     """
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -199,7 +199,7 @@ def _write_torch(state: Mapping[str, torch.Tensor], document: Metadata, temporar
     done: dict[int, torch.Tensor] = {}
     packed: dict[str, torch.Tensor] = {}
     for key, value in state.items():
-        # A small view would drag its whole storage into the file; tied tensors stay one.
+        # torch.save would write the whole storage of a small view; tied tensors are written once.
         packed[key] = done.setdefault(value.data_ptr(), value.cpu()) if _whole(value) else value.cpu().clone()
     architecture = document.architecture or ""
     torch.save(
@@ -231,7 +231,7 @@ def _check(model: Model, state: Mapping[str, torch.Tensor], temporary: Path, suf
 
 
 def _owned(value: torch.Tensor) -> torch.Tensor:
-    """A contiguous CPU tensor alone in its storage; the tensor itself where it is one already."""
+    """The tensor as a contiguous CPU tensor with its own storage, copied only if needed."""
     packed = value.cpu().contiguous()
     return packed if _whole(packed) else packed.clone()
 

@@ -1,4 +1,4 @@
-"""One fixed seed for every model that is built with random weights."""
+"""The fixed seed of every model that is built with random weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SEED = 0
 
 @contextmanager
 def fixed_seed(seed: int = SEED) -> Iterator[Callable[[], bool]]:
-    """Seed the CPU generators of torch, numpy and ``random`` inside the block and put their states back after it.
+    """Context manager that seeds the CPU generators of torch, numpy and ``random``, and restores them afterwards.
 
-    Models are built on the CPU, so the generators of other devices are neither read nor set. Yields a function that
-    says whether a number was drawn inside the block so far.
+    Models are built on the CPU, so generators of other devices are not changed. Yields a function that returns whether
+    a random number was drawn so far.
     """
     torch_state, numpy_state, python_state = torch.get_rng_state(), numpy.random.get_state(), random.getstate()
     torch.default_generator.manual_seed(seed)

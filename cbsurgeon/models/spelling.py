@@ -1,4 +1,4 @@
-"""What a text that names no model may have meant."""
+"""Suggest the reference that a user may have meant by a text that names no model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cbsurgeon.models.reference import Reference, parse, parse_builder
 
 
 def reference(text: str) -> Reference | Path:
-    """Read a reference; a name without its kind before it is answered with the reference it may have meant.
+    """Parse a reference; the error for a name without its kind suggests a reference.
 
     Raises:
         UsageError, InputFileError: as :func:`cbsurgeon.models.reference.parse`.
@@ -24,7 +24,7 @@ def reference(text: str) -> Reference | Path:
 
 
 def builder(text: str) -> Reference:
-    """Read a reference that must name a builder, likewise.
+    """Parse a reference that must be ``kind:name``, with the same suggestions.
 
     Raises:
         UsageError: as :func:`cbsurgeon.models.reference.parse_builder`.
@@ -42,9 +42,9 @@ def _with_builder(error: CBSurgeonError, text: str, flag: str = "") -> CBSurgeon
 
 
 def meaning(text: str) -> str:
-    """The reference a text may have meant, such as ``timm:vit_base_patch16_224`` for ``vit_base_patch16_224``.
+    """Return the reference that was probably meant, such as ``timm:vit_base_patch16_224`` for the name alone.
 
-    Names that a library has come first, then names spelt alike; empty where nothing is alike.
+    Exact names come first, then names with a similar spelling; empty if none is similar.
     """
     if text.partition(":")[0].endswith(".py") and Path(text.partition(":")[0]).is_file():
         return f"mod:{text if ':' in text else f'{text}:FUNCTION'}"
@@ -59,7 +59,7 @@ def meaning(text: str) -> str:
 
 
 def _names(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The names of each library that is installed; a class of transformers begins with a capital letter."""
+    """The names of each installed library; only a class of transformers begins with a capital letter."""
     if text[:1].isupper():
         if importlib.util.find_spec("transformers") is not None:
             yield "hf", transformers.class_names()

@@ -168,7 +168,7 @@ def test_an_engines_manifest_repeats_it(tmp_path: Path) -> None:
     [
         ({"std": [1.0, 0.0, 1.0]}, "not above 0"),
         ({"mean": [0.5]}, "1 numbers for 3 channels"),
-        ({"mean": ["a", 0, 0]}, "no list of numbers"),
+        ({"mean": ["a", 0, 0]}, "not a list of numbers"),
         ({"size": [0, 32]}, "edges are from 1"),
         ({"size": [1 << 20, 32]}, "edges are from 1"),
         ({"resize": "stretch"}, "'stretch'"),

@@ -1,4 +1,4 @@
-"""Builders: a reference and JSON options → a model with random, reproducible weights and inputs that run it.
+"""Builders: turn a reference and JSON options into a model with random, reproducible weights and example inputs.
 
 Weights are drawn under the fixed seed of :mod:`cbsurgeon.models.seed` on the CPU; nothing is downloaded; the model
 comes in evaluation mode. One file per source: ``timm``, ``torchvision``, ``transformers`` (``hf:``) and ``factory``
@@ -64,7 +64,7 @@ def build(
     weights: Literal["random", "cached", "downloaded"] = "random",
     most_memory: int | None = None,
 ) -> Model:
-    """Build the architecture a reference names, in evaluation mode, with example inputs.
+    """Build the architecture that a reference names, in evaluation mode, with example inputs.
 
     Args:
         reference: ``timm:NAME``, ``torchvision:NAME``, ``hf:CLASS``, ``hf:DIRECTORY`` or
@@ -73,10 +73,11 @@ def build(
         input: shapes without the batch, ``3x224x224`` or ``3x224x224,16:int64``; overrides the model's own.
         inputs: ``.npz`` file with one array per parameter of ``forward``; overrides the model's own.
         batch: size of axis 0 of every example tensor.
-        weightless: a file brings the weights: leave parameters on the meta device, where that changes nothing else.
-        insertions: repeats the insertions that a folder's weights were trained with, before their tensors are read.
-        weights: random ones, or those the library has in its cache, or downloads.
-        most_memory: bytes that parameters, buffers and example inputs may take; a share of the machine's by default.
+        weightless: leave parameters on the meta device if that changes nothing else, because a file has the weights.
+        insertions: repeats the insertions that a folder's weights were trained with, before its tensors are read.
+        weights: random, from the library's cache, or downloaded by the library.
+        most_memory: limit in bytes for parameters, buffers and example inputs; by default a share of the machine's
+            memory.
 
     Returns:
         The model; the same reference and options give the same weights in any process.
@@ -121,7 +122,7 @@ def _built(
 
 
 def _tried(model: Model) -> str:
-    """Why a transformers model has no example inputs, in its own words; empty for others and where it has some."""
+    """The error with which a transformers model refused guessed inputs; empty for other models, or if it has inputs."""
     if model.example_inputs or model.example_kwargs or not hasattr(model.module, "main_input_name"):
         return ""
     return transformers.refusal(model.module)
@@ -130,9 +131,9 @@ def _tried(model: Model) -> str:
 def skeleton(
     reference: str | Reference, options: Mapping[str, Any], most_modules: int, most_memory: int | None = None
 ) -> nn.Module | None:
-    """The same architecture without weights (on the meta device), or ``None`` where the builder needs real numbers.
+    """Return the architecture without weights (on the meta device), or ``None`` if the builder needs real numbers.
 
-    Costs no memory for tensors, so that a file's claims can be compared with what it holds before anything is
+    It needs no memory for tensors, so that what a file claims can be compared with its tensors before anything is
     allocated.
 
     Raises:
@@ -162,7 +163,7 @@ def skeleton(
             warnings.simplefilter("ignore")
             return _BUILDERS[known.kind](known, wanted, 1).module
     except (NotImplementedError, RuntimeError):
-        # Some constructors read numbers from tensors, which a skeleton does not have.
+        # Some constructors read numbers from tensors, which have none on the meta device.
         return None
     except CBSurgeonError:
         raise
@@ -173,7 +174,7 @@ def skeleton(
 
 
 def guess(module: nn.Module, batch: int) -> Model:
-    """A module that came without inputs, with those its own configuration implies; none where it implies none."""
+    """Return a module as a model, with the example inputs that its configuration implies, if it does."""
     return with_preprocessing(factory.with_inputs(module, {}, batch))
 
 
@@ -187,15 +188,15 @@ def _run(known: Reference, wanted: dict[str, Any], batch: int, insertions: hf_di
     except CBSurgeonError:
         raise
     except Exception as error:
-        # The builder is other people's code and may raise anything; the user needs the sentence, not the class.
+        # The builder is code of another library and may raise anything; its message helps the user.
         raise _failed(known, wanted, error) from error
     return _named(model, known, wanted)
 
 
 def _without_weights(known: Reference, wanted: dict[str, Any], batch: int) -> Model | None:
-    """The model with parameters that have shapes only; ``None`` where it has to be built as always.
+    """The model with parameters on the meta device; ``None`` if it has to be built with weights.
 
-    A transformers model is run to find its inputs, and a factory of the user's own may do anything.
+    That is the case for a transformers model, which is run to find its inputs, and for a user's own factory.
     """
     if known.kind not in ("timm", "torchvision"):
         return None

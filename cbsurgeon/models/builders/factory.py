@@ -28,8 +28,8 @@ def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
     """Call the factory with ``options`` as keyword arguments.
 
     It returns an ``nn.Module``, ``(module, example_inputs)`` with a tensor, a tuple of positional inputs or a mapping
-    of keyword inputs, or a :class:`~cbsurgeon.models.model.Model`, which is taken as it is. ``batch`` applies where
-    the inputs come from the module's own configuration; a factory's inputs are its own.
+    of keyword inputs, or a :class:`~cbsurgeon.models.model.Model`, which is returned unchanged. ``batch`` applies only
+    to inputs that come from the module's configuration.
 
     Raises:
         UsageError: the module or the factory does not exist, the call fails, or it returns something else
@@ -85,13 +85,13 @@ def _find(reference: Reference) -> Any:
 def _from_module(name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
-        # A user's own model file usually lies in the folder the command is run from; last, so that it hides no library.
+        # A user's own model file is usually in the current folder; it comes last, so that it shadows no library.
         sys.path.append(here)
     return importlib.import_module(name)
 
 
 def _from_file(path: Path) -> Any:
-    """The module of a Python file; what it imports may lie beside it. The same file is imported once."""
+    """Import a Python file, which may import files beside it. The same file is imported only once."""
     where = path.resolve(strict=True)
     for module in list(sys.modules.values()):
         if getattr(module, "__file__", None) == str(where):
@@ -132,7 +132,7 @@ def _call(reference: Reference, factory: Any, options: dict[str, Any]) -> Any:
 
 
 def with_inputs(module: nn.Module, options: dict[str, Any], batch: int) -> Model:
-    """The module with inputs from the configuration timm and transformers models carry; none where there is none."""
+    """Return the module as a model, with inputs from its timm or transformers configuration, if it has one."""
     from cbsurgeon.models import inputs
     from cbsurgeon.models.builders import timm, transformers
 

@@ -34,11 +34,11 @@ Edit = Callable[[nn.Module], None]
 
 @dataclass(frozen=True)
 class Insertions:
-    """How the insertions that a folder's weights were trained with are repeated.
+    """How to repeat the insertions that a folder's weights were trained with.
 
     Attributes:
         replay: repeats recipes on a module, in place.
-        recipes: those the caller gives; a folder may carry its own in ``config.json``.
+        recipes: recipes that the caller gives; a folder may have its own in ``config.json``.
     """
 
     replay: Callable[[nn.Module, notes.Recipes], None]
@@ -46,16 +46,16 @@ class Insertions:
 
 
 def read(folder: Path, options: dict[str, Any], batch: int, insertions: Insertions | None = None) -> Model:
-    """Read the folder through transformers itself, which knows how older checkpoints spell their keys.
+    """Read a folder with transformers, which knows the keys of older checkpoints.
 
-    Before it may look, the configuration and every weight file are checked by our own rules; afterwards every parameter
-    must have come from the files.
+    The configuration and every weight file are checked first. Afterwards, every parameter must have come from the
+    files.
 
     Args:
         folder: what ``save_pretrained`` or a ``Trainer`` wrote.
-        options: of the configuration; they win over what the folder says.
+        options: options of the configuration; they override those of the folder.
         batch: samples in the example inputs.
-        insertions: repeats the insertions the weights were trained with.
+        insertions: repeats the insertions that the weights were trained with.
 
     Raises:
         UsageError: there is no such folder (``CB-REF-02``), or it carries recipes and nothing repeats them
@@ -100,8 +100,8 @@ def _edit(folder: Path, carried: notes.Recipes, insertions: Insertions | None) -
             "the folder was saved with insertions",
             code="CB-LOAD-22",
             where=str(folder / "config.json"),
-            why=f"{len(recipes)} recipes must be replayed before its weights mean what they meant",
-            do="load it with cbsurgeon.load, which replays them",
+            why=f"{len(recipes)} recipes must be inserted before its weights are loaded",
+            do="load it with cbsurgeon.load, which inserts them",
         )
     replay = insertions.replay
     return lambda module: replay(module, recipes)
@@ -170,8 +170,8 @@ def _from_pretrained(folder: Path, model_class: Any, values: dict[str, Any], edi
 
 
 def _edited(model_class: Any, edit: Edit) -> Any:
-    """The class with the operators in it from the beginning: the library spells keys in its files in its own way, and
-    spells those of the operators alike.
+    """A subclass whose constructor inserts the operators: transformers renames keys of its files, and then renames
+    those of the operators in the same way.
     """
 
     def initialise(self: nn.Module, *args: Any, **keywords: Any) -> None:
@@ -182,7 +182,7 @@ def _edited(model_class: Any, edit: Edit) -> Any:
 
 
 def _refuse_misfits(folder: Path, report: Mapping[str, Any], edited: bool) -> None:
-    """Refuse unless every parameter came from the files, and all that is in them was taken."""
+    """Refuse unless every parameter came from the files and every tensor in the files was used."""
     problems = [
         f"{len(keys)} keys are {word}, first {', '.join(sorted(map(str, keys))[:_SHOWN])}"
         for word, keys in (
@@ -206,7 +206,7 @@ def _refuse_misfits(folder: Path, report: Mapping[str, Any], edited: bool) -> No
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's progress bar and its report off the terminal; what it found is reported as an error or not."""
+    """Keep the library's progress bar and report off the terminal; its findings are checked afterwards."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

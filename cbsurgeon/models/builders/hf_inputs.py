@@ -1,8 +1,8 @@
-"""Inputs for a transformers model, from its configuration and the parameters of its ``forward``.
+"""Example inputs for a transformers model, from its configuration and the parameters of its ``forward``.
 
-Nothing here knows a model class. A parameter's *name* says its modality (``pixel_values``, ``input_ids`` ...: the
-library uses them everywhere), the configuration gives the sizes, and where several sets of inputs are possible the
-first one the model itself accepts is taken.
+No model class is named here. The *name* of a parameter gives its modality (``pixel_values``, ``input_ids`` ...: the
+library uses the same names everywhere), and the configuration gives the sizes. If several sets of inputs are possible,
+the first one that the model accepts is used.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Inputs = dict[str, torch.Tensor]
 
 
 def find(module: nn.Module, batch: int) -> tuple[Inputs, str]:
-    """Keyword inputs that run ``module``, or no inputs and the reason.
+    """Return keyword inputs that ``module`` accepts, or no inputs and the reason.
 
-    Runs the module (once per candidate, one sample) only when there is more than one candidate.
+    The module is run (once per candidate, on one sample) only if there is more than one candidate.
     """
     choices = list(_candidates(module, batch))
     if len(choices) == 1:
@@ -52,7 +52,7 @@ def _candidates(module: Any, batch: int) -> Iterator[Inputs]:
     main = module.main_input_name
     if main in makers:
         first = [main, *(["attention_mask"] if main == "input_ids" and "attention_mask" in makers else [])]
-        # Masks and decoder inputs are not modalities of their own.
+        # Masks and decoder inputs are not separate modalities.
         others = [name for name in makers if name not in (*first, "attention_mask", *_DECODER)]
         decoder = [name for name in _DECODER if name in makers]
         masked = ["attention_mask"] if "input_ids" in others and "attention_mask" in makers else []
@@ -70,12 +70,12 @@ def _candidates(module: Any, batch: int) -> Iterator[Inputs]:
 
 
 def _refusal(module: nn.Module, choice: Inputs) -> str:
-    """Why the module does not run on these inputs; empty when it does."""
+    """Why the module does not run on these inputs; empty if it does."""
     try:
         with torch.no_grad(), fixed_seed():
             module(**{name: value[:1] for name, value in choice.items()})
     except Exception as error:
-        # The model's own checks speak here, in whatever class they choose; the last word is shown to the user.
+        # The model's own checks may raise anything; the message of the last candidate is shown to the user.
         return f"with {', '.join(choice)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return ""
 
@@ -110,7 +110,7 @@ def _mask(module: Any, batch: int) -> torch.Tensor:
 def _wave(module: Any, batch: int) -> torch.Tensor:
     bins, length = _first(module.config, ("num_mel_bins",), None), _first(module.config, ("max_length",), None)
     if isinstance(bins, int) and isinstance(length, int) and length > bins:
-        return inputs.image(batch, length, bins)  # a spectrogram under the name of a waveform
+        return inputs.image(batch, length, bins)  # a spectrogram, although the parameter is named after a waveform
     return inputs.image(batch, SAMPLES)
 
 
@@ -146,7 +146,7 @@ _MAKERS: dict[str, Callable[[Any, int], torch.Tensor]] = {
 
 
 def _first(config: Any, names: tuple[str, ...], default: Any) -> Any:
-    """The first of ``names`` that the configuration, or one nested in it, sets; outer ones and earlier names win."""
+    """The first of ``names`` that the configuration sets, or one nested in it; outer configurations come first."""
     for each in nested(config):
         for name in names:
             value = getattr(each, name, None)
@@ -156,7 +156,7 @@ def _first(config: Any, names: tuple[str, ...], default: Any) -> Any:
 
 
 def nested(config: Any) -> Iterator[Any]:
-    """A configuration and those inside it, breadth first."""
+    """Yield a configuration and those nested in it, breadth first."""
     kind, pending, seen = _configuration(), [config], set()
     while pending:
         each = pending.pop(0)

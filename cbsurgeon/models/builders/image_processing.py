@@ -1,5 +1,5 @@
-"""The preprocessing a model's own library defines for it: timm's data config, torchvision's weight transforms, or
-transformers' image processor.
+"""Find the preprocessing that a model's library defines for it: timm's data config, the transforms of torchvision's
+weights, or transformers' image processor.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _LARGEST = 1 << 20
 _FILE = "preprocessor_config.json"
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _PROBES = ((67, 100), (403, 300))
-"""Heights and widths of the pictures on which a description is compared with the processor itself: smaller and larger
-than the usual inputs, in both formats, with odd differences.
+"""Heights and widths of the images on which a description is compared with the processor: smaller and larger than the
+usual inputs, landscape and portrait, with odd differences.
 """
 _CLOSE = 1e-5
-"""A description is the processor's where no number differs by more: rounding of the same arithmetic in another order.
-One level of 255 is a hundred times as much.
+"""Largest difference between the results of a description and of the processor that it describes. Rounding of the same
+arithmetic in another order stays below it; one of 255 levels is a hundred times as much.
 """
 
 
 def preprocessing_of(model: Model) -> Preprocessing | None:
-    """What the model says of itself, or what the library it comes from says; ``None`` where nobody says anything.
+    """Return the preprocessing that the model states, or that its library defines; ``None`` if neither does.
 
-    timm's modules carry a data config and transformers' a configuration; a torchvision module is known by its
+    timm's modules have a data config and transformers' a configuration; a torchvision module is recognised by its
     reference. The size is that of the model's example input.
     """
     if model.preprocessing is not None:
@@ -49,12 +49,12 @@ def preprocessing_of(model: Model) -> Preprocessing | None:
 
 
 def with_preprocessing(model: Model) -> Model:
-    """The model with what :func:`preprocessing_of` finds."""
+    """Return the model with the preprocessing that :func:`preprocessing_of` finds."""
     return dataclasses.replace(model, preprocessing=preprocessing_of(model))
 
 
 def _image_input(model: Model) -> Tensor | None:
-    """The one example input that is a batch of images, ``[batch, channels, height, width]``."""
+    """The only example input that is a batch of images, ``[batch, channels, height, width]``, or ``None``."""
     values = [*model.example_inputs, *model.example_kwargs.values()]
     images = [value for value in values if isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point()]
     return images[0] if len(images) == 1 and images[0].shape[1] in (1, 3) else None
@@ -96,7 +96,7 @@ def _timm(module: nn.Module, configuration: Mapping[str, Any], shape: tuple[int,
 
 
 def _torchvision(name: str, size: tuple[int, int]) -> Preprocessing | None:
-    """The transforms of the model's default weights, where they are those of a classifier."""
+    """The transforms of the model's default weights, if they are those of a classifier."""
     import torchvision.models
     from torchvision.transforms._presets import ImageClassification
 
@@ -121,8 +121,8 @@ def _torchvision(name: str, size: tuple[int, int]) -> Preprocessing | None:
 
 
 def _transformers(module: Any, folder: Path | None, size: tuple[int, int]) -> Preprocessing | None:
-    """The image processor of the model's folder, or the defaults of its class, where it is proved to only
-    resize, crop and normalise.
+    """The image processor of the model's folder, or the defaults of its class, if a test shows that it only resizes,
+    crops and normalises.
     """
     values = _stored(folder)
     kind = _processor_class(module, values)
@@ -164,7 +164,7 @@ def _processor_class(module: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _read(processor: Any, kind: Any) -> Preprocessing | None:
-    """A processor's attributes as our description; ``None`` where it does something else than they say."""
+    """A processor's attributes as a :class:`Preprocessing`; ``None`` if the processor does anything else."""
     given = {key: value for key, value in dict(processor.size or {}).items() if value}
     if not getattr(processor, "do_resize", False) or len(given) not in (1, 2):
         return None
@@ -194,7 +194,7 @@ def _read(processor: Any, kind: Any) -> Preprocessing | None:
 
 
 def _agrees(processor: Any, found: Preprocessing, shape: tuple[int, int]) -> bool:
-    """Whether the description does to a picture of noise what the processor does."""
+    """Whether the description gives the same result as the processor on an image of noise."""
     from PIL import Image
 
     pixels = numpy.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=numpy.uint8)

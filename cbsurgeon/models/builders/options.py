@@ -1,4 +1,4 @@
-"""What may be passed to a builder: JSON values that shape an architecture, never something to load or to run."""
+"""Check the options of a builder: JSON values that shape an architecture, and nothing that loads or runs something."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LONGEST_REASON = 300
 
 
 def checked(options: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
-    """A JSON copy of ``options``.
+    """Return a JSON copy of ``options``.
 
     Raises:
         UsageError: a value is not JSON, or a key would load weights or run code (``CB-REF-05``).
@@ -63,7 +63,7 @@ def checked(options: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """The first sentence of a foreign exception, short enough to print."""
+    """Return the type and first line of an exception from another library, short enough to print."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"
     return f"{type(error).__name__}: {text[:_LONGEST_REASON]}"

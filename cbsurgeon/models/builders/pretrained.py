@@ -1,4 +1,4 @@
-"""Pretrained weights as timm and torchvision provide them: from their cache, or downloaded where the user asks."""
+"""Pretrained weights as timm and torchvision provide them: from their cache, or downloaded if the user asks for it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def is_tagged(reference: Reference) -> bool:
 
 
 def build(reference: Reference, options: dict[str, Any], batch: int, *, download: bool) -> Model:
-    """The architecture with its pretrained weights.
+    """Return the architecture with its pretrained weights.
 
     Args:
         reference: ``timm:NAME``, ``timm:NAME.TAG`` or ``torchvision:NAME``.
-        options: of the constructor.
+        options: options of the constructor.
         batch: samples in the example inputs.
         download: fetch weights that are not in the library's cache.
 
@@ -63,7 +63,7 @@ def build(reference: Reference, options: dict[str, Any], batch: int, *, download
 
 
 def _refuse_absent(reference: Reference) -> None:
-    """Weights at a plain address are only known by their name in torch's cache."""
+    """Refuse weights at a plain URL that are not in torch's cache, where they are found by file name."""
     source = timm.pretrained_source(reference)
     if source and not (Path(torch.hub.get_dir()) / "checkpoints" / source.rsplit("/", 1)[-1]).exists():
         raise FileNotFoundError(f"{source} was not downloaded before")

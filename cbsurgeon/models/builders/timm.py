@@ -1,4 +1,4 @@
-"""``timm:NAME``: any architecture timm registers, with random weights."""
+"""``timm:NAME``: any architecture that timm registers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def build(reference: Reference, options: dict[str, Any], batch: int, *, pretrain
 
 
 def pretrained_source(reference: Reference) -> str:
-    """The address of the pretrained weights, where they do not come from a hub that has a cache of its own."""
+    """Return the URL of the pretrained weights; empty if they come from the Hugging Face hub, which has its own
+    cache."""
     _require(reference)
     configuration = _library().get_pretrained_cfg(reference.name, allow_unregistered=True)
     on_hub = getattr(configuration, "hf_hub_id", None)
@@ -40,18 +41,18 @@ def pretrained_source(reference: Reference) -> str:
 
 
 def knows(name: str) -> bool:
-    """Whether timm registers this architecture (a pretrained tag after the dot is allowed)."""
+    """Whether timm registers this architecture (a tag of pretrained weights after the dot is allowed)."""
     return bool(_library().is_model(name))
 
 
 def all_names() -> list[str]:
-    """Every architecture timm registers."""
+    """Return the names of all architectures that timm registers."""
     names: list[str] = _library().list_models()
     return names
 
 
 def input_size(module: nn.Module, options: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Channels, height and width of the images the model takes, or ``None`` where timm does not say."""
+    """Return channels, height and width of the model's input, or ``None`` if timm does not state them."""
     configuration = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     size = configuration.get("input_size")
     if not size or len(size) != 3:
@@ -66,10 +67,10 @@ def input_size(module: nn.Module, options: Mapping[str, Any]) -> tuple[int, int,
 
 
 def with_image_size(reference: Reference, options: dict[str, Any], input: str | None) -> dict[str, Any]:
-    """Add ``img_size`` where ``--input`` asks for another size than an architecture's fixed one.
+    """Add ``img_size`` to the options if ``--input`` has another size than the architecture's fixed one.
 
-    Architectures whose weights depend on the image size say so in their configuration (``fixed_input_size``); all
-    others are built as they are and take the input as it comes.
+    Architectures whose weights depend on the image size state it in their configuration (``fixed_input_size``); all
+    others take inputs of any size.
     """
     shapes = inputs.parse(input) if input else []
     if len(shapes) != 1 or len(shapes[0].shape) != 3 or "img_size" in options:
@@ -90,13 +91,13 @@ def with_image_size(reference: Reference, options: dict[str, Any], input: str | 
 
 
 def translated(module: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor] | None:
-    """A published checkpoint in the architecture's own keys, as timm reads it when it downloads one.
+    """Return a published checkpoint with the architecture's keys, as timm converts it when it downloads one.
 
-    timm keeps, beside many architectures, a ``checkpoint_filter_fn`` that renames the keys of the authors' own files,
-    drops buffers that are computed anew, and brings position embeddings to the architecture's size.
+    Many architectures of timm have a ``checkpoint_filter_fn`` that renames the keys of the authors' files, drops
+    buffers that are recomputed, and resizes position embeddings.
 
     Returns:
-        the translation where it has exactly the architecture's keys and shapes, otherwise ``None``.
+        the converted state dict if it has exactly the architecture's keys and shapes, otherwise ``None``.
     """
     home = type(module).__module__
     function = getattr(sys.modules.get(home), "checkpoint_filter_fn", None)
@@ -104,7 +105,7 @@ def translated(module: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[
         return None
     try:
         given = function(dict(state), module)
-    except Exception:  # what the function raises on a file it was not made for: it is no translation of that file
+    except Exception:  # the function may raise anything on a file that it was not made for
         return None
     own = module.state_dict()
     fits = isinstance(given, Mapping) and given.keys() == own.keys()
@@ -126,7 +127,7 @@ def _library() -> Any:
 
 
 def classifier(module: nn.Module) -> tuple[str, ...]:
-    """Paths of the classifier's layers, as timm's configuration names them; empty where it names none."""
+    """Return the paths of the classifier's layers, from timm's configuration; empty if it names none."""
     configuration = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     named = configuration.get("classifier") or ()
     return (named,) if isinstance(named, str) else tuple(named)

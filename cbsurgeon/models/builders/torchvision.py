@@ -1,4 +1,4 @@
-"""``torchvision:NAME``: any model torchvision registers, with random weights."""
+"""``torchvision:NAME``: any model that torchvision registers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cbsurgeon.models.model import Model
 from cbsurgeon.models.reference import Reference, unknown_name
 
 IMAGE = 224
-"""Edge of an image where nothing in the model's own metadata asks for more."""
+"""Edge of an image, unless the model's metadata asks for more."""
 FLOW = (128, 128)
-"""Smallest image optical-flow models take (they divide it by 8 and correlate over 4 levels)."""
+"""Smallest image that optical-flow models take (they divide it by 8 and correlate over 4 levels)."""
 FRAMES = 16
-"""Frames of a clip where the model's metadata does not ask for a number."""
+"""Frames of a clip, unless the model's metadata states a number."""
 
 
 def build(reference: Reference, options: dict[str, Any], batch: int, *, pretrained: bool = False) -> Model:
-    """Create the model with the inputs its family takes: images, clips, image pairs, or a list of images.
+    """Create the model with the inputs that its family takes: images, clips, image pairs, or a list of images.
 
     Raises:
         UsageError: torchvision has no such model (``CB-REF-02``).
@@ -46,7 +46,7 @@ def knows(name: str) -> bool:
 
 
 def all_names() -> list[str]:
-    """Every model torchvision registers."""
+    """Return the names of all models that torchvision registers."""
     names: list[str] = _library().list_models()
     return names
 
@@ -66,7 +66,7 @@ def _inputs(library: Any, name: str, module: nn.Module, batch: int) -> tuple[Any
 
 
 def _least(library: Any, name: str) -> dict[str, Any]:
-    """The smallest input any published weights of the model allow."""
+    """The smallest input that any published weights of the model allow."""
     metas = [entry.meta for entry in library.get_model_weights(name)]
     sizes = [tuple(meta["min_size"]) for meta in metas if meta.get("min_size")]
     frames = [meta["min_temporal_size"] for meta in metas if (meta.get("min_temporal_size") or 0) > 1]

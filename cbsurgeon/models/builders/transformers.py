@@ -1,6 +1,6 @@
 """``hf:CLASS``: a transformers model class from its default configuration, with random weights.
 
-No code from a model directory is ever run and nothing is downloaded.
+No code from a model directory is run, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
     """Build a model class from its default configuration, changed by ``options``.
 
     Raises:
-        UsageError: transformers has no such model class (``CB-REF-02``); the class needs a configuration of its own
+        UsageError: transformers has no such model class (``CB-REF-02``), or its default configuration builds no model
             (``CB-REF-03``).
         MissingPackage: transformers is not installed.
     """
@@ -33,15 +33,15 @@ def build(reference: Reference, options: dict[str, Any], batch: int) -> Model:
 
 
 def class_names() -> list[str]:
-    """The model classes of transformers."""
+    """Return the names of the model classes of transformers."""
     return [name for name in dir(_library()) if name.endswith(("Model", "Backbone")) or "For" in name]
 
 
 def find_class(library: Any, reference: Reference) -> Any:
-    """The model class a reference names.
+    """Return the model class that a reference names.
 
     Raises:
-        UsageError: no such class, or a class that is no model or needs a checkpoint (``CB-REF-02``).
+        UsageError: there is no such class, it is not a model, or it needs a checkpoint (``CB-REF-02``).
     """
     found: Any = getattr(library, reference.name, None) if reference.name in dir(library) else None
     if found is None:
@@ -63,7 +63,7 @@ def find_class(library: Any, reference: Reference) -> Any:
 
 
 def create(model_class: Any, options: dict[str, Any]) -> nn.Module:
-    """An instance with random weights, in evaluation mode, that keeps no cache of keys and values."""
+    """Return an instance with random weights, in evaluation mode, without a key-value cache."""
     with offline():
         config = model_class.config_class(**options)
         prepare(config)
@@ -72,7 +72,7 @@ def create(model_class: Any, options: dict[str, Any]) -> nn.Module:
 
 
 def prepare(config: Any) -> None:
-    """Switch off, in a configuration and those inside it, what an export has no use for or what would download."""
+    """Switch off, in a configuration and those nested in it, the key-value cache and downloads."""
     for each in hf_inputs.nested(config):
         if getattr(each, "use_cache", None):
             each.use_cache = False
@@ -81,7 +81,7 @@ def prepare(config: Any) -> None:
 
 
 def with_inputs(module: nn.Module, batch: int) -> Model:
-    """The model with inputs found by :mod:`cbsurgeon.models.builders.hf_inputs`; none where none are known.
+    """Return the module as a model, with inputs from :mod:`cbsurgeon.models.builders.hf_inputs`, if they are known.
 
     A single input is positional; several are keyword inputs, in the order of ``forward``.
     """
@@ -95,13 +95,13 @@ def with_inputs(module: nn.Module, batch: int) -> Model:
 
 
 def refusal(module: Any) -> str:
-    """What the model answered to the inputs that were tried."""
+    """Return the error with which the model refused the inputs that were tried."""
     return hf_inputs.find(module, 1)[1]
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Keep the hub client from the network: a configuration can name a backbone it would fetch."""
+    """Keep the hub client off the network, because a configuration can name a backbone to download."""
     constants: Any = sys.modules.get("huggingface_hub.constants")
     if constants is None:
         yield

@@ -1,7 +1,7 @@
-"""Building an architecture whose weights a file brings: parameters get their shapes and no random numbers.
+"""Build an architecture without weights, if they come from a file: parameters get shapes and no random numbers.
 
-Drawing the weights of a model of a billion parameters takes longer than everything else that loading does, and they
-are thrown away at once. Buffers and everything else a constructor computes are as they always are.
+Initialising a model of a billion parameters takes longer than the rest of loading, and the values are replaced at once.
+Buffers and everything else that a constructor computes are the same as in an ordinary build.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 @contextmanager
 def parameters() -> Iterator[None]:
-    """Put every parameter on the meta device as soon as a module takes it, before anything is drawn into it.
+    """Context manager that moves every parameter to the meta device when a module registers it, before initialisation.
 
-    A parameter that several modules take stays one parameter.
+    A parameter that several modules register stays one parameter.
     """
     twins = WeakIdKeyDictionary()
 
@@ -40,14 +40,14 @@ def parameters() -> Iterator[None]:
 
 
 def complete(module: nn.Module, *, drew: bool) -> bool:
-    """Whether a module built this way is what an ordinary build makes, once its state dict is filled in.
+    """Whether a module that was built this way is complete after its state dict is loaded.
 
-    It is not where something besides its parameters was computed from one of them, or where random numbers may have
-    gone into a tensor that no file brings.
+    It is not if something besides its parameters was computed from one of them, or if random numbers may have gone into
+    a tensor that is not in the state dict.
 
     Args:
         module: built under :func:`parameters`.
-        drew: random numbers were drawn while it was built.
+        drew: whether random numbers were drawn while it was built.
     """
     held = set(module.state_dict())
     if any(name not in held for name, _ in module.named_parameters(remove_duplicate=False)):
@@ -59,13 +59,13 @@ def complete(module: nn.Module, *, drew: bool) -> bool:
 
 
 def _loose(module: nn.Module) -> Iterator[Tensor]:
-    """Tensors that modules keep as plain attributes."""
+    """Tensors that are plain attributes of modules."""
     for part in module.modules():
         yield from (value for value in vars(part).values() if isinstance(value, Tensor))
 
 
 def allocate(module: nn.Module) -> None:
-    """Give the parameters left on the meta device memory, which is not touched until something is written into it."""
+    """Allocate memory for the parameters on the meta device; it is not touched until something is written into it."""
     made: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in part._parameters.items():

@@ -1,4 +1,4 @@
-"""From a checkpoint to a module: what its tensors tell about the architecture, and the strict load.
+"""From a checkpoint to a module: find the options of its architecture from its tensors, and load it strictly.
 
 Not here: reading the file (``models.files``), building an architecture by its name (``models.builders``).
 """

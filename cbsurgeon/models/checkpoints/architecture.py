@@ -1,4 +1,4 @@
-"""A checkpoint's architecture, built without its weights, and the weights loaded into it afterwards."""
+"""Build the architecture of a checkpoint without its weights, and load the weights into it afterwards."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def architecture(
     batch: int = 2,
     most_memory: int | None = None,
 ) -> Model:
-    """Build the architecture a checkpoint belongs to, with no insertions; its weights mean nothing yet.
+    """Build the architecture of a checkpoint, without its insertions and without its weights.
 
-    The first half of loading: replay the checkpoint's recipes on the result, then call :func:`finish`. What the file
-    claims is compared with its tensors on the meta device first, so a small file cannot ask for a large model; nor, by
-    default, for more than ``most_memory`` bytes, which follow from its size.
+    This is the first half of loading: repeat the checkpoint's recipes on the result, then call :func:`finish`. What the
+    file claims is first compared with its tensors on the meta device, so that a small file cannot ask for a large
+    model. By default, ``most_memory`` (bytes) follows from the size of the file.
 
     Raises:
         UsageError: no architecture is named (``CB-LOAD-20``); the file names one that runs code (``CB-LOAD-21``).
@@ -92,9 +92,9 @@ def architecture(
 
 
 def finish(model: Model, checkpoint: Checkpoint) -> Model:
-    """Load a checkpoint's weights into the architecture (after its recipes were replayed), strictly.
+    """Load a checkpoint's weights strictly into its architecture, after its recipes were repeated.
 
-    The module is changed in place; example inputs take the weights' floating-point type.
+    The module is changed in place. Example inputs are cast to the weights' floating-point type.
 
     Raises:
         InputFileError: the weights do not fit (``CB-FIT-01``).
@@ -113,7 +113,7 @@ def finish(model: Model, checkpoint: Checkpoint) -> Model:
 
 
 def left_mapped(model: Model, checkpoint: Checkpoint) -> Model | None:
-    """The model with the file's own mapped tensors as its weights, or ``None`` where they have to be copied."""
+    """Return the model with the memory-mapped tensors of the file as weights, or ``None`` if they must be copied."""
     module = model.module
     if module is None or not checkpoint.mapped:
         return None
@@ -124,7 +124,7 @@ def left_mapped(model: Model, checkpoint: Checkpoint) -> Model | None:
 
 
 def _own_keys(module: nn.Module, state: shapes.State) -> shapes.State:
-    """The state dict in the architecture's keys: as it is, or as timm translates the files its authors published."""
+    """The state dict with the architecture's keys: as it is, or as timm converts published files."""
     if not differences(module.state_dict(), state):
         return state
     return timm.translated(module, state) or state
@@ -144,7 +144,7 @@ def _matching_inputs(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
 
 
 def _reference(checkpoint: Checkpoint, arch: str | None) -> tuple[Reference, Mapping[str, Any]]:
-    """The builder to use and the options the file states for it."""
+    """The builder to use, and the options that the file states for it."""
     stated = checkpoint.architecture
     if arch is not None:
         wanted = spelling.builder(arch)
@@ -159,14 +159,14 @@ def _reference(checkpoint: Checkpoint, arch: str | None) -> tuple[Reference, Map
             "the checkpoint names an architecture that a file may not name",
             code="CB-LOAD-21",
             where=str(checkpoint.path),
-            why=f"{str(reference)[:120]} imports code or reads other files; only you may ask for that",
-            do=f"if it is your own, say so: --arch {str(reference)[:120]}",
+            why=f"{str(reference)[:120]} imports code or reads other files; only the user may ask for that",
+            do=f"if it is your own code, give it yourself: --arch {str(reference)[:120]}",
         )
     return reference, _bounded(checkpoint)
 
 
 def _bounded(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """The options a file states, once no number among them is absurd."""
+    """The options that a file states, after a check that no number among them is too large."""
     pending: list[Any] = [dict(checkpoint.architecture_options)]
     while pending:
         value = pending.pop()
@@ -176,7 +176,7 @@ def _bounded(checkpoint: Checkpoint) -> Mapping[str, Any]:
             pending += value
         elif isinstance(value, int | float) and not abs(value) <= _LARGEST_OPTION:
             raise InputFileError(
-                "the checkpoint's description of itself cannot be read",
+                "the metadata of the checkpoint cannot be read",
                 code="CB-META-01",
                 where=str(checkpoint.path),
                 why=f"an option of its architecture is {str(value)[:40]}, beyond any architecture",
@@ -186,7 +186,7 @@ def _bounded(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def _trained(checkpoint: Checkpoint, name: str) -> Reference:
-    """The builder behind ``arch`` in a training checkpoint: timm's names, then torchvision's, which trainers share."""
+    """The builder of ``arch`` in a training checkpoint: a name of timm, otherwise of torchvision."""
     for kind, library in (("timm", timm), ("torchvision", torchvision)):
         if library.knows(name):
             return Reference(kind, name)
@@ -203,7 +203,7 @@ def _trained(checkpoint: Checkpoint, name: str) -> Reference:
 def _nameless(checkpoint: Checkpoint) -> UsageError:
     keys = list(checkpoint.state_dict)
     return UsageError(
-        "the file holds weights and does not name their architecture",
+        "the file holds weights but does not name their architecture",
         code="CB-LOAD-20",
         where=str(checkpoint.path),
         why=f"it has {len(keys)} tensors: {', '.join(key[:60] for key in keys[:3])}{' ...' if len(keys) > 3 else ''}",

@@ -1,4 +1,4 @@
-"""Loading a state dict into a module, strictly, and saying exactly what does not fit."""
+"""Load a state dict into a module strictly; if it does not fit, the error lists the differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 3
 """How many keys of each kind an error lists; the rest are counted."""
 
 CHILD = "context_broadcast"
-"""What the name of an inserted operator begins with, in state-dict keys."""
+"""Prefix of the names of inserted operators in state-dict keys."""
 
 M = TypeVar("M", bound=nn.Module)
 State = Mapping[str, torch.Tensor]
@@ -23,15 +23,15 @@ State = Mapping[str, torch.Tensor]
 def fit(module: M, state: Mapping[str, torch.Tensor], where: str, portions: Iterable[State] | None = None) -> M:
     """Load ``state`` into ``module`` strictly, in place, keeping the state's dtypes bit for bit.
 
-    Nothing is copied unless every key and every shape fits. When all floating-point tensors of the state have one dtype
-    the whole module takes it, buffers outside the state included (as ``module.half()`` would); in a mixed state each
-    tensor keeps its own.
+    Nothing is copied unless every key and every shape fits. If all floating-point tensors of the state have one dtype,
+    the whole module is cast to it, including buffers outside the state (as by ``module.half()``); otherwise each tensor
+    keeps its own.
 
     Args:
         module: the architecture, changed in place and returned.
-        state: tensors by key; read one by one, so lazily mapped files stay lazily mapped.
+        state: tensors by key; read one by one, so that a memory-mapped file is not read as a whole.
         where: the file, for the error.
-        portions: the same tensors in several parts, read one after the other.
+        portions: the same tensors in several parts, which are read one after the other.
 
     Raises:
         InputFileError: keys are missing or unexpected, or shapes differ; the first few and the counts are given
@@ -56,19 +56,19 @@ def fit(module: M, state: Mapping[str, torch.Tensor], where: str, portions: Iter
 
 
 def advice(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
-    """What to do about weights that do not fit."""
+    """Return what to do about weights that do not fit, for the error."""
     if any(inserted(key) for key in given if key not in own):
         return "it was trained with an insertion: give its recipe (--trained-with, or cbs.load(file, recipe=...))"
     return "check --arch and its options (num_classes, img_size): the file must hold exactly this architecture"
 
 
 def inserted(key: str) -> bool:
-    """Whether a state-dict key is that of an inserted operator."""
+    """Whether a state-dict key belongs to an inserted operator."""
     return any(part.startswith(CHILD) for part in key.split("."))
 
 
 def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
-    """What keeps ``given`` from fitting ``own``, as sentences; empty when it fits."""
+    """Return the differences between the keys and shapes of two state dicts, as sentences; empty if there are none."""
     absent = [key for key in own if key not in given]
     unexpected = [key for key in given if key not in own]
     unequal = [
@@ -87,10 +87,10 @@ def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tenso
 
 
 def adopt(module: nn.Module, state: State) -> bool:
-    """Make the tensors of a state dict that fits the module's own, uncopied; tied parameters stay tied.
+    """Make the tensors of a state dict the parameters of a module without copying; tied parameters stay tied.
 
     Returns:
-        whether it was done: parameters tied in the module have to be one tensor in the file.
+        whether it was done; not if parameters that are tied in the module are different tensors in the file.
     """
     tied: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -109,7 +109,7 @@ def adopt(module: nn.Module, state: State) -> bool:
 
 
 def take_dtypes(module: nn.Module, state: State) -> None:
-    """Give a module the types of a state dict, as :func:`fit` does."""
+    """Cast a module to the types of a state dict, as :func:`fit` does."""
     floating = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if len(floating) == 1:
         module.to(dtype=floating.pop())

@@ -1,4 +1,4 @@
-"""What a state dict's keys and shapes tell about the architecture: wrapper prefixes, classes, image size, channels."""
+"""Find wrapper prefixes and options of the architecture (classes, image size, channels) from a state dict."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _CLASSES = {"timm": "num_classes", "torchvision": "num_classes", "hf": "num_labe
 
 
 def plain(state: State, own: Iterable[str]) -> State:
-    """The state dict with wrapper prefixes taken off, when that is what makes its keys the architecture's.
+    """Return the state dict without wrapper prefixes, if its keys then match the architecture better.
 
-    ``torch.compile`` puts ``_orig_mod.`` and ``DataParallel``, DDP and averaging wrappers put ``module.`` before
-    keys. A model may have a module of that name itself, so each spelling is tried and the one with most of the
-    architecture's own keys is taken; the file's own spelling wins a tie. A Lightning module keeps the model as an
-    attribute, so its keys begin with that attribute's name, whatever it is, and a loss's or a metric's own keys may
-    stand beside them: where exactly one prefix holds the whole architecture and nothing else, what it holds is taken.
+    ``torch.compile`` puts ``_orig_mod.`` before keys, and ``DataParallel``, DDP and averaging wrappers put ``module.``.
+    A model may have a module of that name itself, so every variant is tried and the one with the most keys of the
+    architecture is returned; the file's own keys win a tie. A Lightning module stores the model in an attribute, so its
+    keys begin with that attribute's name, whatever it is, and keys of losses or metrics may be there as well: if
+    exactly one prefix contains the whole architecture and nothing else, the keys below it are returned.
     """
     wanted = set(own)
     spellings = _spellings(state)
@@ -36,7 +36,7 @@ def plain(state: State, own: Iterable[str]) -> State:
 
 
 def _attribute(state: State, wanted: set[str]) -> State | None:
-    """What lies below the one prefix that holds exactly the architecture's keys; ``None`` for none or several."""
+    """The entries below the only prefix that contains exactly the architecture's keys; ``None`` for none or several."""
     if not wanted or wanted.issubset(state):
         return None
     some = f".{min(wanted)}"
@@ -61,11 +61,10 @@ def _spellings(state: State) -> list[State]:
 
 
 def options(reference: Reference, module: nn.Module, state: State) -> dict[str, Any]:
-    """Build options that the file's shapes imply where they differ from the default architecture's.
+    """Return the build options that follow from shapes that differ from those of the default architecture.
 
-    ``num_classes`` (``num_labels``) from the one layer whose first axis differs; for timm also ``num_classes=0``
-    where the classifier is absent, ``in_chans`` from the first convolution, and ``img_size`` from the position
-    embedding.
+    ``num_classes`` (``num_labels``) from the only layer whose first axis differs; for timm also ``num_classes=0`` if
+    the classifier is absent, ``in_chans`` from the first convolution, and ``img_size`` from the position embedding.
     """
     own = module.state_dict()
     implied: dict[str, Any] = {}
@@ -78,7 +77,7 @@ def options(reference: Reference, module: nn.Module, state: State) -> dict[str, 
 
 
 def _classes(own: State, state: State) -> int | None:
-    """Rows of the head: the size on which all weights differing in their first axis alone agree, if they do."""
+    """Number of classes: the first size of all weights that differ only in their first axis, if they agree."""
     rows = {
         state[key].shape[0]
         for key, value in own.items()
@@ -109,9 +108,9 @@ def _timm(module: nn.Module, own: State, state: State) -> dict[str, Any]:
 
 
 def _image_size(configuration: Mapping[str, Any], own: State, state: State) -> int | None:
-    """Edge of the square image whose patches the file's position embedding ``(1, prefix + grid * grid, C)`` holds.
+    """Edge of the square image that the file's position embedding ``(1, prefix + grid * grid, C)`` is for.
 
-    The prefix (class and register tokens) is what the default architecture has beyond a square.
+    The prefix (class and register tokens) is the number of positions of the default architecture beyond a square.
     """
     for key, value in own.items():
         if not key.endswith("pos_embed") or key not in state or state[key].dim() != 3 or value.dim() != 3:

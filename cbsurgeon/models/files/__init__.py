@@ -1,5 +1,5 @@
-"""Files: read without running code, written complete or not at all.
+"""Files: read without running code, and written completely or not at all.
 
-Belongs here: formats, their limits and their dangers. Not here: which architecture the weights belong to
-(``models.loading``).
+Belongs here: file formats, their limits and their dangers. Not here: the architecture of the weights
+(``models.checkpoints``, ``models.loading``).
 """

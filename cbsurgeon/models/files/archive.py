@@ -1,9 +1,9 @@
-"""Zip rules, checked before torch or numpy see an archive.
+"""Check zip archives by strict rules before torch or numpy read them.
 
-The readers behind us (miniz in torch, ``zipfile`` in numpy) accept archives that mean different things to different
-readers, or that unpack to far more than they weigh. Here an archive is plain or it is refused: every member stored (not
-compressed), named once, described alike by its local header and the central directory, inside one folder, without
-overlap, and nothing before, between or after that the directory does not account for.
+The libraries that read them next (miniz in torch, ``zipfile`` in numpy) accept archives that different readers
+interpret differently, or that unpack to far more than their size. Here every other archive is refused: each member must
+be stored (not compressed), have a unique name, be described in the same way by its local header and the central
+directory, be in one folder, and not overlap; and no other bytes may be before, between or after the members.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNKNOWN32 = (0, 0xFFFFFFFF)
 
 @dataclass(frozen=True)
 class Member:
-    """One stored file of an archive: its name, and where its bytes lie in the archive."""
+    """One stored file of an archive: its name, and the position of its bytes in the archive."""
 
     name: str
     offset: int
@@ -40,7 +40,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive that passed the rules.
+    """An archive that passed the checks.
 
     Attributes:
         path: the file.
@@ -51,7 +51,7 @@ class Archive:
     members: dict[str, Member]
 
     def read(self, name: str, largest: int) -> bytes:
-        """The bytes of a small member.
+        """Return the bytes of a small member.
 
         Raises:
             InputFileError: it is larger than ``largest`` (``CB-ZIP-08``).
@@ -65,7 +65,7 @@ class Archive:
 
 
 def names(path: Path) -> list[str]:
-    """Names in the central directory, unchecked but bounded, to tell what kind of archive it is.
+    """Return the names in the central directory, unchecked but limited in number, to recognise the kind of archive.
 
     Raises:
         InputFileError: the directory cannot be read or is too large (``CB-LOAD-07``, ``CB-ZIP-08``).
@@ -74,7 +74,7 @@ def names(path: Path) -> list[str]:
 
 
 def check(path: Path, *, one_folder: bool = True, compressed: bool = False) -> Archive:
-    """Apply the rules.
+    """Check an archive and return its members.
 
     Args:
         path: the archive.
@@ -84,7 +84,7 @@ def check(path: Path, *, one_folder: bool = True, compressed: bool = False) -> A
     Raises:
         InputFileError: damaged (``CB-LOAD-07``); compressed (``CB-ZIP-01``), duplicate (``CB-ZIP-02``) or encrypted
             (``CB-ZIP-03``) members; headers that disagree (``CB-ZIP-04``); members larger than the archive
-            (``CB-ZIP-05``) or overlapping (``CB-ZIP-06``); names that are no plain relative paths (``CB-ZIP-07``); too
+            (``CB-ZIP-05``) or overlapping (``CB-ZIP-06``); names that are not plain relative paths (``CB-ZIP-07``); too
             many (``CB-ZIP-08``); hidden bytes before or after (``CB-ZIP-09``).
     """
     infos, total = _directory(path), files.size(path)
@@ -124,7 +124,7 @@ def _directory(path: Path) -> list[zipfile.ZipInfo]:
 
 
 def _check_end(path: Path) -> None:
-    """The end record is the last thing in the file, and the directory lies right before it."""
+    """Check that the end record is the last thing in the file, and that the directory is right before it."""
     total = files.size(path)
     tail_size = _END.size + _LOCATOR.size + _END64.size
     with path.open("rb") as file:
@@ -172,7 +172,7 @@ def _check_name(path: Path, name: str) -> None:
 
 
 def _locate(path: Path, infos: list[zipfile.ZipInfo]) -> dict[str, Member]:
-    """Read every local header, compare it with the directory, and lay the members end to end."""
+    """Read every local header, compare it with the directory, and check that members do not overlap."""
     members: dict[str, Member] = {}
     end = 0
     with path.open("rb") as file:

@@ -11,18 +11,18 @@ NAME = "cbsurgeon"
 """Name under which the edited models are registered with timm."""
 
 OF, RECIPE, OPTION = "of", "recipe", "op_"
-"""The architecture; a recipe's file; what the name of an operator's option begins with."""
+"""Keywords for the architecture and for the file of a recipe; prefix of an operator's options."""
 
 
 def architecture(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords that are the architecture's own."""
+    """Return the keywords that belong to the architecture."""
     return {key: value for key, value in keywords.items() if key not in _ours() and not key.startswith(OPTION)}
 
 
 def choice(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of :class:`cbsurgeon.Choice` among the keywords.
+    """Return the fields of :class:`cbsurgeon.Choice` among the keywords.
 
-    timm reads values as Python literals where it can, so that ``layers=0,2`` is a tuple of numbers here.
+    timm parses values as Python literals if possible, so that ``layers=0,2`` is a tuple of numbers here.
     """
     chosen = {key: value for key, value in keywords.items() if key in fields_of(Choice)}
     for name in ("layers", "exclude"):

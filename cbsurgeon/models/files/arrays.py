@@ -1,4 +1,4 @@
-"""Reading ``.npz`` inputs without pickle and without surprises."""
+"""Read ``.npz`` inputs safely: without pickle, and with a limit on their size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST = 1 << 30
 
 
 def read_arrays(path: str | Path) -> dict[str, numpy.ndarray[Any, Any]]:
-    """The arrays of an ``.npz`` file by name; numbers and booleans only.
+    """Return the arrays of an ``.npz`` file by name; numbers and booleans only.
 
     Raises:
         InputFileError: missing, damaged, unsafe (as a checkpoint), or it holds objects or text (``CB-INPUT-03``).
@@ -49,7 +49,7 @@ def _array(opened: zipfile.ZipFile, name: str, size: int, path: Path) -> numpy.n
     except InputFileError:
         raise
     except Exception as error:
-        # numpy tokenises and parses the header as Python; a hostile one raises whatever that raises.
+        # numpy parses the header as Python, so that a malicious one may raise anything.
         raise _refusal(path, f"{name}: {str(error)[:160]}") from error
 
 

@@ -1,8 +1,8 @@
-"""Files that appear complete or not at all.
+"""Write files atomically: they appear complete or not at all.
 
-Every output is written beside its final place under a temporary name, synced, optionally checked by the writer, and
-renamed. A reader, or a machine that loses power, sees the old file or the new one. After ``kill -9`` a temporary
-file (``.NAME.<hex>.tmp.SUFFIX``) may remain; the final name never holds a part.
+Every output is written under a temporary name in its final folder, synced, optionally checked by the writer, and then
+renamed. A reader sees the old file or the new one, also after a loss of power. After ``kill -9`` a temporary file
+(``.NAME.<hex>.tmp.SUFFIX``) may remain, but the final name never holds an incomplete file.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up",
 def output(path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
     """Write one file atomically: yields a temporary path in the same folder, renames it on success.
 
-    The caller writes the yielded path, and may read it back and raise to refuse it. On any exception,
-    ``KeyboardInterrupt`` included, the temporary file is removed and the destination is as it was.
+    The caller writes to the yielded path, and may read it back and raise to reject it. On any exception,
+    ``KeyboardInterrupt`` included, the temporary file is removed and the destination is unchanged.
 
     Args:
         path: the final name. It must not be a symlink, a folder or one of ``inputs``.
@@ -62,9 +62,9 @@ def bundle(
 ) -> Iterator[Path]:
     """Write a file and its companions (such as ``m.onnx`` and ``m.onnx.data``), the main file last.
 
-    Yields the main file's path inside a temporary folder beside the destination, under its final *name*, because such
-    files refer to each other by name. On success every companion that was written is moved into place, then the main
-    file: it is the commit point, so whoever sees it sees all of it.
+    Yields the main file's path in a temporary folder beside the destination, with its final *name*, because such files
+    refer to each other by name. On success every companion is moved into place, and then the main file, so that the
+    companions are there whenever the main file is.
 
     Args:
         path: the final name of the main file.
@@ -87,10 +87,10 @@ def bundle(
             written = {entry.name for entry in folder.iterdir()}
             if final.name not in written or not written <= set(names):
                 raise OutputFileError(
-                    "the writer left other files than it announced",
+                    "a library did not write the files it should",
                     code="CB-OUT-08",
                     where=str(final),
-                    why=f"announced {sorted(names)}, found {sorted(written)}",
+                    why=f"expected {sorted(names)}, found {sorted(written)}",
                     do="run it again; if it stays, update the package that writes this format",
                 )
             for name in (name for name in names if name in written):
@@ -103,10 +103,10 @@ def bundle(
 
 
 def check(path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
-    """The checks of :func:`output` alone, for a verb that wants to refuse before an hour of work.
+    """Do only the checks of :func:`output`, so that a long job can fail before it starts.
 
     Returns:
-        The destination as a :class:`~pathlib.Path`.
+        the destination as a :class:`~pathlib.Path`.
 
     Raises:
         OutputFileError: as :func:`output`.
@@ -191,16 +191,16 @@ def _require_regular(temporary: Path, final: Path) -> None:
     found = _lstat(temporary)
     if found is None or not stat.S_ISREG(found.st_mode):
         raise _refusal(
-            "the writer left no file",
+            "a library did not write the file it should",
             "CB-OUT-08",
             final,
-            why=f"{temporary.name} is gone or is not a regular file",
+            why=f"{temporary.name} does not exist or is not a regular file",
             do="run it again; if it stays, update the package that writes this format",
         )
 
 
 def _sync(path: Path) -> None:
-    """Push a file's bytes, or a folder's entries, to the disk."""
+    """Flush a file's bytes, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""A checkpoint as it lies in its file: tensors, and what the file says about the architecture they belong to."""
+"""Open a checkpoint: its tensors, and what the file states about their architecture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENTRIES = (
     "model_ema",
     "ema",
 )
-"""Where training checkpoints keep their weights, in order of preference: trained weights before averaged ones."""
+"""Usual names of weights in training checkpoints, in order of preference: trained weights before averaged ones."""
 
 _BUILD_ARGUMENTS = ("num_classes", "img_size", "in_chans")
 
@@ -40,20 +40,20 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        state_dict: tensors by key, mapped from the file where the format allows, as the file spells the keys.
-        architecture: reference of the builder the file names, or ``None``.
-        architecture_options: options of that build the file names.
-        recipes: insertions the weights were trained or saved with, oldest first.
-        preprocessing: how images become the model's input, where the file says so.
-        sha256: digest of the file, when asked for.
-        written_by: ``cbsurgeon``, ``timm`` (or a trainer that names its ``arch`` alike), or empty.
-        entry: name of the entry the weights were taken from, empty when they are the file's top level.
-        other_entries: entries with weights that were not taken.
-        edited_beside: another entry, which notes operators, where this one cannot note any (it was copied into a plain
-            dictionary) and may have had them too; otherwise empty.
+        state_dict: tensors by key, with the keys of the file; memory-mapped if the format allows it.
+        architecture: the builder reference that the file states, or ``None``.
+        architecture_options: the options that the file states for that build.
+        recipes: insertions that the weights were trained or saved with, oldest first.
+        preprocessing: how images become the model's input, if the file states it.
+        sha256: digest of the file, if it was requested.
+        written_by: ``cbsurgeon``, ``timm`` (or a trainer that stores ``arch`` in the same way), or empty.
+        entry: name of the entry that the weights were read from; empty if they are the file's top level.
+        other_entries: other entries with weights.
+        edited_beside: another entry with notes of operators, if this one is a plain dictionary, which cannot have notes
+            and so may have been trained with operators too; otherwise empty.
         has_arguments: a trainer saved arguments beside the weights (``args``, ``hyper_parameters`` ...).
-        mapped: the tensors are mapped from the file, so that opening it again costs no memory.
-        stamp: of the file when it was opened (:func:`cbsurgeon.models.files.reading.stamp`).
+        mapped: the tensors are memory-mapped, so that opening the file again costs no memory.
+        stamp: stamp of the file when it was opened (:func:`cbsurgeon.models.files.reading.stamp`).
     """
 
     path: Path
@@ -75,12 +75,12 @@ class Checkpoint:
 def open_checkpoint(
     path: str | Path, *, trust: bool = False, entry: str | None = None, digest: bool = True
 ) -> Checkpoint:
-    """Open a file of weights; nothing is built and nothing is replayed.
+    """Open a file of weights; no model is built.
 
     Args:
         path: ``.safetensors``, a shard index, or what ``torch.save`` wrote. The contents decide, not the suffix.
-        trust: run the file's pickle where it is more than weights.
-        entry: which entry of a training checkpoint to take (``state_dict_ema`` ...); the first of :data:`ENTRIES` by
+        trust: unpickle other objects than weights, which runs code from the file.
+        entry: which entry of a training checkpoint to read (``state_dict_ema`` ...); the first of :data:`ENTRIES` by
             default.
         digest: compute ``sha256``.
 
@@ -98,7 +98,7 @@ def open_checkpoint(
 
 
 def open_file(path: Path, *, trust: bool, entry: str | None, digest: bool) -> Checkpoint | nn.Module:
-    """As :func:`open_checkpoint`, but a trusted pickled module comes back as that module."""
+    """Do the same as :func:`open_checkpoint`, but return a trusted pickled module as that module."""
     files.readable(path)
     stamp, form = files.stamp(path), files.sniff(path)
     if form in ("safetensors", "index"):
@@ -113,7 +113,7 @@ def open_file(path: Path, *, trust: bool, entry: str | None, digest: bool) -> Ch
         chosen = _unwrap(path, payload, entry)
         if isinstance(chosen, nn.Module):
             return chosen
-        # A pickle that was run as the program it is, or a file of the old format, was read as a whole.
+        # A trusted pickle and a file of the old format are read into memory as a whole.
         found = replace(chosen, mapped=form == "zip" and not trust)
         document = payload.get(metadata.KEY)
     _check_tensors(path, found.state_dict)
@@ -125,15 +125,15 @@ def open_file(path: Path, *, trust: bool, entry: str | None, digest: bool) -> Ch
 
 
 def _described(found: Checkpoint, own: metadata.Metadata) -> Checkpoint:
-    """The checkpoint with what our own document says; tied tensors appear under all their keys again."""
+    """The checkpoint with the contents of our metadata; tied tensors get all their keys back."""
     state = dict(found.state_dict)
     for alias, target in own.aliases.items():
         if alias in state or target not in found.state_dict:
             raise InputFileError(
-                "the checkpoint's description of itself cannot be read",
+                "the metadata of the checkpoint cannot be read",
                 code="CB-META-01",
                 where=str(found.path),
-                why=f"it ties {alias[:80]!r} to {target[:80]!r}, which does not follow from the tensors it holds",
+                why=f"it ties {alias[:80]!r} to {target[:80]!r}, which contradicts the tensors",
                 do="write the file again with cbsurgeon",
             )
         state[alias] = found.state_dict[target]
@@ -149,7 +149,7 @@ def _described(found: Checkpoint, own: metadata.Metadata) -> Checkpoint:
 
 
 def _unwrap(path: Path, payload: Any, entry: str | None) -> Checkpoint | nn.Module:
-    """Find the state dict in what ``torch.save`` was given."""
+    """Find the state dict in an object that ``torch.save`` wrote."""
     if not isinstance(payload, Mapping):
         raise _no_weights(path, f"it holds a {type(payload).__name__}")
     held = _entries(payload)
@@ -189,7 +189,7 @@ def _entries(payload: Mapping[Any, Any]) -> list[str]:
 
 
 def _chosen(path: Path, payload: Mapping[Any, Any], held: list[str], entry: str | None) -> str:
-    """The entry to take: the one asked for, the first with a usual name, or the only one."""
+    """The entry to read: the requested one, the first with a usual name, or the only one."""
     if entry is not None and entry in held:
         return entry
     if entry is not None or not held:
@@ -209,12 +209,13 @@ def _chosen(path: Path, payload: Mapping[Any, Any], held: list[str], entry: str 
 
 
 def _has_arguments(payload: Mapping[Any, Any]) -> bool:
-    """Whether a trainer saved the arguments its model was built with."""
+    """Whether a trainer saved the arguments of its model."""
     return any(payload.get(name) for name in ("args", "hyper_parameters", "hparams", "config", "cfg"))
 
 
 def _named(payload: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The architecture a training checkpoint names (timm's ``arch``, or ``model`` in its arguments) and its options."""
+    """The architecture that a training checkpoint names (in ``arch``, or ``model`` of its arguments) and its
+    options."""
     given = payload.get("args")
     arguments = vars(given) if hasattr(given, "__dict__") else given if isinstance(given, Mapping) else {}
     name = payload.get("arch")
@@ -240,7 +241,7 @@ def _is_state(value: Mapping[Any, Any]) -> bool:
 def _check_tensors(path: Path, state: Mapping[Any, torch.Tensor]) -> None:
     for key, tensor in state.items():
         if not isinstance(key, str):
-            raise _no_weights(path, f"the key {str(key)[:40]!r} is no text")
+            raise _no_weights(path, f"the key {str(key)[:40]!r} is not text")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
             raise InputFileError(
                 "the file holds tensors that are not dense",

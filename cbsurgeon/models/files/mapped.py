@@ -1,7 +1,7 @@
-"""Going through the tensors of a large file a portion at a time.
+"""Iterate over the tensors of a large memory-mapped file in groups, so that not all of them are in memory at once.
 
-A file is mapped as a whole, and every page of it that was read counts as memory of this process until the mapping is
-gone: copying or comparing a model out of one mapping would need its size twice.
+A file is mapped as a whole, and every page that was read counts as memory of this process until the mapping is closed.
+Copying or comparing a model out of a single mapping would need twice its size.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from cbsurgeon.models.files import safetensors as safetensors_file
 from cbsurgeon.models.files.checkpoint import Checkpoint, open_checkpoint
 
 SMALLEST = 32 << 20
-"""Bytes of a portion at least: a smaller file is not worth opening again."""
+"""Smallest size of a group in bytes: for less, opening the file again is not worth it."""
 
 MOST = 128
-"""Portions at most: every one parses the file's directory once more."""
+"""Largest number of groups, because each one parses the file's directory again."""
 
 
 def portions(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-    """``state`` in portions, in its order; what lies in the checkpoint's file comes from a mapping of its own.
+    """Yield ``state`` in groups, in its order; tensors of the checkpoint's file come from a new mapping per group.
 
-    Keep no tensor of a portion beyond it, read none of ``state`` itself, and the pages are given back.
+    Memory is released after each group if the caller keeps no tensor of it and does not read ``state`` itself.
 
     Args:
         checkpoint: the opened file.
-        state: its tensors under these or other keys, and others.
+        state: tensors of the checkpoint, with its keys or others, and possibly other tensors.
 
     Raises:
         InputFileError: the file changed since it was opened (CB-LOAD-24), or can no longer be read.
     """
     names: dict[tuple[object, ...], str] = {}
     for key, tensor in checkpoint.state_dict.items() if checkpoint.mapped else ():
-        names.setdefault(_place(tensor), key)  # a tied tensor lies there under its first key
+        names.setdefault(_place(tensor), key)  # a tied tensor is stored with its first key
     for group in _groups(state):
         lying = {key: names[_place(tensor)] for key, tensor in group.items() if _place(tensor) in names}
         fresh = _again(checkpoint, list(dict.fromkeys(lying.values()))) if lying else {}
@@ -44,13 +44,13 @@ def portions(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> Itera
 
 
 def _again(checkpoint: Checkpoint, keys: list[str]) -> Mapping[str, torch.Tensor]:
-    """These tensors of a file, at least, from a new mapping of it."""
+    """At least these tensors of a file, from a new mapping."""
     if files.stamp(files.readable(checkpoint.path)) != checkpoint.stamp:
         raise InputFileError(
             "the file changed while it was read",
             code="CB-LOAD-24",
             where=str(checkpoint.path),
-            why="another program wrote to it, or put another file in its place",
+            why="another program wrote to it or replaced it",
             do="run again when it is complete",
         )
     if files.sniff(checkpoint.path) == "safetensors":
@@ -59,7 +59,7 @@ def _again(checkpoint: Checkpoint, keys: list[str]) -> Mapping[str, torch.Tensor
 
 
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Where a tensor lies in memory, and as what; an empty one is known by itself."""
+    """A key for a tensor's memory and view of it; an empty tensor is identified by its object."""
     where = tensor.data_ptr() if tensor.numel() else id(tensor)
     return where, tensor.dtype, tuple(tensor.shape), tensor.stride()
 

@@ -1,6 +1,6 @@
-"""The document a checkpoint of ours carries: what architecture it is, what was inserted, who wrote it.
+"""The metadata that cbsurgeon writes into a checkpoint: its architecture, its insertions, its preprocessing.
 
-A compact JSON text, stored under ``cbsurgeon`` in a safetensors header or in a ``.pt`` dictionary.
+It is a compact JSON text, stored under the key ``cbsurgeon`` of a safetensors header or of a ``.pt`` dictionary.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ LARGEST = strict_json.LARGEST
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint says about itself.
+    """The metadata of a checkpoint.
 
     Attributes:
         architecture: reference that builds it, or ``None``.
         architecture_options: keyword arguments of that build.
         recipes: insertions made, oldest first, as recipe documents.
         aliases: key → the key whose tensor it shares (tied weights are stored once).
-        preprocessing: how images become its input, where that is known.
+        preprocessing: how images become its input, if that is known.
         version: version of cbsurgeon that wrote it.
     """
 
@@ -58,11 +58,11 @@ class Metadata:
 
 
 def read(text: Any, where: str) -> Metadata:
-    """Read the document back, trusting nothing about it.
+    """Parse the document; everything in it is checked.
 
     Raises:
-        InputFileError: not our JSON (``CB-META-01``), written by a newer cbsurgeon (``CB-META-02``), or a preprocessing
-            that is none (``CB-DATA-02``).
+        InputFileError: it is not our JSON (``CB-META-01``), was written by a newer cbsurgeon (``CB-META-02``), or its
+            preprocessing is not valid (``CB-DATA-02``).
     """
     if not isinstance(text, str):
         raise _broken(where, f"it is {type(text).__name__}, not text")
@@ -91,10 +91,10 @@ def read(text: Any, where: str) -> Metadata:
 
 
 def parse_json(text: str | bytes, where: str, largest: int) -> Any:
-    """Strict JSON: bounded in size and depth, no key twice, no NaN.
+    """Parse strict JSON: limited in size and depth, without duplicate keys and NaN.
 
     Raises:
-        InputFileError: it is not (``CB-META-01``).
+        InputFileError: it is not strict JSON (``CB-META-01``).
     """
     try:
         return strict_json.parse(text, largest=largest)
@@ -116,7 +116,7 @@ def _other_schema(schema: Any, where: str) -> InputFileError:
 
 def _broken(where: str, why: str) -> InputFileError:
     return InputFileError(
-        "the checkpoint's description of itself cannot be read",
+        "the metadata of the checkpoint cannot be read",
         code="CB-META-01",
         where=where,
         why=why,

@@ -1,4 +1,4 @@
-"""Which insertions a file says its weights were trained with: the notes of a state dict, or a configuration's entry."""
+"""Read which insertions the weights of a file were trained with: from notes in a state dict or from a configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cbsurgeon.operators.common.notes import NOTE, RECIPES
 Recipes = tuple[Mapping[str, Any], ...]
 
 CHILDREN = {"output": "context_broadcast", "input": "context_broadcast_input"}
-"""Name of an operator's module below the layer that carries it, by the end of the layer where it stands."""
+"""Name of the child module that is an operator, by whether it runs on the layer's output or input."""
 
 _FOR_PEOPLE = ("layers", "reference", "versions", "excluded")
 _MOST = 64
@@ -20,13 +20,13 @@ _MOST = 64
 
 
 def read(state: Any, where: str) -> Recipes:
-    """The recipes noted in a state dict that ``torch.save`` wrote; empty where there are none.
+    """Return the recipes in the notes of a state dict that ``torch.save`` wrote; empty if there are none.
 
-    Nothing in the file is trusted: the notes are bounded JSON, and every operator that is noted has to stand where its
-    recipe puts it.
+    Nothing in the file is trusted: the notes are JSON of limited size, and every noted operator must be at a site of
+    its recipe.
 
     Raises:
-        InputFileError: they cannot be read (CB-META-01), or operators and recipes differ (CB-META-03).
+        InputFileError: the notes cannot be read (CB-META-01), or operators and recipes differ (CB-META-03).
     """
     noted = getattr(state, "_metadata", None)
     if not isinstance(noted, Mapping):
@@ -37,11 +37,11 @@ def read(state: Any, where: str) -> Recipes:
             places.setdefault(entry[NOTE], []).append(path)
     texts = noted.get(RECIPES, {})
     if not isinstance(texts, Mapping) or len(texts) > _MOST:
-        raise _other(where, "its list of recipes is none")
+        raise _other(where, "its list of recipes is not a list, or is too long")
     found = []
     for key, paths in places.items():
         if not isinstance(texts.get(key), str):
-            raise _other(where, f"it notes an operator at {paths[0][:80]} and no recipe for it")
+            raise _other(where, f"it notes an operator at {paths[0][:80]} but no recipe for it")
         document = metadata.parse_json(texts[key], where, metadata.LARGEST)
         if not isinstance(document, dict):
             raise _other(where, "a recipe is not an object")
@@ -51,7 +51,7 @@ def read(state: Any, where: str) -> Recipes:
 
 
 def _check_places(document: Mapping[str, Any], paths: list[str], where: str) -> None:
-    """Every noted operator is one of the recipe, below one or several wrappers, and none is missing there."""
+    """Check that the noted operators are exactly those of the recipe, in one or several copies (wrapped models)."""
     try:
         wanted = {
             f"{site['hooks'][0]['module']}.{CHILDREN[site['hooks'][0]['when']]}"
@@ -72,23 +72,23 @@ def _check_places(document: Mapping[str, Any], paths: list[str], where: str) -> 
 
 
 def of_configuration(entry: Any, where: str) -> Recipes:
-    """The recipes in a transformers configuration.
+    """Return the recipes in a transformers configuration.
 
     Raises:
-        InputFileError: it is no list of recipes (CB-META-01).
+        InputFileError: the entry is not a list of recipes (CB-META-03).
     """
     if entry is None:
         return ()
     if not isinstance(entry, list) or len(entry) > _MOST or not all(isinstance(each, dict) for each in entry):
-        raise _other(where, "its cbsurgeon entry is no list of recipes")
+        raise _other(where, "its cbsurgeon entry is not a list of recipes")
     return tuple(entry)
 
 
 def joined(own: Iterable[Mapping[str, Any]], given: Iterable[Mapping[str, Any]], where: str) -> Recipes:
-    """The recipes a file carries and those a caller gives, each once.
+    """Return the recipes of a file, or those that a caller gives.
 
     Raises:
-        InputFileError: the caller gives another one than the file carries (CB-META-04).
+        InputFileError: the file has recipes, and the caller gives others (CB-META-04).
     """
     carried, asked = tuple(own), tuple(given)
     if not carried or not asked:

@@ -1,4 +1,4 @@
-"""Input files as files: there, regular, readable, not empty; what they hold by their first bytes; their digest."""
+"""Check that an input file exists, is regular, readable and not empty; recognise its format; compute its digest."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _FOREIGN = (
 
 
 def readable(path: Path) -> Path:
-    """The path itself, once it is known to be a regular, readable file with something in it.
+    """Return the path after checking that it is a regular, readable file that is not empty.
 
-    Special files are refused before they are opened: reading a pipe or a device may never end.
+    Special files are refused before they are opened, because reading a pipe or a device may never end.
 
     Raises:
         InputFileError: missing (``CB-LOAD-01``), a folder (``CB-LOAD-02``), not a regular file (``CB-LOAD-03``), empty
@@ -86,10 +86,10 @@ def readable(path: Path) -> Path:
 
 
 def sniff(path: Path) -> Format:
-    """What a file is, by its contents; the suffix decides nothing but the word "index".
+    """Return the format of a file by its contents; the suffix only decides that it is an index.
 
     Raises:
-        InputFileError: it is something else, named where it can be recognised (``CB-LOAD-06``).
+        InputFileError: it has another format, which is named if it is recognised (``CB-LOAD-06``).
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -126,15 +126,15 @@ def sniff(path: Path) -> Format:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's contents, in hexadecimal."""
+    """Return the SHA-256 of a file's contents, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Digest:
-    """SHA-256 of a file, computed beside whatever else is done with it; use it in a ``with`` statement.
+    """The SHA-256 of a file, computed in a second thread; use it in a ``with`` statement.
 
-    Hashing takes as long as reading, and needs a second processor only.
+    Hashing takes as long as reading, so with a second processor it costs no time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,7 +151,7 @@ class Digest:
         self._thread.join()
 
     def result(self) -> str:
-        """The digest, in hexadecimal, once it is there.
+        """Wait for the digest and return it, in hexadecimal.
 
         Raises:
             OSError: the file could not be read to its end.
@@ -173,7 +173,7 @@ class Digest:
 
 
 def stamp(path: Path) -> tuple[tuple[int, ...], ...]:
-    """What tells a file from one that took its place: device, inode, size and time of change; of shards too."""
+    """Return what changes when a file is changed or replaced: device, inode, size, modification time; of shards too."""
     shards = path.parent.glob("[!.]*-of-*.safetensors") if path.name.endswith(".index.json") else ()
     parts = [path, *sorted(shards)]
     found = [part.stat() for part in parts]
@@ -186,12 +186,12 @@ def sizes(stamp: tuple[tuple[int, ...], ...]) -> int:
 
 
 def size(path: Path) -> int:
-    """Size in bytes."""
+    """Return the size of a file in bytes."""
     return path.stat().st_size
 
 
 def truncated(path: Path, why: str) -> InputFileError:
-    """The error for a file that ends too soon or whose parts contradict each other."""
+    """Return the error for a file that ends too early or whose parts contradict each other."""
     return InputFileError(
         "the file is damaged", code="CB-LOAD-07", where=str(path), why=why, do="download or write the file again"
     )
@@ -210,7 +210,7 @@ def _no_checkpoint(path: Path, what: str, do: str) -> InputFileError:
 
 
 def _factory(path: Path) -> str:
-    """The first function or class of a Python file that can be called without arguments, as far as its text tells."""
+    """The first function of a Python file that can be called without arguments, judging by its source."""
     try:
         body = ast.parse(path.read_text(encoding="utf-8")).body
     except (OSError, ValueError, SyntaxError, RecursionError):

@@ -1,4 +1,4 @@
-"""Reading safetensors: the header first, by stricter rules than the library's, then the tensors, lazily mapped."""
+"""Read safetensors: check the header by stricter rules than the library's, then memory-map the tensors."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}\.safetensors")
 
 @dataclass(frozen=True)
 class Contents:
-    """Tensors of a safetensors file (or of all its shards) and the text metadata of its header."""
+    """The tensors of a safetensors file (or of all its shards) and the text metadata of its header."""
 
     tensors: dict[str, torch.Tensor]
     metadata: Mapping[str, str]
 
 
 def read(path: Path) -> Contents:
-    """Map a file's tensors; nothing is copied until a tensor is used.
+    """Return a file's tensors, memory-mapped: nothing is read until a tensor is used.
 
     Raises:
         InputFileError: the header breaks a rule (``CB-ST-*``), the file is cut off (``CB-LOAD-07``), or it is one shard
@@ -58,7 +58,7 @@ def read(path: Path) -> Contents:
 
 
 def read_index(path: Path) -> Contents:
-    """Map the tensors of all shards an index names; every key must be in the shard that the index says, and only there.
+    """Return the memory-mapped tensors of all shards of an index; every key must be in exactly the shard it names.
 
     Raises:
         InputFileError: the index is not safe or not complete (``CB-ST-07``), or a shard is not (as :func:`read`).
@@ -72,7 +72,7 @@ def read_index(path: Path) -> Contents:
     tensors: dict[str, torch.Tensor] = {}
     for name, keys in shards.items():
         if not _PLAIN_NAME.fullmatch(name):
-            raise _bad_index(path, f"{name[:80]!r} is no plain file name in the same folder")
+            raise _bad_index(path, f"{name[:80]!r} is not a plain file name in the same folder")
         shard = files.readable(path.with_name(name))
         held = set(read_header(shard).tensors)
         if held != set(keys):
@@ -84,7 +84,7 @@ def read_index(path: Path) -> Contents:
 
 @dataclass(frozen=True)
 class Header:
-    """A safetensors header that passed the rules: shape and dtype by key, and the text metadata."""
+    """A safetensors header that passed the checks: shape and dtype by key, and the text metadata."""
 
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     metadata: dict[str, str]
@@ -93,13 +93,13 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read and check a header.
 
-    The library accepts a key twice (the last one wins, other readers take the first): refused here, as are a header
-    beyond :data:`LARGEST_HEADER`, overlaps, holes, and sizes that do not follow from the shape.
+    The library accepts duplicate keys (the last one counts, for other readers the first). They are refused here, as are
+    headers larger than :data:`LARGEST_HEADER`, overlaps, gaps, and sizes that do not match the shape.
 
     Raises:
-        InputFileError: too long or not JSON (``CB-ST-01``), a key twice (``CB-ST-02``), a malformed entry
-            (``CB-ST-03``), offsets that overlap or leave holes (``CB-ST-04``), an unknown dtype (``CB-ST-05``), cut
-            off (``CB-LOAD-07``).
+        InputFileError: it is too long or not JSON (``CB-ST-01``), has a key twice (``CB-ST-02``), a malformed entry
+            (``CB-ST-03``), offsets that overlap or leave gaps (``CB-ST-04``) or an unknown dtype (``CB-ST-05``), or is
+            cut off (``CB-LOAD-07``).
     """
     total = files.size(path)
     with path.open("rb") as file:
@@ -160,7 +160,7 @@ def _entry(path: Path, key: str, entry: Any) -> tuple[str, tuple[int, ...], int,
         raise _bad_header(path, "CB-ST-03", f"the entry of {key[:80]!r} is not dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not (isinstance(shape, list) and len(shape) <= MOST_AXES and all(_natural(extent) for extent in shape)):
-        raise _bad_header(path, "CB-ST-03", f"the shape of {key[:80]!r} is no short list of natural numbers")
+        raise _bad_header(path, "CB-ST-03", f"the shape of {key[:80]!r} is not a short list of natural numbers")
     if not (isinstance(offsets, list) and len(offsets) == 2 and all(_natural(offset) for offset in offsets)):
         raise _bad_header(path, "CB-ST-03", f"the offsets of {key[:80]!r} are not two natural numbers")
     width = _WIDTHS.get(dtype) if isinstance(dtype, str) else None
@@ -180,7 +180,7 @@ def _natural(value: Any) -> bool:
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int, str]], room: int) -> None:
-    """The tensors must fill the data exactly: no overlap, no hole, nothing left over."""
+    """Check that the tensors fill the data exactly: no overlap, no gap, nothing left over."""
     reached = 0
     for begin, end, key in sorted(spans):
         if begin != reached:
@@ -194,7 +194,7 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], room: int) -> No
 
 
 def mapped(path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
-    """Tensors of a file that was read before, in a mapping of their own.
+    """Return tensors of a file whose header was checked before, in a new memory mapping.
 
     Raises:
         InputFileError: the library refuses it (``CB-ST-03``).

@@ -1,7 +1,7 @@
-"""Writing safetensors tensor by tensor.
+"""Write safetensors tensor by tensor.
 
-The library's writer takes all tensors at once, so that a model whose weights lie in a file would come into memory as a
-whole. What is written here is read back by the library before the file gets its name.
+The library's writer takes all tensors at once, so that a model with memory-mapped weights would be loaded into memory
+as a whole. A file written here is read back with the library before it gets its final name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 ALIGNMENT = 8
-"""The data begin at a multiple of this, and wider types come first: every tensor is aligned to its own width."""
+"""The data start at a multiple of this, and wider types come first, so that every tensor is aligned to its width."""
 
 _NAMES = {
     torch.float64: "F64",
@@ -30,7 +30,7 @@ _NAMES = {
 
 
 def writable(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a name is known here for every type."""
+    """Whether every tensor has a type that can be written here."""
     return all(tensor.dtype in _NAMES for tensor in state.values())
 
 
@@ -40,11 +40,11 @@ def write(
     parts: Iterable[Mapping[str, torch.Tensor]],
     notes: Mapping[str, str],
 ) -> None:
-    """Write a file.
+    """Write a safetensors file.
 
     Args:
         path: the file.
-        state: shape and type of every tensor by key; their numbers are not read.
+        state: tensors by key, for their shapes and types; their values are not read.
         parts: the tensors, every key of ``state`` once, a few at a time, in any order.
         notes: text for the header.
     """

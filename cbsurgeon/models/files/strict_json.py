@@ -1,4 +1,4 @@
-"""JSON from files that nobody vouches for: bounded in size and depth, and only values that JSON has."""
+"""Parse JSON from untrusted files: limited in size and depth, and only values that JSON has."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DIGITS = 40
 
 
 class NotStrictJSON(ValueError):
-    """The text is not JSON of this strict kind; the message says why."""
+    """The text is not strict JSON; the message says why."""
 
 
 def parse(text: str | bytes, *, largest: int = LARGEST, deepest: int = DEEPEST) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Args:
         text: the text; bytes are UTF-8.
@@ -29,8 +29,8 @@ def parse(text: str | bytes, *, largest: int = LARGEST, deepest: int = DEEPEST) 
         deepest: most levels of objects and arrays.
 
     Raises:
-        NotStrictJSON: it is longer or deeper than that, is no JSON, has a key twice, a number that is not finite or has
-            more than 40 digits, or text that UTF-8 cannot hold.
+        NotStrictJSON: it is longer or deeper than that, is not JSON, has a key twice, a number that is not finite or
+            has more than 40 digits, or text that UTF-8 cannot encode.
     """
     if len(text) > largest:
         raise NotStrictJSON(f"it has {len(text)} characters, at most {largest} are read")
@@ -62,7 +62,7 @@ def _constant(name: str) -> Any:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is no finite number")
+        raise ValueError(f"{text[:40]} is not a finite number")
     return number
 
 

@@ -1,4 +1,4 @@
-"""Reading what ``torch.save`` wrote, with ``weights_only=True`` and never otherwise unless the user trusts the file."""
+"""Read files of ``torch.save`` with ``weights_only=True``; only files that the user trusts are read otherwise."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cbsurgeon.models.files.pickles import scan as pickle_scan
 from cbsurgeon.models.files.pickles.machine import Refused, Scan
 
 _MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How every file of torch before 1.6 begins: one pickled number."""
+"""First bytes of every file of torch before 1.6: one pickled number."""
 
 
 def read(path: Path, *, trust: bool = False) -> Any:
-    """The object in a checkpoint: tensors (mapped, not copied, where the format allows) in plain containers.
+    """Return the object in a checkpoint: tensors (memory-mapped if the format allows it) in plain containers.
 
-    With ``trust`` a pickle of other objects is run as the program it is. Without, it is refused, and no reading is ever
-    tried again with fewer limits.
+    With ``trust``, a pickle of other objects is unpickled, which runs its code. Without, it is refused; a file that was
+    refused is never read again with fewer limits.
 
     Raises:
         InputFileError: TorchScript (``CB-LOAD-11``), a pickle that rebuilds objects (``CB-LOAD-12``), an exported
@@ -60,7 +60,7 @@ def _refuse_other_archives(path: Path) -> None:
             "the file is TorchScript",
             code="CB-LOAD-11",
             where=str(path),
-            why="it holds compiled code and no module to operate on",
+            why="it holds compiled code and no module to insert operators into",
             do="in the program that made it: torch.save(torch.jit.load(file).state_dict(), 'weights.pt'); "
             "then: cbsurgeon inspect weights.pt --arch timm:NAME",
         )
@@ -94,7 +94,7 @@ def _scan_archive(path: Path) -> None:
 
 
 def _scan_legacy(path: Path) -> None:
-    """Scan the five pickles of the old format; the storages must then fill the rest of the file exactly."""
+    """Scan the pickles of the old format, and check that the storages fill the rest of the file exactly."""
     with path.open("rb") as file:
         opened = io.BytesIO(file.read(2 * pickle_scan.LARGEST))
     if opened.read(len(_MAGIC)) != _MAGIC:
@@ -115,7 +115,7 @@ def _read_weights(path: Path, mapped: bool) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        # Whatever the reader raises on a file that passed the scan, the file is at fault and the answer is no.
+        # The file passed the scan, so any error of the reader means that the file is damaged.
         lines = str(error).splitlines() or [""]
         raise files.truncated(path, f"torch cannot read it: {type(error).__name__}: {lines[0][:160]}") from error
 

@@ -1,4 +1,4 @@
-"""Pickles, read as data: which names a pickle may use, and what it builds.
+"""Scan pickles without running them: which names a pickle uses, and what it would build.
 
-Belongs here: a scan of a pickle's instructions. Not here: archives around it (``models.files.archive``).
+Belongs here: the scan of a pickle's instructions. Not here: the archive that contains it (``models.files.archive``).
 """

@@ -1,4 +1,4 @@
-"""A pickle machine whose values are descriptions: nothing is built."""
+"""A pickle machine that works on descriptions of values, so that nothing is built."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ DEEPEST = 64
 
 
 class Refused(Exception):
-    """The pickle is more than plain weights.
+    """The pickle is not plain weights.
 
     Args:
         kind: ``object`` (it rebuilds or calls something), ``layout`` (a tensor that is not dense), ``limit``
-            (it would take too much memory or time) or ``broken`` (it does not parse).
+            (it would need too much memory or time) or ``broken`` (it does not parse).
         why: one sentence.
     """
 
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What is known about a value: its kind, its contents where they matter, and what it costs to visit."""
+    """The description of a value: its kind, its contents if they matter, and the cost of visiting it."""
 
     kind: str
     data: Any = None
@@ -44,7 +44,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage a pickle asks for: its key, and its size in elements and bytes."""
+    """A storage that a pickle refers to: its key, and its size in elements and bytes."""
 
     key: str
     elements: int
@@ -53,12 +53,12 @@ class Storage:
 
 @dataclass
 class Scan:
-    """What a pickle would build.
+    """The result of a scan: what a pickle would build.
 
     Attributes:
-        top: the value it leaves.
-        storages: by key.
-        called: the globals it calls or names, in order of appearance.
+        top: the value that it builds.
+        storages: the storages by key.
+        called: the globals that it calls or names, in order of appearance.
     """
 
     top: Value = field(default_factory=lambda: Value("nothing"))
@@ -67,7 +67,7 @@ class Scan:
 
 
 class Machine:
-    """A pickle machine whose values are descriptions."""
+    """A stack machine for pickle instructions whose values are descriptions."""
 
     def __init__(self) -> None:
         self.stack: list[Value] = []
@@ -80,19 +80,19 @@ class Machine:
         self.stack.append(value)
 
     def pop(self) -> Value:
-        """Take the value on top of the stack."""
+        """Remove and return the value on top of the stack."""
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
             raise Refused("broken", "its pickle takes a value that is not there")
         return self.stack.pop()
 
     def top(self) -> Value:
-        """The value on top of the stack, which stays there."""
+        """Return the value on top of the stack without removing it."""
         value = self.pop()
         self.push(value)
         return value
 
     def since_mark(self) -> list[Value]:
-        """Take all values above the last mark, and the mark."""
+        """Remove the last mark and all values above it; return the values."""
         if not self.marks:
             raise Refused("broken", "its pickle ends a list it never began")
         at = self.marks.pop()
@@ -108,10 +108,10 @@ class Machine:
         self.push(Value("tuple", tuple(items), weight, depth))
 
     def call(self, function: Value, arguments: Value) -> Value:
-        """The description of what a call returns."""
+        """Return the description of the result of a call."""
         name = function.data if function.kind == "global" else ""
         if name not in pickle_names.CALLS or arguments.kind != "tuple":
-            raise Refused("object", f"it calls {spelled(str(name)) or 'a value that is no function'}")
+            raise Refused("object", f"it calls {spelled(str(name)) or 'a value that is not a function'}")
         if name.startswith("torch._utils _rebuild_tensor"):
             _check_view(arguments.data)
             return Value("tensor")
@@ -119,10 +119,10 @@ class Machine:
         return Value(kinds.get(name, "object"), arguments.data)
 
     def storage(self, identity: Value) -> Value:
-        """The description of a storage that the pickle names."""
+        """Return the description of a storage that the pickle names."""
         items: tuple[Value, ...] = identity.data if identity.kind == "tuple" else ()
         if len(items) not in (5, 6) or items[0].data not in ("storage", b"storage"):
-            raise Refused("object", "it refers to something outside that is no storage")
+            raise Refused("object", "it refers to an external object that is not a storage")
         kind, key, _, count = items[1:5]
         if len(items) == 6 and items[5].kind != "none":
             raise Refused("layout", "it uses storage views of a very old torch")
@@ -137,9 +137,9 @@ class Machine:
 
 
 def _check_view(arguments: tuple[Value, ...]) -> None:
-    """A tensor's view must lie inside its storage and must not repeat it."""
+    """Check that a tensor's view is inside its storage and does not repeat it."""
     if len(arguments) < 4 or arguments[0].kind != "storage" or arguments[1].kind != "int":
-        raise Refused("broken", "it rebuilds a tensor from something that is no storage")
+        raise Refused("broken", "it rebuilds a tensor from something that is not a storage")
     held: Storage = arguments[0].data
     shape, stride = (_integers(each) for each in arguments[2:4])
     offset = arguments[1].data
@@ -153,7 +153,7 @@ def _check_view(arguments: tuple[Value, ...]) -> None:
 
 
 def _width(dtype: Value) -> int:
-    """Bytes per element of the dtype argument of ``_rebuild_tensor_v3``; 1 where the argument is none."""
+    """Bytes per element of the dtype argument of ``_rebuild_tensor_v3``; 1 if it is not a dtype."""
     _, _, name = str(dtype.data).partition(" ")
     return int(getattr(torch, name).itemsize) if dtype.kind == "global" and name in pickle_names.DTYPES else 1
 
@@ -170,5 +170,5 @@ def _integers(value: Value) -> list[int] | None:
 
 
 def spelled(name: str) -> str:
-    """A global as Python writes it: ``module.name``."""
+    """Return a global in Python's notation, ``module.name``."""
     return name.replace(" ", ".")

@@ -1,4 +1,4 @@
-"""What the pickle of a checkpoint may name: containers, storages and dtypes of dense tensors, and nothing that acts."""
+"""The names that the pickle of a checkpoint may use: containers, and storages and dtypes of dense tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALLS = {
     "__builtin__ set",
     "argparse Namespace",
 }
-"""What a checkpoint may call, as ``module name``. ``argparse.Namespace`` holds timm's training options."""
+"""Functions and classes that a checkpoint may call, as ``module name``. timm saves an ``argparse.Namespace``."""
 LAYOUTS = (
     "_rebuild_sparse",
     "_rebuild_qtensor",

@@ -1,9 +1,9 @@
-"""Reads the *program* in a pickle without running it.
+"""Check the instructions of a pickle without running them.
 
-``torch.load(weights_only=True)`` limits what a pickle may call, not how much it may allocate or how long it may take:
-a kilobyte can name a storage of a terabyte, a tuple whose hash takes a century, or a tensor whose view leaves its
-storage. This scan walks the opcodes over descriptions of values, so that such a file is refused before torch sees it.
-It allows less than torch does: plain containers, numbers, text, and dense tensors.
+``torch.load(weights_only=True)`` limits what a pickle may call, but not how much it may allocate or how long it may
+take: a kilobyte can name a storage of a terabyte, a tuple whose hash takes a century, or a tensor whose view is outside
+its storage. This scan executes the opcodes on descriptions of values, so that such a file is refused before torch reads
+it. It allows less than torch does: plain containers, numbers, text, and dense tensors.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MOST_OPERATIONS = 1_000_000
 
 
 def scan(stream: io.BytesIO) -> Scan:
-    """Walk one pickle, leaving the stream after it.
+    """Scan one pickle; afterwards the stream is at its end.
 
-    The stream is in memory: a file would allocate whatever length an operation claims before it finds the end.
+    The stream must be in memory: reading from a file would allocate whatever length an instruction claims.
 
     Raises:
-        Refused: it is not plain weights.
+        Refused: the pickle is not plain weights.
     """
     machine, start = Machine(), stream.tell()
     try:

@@ -136,7 +136,7 @@ ALIASES = {
 
 
 def name(node: fx.Node) -> str:
-    """Return the operator's plain name: ``add`` for ``add_.Tensor``, ``mul`` for ``multiply``; empty for other nodes."""
+    """Return the plain operator name: ``add`` for ``add_.Tensor``, ``mul`` for ``multiply``; empty for other nodes."""
     if node.op != "call_function":
         return ""
     target = node.target

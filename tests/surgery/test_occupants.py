@@ -61,7 +61,7 @@ def check(edited: Model, op: str, position: str) -> None:
     for second in ("cb", "se"):
         with pytest.raises(SurgeryError, match="CB-SURGERY-03") as refused:
             plan(again, op=second, layers="all", pos=position)
-        assert f"{op} stands there" in refused.value.where
+        assert f"{op} is there" in refused.value.where
         assert ("0.25 x" in refused.value.why) == (op == second == "cb")
         assert "remove" in refused.value.do
         assert "--exclude 0" in refused.value.do

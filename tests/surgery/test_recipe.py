@@ -136,7 +136,7 @@ class TestTwice:
         edited = insert_module(model, plan(found(), op=op, layers="all", pos=position, **options))
         with pytest.raises(SurgeryError, match="CB-SURGERY-03") as refused:
             plan(inspect(edited), op="cb", layers="all", pos=position)
-        assert f"{op} stands there" in refused.value.where
+        assert f"{op} is there" in refused.value.where
         assert "remove" in refused.value.do
 
     @pytest.mark.parametrize("second", ["cb", "cb_s"])

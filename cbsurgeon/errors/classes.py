@@ -42,7 +42,7 @@ class CBSurgeonError(Exception):
         return (("where", self.where), ("why", self.why), ("do", self.do), ("more", self.more))
 
     def rename(self, old: str, new: str) -> None:
-        """Say ``new`` wherever the message says ``old``: the name that was asked for, instead of a temporary one."""
+        """Replace ``old`` by ``new`` in the message: a temporary file name by the name that the user gave."""
         self.where, self.why, self.do = (part.replace(old, new) for part in (self.where, self.why, self.do))
 
     def to_dict(self) -> dict[str, str | int]:

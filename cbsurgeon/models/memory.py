@@ -1,4 +1,4 @@
-"""How much memory building a model may take: what would take more is refused before it is allocated."""
+"""Limit the memory that building a model may take; a model that needs more is refused before it is allocated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cbsurgeon.errors import UsageError
 
 SHARE = 0.8
-"""Of the machine's memory, for a model that the user names: the rest is for the program and one pass through it."""
+"""Share of the machine's memory for a model that the user names; the rest is for the program and a forward pass."""
 FILE_BASE, FILE_TIMES = 1 << 29, 8
 """A file may ask for half a gibibyte and eight times its size: weights in float16 become float32, masks and example
 inputs come on top. A small file that asks for more was not written by a training script."""
@@ -28,7 +28,7 @@ _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def of_machine() -> int:
-    """The bytes that a model built from its name may take by default."""
+    """Return the default limit in bytes for a model that is built from its name."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 62
     try:
         limit = _CGROUP.read_text().strip()
@@ -38,24 +38,24 @@ def of_machine() -> int:
 
 
 def of_file(size: int) -> int:
-    """The bytes that what a file of some size claims may take by default."""
+    """Return the default limit in bytes for a model that a file of some size describes."""
     return FILE_BASE + FILE_TIMES * size
 
 
 @contextmanager
 def limited(limit: int, where: str, *, temporaries: bool = True) -> Iterator[None]:
-    """Refuse parameters, buffers and example inputs of more than ``limit`` bytes together, while a model is built.
+    """Context manager in which a model is built: limits the bytes of parameters, buffers and example inputs together.
 
-    Parameters are counted when a module takes them, which is before anything is written into them.
+    Parameters are counted when a module registers them, which is before anything is written into them.
 
     Args:
-        limit: bytes.
+        limit: the limit in bytes.
         where: the model, for the message.
-        temporaries: also refuse a single tensor above the limit that no module takes. Not for code of the user's own,
-            which may use torch in ways that cannot be watched.
+        temporaries: also refuse any other single tensor above the limit. Not used for a user's own code, which may use
+            torch in ways that cannot be watched.
 
     Raises:
-        UsageError: it would take more (``CB-LOAD-26``).
+        UsageError: the model needs more (``CB-LOAD-26``).
     """
     held: dict[int, Tensor] = {}
     total = 0
@@ -67,7 +67,7 @@ def limited(limit: int, where: str, *, temporaries: bool = True) -> Iterator[Non
         held[id(tensor)] = tensor  # kept, so that no other tensor gets its identity
         total += tensor.nbytes
         if total > limit:
-            raise _refusal(total, limit, where, f"at {type(module).__name__}.{name}, and more to come")
+            raise _refusal(total, limit, where, f"up to {type(module).__name__}.{name}, before the model is complete")
 
     hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def limited(limit: int, where: str, *, temporaries: bool = True) -> Iterator[Non
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses a single tensor above the limit: before it is made where its size is given, else as soon as it is."""
+    """Refuses a single tensor above the limit: before it is made if its size is an argument, otherwise right after."""
 
     def __init__(self, limit: int, where: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -117,5 +117,5 @@ def _shown(size: int) -> str:
 
 
 def _above(size: int) -> int:
-    """Whole gigabytes with room for twice as much: where counting stopped is not the end."""
+    """Twice a size in whole gigabytes, because counting stopped before the model was complete."""
     return max(1, math.ceil(2 * size / 1e9))

@@ -68,7 +68,7 @@ class SweepOptions:
     budget: float | None = option(
         None,
         "Start no run after this time, such as 40m; in Python, seconds. Every cell gets its first seed before a second "
-        "one, the table has what is finished, and the same command goes on.",
+        "one. The table shows what is finished, and the same command continues the sweep.",
         "--budget",
         metavar="TIME",
         read=duration,

@@ -1,4 +1,4 @@
-"""Whether the sites of a recipe are those of an inspected model."""
+"""Check that the sites of a recipe are those of an inspected model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 from cbsurgeon.surgery.refusals import other_structure
 
 ROLES = ("channels", "channel_axis", "token_axes", "batch_axes", "unfold")
-"""What an operator is built from, and how it reads its tensor: a difference here is another function."""
+"""The fields of a site that decide what the operator computes."""
 
 
 def refuse_other_sites(found: Inspection, recipe: Recipe) -> None:
-    """Refuse a recipe whose sites an inspection of the model does not confirm.
+    """Refuse a recipe whose sites differ from those of an inspection of the model.
 
-    An insertion into a module trusts the recipe, because it is repeated whenever a checkpoint is loaded; a recipe that
-    people edit is compared with the graph once, before it is used.
+    Inserting into a module does not inspect it, because that would take time whenever a checkpoint is loaded. So a
+    recipe, which can be edited by hand, is compared with the graph once, before it is used.
 
     Raises:
         SurgeryError: a block, a position, its axes or its channels are not those of the recipe (CB-RECIPE-03).
@@ -40,10 +40,10 @@ def _difference(site: RecipeSite, block: Block | None) -> str:
 
 
 def refuse_unlike_blocks(recipe: Recipe) -> None:
-    """Refuse a recipe whose sites do not fit its own blocks: hidden channels at Mid, those of the stream elsewhere.
+    """Refuse a recipe whose sites contradict its blocks: hidden channels at Mid, channels of the stream elsewhere.
 
     Raises:
-        SurgeryError: a site says other channels (CB-RECIPE-03).
+        SurgeryError: a site has another number of channels (CB-RECIPE-03).
     """
     for site in recipe.active:
         if site.kind == "attention" or site.index not in range(len(recipe.structure)):

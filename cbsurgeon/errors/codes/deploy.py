@@ -123,7 +123,7 @@ CODES = {
         do=("inspect the model it was exported from",),
     ),
     "CB-ONNX-05": Entry(
-        "the weights of the ONNX file lie in a file that is not its own",
+        "the weights of the ONNX file are in a file outside its folder, or in a link",
         "An ONNX file can name files that hold its weights. Only regular files in its own folder are read, and no "
         "links: a link would make any file of yours the weights of a model, which could then be read out of it.",
         causes=(

@@ -62,7 +62,7 @@ CODES = {
         "two outputs are one file",
         "Two options name the same file to write, so the second would replace the first.",
         causes=("the same name after -o and --recipe-out",),
-        do=("give each output a name of its own",),
+        do=("give each output a different name",),
     ),
     "CB-SAVE-01": Entry(
         "the suffix does not name a format that this model can be saved in",

@@ -1,6 +1,6 @@
-"""What the attention of a model does: maps, entropy, distance, softmax gradient, CB_S scales, pictures.
+"""Attention analysis: attention maps, their entropy, distance and softmax gradient, CB_S scales, pictures.
 
-Belongs here: statistics of attention maps and scales, and their pictures. Not here: where the maps are in a graph
+Belongs here: statistics and pictures of attention maps and scales. Not here: finding the maps in a graph
 (``graph.attention.maps``).
 """
 

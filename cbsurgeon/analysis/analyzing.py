@@ -1,4 +1,4 @@
-"""``analyze``: the attention of one model on a dataset, or of two on the same images."""
+"""``analyze``: measuring the attention of one model on a dataset, or comparing two models on the same images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REASONS = frozenset({"linear-attention", "channel-attention", "projected-weights
 
 @dataclass
 class _Opened:
-    """A model that is analysed."""
+    """An opened model."""
 
     name: str
     program: Program
@@ -56,21 +56,21 @@ def analyze(
     *,
     progress: Progress | None = None,
 ) -> Analysis:
-    """The attention of one model over a dataset, or of two with their paired differences.
+    """Analyse the attention of one model on a dataset, or of two models with their paired differences.
 
     Args:
-        models: one or two.
+        models: one or two models.
         data: see :func:`cbsurgeon.analysis.feeding.feed`.
-        how: what to draw, and where to run.
+        how: what to draw, and the device.
         reading: how to read a dataset.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Raises:
         CBSurgeonError: as :func:`cbsurgeon.analyze`.
     """
     start, tell = time.perf_counter(), progress or (lambda step: None)
     share = processes.share()
-    tell("capture the models")
+    tell("capturing the models")
     opened = [_open(model, how.device, data) for model in models]
     sides: list[Side]
     pictures: tuple[Picture, ...] = ()
@@ -87,7 +87,7 @@ def analyze(
         name = batches.name
         picturing = Picturing(how, [one.collector.tapped for one in opened])
         parts = processes.gathered(lambda: _collect(opened, batches, picturing, how.device, tell))
-        tell("summarize")
+        tell("summarizing")
         whole = [merged([part[0][side] for part in parts]) for side in range(len(opened))]
         images = len(whole[0].indices)
         if not images:
@@ -95,7 +95,7 @@ def analyze(
                 "no image could be analysed",
                 code="CB-ANALYZE-05",
                 where=name,
-                why="; ".join(part[2][0] for part in parts if part[2]) or "there is none",
+                why="; ".join(part[2][0] for part in parts if part[2]) or "the dataset has no images",
                 do="give at least one readable image",
             )
         sides = [_side(one, collected) for one, collected in zip(opened, whole, strict=True)]
@@ -110,7 +110,7 @@ def analyze(
         if alike(sides[0].layers, sides[1].layers):
             shifts, findings = compared(sides[0].layers, sides[1].layers)
         else:
-            remarks = (*remarks, "the two models have other attentions: their layers are not compared one by one")
+            remarks = (*remarks, "the two models have different attention layers, so their layers are not compared")
     return Analysis(
         a=sides[0],
         b=sides[1] if len(sides) > 1 else None,
@@ -134,8 +134,8 @@ def _open(model: Model | nn.Module, device: str, data: Any) -> _Opened:
     """Capture a model and find its attentions and scales.
 
     Raises:
-        CaptureError: it cannot be captured.
-        NothingMatched: it has neither an attention with a map nor a CB_S (CB-ANALYZE-04).
+        CaptureError: the model cannot be captured.
+        NothingMatched: it has neither an attention with a map nor CB_S operators (CB-ANALYZE-04).
     """
     if isinstance(model, nn.Module):
         model = Model(model, _example(data))
@@ -152,19 +152,19 @@ def _open(model: Model | nn.Module, device: str, data: Any) -> _Opened:
             "there is nothing to analyse",
             code="CB-ANALYZE-04",
             where=name,
-            why=f"{reason}, and no CB_S has scales",
+            why=f"{reason}, and the model has no CB_S operator",
             do=f"cbsurgeon inspect {model.provenance.reference} --why",
         )
     return _Opened(name, program, collector, scales, model.preprocessing, reason)
 
 
 def _example(data: Any) -> tuple[Tensor, ...]:
-    """The inputs on which a bare module is captured: the first of the given tensors."""
+    """Return the inputs for capturing a bare module: the first two samples of a given tensor."""
     return (data[:2],) if isinstance(data, Tensor) else ()
 
 
 def _moved(program: Program, device: str) -> Any:
-    """The program on another device; with several processes each takes its own."""
+    """Move the program to a device; with several processes, each uses its own GPU."""
     from torch.export.passes import move_to_device_pass
 
     return move_to_device_pass(program.exported, _device(device))
@@ -175,10 +175,10 @@ def _device(device: str) -> str:
 
 
 def _reason(program: Program) -> str:
-    """Why a model has no attention map."""
+    """Return why a model has no attention map."""
     rejected = [one for one in inspect_program(program, probe=False).rejected if str(one.reason) in REASONS]
     if not rejected:
-        return "no attention was found: no queries are compared with keys"
+        return "it has no attention: nowhere are queries multiplied by keys"
     kinds = dict.fromkeys(one.reason.sentence for one in rejected)
     return f"{len(rejected)} attentions without a map: {'; '.join(kinds)}"
 
@@ -187,7 +187,7 @@ Part = tuple[list[Collected], list[Any], tuple[str, ...]]
 
 
 def _collect(opened: Sequence[_Opened], batches: Feed, picturing: Picturing, device: str, tell: Progress) -> Part:
-    """What this process's share of the images gives, for every model."""
+    """Run every model on this process's share of the images; return values, picture data and remarks."""
     seen = 0
     for fed in batches:
         picturing.begin(fed)
@@ -195,7 +195,7 @@ def _collect(opened: Sequence[_Opened], batches: Feed, picturing: Picturing, dev
             inputs = {name: tensor.to(_device(device)) for name, tensor in named(one.program, view).items()}
             one.collector.add(inputs, fed.indices, picturing.keeper(side))
         seen += len(fed.indices)
-        tell(f"run: {seen} images")
+        tell(f"running: {seen} images")
     return [one.collector.collected for one in opened], picturing.shots, batches.remarks()
 
 
@@ -230,6 +230,6 @@ def _side(one: _Opened, collected: Collected) -> Side:
 
 
 def _mean(values: Tensor) -> float | None:
-    """The mean over the images that have a value."""
+    """Return the mean over the images that have a value."""
     finite = values[values.isfinite()]
     return float(finite.mean()) if len(finite) else None

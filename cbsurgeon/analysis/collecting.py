@@ -1,4 +1,4 @@
-"""The numbers of every attention of one model over all images, and how those of several processes become one."""
+"""Collecting the statistics of every attention of a model over all images, and merging those of several processes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cbsurgeon.analysis.tapping import Tapped
 
 @dataclass
 class Record:
-    """What was collected of one attention.
+    """The statistics of one attention.
 
     Attributes:
-        values: numbers per image, float64 ``[images, len(NAMES)]``, in pieces.
+        values: one value of each quantity per image, float64 ``[images, len(NAMES)]``, in pieces.
         heads: mean entropy of each head per image, float64 ``[images, heads]``, in pieces.
-        histogram: counted entropies of rows.
+        histogram: number of rows per bin of entropy.
     """
 
     values: list[Tensor] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Record:
     histogram: Tensor | None = None
 
     def add(self, reduced: Reduced, images: int) -> None:
-        """Add a batch; a map that is the same for all images is counted for each."""
+        """Add a batch; a map that does not depend on the image counts once per image."""
         table = torch.stack([reduced.values[name] for name in NAMES], 1)
         same = len(table) == 1 and images > 1
         self.values.append(table.expand(images, -1) if same else table)
@@ -39,11 +39,11 @@ class Record:
 
 @dataclass
 class Collected:
-    """What was collected of one model, by one process or by all.
+    """The statistics of one model, from one process or from all.
 
     Attributes:
-        indices: numbers of the images.
-        records: one per attention.
+        indices: indices of the images.
+        records: one record per attention.
     """
 
     indices: list[int]
@@ -51,7 +51,7 @@ class Collected:
 
 
 class Collector:
-    """Runs one model on batches and collects.
+    """Runs one model on batches and collects statistics of its attention maps.
 
     Args:
         tapped: the model.
@@ -63,12 +63,12 @@ class Collector:
         self.collected = Collected([], [Record() for _ in tapped.taps])
 
     def add(self, inputs: dict[str, Tensor], indices: Sequence[int], keep: Any = None) -> None:
-        """One batch.
+        """Run the model on one batch.
 
         Args:
-            inputs: by input name.
-            indices: numbers of its images.
-            keep: called with every attention's number and its map before the map goes.
+            inputs: tensors by input name.
+            indices: indices of the images.
+            keep: called with the number and the map of every attention, before the map is freed.
         """
         for number, (_, weights) in enumerate(self.tapped.run(inputs)):
             self.collected.records[number].add(self._reducers[number](weights), len(indices))
@@ -78,10 +78,10 @@ class Collector:
 
 
 def merged(parts: Sequence[Collected]) -> Collected:
-    """What several processes collected as one, in the order of the images.
+    """Merge the statistics of several processes, in the order of the images.
 
-    Sums over images are taken in this order afterwards, and histograms hold whole numbers: the result does not depend
-    on which process read which image.
+    Later sums over images use this order, and histograms are integers. So the result does not depend on which process
+    read which image.
     """
     indices = [index for part in parts for index in part.indices]
     order = torch.tensor(indices, dtype=torch.int64).argsort()

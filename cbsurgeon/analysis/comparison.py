@@ -1,4 +1,4 @@
-"""Two models on the same images: the difference of every quantity with its interval, and what it says in words."""
+"""Comparing two models on the same images: differences with confidence intervals, and sentences about them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cbsurgeon.checks.latency.statistics import student_quantile
 
 
 def compared(a: Sequence[Layer], b: Sequence[Layer]) -> tuple[tuple[Shift, ...], tuple[str, ...]]:
-    """Differences B minus A of every layer and quantity, and sentences for those that are shown.
+    """Return the differences B minus A of every layer and quantity, and sentences about the significant ones.
 
-    The layers of the two must be of the same form, one by one (see :func:`alike`).
+    The layers of both models must match (see :func:`alike`).
     """
     shifts = [shift for first, second in zip(a, b, strict=True) for shift in _shifts(first, second)]
     return tuple(shifts), tuple(_sentences(a, b, shifts))
 
 
 def alike(a: Sequence[Layer], b: Sequence[Layer]) -> bool:
-    """Whether the layers of two models can be compared one by one: the same heads, queries and keys."""
+    """Return whether the layers of two models match: the same numbers of heads, queries and keys."""
 
     def form(layer: Layer) -> tuple[int, int, int]:
         return layer.attention.heads, layer.attention.queries, layer.attention.keys
@@ -39,7 +39,7 @@ def _shifts(first: Layer, second: Layer) -> Iterator[Shift]:
 
 
 def _gaps(a: Sequence[Layer], b: Sequence[Layer], name: str) -> numpy.ndarray:
-    """B minus A per image, averaged over layers; images for which a quantity is not defined are left out."""
+    """Return B minus A per image, averaged over layers; images without a value are left out."""
     rows = [
         numpy.asarray(second.images[name]) - numpy.asarray(first.images[name])
         for first, second in zip(a, b, strict=True)
@@ -49,7 +49,7 @@ def _gaps(a: Sequence[Layer], b: Sequence[Layer], name: str) -> numpy.ndarray:
 
 
 def interval(gaps: numpy.ndarray) -> tuple[float, float] | None:
-    """95 % Student interval of the mean of paired differences; ``None`` for fewer than two."""
+    """Return the 95 % Student interval of the mean of paired differences; ``None`` for fewer than two."""
     if len(gaps) < 2:
         return None
     half = student_quantile(0.975, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps))
@@ -57,14 +57,14 @@ def interval(gaps: numpy.ndarray) -> tuple[float, float] | None:
 
 
 def _sentences(a: Sequence[Layer], b: Sequence[Layer], shifts: Sequence[Shift]) -> Iterator[str]:
-    """One sentence for each run of neighbouring layers whose intervals lie on one side of 0."""
-    by_index = {layer.attention.index: place for place, layer in enumerate(a)}
+    """Yield one sentence per group of consecutive layers with significant differences of the same sign."""
+    by_index = {layer.attention.index: number for number, layer in enumerate(a)}
     for name in NAMES:
         own = [shift for shift in shifts if shift.quantity == name]
         for sign, run in groupby(own, key=_sign):
-            places = [by_index[shift.layer] for shift in run]
+            numbers = [by_index[shift.layer] for shift in run]
             if sign:
-                yield _sentence([a[i] for i in places], [b[i] for i in places], name, sign)
+                yield _sentence([a[i] for i in numbers], [b[i] for i in numbers], name, sign)
 
 
 def _sign(shift: Shift) -> int:

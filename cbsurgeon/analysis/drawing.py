@@ -1,6 +1,6 @@
-"""Curves by depth (Figures 4, 5, 7 and 8) and attention over images (Figure 10), drawn with matplotlib.
+"""Drawing curves over depth (Figures 4, 5, 7 and 8) and attention over images (Figure 10) with matplotlib.
 
-Everything is drawn from the JSON form of an analysis, so that a file that was written can be drawn again.
+Everything is drawn from the JSON form of an analysis, so that a saved file can be drawn again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Colors:
-    """Colours of a plot, as matplotlib takes them."""
+    """Colours of a plot, in matplotlib's notation."""
 
     ink: str = "#16191d"
     muted: str = "#5d6673"
@@ -33,12 +33,12 @@ class Colors:
 
 @dataclass(frozen=True)
 class Curve:
-    """A plot by depth.
+    """A plot of one quantity over depth.
 
     Attributes:
-        name: the quantity; ``ratio`` and ``mean`` are of the scales of CB_S.
+        name: the quantity; ``ratio`` and ``mean`` refer to the scales of CB_S.
         title: heading.
-        label: of the vertical axis.
+        label: label of the vertical axis.
     """
 
     name: str
@@ -58,34 +58,34 @@ CURVES = (
 
 
 def available(document: Document) -> list[Curve]:
-    """The curves an analysis has values for."""
+    """Return the curves that an analysis has values for."""
     return [curve for curve in CURVES if any(_points(side, curve.name)[1] for _, side in sides(document))]
 
 
 def sides(document: Document) -> list[tuple[str, Document]]:
-    """``A`` and, where two models were compared, ``B``."""
+    """Return the models of a document as pairs of ``A`` or ``B`` and its part of the document."""
     b = document.get("candidate")
     return [("A", document), *([("B", b)] if b else [])]
 
 
 def draw(axes: Axes, document: Document, curve: Curve, colors: Colors) -> None:
-    """One quantity by depth: lines of both models, the band between the 15th and 85th percentile, and the bound.
+    """Draw one quantity over depth: a line per model, a band from the 15th to the 85th percentile, and the bound.
 
-    The band of the entropy is over all rows, that of other quantities over images.
+    The percentiles of the entropy are over all rows of the maps, those of other quantities over images.
     """
     drawn = sides(document)
     used = (colors.first, colors.second) if len(drawn) > 1 else (colors.second,)
     for (letter, side), color in zip(drawn, used, strict=True):
-        places, values = _points(side, curve.name)
+        layers, values = _points(side, curve.name)
         if not values:
             continue
-        axes.plot(places, values, "o-", color=color, markersize=3.5, linewidth=1.6, label=letter)
+        axes.plot(layers, values, "o-", color=color, markersize=3.5, linewidth=1.6, label=letter)
         low, high = _band(side, curve.name)
         if low:
-            axes.fill_between(places, low, high, color=color, alpha=0.16, linewidth=0)
+            axes.fill_between(layers, low, high, color=color, alpha=0.16, linewidth=0)
     if curve.name in ("entropy", "class_entropy"):
         _bound(axes, document, colors)
-    axes.set_xlabel("layer" if curve.name not in ("ratio", "mean") else "CB_S, by depth")
+    axes.set_xlabel("layer" if curve.name not in ("ratio", "mean") else "CB_S operator, in order of depth")
     axes.set_ylabel(curve.label)
     axes.margins(x=0.03)
     if len(axes.get_legend_handles_labels()[1]) > 1:
@@ -93,22 +93,22 @@ def draw(axes: Axes, document: Document, curve: Curve, colors: Colors) -> None:
 
 
 def _bound(axes: Axes, document: Document, colors: Colors) -> None:
-    """The largest possible entropy, a step where the number of keys changes."""
+    """Draw the largest possible entropy, with a step where the number of keys changes."""
     layers = document["layers"] or sides(document)[-1][1]["layers"]
-    places = [layer["index"] for layer in layers]
+    indices = [layer["index"] for layer in layers]
     bounds = [layer["entropy"]["bound"] for layer in layers]
-    axes.plot(places, bounds, "--", color=colors.muted, linewidth=1.1, drawstyle="steps-mid")
-    axes.annotate("bound ln N", (places[-1], bounds[-1]), color=colors.muted, ha="right", va="top")
+    axes.plot(indices, bounds, "--", color=colors.muted, linewidth=1.1, drawstyle="steps-mid")
+    axes.annotate("bound ln N", (indices[-1], bounds[-1]), color=colors.muted, ha="right", va="top")
     axes.set_ylim(bottom=0)
 
 
 def _points(side: Document, name: str) -> tuple[list[int], list[float]]:
     if name in ("ratio", "mean"):
-        pairs = [(place, scale[name]) for place, scale in enumerate(side["scales"])]
+        pairs = [(index, scale[name]) for index, scale in enumerate(side["scales"])]
     else:
         pairs = [(layer["index"], _value(layer, name)) for layer in side["layers"]]
-    known = [(place, value) for place, value in pairs if value is not None]
-    return [place for place, _ in known], [value for _, value in known]
+    known = [(index, value) for index, value in pairs if value is not None]
+    return [index for index, _ in known], [value for _, value in known]
 
 
 def _value(layer: Document, name: str) -> float | None:
@@ -129,7 +129,7 @@ def _band(side: Document, name: str) -> tuple[list[float], list[float]]:
 
 
 def figure_of_curves(document: Document, colors: Colors | None = None) -> Figure:
-    """All curves of an analysis in one figure.
+    """Return a figure with all curves of an analysis.
 
     Raises:
         MissingPackage: matplotlib is not installed.
@@ -152,7 +152,7 @@ def figure_of_curves(document: Document, colors: Colors | None = None) -> Figure
 
 
 def figure_of_pictures(document: Document) -> Figure:
-    """All pictures of an analysis: an image a row, its panels beside it, both models below each other.
+    """Return a figure with all pictures of an analysis: one row per image and model, one panel per head.
 
     Raises:
         MissingPackage: matplotlib is not installed.
@@ -165,23 +165,23 @@ def figure_of_pictures(document: Document) -> Figure:
     for number, (picture, side) in enumerate(lines):
         image = _pixels(picture["pixels"])
         panels: Sequence[Sequence[float]] = picture["panels"][side]
-        for place in range(len(panels) + 1):
-            axes = figure.add_subplot(len(lines), columns, number * columns + place + 1)
+        for column in range(len(panels) + 1):
+            axes = figure.add_subplot(len(lines), columns, number * columns + column + 1)
             axes.set_axis_off()
             if image is not None:
                 axes.imshow(image, extent=(0, 1, 0, 1))
-            if place == 0:
+            if column == 0:
                 axes.set_title(f"{side.upper()}  {picture['name'][-24:]}", fontsize=7)
                 continue
             height, width = picture["grid"]
-            values = [panels[place - 1][row * width : (row + 1) * width] for row in range(height)]
+            values = [panels[column - 1][row * width : (row + 1) * width] for row in range(height)]
             axes.imshow(values, extent=(0, 1, 0, 1), cmap="inferno", alpha=0.65, vmin=0, vmax=1)
-            axes.set_title(f"head {place - 1}", fontsize=7)
+            axes.set_title(f"head {column - 1}", fontsize=7)
     return figure
 
 
 def _pixels(address: str) -> Any:
-    """The image in a ``data:`` address."""
+    """Return the pixels of the image in a ``data:`` URL; ``None`` for an empty one."""
     if not address:
         return None
     import base64

@@ -1,4 +1,4 @@
-"""Where an analysis gets its batches: a dataset, tensors, an iterable of batches, or a few photographs."""
+"""The batches of an analysis: from a dataset, tensors, an iterable of batches, or a few photographs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cbsurgeon.models import Preprocessing
 from cbsurgeon.options import DataOptions
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins", "cell", "moon")
-"""Pictures that scikit-image ships with its wheel."""
+"""Photographs that are part of scikit-image."""
 
 
 @dataclass(frozen=True)
 class Fed:
-    """A batch on its way to the models.
+    """A batch with the inputs of each model.
 
     Attributes:
-        indices: numbers of the samples in the dataset.
+        indices: indices of the samples in the dataset.
         names: their names.
         views: the inputs of each model.
     """
@@ -36,19 +36,19 @@ class Fed:
 
 
 class Feed(Protocol):
-    """Batches of this process's share, and what was remarkable about them."""
+    """An iterable of batches of this process's share, with remarks."""
 
     name: str
 
     def __iter__(self) -> Iterator[Fed]: ...
 
     def remarks(self) -> tuple[str, ...]:
-        """What a user should know, after the batches were read."""
+        """Return what the user should know, after the batches were read."""
         ...
 
 
 class Photographs(Indexed):
-    """The photographs of scikit-image."""
+    """The photographs of scikit-image as a dataset."""
 
     def __init__(self) -> None:
         try:
@@ -59,17 +59,17 @@ class Photographs(Indexed):
         super().__init__("photographs of scikit-image", pictures=True, labelled=False, count=len(PHOTOGRAPHS))
 
     def sample(self, index: int) -> Sample:
-        """One photograph, as pixels."""
+        """Return one photograph as pixels."""
         pixels = getattr(self._read, PHOTOGRAPHS[index])()
         return Sample(index, PHOTOGRAPHS[index], image=numpy.ascontiguousarray(pixels))
 
 
 @dataclass
 class Dataset:
-    """A dataset, each model in the preprocessing it states."""
+    """Batches of a dataset, with each model's own preprocessing."""
 
     data: Data
-    places: tuple[int, ...]
+    view_of: tuple[int, ...]
     names: tuple[tuple[str, ...], ...]
     name: str = field(init=False)
 
@@ -79,12 +79,12 @@ class Dataset:
     def __iter__(self) -> Iterator[Fed]:
         for batch in self.data:
             if len(batch):
-                pairs = zip(self.names, self.places, strict=True)
+                pairs = zip(self.names, self.view_of, strict=True)
                 views = tuple(batch.named(names, view) for names, view in pairs)
                 yield Fed(batch.indices.tolist(), batch.names, views)
 
     def remarks(self) -> tuple[str, ...]:
-        """Unreadable samples and conversions."""
+        """Return remarks about unreadable samples and conversions."""
         lost = [f"{one.name} was left out: {one.reason}" for one in self.data.problems]
         done = [f"{what}: {count} images" for what, count in self.data.notes.items()]
         return (*self.data.source.remarks, *lost, *done)
@@ -92,7 +92,7 @@ class Dataset:
 
 @dataclass
 class Given:
-    """Batches that the caller holds in memory or makes."""
+    """Batches given by the caller as tensors or as an iterable."""
 
     batches: Iterable[Any]
     models: int
@@ -111,7 +111,7 @@ class Given:
             start += count
 
     def remarks(self) -> tuple[str, ...]:
-        """Nothing."""
+        """Return no remarks."""
         return ()
 
 
@@ -122,18 +122,19 @@ def feed(
     reading: DataOptions,
     share: tuple[int, int],
 ) -> Feed:
-    """Open whatever the caller gave as data.
+    """Open the caller's data.
 
     Args:
-        data: a dataset (its name, or one that is open), a tensor, tensors by input name, an iterable of batches, or
-            ``None`` for the photographs that scikit-image ships.
+        data: a dataset (its reference, or an opened source), a tensor, tensors by input name, an iterable of batches,
+            or ``None`` for the photographs that scikit-image ships.
         inputs: names of each model's inputs.
         stated: each model's preprocessing.
         reading: how a dataset is read.
-        share: number of this process, and of all.
+        share: rank of this process and number of processes.
 
     Raises:
-        UsageError: no data for a model that takes no images (CB-ANALYZE-02), or data of no known kind (CB-ANALYZE-03).
+        UsageError: no data for a model whose input is not an image (CB-ANALYZE-02), or data of an unsupported type
+            (CB-ANALYZE-03).
         CBSurgeonError: the dataset cannot be opened.
     """
     if data is None:
@@ -149,7 +150,7 @@ def feed(
     if isinstance(data, Iterable):
         return Given(data, len(inputs), share)
     raise UsageError(
-        "this is no data",
+        "this is not a supported kind of data",
         code="CB-ANALYZE-03",
         where=f"data={type(data).__name__}",
         do="give a folder, file.npz, a tensor, tensors by input name, or an iterable of batches",
@@ -164,13 +165,13 @@ def _dataset(
     share: tuple[int, int],
 ) -> Dataset:
     views: list[Preprocessing | None] = []
-    places: list[int] = []
+    view_of: list[int] = []
     for one in stated:
-        same = [place for place, view in enumerate(views) if view == one]
-        places.append(same[0] if same else len(views))
+        same = [number for number, view in enumerate(views) if view == one]
+        view_of.append(same[0] if same else len(views))
         views += [] if same else [one]
     opened = open_data(data, views, reading, share=share)  # type: ignore[arg-type]
-    return Dataset(opened, tuple(places) if opened.views else (0,) * len(inputs), tuple(inputs))
+    return Dataset(opened, tuple(view_of) if opened.views else (0,) * len(inputs), tuple(inputs))
 
 
 def _rows(data: Mapping[str, Tensor], step: int) -> Iterator[dict[str, Tensor]]:
@@ -181,9 +182,9 @@ def _rows(data: Mapping[str, Tensor], step: int) -> Iterator[dict[str, Tensor]]:
 
 def _no_data(inputs: Sequence[tuple[str, ...]]) -> UsageError:
     return UsageError(
-        "there is no data to analyse the model on",
+        "no data was given to analyse the model on",
         code="CB-ANALYZE-02",
         where="--data",
-        why=f"the model takes {', '.join(inputs[0])}, and photographs need one input and the model's preprocessing",
-        do="--data images/, or --data file.npz with one array for each input",
+        why=f"the built-in photographs need a model with one image input; its inputs are {', '.join(inputs[0])}",
+        do="--data images/, or --data file.npz with one array per input",
     )

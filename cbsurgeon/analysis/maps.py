@@ -1,4 +1,4 @@
-"""``attention_maps``: the maps of a model on one batch, layer by layer."""
+"""``attention_maps``: the attention maps of a model on one batch, layer by layer."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 def attention_maps(
     model: Model | nn.Module | Program | ExportedProgram, batch: Batch, *, mixed: bool = False
 ) -> Iterator[tuple[Attention, Tensor]]:
-    """The attentions of a model and their maps on a batch, in the order in which the forward pass reaches them.
+    """Yield the attentions of a model with their maps on a batch, in the order of the forward pass.
 
-    The map is what the softmax gives, masks and biases included, before dropout. Where a projection mixes heads after
-    the softmax (talking heads, CaiT), it is the map before that. It is computed in float32, whatever the model's type.
-    One map exists at a time: keep what you need of it before you ask for the next.
+    A map is the output of the softmax, with masks and biases, before dropout. If a projection mixes heads after the
+    softmax (talking heads, CaiT), it is the map before that projection. Maps are computed in float32, whatever the
+    model's dtype. Only one map exists at a time: copy what you need before you ask for the next.
 
     Args:
         model: a model, a module in evaluation mode, or a captured program.
         batch: inputs on the model's device: a tensor, a tuple of positional inputs, or tensors by input name.
-        mixed: give the map after the mixing of heads, as the values see it; its rows need not sum to 1.
+        mixed: return the map after the mixing of heads, which multiplies the values; its rows need not sum to 1.
 
     Yields:
-        an attention and its map, float32 ``[B, heads, queries, keys]``. For attention in windows, ``B`` is samples
-        times windows, the windows of one sample beside each other.
+        an attention and its map, float32 ``[B, heads, queries, keys]``. For window attention, ``B`` is samples times
+        windows, with the windows of one sample consecutive.
 
     Raises:
         CaptureError: the model cannot be captured.
@@ -46,7 +46,7 @@ def attention_maps(
 
 
 def captured(model: Model | nn.Module | Program | ExportedProgram, batch: Batch | None = None) -> Program:
-    """The program of a model; a bare module is captured on the batch.
+    """Return the captured program of a model; a bare module is captured with the batch as example.
 
     Raises:
         CaptureError: it cannot be captured.
@@ -62,10 +62,10 @@ def captured(model: Model | nn.Module | Program | ExportedProgram, batch: Batch 
 
 
 def named(program: Program, batch: Batch) -> dict[str, Tensor]:
-    """A batch by the names of a program's inputs, in their floating types, checked against them.
+    """Return a batch by the names of a program's inputs, checked and cast to their floating types.
 
     Raises:
-        UsageError: other inputs, another shape, or another batch size than the program takes (CB-ANALYZE-01).
+        UsageError: the inputs or their shapes are not those of the program (CB-ANALYZE-01).
     """
     names = program.input_names
     if isinstance(batch, Tensor):
@@ -74,7 +74,7 @@ def named(program: Program, batch: Batch) -> dict[str, Tensor]:
     count = len(batch)
     if set(given) != set(names) or count != len(names):
         shown = ", ".join(map(str, given)) if isinstance(batch, Mapping) else f"{count} tensors"
-        raise _wrong(f"the model takes {', '.join(names)}, and the batch has {shown}")
+        raise _wrong(f"the model has {', '.join(names)}; the batch has {shown}")
     for name in names:
         example, tensor = program.example[name], given[name]
         free = program.batch_axes.get(name)
@@ -85,7 +85,7 @@ def named(program: Program, batch: Batch) -> dict[str, Tensor]:
         ]
         if tensor.dim() != example.dim() or any(have != want for have, want in sizes):
             wanted = ["batch" if axis == free else str(size) for axis, size in enumerate(example.shape)]
-            raise _wrong(f"{name} is {list(tensor.shape)}, and the model takes [{', '.join(wanted)}]")
+            raise _wrong(f"{name} has shape {list(tensor.shape)}; the model expects [{', '.join(wanted)}]")
         if tensor.is_floating_point() and example.is_floating_point():
             given[name] = tensor.to(example.dtype)
     return given
@@ -93,9 +93,9 @@ def named(program: Program, batch: Batch) -> dict[str, Tensor]:
 
 def _wrong(why: str) -> UsageError:
     return UsageError(
-        "the batch does not fit the model's inputs",
+        "the batch does not match the model's inputs",
         code="CB-ANALYZE-01",
         where="batch",
         why=why,
-        do="give what the model's forward() takes",
+        do="give the arguments of the model's forward()",
     )

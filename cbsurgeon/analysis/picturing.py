@@ -1,4 +1,4 @@
-"""Attention over images (Figure 10): which maps are kept, and what becomes of one for a panel."""
+"""Pictures of attention over images (Figure 10): choosing the maps, and turning a map into a panel."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from cbsurgeon.models import Preprocessing
 from cbsurgeon.options import AnalyzeOptions
 
 EDGE = 224
-"""Longer edge in pixels of the images that are kept for a picture."""
+"""Longer edge, in pixels, of the images in pictures."""
 
 
 @dataclass
 class Shot:
-    """One image and its attention rows.
+    """One image and its attention weights.
 
     Attributes:
-        index, name: which image.
+        index, name: index and name of the image.
         image: the model's input, ``[channels, height, width]``.
-        rows: side → weights of the spatial keys, ``[heads, keys]``.
+        rows: number of the model → weights of the spatial keys, ``[heads, keys]``.
     """
 
     index: int
@@ -39,14 +39,14 @@ class Shot:
 
 
 class Picturing:
-    """Keeps the rows of one attention for the first images.
+    """Records the attention weights of the first images, in the last attention over the whole image.
 
     Args:
-        how: number of images, and whose row.
+        how: number of images, and the query whose row of the map is drawn.
         tapped: the models.
 
     Raises:
-        UsageError: a query that is none (CB-ANALYZE-06).
+        UsageError: the attention has no such query (CB-ANALYZE-06).
     """
 
     def __init__(self, how: AnalyzeOptions, tapped: Sequence[Tapped]) -> None:
@@ -57,40 +57,40 @@ class Picturing:
         self._now: list[Shot] = []
 
     def begin(self, fed: Fed) -> None:
-        """A batch comes: decide which of its images are kept."""
+        """Choose which images of the next batch are recorded."""
         first = fed.views[0]
         image = first if isinstance(first, Tensor) else next(iter(first.values()))
         wanted = self._most - len(self.shots) if any(self.taps) and image.dim() == 4 else 0
         self._now = [
-            Shot(index, name, image[place].float().cpu())
-            for place, (index, name) in enumerate(zip(fed.indices, fed.names, strict=True))
-            if place < wanted
+            Shot(index, name, image[position].float().cpu())
+            for position, (index, name) in enumerate(zip(fed.indices, fed.names, strict=True))
+            if position < wanted
         ]
         self.shots += self._now
 
     def keeper(self, side: int) -> Callable[[int, Tensor], None]:
-        """What takes the rows out of the maps of one model."""
+        """Return the function that records the weights from the maps of one model."""
         tap = self.taps[side]
 
         def keep(number: int, weights: Tensor) -> None:
             if tap is None or number != tap.attention.index:
                 return
-            for place, shot in enumerate(self._now):
-                map_of_image = weights[min(place, len(weights) - 1)]
+            for position, shot in enumerate(self._now):
+                map_of_image = weights[min(position, len(weights) - 1)]
                 shot.rows[side] = row(map_of_image, tap, self.queries[side]).float().cpu()
 
         return keep
 
 
 def last_with_grid(taps: Sequence[Tap]) -> Tap | None:
-    """The last attention over a whole image: the one before the head."""
+    """Return the last attention over a whole image (not windows); ``None`` if there is none."""
     whole = [tap for tap in taps if tap.attention.grid is not None and len(tap.attention.grid) == 2]
     single = [tap for tap in whole if tap.attention.windows == 1]
     return single[-1] if single else None
 
 
 def query_of(tap: Tap, wanted: str) -> str:
-    """Whose row is drawn: ``class``, ``mean`` or a number.
+    """Return which row of the map is drawn: ``class``, ``mean`` or a number.
 
     Raises:
         UsageError: the attention has no such query (CB-ANALYZE-06).
@@ -105,32 +105,32 @@ def query_of(tap: Tap, wanted: str) -> str:
         "the attention has no such query",
         code="CB-ANALYZE-06",
         where=f"--query {wanted}",
-        why=f"{one.path} has {one.queries} queries" + ("" if has_class else ", and no class token was proved"),
-        do="--query mean, or a number from 0 on",
+        why=f"{one.path} has {one.queries} queries" + ("" if has_class else ", and no class token was found"),
+        do="--query mean, or the number of a query, counted from 0",
     )
 
 
 def row(weights: Tensor, tap: Tap, query: str) -> Tensor:
-    """The weights of the spatial keys, ``[heads, keys]``, in one query's row or the mean of all."""
+    """Return the weights of the spatial keys, ``[heads, keys]``, for one query or averaged over all queries."""
     one = tap.attention
     if query == "mean":
         chosen = weights.mean(1)
     else:
-        place = (0 if one.kind == "class" else one.class_token or 0) if query == "class" else int(query)
-        chosen = weights[:, place]
+        number = (0 if one.kind == "class" else one.class_token or 0) if query == "class" else int(query)
+        chosen = weights[:, number]
     return chosen[:, list(one.spatial)]
 
 
 def panel(weights: Tensor, mass: float) -> Tensor:
-    """What is drawn of a row of weights ``[keys]``, from 0 to 1.
+    """Return the values, from 0 to 1, that are drawn for a row of weights ``[keys]``.
 
-    The largest weights that together hold ``mass`` of the row are kept and stretched to the range from 0 to 1, as DINO
-    draws them; the others are 0.
+    As in DINO, the largest weights whose sum is ``mass`` of the row are scaled to the range from 0 to 1; the others are
+    0.
     """
-    ordered, places = weights.sort(descending=True)
+    ordered, indices = weights.sort(descending=True)
     before = ordered.cumsum(0) - ordered
     kept = torch.zeros_like(weights, dtype=torch.bool)
-    kept[places] = before < mass * weights.sum()
+    kept[indices] = before < mass * weights.sum()
     low, high = weights.min(), weights.max()
     shown = (weights - low) / (high - low) if high > low else torch.ones_like(weights)
     return torch.where(kept, shown, 0.0)
@@ -139,7 +139,7 @@ def panel(weights: Tensor, mass: float) -> Tensor:
 def pictures_of(
     picturing: Picturing, shots: Sequence[Shot], stated: Sequence[Preprocessing | None], how: AnalyzeOptions
 ) -> tuple[Picture, ...]:
-    """The pictures of the images that were kept."""
+    """Return the pictures of the recorded images."""
     found = []
     for shot in shots:
         sides = sorted(shot.rows)
@@ -161,9 +161,9 @@ def pictures_of(
 
 
 def address(image: Tensor, stated: Preprocessing | None) -> str:
-    """A model's input as a picture again, as a ``data:`` address; empty where Pillow is not installed.
+    """Convert a model's input back to an image, as a ``data:`` URL; empty if Pillow is not installed.
 
-    Without a preprocessing the values are stretched from 0 to 1.
+    Without a preprocessing, the values are scaled to the range from 0 to 1.
     """
     try:
         from PIL import Image

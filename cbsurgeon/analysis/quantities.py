@@ -1,6 +1,6 @@
-"""The quantities of Figures 4, 5 and 7 from one map (section 3.1 and 5.2 of the paper).
+"""The quantities of Figures 4, 5 and 7, computed from an attention map (sections 3.1 and 5.2 of the paper).
 
-Every function takes maps ``[..., queries, keys]`` whose rows are weights, and gives one number per row.
+The functions take maps ``[..., queries, keys]`` whose rows are weights, and return one number per row.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch import Tensor
 
 
 def entropy(weights: Tensor) -> Tensor:
-    """``-sum_j a_j ln a_j`` in nats for every row, with ``0 ln 0 = 0``; ``[..., queries]``.
+    """Return ``-sum_j a_j ln a_j`` in nats for every row, with ``0 ln 0 = 0``; ``[..., queries]``.
 
-    At most ``ln N`` for N keys, which a uniform row reaches (Figures 4 and 7a).
+    The largest value for N keys is ``ln N``, for a uniform row (Figures 4 and 7a).
     """
     terms: Tensor = torch.special.entr(weights)
     return terms.sum(-1)
 
 
 def nuclear_norm(weights: Tensor, scale: float) -> Tensor:
-    """The nuclear norm of the Jacobian of softmax at every row, ``scale * (1 - sum_j a_j^2)``; ``[..., queries]``.
+    """Return the nuclear norm of softmax's Jacobian at every row, ``scale * (1 - sum_j a_j^2)``; ``[..., queries]``.
 
-    The Jacobian ``scale * (diag(a) - a a^T)`` is positive semi-definite, so that its nuclear norm is its trace
+    The Jacobian ``scale * (diag(a) - a a^T)`` is positive semi-definite, so its nuclear norm is its trace
     (section 3.1, Figure 5).
 
     Args:
@@ -34,18 +34,18 @@ def nuclear_norm(weights: Tensor, scale: float) -> Tensor:
 
 
 def grid_distances(grid: tuple[int, ...]) -> Tensor:
-    """The distance ``||p_i - p_j||_1`` of all pairs of positions of a grid, each axis from 0 to 1; ``[N, N]``, float32.
+    """Return the distances ``||p_i - p_j||_1`` of all positions of a grid, each axis from 0 to 1; ``[N, N]``, float32.
 
     Args:
         grid: sizes of its axes, such as ``(14, 14)``.
     """
     axes = [torch.arange(size, dtype=torch.float64) / max(size - 1, 1) for size in grid]
-    places = torch.stack([axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")], dim=1)
-    return torch.cdist(places, places, p=1).float()
+    points = torch.stack([axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")], dim=1)
+    return torch.cdist(points, points, p=1).float()
 
 
 def distances(weights: Tensor, between: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over the other positions of every row: ``sum_{j != i} a_ij d_ij`` and ``sum_{j != i} a_ij``.
+    """Return ``sum_{j != i} a_ij d_ij`` and ``sum_{j != i} a_ij`` for every row ``i``.
 
     Args:
         weights: ``[..., N, N]`` over the positions of a grid.
@@ -59,5 +59,5 @@ def distances(weights: Tensor, between: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bound(keys: int) -> float:
-    """The largest entropy of a row over so many keys: ``ln keys``."""
+    """Return the largest entropy of a row over this many keys: ``ln keys``."""
     return math.log(keys)

@@ -1,4 +1,4 @@
-"""From the map of one attention to a few numbers per image, and a histogram."""
+"""Reducing the map of one attention to a few numbers per image and a histogram."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from cbsurgeon.analysis import quantities
 from cbsurgeon.analysis.tapping import Tap
 
 RESOLUTION = 1e-3
-"""Width in nats of the bins that entropies are counted in; percentiles are exact to this."""
+"""Width in nats of the bins of the entropy histogram: the accuracy of percentiles."""
 
 CHUNK = 1 << 22
-"""Weights that are reduced at a time, so that intermediate results stay small beside the map."""
+"""Number of weights reduced at a time, so that intermediate results are small compared with the map."""
 
 SEEN = 1e-6
-"""A row of weights that sums to less sees no key at all and says nothing."""
+"""A row of weights with a smaller sum is fully masked and is left out."""
 
 NAMES = ("entropy", "class_entropy", "distance", "weighted_distance", "nuclear_norm")
-"""The numbers per image; not-a-number where an attention has none."""
+"""The quantities per image; NaN if one is not defined for an attention."""
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """One attention on some images.
+    """The statistics of one attention on some images.
 
     Attributes:
-        values: name of :data:`NAMES` → one number an image, float64 ``[images]``.
+        values: name in :data:`NAMES` → one number per image, float64 ``[images]``.
         heads: mean entropy of each head, float64 ``[images, heads]``.
-        histogram: how many rows have an entropy in each bin of :data:`RESOLUTION`, int64.
+        histogram: number of rows with an entropy in each bin of width :data:`RESOLUTION`, int64.
     """
 
     values: Mapping[str, Tensor]
@@ -41,7 +41,7 @@ class Reduced:
 
 
 class Reducer:
-    """Reduces the maps of one attention.
+    """Reduces the maps of one attention to statistics.
 
     Args:
         tap: the attention.
@@ -52,14 +52,14 @@ class Reducer:
         one = self.attention
         self.bins = math.floor(quantities.bound(one.keys) / RESOLUTION) + 1
         self.class_row = 0 if one.kind == "class" else one.class_token if one.queries == one.keys else None
-        # Pairs of positions need queries and keys on the same grid.
+        # Distances are defined only if queries and keys are on the same grid.
         paired = one.grid is not None and one.queries == one.keys and len(one.spatial) > 1
         self._between = quantities.grid_distances(one.grid) if paired and one.grid is not None else None
 
     def __call__(self, weights: Tensor) -> Reduced:
-        """The numbers of a map ``[images * windows, heads, queries, keys]``.
+        """Return the statistics of a map ``[images * windows, heads, queries, keys]``.
 
-        A map that does not depend on the images (learned queries that see each other) counts as one image.
+        A map that does not depend on the images (attention among learned queries) counts as one image.
         """
         windows = self.attention.windows
         step = max(1, CHUNK // max(1, weights[0].numel()))
@@ -82,7 +82,7 @@ class Reducer:
         return Reduced(values, _mean(entropy, seen, (1, 3)), torch.bincount(bins, minlength=self.bins))
 
     def _rows(self, weights: Tensor) -> dict[str, Tensor]:
-        """Numbers per row of weights."""
+        """Return the quantities per row of weights."""
         rows = {
             "entropy": quantities.entropy(weights),
             "nuclear_norm": quantities.nuclear_norm(weights, self.scale),
@@ -90,30 +90,30 @@ class Reducer:
         }
         if self._between is not None:
             spatial = self.attention.spatial
-            first, last = spatial[0], spatial[-1] + 1  # learned tokens stand at the front or at the end
+            first, last = spatial[0], spatial[-1] + 1  # learned tokens are at the front or at the end
             between = self._between = self._between.to(weights.device)
             rows["far"], rows["mass"] = quantities.distances(weights[..., first:last, first:last], between)
         return rows
 
 
 def _mean(values: Tensor, weight: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The mean over some axes of the rows that count."""
+    """Return the weighted mean over some axes."""
     return (values * weight).sum(axes) / weight.sum(axes)
 
 
 def percentile(histogram: Tensor, share: float) -> float:
-    """The entropy below which a share of the counted rows lies, linear inside its bin.
+    """Return the entropy below which a fraction of the rows lies, interpolated linearly inside its bin.
 
     Args:
-        histogram: counts of bins of :data:`RESOLUTION`.
-        share: from 0 to 1.
+        histogram: counts per bin of width :data:`RESOLUTION`.
+        share: the fraction, from 0 to 1.
     """
     total = int(histogram.sum())
     if not total:
         return math.nan
     summed = histogram.double().cumsum(0)
     wanted = share * total
-    place = int(torch.searchsorted(summed, torch.tensor(wanted, dtype=torch.float64)).clamp(max=len(summed) - 1))
-    before = float(summed[place - 1]) if place else 0.0
-    inside = (wanted - before) / max(float(histogram[place]), 1.0)
-    return (place + min(max(inside, 0.0), 1.0)) * RESOLUTION
+    bin_ = int(torch.searchsorted(summed, torch.tensor(wanted, dtype=torch.float64)).clamp(max=len(summed) - 1))
+    before = float(summed[bin_ - 1]) if bin_ else 0.0
+    inside = (wanted - before) / max(float(histogram[bin_]), 1.0)
+    return (bin_ + min(max(inside, 0.0), 1.0)) * RESOLUTION

@@ -1,4 +1,4 @@
-"""What an analysis found."""
+"""The result of an analysis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TITLES = {
     "weighted_distance": "relative distance, weighted by attention",
     "nuclear_norm": "nuclear norm of the softmax Jacobian",
 }
-"""Quantity → what it is called."""
+"""Quantity → its name in sentences."""
 
 UNITS = {"entropy": "nats", "class_entropy": "nats"}
 
@@ -35,10 +35,10 @@ class Entropy:
 
     Attributes:
         mean: over images, heads and queries.
-        p15, p85: 15th and 85th percentile over all rows. The paper's text names the 15th; its words "close to the
-            maximal" fit the 85th.
-        bound: the largest possible, ``ln keys``.
-        by_head: mean of each head.
+        p15, p85: 15th and 85th percentile over all rows. The paper's text names the 15th, but its description "close to
+            the maximal" fits the 85th.
+        bound: the largest possible entropy, ``ln keys``.
+        by_head: mean per head.
     """
 
     mean: float
@@ -60,19 +60,19 @@ class Entropy:
 
 @dataclass(frozen=True)
 class Layer:
-    """One attention over all images. Quantities are ``None`` where an attention has none.
+    """The statistics of one attention over all images. A quantity that is not defined for it is ``None``.
 
     Attributes:
-        attention: what inspection says of it.
-        entropy: of its rows.
+        attention: its description from ``inspect``.
+        entropy: entropy of its rows.
         class_entropy: mean entropy of the class token's row, in nats (Figure 7a).
-        distance: mean over all pairs of different spatial tokens of weight times distance (Figure 7b, literally). It is
-            of the order of 1 / N.
-        weighted_distance: distance of the other spatial tokens, weighted by attention (Figure 7b as usually read).
-        nuclear_norm: of the Jacobian of softmax, ``scale * (1 - sum of squared weights)`` (Figure 5).
-        scale: factor between queries times keys and the logits.
-        scale_read: the factor was read from the graph; otherwise ``1 / sqrt(channels of a head)`` is assumed.
-        images: quantity → its value for each image, in the order of the images.
+        distance: weight times distance, averaged over all pairs of different spatial tokens (Figure 7b taken
+            literally); of the order of 1 / N.
+        weighted_distance: mean distance to the other spatial tokens, weighted by attention (Figure 7b as usually read).
+        nuclear_norm: nuclear norm of the Jacobian of softmax, ``scale * (1 - sum of squared weights)`` (Figure 5).
+        scale: factor between the product of queries and keys and the logits.
+        scale_read: whether the factor was read from the graph; otherwise ``1 / sqrt(channels of a head)`` is assumed.
+        images: quantity → its value per image, in the order of the images.
     """
 
     attention: Attention
@@ -86,7 +86,7 @@ class Layer:
     images: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
     def spread(self, quantity: str) -> tuple[float, float]:
-        """15th and 85th percentile of a quantity over the images."""
+        """Return the 15th and the 85th percentile of a quantity over the images."""
         values = sorted(value for value in self.images[quantity] if math.isfinite(value))
         if not values:
             return math.nan, math.nan
@@ -126,13 +126,13 @@ def _plain(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Shift:
-    """How one quantity of one layer differs between two models, B minus A.
+    """The difference of one quantity of one layer between two models, B minus A.
 
     Attributes:
         layer: index of the attention.
         quantity: a key of :data:`TITLES`.
         value: mean difference over the images.
-        ci95: its 95 % interval, paired over images; ``None`` for one image.
+        ci95: its 95 % confidence interval, paired over images; ``None`` for one image.
     """
 
     layer: int
@@ -152,16 +152,16 @@ class Shift:
 
 @dataclass(frozen=True)
 class Picture:
-    """Where one attention of one image looks, for both models (Figure 10).
+    """The attention over one image, for one or both models (Figure 10).
 
     Attributes:
         name: the image.
-        pixels: the image as a ``data:`` address, as the model sees it.
+        pixels: the image after preprocessing, as a ``data:`` URL.
         layer: path of the attention.
-        query: whose attention it is: ``class``, ``mean``, or a number.
+        query: the query whose weights are shown: ``class``, ``mean``, or a number.
         grid: height and width of a panel.
-        panels: side → for each head the values of its panel, row by row, from 0 to 1; 0 where the threshold cut it off.
-        mass: share of the attention that is kept.
+        panels: ``a`` or ``b`` → for each head the values of its panel, row by row, from 0 to 1; 0 below the threshold.
+        mass: fraction of the attention above the threshold.
     """
 
     name: str
@@ -173,7 +173,7 @@ class Picture:
     mass: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; values with three digits, as many as a picture shows."""
+        """JSON form; values are rounded to three digits."""
         return {
             "name": self.name,
             "pixels": self.pixels,
@@ -189,13 +189,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Side:
-    """What was found of one model.
+    """The statistics of one model.
 
     Attributes:
         name: the model.
-        layers: one per attention with a map.
-        scales: one per CB_S.
-        reason: why there is no layer, where there is none.
+        layers: one entry per attention with a map.
+        scales: one entry per CB_S operator.
+        reason: why there are no layers; empty if there are.
     """
 
     name: str
@@ -215,19 +215,19 @@ class Side:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The attention of one model over a dataset, or of two with their paired differences.
+    """The statistics of the attention of one model on a dataset, or of two models with their differences.
 
     Attributes:
-        a, b: what was found of each model.
+        a, b: the statistics of each model.
         data: the dataset.
         images: number of images.
         shifts: differences B minus A.
-        findings: one sentence for each difference that was shown.
+        findings: one sentence per significant difference.
         pictures: attention over images.
-        preprocessing: side → how images were preprocessed.
-        remarks: facts a user should see.
-        seconds: time.
-        first: this process is the first of those that share the dataset, which shows the result.
+        preprocessing: ``a`` or ``b`` → how images were preprocessed.
+        remarks: what the user should know.
+        seconds: duration.
+        first: whether this is the first of several processes; only the first one prints the result.
     """
 
     a: Side
@@ -272,7 +272,7 @@ class Analysis:
         }
 
     def to_json(self) -> str:
-        """The JSON form as text."""
+        """Return the JSON form as text."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def plot(self, path: str | Path, what: str = "curves", *, force: bool = False) -> Path:
@@ -280,12 +280,12 @@ class Analysis:
 
         Args:
             path: a ``.png`` or ``.svg`` file.
-            what: ``curves``, every quantity by depth; or ``pictures``, attention over images.
+            what: ``curves`` (every quantity over depth) or ``pictures`` (attention over images).
             force: replace an existing file.
 
         Raises:
             UsageError: another suffix, or nothing to draw (CB-ANALYZE-07).
-            OutputFileError: it cannot be written there.
+            OutputFileError: the file cannot be written.
             MissingPackage: matplotlib is not installed.
         """
         from cbsurgeon.analysis import drawing
@@ -293,7 +293,7 @@ class Analysis:
         suffix = Path(path).suffix.lower()
         if suffix not in (".png", ".svg") or what not in ("curves", "pictures"):
             raise _no_plot(
-                str(path), "plots are .png or .svg files of curves or pictures", "analysis.plot('curves.svg')"
+                str(path), "a plot is a .png or .svg file of curves or pictures", "analysis.plot('curves.svg')"
             )
         document = self.to_dict()
         if not (drawing.available(document) if what == "curves" else self.pictures):
@@ -304,7 +304,7 @@ class Analysis:
         return Path(path)
 
     def _repr_html_(self) -> str:
-        """The curves, for a notebook; the sentences alone without matplotlib."""
+        """Return HTML with the sentences and, if matplotlib is installed, the curves, for notebooks."""
         from cbsurgeon.analysis import drawing
 
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)

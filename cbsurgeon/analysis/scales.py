@@ -1,4 +1,4 @@
-"""The learned scales of CB_S by depth (Figure 8)."""
+"""Statistics of the learned scales of CB_S over depth (Figure 8)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from cbsurgeon.models import Model
 from cbsurgeon.operators import CBS
 
 LOW, HIGH = 0.1, 0.9
-"""The ratio is that of these quantiles of the magnitudes."""
+"""The quantiles of the magnitudes whose ratio is computed."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The scales of one CB_S.
+    """Statistics of the scales of one CB_S operator.
 
     Attributes:
         path: module path of the operator.
-        channels: how many scales.
-        ratio: 0.1 quantile over 0.9 quantile of the magnitudes, from 0 to 1; ``None`` where the scales are 0 and it is
-            not defined.
-        mean, mean_abs: mean of the scales, and of their magnitudes.
+        channels: number of scales.
+        ratio: 0.1 quantile divided by 0.9 quantile of the magnitudes, from 0 to 1; ``None`` if the scales are 0.
+        mean, mean_abs: mean of the scales and of their magnitudes.
     """
 
     path: str
@@ -48,7 +47,7 @@ class Scale:
 
 
 def scales_of(model: Model, program: Program) -> tuple[Scale, ...]:
-    """The scales of every CB_S of a model, in graph order.
+    """Return the statistics of every CB_S operator of a model, in graph order.
 
     Args:
         model: the model.
@@ -69,7 +68,7 @@ def _of_program(program: Program) -> Iterator[tuple[str, Tensor]]:
 
 
 def summarized(path: str, scale: Tensor) -> Scale:
-    """The two numbers of Figure 8 for one vector of scales."""
+    """Compute the statistics of one vector of scales."""
     values = scale.detach().double().flatten().cpu()
     magnitudes = values.abs()
     low, high = magnitudes.quantile(torch.tensor([LOW, HIGH], dtype=torch.float64)).tolist()

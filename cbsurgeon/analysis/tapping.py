@@ -1,8 +1,8 @@
-"""Run a captured program and give out the map of each attention when it is computed, one at a time.
+"""Running a captured program and returning the map of each attention as it is computed, one at a time.
 
-The graph is run node by node. Where it holds a fused attention, its weights are computed in float32 and multiplied with
-the values instead, so that nothing is computed twice. Every tensor is freed after its last reader: memory is that of
-one forward pass and one map.
+The graph is run node by node. A fused attention is replaced: its weights are computed in float32 and then multiplied
+with the values, so nothing is computed twice. Every tensor is freed after its last reader, so the memory needed is that
+of one forward pass plus one map.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _CASTS = frozenset({"to", "_to_copy", "type_as", "half", "bfloat16", "float", "d
 
 @dataclass(frozen=True)
 class Tap:
-    """Where one attention's map is taken from a graph.
+    """The nodes of a graph from which one attention's map is read.
 
     Attributes:
-        attention: what inspection says of it.
+        attention: its description from ``inspect``.
         map: its nodes.
-        lead: what the axes in front of its map count.
-        read: what its softmax normalises, and along which axis; ``None`` in a fused attention.
-        scale: the factor between queries times keys and the scores.
-        scale_read: the factor was read from the graph; otherwise the usual one is assumed.
+        lead: the roles (batch, window, head) of the axes before queries and keys.
+        read: the input of its softmax and the axis; ``None`` for a fused attention.
+        scale: the factor between the product of queries and keys and the scores.
+        scale_read: whether the factor was read from the graph; otherwise the usual one is assumed.
     """
 
     attention: Attention
@@ -56,8 +56,7 @@ class Tapped:
 
     Args:
         program: the captured program.
-        mixed: give the weights after a projection over the heads (talking heads), as the model has them, instead of
-            before it.
+        mixed: return the weights after a projection over the heads (talking heads) instead of before it.
 
     Attributes:
         taps: its attentions, in graph order.
@@ -72,7 +71,8 @@ class Tapped:
         )
         found = [one.after_mixing if mixed else one for one in find_maps(flow)]
         listed = inspect_program(program, probe=False).attentions
-        # Inspection reads the program without its operators, which mix tokens with no softmax: the same attentions.
+        # Inspection reads the program without its inserted operators. They contain no softmax, so the attentions are
+        # the same.
         self.taps = [
             Tap(
                 attention,
@@ -87,14 +87,14 @@ class Tapped:
         self._last = self._lifetimes()
 
     def _lifetimes(self) -> dict[fx.Node, list[fx.Node]]:
-        """Node → the nodes whose values nobody reads after it."""
+        """Return node → the nodes whose values are not read after it."""
         readers: dict[fx.Node, fx.Node] = {}
         for node in self.program.exported.graph.nodes:
             readers[node] = node
             for source in node.all_input_nodes:
                 readers[source] = node
             tap = self._at.get(node)
-            if tap is not None and tap.read is not None:  # the softmax may be taken again, in float32
+            if tap is not None and tap.read is not None:  # the softmax may be recomputed in float32
                 for kept in (tap.read[0], tap.map.node, *(n for way in tap.map.way for n in way.all_input_nodes)):
                     readers[kept] = node
         last: dict[fx.Node, list[fx.Node]] = defaultdict(list)
@@ -104,14 +104,14 @@ class Tapped:
 
     @torch.no_grad()
     def run(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Tap, Tensor]]:
-        """The attentions and their maps, as the forward pass reaches them.
+        """Yield the attentions with their maps, in the order of the forward pass.
 
         Args:
             inputs: tensors by the names of the program's inputs.
 
         Yields:
-            an attention and its map, float32 ``[samples * windows, heads, queries, keys]``, the windows of one sample
-            beside each other. The forward pass ends behind the last one.
+            an attention and its map, float32 ``[samples * windows, heads, queries, keys]``, with the windows of one
+            sample consecutive. The forward pass stops after the last attention.
         """
         module = self.program.exported.graph_module
         given = iter(flat_inputs(self.program, inputs))
@@ -144,7 +144,7 @@ class Tapped:
 
 
 def _order(node: fx.Node) -> list[int]:
-    """The axes of a node's tensor as they lie in memory, which a later ``view`` may rely on."""
+    """Return the order of the axes of a node's tensor in memory, which a later ``view`` may rely on."""
     table = AxisTable()
     strides = [table.size(stride) for stride in node.meta["val"].stride()]
     return sorted(range(len(strides)), key=lambda axis: -strides[axis])
@@ -166,10 +166,10 @@ def _given(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[tuple[Any, ...
 
 
 def _arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[Any, ...]:
-    """Query, key, value, mask, causal, scale, grouped of a fused attention."""
+    """Return query, key, value, mask, causal, scale and grouped of a fused attention."""
     read = [
-        aten.argument(node, place, name, default)
-        for place, name, default in (
+        aten.argument(node, position, name, default)
+        for position, name, default in (
             (0, "query", None),
             (1, "key", None),
             (2, "value", None),
@@ -191,15 +191,15 @@ def fused(
     scale: float | None = None,
     grouped: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The weights of ``scaled_dot_product_attention`` in float32, and its result in the type of the query.
+    """Return the weights of ``scaled_dot_product_attention`` in float32, and its result in the query's dtype.
 
     Args:
         query: ``[..., heads, queries, channels]``.
         key, value: ``[..., heads, keys, channels]``; with ``grouped`` there may be fewer heads.
-        mask: a bias that is added, or booleans that are true where a key is seen.
-        causal: hide key j from query i where j > i.
-        scale: of the scores; ``1 / sqrt(channels)`` by default.
-        grouped: heads of keys and values are each shared by several of the queries.
+        mask: a bias that is added, or booleans that are false for masked keys.
+        causal: mask key j for query i if j > i.
+        scale: factor of the scores; ``1 / sqrt(channels)`` by default.
+        grouped: whether several heads of queries share a head of keys and values.
     """
     if grouped and key.shape[-3] != query.shape[-3]:
         times = query.shape[-3] // key.shape[-3]
@@ -220,7 +220,7 @@ def fused(
 
 
 def normalised(scores: Tensor) -> Tensor:
-    """The softmax over the last axis, written into ``scores``; rows of which everything is hidden are zero."""
+    """Compute the softmax over the last axis in place; fully masked rows become zero."""
     top = scores.amax(-1, keepdim=True)
     top.masked_fill_(top == -math.inf, 0.0)
     scores.sub_(top).exp_()
@@ -229,7 +229,7 @@ def normalised(scores: Tensor) -> Tensor:
 
 
 def _in_float32(tap: Tap, values: Mapping[fx.Node, Any]) -> Tensor:
-    """The weights; where the model holds them in half precision, the steps from the softmax on again in float32."""
+    """Return the weights; in half precision, the steps from the softmax on are recomputed in float32."""
     weights: Tensor = values[tap.map.weights]
     if weights.dtype in (torch.float32, torch.float64) or not tap.map.way:
         return weights.float()
@@ -247,7 +247,7 @@ def _in_float32(tap: Tap, values: Mapping[fx.Node, Any]) -> Tensor:
 
 
 def canonical(weights: Tensor, tap: Tap) -> Tensor:
-    """A map as ``[samples * windows, heads, queries, keys]``."""
+    """Reorder a map to ``[samples * windows, heads, queries, keys]``."""
     one = tap.map
     if one.fused:
         lead = tuple(range(weights.dim() - 2))
@@ -257,13 +257,13 @@ def canonical(weights: Tensor, tap: Tap) -> Tensor:
         ordered = weights.permute(*lead, one.query, one.key)
     sizes: list[int] = []
     roles: list[str] = []
-    for place, parts in enumerate(tap.lead):
+    for axis, parts in enumerate(tap.lead):
         known = math.prod(part.size for part in parts if part.role != "batch")
-        sizes += [part.size if part.role != "batch" else ordered.shape[place] // known for part in parts]
+        sizes += [part.size if part.role != "batch" else ordered.shape[axis] // known for part in parts]
         roles += [part.role for part in parts]
     positions = tuple(ordered.shape[-2:])
     split = ordered.reshape(*sizes, *positions)
-    order = [place for role in ("batch", "window", "head") for place, own in enumerate(roles) if own == role]
+    order = [axis for role in ("batch", "window", "head") for axis, own in enumerate(roles) if own == role]
     heads = math.prod(size for size, role in zip(sizes, roles, strict=True) if role == "head")
     moved = split.permute(*order, split.dim() - 2, split.dim() - 1)
     return moved.reshape(-1, heads, *positions)

@@ -1,6 +1,6 @@
-"""The command line: parse, call the API, render, exit. One file per verb.
+"""The command line: parse, call the verb, show the result, exit. One file per verb.
 
-Belongs here: flags, the terminal, exit codes. Not here: anything that a Python user would miss; that is a verb
+Belongs here: flags, the terminal, exit codes. Not here: anything that Python users need too, which is a verb
 (``verbs``) or an option (``options``).
 """
 

@@ -24,7 +24,7 @@ SUFFIXES = (".json", ".html", ".png", ".svg")
 @click.option("--data", metavar="DATA", help=f"{DATA_HELP}  [default: photographs of scikit-image]")
 @options(AnalyzeOptions, "how")
 @options(DataOptions, "reading")
-@output_option(required=False, metavar="FILE", help="Write it as .json or .html, or the curves as .png or .svg.")
+@output_option(required=False, metavar="FILE", help="Write the result (.json, .html) or the curves (.png, .svg).")
 @force_option
 @options(Loading, "loading")
 @terminal_options
@@ -39,10 +39,10 @@ def command(
     output: Path | None,
     force: bool,
 ) -> None:
-    """Measure what the attention of A does on images; with B, the paired difference to A.
+    """Measure the attention of A on images; with B, also the paired difference to A.
 
     For every attention: entropy of its rows, relative distance, and nuclear norm of the softmax Jacobian; for every
-    CB_S its scales. Started by torchrun (-m cbsurgeon), several processes share the images and give the same figures.
+    CB_S operator: its scales. With torchrun (-m cbsurgeon), several processes share the images; the result is the same.
 
     \b
     Examples:
@@ -55,23 +55,23 @@ def command(
     from cbsurgeon import verbs
 
     with terminal.working() as progress:
-        progress("load")
+        progress("loading the models")
         found = verbs.analyze(a, b, how, reading, data=data, loading=loading, progress=progress)
         if output is not None and found.first:
-            progress("write")
+            progress("writing")
             _write(found, output, force)
     if found.first:
         terminal.show(found.to_dict())
         if output is not None:
-            terminal.say(f"written {output}")
+            terminal.say(f"wrote {output}")
 
 
 def _check(output: Path, force: bool) -> None:
-    """Refuse an output that could not be written, before any work.
+    """Check the output path before any work.
 
     Raises:
-        UsageError: a suffix that is none of ours (CB-ANALYZE-07).
-        OutputFileError: it exists, or cannot be written there.
+        UsageError: an unsupported suffix (CB-ANALYZE-07).
+        OutputFileError: it exists, or cannot be written.
     """
     if output.suffix.lower() not in SUFFIXES:
         raise UsageError(

@@ -18,29 +18,35 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 @reference_argument("a", "A")
 @click.argument("others", metavar="[B ...]", nargs=-1, shell_complete=references)
 @click.option(
-    "--roofline", is_flag=True, help="Also tell the operators' share of latency, at least and likely, on --hardware."
+    "--roofline",
+    is_flag=True,
+    help="Also estimate the operators' share of latency on --hardware, with a lower bound.",
 )
 @click.option(
-    "--cross-check", is_flag=True, help="Also count with fvcore, and explain the difference (exit 1 if it is not)."
+    "--cross-check",
+    is_flag=True,
+    help="Also count with fvcore and explain the difference (exit 1 if not explained).",
 )
 @click.option(
     "--hardware",
     default=HARDWARE,
     show_default=True,
     metavar="LIST",
-    help="Devices of --roofline; cpu is this one, measured on the spot.",
+    help="Devices for --roofline; cpu is this processor, which is measured.",
 )
 @click.option(
-    "--bandwidth", metavar="RATE", help="A device of your own for --roofline, such as 3.35TB/s; with --flops."
+    "--bandwidth",
+    metavar="RATE",
+    help="Bandwidth of your own device for --roofline, such as 3.35TB/s; with --flops.",
 )
-@click.option("--flops", metavar="RATE", help="Its operations per second, such as 989T; with --bandwidth.")
+@click.option("--flops", metavar="RATE", help="Operations per second of your device, such as 989T; with --bandwidth.")
 @options(AuditOptions, "how")
 @click.option(
     "--dtype",
     default="float32,float16",
     show_default=True,
     metavar="LIST",
-    help="Types of --roofline: float32 (fp32), float16 (fp16), bfloat16 (bf16).",
+    help="Types for --roofline: float32 (fp32), float16 (fp16), bfloat16 (bf16).",
 )
 @options(Loading, "loading")
 @terminal_options
@@ -59,9 +65,9 @@ def command(
     flops: str | None,
     dtype: str,
 ) -> None:
-    """Count parameters, FLOPs and bytes moved of A, and of others with their difference to A.
+    """Count parameters, FLOPs and memory traffic of A, and of others with their difference to A.
 
-    The inserted operators are counted, and every operator that no rule covers is named.
+    Inserted operators are counted too. Operators without a counting rule are listed.
 
     \b
     Examples:
@@ -74,15 +80,15 @@ def command(
     from cbsurgeon import verbs
 
     with terminal.working() as progress:
-        progress("load")
+        progress("loading the models")
         models = [verbs.open_side(reference, loading) for reference in (a, *others)]
-        progress("count")
+        progress("counting")
         counted = verbs.audit(*models, batch=how.batch)
         document = counted.to_dict()
         if roofline:
             from cbsurgeon.verbs.proving import shares_of_latency
 
-            progress("measure this processor" if "cpu" in hardware.split(",") else "roofline")
+            progress("measuring this processor" if "cpu" in hardware.split(",") else "computing the roofline")
             document["roofline"] = shares_of_latency(
                 counted, hardware=hardware.split(","), dtypes=dtypes, bandwidth=bandwidth, flops=flops
             )
@@ -112,14 +118,14 @@ def _dtypes(text: str) -> tuple[str, ...]:
 
 
 def _refuse_without(context: click.Context, roofline: bool) -> None:
-    """An option that would change nothing was meant to."""
+    """Raise an error for an option of ``--roofline`` without ``--roofline``, which would have no effect."""
     source = click.core.ParameterSource.COMMANDLINE
     given = [
         name for name in ("hardware", "bandwidth", "flops", "dtype") if context.get_parameter_source(name) is source
     ]
     if given and not roofline:
         raise UsageError(
-            f"--{given[0]} is for --roofline",
+            f"--{given[0]} needs --roofline",
             code="CB-CLI-07",
             where=f"--{given[0]}",
             why="counts are the same on every device",

@@ -28,16 +28,17 @@ def command(
     how: BenchOptions,
     loading: Loading,
 ) -> None:
-    """Whether B is slower than A: by the operators they do not share, and end to end.
+    """Measure whether B is slower than A: by the operators they do not share, and end to end.
 
-    The back end's profiler times what B executes beyond A; that decides. Interleaved pairs of whole runs, with A
-    against itself as control, confirm or contradict it. The verdict is negligible, slower, faster or inconclusive.
+    The back end's profiler times the operators that only B executes; this decides the verdict: negligible, slower,
+    faster or inconclusive. Interleaved pairs of whole runs confirm or contradict it; A is also timed against itself,
+    which shows the noise of the machine.
 
-    Several batches and sizes share the budget equally; the answer is the worst one's, and all are listed. Peak memory
-    is measured in fresh processes (from a budget of 40 s a point). On a CUDA device, work is recorded once and
-    replayed, and timed by the device.
+    Several batches and sizes share the budget equally; all are listed, and the worst one decides. Peak memory is
+    measured in new processes (if the budget is at least 40 s per point). On a CUDA device, work is recorded as a CUDA
+    graph, replayed, and timed by the device.
 
-    Exit 0: B is within --claim, or the answer is INCONCLUSIVE (then it says why).
+    Exit 0: B is within --claim, or the verdict is INCONCLUSIVE (the reason is printed).
     Exit 1: B is slower than claimed.
 
     \b
@@ -53,7 +54,7 @@ def command(
     with terminal.working() as progress:
 
         def sides(size: int | None) -> Any:
-            progress("load")
+            progress("loading the models")
             given = loading if size is None else replace(loading, input=f"3x{size}x{size}")
             return tuple(verbs.open_side(reference, given) for reference in (a, b))
 
@@ -67,15 +68,15 @@ def command(
             where=f"{a} -> {b}, {result.environment['backend']}, batch {result.environment['batch']}",
             why=f"ratio {result.ratio:.4f}, 95 % interval {result.ci95[0]:.4f} to {result.ci95[1]:.4f}, "
             f"claim {how.claim:.2%}",
-            do="claim less (--claim), or export with folding, which removes CB's multiplications",
+            do="raise --claim, or export with folding, which removes CB's multiplications",
         )
 
 
 def _require_models(references: tuple[str, str], loading: Loading) -> None:
-    """Refuse ``--size`` where a side cannot be built anew.
+    """Check that models can be built for other sizes (``--size``).
 
     Raises:
-        UsageError: a side is an exported file, or its inputs are given (CB-CLI-07).
+        UsageError: one is an exported file, or inputs are given (CB-CLI-07).
     """
     exported = [
         reference
@@ -84,9 +85,9 @@ def _require_models(references: tuple[str, str], loading: Loading) -> None:
     ]
     if exported or loading.input or loading.inputs:
         raise UsageError(
-            "--size builds models for each size",
+            "--size needs models that can be built for each size",
             code="CB-CLI-07",
             where=f"--size with {exported[0] if exported else '--input' if loading.input else '--inputs'}",
-            why="an exported file has its size built in" if exported else "they say the size of the images too",
+            why="an exported file has a fixed size" if exported else "the size of the images is given twice",
             do="give models, and leave out --input and --inputs",
         )

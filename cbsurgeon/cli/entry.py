@@ -1,4 +1,4 @@
-"""The start of the command line: run a verb, and turn whatever ends it into an exit code."""
+"""The entry point of the command line: run a verb and return its exit code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ended_by_signals():
             code = cli.main(args=words, prog_name="cbsurgeon", standalone_mode=False, obj=terminal)
-        if sys.stdout is not None:  # as it is when the caller closed it
+        if sys.stdout is not None:  # it is None if the caller closed it
             sys.stdout.flush()
         return int(code or 0)
     except Ended as error:
@@ -88,13 +88,13 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _prepare_streams() -> None:
-    """Let characters that a stream's encoding lacks come out as escapes, instead of ending the program."""
+    """Print characters that a stream's encoding lacks as escapes instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _close_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's own flush at exit does not complain about the pipe."""
+    """Redirect stdout to the null device, so that the flush at exit does not fail on a closed pipe."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -28,14 +28,14 @@ def command(
     reading: DataOptions,
     loading: Loading,
 ) -> None:
-    """Measure the accuracy of A on real data; with B, the paired difference, and what is wrong with B.
+    """Measure the accuracy of A on a dataset; with B, also the paired difference and what is wrong with B.
 
     A and B are models (REF) or exported files (.onnx, .engine, .pt2). Both get the same images in the same order, each
-    in the preprocessing that it states.
+    with its own preprocessing.
 
-    Exit 0: B is as good as claimed, or the answer is INCONCLUSIVE (then it says how many images would settle it).
-    Exit 1: B is worse than claimed (without --claim: worse than A with 95 % confidence), or the two are not run alike:
-    another preprocessing, outputs that depend on the batch, exchanged classes, outputs that are not finite.
+    Exit 0: B is as good as claimed, or the verdict is INCONCLUSIVE (the number of images needed is printed).
+    Exit 1: B is worse than claimed (without --claim: worse than A with 95 % confidence), or something is wrong:
+    different preprocessing, outputs that depend on the batch, exchanged classes, outputs that are not finite.
 
     \b
     Examples:
@@ -47,10 +47,10 @@ def command(
 
     terminal.kept = "images that are done are kept; the same command with --resume goes on there"
     with terminal.working() as progress:
-        progress("load")
+        progress("loading the models")
         how = replace(how, trust=loading.trust)
         found = verbs.evaluate(a, b, how, reading, data=data, loading=loading, progress=progress)
     if not found.first:
-        return  # torchrun: the first process answers for all
+        return  # with torchrun, only the first process prints the result
     terminal.show(found.to_dict())
     found.raise_if_failed()

@@ -20,14 +20,14 @@ from cbsurgeon.options import ExportOptions, Loading
 
 @click.command("export")
 @reference_argument()
-@output_option(required=True, metavar="OUT", help="The suffix says what: .onnx, .engine or .plan, .pt2.")
+@output_option(required=True, metavar="OUT", help="Output; the suffix is the format: .onnx, .engine or .plan, .pt2.")
 @options(ExportOptions, "how")
 @click.option(
     "--verify/--no-verify",
     "check",
     default=True,
     show_default=True,
-    help="Run the ONNX file against the model at batches 1, 2 and 7; a file that differs is kept as *.unverified.onnx.",
+    help="Compare the ONNX file with the model; a file that differs is kept as *.unverified.onnx.",
 )
 @force_option
 @options(Loading, "loading")
@@ -43,7 +43,7 @@ def command(
     check: bool,
     force: bool,
 ) -> None:
-    """Write a model as ONNX, as a TensorRT engine, or as a .pt2 program, for any batch or for one.
+    """Export a model to ONNX, a TensorRT engine or a .pt2 program, with a dynamic or a fixed batch.
 
     REF may also be an .onnx file, to build an engine from.
 
@@ -60,7 +60,7 @@ def command(
 
     atomic.check(output, force=force)
     with terminal.working() as progress:
-        progress("load the model")
+        progress("loading the model")
         model = verbs.open_side(reference, loading)
         made, verdict = verbs.export_checked(model, output, how, check=check, force=force, progress=progress)
     terminal.show({**made.to_dict(), "verify": verdict.to_dict() if verdict is not None else None})

@@ -1,4 +1,4 @@
-"""The main command. A verb's file is imported when the verb is used, so that ``--help`` answers at once."""
+"""The main command. A verb's file is imported only when the verb is used, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cbsurgeon.version import __version__
 
 VERBS = {
     "inspect": "Show the MLP blocks of a model, and what was rejected.",
-    "insert": "Put Context Broadcasting into the blocks you choose.",
-    "remove": "Take the inserted operators out again, bit for bit.",
-    "export": "Write ONNX, a TensorRT engine or a .pt2 program.",
-    "verify": "Prove that two models compute the same thing.",
-    "audit": "Count parameters, FLOPs and bytes, with the operators counted.",
-    "bench": "Measure which of two models is slower, and how sure that is.",
-    "analyze": "Show what the attention does on real images, and the difference between two models.",
-    "evaluate": "Measure accuracy on real data, and the difference between two models.",
+    "insert": "Insert Context Broadcasting into the blocks you choose.",
+    "remove": "Remove inserted operators and restore the original model bit for bit.",
+    "export": "Export to ONNX, a TensorRT engine or a .pt2 program.",
+    "verify": "Check that two models compute the same outputs.",
+    "audit": "Count parameters, FLOPs and bytes, including inserted operators.",
+    "bench": "Measure whether one model is slower than another, with a confidence interval.",
+    "analyze": "Measure attention entropy, distance and gradients on images, for one or two models.",
+    "evaluate": "Measure accuracy on a dataset, for one model or the difference of two.",
     "sweep": "Insert a grid of operators, positions and layers; compare cost and training.",
-    "report": "Turn JSON results into one HTML file or terminal tables.",
-    "ship": "The whole job: insert, export, verify, audit, bench, report.",
+    "report": "Combine JSON results in one HTML file or in tables.",
+    "ship": "Insert, export, verify, audit, bench and report in one step.",
     "explain": "Explain an error code: what it means, usual causes, what to do.",
 }
 
@@ -30,14 +30,14 @@ NO_COMMAND = 2
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in files named after them."""
+    """A group whose commands are in files of the same name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs, in the order of a session."""
+        """Return the verbs, in the order in which they are usually used."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the verb's file and take its command."""
+        """Import the verb's file and return its command."""
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"cbsurgeon.cli.{cmd_name}").command
@@ -46,7 +46,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it, but an unknown command is answered with the nearest one."""
+        """Resolve a command as click does; the error for an unknown command suggests the nearest one."""
         word = args[0]
         if word in VERBS or word.startswith("-"):
             return super().resolve_command(ctx, args)
@@ -110,8 +110,8 @@ cbsurgeon; 130 interrupted; 143 ended by SIGTERM.
 @click.version_option(__version__, prog_name="cbsurgeon", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> int | None:
-    """Find the MLP blocks of a transformer or MLP-Mixer by reading its graph, put Context Broadcasting into
-    the ones you choose, and take the result to ONNX and TensorRT with proof.
+    """Find the MLP blocks of a transformer or MLP-Mixer by reading its graph, insert Context Broadcasting into
+    the ones you choose, and export the result to ONNX and TensorRT with checks.
     """
     if context.invoked_subcommand is not None:
         return None

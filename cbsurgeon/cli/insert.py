@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     "--recipe",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="Do what this recipe says instead of --op, --layers, --pos and --exclude.",
+    help="Use this recipe instead of --op, --layers, --pos and --exclude.",
 )
 @click.option(
     "--recipe-out",
     type=OutputPath(),
     metavar="FILE.json",
-    help="Also write the recipe, to edit and replay.",
+    help="Also write the recipe, for --recipe.",
 )
 @options(InsertOptions, "how")
-@click.option("--dry-run", is_flag=True, help="Only show what would be done; write no model.")
+@click.option("--dry-run", is_flag=True, help="Show what would be inserted, but write no model.")
 @output_option(
     required=False, metavar="OUT", help="Edited model, .safetensors or .pt.  [default: <name>-cb.safetensors]"
 )
@@ -63,10 +63,10 @@ def command(
     output: Path | None,
     force: bool,
 ) -> None:
-    """Put Context Broadcasting into the chosen blocks and write weights, recipe and architecture as one safe file.
+    """Insert Context Broadcasting into the chosen blocks; write weights, recipe and architecture to one safe file.
 
-    No state-dict key changes: cb adds none, cb_s adds its own scale vectors. cb_s starts as the identity; cb changes
-    the function, so a model has to be trained or fine-tuned with it.
+    No state-dict key changes: cb adds none, cb_s adds only its scale vectors. cb_s starts as the identity. cb changes
+    the function, so the model must be trained or fine-tuned with it.
 
     \b
     Examples:
@@ -88,19 +88,19 @@ def command(
         if path is not None:
             atomic.check(path, force=force)
     with terminal.working() as progress:
-        progress("load the model")
+        progress("loading the model")
         model = verbs.load(reference, replace(loading, mapped=True))
         made = None
         if recipe is not None:
             made = verbs.read_recipe(recipe)
             refuse_foreign_code(made, str(recipe), trust=loading.trust)
-        progress("read its graph")
+        progress("reading its graph")
         found = verbs.inspect(model)
         if made is None:
             made = verbs.plan(found, choice)
         else:
             refuse_other_sites(found, made)
-        progress("insert")
+        progress("inserting")
         edited = verbs.insert(model, made, replace(how, share=True))
         leaks = leaks_of(model, edited, made)
         for leak in leaks:
@@ -108,7 +108,7 @@ def command(
         if recipe_out is not None:
             verbs.write_text(recipe_out, made.to_json(), force=force)
         if not dry_run:
-            progress("write")
+            progress("writing")
             verbs.save(edited, target, force=force)
     document = verbs.insertion(
         model,
@@ -123,7 +123,7 @@ def command(
 
 
 def _beside(reference: str, on: str | None) -> Path:
-    """``timm:deit_small`` → ``deit_small-cb.safetensors`` in the current folder."""
+    """Return the default output in the current folder: ``timm:deit_small`` → ``deit_small-cb.safetensors``."""
     from cbsurgeon.models.reference import Reference, parse
 
     found = parse(reference)
@@ -133,13 +133,13 @@ def _beside(reference: str, on: str | None) -> Path:
 
 
 def _refuse_losing_the_program(on: str | None, target: Path) -> None:
-    """Weights and a recipe give back an edited module, not an edited program."""
+    """Raise an error if an edited program would be written as weights, which cannot store a program."""
     if on == "program" and target.suffix != ".pt2":
         raise UsageError(
-            "an edited program is written as .pt2",
+            "an edited program must be written as .pt2",
             code="CB-CLI-07",
             where=f"--on program with -o {target}",
-            why="a weights file holds no graph, so the operators would be put into the module when it is loaded",
+            why="a weights file has no graph, so loading it would insert the operators into the module instead",
             do=f"-o {target.with_suffix('.pt2')}, or leave out --on program",
         )
 

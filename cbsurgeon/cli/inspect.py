@@ -20,15 +20,16 @@ NOTHING_MATCHED = 1
 
 @click.command("inspect")
 @reference_argument()
-@click.option("--why", is_flag=True, help="Also list what was rejected, nearest misses first, with the reason.")
+@click.option("--why", is_flag=True, help="Also list rejected candidates with the reason, nearest misses first.")
 @click.option("--no-cache", is_flag=True, help=f"Read the graph again, and keep nothing (also by {cache.SWITCH}=1).")
 @options(Loading, "loading")
 @terminal_options
 def command(terminal: Terminal, reference: str, loading: Loading, why: bool, no_cache: bool) -> int:
     """Show the MLP blocks of a model, found by reading its graph.
 
-    Of an .onnx file or an engine it shows what was inserted before the export. What was found in a file or a registered
-    model is kept in $XDG_CACHE_HOME/cbsurgeon, and shown at once as long as file, options and libraries are the same.
+    For an .onnx file or an engine, show the operators that were inserted before the export. What was found in a file or
+    a registered model is kept in $XDG_CACHE_HOME/cbsurgeon, and shown at once as long as file, options and libraries
+    are the same.
 
     \b
     Examples:
@@ -51,9 +52,9 @@ def command(terminal: Terminal, reference: str, loading: Loading, why: bool, no_
         terminal.show(verbs.read_inserted(reference))
         return 0
     with terminal.working() as progress:
-        progress("load the model")
+        progress("loading the model")
         model = verbs.load(reference, replace(loading, mapped=True))
-        progress("read its graph")
+        progress("reading its graph")
         found = verbs.inspect(model)
     document = found.to_dict()
     if key is not None and key == cache.key_of(reference, loading, environment):  # the file is still what it was

@@ -18,7 +18,7 @@ from cbsurgeon.options import Loading
 @options(Loading, "loading")
 @terminal_options
 def command(terminal: Terminal, reference: str, loading: Loading, output: Path, force: bool) -> None:
-    """Take every inserted operator out again; weights and outputs are bit-equal to the original's.
+    """Remove every inserted operator; weights and outputs are bit-equal to the original's.
 
     \b
     Examples:
@@ -30,10 +30,10 @@ def command(terminal: Terminal, reference: str, loading: Loading, output: Path, 
 
     atomic.check(output, force=force)
     with terminal.working() as progress:
-        progress("load the model")
+        progress("loading the model")
         model = verbs.load(reference, loading)
-        progress("remove")
+        progress("removing")
         plain = verbs.remove(model)
-        progress("write")
+        progress("writing")
         verbs.save(plain, output, force=force)
     terminal.show(verbs.removal(model, output))

@@ -19,7 +19,7 @@ from cbsurgeon.cli.common.terminal import Terminal
 @force_option
 @terminal_options
 def command(terminal: Terminal, files: tuple[Path, ...], output: Path | None, force: bool) -> None:
-    """Put what other verbs printed with --json together, as tables here or as one HTML file.
+    """Combine the --json output of other verbs, as tables or in one HTML file.
 
     \b
     Examples:
@@ -44,7 +44,7 @@ def _write(
 
     atomic.check(output, force=force)
     with terminal.working() as progress, report.shown(", ".join(map(str, files))):
-        progress("draw")
+        progress("drawing")
         verbs.write_report(documents, output, force=force)
     kinds = [document["schema"] for document in documents]
     terminal.show({"schema": "cbsurgeon.report/1", "path": str(output), "documents": kinds}, lambda: str(output))

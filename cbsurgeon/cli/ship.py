@@ -15,7 +15,7 @@ from cbsurgeon.options import Choice, DataOptions, Loading, ShipOptions
 @reference_argument()
 @options(Choice, "choice")
 @output_option(
-    required=True, metavar="DIR", replaced=True, help="Folder for the results; it appears complete or not at all."
+    required=True, metavar="DIR", replaced=True, help="Folder for the results; written completely or not at all."
 )
 @options(ShipOptions, "how")
 @options(DataOptions, "reading")
@@ -32,13 +32,13 @@ def command(
     output: Path,
     force: bool,
 ) -> None:
-    """The whole job: insert, export, verify, audit, a short bench, and one report, in one folder.
+    """Insert, export, verify, audit, run a short bench and write a report in one step, into one folder.
 
-    A checkpoint that was trained with its operators is shipped as it is when no operator, layer or position is given.
+    If no operator, layer or position is given, a checkpoint trained with operators is shipped as it is.
 
-    DIR gets model.safetensors, recipe.json, model.onnx, model.engine (where a TensorRT builder is installed),
-    report.html and report.json. If the ONNX file is not proven equal to the model it is kept as
-    model.unverified.onnx and the exit code is 1.
+    DIR contains model.safetensors, recipe.json, model.onnx, model.engine (if a TensorRT builder is installed),
+    report.html and report.json. If the ONNX file differs from the model, it is called model.unverified.onnx and
+    the exit code is 1.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def command(
 
     check_folder(output, force=force)
     with terminal.working() as progress:
-        progress("load the model")
+        progress("loading the model")
         model = verbs.load(reference, loading)
         shipment = verbs.ship(
             model, output, choice, how, reading, force=force, command=terminal.command, progress=progress

@@ -14,17 +14,17 @@ from cbsurgeon.options import Loading, SweepOptions
 @click.command("sweep")
 @reference_argument()
 @options(SweepOptions, "how")
-@output_option(required=True, metavar="DIR", help="Folder of the sweep; the same command goes on where it stopped.")
+@output_option(required=True, metavar="DIR", help="Folder of the sweep; the same command continues it.")
 @options(Loading, "loading")
 @terminal_options
 def command(terminal: Terminal, reference: str, loading: Loading, how: SweepOptions, output: Path) -> None:
     """Insert every combination of a grid into one model, and compare them.
 
-    Without --run the table has parameters, FLOPs and bytes of every cell, and with --time the own time of the
-    inserted operators. With --run a command of yours trains each cell with each seed; finished runs are kept in
-    --storage, lost and failed ones are repeated, and several machines can share one storage.
+    The table has parameters, FLOPs and bytes of every cell and, with --time, the run time of the inserted operators.
+    With --run, your own command trains each cell with each seed. Finished runs are saved in --storage, lost and
+    failed ones are repeated, and several machines can share one storage.
 
-    Exit 1: a run failed, also when it was repeated.
+    Exit 1: a run failed in all its attempts.
 
     \b
     Examples:
@@ -36,7 +36,7 @@ def command(terminal: Terminal, reference: str, loading: Loading, how: SweepOpti
 
     terminal.kept = f"finished cells and runs are kept in {output}; the same command goes on there"
     with terminal.working() as progress:
-        progress("load the model")
+        progress("loading the model")
         model = verbs.load(reference, loading)
         table = verbs.sweep(model, output, how, progress=progress)
     terminal.show(table.to_dict())

@@ -26,7 +26,7 @@ def command(
     loading: Loading,
     how: VerifyOptions,
 ) -> None:
-    """Run A and B on the same inputs and fail (exit 1) where B differs from A by more than rounding explains.
+    """Run A and B on the same inputs, and fail (exit 1) if B differs from A by more than rounding explains.
 
     A and B are models (REF) or exported files (.onnx, .engine, .pt2).
 
@@ -39,7 +39,7 @@ def command(
     from cbsurgeon import verbs
 
     with terminal.working() as progress:
-        progress("load")
+        progress("loading the models")
         first, second = (verbs.open_side(reference, loading) for reference in (a, b))
         how = replace(how, inputs=loading.inputs, trust=loading.trust)
         verdict = verbs.verify(first, second, how, progress=progress)

@@ -73,13 +73,13 @@ class Export:
         bytes: size of the file, its external data included.
         sha256: digest of ``path``.
         inputs, outputs: names, types and dims, read back from the file.
-        batch: the batch profile (minimum, optimum, maximum) of an engine, ``None`` where any batch runs.
-        external_data: the weights file beside an ONNX file, if there is one.
-        manifest: the JSON document beside an engine, if there is one.
+        batch: the batch profile (minimum, optimum, maximum) of an engine; ``None`` if any batch runs.
+        external_data: the file that holds an ONNX file's weights, if they are stored separately.
+        manifest: the JSON file next to an engine, if there is one.
         kept: nodes of a 16-bit file that compute in float32, as ``module path (node)``.
         notes: what the user should know about the file.
-        sites: what the fold pass did at each inserted operator; empty when nothing is inserted or folding is off.
-        versions: package → version, of everything that took part.
+        sites: what the fold pass did with each inserted operator; empty if nothing is inserted or folding is off.
+        versions: package → version, for every package the export used.
         seconds: step → seconds (``capture``, ``fold``, ``export``, ``check``, ``build`` ...).
     """
 

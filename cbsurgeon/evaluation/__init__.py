@@ -1,7 +1,7 @@
-"""Accuracy of a model on data, and of two models on the same images: metrics, paired differences, what is wrong.
+"""Evaluation: metrics of one model on a dataset, or of two models with paired differences and a diagnosis.
 
-Belongs here: metrics, paired statistics and the search for faults of a set-up. Not here: reading data (``data``),
-outputs compared number by number (``checks.parity``).
+Belongs here: metrics, paired statistics, robustness, and finding mistakes such as a wrong preprocessing. Not here:
+reading data (``data``), comparing outputs element by element (``checks.parity``).
 """
 
 from cbsurgeon.evaluation.comparison import Claim, Difference

@@ -1,4 +1,4 @@
-"""One process's share of an evaluation: batches through the models, unit by unit."""
+"""Running the models on one process's share of the dataset, unit by unit."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from cbsurgeon.evaluation.side import Side
 from cbsurgeon.evaluation.summary import Part
 
 Named = Mapping[str, Tensor]
-"""Tensors by the names of outputs, or of sides."""
+"""Tensors by the names of outputs, or by ``a`` and ``b``."""
 
 
 class Collection:
-    """Runs what is not finished yet, and keeps what is.
+    """Runs the units that are not finished yet, and saves the finished ones.
 
     Args:
         opened: the dataset.
         sides: the models.
-        plan: makes the plan from a batch and every side's outputs of it.
-        findings: what a batch, and the output of each side that counts, show to be wrong.
-        wanted: what else is done to the images.
-        state: where finished units are kept.
-        resume: continue from there.
+        plan: makes the plan from a batch and all outputs of each model for it.
+        findings: returns the findings for a batch and the evaluated output of each model.
+        wanted: corruptions and attacks to apply to the images.
+        state: where finished units are saved.
+        resume: continue from the saved units.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Collection:
             state.clear()
 
     def run(self, meter: Meter) -> Part:
-        """The part of this process; what an interrupted run had finished belongs to the first process's."""
+        """Return the part of this process; units finished by an interrupted run belong to the first process's part."""
         rank, count = self.opened.share
         finished = set(self._before.units)
         units = range(self.opened.source.units(self.opened.batch))
@@ -103,7 +103,7 @@ class Collection:
                 self._fresh = Progress()
 
     def _outputs(self, batch: Batch) -> tuple[Plan, Stressed, Named]:
-        """What is done, and each side's outputs of a batch; the first batch tells what is done."""
+        """Return the plan, the corruptions and each model's outputs; the first batch determines the plan."""
         if self.plan is not None and self._stressed is not None:
             return self.plan, self._stressed, {side.letter: side.run(batch) for side in self.sides}
         every = {side.letter: side.all_outputs(batch) for side in self.sides}
@@ -112,14 +112,14 @@ class Collection:
         return self.plan, self._stressed, {side.letter: every[side.letter][side.output].float() for side in self.sides}
 
     def _plan_again(self, finished: set[int]) -> None:
-        """Where an interrupted run had finished every unit of this share, one is read again to know what was done."""
+        """Read one unit again to make the plan, if an interrupted run had finished all units of this share."""
         for batch in self.opened.read(sorted(finished)[:1]):
             if len(batch):
                 self._outputs(batch)
 
 
 def collect(collection: Callable[[], Collection], meter: Meter) -> list[Part]:
-    """The parts of all processes, in every process."""
+    """Run the evaluation in all processes, and return their parts in every process."""
     made: list[Collection] = []
-    processes.gathered(lambda: made.append(collection()))  # nobody writes before the first process has cleared
+    processes.gathered(lambda: made.append(collection()))  # nobody writes before the state is cleared
     return processes.gathered(lambda: made[0].run(meter))

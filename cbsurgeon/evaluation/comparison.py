@@ -1,4 +1,4 @@
-"""Two models on the same images: the difference of each metric with its interval, and the verdict on a claim."""
+"""Comparing two models on the same images: differences of metrics with intervals, and the verdict on a claim."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from cbsurgeon.evaluation.metrics import Metric
 from cbsurgeon.evaluation.statistics import Interval, bootstrap, mcnemar, paired_proportions, proportion
 
 MOST_IMAGES = 1 << 40
-"""Where the search for the number of images that would settle a claim gives up."""
+"""Upper limit of the search for the number of images that would settle a claim."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much a metric of B differs from that of A, paired over images.
+    """The difference of one metric between two models, paired over images.
 
     Attributes:
-        value: B minus A; ``None`` where one of them is not finite.
-        ci95: its 95 % interval.
-        better: whether larger values are better.
-        method: ``score`` (two proportions, Tango 1998) or ``bootstrap`` (images resampled).
-        gained, lost: images that are right in B only, and in A only; ``None`` where images are not right or wrong.
-        p_value: of McNemar's exact test; ``None`` likewise.
+        value: B minus A; ``None`` if one of them is not finite.
+        ci95: its 95 % confidence interval.
+        better: ``higher`` or ``lower``: which values are better.
+        method: ``score`` (two proportions, Tango 1998), ``bootstrap`` (resampled images) or ``none``.
+        gained, lost: number of images that only B, and only A, classifies correctly; ``None`` for other metrics.
+        p_value: p-value of McNemar's exact test; ``None`` for other metrics.
     """
 
     value: float | None
@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def loss(self) -> Interval | None:
-        """The interval of how much worse B is: positive numbers are a loss."""
+        """The interval of how much worse B is; positive numbers are a loss."""
         if self.ci95 is None:
             return None
         low, high = self.ci95
@@ -61,14 +61,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Claim:
-    """Whether B is at most so much worse than A.
+    """A claim that B is worse than A by at most a limit, and its verdict.
 
     Attributes:
-        metric: the metric it is about.
-        limit: largest loss claimed, as a share (0.001 for ``--claim 0.1%``).
+        metric: the metric of the claim.
+        limit: the largest loss claimed, as a fraction (0.001 for ``--claim 0.1%``).
         verdict: ``true``, ``false`` or ``inconclusive``.
-        needed: about how many images would settle it, if the shares of images that change stayed as they are; ``None``
-            where it is settled, or where no number would.
+        needed: estimated number of images that would settle the claim if the same fraction of images changes; ``None``
+            if it is settled, or if no number would settle it.
     """
 
     metric: str
@@ -82,24 +82,24 @@ class Claim:
 
 
 def value(metric: Metric, records: Tensor) -> float | None:
-    """A metric's value; ``None`` where it is not finite."""
+    """Return a metric's value; ``None`` if it is not finite."""
     found = metric.value(records)
     return found if math.isfinite(found) else None
 
 
 def interval(metric: Metric, records: Tensor) -> Interval | None:
-    """The 95 % interval of one model's metric over images."""
+    """Return the 95 % confidence interval of one model's metric over images."""
     if metric.binary:
         return proportion(float(records[:, 0].sum()), len(records))
     return _finite(bootstrap(None if metric.mean else metric.value, records))
 
 
 def difference(metric: Metric, a: Tensor, b: Tensor) -> Difference:
-    """The paired difference of one metric.
+    """Return the paired difference of one metric.
 
     Args:
         metric: the metric.
-        a, b: its records of the same images, ``[images, numbers]``.
+        a, b: its records for the same images, ``[images, numbers]``.
     """
     first, second = value(metric, a), value(metric, b)
     better = "higher" if metric.higher else "lower"
@@ -120,7 +120,7 @@ def difference(metric: Metric, a: Tensor, b: Tensor) -> Difference:
 
 
 def judge(metric: Metric, found: Difference, limit: float, count: int) -> Claim:
-    """The verdict on a claim, and how many images would settle one that is open."""
+    """Return the verdict on a claim and, if it is inconclusive, how many images would settle it."""
     loss = found.loss
     if loss is None:
         return Claim(metric.name, limit, "false" if found.value is None else "inconclusive")
@@ -132,7 +132,7 @@ def judge(metric: Metric, found: Difference, limit: float, count: int) -> Claim:
 
 
 def _needed(found: Difference, loss: Interval, limit: float, count: int) -> int | None:
-    """Images from which the interval would lie on one side of the limit, at unchanged shares."""
+    """Return the number of images for which the interval would exclude the limit at the same fractions."""
     if found.value is None:
         return None
     estimate = -found.value if found.better == "higher" else found.value
@@ -145,9 +145,9 @@ def _needed(found: Difference, loss: Interval, limit: float, count: int) -> int 
             if -low <= limit or -high > limit:
                 return many
         return None
-    room = abs(limit - estimate)
+    margin = abs(limit - estimate)
     half = loss[1] - estimate if estimate <= limit else estimate - loss[0]
-    return math.ceil(count * (half / room) ** 2) if room > 0 else None
+    return math.ceil(count * (half / margin) ** 2) if margin > 0 else None
 
 
 def _finite(ends: Interval) -> Interval | None:
@@ -155,7 +155,7 @@ def _finite(ends: Interval) -> Interval | None:
 
 
 def per_class(metric: Metric, records: Mapping[str, Tensor], labels: Tensor) -> dict[int, dict[str, float | None]]:
-    """A metric of the images of each class: class → side → value."""
+    """Return a metric per class: class → ``a`` or ``b`` → value."""
     found: dict[int, dict[str, float | None]] = {}
     for label in sorted(set(labels.tolist())):
         mine = labels == label

@@ -1,4 +1,4 @@
-"""Why two models differ on the same images: the usual faults of a deployed file, each tried on the first batch."""
+"""Diagnosing why two models differ on the same images: common mistakes in deployed files, tried on the first batch."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ PREPROCESSING, BATCH, CLASSES, INPUT, FINITE, WORSE = (
     "worse",
 )
 ROUNDING = {"float16": 3e-2, "bfloat16": 1e-1}
-"""Relative L2 difference of outputs that a type's rounding explains in a deep network; ten times what DeiT-S shows."""
+"""Relative L2 difference of outputs explained by rounding in a deep network: ten times that of DeiT-S."""
 FLOAT32 = 2e-3
 CLEAR = 10.0
-"""A fault is named only where undoing it brings the outputs this many times nearer together."""
+"""A mistake is reported only if undoing it makes the difference of the outputs this many times smaller."""
 _ALONE, _TRIED = 4, 8
-"""Images that are run alone, and images that each fault is tried on: two models may differ for good reasons."""
+"""Number of images that are run alone, and number of images that each mistake is tried on."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong.
+    """Something that is wrong with a model or with the comparison.
 
     Attributes:
         kind: ``preprocessing``, ``batch-dependent``, ``classes-exchanged``, ``input``, ``not-finite`` or ``worse``.
-        text: one sentence for people.
+        text: one sentence for reports.
     """
 
     kind: str
@@ -49,9 +49,10 @@ class Finding:
 
 
 def described(a: Side, b: Side, outputs: Mapping[str, Tensor]) -> list[Finding]:
-    """A finding for each thing that two preprocessings do differently.
+    """Return a finding for each difference between two models' preprocessings.
 
-    A network may normalise images itself: other numbers, and the same outputs, are no difference.
+    A model may normalise images itself. So a different mean, standard deviation or channel order is not a finding if
+    the outputs are the same.
     """
     if a.stated is None or b.stated is None:
         return []
@@ -66,21 +67,21 @@ def described(a: Side, b: Side, outputs: Mapping[str, Tensor]) -> list[Finding]:
 
 
 def batch_dependence(side: Side, batch: Batch, together: Tensor) -> list[Finding]:
-    """Whether an image's outputs depend on the other images of its batch: the first ones are run alone as well.
+    """Return a finding if an image's outputs depend on the other images of its batch; some images are run alone.
 
     Args:
         side: the model.
         batch: the images.
-        together: its outputs for them.
+        together: its outputs for the whole batch.
     """
     if side.runtime.only_batch == 1 or len(batch) < 2:
         return []
     inputs = batch.named([port.name for port in side.runtime.inputs], side.view)
     worst = 0.0
-    # Where a file takes one batch size only, an image fills a batch by itself, and one has to do.
-    for place in range(min(_ALONE, len(batch)) if side.runtime.only_batch is None else 1):
-        alone = side.run_inputs({name: tensor[place : place + 1] for name, tensor in inputs.items()})
-        worst = max(worst, distance(together[place : place + 1], alone))
+    # With a fixed batch size, each image costs a whole batch, so only one is run alone.
+    for index in range(min(_ALONE, len(batch)) if side.runtime.only_batch is None else 1):
+        alone = side.run_inputs({name: tensor[index : index + 1] for name, tensor in inputs.items()})
+        worst = max(worst, distance(together[index : index + 1], alone))
     if worst <= tolerance(side):
         return []
     text = f"{side.letter.upper()}'s outputs for an image depend on its batch (relative L2 {worst:.1e})"
@@ -94,13 +95,13 @@ def explained(
     classes: Classes,
     views: tuple[Preprocessing, ...],
 ) -> list[Finding]:
-    """What B seems to do differently, where one change of its input or outputs brings it back to A.
+    """Return the mistake in B that explains its difference from A: undoing it makes the outputs equal.
 
     Args:
         sides: A and B.
-        batch: images.
-        outputs: side → its outputs for them.
-        classes: which outputs count.
+        batch: the images.
+        outputs: ``a`` or ``b`` → outputs for the images.
+        classes: which outputs are evaluated.
         views: the preprocessings of the batch.
     """
     b = sides[1]
@@ -133,12 +134,12 @@ def explained(
 
 
 def tolerance(side: Side) -> float:
-    """Relative L2 difference that rounding explains."""
+    """Return the relative L2 difference explained by rounding in a model's dtype."""
     return ROUNDING.get(side.runtime.dtype, FLOAT32)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Relative L2 distance of outputs; a constant in all of an image's outputs does not make them alike."""
+    """Return the relative L2 distance of outputs, relative to their deviation from each image's mean output."""
     one, other = a.double().flatten(1), b.double().flatten(1)
     scale = (one - one.mean(1, keepdim=True)).norm() if one.shape[1] > 1 else one.norm()
     apart = (one - other).norm()
@@ -146,14 +147,14 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def _exchanged(a: Tensor, b: Tensor, apart: float, allowed: float) -> list[Finding]:
-    """Classes whose outputs stand in another place."""
+    """Return a finding if B's outputs are A's in another order."""
     nearest = torch.cdist(b.double().T, a.double().T).argmin(1)
-    moved = [(place, int(source)) for place, source in enumerate(nearest.tolist()) if place != source]
+    moved = [(index, int(source)) for index, source in enumerate(nearest.tolist()) if index != source]
     if not moved or len(set(nearest.tolist())) != b.shape[1]:
         return []
     if distance(a, torch.empty_like(b).index_copy(1, nearest, b)) > max(allowed, apart / CLEAR):
         return []
-    shown = ", ".join(f"B's output {place} is A's {source}" for place, source in moved[:4])
+    shown = ", ".join(f"B's output {index} is A's {source}" for index, source in moved[:4])
     return [Finding(CLASSES, f"{len(moved)} classes are exchanged: {shown}{' ...' if len(moved) > 4 else ''}")]
 
 

@@ -1,4 +1,4 @@
-"""``evaluate``: metrics of one model, or of two on the same images."""
+"""``evaluate``: measuring metrics of one model, or of two models on the same images."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ def evaluate(
     *,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Metrics of one model on a dataset, or of two with their paired difference.
+    """Measure metrics of one model on a dataset, or of two models with their paired differences.
 
     Args:
         targets: one or two models or files.
         data: the dataset.
         how: what to measure.
         reading: how to read the dataset.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Raises:
         CBSurgeonError: as :func:`cbsurgeon.evaluate`.
     """
     start, tell = time.perf_counter(), progress or (lambda step: None)
     with ExitStack() as stack:
-        tell("open the models")
+        tell("opening the models")
         sides = [
             open_side(target, letter, device=how.device, trust=how.trust)
             for letter, target in zip("ab", targets, strict=False)
         ]
         for side in sides:
             stack.enter_context(side.runtime)
-        tell("list the dataset")
+        tell("listing the dataset")
         opened = _open(open_source(data, reading), reading, sides)
         state = state_of(sides, opened, how)
         parts = collect(lambda: _collection(opened, sides, how, state), Meter(opened, tell))
-        tell("summarize")
+        tell("summarizing")
         found = processes.from_first(lambda: summarize(parts, sides, opened, how))
         if opened.share[0] == 0:
             state.clear()
@@ -71,16 +71,16 @@ def evaluate(
 
 
 def _open(source: Source, reading: DataOptions, sides: Sequence[Side]) -> Data:
-    """The dataset, with a view for each preprocessing that the sides state."""
+    """Open the dataset with the preprocessing of each model; equal ones are shared."""
     only = [side.runtime.only_batch for side in sides if side.runtime.only_batch is not None]
     if only:
-        # A file that takes one batch size would otherwise be filled up at the end of every batch.
+        # With a multiple of a file's fixed batch size, only the last batch has to be padded.
         step = math.lcm(*only)
         reading = replace(reading, batch=max(1, reading.batch // step) * step)
     views: list[Preprocessing] = []
     for side in sides if source.pictures else ():
         side.stated = changed(side.stated, where=side.name, **reading.preprocessing)
-        same = [place for place, view in enumerate(views) if not view.differences(side.stated)]
+        same = [number for number, view in enumerate(views) if not view.differences(side.stated)]
         side.view = same[0] if same else len(views)
         views += [] if same else [side.stated]
     return open_data(source, views, reading, share=processes.share())
@@ -101,10 +101,10 @@ def _collection(opened: Data, sides: Sequence[Side], how: EvaluateOptions, state
 def _plan(
     first: Batch, outputs: Mapping[str, Named], opened: Data, sides: Sequence[Side], how: EvaluateOptions
 ) -> Plan:
-    """Task, outputs, classes and metrics, read from the first batch and all outputs of it.
+    """Determine task, outputs, classes and metrics from the first batch and all outputs for it.
 
     Raises:
-        UsageError: they do not fit together (``CB-EVAL-01`` to ``CB-EVAL-05``).
+        UsageError: labels, outputs, classes or metrics do not match (``CB-EVAL-01`` to ``CB-EVAL-05``).
     """
     where = opened.source.spec
     task = task_of(first.labels, how.task, where)
@@ -120,7 +120,7 @@ def _plan(
             code="CB-EVAL-03",
             where=f"{sides[0].name} and {sides[1].name}",
             why=f"{counts[0]} and {counts[1]} outputs",
-            do="compare models of the same classes",
+            do="compare models with the same classes",
         )
     classes = classes_of(counts[0], how.classes, opened.source.classes, where)
     metrics = metrics_of(task, how.metrics, classes.count) if task and first.labels is not None else ()
@@ -130,7 +130,7 @@ def _plan(
 def _findings(
     first: Batch, outputs: Named, opened: Data, sides: Sequence[Side], classes: Classes
 ) -> list[diagnosis.Finding]:
-    """What the first batch and each side's outputs for it show to be wrong."""
+    """Return the findings for the first batch and each model's outputs for it."""
     found: list[diagnosis.Finding] = []
     for side in sides:
         found += diagnosis.batch_dependence(side, first, outputs[side.letter])

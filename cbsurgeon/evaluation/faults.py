@@ -1,4 +1,4 @@
-"""The usual mistakes in what a deployed file does to its images, each as a change that undoes it."""
+"""Common mistakes in the preprocessing of deployed files, each as a change of the images that undoes it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cbsurgeon.models import Preprocessing
 
 @dataclass(frozen=True)
 class Images:
-    """A few images as B gets them.
+    """A few images with B's preprocessing.
 
     Attributes:
         inputs: float32 ``[batch, channels, height, width]``.
-        wanted: the preprocessing of A; it differs from B's in its numbers at most.
-        own: that of B.
+        wanted: the preprocessing of A; it differs from B's at most in mean and standard deviation.
+        own: the preprocessing of B.
     """
 
     inputs: Tensor
@@ -27,13 +27,13 @@ class Images:
 
     @property
     def values(self) -> Tensor:
-        """Values from 0 to 1."""
+        """The pixels, from 0 to 1."""
         mean, std = _numbers(self.own)
         return self.inputs * std + mean
 
     @property
     def normalised(self) -> Tensor:
-        """As A gets them."""
+        """The images with A's preprocessing."""
         mean, std = _numbers(self.wanted)
         return (self.values - mean) / std
 
@@ -72,12 +72,12 @@ CHANGES: dict[str, Callable[[Images], Tensor | None]] = {
     "are not normalised (values from 0 to 255)": lambda images: images.values * 255,
     "are normalised with A's mean and standard deviation": _as_wanted,
     "are normalised with mean and standard deviation exchanged": _exchanged,
-    "make up for a normalisation inside it with mean and standard deviation exchanged": _exchanged_inside,
+    "compensate for an internal normalisation with mean and standard deviation exchanged": _exchanged_inside,
     "are normalised twice": _twice,
     "are mirrored": lambda images: images.inputs.flip(3),
     "have height and width exchanged": _turned,
 }
-"""What is done to B's images → how; ``None`` where it would change nothing."""
+"""Description of a change → function that applies it to B's images; it returns ``None`` if it does not apply."""
 
 
 def _numbers(view: Preprocessing) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""How far an evaluation is: images, images a second, time left."""
+"""Reporting the progress of an evaluation: images, images per second, time left."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _EVERY = 0.5
 
 
 class Meter:
-    """Counts images and tells the user.
+    """Counts images and reports progress.
 
     Attributes:
-        done: images so far.
+        done: number of images so far.
     """
 
-    def __init__(self, data: Data, tell: Progress, what: str = "evaluate") -> None:
+    def __init__(self, data: Data, tell: Progress, what: str = "evaluating") -> None:
         count, processes = data.source.count, data.share[1]
         self._all = None if count is None else -(-count // processes)
         self._tell, self._what, self._start, self._said = tell, what, time.perf_counter(), 0.0
         self.done = 0
 
     def expect(self, share: float) -> None:
-        """Only this share of the images is left."""
+        """Set the fraction of the images that is left to do."""
         self._all = None if self._all is None else math.ceil(self._all * share)
 
     def count(self, images: int) -> None:
-        """Add images, and say so now and then."""
+        """Add images, and report progress from time to time."""
         self.done += images
         now = time.perf_counter()
         if now - self._said >= _EVERY:
@@ -39,7 +39,7 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.done / max(1e-9, time.perf_counter() - self._start)
 
     def _message(self) -> str:

@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""The result of an evaluation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from cbsurgeon.models import Preprocessing
 
 SCHEMA = "cbsurgeon.evaluate/1"
 MOST_LISTED = 1000
-"""Images listed at most, of those that flipped and of those that could not be read; all are counted."""
+"""Most images listed that flipped, and most that could not be read; all of them are counted."""
 
 
 @dataclass(frozen=True)
 class Flip:
-    """An image that the two models put into different classes.
+    """An image for which the two models predict different classes.
 
     Attributes:
-        index, name: which image it is.
-        label: its class; ``None`` where the dataset has no labels.
-        a, b: the classes that A and B say.
-        margin: by how much A's output for its own class is above that for B's.
-        thumbnail: the image as a ``data:`` address, for the first few.
+        index, name: index and name of the image.
+        label: its class; ``None`` if the dataset has no labels.
+        a, b: the classes predicted by A and B.
+        margin: A's output for A's class minus A's output for B's class.
+        thumbnail: the image as a ``data:`` URL, for the first few images.
     """
 
     index: int
@@ -46,35 +46,37 @@ class Flip:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one model on a dataset, or of two with their difference.
+    """Metrics of one model on a dataset, or of two models with their differences.
 
-    It is true unless something is wrong: B is worse than claimed (without a claim: worse than A with 95 % confidence),
-    or a finding says that the two are not run alike.
+    Its truth value is false if B is worse than claimed (without a claim: worse than A with 95 % confidence), or if
+    there is a finding.
 
     Attributes:
         sides: ``a`` and ``b`` → name, back end, dtype and output.
         data: the dataset.
-        task: what the models do; ``None`` where nothing tells.
-        samples: images that were counted.
-        metrics: side → metric → value (``None`` where it is not finite), shares from 0 to 1.
-        intervals: side → metric → 95 % interval.
+        task: the task; ``None`` if unknown.
+        samples: number of images evaluated.
+        metrics: ``a`` or ``b`` → metric → value (``None`` if it is not finite); fractions are from 0 to 1.
+        intervals: ``a`` or ``b`` → metric → 95 % confidence interval.
         difference: metric → B minus A with its interval.
-        preprocessing: side → how its images were preprocessed; empty for arrays.
-        agreement: share of images for which both say the same, and its 95 % interval.
+        preprocessing: ``a`` or ``b`` → how images were preprocessed; empty for arrays.
+        agreement: fraction of images with the same prediction, and its 95 % confidence interval.
         distance: relative L2 difference of the outputs over all images.
-        flipped: images that the two put into different classes, at most :data:`MOST_LISTED`; ``flips`` counts all.
-        claim: the claim and its verdict, where one was made.
+        flipped: images with different predictions, at most :data:`MOST_LISTED`.
+        flips: number of all images with different predictions.
+        claim: the claim and its verdict, if one was made.
         findings: what is wrong.
-        problems: images that could not be read → why, at most :data:`MOST_LISTED`; ``skipped`` counts all.
-        notes: what was done to images beside the preprocessing → number of images.
-        remarks: facts a user should see.
-        titles: metric → its name for people, and whether it is a share.
-        classes: names of the classes, where the dataset has them.
-        per_class: class → side → value of the first metric, where it was asked for.
-        robust: a row for each corruption or attack that was asked for: what is done, metrics, and their difference.
-        seconds, rate: time, and images a second while reading and running.
-        first: this process is the first of those that share the dataset, which shows the result.
-        resumed: images that an interrupted run had finished.
+        problems: image that could not be read → reason, at most :data:`MOST_LISTED`.
+        skipped: number of all images that could not be read.
+        notes: conversion (such as ``grey to RGB``) → number of images.
+        remarks: what the user should know.
+        titles: metric → its name in reports, and whether it is a fraction.
+        classes: names of the classes, if the dataset has them.
+        per_class: class → ``a`` or ``b`` → value of the first metric, if requested.
+        robust: one row per requested corruption or attack: description, metrics, and their difference.
+        seconds, rate: duration, and images per second while reading and running.
+        first: whether this is the first of several processes; only the first one prints the result.
+        resumed: number of images that an interrupted run had finished.
         environment: processor, versions.
     """
 
@@ -108,7 +110,7 @@ class Evaluation:
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong; an open claim is not."""
+        """Whether there are no findings and the claim is not false (it may be inconclusive)."""
         return not self.findings and (self.claim is None or self.claim.verdict != "false")
 
     def __bool__(self) -> bool:
@@ -160,14 +162,14 @@ class Evaluation:
         return document
 
     def to_json(self) -> str:
-        """The JSON form as text."""
+        """Return the JSON form as text."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def raise_if_failed(self) -> Evaluation:
-        """Return itself, or raise.
+        """Return the result itself, or raise an error if it is false.
 
         Raises:
-            CheckFailed: it is false (``CB-EVAL-06``).
+            CheckFailed: there are findings, or the claim is false (``CB-EVAL-06``).
         """
         if self.ok:
             return self
@@ -177,7 +179,7 @@ class Evaluation:
             reasons.append(f"{self.claim.metric} is worse than claimed ({100 * self.claim.limit:g} percentage points)")
         kinds = {finding.kind for finding in self.findings}
         raise CheckFailed(
-            "B is not as good as A" if kinds <= {"worse"} else "A and B are not evaluated alike",
+            "B is worse than A" if kinds <= {"worse"} else "A and B cannot be compared as they are",
             code="CB-EVAL-06",
             where=f"{a} -> {b}" if b else a,
             why="; ".join(reasons),

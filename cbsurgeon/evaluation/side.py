@@ -1,4 +1,4 @@
-"""One of the models that are evaluated: opened, with the preprocessing it states and the output that counts."""
+"""A model that is evaluated, with its preprocessing and the output that is evaluated."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Target = Model | str | Path
 
 @dataclass
 class Side:
-    """A model that is evaluated.
+    """One of the models that are evaluated.
 
     Attributes:
         letter: ``a`` or ``b``.
-        runtime: what computes it.
-        stated: the preprocessing it states; ``None`` where it states none.
-        view: which view of a batch it gets.
-        output: the output that counts, once it is known.
-        model: the model, where it is no file.
+        runtime: the runtime that computes it.
+        stated: its own preprocessing; ``None`` if it has none.
+        view: index of its preprocessing in a batch.
+        output: name of the output that is evaluated; empty until it is known.
+        model: the model; ``None`` for a file.
     """
 
     letter: str
@@ -43,20 +43,20 @@ class Side:
 
     @property
     def name(self) -> str:
-        """What it is, as the user named it."""
+        """Its file or reference."""
         return self.runtime.name
 
     def run(self, batch: Batch) -> Tensor:
-        """Outputs of a batch on the CPU, float32, ``[batch, ...]``."""
+        """Return the evaluated output for a batch, on the CPU, float32, ``[batch, ...]``."""
         return self.run_inputs(batch.named([port.name for port in self.runtime.inputs], self.view))
 
     def run_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Outputs of inputs by name. A file that takes one batch size gets it: what is filled up is not counted."""
+        """Return the evaluated output for inputs by name; with a fixed batch size, the last part is padded and cut."""
         parts = [self._outputs(part)[:count] for part, count in self._parts(inputs)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def all_outputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Every output of a batch, by name, on the CPU."""
+        """Return every output for a batch by name, on the CPU."""
         found: dict[str, list[Tensor]] = {}
         for part, count in self._parts(batch.named([port.name for port in self.runtime.inputs], self.view)):
             for name, tensor in self.runtime.run(part).items():
@@ -65,7 +65,7 @@ class Side:
         return {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in found.items()}
 
     def fingerprint(self) -> str:
-        """Text that changes with the model: a file's size and time, or sums of its weights."""
+        """Return a text that changes with the model: a file's size and time, or a digest of sums of weights."""
         if self.model is None:
             found = Path(self.name).stat()
             return f"{found.st_size} {found.st_mtime_ns}"
@@ -78,16 +78,16 @@ class Side:
 
     @property
     def differentiable(self) -> bool:
-        """Its outputs have gradients."""
+        """Whether its outputs have gradients."""
         return isinstance(self.runtime, EagerRuntime)
 
     def differentiate(self, images: Tensor) -> Tensor:
-        """Outputs of images with the gradient of them, float32."""
+        """Return the evaluated output for images, differentiable, float32."""
         assert isinstance(self.runtime, EagerRuntime)
         return self.runtime.differentiate({self.runtime.inputs[0].name: images})[self.output].float()
 
     def _parts(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tensor], int]]:
-        """The inputs in batches that the runtime takes, each with the number of rows that are not filled up."""
+        """Yield the inputs in batches of the runtime's size, each with its number of rows before padding."""
         count, only = len(next(iter(inputs.values()))), self.runtime.only_batch
         if only is None or only == count:
             yield inputs, count
@@ -116,16 +116,16 @@ def open_side(target: Target, letter: str, *, device: str, trust: bool) -> Side:
 
 
 def choose_output(side: Side, outputs: Mapping[str, Tensor], named: str | None, dims: tuple[int, ...]) -> str:
-    """The output that counts: the one named, the one called logits, or the only one of the right form.
+    """Return the name of the output to evaluate: the one named, the one called logits, or the only suitable one.
 
     Args:
-        side: whose outputs they are.
-        outputs: all of them.
-        named: what the user said.
-        dims: how many dimensions it may have.
+        side: the model.
+        outputs: all its outputs.
+        named: the name given by the user.
+        dims: the numbers of dimensions that it may have.
 
     Raises:
-        UsageError: there is no such output, none of the right form, or several (``CB-EVAL-01``).
+        UsageError: there is no such output, no suitable one, or several (``CB-EVAL-01``).
     """
     fitting = [name for name, value in outputs.items() if value.is_floating_point() and value.dim() in dims]
     if named is not None and named in outputs:
@@ -135,18 +135,22 @@ def choose_output(side: Side, outputs: Mapping[str, Tensor], named: str | None, 
         return likely[0]
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
     what = (
-        f"there is no output {named!r}" if named else "which output counts is not clear" if likely else "no output fits"
+        f"there is no output {named!r}"
+        if named
+        else "it is not clear which output to evaluate"
+        if likely
+        else "no output can be evaluated"
     )
     raise UsageError(
         what,
         code="CB-EVAL-01",
         where=side.name,
-        why=f"its outputs are {shapes}; one of {' or '.join(map(str, dims))} dimensions is needed",
+        why=f"its outputs are {shapes}; one with {' or '.join(map(str, dims))} dimensions is needed",
         do=f"--output-name {(likely or list(outputs))[0]}",
     )
 
 
 def _filled(tensor: Tensor, size: int) -> Tensor:
-    """The tensor with its last row repeated up to a size."""
+    """Return the tensor padded to a size by repeating its last row."""
     short = size - len(tensor)
     return tensor if short <= 0 else torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])])

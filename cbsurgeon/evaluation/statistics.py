@@ -1,4 +1,4 @@
-"""Intervals and tests for paired results of two models on the same images."""
+"""Confidence intervals and tests for paired results of two models on the same images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 RESAMPLES, RESAMPLED_VALUES = 2000, 500
-"""Bootstrap resamples of a mean, and of a statistic that is computed anew for each: the ends of a 95 % interval then
-have a standard error of about 1 % and 3 % of its width.
+"""Number of bootstrap resamples for a mean, and for a statistic that is recomputed for each. The ends of the interval
+then have a standard error of about 1 % and 3 % of its width.
 """
 SEED = 0
 _CHUNK = 1 << 22
-"""Random indices drawn at once: 32 MB."""
+"""Number of random indices drawn at once (32 MB)."""
 
 Interval = tuple[float, float]
 
 
 def bootstrap(statistic: Callable[[Tensor], float] | None, rows: Tensor) -> Interval:
-    """95 % percentile interval of a statistic over resampled images; the same for the same rows.
+    """Return the 95 % percentile interval of a statistic over resampled images; the seed is fixed.
 
     Args:
-        statistic: of rows ``[images, numbers]``; ``None`` for the mean of the first number.
-        rows: float64 ``[images, numbers]``; those of both models side by side for a paired difference.
+        statistic: function of rows ``[images, numbers]``; ``None`` for the mean of the first number.
+        rows: float64 ``[images, numbers]``; for a paired difference, the numbers of both models concatenated.
     """
     count, resamples = len(rows), RESAMPLES if statistic is None else RESAMPLED_VALUES
     generator = torch.Generator().manual_seed(SEED)
@@ -45,16 +45,16 @@ def bootstrap(statistic: Callable[[Tensor], float] | None, rows: Tensor) -> Inte
 
 
 def paired_proportions(gained: int, lost: int, count: int) -> Interval:
-    """95 % score interval of the difference of two paired proportions, ``(gained - lost) / count``.
+    """Return the 95 % score interval of the difference of two paired proportions, ``(gained - lost) / count``.
 
-    It stays wide where no image changed: then the difference is shown to be below ``3.84 / (count + 3.84)`` and no
-    smaller. Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample
-    design, Statistics in Medicine 17, 1998.
+    The interval does not become zero if no image changed; it then extends to ``±3.84 / (count + 3.84)``. Tango,
+    Equivalence test and confidence interval for the difference in proportions for the paired-sample design, Statistics
+    in Medicine 17, 1998.
 
     Args:
-        gained: images that are right in the second model only.
-        lost: images that are right in the first model only.
-        count: all images.
+        gained: number of images that only the second model classifies correctly.
+        lost: number of images that only the first model classifies correctly.
+        count: number of all images.
     """
     estimate = (gained - lost) / count
     upper = _root(lambda value: _score(gained, lost, count, value) + Z95, estimate, 1.0)
@@ -63,7 +63,7 @@ def paired_proportions(gained: int, lost: int, count: int) -> Interval:
 
 
 def _score(gained: int, lost: int, count: int, difference: float) -> float:
-    """How many standard errors the estimate lies above a difference, under the hypothesis that it is the true one."""
+    """Return the distance of the estimate from a hypothetical true difference, in standard errors."""
     first = 2.0 * count
     second = -gained - lost + (2.0 * count - gained + lost) * difference
     third = -lost * difference * (1.0 - difference)
@@ -74,7 +74,7 @@ def _score(gained: int, lost: int, count: int, difference: float) -> float:
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses zero, by bisection."""
+    """Return the root of a decreasing function, by bisection."""
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if function(middle) > 0 else (low, middle)
@@ -82,7 +82,7 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p-value of McNemar's test: the images that changed changed as often to right as to wrong."""
+    """Return the exact two-sided p-value of McNemar's test (null hypothesis: both changes are equally likely)."""
     changed = gained + lost
     if changed == 0:
         return 1.0
@@ -94,7 +94,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def proportion(hits: float, count: int) -> Interval:
-    """Wilson's 95 % interval of one proportion."""
+    """Return Wilson's 95 % confidence interval of one proportion."""
     share, square = hits / count, Z95 * Z95
     centre = (share + square / (2 * count)) / (1 + square / count)
     half = Z95 / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))

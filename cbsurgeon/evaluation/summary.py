@@ -1,4 +1,4 @@
-"""The rows of all processes → the result."""
+"""Making the result of an evaluation from the records of all processes."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from cbsurgeon.options import EvaluateOptions
 
 @dataclass(frozen=True)
 class Part:
-    """What one process found.
+    """The records of one process.
 
     Attributes:
-        plan: what was recorded; ``None`` where no sample of the share could be read.
-        table: the rows.
-        problems, notes: of its samples.
-        findings: what its first batch shows to be wrong.
-        rate: images a second.
-        outputs: side → the output that counts.
-        stresses: what else was done to the images.
-        remarks: facts a user should see.
-        resumed: rows that an interrupted run had finished.
+        plan: what was recorded; ``None`` if no sample could be read.
+        table: the records.
+        problems, notes: unreadable samples and conversions.
+        findings: the findings for its first batch.
+        rate: images per second.
+        outputs: ``a`` or ``b`` → name of the evaluated output.
+        stresses: the corruptions and attacks.
+        remarks: what the user should know.
+        resumed: number of images that an interrupted run had finished.
     """
 
     plan: Plan | None
@@ -56,7 +56,7 @@ class Part:
 
 
 def summarize(parts: Sequence[Part], sides: Sequence[Side], opened: Data, how: EvaluateOptions) -> Evaluation:
-    """The result of what all processes found.
+    """Combine the parts of all processes to the result.
 
     Raises:
         InputFileError: no sample could be read (``CB-DATA-14``).
@@ -126,7 +126,7 @@ def _nothing(where: str, problems: Sequence[Problem]) -> InputFileError:
         "no sample of the dataset can be read",
         code="CB-DATA-14",
         where=where,
-        why=f"{len(problems)} failed, first {first.name}: {first.reason}" if first else "it has none",
+        why=f"{len(problems)} failed, first {first.name}: {first.reason}" if first else "it has no samples",
         do="check the dataset",
     )
 
@@ -136,7 +136,7 @@ def _each(plan: Plan, function: Any, rows: Mapping[str, Tensor]) -> dict[str, An
 
 
 def _compared(indices: Tensor, names: Sequence[str], columns: Mapping[str, Tensor], opened: Data) -> dict[str, Any]:
-    """Agreement, distance, and the images that flipped."""
+    """Return agreement, distance, and the images that flipped."""
     agree, apart = columns[recording.AGREEMENT], columns[recording.DISTANCE].sum(0)
     whole = bool(((agree == 0) | (agree == 1)).all())
     ends = proportion(float(agree.sum()), len(agree)) if whole else bootstrap(None, agree)
@@ -151,14 +151,14 @@ def _compared(indices: Tensor, names: Sequence[str], columns: Mapping[str, Tenso
     labels, margin = columns.get(recording.LABEL), columns[recording.MARGIN]
     flips = [
         Flip(
-            int(indices[place]),
-            names[place],
-            None if labels is None else int(labels[place, 0]),
-            int(columns["a/prediction"][place, 0]),
-            int(columns["b/prediction"][place, 0]),
-            float(margin[place, 0]) if math.isfinite(float(margin[place, 0])) else None,
+            int(indices[row]),
+            names[row],
+            None if labels is None else int(labels[row, 0]),
+            int(columns["a/prediction"][row, 0]),
+            int(columns["b/prediction"][row, 0]),
+            float(margin[row, 0]) if math.isfinite(float(margin[row, 0])) else None,
         )
-        for place in changed[:MOST_LISTED]
+        for row in changed[:MOST_LISTED]
     ]
     return {**found, "flips": len(changed), "flipped": with_thumbnails(flips, opened)}
 
@@ -169,13 +169,13 @@ def _not_finite(sides: Sequence[Side], columns: Mapping[str, Tensor]) -> list[Fi
         broken = int((columns[f"{side.letter}/finite"] == 0).sum())
         if broken:
             where = f"{broken} images ({side.runtime.dtype})"
-            text = f"{side.letter.upper()}'s outputs are not finite for {where}: an overflow"
+            text = f"{side.letter.upper()}'s outputs are not finite for {where}: they overflow"
             found.append(Finding(diagnosis.FINITE, text))
     return found
 
 
 def _worse(metric: Metric, found: Difference) -> list[Finding]:
-    """B is worse than A with 95 % confidence."""
+    """Return a finding if B is worse than A with 95 % confidence."""
     loss = found.loss
     if loss is None or loss[0] <= 0 or found.value is None:
         return []
@@ -190,7 +190,7 @@ def _worse(metric: Metric, found: Difference) -> list[Finding]:
 def _remarks(plan: Plan, opened: Data, sides: Sequence[Side]) -> tuple[str, ...]:
     found = list(opened.source.remarks)
     if not opened.source.labelled:
-        found.append("the dataset has no labels: accuracy is not measured")
+        found.append("the dataset has no labels, so accuracy was not measured")
     for side in sides:
         found += [f"{side.letter.upper()}: {note}" for note in side.runtime.notes]
     if plan.classes.chosen:

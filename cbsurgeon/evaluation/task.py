@@ -1,4 +1,4 @@
-"""What a model does, read from its outputs and the labels; and the labels in the form the metrics take."""
+"""Determining the task from the labels, and checking labels and classes against the model's outputs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from cbsurgeon.errors import CBSurgeonError, InputFileError, UsageError
 from cbsurgeon.models.imaging import OUTSIDE
 
 DIMENSIONS = {"classification": (2,), "multilabel": (2,), "segmentation": (4,)}
-"""Task → dimensions its outputs have."""
+"""Task → numbers of dimensions that outputs may have."""
 _OF_LABELS = {1: "classification", 2: "multilabel", 3: "segmentation"}
 
 
 def task_of(labels: Tensor | None, asked: str | None, where: str) -> str | None:
-    """The task that labels of this form belong to; what the user asked for where there are none.
+    """Return the task that the labels' shape belongs to, or the user's choice if there are no labels.
 
     Raises:
-        UsageError: the user asked for another one (``CB-EVAL-02``).
+        UsageError: the user chose another task, or the shape belongs to none (``CB-EVAL-02``).
     """
     found = None if labels is None else _OF_LABELS.get(labels.dim())
     if labels is not None and (found is None or asked not in (None, found)):
         raise UsageError(
-            f"the labels are not those of {asked or 'a known task'}",
+            f"the labels do not have the shape of {asked or 'any task'}",
             code="CB-EVAL-02",
             where=where,
-            why=f"a batch of labels has shape {list(labels.shape)}, as {found or 'no task'} has it",
+            why=f"a batch of labels has shape {list(labels.shape)}, which is that of {found or 'no task'}",
             do="classification: [samples]; multilabel: [samples, classes]; segmentation: [samples, height, width]",
         )
     return found or asked
@@ -36,11 +36,11 @@ def task_of(labels: Tensor | None, asked: str | None, where: str) -> str | None:
 
 @dataclass(frozen=True)
 class Classes:
-    """Which outputs belong to which labels.
+    """The mapping from labels to outputs.
 
     Attributes:
         outputs: number of outputs of the model.
-        chosen: the output of each label; empty where label and output are the same number.
+        chosen: index of the output of each label; empty if label and index are equal.
     """
 
     outputs: int
@@ -48,32 +48,32 @@ class Classes:
 
     @property
     def count(self) -> int:
-        """Number of classes that are told apart."""
+        """Number of classes that are evaluated."""
         return len(self.chosen) or self.outputs
 
     def restrict(self, outputs: Tensor) -> Tensor:
-        """The outputs of the classes."""
+        """Return the outputs of the evaluated classes."""
         return outputs[:, list(self.chosen)] if self.chosen else outputs
 
 
 def classes_of(outputs: int, file: Path | None, named: tuple[str, ...], where: str) -> Classes:
-    """The classes of a dataset among a model's outputs.
+    """Return the mapping from a dataset's classes to a model's outputs.
 
     Args:
-        outputs: number of the model's outputs.
-        file: the output of each class of the dataset, one number after another.
-        named: the dataset's own names of classes, where it has them.
+        outputs: number of outputs of the model.
+        file: a file with the index of the output of each class of the dataset.
+        named: names of the dataset's classes, if it has them.
         where: the dataset.
 
     Raises:
-        UsageError: the dataset names other numbers of classes than the model has outputs (``CB-EVAL-03``).
-        InputFileError: the file holds something else (``CB-EVAL-04``).
+        UsageError: the numbers of classes of dataset and model differ (``CB-EVAL-03``).
+        InputFileError: the file is not a valid list of indices (``CB-EVAL-04``).
     """
     chosen = () if file is None else _read(file, outputs)
     if named and len(named) != (len(chosen) or outputs):
         what = f"{len(chosen)} classes in {file}" if chosen else f"{outputs} outputs of the model"
         raise UsageError(
-            "the dataset has other classes than the model",
+            "the numbers of classes of dataset and model differ",
             code="CB-EVAL-03",
             where=where,
             why=f"{len(named)} classes in the dataset ({', '.join(named[:3])} ...), {what}",
@@ -83,10 +83,10 @@ def classes_of(outputs: int, file: Path | None, named: tuple[str, ...], where: s
 
 
 def check_labels(labels: Tensor, task: str, count: int, where: str) -> None:
-    """Refuse labels that are no class.
+    """Raise an error if a label is not a class of the model.
 
     Raises:
-        UsageError: a label lies outside the classes, or there are other numbers of them (``CB-EVAL-03``).
+        UsageError: a label is out of range, or the number of classes differs (``CB-EVAL-03``).
     """
     if task == "multilabel":
         if labels.shape[1] == count:
@@ -97,13 +97,13 @@ def check_labels(labels: Tensor, task: str, count: int, where: str) -> None:
         low, high = (int(counted.min()), int(counted.max())) if counted.numel() else (0, 0)
         if low >= 0 and high < count:
             return
-        why = f"labels go from {low} to {high}, and the model tells {count} classes apart (0 to {count - 1})"
+        why = f"labels range from {low} to {high}, but the model has {count} classes (0 to {count - 1})"
     raise UsageError(
         "the labels do not belong to this model",
         code="CB-EVAL-03",
         where=where,
         why=why,
-        do="check that the dataset is the one the model was trained for; --classes FILE takes a part of its classes",
+        do="check that the model was trained for this dataset; --classes FILE selects a subset of the model's classes",
     )
 
 
@@ -114,7 +114,7 @@ def _read(file: Path, outputs: int) -> tuple[int, ...]:
             code="CB-EVAL-04",
             where=str(file),
             why=why,
-            do="write the output index of each class, one a line, in the order of the dataset's classes",
+            do="write the output index of each class, one per line, in the order of the dataset's classes",
         )
 
     try:

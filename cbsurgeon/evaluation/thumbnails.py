@@ -1,4 +1,4 @@
-"""Small pictures of images that two models put into different classes, inside the result."""
+"""Thumbnails of images for which two models predict different classes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cbsurgeon.data.decoding import Unreadable, decode
 from cbsurgeon.evaluation.result import Flip
 
 MOST, EDGE, QUALITY = 24, 96, 70
-"""Pictures in one result; their longer edge; their JPEG quality. Together they stay below 100 kB."""
+"""Most thumbnails in one result, their longer edge and their JPEG quality; together they stay below 100 kB."""
 
 
 def with_thumbnails(flips: Sequence[Flip], opened: Data) -> tuple[Flip, ...]:
-    """The flips, the first of them with a picture where the dataset has images that can be read again."""
+    """Return the flips, the first ones with a thumbnail if the dataset's images can be read again."""
     source = opened.source
     if not opened.views or not isinstance(source, Indexed):
         return tuple(flips)

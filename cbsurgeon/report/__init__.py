@@ -1,6 +1,7 @@
-"""Result documents → terminal tables, one JSON document, one self-contained HTML file.
+"""Showing results: as tables in the terminal, as one JSON document, and as one self-contained HTML file.
 
-Belongs here: showing results that exist. Not here: computing anything; a document holds all that is shown.
+Belongs here: formatting existing results. Not here: any computation; a result document contains everything that is
+shown.
 """
 
 from cbsurgeon.report.document import combine, parts, read_document, shown

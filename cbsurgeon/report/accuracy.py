@@ -1,4 +1,4 @@
-"""An evaluation as the page shows it."""
+"""The section of the HTML page about an evaluation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cbsurgeon.report.document import Document
 
 TONES = {"green": "good", "red": "bad", "yellow": "warn"}
 MOST_ROWS = 200
-"""Images listed at most."""
+"""Most images listed."""
 
 
 def section(document: Document) -> dict[str, Any]:
-    """What the template shows of one evaluation."""
+    """Return the template's variables for one evaluation."""
     words, colour = verdict(document)
     claim, titles, classes = document.get("claim"), document["titles"], document.get("classes", ())
     return {
@@ -33,7 +33,7 @@ def section(document: Document) -> dict[str, Any]:
 
 
 def card(document: Document) -> tuple[str, str, str]:
-    """The answer in one glance: words, more, tone."""
+    """Return the text, the detail and the tone of the evaluation's summary card."""
     words, colour = verdict(document)
     first = next(iter(document["titles"].items()), None)
     if first is None:
@@ -44,11 +44,11 @@ def card(document: Document) -> tuple[str, str, str]:
 
 
 def verdict(document: Document) -> tuple[str, str]:
-    """The answer in a few words, and its colour."""
+    """Return the verdict in a few words, and its colour."""
     kinds = {finding["kind"] for finding in document["findings"]}
     claim = document.get("claim")
     if kinds - {"worse"}:
-        return "NOT RUN ALIKE" if "b" in document["sides"] else "WRONG", "red"
+        return "NOT COMPARABLE" if "b" in document["sides"] else "WRONG", "red"
     if not document["ok"]:
         return "WORSE", "red"
     if claim:
@@ -60,7 +60,7 @@ def verdict(document: Document) -> tuple[str, str]:
 
 
 def claimed(claim: Mapping[str, Any], titles: Mapping[str, Any]) -> str:
-    """A claim and what became of it."""
+    """Return a sentence with a claim and its verdict."""
     metric = titles[claim["metric"]]["title"]
     said = f"{metric} of B is at most {100 * claim['limit']:g} percentage points worse"
     words = {"true": "true with 95 % confidence", "false": "false with 95 % confidence", "inconclusive": "INCONCLUSIVE"}
@@ -69,20 +69,20 @@ def claimed(claim: Mapping[str, Any], titles: Mapping[str, Any]) -> str:
 
 
 def agreed(document: Document) -> str:
-    """How often both say the same."""
+    """Return a sentence about how often both models predict the same."""
     found, distance = document["agreement"], document["distance"]
     low, high = found["ci95"]
-    apart = "" if distance is None else f"; outputs {figures.small(distance)} apart (relative L2)"
+    apart = "" if distance is None else f"; relative L2 distance of the outputs {figures.small(distance)}"
     return f"{100 * found['value']:.2f} % of images (95 % interval {100 * low:.2f} to {100 * high:.2f}){apart}"
 
 
 def columns(document: Document) -> tuple[str, ...]:
-    """Headings of the table of metrics, after the first."""
+    """Return the headings of the table of metrics, without the first."""
     return ("A", "B", "B - A", "95 % interval") if "b" in document["sides"] else ("value", "95 % interval")
 
 
 def rows(document: Document) -> list[list[str]]:
-    """The table of metrics: title and values; the interval is that of the difference, where there are two models."""
+    """Return the rows of the table of metrics; with two models, the interval is that of the difference."""
     found = []
     for name, about in document["titles"].items():
         share = about["share"]
@@ -97,12 +97,12 @@ def rows(document: Document) -> list[list[str]]:
 
 
 def robust_columns(document: Document) -> tuple[str, ...]:
-    """Headings of the table of corruptions, after the first: the first metric of each side."""
+    """Return the headings of the table of corruptions, without the first."""
     return ("A", "B", "B - A", "95 % interval") if "b" in document["sides"] else ("value", "over seeds")
 
 
 def robust_rows(document: Document) -> list[list[str]]:
-    """What each corruption does to the first metric; the interval is that of the difference, or over seeds."""
+    """Return the first metric under each corruption; the interval is that of the difference, or over seeds."""
     found = []
     for row in document.get("robust", ()):
         name, about = next(iter(document["titles"].items()))
@@ -119,7 +119,7 @@ def robust_rows(document: Document) -> list[list[str]]:
 
 
 def class_name(number: int | None, classes: Sequence[str]) -> str:
-    """A class by number, and by name where it has one."""
+    """Return a class's number and, if it has one, its name."""
     if number is None:
         return "–"
     return f"{number} ({classes[number]})" if number < len(classes) and classes[number] != str(number) else str(number)

@@ -1,4 +1,4 @@
-"""An analysis of attention as the page shows it: curves, a table, and attention over images."""
+"""The section of the HTML page about an analysis: curves, a table, and attention over images."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from cbsurgeon.analysis.drawing import Curve
 
 ADDRESS = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
-"""What an image of a document must look like to stand in the page's style sheet."""
+"""The only form of image that is copied from a document into the page's style sheet."""
 
 COLUMNS = (
     *("attention", "kind", "heads", "keys", "entropy", "15 %", "85 %", "bound", "class token"),
     *("distance", "weighted distance", "gradient"),
 )
 SHINE, VEIL = (255, 176, 0), 140
-"""Colour of attention, and how dark the rest of an image becomes (of 255)."""
+"""Colour of attention, and the opacity (of 255) with which the rest of an image is darkened."""
 
 
 def section(document: Document) -> dict[str, Any]:
-    """What the template shows of one analysis."""
+    """Return the template's variables for one analysis."""
     from markupsafe import Markup
 
     from cbsurgeon.analysis import drawing  # here, so that a kept result is shown without torch
@@ -47,13 +47,13 @@ def section(document: Document) -> dict[str, Any]:
             {"title": curve.title, "svg": Markup(_curve(document, curve))} for curve in drawing.available(document)
         ],
         "shots": shots,
-        # Every address was checked to be letters and digits of base64: nothing in it can leave the rule.
+        # Every address was checked to be base64, so nothing in it can end the CSS rule.
         "rules": Markup(f"<style>{rules}</style>") if rules else "",
     }
 
 
 def card(document: Document) -> tuple[str, str, str]:
-    """The answer in one glance: words, more, tone."""
+    """Return the text, the detail and the tone of the analysis's summary card."""
     found = document["findings"]
     if found:
         return counted(len(found), "difference"), found[0], ""
@@ -93,7 +93,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _shot(picture: Mapping[str, Any], number: int) -> dict[str, Any] | None:
-    """An image with the panels of both models; ``None`` where the document holds no image we would show."""
+    """Return an image with the panels of both models; ``None`` if the document has no image of the allowed form."""
     if not ADDRESS.fullmatch(picture["pixels"]):
         return None
     height, width = picture["grid"]
@@ -112,7 +112,7 @@ def _shot(picture: Mapping[str, Any], number: int) -> dict[str, Any] | None:
 
 
 def overlay(values: Sequence[float], height: int, width: int) -> str:
-    """A panel as a small transparent PNG, one pixel a token, as a ``data:`` address."""
+    """Return a panel as a small transparent PNG with one pixel per token, as a ``data:`` URL."""
     pixels = [(*SHINE, int(70 + 160 * min(max(value, 0.0), 1.0))) if value > 0 else (0, 0, 0, VEIL) for value in values]
     rows = b"".join(
         b"\0" + bytes(channel for pixel in pixels[row * width : (row + 1) * width] for channel in pixel)

@@ -1,4 +1,4 @@
-"""Result documents: the JSON that verbs print, read back, checked, and put together."""
+"""Result documents (the JSON that verbs print): reading, checking and combining them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Document = Mapping[str, Any]
 
 REPORT_SCHEMA = "cbsurgeon.report/1"
 LARGEST = 64 * 2**20
-"""Bytes; the largest document a verb writes (a benchmark with every sample) stays under a tenth of this."""
+"""Most bytes of a document. The largest that a verb writes (a benchmark with all samples) has under a tenth of it."""
 
 REQUIRED = {
     "cbsurgeon.inspect": ("blocks", "rejected"),
@@ -31,11 +31,11 @@ REQUIRED = {
     "cbsurgeon.ship": ("documents",),
     "cbsurgeon.error": ("code", "what"),
 }
-"""Kinds of document and the members without which one of that kind cannot be shown."""
+"""Kind of document → the fields that are needed to show it."""
 
 
 def kind_of(document: Document) -> str:
-    """The verb a document came from: ``audit`` for schema ``cbsurgeon.audit/1``."""
+    """Return the verb that wrote a document: ``audit`` for schema ``cbsurgeon.audit/1``."""
     return str(document["schema"]).removeprefix("cbsurgeon.").partition("/")[0]
 
 
@@ -43,8 +43,8 @@ def read_document(path: str | Path) -> dict[str, Any]:
     """Read one result document.
 
     Raises:
-        InputFileError: no such file, unreadable, too large or not JSON (CB-REPORT-01), or not a result document of
-            a version this program knows (CB-REPORT-02).
+        InputFileError: the file cannot be read, is too large or is not JSON (CB-REPORT-01), or is not a result document
+            of a known version (CB-REPORT-02).
     """
     from cbsurgeon.models.files import strict_json  # here, so that a kept result is shown without torch
 
@@ -62,10 +62,10 @@ def read_document(path: str | Path) -> dict[str, Any]:
 
 
 def check(document: Any, where: str) -> None:
-    """Refuse what is not a result document.
+    """Raise an error if a JSON value is not a result document.
 
     Raises:
-        InputFileError: no schema, an unknown one, or a member is absent (CB-REPORT-02).
+        InputFileError: the schema is missing or unknown, or a field is missing (CB-REPORT-02).
     """
     schema = document.get("schema") if isinstance(document, dict) else None
     name, _, version = str(schema).partition("/")
@@ -73,13 +73,13 @@ def check(document: Any, where: str) -> None:
         raise _not_ours(where, f"its schema is {schema!r}" if schema else 'it has no "schema"')
     absent = [member for member in REQUIRED[name] if member not in document]
     if absent:
-        raise _not_ours(where, f"a {schema} document has {', '.join(absent)}; this one does not")
+        raise _not_ours(where, f"it lacks {', '.join(absent)}, which a {schema} document has")
     for number, part in enumerate(document["documents"] if "documents" in REQUIRED[name] else ()):
         check(part, f"{where}, document {number}")
 
 
 def combine(documents: Sequence[Document]) -> dict[str, Any]:
-    """One document of schema ``cbsurgeon.report/1`` that holds all parts, in order.
+    """Combine documents, in order, to one document of schema ``cbsurgeon.report/1``.
 
     Raises:
         UsageError: there is nothing to show (CB-REPORT-03).
@@ -99,7 +99,7 @@ def combine(documents: Sequence[Document]) -> dict[str, Any]:
 
 
 def parts(document: Document) -> Iterator[Document]:
-    """The documents inside a report or a shipment, to any depth; any other document itself."""
+    """Yield the documents inside a report or a shipment, recursively; any other document itself."""
     if kind_of(document) not in ("report", "ship"):
         yield document
         return
@@ -108,16 +108,16 @@ def parts(document: Document) -> Iterator[Document]:
 
 
 def of_kind(documents: Sequence[Document], kind: str) -> list[Document]:
-    """The documents of one verb."""
+    """Return the documents of one verb."""
     return [document for document in documents if kind_of(document) == kind]
 
 
 Place = tuple[bool, int, str]
-"""Whether it is an attention branch (those are numbered on their own), its index, and the position."""
+"""A site: whether its branch is attention (which is numbered separately), the index, and the position."""
 
 
 def placed(documents: Sequence[Document]) -> dict[Place, str]:
-    """Every place an insertion put an operator at → the operator."""
+    """Return site → operator for every inserted operator."""
     return {
         (site["kind"] == "attention", int(site["index"]), str(site["position"])): str(document["op"])
         for document in of_kind(documents, "insert")
@@ -126,12 +126,12 @@ def placed(documents: Sequence[Document]) -> dict[Place, str]:
 
 
 def chosen(documents: Sequence[Document]) -> set[int]:
-    """Indices of the MLP blocks an operator was put into."""
+    """Return the indices of the MLP blocks with an inserted operator."""
     return {index for attention, index, _ in placed(documents) if not attention}
 
 
 def listed(insertion: Document) -> str:
-    """The changed blocks as an explicit list: ``6,7,8``, or ``6,7,8 and attention 6,7,8``."""
+    """Return the changed blocks as a list: ``6,7,8``, or ``6,7,8 and attention 6,7,8``."""
     indices: dict[bool, list[str]] = {False: [], True: []}
     for site in insertion["sites"]:
         indices[site["kind"] == "attention"].append(str(site["index"]))
@@ -140,7 +140,7 @@ def listed(insertion: Document) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A JSON value as people read it."""
+    """Format a JSON value for people."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
@@ -156,15 +156,15 @@ def text_of(value: Any) -> str:
 
 @contextmanager
 def shown(where: str) -> Iterator[None]:
-    """Answer for files that have the members their schema promises, but not of the kind it promises.
+    """Translate errors in the ``with`` block that are caused by fields of a wrong type in a document.
 
     Raises:
-        InputFileError: what is shown inside is not as its schema says (CB-REPORT-02).
+        InputFileError: a field is not what the schema requires (CB-REPORT-02).
     """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise _not_ours(where, f"a member is not what its schema says: {type(error).__name__}: {error}") from error
+        raise _not_ours(where, f"a field is not what its schema requires: {type(error).__name__}: {error}") from error
 
 
 def _title(documents: Sequence[Document]) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same in the terminal and on the page."""
+"""Formatting numbers, the same in the terminal and on the HTML page."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ COSTS = {
     "bytes": "bytes moved, unfused",
     "bytes_fused": "bytes moved, fused",
 }
-"""The audited quantities, as tables call them."""
+"""Quantity of an audit → its name in tables."""
 
 
 def costs(document: Mapping[str, Any]) -> dict[str, Callable[..., str]]:
-    """Quantity → how it is written, for the quantities an audit holds (older files have fewer)."""
+    """Return quantity → function that formats it, for the quantities in an audit (older files have fewer)."""
     return {name: size if name.startswith("bytes") else count for name in COSTS if name in document}
 
 
-def letter(place: int) -> str:
-    """A, B, C ... for the models of an audit; beyond Z the number."""
-    return chr(ord("A") + place) if place < 26 else str(place + 1)
+def letter(number: int) -> str:
+    """Return A, B, C ... for the models of an audit; after Z their numbers."""
+    return chr(ord("A") + number) if number < 26 else str(number + 1)
 
 
 def count(value: float | None, *, signed: bool = False) -> str:
-    """``22.05 M``: three or four digits and a decimal unit; small values in full."""
+    """Format a count with three or four digits and a decimal unit, such as ``22.05 M``; small values in full."""
     if value is None:
         return "–"
     plus = "+" if signed and value >= 0 else ""
@@ -37,7 +37,7 @@ def count(value: float | None, *, signed: bool = False) -> str:
 
 
 def size(value: float | None, *, signed: bool = False) -> str:
-    """Bytes in decimal units."""
+    """Format a number of bytes in decimal units."""
     if value is None:
         return "–"
     plus = "+" if signed and value >= 0 else ""
@@ -48,7 +48,7 @@ def size(value: float | None, *, signed: bool = False) -> str:
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """A signed share as a percentage; more digits for what would round to nothing."""
+    """Format a signed fraction as a percentage; with more digits if it would be rounded to zero."""
     if share is None:
         return "–"
     if share and abs(share) < 0.5 * 10 ** (-2 - digits):
@@ -57,29 +57,29 @@ def percent(share: float | None, digits: int = 2) -> str:
 
 
 def slowdown(ratio: float | None) -> str:
-    """A time ratio as a percentage: 1.01 is ``+1.00 %``."""
+    """Format a ratio of times as a percentage: 1.01 as ``+1.00 %``."""
     return "–" if ratio is None else f"{100 * (ratio - 1):+.2f} %"
 
 
 def interval(bounds: Sequence[float] | None) -> str:
-    """A confidence interval of time ratios."""
+    """Format a confidence interval of ratios of times."""
     return "–" if bounds is None else f"{slowdown(bounds[0])} to {slowdown(bounds[1])}"
 
 
 def small(value: float | None) -> str:
-    """A difference: two digits and an exponent; what is not finite stands as ``null`` in a document."""
+    """Format a difference with two digits and an exponent; non-finite values are ``null`` in a document."""
     if value is None:
         return "not finite"
     return "0" if value == 0 else f"{value:.1e}"
 
 
 def milliseconds(seconds: float | None) -> str:
-    """``12.345 ms``."""
+    """Format seconds as ``12.345 ms``."""
     return "–" if seconds is None else f"{1e3 * seconds:.3f} ms"
 
 
 def indices(numbers: Sequence[int]) -> str:
-    """``0,2,6-11``: an explicit list, runs of three or more joined."""
+    """Format a list of indices as ``0,2,6-11``; three or more in a row are joined."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
@@ -91,26 +91,26 @@ def indices(numbers: Sequence[int]) -> str:
 
 
 def place(point: Mapping[str, Any]) -> str:
-    """Where a benchmark was taken: ``batch 8, 224 x 224``."""
+    """Format batch and image size of a benchmark: ``batch 8, 224 x 224``."""
     stamp = point["environment"]
     size = f", {stamp['size']} x {stamp['size']}" if stamp.get("size") else ""
     return f"batch {stamp.get('batch', 1)}{size}"
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 block``, ``6 blocks``, ``5 processes``."""
+    """Format a number with a noun: ``1 block``, ``6 blocks``, ``5 processes``."""
     plural = f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
 
 
 def profile(batch: Sequence[int]) -> str:
-    """``1 to 64, tuned for 8``, or ``4 only``: the batches an engine serves."""
+    """Format the batch profile of an engine: ``1 to 64, tuned for 8``, or ``4 only``."""
     low, best, high = batch
     return f"{low} only" if low == high else f"{low} to {high}, tuned for {best}"
 
 
 def by_device(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
-    """Rows of a roofline: (device, type) → form → row."""
+    """Group the rows of a roofline: (device, dtype) → form → row."""
     found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["hardware"], row["dtype"]), {})[row["form"]] = row
@@ -118,31 +118,31 @@ def by_device(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[s
 
 
 def share(row: Mapping[str, Any]) -> str:
-    """``0.12 / 0.31 %``, at least and likely; marked where it is not negligible."""
+    """Format lower bound and estimate of a share as ``0.12 / 0.31 %``; marked with ``!`` if not negligible."""
     return f"{100 * row['least']:.2f} / {100 * row['estimate']:.2f} %{'' if row['negligible'] else ' !'}"
 
 
 def own_time(document: Mapping[str, Any]) -> str:
-    """``0.43 % of a run of B (95 % interval 0.42 to 0.44 %), 60 profiled runs of each``."""
+    """Return a sentence about the own time of the inserted operators."""
     share, overhead = document["share"], document["own_time"]["overhead"]
     low, high = (f"{100 * bound:.2f}" for bound in share["ci95"])
     taken = f"The inserted operators take {100 * share['value']:.2f} % of a run of B (95 % interval {low} to {high} %)"
-    net = f"{percent(overhead['value'])} against A with lost and gained operators counted"
-    return f"{taken}; {net}; {counted(share['runs'], 'run')} of each"
+    net = f"{percent(overhead['value'])} compared with A, including fusions lost and gained"
+    return f"{taken}; {net}; {counted(share['runs'], 'profiled run')} of each"
 
 
 def profiler(own: Mapping[str, Any]) -> str:
-    """The profiler, and what it costs."""
+    """Return the name of the profiler and by how much it slows down A."""
     slowed = own["profiler_overhead"]
-    cost = f"a run of A takes {percent(slowed, 1)} under it" if slowed > 0 else "no slow-down of A was seen under it"
+    cost = f"slows a run of A by {percent(slowed, 1)}" if slowed > 0 else "does not slow A down measurably"
     return f"{own['method']}; {cost}"
 
 
 def graph_lines(graph: Mapping[str, Any]) -> list[str]:
-    """What the executed graphs do not share, a line for each kind of operator."""
+    """Return the difference of the executed graphs, one line per kind of operator."""
     if not (graph["added"] or graph["removed"] or graph["changed"]):
         return ["both execute the same operators"]
-    lines = ["only inserted operators are added" if graph["only_inserted"] else "more than inserted operators differs"]
+    lines = ["only inserted operators are added" if graph["only_inserted"] else "other operators differ too"]
     lines += [f"+ {operators(part)}" for part in graph["added"]]
     lines += [f"- {operators(part)}" for part in graph["removed"]]
     lines += [f"{operators(pair['b'])} instead of {operators(pair['a'])}" for pair in graph["changed"]]
@@ -150,20 +150,20 @@ def graph_lines(graph: Mapping[str, Any]) -> list[str]:
 
 
 def operators(part: Mapping[str, Any]) -> str:
-    """``6 MatMul float[1,1,197] float[1,197,384] (88 µs)``."""
+    """Format a group of operators: ``6 MatMul float[1,1,197] float[1,197,384] (88 µs)``."""
     shapes = part["inputs"] or part["outputs"]
     return f"{part['count']} {part['op']}{f' {shapes}' if shapes else ''} ({part['microseconds']:.0f} µs)"
 
 
 def site_times(sites: Sequence[Mapping[str, Any]]) -> str:
-    """``6 sites, 14 to 17 µs each``."""
+    """Format the times of all sites: ``6 sites, 14 to 17 µs each``."""
     times = [site["microseconds"] for site in sites]
     least, most = f"{min(times):.0f}", f"{max(times):.0f}"
     return f"{counted(len(sites), 'site')}, {least if least == most else f'{least} to {most}'} µs each"
 
 
 def metric(value: float | None, share: bool, *, signed: bool = False) -> str:
-    """A metric: ``81.40 %``, or ``0.8321`` where it is no share; differences of shares are percentage points."""
+    """Format a metric: ``81.40 %`` for a fraction, else ``0.8321``; differences are in percentage points."""
     if value is None:
         return "not finite"
     plus = "+" if signed else ""
@@ -171,7 +171,7 @@ def metric(value: float | None, share: bool, *, signed: bool = False) -> str:
 
 
 def span(bounds: Sequence[float] | None, share: bool, *, signed: bool = False) -> str:
-    """The 95 % interval of a metric."""
+    """Format the 95 % confidence interval of a metric."""
     if bounds is None:
         return "–"
     scale, digits, plus = (100, 2, "+" if signed else "") if share else (1, 4, "+" if signed else "")
@@ -180,7 +180,7 @@ def span(bounds: Sequence[float] | None, share: bool, *, signed: bool = False) -
 
 
 def preprocessing(view: Mapping[str, Any]) -> str:
-    """How images become a model's input, in one line."""
+    """Format a preprocessing as one line."""
     height, width = view["size"]
     to = view["resize_to"]
     scaled = {
@@ -197,7 +197,7 @@ def preprocessing(view: Mapping[str, Any]) -> str:
 
 
 def agreement(images: Mapping[str, Any]) -> str:
-    """How two models classify the same real images, in one line."""
+    """Format the agreement of two models on real images as one line."""
     many = counted(images["samples"], "image")
     said = f"{many} of {images['data']}: the same class for {100 * images['top1']:.2f} %"
     return f"{said}, largest margin lost {small(images['largest_margin_lost'])}"

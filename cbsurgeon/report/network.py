@@ -1,6 +1,6 @@
-"""The picture of the network: residual streams, the blocks on them, and where operators stand.
+"""The picture of the network: residual streams, their blocks, and the inserted operators.
 
-This file decides what is drawn where; ``template/network.svg`` draws it.
+This file computes the layout; ``template/network.svg`` draws it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from cbsurgeon.report.document import Document, Place, placed
 from cbsurgeon.vocabulary import POSITIONS
 
 PER_PANEL = 12
-"""Blocks in one panel: as tall as a phone's screen, and what most models have in one stage."""
+"""Most blocks in one panel, which is then as high as a phone's screen."""
 
 ROW = 46
 """Height of one block, in units of the picture."""
 
 TOP = 34
-"""Room above the first block for the panel's title."""
+"""Height of the panel's title above the first block."""
 
 PATH_LETTERS = 30
-"""Letters of a module path that fit into a row; the whole path is in the tooltip."""
+"""Most characters of a module path in a row; the tooltip has the whole path."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One position of a block: ``state`` is ``inserted``, ``before`` (was already there), ``free`` or ``none``."""
+    """A position of a block; ``state`` is ``inserted``, ``before`` (occupied before), ``free`` or ``none``."""
 
     position: str
     state: str
@@ -50,7 +50,7 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a block's branch; ``operator`` marks the inserted one."""
+    """One step of a block's branch; ``operator`` marks the inserted operator."""
 
     label: str
     operator: bool = False
@@ -77,9 +77,9 @@ class Panel:
 
 
 def panels(inspection: Document, documents: Sequence[Document]) -> list[Panel]:
-    """The panels of a model's picture, in graph order, with the operators the insertions put in.
+    """Return the panels of a model's picture, in graph order, with the inserted operators.
 
-    Attention branches are drawn where an operator was put into one of them.
+    Attention branches are drawn only if an operator was inserted into one of them.
     """
     places = placed(documents)
     drawn = _stacks(inspection["blocks"], places, "")
@@ -94,7 +94,7 @@ def _stacks(blocks: Sequence[Mapping[str, Any]], places: Mapping[Place, str], pr
         own = [block for block in blocks if block["stack"] == stack]
         parts = [own[start : start + PER_PANEL] for start in range(0, len(own), PER_PANEL)]
         for part in parts:
-            rows = tuple(_row(block, TOP + ROW * place, places) for place, block in enumerate(part))
+            rows = tuple(_row(block, TOP + ROW * number, places) for number, block in enumerate(part))
             title = prefix + (stack or "blocks")
             if len(parts) > 1:
                 title = f"{title}, {part[0]['index']}–{part[-1]['index']}"
@@ -102,12 +102,12 @@ def _stacks(blocks: Sequence[Mapping[str, Any]], places: Mapping[Place, str], pr
     return drawn
 
 
-STEPS = ("norm", "first projection", "non-linearity", "last projection", "dropout")
+STEPS = ("norm", "up projection", "non-linearity", "down projection", "dropout")
 INSERTED_AT = {"front": 1, "mid": 3, "end": 5}
 
 
 def anatomy(insertion: Document) -> Anatomy | None:
-    """The branch of one MLP block with the operator at its position; none where only attention was changed."""
+    """Return the branch of an MLP block with the operator at its position; ``None`` if only attention was changed."""
     op, position = str(insertion["op"]), str(insertion["position"])
     if all(site["kind"] == "attention" for site in insertion["sites"]):
         return None

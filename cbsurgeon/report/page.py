@@ -1,4 +1,4 @@
-"""Result documents as one self-contained HTML file: no network, no script."""
+"""Rendering result documents as one self-contained HTML file, without network access or scripts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECTIONS = {
 
 
 def render_html(documents: Sequence[Document]) -> str:
-    """One HTML page for result documents; every text in it is escaped.
+    """Return an HTML page for result documents; every text in it is escaped.
 
     Raises:
         UsageError: there is nothing to show (CB-REPORT-03).
@@ -66,7 +66,7 @@ def render_html(documents: Sequence[Document]) -> str:
 
 
 def _content(documents: Sequence[Document]) -> dict[str, Any]:
-    """Everything the template shows."""
+    """Return the template's variables."""
     report = combine(documents)
     found = report["documents"]
     shipments = [document for document in documents if "files" in document]
@@ -145,7 +145,7 @@ def _audit(document: Document) -> dict[str, Any]:
     drawn = []
     if document.get("b"):
         drawn.append({"title": "What the operators add", "svg": _svg(plots.costs(document))})
-    drawn.append({"title": "Where the bytes go", "svg": _svg(plots.operators(document))})
+    drawn.append({"title": "Memory traffic by operator", "svg": _svg(plots.operators(document))})
     table = []
     for name, show in figures.costs(document).items():
         row, label = document[name], figures.COSTS[name]
@@ -154,7 +154,7 @@ def _audit(document: Document) -> dict[str, Any]:
             cells += [show(row["b"]), show(row["difference"], signed=True), figures.percent(row["relative"], 4)]
         table.append({"label": label, "cells": cells, "convention": row["convention"]})
     models = document.get("models", ())
-    rows = [_model_row(document, place) for place in range(len(models))] if len(models) > 2 else []
+    rows = [_model_row(document, number) for number in range(len(models))] if len(models) > 2 else []
     columns = [figures.COSTS[name] for name in figures.costs(document)]
     inserted = document["inserted"]
     shares = document.get("roofline")
@@ -168,13 +168,13 @@ def _audit(document: Document) -> dict[str, Any]:
     }
 
 
-def _model_row(document: Document, place: int) -> dict[str, Any]:
-    """One of several audited models: its totals, each with the difference to A."""
-    model, cells = document["models"][place], []
+def _model_row(document: Document, number: int) -> dict[str, Any]:
+    """Return the table row of one of several audited models: its totals, each with the difference to A."""
+    model, cells = document["models"][number], []
     for name, show in figures.costs(document).items():
         extra = f" ({show(model['difference'][name], signed=True)})" if model["difference"] else ""
         cells.append(f"{show(model[name])}{extra}")
-    return {"label": f"{figures.letter(place)}: {model['reference']}", "cells": cells, "uncounted": model["uncounted"]}
+    return {"label": f"{figures.letter(number)}: {model['reference']}", "cells": cells, "uncounted": model["uncounted"]}
 
 
 def _environment(report: Document, documents: Sequence[Document]) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _environment(report: Document, documents: Sequence[Document]) -> dict[str, A
 
 
 def _cards(content: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The answers in one glance, one card each."""
+    """Return the summary cards, one per result."""
     cards: list[dict[str, str]] = []
 
     def card(label: str, value: str, more: str = "", tone: str = "") -> None:
@@ -219,7 +219,7 @@ def _cards(content: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _latency(document: Document) -> tuple[str, str]:
-    """The verdict as one word, and the interval it rests on."""
+    """Return the verdict as one word, and the interval that decides it."""
     word = "INCONCLUSIVE" if document["verdict"] == "inconclusive" else str(document["verdict"])
     if document.get("own_time"):
         low, high = (figures.percent(bound) for bound in document["own_time"]["overhead"]["ci95"])
@@ -235,7 +235,7 @@ def _lead(content: Mapping[str, Any]) -> str:
 
 
 def _svg(text: str) -> Markup:
-    """Mark a plot as safe: it is matplotlib's output, which escapes the texts it draws."""
+    """Mark a plot as safe HTML: matplotlib escapes the texts it draws."""
     from markupsafe import Markup
 
     return Markup(text)

@@ -1,4 +1,4 @@
-"""Plots as SVG that takes the page's colours, light or dark, and its fonts."""
+"""Drawing plots as SVG that uses the page's fonts and its light or dark colours."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Drawn in these colours, then replaced by the page's variables: a plot cannot know whether the page is dark.
+# Plots are drawn in these colours, which are then replaced by the page's CSS variables (light or dark).
 INK, MUTED, GRID, FIRST, SECOND, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule", FIRST: "--a", SECOND: "--b", BAD: "--bad"}
 
 WIDTH = 4.8
-"""Inches. At 72 points an inch the text stays readable where the plot is scaled to a phone's 360 points."""
+"""Width in inches. At 72 points per inch, the text is readable if the plot is scaled to a phone's 360 points."""
 
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": GRID,
@@ -48,7 +48,7 @@ STYLE: dict[Any, Any] = {
 
 
 def require() -> None:
-    """Say before long work starts that plots cannot be drawn.
+    """Check before long work that the packages for plots are installed.
 
     Raises:
         MissingPackage: matplotlib or Jinja2 is not installed.
@@ -61,7 +61,7 @@ def require() -> None:
 
 
 def latency(document: Document) -> str:
-    """The two intervals against the claim, over the paired ratios they come from."""
+    """Draw the intervals of B / A and A / A with the claim and all pairs."""
     with drawn(2.5, document["b"]) as (figure, axes):
         rows = ((1, SECOND, document["ratio"], document["ci95"]), (0, FIRST, *_control(document)))
         for (y, color, ratio, bounds), pairs in zip(
@@ -86,7 +86,7 @@ def latency(document: Document) -> str:
 
 
 def sites(document: Document) -> str:
-    """Own time of each inserted operator in one run."""
+    """Draw the own time of each inserted operator in one run."""
     rows = document["own_time"]["sites"]
     with drawn(0.6 + 0.3 * len(rows), "sites") as (figure, axes):
         places = list(range(len(rows), 0, -1))
@@ -102,7 +102,7 @@ def sites(document: Document) -> str:
 
 
 def costs(document: Document) -> str:
-    """By how many per cent B exceeds A, one bar per quantity."""
+    """Draw the relative difference of B to A in per cent, one bar per quantity."""
     names = [name for name in COSTS if name in document and document[name]["relative"] is not None]
     shares = [100 * document[name]["relative"] for name in names]
     with drawn(0.5 + 0.42 * len(names), "costs") as (figure, axes):
@@ -112,14 +112,14 @@ def costs(document: Document) -> str:
             axes.annotate(percent(share / 100), (max(share, 0), y), (4, 0), textcoords="offset points", va="center")
         axes.set_yticks(list(places), [COSTS[name] for name in names])
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("B more than A, in %")
+        axes.set_xlabel("B compared with A, in %")
         low, high = min(0.0, *shares), max(0.0, *shares)
         axes.set_xlim(low, (high or 1.0) * 1.35)
         return svg(figure, "costs")
 
 
 def operators(document: Document, quantity: str = "bytes", shown: int = 8) -> str:
-    """Where a quantity goes, by operator, A beside B; the inserted operators are always among the rows."""
+    """Draw a quantity by operator for A and B; the inserted operators are always shown."""
     rows = sorted(document["by_operator"], key=lambda row: -(row[quantity]["b"] or row[quantity]["a"]))
     placed = {item["op"] for side in ("a", "b") for item in (document["inserted"].get(side) or ())}
     kept = rows[:shown] + [row for row in rows[shown:] if row["operator"] in placed]
@@ -137,7 +137,7 @@ def operators(document: Document, quantity: str = "bytes", shown: int = 8) -> st
 
 
 def parity(document: Document) -> str:
-    """Largest difference per batch and output against what is allowed and what rounding alone does."""
+    """Draw the largest difference per batch and output, with its tolerance and the rounding noise."""
     rows = [row for row in document["rows"] if row["max_abs"] is not None]
     with drawn(1.1 + 0.34 * len(rows), "parity") as (figure, axes):
         places = list(range(len(rows), 0, -1))
@@ -158,14 +158,14 @@ def parity(document: Document) -> str:
 
 
 def blocks(document: Document) -> str:
-    """Relative difference after each block, against what rounding explains."""
+    """Draw the relative difference after each block, with the difference that rounding explains."""
     gaps = [gap for gap in document["bisection"]["blocks"] if gap["rel_l2"] is not None]
     with drawn(2.3, "blocks") as (figure, axes):
         places = range(len(gaps))
         axes.plot(places, [_shown(gap["rel_l2"]) for gap in gaps], "o-", color=SECOND, markersize=4, linewidth=1.2)
         axes.plot(places, [_shown(gap["allowed"]) for gap in gaps], color=BAD, linewidth=1.2, linestyle=(0, (4, 2)))
-        bad = [place for place, gap in enumerate(gaps) if not gap["ok"]]
-        axes.plot(bad, [_shown(gaps[place]["rel_l2"]) for place in bad], "o", color=BAD, markersize=5)
+        bad = [index for index, gap in enumerate(gaps) if not gap["ok"]]
+        axes.plot(bad, [_shown(gaps[index]["rel_l2"]) for index in bad], "o", color=BAD, markersize=5)
         _decades(axes, "y", [gap[name] for gap in gaps for name in ("rel_l2", "allowed")])
         axes.set_xlabel("block, in graph order")
         axes.set_ylabel("relative L2 difference")
@@ -175,7 +175,7 @@ def blocks(document: Document) -> str:
 
 
 class drawn:
-    """A figure of the page's width in the page's style, and its axes."""
+    """A context with a figure and its axes, in the page's width and style."""
 
     def __init__(self, height: float, name: str) -> None:
         self.height = height
@@ -195,7 +195,7 @@ class drawn:
 
 
 def svg(figure: Figure, name: str) -> str:
-    """The figure as an ``<svg>`` element: no prologue, no date, ids of its own, the page's colours."""
+    """Return the figure as an ``<svg>`` element without prologue and date, with unique ids and the page's colours."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -215,18 +215,18 @@ def _control(document: Document) -> tuple[float, Sequence[float]]:
     return document["control"]["ratio"], document["control"]["ci95"]
 
 
-def _ratios(document: Document, arm: str) -> list[float]:
-    """Paired log-ratios of an arm over A, one per group: ``½ (ln B1 + ln B2 − ln A1 − ln A2)``."""
+def _ratios(document: Document, other: str) -> list[float]:
+    """Return the log-ratios of ``b`` or ``control`` over A, one per group: ``½ (ln B1 + ln B2 − ln A1 − ln A2)``."""
     return [
         0.5 * (math.log(b[0]) + math.log(b[1]) - math.log(a[0]) - math.log(a[1]))
         for process in document.get("samples", ())
-        for a, b in zip(process["a"], process[arm], strict=True)
+        for a, b in zip(process["a"], process[other], strict=True)
         if min(*a, *b) > 0
     ]
 
 
 def _fit(axes: Axes, document: Document, ratios: Sequence[float]) -> None:
-    """Show the intervals, the claim and nine tenths of the pairs; a few outliers must not squeeze the rest."""
+    """Set the limits of the x axis to the intervals, the claim and nine tenths of the pairs, without outliers."""
     ordered = sorted(100 * ratio for ratio in ratios)
     tails = [ordered[int(0.05 * len(ordered))], ordered[int(0.95 * len(ordered)) - 1]] if len(ordered) > 20 else ordered
     bounds = [100 * (bound - 1) for bound in (*document["ci95"], *document["control"]["ci95"])]
@@ -236,8 +236,8 @@ def _fit(axes: Axes, document: Document, ratios: Sequence[float]) -> None:
 
 
 def _spread(count: int, y: float) -> list[float]:
-    """Heights around ``y`` that keep neighbouring points apart (a golden-ratio sequence, the same every time)."""
-    return [y + 0.16 * ((place * 0.618034) % 1 - 0.5) for place in range(count)]
+    """Return heights around ``y`` that keep neighbouring points apart (a golden-ratio sequence)."""
+    return [y + 0.16 * ((number * 0.618034) % 1 - 0.5) for number in range(count)]
 
 
 def _key(figure: Figure, entries: Mapping[str, tuple[str, str]]) -> None:
@@ -259,7 +259,7 @@ def _key(figure: Figure, entries: Mapping[str, tuple[str, str]]) -> None:
 
 
 def _decades(axes: Axes, direction: str, values: Sequence[float | None]) -> None:
-    """A logarithmic axis over whole decades, labelled at the decades alone."""
+    """Make an axis logarithmic over whole decades, with labels only at the decades."""
     from matplotlib.ticker import NullFormatter
 
     shown = [_shown(value) for value in values if value is not None] or [1e-7, 1e-5]
@@ -271,12 +271,12 @@ def _decades(axes: Axes, direction: str, values: Sequence[float | None]) -> None
 
 
 def _shown(value: float) -> float:
-    """A value on a logarithmic axis: an exact zero is drawn at float32's smallest step below one."""
+    """Return the value to draw on a logarithmic axis: zero is drawn at 2^-24."""
     return value or 2.0**-24
 
 
 def _shortened(site: str) -> str:
-    """A module path without the name every inserted operator has; long ones keep their end."""
+    """Return a module path without the inserted operator's own name; a long one is cut at the beginning."""
     path = site.removesuffix("_input").removesuffix(".context_broadcast")
     return path if len(path) <= 24 else f"…{path[-23:]}"
 

@@ -1,4 +1,4 @@
-"""The head of the page: the answers as sentences, how and where they were made, and what was not done."""
+"""The head of the page: the results as sentences, their origin, and the next steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from cbsurgeon.report.figures import COSTS, costs, counted, indices, percent, sm
 
 
 def sentences(documents: Sequence[Document]) -> list[tuple[str, str]]:
-    """The answers in full sentences, each with its tone (``good``, ``bad``, ``warn`` or none)."""
+    """Return the results as sentences, each with its tone (``good``, ``bad``, ``warn`` or empty)."""
     found = []
     for part in of_kind(documents, "insert"):
-        what = f"{part['op']} stands at {part['position']} of {counted(len(part['sites']), 'block')}: {listed(part)}"
+        what = (
+            f"{part['op']} is inserted at {part['position']} of {counted(len(part['sites']), 'block')}: {listed(part)}"
+        )
         found.append((f"{what}.", ""))
     for part in of_kind(documents, "verify"):
         batches = indices(sorted({row["batch"] for row in part["rows"]}))
@@ -36,13 +38,13 @@ def _tone(ok: bool) -> str:
 
 
 def _costs(part: Document) -> str:
-    """Every quantity by name, so that bytes moved fused and unfused do not pass for each other."""
+    """Return every quantity by name with its relative difference."""
     known = [name for name in costs(part) if part[name]["relative"] is not None]
     return ", ".join(f"{COSTS[name]} {percent(part[name]['relative'])}" for name in known)
 
 
 def made(documents: Sequence[Document], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How and where the results were made: date, command, machine, versions, weights; only what the documents say."""
+    """Return the origin of the results (date, command, machine, versions, weights), as far as the documents have it."""
     rows = [("date", environment.get("date"))]
     rows += [("command", document["command"]) for document in documents if document.get("command")]
     rows.append(("machine", _machine(environment)))
@@ -65,15 +67,15 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 
 def weights(origin: Mapping[str, Any]) -> str:
-    """``timm:deit_small_patch16_224, no weights file (random); shipped weights sha256 ab12...``."""
-    source = f"sha256 {origin['sha256']}" if origin.get("sha256") else "no weights file: as the reference builds it"
+    """Return the origin of the weights: ``timm:NAME (no weights file); as shipped, sha256 ab12...``."""
+    source = f"sha256 {origin['sha256']}" if origin.get("sha256") else "no weights file"
     built = origin.get("architecture")
     of = f", architecture {built}" if built and built != origin["reference"] else ""
     return f"{origin['reference']}{of} ({source}); as shipped, sha256 {origin['shipped_sha256']}"
 
 
 def next_steps(documents: Sequence[Document]) -> list[str]:
-    """What a reader of a shipment does next."""
+    """Return suggestions what to do next with a shipment."""
     steps = []
     for document in documents:
         if "files" not in document:
@@ -81,11 +83,11 @@ def next_steps(documents: Sequence[Document]) -> list[str]:
         folder, names = document["directory"], document["files"]
         changes = any(not part["identity_at_start"] for part in of_kind(document["documents"], "insert"))
         if changes:
-            steps.append("Train or fine-tune the model with the operators in it, and ship the result.")
+            steps.append("Train or fine-tune the model with the inserted operators, and ship the result.")
         if "model.onnx" in names:
             original = document["title"]
             steps.append(
-                f"Measure on the machine it will run on: cbsurgeon bench {original} {folder}/model.safetensors"
+                f"Measure the latency on the target machine: cbsurgeon bench {original} {folder}/model.safetensors"
             )
         if "model.engine" in names:
             steps.append(

@@ -1,9 +1,7 @@
-"""A grid of insertions: what each cell costs, and what the user's own command makes of it.
+"""``sweep``: measuring a grid of insertions, and running the user's command for each cell of the grid.
 
-Here belong the grid, the measurement of one cell, and the study of the runs. Trials, retries and storage are Optuna's;
-the editing, counting and timing are those of the packages below.
-
-Not here: what is measured of one variant (``checks``, ``evaluation``).
+Belongs here: the grid, the measurement of one cell, and the runs as an Optuna study. Optuna provides trials, retries
+and storage. Not here: the measurements themselves (``checks``, ``evaluation``), editing (``surgery``).
 """
 
 from cbsurgeon.sweeps.grid import Cell, cells

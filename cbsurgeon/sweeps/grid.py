@@ -1,4 +1,4 @@
-"""The cells of a sweep."""
+"""The grid of a sweep and its cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cbsurgeon.options import Choice, SweepOptions
 from cbsurgeon.vocabulary import PLACES, POSITIONS
 
 BASELINE = "baseline"
-"""Name of the model without operators, which every sweep holds beside its cells."""
+"""Name of the model without operators, which is part of every sweep."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Cell:
     """One insertion of a grid.
 
     Attributes:
-        op, pos, at, layers: as in :class:`cbsurgeon.options.Choice`.
+        op, pos, at, layers: see :class:`cbsurgeon.options.Choice`.
     """
 
     op: str
@@ -31,11 +31,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A name that a folder can have: ``cb-end-mlp-upper``."""
+        """A name that is valid for a folder, such as ``cb-end-mlp-upper``."""
         return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{self.op}-{self.pos}-{self.at}-{self.layers}")
 
     def choice(self) -> Choice:
-        """The same as options of :func:`cbsurgeon.plan`."""
+        """Return the cell as options of :func:`cbsurgeon.plan`."""
         return Choice(**asdict(self))
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,10 +44,10 @@ class Cell:
 
 
 def cells(how: SweepOptions) -> tuple[Cell, ...]:
-    """Every combination of the grid, operators outermost.
+    """Return every combination of the grid, with the operator varying slowest.
 
     Raises:
-        UsageError: an unknown operator (CB-OP-01), position or place (CB-PLAN-01), or two cells that would have the
+        UsageError: an unknown operator (CB-OP-01), position or place (CB-PLAN-01), an empty grid, or two cells with the
             same name (CB-SWEEP-01).
     """
     for op in how.op:
@@ -63,10 +63,10 @@ def cells(how: SweepOptions) -> tuple[Cell, ...]:
     twice = [name for name in names if names.count(name) > 1]
     if twice or not found:
         raise UsageError(
-            "two cells of the grid are the same" if twice else "the grid has no cell",
+            "two cells of the grid are the same" if twice else "the grid has no cells",
             code="CB-SWEEP-01",
             where=twice[0] if twice else "--op, --pos, --at, --layers",
             why="a value was given twice" if twice else "one of the lists is empty",
-            do="give every value once",
+            do="give at least one value in each list, and each value once",
         )
     return found

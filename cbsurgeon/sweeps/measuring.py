@@ -1,4 +1,4 @@
-"""What one cell costs: parameters, arithmetic and bytes by counting; own time and file size where that is asked for."""
+"""Measuring one cell: parameters, arithmetic and bytes and, if requested, own time and file size."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from cbsurgeon.sweeps.grid import BASELINE, Cell
 
 @dataclass(frozen=True)
 class Row:
-    """One cell of the table.
+    """The measurements of one cell.
 
     Attributes:
-        name: of the cell; ``baseline`` for the model without operators.
+        name: name of the cell; ``baseline`` for the model without operators.
         cell: what was inserted; empty for the baseline.
-        blocks: indices of the blocks that have the operator.
-        params, flops, bytes: of the edited model, at batch 1; bytes with fused pointwise operators.
-        refused: why the cell does not exist, in one sentence; then nothing was counted.
-        share, share_ci95: the operators' own time as a share of the run, and its 95 % interval.
+        blocks: indices of the blocks with the operator.
+        params, flops, bytes: cost of the edited model at batch 1, without fusion.
+        refused: why this insertion is not possible, in one sentence; then nothing was counted.
+        share, share_ci95: the operators' own time as a fraction of the run time, and its 95 % confidence interval.
         onnx_bytes: size of the exported file.
         note: why a figure is missing.
     """
@@ -53,10 +53,10 @@ class Row:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], cell: Cell) -> Row:
-        """The row of a cell, from its JSON form.
+        """Create the row of a cell from its JSON form.
 
         Raises:
-            KeyError, TypeError: it is none.
+            KeyError, TypeError: the document is not a row.
         """
         share = document["share"]
         return cls(
@@ -93,7 +93,7 @@ class Row:
 
 @dataclass
 class Measured:
-    """A model, captured and inspected once, whose cells are measured one after the other."""
+    """A captured and inspected model on which the cells of a sweep are measured."""
 
     model: Model
     program: Program
@@ -104,11 +104,11 @@ class Measured:
     )
 
     def baseline(self) -> Row:
-        """The row of the model without operators."""
+        """Measure the model without operators."""
         return _counted(BASELINE, {}, (), count(self.model, program=self.program))
 
     def cell(self, cell: Cell) -> tuple[Row, Recipe | None]:
-        """The row of one cell, and its recipe where the cell exists."""
+        """Measure one cell; return its row, and its recipe if the insertion is possible."""
         try:
             recipe = plan(self.found, cell.choice())
             edited = rewrite(self.program, recipe)
@@ -124,7 +124,7 @@ class Measured:
         return (row if self.how.time is None else self._timed(row, edited)), recipe
 
     def read(self, cell: Cell, file: Path) -> tuple[Row, Recipe | None]:
-        """A cell that was measured and written before; measured again where the file is damaged."""
+        """Read a cell measured before from its file; measure it again if the file is damaged."""
         try:
             document = strict_json.parse(file.read_bytes())
             recipe = Recipe.from_dict(document["recipe"]) if document["recipe"] else None
@@ -134,11 +134,11 @@ class Measured:
             return self.cell(cell)
 
     def close(self) -> None:
-        """Remove the files that timing needed."""
+        """Delete the temporary files."""
         self._folder.cleanup()
 
     def _timed(self, row: Row, edited: Program) -> Row:
-        """The row with the operators' own time in ONNX Runtime, and the size of the file."""
+        """Return the row with the operators' own time in ONNX Runtime and the size of the ONNX file added."""
         assert self.how.time is not None
         folder = Path(self._folder.name)
         plain, file = folder / "baseline.onnx", folder / "cell.onnx"
@@ -154,7 +154,7 @@ class Measured:
 
 
 def measure(model: Model, how: SweepOptions) -> Measured:
-    """Capture and inspect a model, to measure the cells of a sweep on it.
+    """Capture and inspect a model for a sweep.
 
     Raises:
         CaptureError: the model cannot be captured whole.

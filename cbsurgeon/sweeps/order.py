@@ -1,4 +1,4 @@
-"""In which order the runs of a sweep start."""
+"""The order in which the runs of a sweep start."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from cbsurgeon.sweeps.runs import Runs
 
 GRID_SEED = 0
-"""Optuna shuffles its own numbers with it; all workers need the same."""
+"""Seed of Optuna's own numbering; all workers must use the same."""
 
 
 def sampler(runs: Runs) -> Any:
-    """Optuna's grid sampler, with the runs numbered seeds outermost.
+    """Return an Optuna grid sampler that runs all cells with the first seed, then all with the second, and so on.
 
-    Optuna numbers a grid at random. In this order a sweep that is cut short has every cell for its first seeds, so that
-    cells can be compared in pairs.
+    Optuna's own order is random. With this order, a sweep that is stopped early has all cells for its first seeds, so
+    that cells can be compared in pairs.
     """
     from optuna.samplers import GridSampler
 

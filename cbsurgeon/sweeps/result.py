@@ -1,4 +1,4 @@
-"""The table of a sweep."""
+"""The result table of a sweep."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ T975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
     2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
-"""Student's t at 97.5 % for 1 to 30 degrees of freedom; above that it is within 4 % of the normal 1.960."""
+"""Student's t at 97.5 % for 1 to 30 degrees of freedom; beyond, 1.960 (normal) is at most 4 % too small."""
 
 
 @dataclass(frozen=True)
 class SweepTable:
-    """What a sweep found.
+    """The result of a sweep.
 
     Attributes:
         reference: the model.
-        directory: the folder with everything.
+        directory: the folder of the sweep.
         rows: the baseline and every cell, in the order of the grid.
-        results: the finished runs of the user's command; empty without one.
-        metric: the number that was read from the runs; empty without a command.
-        minimize: whether the smallest metric is the best.
-        left: runs that are not finished, for which there was no time.
+        results: the finished runs of the user's command; empty without a command.
+        metric: name of the metric read from the runs; empty without a command.
+        minimize: whether a smaller metric is better.
+        left: number of runs that were not finished in time.
         environment: machine and versions.
     """
 
@@ -48,17 +48,17 @@ class SweepTable:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """True when no run failed for good."""
+        """True if no run failed in all its attempts."""
         return all(result.value is not None for result in self.results)
 
     def values(self, name: str) -> dict[int, float]:
-        """Seed → metric, of one cell."""
+        """Return seed → metric for one cell."""
         return {one.seed: one.value for one in self.results if one.cell == name and one.value is not None}
 
     def summary(self, name: str) -> dict[str, Any] | None:
-        """Mean and spread of one cell's metric, and its difference to the baseline, paired over seeds.
+        """Return the mean of one cell's metric and its difference to the baseline, paired over seeds.
 
-        Intervals are Student's t over seeds, at 95 %; ``None`` with a single seed.
+        Confidence intervals are Student's t over seeds, at 95 %; ``None`` with a single seed.
         """
         own, plain = self.values(name), self.values(BASELINE)
         if not own:
@@ -76,7 +76,7 @@ class SweepTable:
 
     @property
     def best(self) -> str | None:
-        """The cell with the best mean metric, the baseline included."""
+        """The cell (or the baseline) with the best mean metric; ``None`` without runs."""
         means = {row.name: one["mean"] for row in self.rows if (one := self.summary(row.name)) is not None}
         if not means:
             return None
@@ -98,10 +98,10 @@ class SweepTable:
         }
 
     def raise_if_failed(self) -> SweepTable:
-        """Return itself, or raise.
+        """Return the table itself, or raise an error if a run failed.
 
         Raises:
-            CheckFailed: a run failed, and so did its repetitions (CB-SWEEP-07).
+            CheckFailed: a run failed in all its attempts (CB-SWEEP-07).
         """
         failed = [result for result in self.results if result.value is None]
         if failed:
@@ -116,7 +116,7 @@ class SweepTable:
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:
-    """The 95 % interval of a mean; ``None`` for one value."""
+    """Return the 95 % confidence interval of a mean; ``None`` for one value."""
     if len(values) < 2:
         return None
     quantile = T975[len(values) - 2] if len(values) - 1 <= len(T975) else 1.96

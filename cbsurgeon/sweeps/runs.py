@@ -1,4 +1,4 @@
-"""What the runs of a sweep are made of, and what came out of one."""
+"""The runs of a sweep's command: their description for workers, and the result of one run."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models.files import atomic, strict_json
 
 PLAN = "runs.json"
-"""File of a sweep's folder that says what its workers run."""
+"""The file in a sweep's folder that describes its runs for the workers."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What the workers of a sweep run.
+    """The description of a sweep's runs.
 
     Attributes:
-        name: of the study.
-        command: with the placeholders ``{model}``, ``{recipe}``, ``{seed}`` and ``{out}``.
-        metric: the number to read from ``{out}/metrics.json``.
-        minimize: whether the smallest is the best.
+        name: name of the study.
+        command: the user's command with the placeholders ``{model}``, ``{recipe}``, ``{seed}`` and ``{out}``.
+        metric: name of the number to read from ``{out}/metrics.json``.
+        minimize: whether a smaller metric is better.
         retries: how often a failed or lost run is repeated.
-        storage: Optuna's URL.
-        digest: of everything that makes two sweeps the same; kept in the study.
+        storage: URL of Optuna's storage.
+        digest: digest of everything that identifies the sweep; stored in the study.
         models: cell → file of its edited model, relative to the folder.
-        recipes: cell → its recipe, relative to the folder; absent for the baseline.
-        seeds: every cell runs with each.
-        until: no run starts after this time, in seconds since 1970.
+        recipes: cell → file of its recipe, relative to the folder; the baseline has none.
+        seeds: the seeds; every cell runs once per seed.
+        until: time, in seconds since 1970, after which no run starts; ``None`` for no limit.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Runs:
     until: float | None = None
 
     def write(self, folder: Path) -> None:
-        """Put it where workers read it."""
+        """Write the description into the folder, for the workers."""
         with atomic.output(folder / PLAN, force=True) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     def words(self, folder: Path, cell: str, seed: int, out: Path) -> list[str]:
-        """The command of one run, its placeholders filled in."""
+        """Return the command of one run as words, with its placeholders filled in."""
         recipe = self.recipes.get(cell)
         values = {
             "model": folder / self.models[cell],
@@ -64,33 +64,33 @@ class Runs:
 
     @classmethod
     def read(cls, folder: Path) -> Runs:
-        """What the workers of a folder run.
+        """Read the description from a sweep's folder.
 
         Raises:
-            InputFileError: the folder holds no sweep with runs (CB-SWEEP-02).
+            InputFileError: the folder does not contain a sweep with runs (CB-SWEEP-02).
         """
         try:
             document = strict_json.parse((folder / PLAN).read_bytes())
             return cls(**{**document, "seeds": tuple(document["seeds"])})
         except (OSError, TypeError, KeyError, strict_json.NotStrictJSON) as error:
             raise InputFileError(
-                "the folder holds no sweep with runs",
+                "the folder does not contain a sweep with runs",
                 code="CB-SWEEP-02",
                 where=str(folder / PLAN),
                 why=str(error)[:200],
-                do="cbsurgeon sweep REF --run COMMAND --metric NAME -o DIR writes one",
+                do="create one with cbsurgeon sweep REF --run COMMAND --metric NAME -o DIR",
             ) from error
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run: its cell, its seed and what came out.
+    """The result of one run.
 
     Attributes:
-        cell, seed: which run.
-        value: the metric; ``None`` where the run failed for good.
-        attempts: how often it was started.
-        why: why it failed.
+        cell, seed: the cell and seed of the run.
+        value: the metric; ``None`` if all attempts failed.
+        attempts: number of attempts.
+        why: why it failed; empty if it did not.
     """
 
     cell: str
@@ -105,10 +105,10 @@ class Result:
 
 
 def placeholders(command: str) -> None:
-    """Refuse a command whose placeholders are unknown, or that cannot be split into words.
+    """Check the placeholders of a command.
 
     Raises:
-        UsageError: it is one (CB-SWEEP-05).
+        UsageError: it has an unknown placeholder, or cannot be split into words (CB-SWEEP-05).
     """
     known = {"model": "", "recipe": "", "seed": "", "out": ""}
     try:
@@ -118,6 +118,6 @@ def placeholders(command: str) -> None:
             "the command of the sweep cannot be read",
             code="CB-SWEEP-05",
             where=f"--run {command}",
-            why=f"{error} is no placeholder" if isinstance(error, KeyError) else str(error),
-            do="use {model}, {recipe}, {seed} and {out}; write {{ and }} for braces of your own",
+            why=f"{error} is not a placeholder" if isinstance(error, KeyError) else str(error),
+            do="use {model}, {recipe}, {seed} and {out}; write {{ and }} for literal braces",
         ) from error

@@ -1,4 +1,4 @@
-"""The runs of a sweep as an Optuna study: which cell and seed comes next, what came out, and what is run again."""
+"""Executing the runs of a sweep as trials of an Optuna study."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from cbsurgeon.sweeps.runs import Result, Runs
 from cbsurgeon.vocabulary import Progress
 
 HEARTBEAT, GRACE = 5, 20
-"""Seconds between signs of life of a run, and after which a silent one counts as lost."""
+"""Seconds between heartbeats of a run, and seconds without one after which the run counts as lost."""
 
 ATTEMPTS = 6
-"""Tries to open a storage that other workers are opening too."""
+"""Most attempts to open a storage while other workers create it."""
 
 WAIT = 0.5
-"""Seconds between looks at a study whose last runs are under way elsewhere."""
+"""Seconds between checks of a study whose last runs are running in other workers."""
 
 
 class RunFailed(Exception):
-    """A user's command failed, or left no metric."""
+    """Raised if a user's command failed or wrote no metric."""
 
 
 def open_study(runs: Runs) -> Any:
-    """The study of a sweep, made where there is none.
+    """Open the study of a sweep; create it if it does not exist.
 
     Raises:
         MissingPackage: Optuna is not installed.
@@ -45,7 +45,7 @@ def open_study(runs: Runs) -> Any:
     try:
         with _quietly():
             return _at_the_same_moment(lambda: _opened(optuna, runs))
-    except Exception as error:  # whatever the database's driver raises
+    except Exception as error:  # each database driver raises errors of its own
         if isinstance(error, InputFileError):
             raise
         raise InputFileError(
@@ -53,20 +53,20 @@ def open_study(runs: Runs) -> Any:
             code="CB-SWEEP-03",
             where=_without_password(runs.storage),
             why=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            do="start the database, or leave --storage out to keep the runs in the folder",
+            do="start the database, or leave out --storage to keep the runs in the folder",
         ) from error
 
 
 def _at_the_same_moment(make: Callable[[], Any]) -> Any:
-    """Call again where another worker made the same tables in the same moment, which databases answer with an error."""
+    """Call ``make``, and retry if another worker is creating the same tables, which causes a database error."""
     from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
     for attempt in range(ATTEMPTS):
         try:
             return make()
         except (IntegrityError, ProgrammingError, OperationalError) as error:
-            taken = any(word in str(error) for word in ("already exists", "UNIQUE constraint", "is locked"))
-            if not taken or attempt == ATTEMPTS - 1:
+            concurrent = any(word in str(error) for word in ("already exists", "UNIQUE constraint", "is locked"))
+            if not concurrent or attempt == ATTEMPTS - 1:
                 raise
             time.sleep(WAIT * (attempt + 1))
     return None
@@ -94,14 +94,14 @@ def _opened(optuna: Any, runs: Runs) -> Any:
             "the storage belongs to another sweep",
             code="CB-SWEEP-04",
             where=f"{_without_password(runs.storage)}, study {runs.name}",
-            why="its grid, seeds, command, metric or model are not the ones given now",
+            why="its grid, seeds, command, metric or model differ from the ones given now",
             do="give another folder with -o, or another --storage",
         )
     return study
 
 
 def work(folder: Path, progress: Progress | None = None) -> None:
-    """Run cells until none is left or time is up, in this process; several processes and machines may do so at once.
+    """Execute runs in this process until none is left or time is up; several processes and machines can do so at once.
 
     Raises:
         MissingPackage: Optuna is not installed.
@@ -121,7 +121,7 @@ def _work(optuna: Any, study: Any, runs: Runs, folder: Path, progress: Progress 
         if not state.open:
             if not state.running:
                 return
-            time.sleep(WAIT)  # the last runs are under way elsewhere; a lost one comes back
+            time.sleep(WAIT)  # the last runs are running elsewhere; a lost one will be queued again
             continue
         if runs.until is not None and time.time() >= runs.until:
             return
@@ -136,10 +136,10 @@ def _work(optuna: Any, study: Any, runs: Runs, folder: Path, progress: Progress 
 
 
 def spread(folder: Path, workers: int, progress: Progress | None = None) -> None:
-    """Run cells in several processes on this machine until none is left.
+    """Execute runs in several processes on this machine until none is left.
 
     Raises:
-        CheckFailed: every worker ended with a fault (CB-SWEEP-06).
+        CheckFailed: every worker failed (CB-SWEEP-06).
     """
     if workers == 1:
         work(folder, progress)
@@ -151,7 +151,7 @@ def spread(folder: Path, workers: int, progress: Progress | None = None) -> None
         while any(one.poll() is None for one in started):
             if progress is not None:
                 state = _state(study, runs)
-                progress(f"runs: {state.done} of {state.total} done, {state.running} under way")
+                progress(f"runs: {state.done} of {state.total} done, {state.running} running")
             time.sleep(WAIT)
     except BaseException:
         for one in started:
@@ -164,12 +164,12 @@ def spread(folder: Path, workers: int, progress: Progress | None = None) -> None
             code="CB-SWEEP-06",
             where=str(folder),
             why=started[0].stderr.read().decode(errors="replace").strip()[-300:],
-            do="give --workers 1 to see the failure here",
+            do="use --workers 1 to see the error here",
         )
 
 
 def results(runs: Runs) -> list[Result]:
-    """What every run gave, in the order of the grid; runs that are not finished are left out."""
+    """Return the results of all finished runs, in the order of the grid."""
     trials = open_study(runs).get_trials(deepcopy=False)
     found: list[Result] = []
     for cell in runs.models:
@@ -180,7 +180,7 @@ def results(runs: Runs) -> list[Result]:
             if done is not None:
                 found.append(Result(cell, seed, float(done.value), len(tries)))
             elif tries and all(one.state.is_finished() for one in tries):
-                why = str(tries[-1].user_attrs.get("why", "the process that ran it was lost"))
+                why = str(tries[-1].user_attrs.get("why", "its worker process was lost"))
                 found.append(Result(cell, seed, None, len(tries), why))
     return found
 
@@ -194,18 +194,18 @@ class _State:
 
 
 def _state(study: Any, runs: Runs) -> _State:
-    """How many cells and seeds are finished, under way, and neither."""
+    """Return how many runs are finished, running, and not started."""
     trials = study.get_trials(deepcopy=False)
     total = len(runs.models) * len(runs.seeds)
     finished, running, waiting = set(), set(), 0
     for trial in trials:
-        place = trial.system_attrs.get("grid_id")
+        number = trial.system_attrs.get("grid_id")
         if trial.state.name == "RUNNING":
-            running.add(place)
+            running.add(number)
         elif trial.state.name == "WAITING":
             waiting += 1
-        elif trial.state.name != "PRUNED":  # another worker had taken it
-            finished.add(place)
+        elif trial.state.name != "PRUNED":  # pruned: another worker executes this run
+            finished.add(number)
     started = finished | running
     done = len(finished - running)
     return _State(total, done, len(running), max(0, total - len(started)) + waiting)
@@ -215,18 +215,18 @@ def _run(trial: Any, runs: Runs, folder: Path) -> float:
     """Run the user's command for one cell and seed, and read its metric.
 
     Raises:
-        RunFailed: it ended with an error, or left no such number.
+        RunFailed: the command failed, or wrote no such metric.
     """
     cell, seed = (
         trial.suggest_categorical("cell", list(runs.models)),
         trial.suggest_categorical("seed", list(runs.seeds)),
     )
-    if _taken(trial):
-        raise _optuna().TrialPruned("another worker took this run at the same moment")
+    if _started_elsewhere(trial):
+        raise _optuna().TrialPruned("another worker started this run at the same moment")
     out = folder / "runs" / cell / f"seed-{seed}"
     out.mkdir(parents=True, exist_ok=True)
     metrics = out / "metrics.json"
-    metrics.unlink(missing_ok=True)  # of an attempt that failed
+    metrics.unlink(missing_ok=True)  # left by a failed attempt
     words = runs.words(folder, cell, seed, out)
     try:
         with (out / "log.txt").open("wb") as log:
@@ -241,12 +241,12 @@ def _run(trial: Any, runs: Runs, folder: Path) -> float:
         raise
 
 
-def _taken(trial: Any) -> bool:
-    """Whether another run of the same cell and seed started first, or is done: two workers may pick the same one."""
+def _started_elsewhere(trial: Any) -> bool:
+    """Return whether another trial of the same cell and seed started first or is done; two workers may pick one run."""
     trials = trial.study.get_trials(deepcopy=False)
-    place = next(one for one in trials if one.number == trial.number).system_attrs.get("grid_id")
+    run = next(one for one in trials if one.number == trial.number).system_attrs.get("grid_id")
     return any(
-        one.system_attrs.get("grid_id") == place
+        one.system_attrs.get("grid_id") == run
         and (one.state.name == "COMPLETE" or (one.state.name == "RUNNING" and one.number < trial.number))
         for one in trials
         if one.number != trial.number
@@ -257,7 +257,7 @@ def _metric(file: Path, name: str) -> float:
     try:
         document = strict_json.parse(file.read_bytes())
     except (OSError, strict_json.NotStrictJSON) as error:
-        raise RunFailed(f"the command left no readable {file.name} in {{out}}: {error}") from error
+        raise RunFailed(f"the command wrote no readable {file.name} into {{out}}: {error}") from error
     value = document.get(name) if isinstance(document, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         held = ", ".join(document) if isinstance(document, dict) else type(document).__name__
@@ -270,7 +270,7 @@ def _again(retries: int) -> Any:
 
 
 def _retrying(retries: int) -> Any:
-    """Queue a failed run again, with Optuna's own callback for lost ones."""
+    """Return a callback that queues a failed run again, using Optuna's own callback for lost runs."""
     again = _again(retries)
 
     def callback(study: Any, trial: Any) -> None:
@@ -282,7 +282,7 @@ def _retrying(retries: int) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without Optuna's remarks that heartbeats are experimental, and its line for every run."""
+    """Suppress Optuna's warning that heartbeats are experimental, and its log line per run."""
     optuna = _optuna()
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -303,7 +303,7 @@ def _optuna() -> Any:
 
 
 def _without_password(url: str) -> str:
-    """A database's address without the password in it."""
+    """Return a database URL without its password."""
     scheme, separator, rest = url.partition("://")
-    account, at, place = rest.rpartition("@")
-    return f"{scheme}{separator}{account.partition(':')[0]}{at}{place}" if at else url
+    account, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}{account.partition(':')[0]}{at}{host}" if at else url

@@ -1,4 +1,4 @@
-"""A process that runs cells of a sweep until none is left: ``python -m cbsurgeon.sweeps.worker DIR``."""
+"""The program of a sweep's worker process: ``python -m cbsurgeon.sweeps.worker DIR``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a user does, one function per verb; each walks the packages in order. The command line calls the same functions.
+"""The verbs: one function per user action. The command line and Python users call the same functions.
 
-Belongs here: the order in which packages are called, a few lines each. Not here: options and their defaults
-(``options``), decisions.
+Belongs here: calling the packages below in the right order, a few lines per verb. Not here: options and their defaults
+(``options``), any computation.
 """
 
 from cbsurgeon.checks import audit, bench, verify

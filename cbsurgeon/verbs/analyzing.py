@@ -1,4 +1,4 @@
-"""``analyze``: what the attention of a model does on real images."""
+"""``analyze``: loading models and analysing their attention on images."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def analyze(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> Analysis:
-    """Entropy, distance and softmax gradient of every attention, the scales of CB_S, and pictures of the attention.
+    """Analyse the attention of a model on images: entropy, distance, softmax gradient, CB_S scales, pictures.
 
-    With two models also their paired difference on the same images, and one sentence for each difference that is shown.
-    Under ``torchrun`` the processes share the images and give the figures of one.
+    With two models, also return paired differences on the same images, and one sentence per significant difference.
+    Under ``torchrun``, the processes share the images, and the result is the same as that of one process.
 
     Args:
         model, other: models, references, or modules (captured on the first two samples of ``data``, a tensor).
-        how: what to draw, and where to run; or its fields as keywords.
+        how: what to draw, and the device; or its fields as keywords.
         reading: how to read a dataset; or its fields as keywords.
         data: a folder of images, ``file.npz``, a tensor, tensors by input name, or an iterable of batches; ``None``
-            takes a few photographs that scikit-image ships.
+            uses a few photographs that are part of scikit-image.
         loading: how references are loaded.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Returns:
-        The result; ``.to_json()``, ``.plot("curves.png")``.
+        The result; it has ``.to_json()`` and ``.plot("curves.png")``.
 
     Raises:
-        CaptureError: a model cannot be captured whole.
-        NothingMatched: a model has neither an attention with a map nor a CB_S (CB-ANALYZE-04).
-        UsageError: the data do not fit the model (CB-ANALYZE-01 to 03), or a query that does not exist (CB-ANALYZE-06).
-        InputFileError: the dataset cannot be read (``CB-DATA-*``), or no image of it (CB-ANALYZE-05).
+        CaptureError: a model cannot be captured as a whole.
+        NothingMatched: a model has neither an attention with a map nor CB_S operators (CB-ANALYZE-04).
+        UsageError: the data do not match the model (CB-ANALYZE-01 to 03), or there is no such query (CB-ANALYZE-06).
+        InputFileError: the dataset (``CB-DATA-*``) or all of its images (CB-ANALYZE-05) cannot be read.
     """
     names = fields_of(DataOptions)
     reading = resolve(DataOptions, reading, {key: keywords[key] for key in keywords if key in names}, "analyze")

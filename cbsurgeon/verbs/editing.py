@@ -1,4 +1,4 @@
-"""Load, inspect and insert."""
+"""Loading models and recipes, ``inspect`` and ``insert``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cbsurgeon.vocabulary import ON_LOAD
 
 @documented(Loading)
 def load(reference: str | Path, loading: Loading | None = None, /, **keywords: Any) -> Model:
-    """Load a model; a checkpoint that carries recipes gets its insertions replayed before its weights.
+    """Load a model. If a checkpoint contains recipes, their operators are inserted before its weights are loaded.
 
     Args:
         reference: a file, or ``timm:NAME``, ``torchvision:NAME``, ``hf:CLASS``, ``hf:DIRECTORY``,
@@ -32,8 +32,8 @@ def load(reference: str | Path, loading: Loading | None = None, /, **keywords: A
 
     Raises:
         UsageError: an unknown reference.
-        InputFileError: a file that cannot be read safely, or does not fit its architecture.
-        SurgeryError: its recipes do not fit its architecture.
+        InputFileError: the file cannot be read safely, or does not match its architecture.
+        SurgeryError: its recipes do not match its architecture.
         MissingPackage: the package of the reference is not installed.
     """
     how = resolve(Loading, loading, keywords, "load")
@@ -67,11 +67,11 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def replay(model: Model, recipes: Sequence[Mapping[str, Any]], *, trust: bool = False) -> Model:
-    """Repeat insertions on a freshly built architecture, oldest first, in place where it is a module.
+    """Insert the operators of recipes into a newly built model, oldest recipe first; a module is edited in place.
 
     Raises:
-        SurgeryError: a recipe does not fit the model.
-        InputFileError: a recipe names a user's own operator whose module nobody has imported, without ``trust``.
+        SurgeryError: a recipe does not match the model.
+        InputFileError: without ``trust``, a recipe names a user's own operator that has not been imported.
     """
     for document in recipes:
         recipe = Recipe.from_dict(document)
@@ -84,10 +84,10 @@ def replay(model: Model, recipes: Sequence[Mapping[str, Any]], *, trust: bool = 
 
 
 def refuse_foreign_code(recipe: Recipe, file: str, *, trust: bool) -> None:
-    """A file must not decide what is imported: an operator of the user's own has to be imported already, or trusted.
+    """Raise an error if a recipe's operator would have to be imported; a file must not decide what is imported.
 
     Raises:
-        InputFileError: it is neither (CB-TRUST-01).
+        InputFileError: the operator is not built in, not imported yet, and not trusted (CB-TRUST-01).
     """
     if trust or not needs_import(recipe.op):
         return
@@ -96,14 +96,14 @@ def refuse_foreign_code(recipe: Recipe, file: str, *, trust: bool) -> None:
         code="CB-TRUST-01",
         where=f"{file}: op {recipe.op}",
         why="importing a module runs it",
-        do="import that module before loading, or --trust if the file is your own",
+        do="import that module before loading, or add --trust if the file is your own",
     )
 
 
 def inspect(model: Model | nn.Module, example_inputs: tuple[Any, ...] = ()) -> Inspection:
     """Find the MLP blocks of a model by reading its graph.
 
-    The model is captured and not run: a program whose numbers are used is compared with its model where it is made.
+    The model is captured but not run: the captured program is not compared with the model here.
 
     Args:
         model: a :class:`Model`, or a module together with ``example_inputs``.
@@ -117,33 +117,33 @@ def inspect(model: Model | nn.Module, example_inputs: tuple[Any, ...] = ()) -> I
 
 @documented(InsertOptions)
 def insert(model: Model, recipe: Recipe, how: InsertOptions | None = None, /, **keywords: Any) -> Model:
-    """A new model with the recipe's operators; ``model`` is untouched.
+    """Return a new model with the recipe's operators; ``model`` is not modified.
 
     Args:
-        model: what to edit.
+        model: the model to edit.
         recipe: from :func:`plan`, or read from JSON.
-        how: which form of the model to edit; or its fields as keywords.
+        how: whether to edit the module or the program; or its fields as keywords.
 
     Raises:
-        SurgeryError: the recipe does not fit, or a site is occupied.
+        SurgeryError: the recipe does not match the model, or a site is occupied.
         UsageError: ``on="module"`` for a model that is a program (CB-INSERT-01).
     """
     how = resolve(InsertOptions, how, keywords, "insert")
-    way = how.on or ("program" if model.module is None else "module")
-    if way == "module" and model.module is None:
+    editor = how.on or ("program" if model.module is None else "module")
+    if editor == "module" and model.module is None:
         raise UsageError(
             "the model is a program and has no module",
             code="CB-INSERT-01",
             where=model.provenance.reference,
             do='insert(model, recipe, on="program")',
         )
-    if way == "program":
+    if editor == "program":
         return surgery.insert_program(model, recipe)
     return surgery.insert_module(_sharing(model) if how.share else model, recipe, in_place=how.share)
 
 
 def _sharing(model: Model) -> Model:
-    """The same model with modules of its own and the same weights in them."""
+    """Return a copy of the model that shares its weights."""
     if model.module is None:
         return model
     return replace(model, module=duplicate(model.module, share=True))

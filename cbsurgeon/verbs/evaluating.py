@@ -1,4 +1,4 @@
-"""``evaluate``: open what the user named, and measure it."""
+"""``evaluate``: opening models and files, and measuring their metrics on a dataset."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ def evaluate(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> Evaluation:
-    """Metrics of a model on a dataset; with two models also their paired difference, and what is wrong with B.
+    """Measure metrics of a model on a dataset; with two models, also their paired differences and what is wrong with B.
 
-    Both models get the same images in the same order, each in the preprocessing it states; where these differ, the
-    evaluation is false and names the difference.
+    Both models get the same images in the same order, each with its own preprocessing. If the preprocessings differ,
+    the result is false and names the difference.
 
     Args:
         a, b: models, references, or files (``.onnx``, ``.engine``, ``.pt2``).
         how: what to measure; or its fields as keywords.
         reading: how to read the dataset; or its fields as keywords.
-        data: a folder of images (one sub-folder a class, or flat), ``file.npz``, ``hf:DIRECTORY``, ``wds:PATTERN`` or
+        data: a folder of images (one sub-folder per class, or flat), ``file.npz``, ``hf:DIRECTORY``, ``wds:PATTERN`` or
             ``torchvision:NAME:ROOT``.
         loading: how references are loaded.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Returns:
-        The result; a difference is no exception (see :meth:`Evaluation.raise_if_failed`).
+        The result. A difference does not raise an error (see :meth:`Evaluation.raise_if_failed`).
 
     Raises:
-        UsageError: no preprocessing (``CB-DATA-01``), labels that are not the model's (``CB-EVAL-02``, ``CB-EVAL-03``),
-            or an output or metric that does not exist (``CB-EVAL-01``, ``CB-EVAL-05``).
-        InputFileError: the dataset cannot be read, or no image of it (``CB-DATA-*``).
+        UsageError: a model has no preprocessing (``CB-DATA-01``), the labels do not match the model (``CB-EVAL-02``,
+            ``CB-EVAL-03``), or there is no such output or metric (``CB-EVAL-01``, ``CB-EVAL-05``).
+        InputFileError: the dataset or all of its images cannot be read (``CB-DATA-*``).
         MissingPackage: torchmetrics, Pillow or torchvision is not installed.
-        CBSurgeonError: a side cannot be opened or run.
+        CBSurgeonError: a model cannot be opened or run.
     """
     names = fields_of(DataOptions)
     reading = resolve(DataOptions, reading, {key: keywords[key] for key in keywords if key in names}, "evaluate")

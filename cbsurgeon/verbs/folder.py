@@ -1,4 +1,4 @@
-"""A folder of results that appears complete or not at all."""
+"""Writing a folder of results atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from cbsurgeon.errors import CBSurgeonError, OutputFileError
 
 MARK = "report.json"
-"""A folder that holds this file, written by ``ship``, is ours to replace."""
+"""A folder with this file, written by ``ship``, may be replaced with ``--force``."""
 
 
 def check_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Path:
@@ -31,24 +31,24 @@ def check_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Path
     """
     final = Path(path)
     if final.is_symlink():
-        raise _refused("the output folder is a symbolic link", "CB-OUT-02", final, do="name the folder it points to")
+        raise _refused("the output folder is a symbolic link", "CB-OUT-02", final, do="give the folder it points to")
     if final.exists() and not final.is_dir():
-        raise _refused("the output folder is a file", "CB-OUT-04", final, do="name a folder")
+        raise _refused("the output folder is a file", "CB-OUT-04", final, do="give a folder")
     if final.is_dir() and any(final.iterdir()):
         if not force:
             raise _refused(
                 "the output folder exists and is not empty",
                 "CB-OUT-01",
                 final,
-                do="name another folder, or pass --force to replace it",
+                do="give another folder, or add --force to replace it",
             )
         if not _ours(final):
             raise _refused(
-                "the output folder holds other files",
+                "the output folder contains other files",
                 "CB-OUT-09",
                 final,
-                why="--force replaces the whole folder, and only one that `ship` wrote",
-                do="name another folder",
+                why="--force replaces a whole folder, but only one written by `ship`",
+                do="give another folder",
             )
         for source in inputs:
             if final.resolve() in source.resolve().parents:
@@ -70,21 +70,21 @@ def check_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Path
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise _refused(
-            "the output folder cannot be made",
+            "the output folder cannot be created",
             "CB-OUT-06",
             final,
             why=f"{parent}: no permission",
-            do="name another place",
+            do="give another folder",
         )
     return final
 
 
 @contextmanager
 def results_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """Fill a folder beside the destination, and move it into place when all of it is there.
+    """Yield a temporary folder, and move it to the destination at the end.
 
     Raises:
-        OutputFileError: as :func:`check_folder`. On any exception the destination is as it was.
+        OutputFileError: see :func:`check_folder`. After any exception, the destination is unchanged.
     """
     final = check_folder(path, force=force, inputs=inputs)
     absolute = final.absolute()

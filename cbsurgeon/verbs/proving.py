@@ -1,4 +1,4 @@
-"""Export with a check, open a side of a comparison, audit's extras."""
+"""Exporting with a parity check, opening models and files for comparisons, and the extras of ``audit``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 Side = Model | str | Path
 
 FILES = (".onnx", *ENGINE_SUFFIXES)
-"""Files that a runtime opens as they are."""
+"""Suffixes of files that are opened by a runtime instead of being loaded as a model."""
 
 
 @documented(ExportOptions)
@@ -41,21 +41,21 @@ def export_checked(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> tuple[Export, Verification | None]:
-    """Export, and compare an ONNX file with the model before it gets its name.
+    """Export a model, and compare an ONNX file with the model before moving it to its path.
 
-    A file that differs from the model is kept as ``<stem>.unverified.onnx`` instead.
+    A file that differs from the model is saved as ``<stem>.unverified.onnx`` instead.
 
     Args:
-        model: what to export.
+        model: the model to export.
         path: the file.
         how: how to export; or its fields as keywords.
-        check: compare; engines and programs are not compared here.
+        check: compare the file with the model. Engines and programs are not compared here.
         force: replace an existing file.
         program: the captured model, if the caller has it already.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Returns:
-        The export, and the comparison: ``None`` where none was made (:func:`why_unchecked` says why).
+        The export, and the comparison; ``None`` if there was none (:func:`why_unchecked` returns the reason).
     """
     how = resolve(ExportOptions, how, keywords, "export_checked")
     final = Path(path)
@@ -63,7 +63,7 @@ def export_checked(
         return deploy.export(model, final, how, force=force, program=program, progress=progress), None
     if program is None:
         if progress is not None:
-            progress("capture the model")
+            progress("capturing the model")
         program = capture(model)
     again: dict[str, Any] = {"program": program, "force": True, "progress": progress}
     try:
@@ -80,7 +80,7 @@ def export_checked(
 
 
 class _Differs(Exception):
-    """Leaves the staged file behind, so that it never gets the name that was asked for."""
+    """Raised to discard the staged file, so that a file that differs is never moved to its path."""
 
     def __init__(self, verdict: Verification) -> None:
         super().__init__()
@@ -88,28 +88,28 @@ class _Differs(Exception):
 
 
 def why_unchecked(path: str | Path, check: bool = True) -> str:
-    """Why :func:`export_checked` would not compare a file with its model; empty when it would."""
+    """Return why :func:`export_checked` does not compare a file with its model; empty if it does."""
     if not check:
         return "--no-verify was given"
     if Path(path).suffix.lower() != ".onnx":
-        return "only an ONNX file is compared at export; run `cbsurgeon verify`"
+        return "only ONNX files are compared during export; run `cbsurgeon verify`"
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed (pip install 'cbsurgeon[onnx]')"
     return ""
 
 
 def unverified(path: Path) -> Path:
-    """Where a file that failed its check is kept: ``m.onnx`` → ``m.unverified.onnx``."""
+    """Return the path for a file that failed the check: ``m.onnx`` → ``m.unverified.onnx``."""
     return path.with_name(f"{path.stem}.unverified{path.suffix}")
 
 
 @documented(Loading)
 def open_side(reference: str, loading: Loading | None = None, /, **keywords: Any) -> Side:
-    """What a user named as one side of a comparison: an exported file by its path, anything else loaded.
+    """Return an exported file as a path, and load any other reference as a model, for a comparison.
 
     Args:
         reference: a file or a reference.
-        loading: how both sides are loaded; or its fields as keywords.
+        loading: how both models are loaded; or its fields as keywords.
     """
     if Path(reference).suffix.lower() in FILES:
         return Path(reference)
@@ -117,20 +117,20 @@ def open_side(reference: str, loading: Loading | None = None, /, **keywords: Any
 
 
 def cross_checked(models: Sequence[Side], *, progress: Progress | None = None) -> list[CrossCheck]:
-    """The audit's count of each model beside fvcore's, with the difference explained; at batch 1.
+    """Compare the audit's count of each model with fvcore's, at batch 1.
 
     Args:
-        models: what :func:`cbsurgeon.audit` was given.
-        progress: told each step.
+        models: the models given to :func:`cbsurgeon.audit`.
+        progress: called with a message for each model.
 
     Raises:
         MissingPackage: fvcore is not installed.
-        UsageError: a file, or a model without a module (CB-COST-01).
+        UsageError: one is a file or an exported program (CB-COST-01).
     """
     found = []
     for model in models:
         if progress:
-            progress(f"fvcore counts {model.provenance.reference if isinstance(model, Model) else model}")
+            progress(f"counting with fvcore: {model.provenance.reference if isinstance(model, Model) else model}")
         found.append(cross_check(model))
     return found
 
@@ -143,17 +143,17 @@ def shares_of_latency(
     bandwidth: str | float | None = None,
     flops: str | float | None = None,
 ) -> dict[str, Any]:
-    """The inserted operators' share of a model's latency on named hardware: a lower bound and an estimate.
+    """Return the inserted operators' share of a model's latency on some hardware: a lower bound and an estimate.
 
     Args:
-        counted: from :func:`cbsurgeon.audit`, of a model and of the same model with operators.
+        counted: the audit of a model and of the same model with operators.
         hardware: names from :data:`cbsurgeon.checks.cost.hardware.NAMES`, or ``cpu``, which is measured.
-        dtypes: types to compute in.
-        bandwidth, flops: a device of your own instead of the named ones, such as ``3.35TB/s`` and ``989T``; both.
+        dtypes: the types.
+        bandwidth, flops: your own device instead of the named ones, such as ``3.35TB/s`` and ``989T``; give both.
 
     Raises:
-        UsageError: an unknown device, nothing inserted, no device that computes in the types, or a device described
-            by something else than two positive numbers (CB-AUDIT-01 to 04).
+        UsageError: an unknown device, no inserted operator, no device that supports the types, or an invalid bandwidth
+            or rate (CB-AUDIT-01 to 04).
     """
     own = bandwidth is not None or flops is not None
     devices = (described(bandwidth or "", flops or ""),) if own else named(hardware)
@@ -161,5 +161,5 @@ def shares_of_latency(
 
 
 def _named(verdict: Verification, model: Model, file: Path) -> Verification:
-    """The verdict with names a user can type again."""
+    """Return the verification with the reference and the path that the user gave as names."""
     return replace(verdict, a=replace(verdict.a, name=model.provenance.reference), b=replace(verdict.b, name=str(file)))

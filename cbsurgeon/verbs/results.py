@@ -1,4 +1,4 @@
-"""The JSON documents of verbs whose result is a model or a file, and the report made from documents."""
+"""The JSON documents of verbs whose result is a model or a file, and writing the HTML report."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def insertion(
     output: Path | None,
     leaks: Sequence[Leak] = (),
 ) -> dict[str, Any]:
-    """What an insertion did, schema ``cbsurgeon.insert/1``.
+    """Return the JSON document of an insertion, schema ``cbsurgeon.insert/1``.
 
     Args:
-        model, edited: before and after.
-        recipe: what was done.
-        blocks: how many blocks the model has, where that is known.
+        model, edited: the model before and after.
+        recipe: the recipe.
+        blocks: number of blocks of the model; ``None`` if unknown.
         output: the file written; ``None`` for a dry run.
-        leaks: what the probes for leaks saw (:func:`cbsurgeon.checks.leaks_of`).
+        leaks: the results of the leak probes (:func:`cbsurgeon.checks.leaks_of`).
     """
     document, operator = recipe.to_dict(), operator_class(recipe.op)
     return {
@@ -57,7 +57,7 @@ def insertion(
 
 
 def removal(model: Model, output: Path) -> dict[str, Any]:
-    """What a removal took out, schema ``cbsurgeon.remove/1``."""
+    """Return the JSON document of a removal, schema ``cbsurgeon.remove/1``."""
     return {
         "schema": "cbsurgeon.remove/1",
         "reference": model.provenance.reference,
@@ -77,12 +77,12 @@ def removal(model: Model, output: Path) -> dict[str, Any]:
 
 
 def read_inserted(path: str | Path) -> dict[str, Any]:
-    """What was inserted before an ONNX file was exported or an engine built, schema ``cbsurgeon.inspect/1``.
+    """Return the operators in an exported file, from its metadata, schema ``cbsurgeon.inspect/1``.
 
-    Of an engine, the manifest beside it is read, and not the engine.
+    For an engine, only the manifest next to it is read.
 
     Raises:
-        InputFileError: it is no such file, or cbsurgeon did not write it (CB-ONNX-04).
+        InputFileError: the file cannot be read, or cbsurgeon did not write it (CB-ONNX-04).
         MissingPackage: onnx is not installed.
     """
     engine = Path(path).suffix.lower() in ENGINE_SUFFIXES
@@ -94,10 +94,10 @@ def read_inserted(path: str | Path) -> dict[str, Any]:
         found = read_metadata(path)
     if not isinstance(found, dict):
         raise InputFileError(
-            f"the {'engine' if engine else 'ONNX file'} does not say what was inserted",
+            f"the {'engine' if engine else 'ONNX file'} has no information about inserted operators",
             code="CB-ONNX-04",
             where=str(path),
-            why="no manifest lies beside it" if engine else "cbsurgeon did not export it",
+            why="it has no manifest next to it" if engine else "cbsurgeon did not export it",
             do=f"inspect the {'ONNX file' if engine else 'model'} it was made from",
         )
     try:
@@ -121,17 +121,17 @@ def read_inserted(path: str | Path) -> dict[str, Any]:
 
 
 def write_report(documents: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = False) -> Path:
-    """Write result documents as one self-contained HTML file.
+    """Write result documents to one self-contained HTML file.
 
     Args:
-        documents: what ``to_dict()`` of any result, or ``--json`` of any verb, gave.
+        documents: the results of ``to_dict()``, or the ``--json`` output of verbs.
         path: the ``.html`` file.
         force: replace an existing file.
 
     Raises:
         UsageError: there is nothing to show.
-        InputFileError: a document lacks what its schema promises (CB-REPORT-02).
-        OutputFileError: it cannot be written there.
+        InputFileError: a document lacks fields of its schema (CB-REPORT-02).
+        OutputFileError: the file cannot be written.
         MissingPackage: matplotlib or Jinja2 is not installed.
     """
     write_text(path, render_html(documents), force=force)
@@ -139,13 +139,13 @@ def write_report(documents: Sequence[Mapping[str, Any]], path: str | Path, *, fo
 
 
 def write_text(path: str | Path, text: str, *, force: bool = False) -> None:
-    """Write a text file, complete or not at all."""
+    """Write a text file atomically."""
     with atomic.output(path, force=force) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def keys(model: Model) -> set[str]:
-    """The state-dict keys of a model."""
+    """Return the state-dict keys of a model."""
     if model.module is not None:
         return set(model.module.state_dict())
     return set(model.program.state_dict) if model.program is not None else set()

@@ -1,4 +1,4 @@
-"""The whole job: insert, export, verify, audit, bench, report, in one folder."""
+"""``ship``: insert, export, verify, audit, bench and report in one step, into one folder."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ ONNX, ENGINE, PAGE = "model.onnx", "model.engine", "report.html"
 
 @dataclass(frozen=True)
 class Shipment:
-    """What ``ship`` made.
+    """The result of ``ship``.
 
     Attributes:
         directory: the folder with all files.
-        document: everything as JSON, schema ``cbsurgeon.ship/1``.
-        verification: the ONNX file against the edited model.
-        warnings: facts the user must see.
-        evaluation: the edited model and the ONNX file on real data, where there is some.
+        document: the JSON document, schema ``cbsurgeon.ship/1``.
+        verification: comparison of the ONNX file with the edited model.
+        warnings: what the user must know.
+        evaluation: comparison of the edited model and the ONNX file on a dataset; ``None`` if none was given.
     """
 
     directory: Path
@@ -58,7 +58,7 @@ class Shipment:
     evaluation: Evaluation | None = None
 
     def __bool__(self) -> bool:
-        """True when the ONNX file is proven equal to the edited model, on real data too where there is some."""
+        """True if the ONNX file equals the edited model, also on the dataset if one was given."""
         return bool(self.verification) and (self.evaluation is None or bool(self.evaluation))
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Shipment:
         return dict(self.document)
 
     def raise_if_failed(self) -> Shipment:
-        """Return itself, or raise.
+        """Return the shipment itself, or raise an error.
 
         Raises:
             CheckFailed: parity or the evaluation failed.
@@ -91,24 +91,24 @@ def ship(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> Shipment:
-    """Insert, export to ONNX (and an engine where a TensorRT builder is installed), verify, audit, bench, report.
+    """Insert, export to ONNX (and to an engine if a TensorRT builder is installed), verify, audit, bench and report.
 
-    A model that carries one recipe already, such as a checkpoint that was trained with it, is shipped as it is when
-    nothing is chosen; it is compared with the same weights without the operators.
+    If no choice is given and the model already has operators from one recipe (such as a checkpoint trained with them),
+    it is shipped as it is, and compared with the same weights without the operators.
 
     Args:
-        model: what to edit; untouched.
-        directory: folder for the results; it appears complete or not at all.
-        choice: which operator goes where, as :func:`cbsurgeon.plan`; or its fields as keywords.
-        how: what else to do; or its fields as keywords.
-        reading: how to read the dataset, where one is given; or its fields as keywords.
-        force: replace a folder an earlier ``ship`` wrote.
+        model: the model to edit; it is not modified.
+        directory: folder for the results; written atomically.
+        choice: which operator goes where, see :func:`cbsurgeon.plan`; or its fields as keywords.
+        how: the other options; or its fields as keywords.
+        reading: how to read the dataset, if one is given; or its fields as keywords.
+        force: replace a folder written by an earlier ``ship``.
         command: the command line, for the report.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Raises:
-        CBSurgeonError: as the verbs it is made of; then nothing is written. A failed parity check is no exception
-            but a false :class:`Shipment`, whose ONNX file is kept as ``model.unverified.onnx``.
+        CBSurgeonError: any error of the verbs it calls; nothing is written then. If the parity check fails, no error is
+            raised: the :class:`Shipment` is false, and its ONNX file is called ``model.unverified.onnx``.
     """
     own = {name: keywords.pop(name) for name in fields_of(ShipOptions) if name in keywords}
     how = resolve(ShipOptions, how, own, "ship")
@@ -117,7 +117,7 @@ def ship(
     choice = resolve(Choice, choice, keywords, "ship")
     _require_packages()
     if how.data is not None:
-        open_data(how.data, preprocessing_of(model), reading)  # what is wrong with it is said before the work
+        open_data(how.data, preprocessing_of(model), reading)  # raises any error before the long work starts
     tell = progress or (lambda step: None)
     with results_folder(directory, force=force, inputs=sources(model)) as folder:
         job = _Job(model, Path(directory), folder, tell)
@@ -128,16 +128,16 @@ def ship(
         else:
             job.left_out["engine"] = "--no-engine was given"
         job.evaluate(how.data, reading)
-        tell("count parameters, FLOPs and bytes")
+        tell("counting parameters, FLOPs and bytes")
         job.documents.append(checks.audit(job.model, job.edited).to_dict())
         job.bench(how.bench_budget, how.opset)
-        tell("write the report")
+        tell("writing the report")
         document = job.finish(command)
     return Shipment(Path(directory), document, job.verdict, tuple(job.warnings), job.evaluated)
 
 
 class _Job:
-    """The state of one shipment while its folder fills."""
+    """The state of one call of :func:`ship`."""
 
     edited: Model
     recipe: Recipe
@@ -151,22 +151,22 @@ class _Job:
         self.evaluated: Evaluation | None = None
 
     def edit(self, choice: Choice) -> None:
-        """Inspect, plan, insert; weights and recipe. What is inserted already stays, where nothing is chosen."""
+        """Inspect, plan and insert; write weights and recipe. Without a choice, operators already inserted are kept."""
         given = self.model
         before = len(given.recipes) == 1 and choice == Choice()
         if before:
             self.model = remove(given)
-        self.tell("read the graph")
+        self.tell("reading the graph")
         found = inspect(self.model)
         self.recipe = Recipe.from_dict(given.recipes[0]) if before else plan(found, choice)
-        self.tell("insert")
+        self.tell("inserting")
         edited = given if before else insert(self.model, self.recipe)
         leaks = checks.leaks_of(self.model, edited, self.recipe)
         for leak in leaks:
             leak.raise_if_failed()
         name = WEIGHTS if edited.module is not None else PROGRAM
         save(edited, self.folder / name)
-        # From here on the edited model is what the file in the folder says it is, so commands in messages run.
+        # From here on the edited model is named after its file, so that commands in messages can be run.
         origin = replace(edited.provenance, reference=str(self.final / name))
         self.edited = replace(edited, provenance=origin)
         (self.folder / RECIPE).write_text(self.recipe.to_json(), encoding="utf-8")
@@ -179,8 +179,8 @@ class _Job:
             )
 
     def export(self, opset: int) -> None:
-        """ONNX, compared with the edited model."""
-        self.tell("capture the edited model")
+        """Export to ONNX and compare the file with the edited model."""
+        self.tell("capturing the edited model")
         program = capture(self.edited)
         made, verdict = export_checked(
             self.edited, self.folder / ONNX, opset=opset, program=program, progress=self.tell
@@ -192,9 +192,9 @@ class _Job:
         self.documents += [self._placed(made), self.verdict.to_dict()]
 
     def build_engine(self) -> None:
-        """An engine from the ONNX file, where that file is proven and a builder is installed."""
+        """Build an engine from the ONNX file, if the file was verified and a builder is installed."""
         if not self.verdict:
-            self.left_out["engine"] = "the ONNX file is not proven equal to the model"
+            self.left_out["engine"] = "the ONNX file differs from the model"
             return
         try:
             built = deploy.build_engine(self.made.path, self.folder / ENGINE, progress=self.tell)
@@ -205,14 +205,14 @@ class _Job:
             self.warnings.append(f"no engine was built: {error.what}: {error.why}")
         else:
             self.documents.append(self._placed(built))
-            where = "this machine has one" if torch.cuda.is_available() else "this machine has no NVIDIA GPU"
+            where = "" if torch.cuda.is_available() else ", because this machine has no NVIDIA GPU"
             self.left_out["engine run"] = (
-                f"the engine was built, not run ({where}); on a machine with the GPU it was built for: "
+                f"the engine was built but not run{where}; on a machine with the GPU it was built for, run: "
                 f"cbsurgeon verify {shlex.quote(str(self.final / WEIGHTS))} {shlex.quote(str(self.final / ENGINE))}"
             )
 
     def evaluate(self, data: Any, reading: DataOptions) -> None:
-        """The edited model and the ONNX file on real data."""
+        """Evaluate the edited model and the ONNX file on the dataset."""
         if data is None:
             self.left_out["accuracy"] = "no --data was given, so accuracy was not measured"
             return
@@ -223,21 +223,21 @@ class _Job:
         self.documents.append(self.evaluated.to_dict())
 
     def bench(self, budget: float, opset: int) -> None:
-        """Original against edited, both as ONNX files on the CPU."""
+        """Compare the latency of the original and the edited model, both as ONNX files on the CPU."""
         if budget <= 0 or not self.verdict:
-            self.left_out["benchmark"] = "no time was given" if self.verdict else "the ONNX file is not proven"
+            self.left_out["benchmark"] = "its budget is 0" if self.verdict else "the ONNX file differs from the model"
             return
-        with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place:
-            self.tell("export the original, to compare with")
-            plain = Path(place) / "original.onnx"
+        with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
+            self.tell("exporting the original model for comparison")
+            plain = Path(folder) / "original.onnx"
             deploy.export_onnx(self.model, plain, opset=opset)
-            self.tell(f"time original against edited for {budget:.0f} s")
+            self.tell(f"timing original and edited model for {budget:.0f} s")
             result = checks.bench(plain, self.made.path, on="onnxruntime", budget=budget, progress=self.tell)
         named = replace(result, a=self.model.provenance.reference, b=str(self.final / ONNX))
         self.documents.append(named.to_dict())
 
     def finish(self, command: str) -> dict[str, Any]:
-        """The report, as JSON and as a page."""
+        """Write the report as JSON and as HTML."""
         document = {
             "schema": SCHEMA,
             "title": self.model.provenance.reference,
@@ -256,7 +256,7 @@ class _Job:
         return document
 
     def _weights(self) -> dict[str, Any]:
-        """Where the weights come from: what was asked for, the digest of its file, and that of the weights shipped."""
+        """Return where the weights come from: reference, digest of its file, and digest of the weights shipped."""
         origin = self.model.provenance
         name = WEIGHTS if self.edited.module is not None else PROGRAM
         return {
@@ -271,7 +271,7 @@ class _Job:
         }
 
     def _placed(self, made: Export) -> dict[str, Any]:
-        """An export's document with its files where they will be, not where they were made."""
+        """Return an export's document with the final paths of its files."""
         beside = [self.final / file.name if file else None for file in (made.external_data, made.manifest)]
         moved = replace(made, path=self.final / made.path.name, external_data=beside[0], manifest=beside[1])
         return moved.to_dict()
@@ -283,12 +283,12 @@ class _Job:
 
 
 def _require_packages() -> None:
-    """Say what is missing before the work, not after it.
+    """Check before the work that all packages are installed.
 
     Raises:
-        MissingPackage: onnx, onnxscript, onnxruntime, or what the report needs, is not installed.
+        MissingPackage: onnx, onnxscript, onnxruntime, or a package for the report is not installed.
     """
     plots.require()
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise missing(package, "onnx", "exporting to ONNX and proving the file")
+            raise missing(package, "onnx", "exporting to ONNX and verifying the file")

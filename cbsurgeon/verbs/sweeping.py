@@ -1,4 +1,4 @@
-"""A grid of insertions into one model, and the user's command in each of its cells."""
+"""``sweep``: measuring a grid of insertions, and running the user's command for each cell."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cbsurgeon.vocabulary import Progress
 TABLE, IDENTITY = "sweep.json", "identity.json"
 
 APART = ("workers", "retries", "storage", "budget")
-"""Fields that say where, how often and how long a sweep runs; with other values it is the same sweep."""
+"""Options that may differ between calls that continue the same sweep."""
 
 
 @documented(SweepOptions)
@@ -40,23 +40,23 @@ def sweep(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> SweepTable:
-    """Insert every combination of a grid into one model, and tell what each costs and what a command makes of it.
+    """Insert every combination of a grid into a model, measure the cost of each, and run a command for each.
 
-    The model is captured once. The folder keeps every finished cell and run, so that the same call goes on where an
-    interrupted one stopped; several processes and machines can work on one folder and storage.
+    The model is captured once. Finished cells and runs are saved in the folder, so the same call continues an
+    interrupted one. Several processes and machines can share one folder and storage.
 
     Args:
-        model: what to edit; untouched.
+        model: the model to edit; it is not modified.
         directory: folder for the table, the recipes, the edited models and the runs.
         how: the grid and the command; or its fields as keywords.
-        progress: told each step.
+        progress: called with a message at each step.
 
     Raises:
-        UsageError: a grid or a command that cannot be read (CB-SWEEP-01, CB-SWEEP-05, CB-SWEEP-08).
-        OutputFileError: the folder holds something else (CB-SWEEP-09).
+        UsageError: the grid or the command is not valid (CB-SWEEP-01, CB-SWEEP-05, CB-SWEEP-08).
+        OutputFileError: the folder contains something else (CB-SWEEP-09).
         InputFileError: the storage cannot be used (CB-SWEEP-03, CB-SWEEP-04).
-        CaptureError: the model cannot be captured whole.
-        MissingPackage: Optuna, for a command; ONNX Runtime, for own time.
+        CaptureError: the model cannot be captured as a whole.
+        MissingPackage: Optuna (for a command) or ONNX Runtime (for own time) is not installed.
     """
     how = resolve(SweepOptions, how, keywords, "sweep")
     tell = progress or (lambda step: None)
@@ -84,13 +84,13 @@ def _check_command(how: SweepOptions) -> None:
             "a command needs the name of its metric",
             code="CB-SWEEP-08",
             where=f"--run {how.run}",
-            why="the table compares one number of every run",
-            do='--metric accuracy, where the command writes {out}/metrics.json such as {"accuracy": 0.81}',
+            why="the table compares one number per run",
+            do='--metric accuracy, if the command writes {"accuracy": 0.81} to {out}/metrics.json',
         )
 
 
 def _digest(model: Model, how: SweepOptions) -> str:
-    """What makes two sweeps the same: the model and what is asked for, but not where and how long it runs."""
+    """Return a digest of the model and of all options except :data:`APART`: it identifies the sweep."""
     asked = {name: value for name, value in asdict(how).items() if name not in APART}
     origin = model.provenance
     said = [origin.reference, origin.sha256, origin.architecture, dict(origin.architecture_options), asked]
@@ -98,10 +98,10 @@ def _digest(model: Model, how: SweepOptions) -> str:
 
 
 def _claim(folder: Path, digest: str) -> None:
-    """Make the folder, or see that it holds this very sweep.
+    """Create the folder, or check that it belongs to this sweep.
 
     Raises:
-        OutputFileError: it holds another sweep, or other files (CB-SWEEP-09).
+        OutputFileError: it contains another sweep, or other files (CB-SWEEP-09).
     """
     mark = folder / IDENTITY
     if mark.is_file():
@@ -111,27 +111,27 @@ def _claim(folder: Path, digest: str) -> None:
             held = None
         if isinstance(held, dict) and held.get("digest") == digest:
             return
-        why = "its model, grid, seeds, command or metric are not the ones given now"
+        why = "its model, grid, seeds, command or metric differ from the ones given now"
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        why = "it holds files that no sweep wrote"
+        why = "it contains files that were not written by a sweep"
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(mark, json.dumps({"schema": "cbsurgeon.sweep-identity/1", "digest": digest}) + "\n")
         return
     raise OutputFileError(
-        "the folder belongs to something else",
+        "the folder does not belong to this sweep",
         code="CB-SWEEP-09",
         where=str(folder),
         why=why,
-        do="name another folder with -o",
+        do="give another folder with -o",
     )
 
 
 def _measured(
     model: Model, folder: Path, grid: tuple[Cell, ...], how: SweepOptions, tell: Progress
 ) -> tuple[list[Row], dict[str, Recipe]]:
-    """The rows of the table and the recipes of the cells that exist; cells measured earlier are read back."""
-    tell("capture and inspect the model")
+    """Measure all cells, or read those measured before; return the rows and the recipes of possible cells."""
+    tell("capturing and inspecting the model")
     measured = measure(model, how)
     rows, recipes = [measured.baseline()], dict[str, Recipe]()
     (folder / "cells").mkdir(exist_ok=True)
@@ -154,7 +154,7 @@ def _measured(
 def _run(
     model: Model, table: SweepTable, recipes: dict[str, Recipe], how: SweepOptions, digest: str, tell: Progress
 ) -> SweepTable:
-    """The table with what the user's command made of every cell."""
+    """Run the user's command for every cell and seed; return the table with the results."""
     assert how.run is not None and how.metric is not None
     folder = table.directory
     (folder / "models").mkdir(exist_ok=True)
@@ -162,7 +162,7 @@ def _run(
     for name in (BASELINE, *recipes):
         models[name], file = f"models/{name}.safetensors", folder / f"models/{name}.safetensors"
         if not file.exists():
-            tell(f"write {file.name}")
+            tell(f"writing {file.name}")
             save(model if name == BASELINE else insert(model, recipes[name], share=True), file)
         if name in recipes:
             written[name] = f"models/{name}.recipe.json"

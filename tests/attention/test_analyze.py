@@ -121,7 +121,7 @@ def test_a_mixer_gives_the_scales_of_cb_s_and_the_reason_why_there_is_no_map() -
     values = [0.1 * (-1) ** i * (i + 1) for i in range(16)]
     found = cbs.analyze(with_scales(small.mixer, *values), data=IMAGES)
     assert found.layers == () and found.images == 0
-    assert "no attention was found" in found.a.reason
+    assert "it has no attention" in found.a.reason
     low, high = numpy.quantile(numpy.abs(values), [0.1, 0.9])
     for scale in found.scales:
         assert scale.ratio == pytest.approx(low / high, rel=EXACT)

@@ -92,7 +92,7 @@ def test_a_dry_run_writes_only_the_recipe_and_the_recipe_replays(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = run("insert", plain, "--layers", "all", "--dry-run", "--recipe-out", "recipe.json")
-    assert outcome.code == 0 and outcome.out.splitlines()[1].startswith("would put")
+    assert outcome.code == 0 and outcome.out.splitlines()[1].startswith("would insert")
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
     assert run("insert", plain, "--recipe", "recipe.json").code == 0
     replayed = cbs.load("plain-cb.safetensors").module

@@ -158,7 +158,7 @@ def test_a_deployed_file_is_attacked_through_its_model(data: Path, tmp_path: Pat
     row = found.robust[0]
     assert row["metrics"]["a"]["top1"] == row["metrics"]["b"]["top1"] < found.metrics["a"]["top1"]
     assert row["difference"]["top1"]["value"] == 0 and len(found.robust) == 3
-    assert any("attacks on B follow the gradient of A" in remark for remark in found.remarks)
+    assert any("attacks on B use the gradient of A" in remark for remark in found.remarks)
     with pytest.raises(UsageError) as caught:
         cbs.evaluate(tmp_path / "m.onnx", data=data, robust=("fgsm",), **HERE)
     assert caught.value.code == "CB-EVAL-08" and "fgsm cannot be done" in caught.value.what

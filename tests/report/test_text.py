@@ -48,7 +48,7 @@ def test_what_was_chosen_is_an_explicit_list() -> None:
 
 def test_a_dry_run_does_not_claim_to_have_done_it() -> None:
     text = render_text({**documents.insertion(), "dry_run": True, "output": None})
-    assert text.startswith("would put") and "written" not in text
+    assert text.startswith("would insert") and "written" not in text
 
 
 def test_rejected_candidates_only_on_request() -> None:

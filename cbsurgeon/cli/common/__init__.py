@@ -1,4 +1,4 @@
-"""What the commands share: flags made from ``options``, the terminal, and how a failure is shown.
+"""Shared by the commands: flags generated from ``options``, the terminal, and error output.
 
 Not here: a command itself (its file in ``cli``).
 """

@@ -1,4 +1,4 @@
-"""Whatever went wrong, as an error of ours: what, where, why, what to do."""
+"""Translating any exception to an error with four parts: what, where, why, do."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import click
 from cbsurgeon.errors import CBSurgeonError, OutputFileError, UsageError, did_you_mean
 
 _REFUSED_CHOICE = re.compile(r"'(.*)' is not one of ", re.DOTALL)
-"""How click begins the message about a value that is none of a list."""
+"""The beginning of click's message about a value that is not one of the choices."""
 
-OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h: not one of the four answers a caller can act on
+OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 
 class InternalError(CBSurgeonError):
@@ -21,12 +21,12 @@ class InternalError(CBSurgeonError):
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The exit code that an error means."""
+    """Return the exit code for an exception."""
     return explain(error).exit_code
 
 
 def explain(error: BaseException) -> CBSurgeonError:
-    """An error of ours for any exception: ours unchanged, click's and the operating system's translated."""
+    """Translate any exception to a ``CBSurgeonError``; one of cbsurgeon's own errors is returned unchanged."""
     if isinstance(error, CBSurgeonError):
         return error
     if isinstance(error, click.ClickException):
@@ -41,7 +41,7 @@ def explain(error: BaseException) -> CBSurgeonError:
             do="use a smaller --input or batch, or a machine with more memory",
         )
     return InternalError(
-        "cbsurgeon met a case it does not know",
+        "this is a fault in cbsurgeon",
         code="CB-INTERNAL-01",
         why=f"{type(error).__name__}: {_one_line(str(error))}",
         do="rerun with --debug and report the traceback",

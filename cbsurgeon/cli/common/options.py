@@ -1,4 +1,4 @@
-"""Flags from the fields of :mod:`cbsurgeon.options`, and the few that every verb has."""
+"""Generating flags from the fields of :mod:`cbsurgeon.options`, and the flags that every verb has."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def terminal_options(function: Command) -> Command:
     decorated: Any = with_terminal
     for decorate in (
         flag("--debug", help="Show the traceback of an error."),
-        flag("-v", "--verbose", help="Progress as plain lines, and what libraries print."),
-        flag("-q", "--quiet", help="Only the result and errors."),
+        flag("-v", "--verbose", help="Print progress as plain lines, and the output of libraries."),
+        flag("-q", "--quiet", help="Print only the result and errors."),
         flag("--json", help="Print the result as one JSON document on stdout."),
     ):
         decorated = decorate(decorated)
@@ -50,7 +50,7 @@ def terminal_options(function: Command) -> Command:
 
 
 def options(kind: type, name: str) -> Callable[[Command], Command]:
-    """Every flag of an options class (:mod:`cbsurgeon.options`); the verb gets one object as the keyword ``name``."""
+    """Add every flag of an options class to a command, and pass it one object of the class as keyword ``name``."""
     fields = {flag.name.removeprefix("--").replace("-", "_"): (field, flag) for field, flag in flags_of(kind).items()}
 
     def decorate(function: Command) -> Command:
@@ -90,10 +90,10 @@ def _option(parameter: str, flag: Flag, kind: type, field: str) -> Callable[[Com
 
 
 def _read(flag: Flag, typed: Any) -> Any:
-    """The value of a text.
+    """Convert the text of a flag to its value.
 
     Raises:
-        UsageError: the flag does not take that text (CB-CLI-06).
+        UsageError: the text is not valid for this flag (CB-CLI-06).
     """
     assert flag.read is not None
     try:
@@ -108,14 +108,14 @@ def _read(flag: Flag, typed: Any) -> Any:
 
 
 def typed_flags(context: click.Context, kind: type) -> list[str]:
-    """The flags of an options class that the user typed."""
+    """Return the flags of an options class that the user typed."""
     source = click.core.ParameterSource.COMMANDLINE
     names = [flag.name for flag in flags_of(kind).values()]
     return [name for name in names if context.get_parameter_source(name[2:].replace("-", "_")) is source]
 
 
 def retyped(context: click.Context, kind: type) -> str:
-    """The flags of an options class that the user typed, with their values, as they can be pasted into a command."""
+    """Return the typed flags of an options class with their values, quoted for a shell."""
     words: list[str] = []
     for field, flag in flags_of(kind).items():
         parameter = flag.name.removeprefix("--").replace("-", "_")
@@ -142,5 +142,5 @@ force_option = click.option("--force", is_flag=True, help="Replace the output if
 def reference_argument(
     name: str = "reference", metavar: str = "REF", required: bool = True
 ) -> Callable[[Command], Command]:
-    """A model given on the command line."""
+    """Add an argument for a model to a command."""
     return click.argument(name, metavar=metavar, required=required, shell_complete=references)

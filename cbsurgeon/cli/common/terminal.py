@@ -1,4 +1,4 @@
-"""The terminal: results on stdout, everything else on stderr."""
+"""Output to the terminal: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from cbsurgeon.errors import CBSurgeonError
 from cbsurgeon.vocabulary import ON_LOAD
 
 ERROR_SCHEMA = "cbsurgeon.error/1"
-CODE_COLUMN = 78  # where the code of an error ends, when the headline leaves room
+CODE_COLUMN = 78  # the column in which the code of an error ends, if the first line is short enough
 BETWEEN_LINES = 10.0  # seconds between two lines about one step, where there is no terminal to overwrite one
-WIDEST = 120  # tables wider than this are hard to read, however wide the window is
+WIDEST = 120  # wider tables are hard to read
 
 
 def colored(stream: TextIO) -> bool:
-    """Whether to send colour codes to a stream (https://no-color.org)."""
+    """Return whether to write colour codes to a stream (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def columns() -> int:
-    """Columns of the terminal, 100 where there is none."""
+    """Return the width of the terminal in columns; 100 if there is no terminal."""
     return min(shutil.get_terminal_size((100, 24)).columns, WIDEST)
 
 
@@ -67,7 +67,7 @@ class Terminal:
     def show(self, document: Mapping[str, Any], text: Callable[[], str] | None = None) -> None:
         """Print a result: the document with ``--json``, else ``text()`` or the document as tables.
 
-        The first lines say where the weights of each loaded model come from; in JSON they stand under ``loaded``.
+        The first lines name the origin of each loaded model's weights; in JSON it is under ``loaded``.
         """
         self.shown = True
         if self.json:
@@ -86,11 +86,11 @@ class Terminal:
             self._out(render_text(visible_in(document), width=self.wide, color=colored(sys.stdout)))
 
     def say(self, text: str) -> None:
-        """One line for people."""
+        """Print one line on stderr."""
         self._note("", text)
 
     def warn(self, text: str) -> None:
-        """A line that starts with ``warning:``."""
+        """Print a line that starts with ``warning:`` on stderr."""
         self._note(click.style("warning:", fg="yellow") if colored(sys.stderr) else "warning:", text)
 
     def _note(self, label: str, text: str) -> None:
@@ -98,14 +98,14 @@ class Terminal:
             click.echo(f"{label} {visible(text)}".lstrip(), err=True)
 
     def fail(self, error: CBSurgeonError) -> None:
-        """Print an error, in four parts on stderr; with ``--json`` also as the document, if none was printed."""
+        """Print an error on stderr; with ``--json`` also as a JSON document, if none was printed yet."""
         click.echo(four_parts(error, colored(sys.stderr), columns() if sys.stderr.isatty() else None), err=True)
         if self.json and not self.shown:
             self.show({"schema": ERROR_SCHEMA, **error.to_dict()})
 
     @contextlib.contextmanager
     def working(self) -> Iterator[Callable[[str], None]]:
-        """Progress for long work, and silence for what libraries print while it runs."""
+        """Yield a progress callback for long work, and suppress the output of libraries meanwhile."""
         with self._hushed(), self._told_of_models():
             if self.quiet or not (self.verbose or sys.stderr.isatty()):
                 yield lambda step: None
@@ -117,7 +117,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def _told_of_models(self) -> Iterator[None]:
-        """Note where the weights of the models come from that are loaded meanwhile."""
+        """Record the origin of the weights of models loaded in the ``with`` block."""
 
         def note(provenance: Any) -> None:
             name = "" if provenance.source == "file" else f"{provenance.reference}: "
@@ -131,7 +131,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def _hushed(self) -> Iterator[None]:
-        """Keep stdout ours: what libraries print goes to stderr with ``-v`` and nowhere otherwise."""
+        """Suppress the output of libraries; with ``-v`` or ``--debug``, redirect it to stderr."""
         with contextlib.ExitStack() as stack:
             if self.verbose or self.debug:
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -149,7 +149,7 @@ class Terminal:
 
 
 def four_parts(error: CBSurgeonError, color: bool, width: int | None) -> str:
-    """An error as people read it: what and its code, where, why, do; wrapped to ``width`` where there is one."""
+    """Return the text of an error: what with its code, where, why, do; wrapped to ``width`` if given."""
     code = f"[{error.code}]"
     gap = " " * max(2, CODE_COLUMN - len("error: ") - len(error.what) - len(code))
     label = click.style("error:", fg="red", bold=True) if color else "error:"
@@ -225,16 +225,16 @@ def spoken(seconds: float) -> str:
 
 
 def _stage(step: str) -> str:
-    """The part of a message that stays the same while a step goes on: ``build: layers, 40 %`` → ``build``.
+    """Return the part of a message that is constant during a step: ``build: layers, 40 %`` → ``build``.
 
-    Nothing, for a message that only counts (``3 of 40 groups``): it belongs to the step before.
+    For a message that only counts (``3 of 40 groups``), return an empty string: it belongs to the previous step.
     """
     return re.sub(r"(: .*)?(, ?\d+ ?%)?$|^\d+ of .*", "", step)
 
 
 @contextlib.contextmanager
 def _spinner() -> Iterator[Callable[[str], None]]:
-    """A spinner on the current step; finished steps stay, with their time."""
+    """Show a spinner for the current step; finished steps stay visible with their durations."""
     from rich.console import Console
     from rich.markup import escape
 

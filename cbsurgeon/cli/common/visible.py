@@ -1,7 +1,7 @@
-"""Text from files and models, made safe for a terminal and for JSON.
+"""Making text from files and models safe for a terminal and for JSON.
 
-A name can hold characters that a terminal acts on: escape sequences that move the cursor or change its title, C1 bytes
-that do the same, and bidirectional overrides that show text in another order than it has.
+A name can contain characters that a terminal interprets: escape sequences and C1 bytes that move the cursor or change
+the title, and bidirectional overrides that change the order in which text is shown.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ ACTED_ON = re.compile(
 )
 
 UNDECODED = range(0xDC80, 0xDD00)
-"""What Python makes of the bytes of a file name that are not UTF-8."""
+"""The code points that Python uses for bytes of a file name that are not UTF-8."""
 
 
 def visible(text: str) -> str:
-    """The text with every character that a terminal acts on as an escape: ``\\x1b``, ``\\u202e``."""
+    """Replace every character that a terminal interprets by an escape such as ``\\x1b`` or ``\\u202e``."""
     return ACTED_ON.sub(lambda found: _escape(ord(found[0])), text)
 
 
 def visible_in(value: Any) -> Any:
-    """A JSON value with every text in it made visible, keys included."""
+    """Apply :func:`visible` to every text in a JSON value, including keys."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, Mapping):
@@ -39,7 +39,7 @@ def visible_in(value: Any) -> Any:
 
 
 def valid_json(value: Any) -> Any:
-    """A value that JSON and UTF-8 can hold: numbers that are not finite become null, lone surrogates escapes."""
+    """Make a value valid for JSON and UTF-8: non-finite numbers become null, lone surrogates become escapes."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):

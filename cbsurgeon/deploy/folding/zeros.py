@@ -34,9 +34,7 @@ def _fold_one(editor: ProgramEditor, occupant: Occupant) -> FoldedSite:
     if found is None:
         return FoldedSite(occupant.path, occupant.op, reason=reason)
     if not _along_its_rows(found, occupant, len(keep)):
-        return FoldedSite(
-            occupant.path, occupant.op, reason=f"the channels are not the rows of the weight of {found.node.name}"
-        )
+        return FoldedSite(occupant.path, occupant.op, reason=f"{found.node.name} does not produce the channels as rows")
     for name in found.weights:
         weight = editor.weights[name].detach()
         editor.replace_weight(name, weight * keep.to(weight).view(-1, *[1] * (weight.dim() - 1)))

@@ -1,6 +1,6 @@
-"""Metrics by task, computed by torchmetrics; one file each.
+"""The metrics of each task, computed by torchmetrics; one file per metric.
 
-Belongs here: what turns outputs and targets into a number. Not here: the difference of two models
+Belongs here: computing a number from outputs and targets. Not here: the difference of two models
 (``evaluation.comparison``).
 """
 

@@ -1,7 +1,7 @@
-"""What a metric is: a few numbers for each image, and a value of many images.
+"""The base class of metrics: a few numbers per image, and a value computed from those of many images.
 
-Images are recorded one by one, so that differences of two models can be paired, several processes give the numbers of
-one, and an interrupted evaluation continues.
+Numbers are recorded per image, so that differences between two models can be paired, several processes give the same
+result as one, and an interrupted evaluation can continue.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class Metric(ABC):
 
     Attributes:
         name: its key in results.
-        title: its name for people.
+        title: its name in reports.
         task: the task it belongs to (:data:`cbsurgeon.vocabulary.TASKS`).
-        higher: larger values are better.
-        percent: its value is a share, shown in per cent.
-        binary: an image counts as 0 or 1, and the value is the mean.
-        least: classes from which it says something.
+        higher: whether larger values are better.
+        percent: whether its value is a fraction, shown in per cent.
+        binary: whether each image counts as 0 or 1, and the value is the mean.
+        least: smallest number of classes for which it is useful.
     """
 
     name: str
@@ -36,18 +36,18 @@ class Metric(ABC):
 
     @abstractmethod
     def record(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The numbers of each image.
+        """Compute the numbers to record for each image.
 
         Args:
             outputs: float32, finite; ``[batch, classes]``, or ``[batch, classes, height, width]``.
-            targets: labels as :class:`cbsurgeon.data.Batch` has them.
+            targets: labels as in :class:`cbsurgeon.data.Batch`.
 
         Returns:
             ``[batch, numbers]``.
         """
 
     def value(self, records: Tensor) -> float:
-        """The metric of many images.
+        """Compute the metric from the records of many images.
 
         Args:
             records: float64 ``[images, numbers]``.
@@ -56,9 +56,9 @@ class Metric(ABC):
 
     @property
     def mean(self) -> bool:
-        """The value is the mean of one number an image."""
+        """Whether the value is the mean of one number per image."""
         return type(self).value is Metric.value
 
     def lost(self, records: Tensor) -> Tensor:
-        """The numbers of images whose outputs are not finite: wrong where that has a meaning, otherwise unknown."""
+        """Return the records of images whose outputs are not finite: 0 (wrong) for binary metrics, else NaN."""
         return torch.full_like(records, 0.0 if self.binary else math.nan)

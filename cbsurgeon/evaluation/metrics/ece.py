@@ -15,20 +15,20 @@ BINS = 15
 
 
 class ECE(Metric):
-    """Mean distance between confidence and accuracy over 15 bins of confidence, weighted by their images."""
+    """Mean distance between confidence and accuracy over 15 bins of confidence, weighted by their numbers of images."""
 
     name, title, higher = "ece", "ECE", False
 
     def record(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Confidence of the prediction, and whether it is right."""
+        """Record the confidence of the prediction, and whether it is correct."""
         confidence, prediction = outputs.double().softmax(1).max(1)
         return torch.stack([confidence, (prediction == targets).double()], 1)
 
     def value(self, records: Tensor) -> float:
-        """As :meth:`Metric.value`."""
+        """See :meth:`Metric.value`."""
         if not records.isfinite().all():
             return math.nan
-        # The calibration error of many classes is that of two: the prediction is right, or not.
+        # The calibration error of many classes equals that of two: "the prediction is correct" or not.
         error = torchmetrics().functional.classification.binary_calibration_error(
             records[:, 0].float(), records[:, 1].long(), n_bins=BINS, validate_args=False
         )

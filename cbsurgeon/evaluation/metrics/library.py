@@ -1,4 +1,4 @@
-"""torchmetrics, imported when a metric is used."""
+"""Importing torchmetrics when a metric needs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cbsurgeon.errors import missing
 
 
 def torchmetrics() -> Any:
-    """The package.
+    """Import the torchmetrics package.
 
     Raises:
         MissingPackage: it is not installed.

@@ -1,4 +1,4 @@
-"""Mean average precision of several labels an image."""
+"""Mean average precision for several labels per image."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from cbsurgeon.evaluation.metrics.library import torchmetrics
 
 
 class MeanAveragePrecision(Metric):
-    """Mean over the classes of the area under precision and recall."""
+    """Mean over classes of the area under the precision-recall curve."""
 
     name, title, task = "map", "mAP", "multilabel"
 
     def record(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Outputs and labels of every class."""
+        """Record the outputs and labels of every class."""
         return torch.cat([outputs.double(), targets.double()], 1)
 
     def value(self, records: Tensor) -> float:
-        """As :meth:`Metric.value`; classes that no image has do not count."""
+        """See :meth:`Metric.value`; classes without images are left out."""
         outputs, labels = records.chunk(2, 1)
         held = labels.any(0)
         if not held.any():

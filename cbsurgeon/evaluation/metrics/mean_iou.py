@@ -11,12 +11,12 @@ from cbsurgeon.models.imaging import OUTSIDE
 
 
 class MeanIoU(Metric):
-    """Mean over the classes of intersection over union, both summed over all images (ADE20K's definition)."""
+    """Mean over classes of intersection over union, both summed over all images (as for ADE20K)."""
 
     name, title, task = "miou", "mIoU", "segmentation"
 
     def record(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Intersection and union of every class, in pixels."""
+        """Record intersection and union of every class, in pixels."""
         counts = torchmetrics().functional.classification.multiclass_stat_scores(
             outputs.argmax(1),
             targets,
@@ -29,7 +29,7 @@ class MeanIoU(Metric):
         return torch.cat([right, right + false_alarms + missed], 1)
 
     def value(self, records: Tensor) -> float:
-        """As :meth:`Metric.value`; classes that appear nowhere do not count."""
+        """See :meth:`Metric.value`; classes that appear in no image are left out."""
         intersection, union = records.sum(0).chunk(2)
         held = union > 0
         return float((intersection[held] / union[held]).mean())

@@ -9,10 +9,10 @@ from cbsurgeon.evaluation.metrics.base import Metric
 
 
 class NLL(Metric):
-    """Mean of ``-ln p(class)`` in nats, p by softmax over the outputs."""
+    """Mean of ``-ln p(class)`` in nats; ``p`` is the softmax of the outputs."""
 
     name, title, higher, percent = "nll", "NLL", False, False
 
     def record(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each image."""
+        """Record the loss of each image."""
         return cross_entropy(outputs.double(), targets, reduction="none")[:, None]

@@ -1,8 +1,8 @@
-"""Every metric, in the order of results; the first of a task is the one that claims are about.
+"""The table of metrics, in the order of results; claims are about the first metric of a task.
 
-A new metric is one file and one line here. A metric of a user's own is ``mod:package.module:name``: the name of a
-:class:`~cbsurgeon.evaluation.metrics.base.Metric` class, or of a function from outputs and targets to one number an
-image.
+A new metric is one file and one line here. Users give their own metric as ``mod:package.module:name``, the name of a
+:class:`~cbsurgeon.evaluation.metrics.base.Metric` class, or of a function of outputs and targets that returns one
+number per image.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ METRICS: tuple[type[Metric], ...] = (Top1, Top5, NLL, ECE, MeanAveragePrecision,
 
 
 def metrics_of(task: str, names: Sequence[str], classes: int) -> tuple[Metric, ...]:
-    """The metrics of a task, or those named.
+    """Return the metrics of a task, or the named ones.
 
     Args:
         task: the task.
-        names: what the user asked for; empty for all of the task that say something.
+        names: names given by the user; if empty, all metrics that are useful for this number of classes.
         classes: number of outputs.
 
     Raises:
@@ -52,7 +52,7 @@ def _named(name: str, task: str) -> Metric:
             code="CB-EVAL-05",
             where=f"--metrics {name}",
             why=f"the metrics are {', '.join(known)}",
-            do=did_you_mean(name, known) or "or mod:package.module:function for one of your own",
+            do=did_you_mean(name, known) or "use mod:package.module:function for your own metric",
         )
     return known[name]()
 
@@ -67,7 +67,7 @@ def _own(name: str) -> Metric:
             code="CB-EVAL-05",
             where=name,
             why=f"{type(error).__name__}: {error}",
-            do="write mod:package.module:function, importable from here",
+            do="write mod:package.module:function; Python must be able to import it",
         ) from error
     if inspect.isclass(found) and issubclass(found, Metric):
         return found()
@@ -75,7 +75,7 @@ def _own(name: str) -> Metric:
 
 
 class _Function(Metric):
-    """A function of the user's own; the value is the mean of its numbers."""
+    """A user's own function; the value is the mean of its numbers."""
 
     percent = False
 
@@ -84,13 +84,13 @@ class _Function(Metric):
         self._function = function
 
     def record(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What the function gives, one number an image."""
+        """Record the function's result, one number per image."""
         found = self._function(outputs, targets)
         if found.shape != (len(outputs),):
             raise UsageError(
-                f"the metric {self.name} gives no number for each image",
+                f"the metric {self.name} does not return one number per image",
                 code="CB-EVAL-05",
                 why=f"its result has shape {list(found.shape)} for {len(outputs)} images",
-                do="return a tensor [batch]",
+                do="return a tensor of shape [batch]",
             )
         return found.double()[:, None]

@@ -9,13 +9,13 @@ from cbsurgeon.evaluation.metrics.library import torchmetrics
 
 
 class Top1(Metric):
-    """Share of images whose largest output is that of their class."""
+    """Fraction of images whose largest output is that of their class."""
 
     name, title, binary = "top1", "top-1", True
     among: int = 1
 
     def record(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """1 where the class is among the largest outputs, otherwise 0."""
+        """Record 1 if the class is among the ``among`` largest outputs, else 0."""
         classes = outputs.shape[1]
         right: Tensor = torchmetrics().functional.classification.multiclass_accuracy(
             outputs[:, :, None],

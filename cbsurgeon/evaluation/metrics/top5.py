@@ -6,6 +6,6 @@ from cbsurgeon.evaluation.metrics.top1 import Top1
 
 
 class Top5(Top1):
-    """Share of images whose class is among the five largest outputs."""
+    """Fraction of images whose class is among the five largest outputs."""
 
     name, title, among, least = "top5", "top-5", 5, 6

@@ -1,4 +1,4 @@
-"""What an evaluation records of each image, the table of it, and the part that an interrupted run had finished.
+"""The records of an evaluation: the numbers per image, their table, and saving them for ``--resume``.
 
-Not here: the metrics' definitions (``evaluation.metrics``), the result made from the table (``evaluation.summary``).
+Not here: the definitions of metrics (``evaluation.metrics``), the result made from the table (``evaluation.summary``).
 """

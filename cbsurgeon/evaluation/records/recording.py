@@ -1,4 +1,4 @@
-"""Batches → what is recorded of each image: the numbers of every metric, predictions, and how far two models differ."""
+"""Computing the records of each image: the numbers of every metric, predictions, and the difference of two models."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ AGREEMENT, DISTANCE, MARGIN, LABEL = "agreement", "distance", "margin", "label"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is recorded.
+    """What an evaluation records.
 
     Attributes:
-        task: what the models do; ``None`` where the dataset has no labels to tell.
-        metrics: metrics of images with labels.
-        classes: which outputs count.
-        where: the dataset, for errors.
+        task: the task; ``None`` if the dataset has no labels and the user named no task.
+        metrics: the metrics; empty without labels.
+        classes: which outputs are evaluated.
+        where: the dataset, for error messages.
     """
 
     task: str | None
@@ -33,15 +33,15 @@ class Plan:
 
 
 def columns(plan: Plan, outputs: Mapping[str, Tensor], labels: Tensor | None) -> dict[str, Tensor]:
-    """The rows of one batch: column → ``[batch, numbers]``.
+    """Return the records of one batch: column → ``[batch, numbers]``.
 
     Args:
         plan: what is recorded.
-        outputs: side → its outputs, ``[batch, ...]``.
-        labels: of the batch.
+        outputs: ``a`` or ``b`` → outputs, ``[batch, ...]``.
+        labels: labels of the batch.
 
     Raises:
-        UsageError: a label is no class of the models (``CB-EVAL-03``).
+        UsageError: a label is not a class of the models (``CB-EVAL-03``).
     """
     found: dict[str, Tensor] = {}
     targets = None
@@ -65,7 +65,7 @@ def columns(plan: Plan, outputs: Mapping[str, Tensor], labels: Tensor | None) ->
 
 
 def records_of(plan: Plan, outputs: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-    """The numbers of every metric: name → ``[batch, numbers]``."""
+    """Return the records of every metric for one model: name → ``[batch, numbers]``."""
     given = _usable_form(plan, outputs, labels)
     finite = given.flatten(1).isfinite().all(1)
     usable = given if finite.all() else torch.where(_like(finite, given), given, 0.0)
@@ -73,7 +73,7 @@ def records_of(plan: Plan, outputs: Tensor, labels: Tensor | None) -> dict[str, 
 
 
 def _usable_form(plan: Plan, outputs: Tensor, labels: Tensor | None) -> Tensor:
-    """Outputs of the classes that count; maps in the size of their labels, by bilinear interpolation."""
+    """Return the outputs of the evaluated classes; maps are resized to their labels by bilinear interpolation."""
     given = plan.classes.restrict(outputs)
     if given.dim() == 4 and labels is not None and given.shape[2:] != labels.shape[1:]:
         return interpolate(given, tuple(labels.shape[1:]), mode="bilinear", align_corners=False)
@@ -83,14 +83,14 @@ def _usable_form(plan: Plan, outputs: Tensor, labels: Tensor | None) -> Tensor:
 def _records(plan: Plan, usable: Tensor, finite: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for metric in plan.metrics:
-        assert targets is not None, "metrics are planned where there are labels"
+        assert targets is not None, "metrics are planned only with labels"
         records = metric.record(usable, targets).double()
         found[metric.name] = records if finite.all() else torch.where(finite[:, None], records, metric.lost(records))
     return found
 
 
 def _compared(a: Tensor, b: Tensor, task: str | None) -> dict[str, Tensor]:
-    """Whether the predictions agree, how far the outputs are apart, and the margin that changed predictions had."""
+    """Return agreement of the predictions, distance of the outputs, and the margin in A of changed predictions."""
     distance = torch.stack([(b - a).flatten(1).double().square().sum(1), _spread(a)], 1)
     if task == "multilabel":
         agree = ((a > 0) == (b > 0)).double().mean(1, keepdim=True)
@@ -103,7 +103,7 @@ def _compared(a: Tensor, b: Tensor, task: str | None) -> dict[str, Tensor]:
 
 
 def _spread(outputs: Tensor) -> Tensor:
-    """Squared distance of an image's outputs from their mean: a constant added to all outputs changes nothing."""
+    """Return the squared distance of each image's outputs from their mean, so that a constant offset has no effect."""
     flat = outputs.double().flatten(1)
     return (flat - flat.mean(1, keepdim=True)).square().sum(1)
 

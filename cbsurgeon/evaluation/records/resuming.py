@@ -1,4 +1,4 @@
-"""What an interrupted evaluation had finished, kept in the user's state folder until the evaluation ends."""
+"""Saving finished units of an evaluation in the user's state folder, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from cbsurgeon.models.files import atomic
 from cbsurgeon.options import EvaluateOptions
 
 EVERY = 5.0
-"""Seconds between two files: what a kill loses at most. An evaluation that is shorter writes none."""
+"""Seconds between two files, and so the most work that an interruption loses. Shorter evaluations write no file."""
 _SCHEMA = "cbsurgeon.evaluate-state/1"
 
 
 @dataclass
 class Progress:
-    """Units that are finished, and what was found in them.
+    """Finished units and their records.
 
     Attributes:
-        units: their numbers.
-        table: the rows.
-        problems, notes: of their samples.
-        findings: what the first batch showed; ``None`` where it is not among them.
+        units: numbers of the units.
+        table: the records of their images.
+        problems, notes: unreadable samples and conversions in these units.
+        findings: findings for the first batch; ``None`` if it is not in these units.
     """
 
     units: list[int] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Progress:
     findings: list[Finding] | None = None
 
     def add(self, other: Progress) -> None:
-        """Take over what another one has."""
+        """Add the units of another instance."""
         self.units += other.units
         self.table.extend(other.table)
         self.problems += other.problems
@@ -56,11 +56,11 @@ class Progress:
 
 
 class State:
-    """The files of one evaluation; another model, dataset or option has others.
+    """The saved files of one evaluation; a different model, dataset or option has its own folder.
 
     Args:
-        folder: where they lie; it does not have to exist.
-        rank: number of this process, in their names.
+        folder: the folder of the files; it need not exist.
+        rank: rank of this process, used in file names.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -68,28 +68,28 @@ class State:
         self._saved, self._count, self.usable = time.monotonic(), 0, True
 
     def read(self) -> Progress:
-        """Everything that was finished, by whatever processes."""
+        """Return all saved units, from all processes."""
         from safetensors import SafetensorError
 
         found = Progress()
         for path in sorted(self.folder.glob("part-*.safetensors")) if self.folder.is_dir() else ():
             with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
-                # A file of another version, or one that is damaged, is read again from the dataset.
+                # The units of a damaged file, or one of another version, are evaluated again.
                 part = _read(path)
                 if not set(part.units) & set(found.units):
                     found.add(part)
         return found
 
     def clear(self) -> None:
-        """Remove the files."""
+        """Delete the files."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def due(self) -> bool:
-        """It is time to write another file."""
+        """Return whether it is time to write another file."""
         return self.usable and time.monotonic() - self._saved >= EVERY
 
     def write(self, part: Progress) -> None:
-        """Keep what was finished since the last file; where that cannot be written, an interrupted run starts anew."""
+        """Save the units finished since the last file; if the folder is not writable, nothing can be resumed."""
         self._saved, self._count = time.monotonic(), self._count + 1
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -101,7 +101,7 @@ class State:
 
 
 def state_of(sides: Sequence[Side], opened: Data, how: EvaluateOptions) -> State:
-    """The state of this evaluation, in ``$XDG_STATE_HOME/cbsurgeon/evaluate``."""
+    """Return the state of this evaluation, in ``$XDG_STATE_HOME/cbsurgeon/evaluate``."""
     document = {
         "sides": [[side.name, side.runtime.backend, side.fingerprint()] for side in sides],
         "views": [asdict(view) for view in opened.views],

@@ -1,4 +1,4 @@
-"""What was recorded of each image: one row an image, whatever process read it."""
+"""The table of records, with one row per image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class Table:
-    """Columns of numbers, one row an image.
+    """Columns of numbers with one row per image.
 
     Attributes:
-        indices: number of each image in the dataset.
-        names: its name.
+        indices: index of each image in the dataset.
+        names: name of each image.
         columns: name → numbers ``[images, ...]``, float64.
     """
 
@@ -26,7 +26,7 @@ class Table:
         return len(self.names)
 
     def add(self, indices: Tensor, names: Sequence[str], columns: Mapping[str, Tensor]) -> None:
-        """Append the rows of one batch."""
+        """Append the records of one batch."""
         self.indices.append(indices)
         self.names.extend(names)
         for name, column in columns.items():
@@ -40,8 +40,8 @@ class Table:
             self.columns.setdefault(name, []).extend(parts)
 
     def ordered(self) -> tuple[Tensor, list[str], dict[str, Tensor]]:
-        """Indices, names and columns in the order of the dataset, so that sums do not depend on who read what when."""
+        """Return indices, names and columns in the order of the dataset, which makes sums reproducible."""
         indices = torch.cat(self.indices) if self.indices else torch.zeros(0, dtype=torch.int64)
         order = indices.argsort()
         columns = {name: torch.cat(parts)[order] for name, parts in self.columns.items()}
-        return indices[order], [self.names[place] for place in order.tolist()], columns
+        return indices[order], [self.names[index] for index in order.tolist()], columns

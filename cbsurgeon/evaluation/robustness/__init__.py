@@ -1,6 +1,7 @@
-"""How models bear corrupted and attacked images (paper, Tables 8 and 9): what is done, running it, and its result.
+"""Robustness: metrics on corrupted and attacked images (paper, Tables 8 and 9).
 
-Belongs here: running a model on images that were changed. Not here: the corruptions themselves (``data.corruptions``).
+Belongs here: attacks, and running models on changed images. Not here: the corruptions themselves
+(``data.corruptions``).
 """
 
 from cbsurgeon.evaluation.robustness.running import Stressed

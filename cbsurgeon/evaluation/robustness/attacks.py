@@ -1,4 +1,4 @@
-"""Attacks that follow the gradient of a model: FGSM and PGD, by captum."""
+"""Attacks that use the gradient of a model: FGSM and PGD, from captum."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ATTACKS = {
     "fgsm": "FGSM, epsilon {}/255",
     "pgd": "PGD, epsilon {}/255, 10 steps of a quarter of it",
 }
-"""Attack → what a strength means. It is the largest change of a pixel, in levels of 255, in the maximum norm."""
+"""Attack → description of a strength, which is the largest change of a pixel value, in units of 1/255."""
 STEPS, STEP = 10, 0.25
-"""Steps of PGD, and their size as a share of epsilon."""
+"""Number of steps of PGD, and their size as a fraction of epsilon."""
 
 
 def attacked(name: str, strength: float, pixels: Tensor, labels: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
-    """Pixels changed by at most ``strength / 255`` each, within 0 to 1, so that the loss of their labels grows.
+    """Return pixels changed by at most ``strength / 255`` each, within 0 to 1, to increase the loss.
 
     Args:
-        name: ``fgsm`` (``x + eps sign(grad)``) or ``pgd`` (from the image itself, projected after each step).
-        strength: epsilon in levels of 255.
+        name: ``fgsm`` (``x + eps sign(grad)``) or ``pgd`` (starting at the image, projected after each step).
+        strength: epsilon in units of 1/255.
         pixels: ``[batch, channels, height, width]`` from 0 to 1.
         labels: class indices ``[batch]``.
-        logits: pixels → differentiable outputs ``[batch, classes]``; the normalisation is inside.
+        logits: function from pixels to differentiable outputs ``[batch, classes]``; it includes the normalisation.
 
     Raises:
         MissingPackage: captum is not installed.
@@ -38,10 +38,10 @@ def attacked(name: str, strength: float, pixels: Tensor, labels: Tensor, logits:
     bounds = {"lower_bound": 0.0, "upper_bound": 1.0}
     images = pixels.detach().clone().requires_grad_()
     with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # captum says at each step that it follows the gradient
+        warnings.simplefilter("ignore", UserWarning)  # captum warns at each step that it sets requires_grad
         if name == "fgsm":
             attack = library.FGSM(logits, _loss, **bounds)
-            attack.zero_thresh = 0.0  # captum leaves a pixel alone below 1e-6, which in deep networks is most of them
+            attack.zero_thresh = 0.0  # captum's default ignores gradients below 1e-6, which are most of them
             found = attack.perturb(images, epsilon, labels)
         else:
             attack = library.PGD(logits, _loss, **bounds)
@@ -52,7 +52,7 @@ def attacked(name: str, strength: float, pixels: Tensor, labels: Tensor, logits:
 
 
 def _loss(outputs: Tensor, labels: Tensor) -> Tensor:
-    """The sum over images: the gradient of an image does not depend on the others."""
+    """Return the loss summed over images, so that an image's gradient does not depend on the others."""
     return cross_entropy(outputs, labels, reduction="sum").reshape(1)
 
 

@@ -1,4 +1,4 @@
-"""Both models on corrupted and attacked images of one batch."""
+"""Running models on the corrupted and attacked images of a batch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cbsurgeon.models import Preprocessing
 
 
 class Stressed:
-    """Runs models on changed images.
+    """Runs models on corrupted and attacked images.
 
     Args:
-        wanted: what to do to the images.
+        wanted: the corruptions and attacks.
         sides: the models.
-        views: preprocessings of the batches' views.
+        views: the preprocessings of the batches.
         plan: what is recorded.
 
     Raises:
@@ -35,14 +35,14 @@ class Stressed:
     ) -> None:
         self.wanted, self.sides, self.views, self.plan = tuple(wanted), sides, views, plan
         if wanted and (not views or not plan.metrics):
-            raise _refused("--robust", "it changes images with labels, and the dataset has none")
+            raise _refused("--robust", "it needs images with labels, and the dataset has none")
         self.sources = {side.letter: self._source(side) for side in sides} if any(s.attack for s in wanted) else {}
 
     def _source(self, side: Side) -> Side:
-        """The model whose gradient an attack on a side follows: its own, or that of the other one (transfer)."""
+        """Return the model whose gradient attacks a model: itself, or else the other one (transfer)."""
         attacks = ", ".join(stress.name for stress in self.wanted if stress.attack)
         if self.plan.task != "classification":
-            raise _refused(attacks, f"it needs one class an image; this is {self.plan.task}")
+            raise _refused(attacks, f"it needs one class per image; this is {self.plan.task}")
         if side.differentiable:
             return side
         for other in self.sides:
@@ -52,15 +52,15 @@ class Stressed:
 
     @property
     def remarks(self) -> list[str]:
-        """How attacks reach files that have no gradient of their own."""
+        """Remarks about transferred attacks."""
         return [
-            f"attacks on {letter.upper()} follow the gradient of {source.letter.upper()} ({source.name}): transferred"
+            f"attacks on {letter.upper()} use the gradient of {source.letter.upper()} ({source.name})"
             for letter, source in self.sources.items()
             if source.letter != letter
         ]
 
     def columns(self, batch: Batch) -> dict[str, Tensor]:
-        """Records of every corruption, seed, model and metric: column → ``[batch, numbers]``."""
+        """Return the records of every corruption, seed, model and metric: column → ``[batch, numbers]``."""
         found: dict[str, Tensor] = {}
         for stress in self.wanted:
             for seed in range(stress.seeds):
@@ -76,7 +76,7 @@ class Stressed:
         return found
 
     def _changed(self, stress: Stress, seed: int, batch: Batch, source: Side, view: Preprocessing) -> Tensor:
-        """The changed inputs of a batch in one view."""
+        """Return the changed inputs of a batch with one preprocessing."""
         inputs = batch.views[source.view]
         assert isinstance(inputs, Tensor) and batch.labels is not None
         if stress.name == "occlusion":
@@ -96,8 +96,8 @@ class Stressed:
 
 def _refused(what: str, why: str) -> UsageError:
     return UsageError(
-        f"{what} cannot be done here",
+        f"{what} is not possible here",
         code="CB-EVAL-08",
         why=why,
-        do="give the model the file was exported from as A: its gradient is followed, and the attack transferred",
+        do="give the model that the file was exported from as A; its gradient is then used for both",
     )

@@ -1,4 +1,4 @@
-"""What ``--robust`` asks for: names and strengths."""
+"""Parsing ``--robust``: corruptions and attacks with their strengths."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Stress:
 
     Attributes:
         name: ``occlusion``, ``noise``, ``shot``, ``blur``, ``fgsm`` or ``pgd``.
-        strength: how strong, in the unit of :data:`CORRUPTIONS` or :data:`ATTACKS`.
-        seeds: how often it is repeated with other random numbers.
+        strength: its strength, in the unit of :data:`CORRUPTIONS` or :data:`ATTACKS`.
+        seeds: number of repetitions with different random numbers.
     """
 
     name: str
@@ -26,30 +26,30 @@ class Stress:
 
     @property
     def key(self) -> str:
-        """Its name in results: ``noise=5``."""
+        """Its name in results, such as ``noise=5``."""
         return f"{self.name}={self.strength:g}"
 
     @property
     def attack(self) -> bool:
-        """It follows the gradient of a model."""
+        """Whether it uses the gradient of a model."""
         return self.name in ATTACKS
 
     @property
     def words(self) -> str:
-        """What is done, for people."""
+        """Its description for reports."""
         unit = ATTACKS[self.name] if self.attack else CORRUPTIONS[self.name].unit
         return unit.format(f"{self.strength:g}")
 
 
 def stresses(asked: Sequence[str], seeds: int) -> tuple[Stress, ...]:
-    """What to do to the images.
+    """Parse the corruptions and attacks requested with ``--robust``.
 
     Args:
-        asked: names, or names with strengths: ``noise``, ``noise=5``, ``fgsm=2``.
-        seeds: repetitions of what is random.
+        asked: names, optionally with strengths: ``noise``, ``noise=5``, ``fgsm=2``.
+        seeds: number of repetitions of random corruptions.
 
     Raises:
-        UsageError: no such corruption or attack, or no strength (``CB-EVAL-07``).
+        UsageError: an unknown corruption or attack, or an invalid strength (``CB-EVAL-07``).
     """
     found: list[Stress] = []
     known = (*CORRUPTIONS, *ATTACKS)
@@ -61,7 +61,7 @@ def stresses(asked: Sequence[str], seeds: int) -> tuple[Stress, ...]:
                 f"--robust does not know {word!r}",
                 code="CB-EVAL-07",
                 where=f"--robust {','.join(asked)}",
-                why=f"it takes {', '.join(known)}, each with a strength above 0 if you like, such as noise=5",
+                why=f"it accepts {', '.join(known)}, optionally with a strength above 0, such as noise=5",
                 do=did_you_mean(name, known) or "--robust occlusion,fgsm",
             )
         random = name in CORRUPTIONS and CORRUPTIONS[name].random

@@ -1,4 +1,4 @@
-"""Rows of corrupted images → what each corruption does to the metrics."""
+"""Summarising the records of corrupted images: the metrics for each corruption."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365
 def summarize(
     wanted: Sequence[Stress], metrics: Sequence[Metric], sides: Sequence[str], columns: Mapping[str, Tensor]
 ) -> list[dict[str, Any]]:
-    """A row for each corruption and strength, in JSON form.
+    """Return one row per corruption and strength, in JSON form.
 
-    ``metrics`` are means over seeds, ``seeds`` their 95 % interval (Student's t over seeds), ``difference`` is paired
-    over images.
+    ``metrics`` are means over seeds, ``over_seeds`` their 95 % confidence intervals (Student's t over seeds), and
+    ``difference`` is paired over images.
     """
     rows = []
     for stress in wanted:
@@ -75,7 +75,7 @@ def _over_seeds(metric: Metric, seeds: Sequence[Tensor]) -> list[float] | None:
 
 
 def _difference(metric: Metric, a: Sequence[Tensor], b: Sequence[Tensor]) -> dict[str, Any]:
-    """Of one seed as of clean images; of several, images are resampled with all their seeds."""
+    """Return the paired difference; with several seeds, an image is resampled with all its seeds."""
     if len(a) == 1:
         return difference(metric, a[0], b[0]).to_dict()
     first, second = _mean(metric, a), _mean(metric, b)

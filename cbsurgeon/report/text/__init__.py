@@ -1,6 +1,6 @@
-"""Result documents as terminal tables.
+"""Rendering result documents as terminal tables.
 
-Belongs here: one file per kind of result, as rows. Not here: the terminal itself (``cli.terminal``).
+Belongs here: one file per kind of result. Not here: the terminal itself (``cli.common.terminal``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cbsurgeon.report.text.sweeping import swept
 
 
 def render_text(document: Document, *, width: int = 100, color: bool = False) -> str:
-    """A result document as text for a terminal of ``width`` columns, without colour codes unless asked.
+    """Return a result document as text for a terminal of ``width`` columns, with colour codes if ``color``.
 
     Raises:
         MissingPackage: rich is not installed.

@@ -1,4 +1,4 @@
-"""What ``analyze`` found."""
+"""The result of ``analyze`` as tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = ("entropy", "15-85 %", "bound", "class", "distance", "weighted", "grad
 
 
 def analyzed(document: Document, documents: Sequence[Document]) -> Rows:
-    """The quantities of every layer, of both models where there are two, the scales, and the findings."""
+    """Yield the quantities of every layer of one or both models, the scales, and the findings."""
     b = document.get("candidate")
     names = document["reference"] + (f" -> {b['name']}" if b else "")
     where = f", {counted(document['images'], 'image')} of {document['data']}" if document["images"] else ""
@@ -28,11 +28,9 @@ def analyzed(document: Document, documents: Sequence[Document]) -> Rows:
         if side and side["reason"]:
             yield fact("no map", side["reason"], "yellow")
     if document["images"]:
-        yield fact(
-            "entropy", "in nats: mean, 15th to 85th percentile, at most ln keys; class: of the class token's row"
-        )
-        yield fact("distance", "of spatial tokens: mean over pairs, and weighted by attention")
-        yield fact("gradient", "nuclear norm of the Jacobian of softmax; * its scale is assumed")
+        yield fact("entropy", "in nats: mean, 15th to 85th percentile, upper bound ln keys; class: class token's row")
+        yield fact("distance", "between spatial tokens: mean over pairs, and weighted by attention")
+        yield fact("gradient", "nuclear norm of the softmax Jacobian; * if the scale is assumed")
     for side in filter(None, (document, b)):
         if side["scales"]:
             yield line("")
@@ -40,7 +38,7 @@ def analyzed(document: Document, documents: Sequence[Document]) -> Rows:
     for finding in document["findings"]:
         yield fact("finding", finding, "green")
     if b and document["layers"] and not document["findings"]:
-        yield fact("finding", "no difference is shown with 95 % confidence")
+        yield fact("finding", "no significant difference (95 % confidence)")
     for side, how in document["preprocessing"].items():
         yield fact(f"images {side.upper()}", f"{'x'.join(map(str, how['size']))}, {how['interpolation']}")
     for remark in document["remarks"]:

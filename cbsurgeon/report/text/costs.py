@@ -1,4 +1,4 @@
-"""What ``audit`` counted."""
+"""The result of ``audit`` as tables."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
 
 def audited(document: Document, documents: Sequence[Document]) -> Rows:
-    """Parameters, FLOPs, operations and bytes of A, of B, and the difference."""
+    """Yield parameters, FLOPs, operations and bytes of A and B, and the difference."""
     b = document.get("b")
     head = f"{document['a']} -> {b}" if b else str(document["a"])
     yield line(f"{head}   (batch {document['batch']}, {document['dtype']})", "bold")
-    columns = ("A", "B", "B - A", "share") if b else ("A",)
+    columns = ("A", "B", "B - A", "B / A - 1") if b else ("A",)
     table = grid("", *columns, right=columns)
     for name, show in figures.costs(document).items():
         row, label = document[name], figures.COSTS[name]
@@ -42,9 +42,9 @@ def audited(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def _models(document: Document) -> Rows:
-    """Every model in one column, and its difference to A in a second table."""
+    """Yield a table with one column per model, and a second one with the differences to A."""
     shown, models = figures.costs(document), document["models"]
-    letters = [figures.letter(place) for place in range(len(models))]
+    letters = [figures.letter(number) for number in range(len(models))]
     yield line("all models", "bold")
     for letter, model in zip(letters, models, strict=True):
         yield fact(letter, model["reference"])
@@ -58,13 +58,13 @@ def _models(document: Document) -> Rows:
         differences = (show(model["difference"][name], signed=True) for model in models[1:])
         table.add_row(*cells(figures.COSTS[name], *differences))
     yield table
-    for place, model in enumerate(document["models"][2:], start=2):
+    for number, model in enumerate(document["models"][2:], start=2):
         if model["uncounted"]:
-            yield fact("uncounted", f"in {figures.letter(place)}: {text_of(model['uncounted'])}", "yellow")
+            yield fact("uncounted", f"in {figures.letter(number)}: {text_of(model['uncounted'])}", "yellow")
 
 
 def _cross_checked(checked: Mapping[str, Any]) -> Rows:
-    """FLOPs of one model by this audit and by fvcore, and every operator that they count differently."""
+    """Yield the FLOPs of one model by the audit and by fvcore, and every operator that they count differently."""
     yield line(f"fvcore on {checked['reference']}   (FLOPs, batch {checked['batch']})", "bold")
     columns = ("audit", "fvcore", "difference")
     table = grid("", *columns, "why", right=columns)
@@ -74,16 +74,16 @@ def _cross_checked(checked: Mapping[str, Any]) -> Rows:
         table.add_row(*cells(label, figures.count(row["ours"]), figures.count(row["fvcore"]), difference, why))
     yield table
     if checked["ok"]:
-        yield fact("explained", "to the last operation", "green")
+        yield fact("explained", "completely", "green")
     else:
         rest = f"{checked['unexplained']:+,} FLOPs, {checked['unexplained_operations']:+,} operations"
         yield fact("NOT explained", rest, "red")
 
 
 def _shares(table: Mapping[str, Any]) -> Rows:
-    """The roofline: the operators' share of latency, one row per device and type, one column per form."""
+    """Yield the operators' share of latency, with one row per device and type and one column per form."""
     forms = list(table["forms"])
-    yield line(f"share of latency, at least / likely (batch {table['batch']})", "bold")
+    yield line(f"share of latency, lower bound / estimate (batch {table['batch']})", "bold")
     shown = grid("hardware", "type", *forms, right=forms)
     for (device, kind), rows in figures.by_device(table["rows"]).items():
         shown.add_row(*cells(device, kind, *(figures.share(rows[form]) for form in forms)))
@@ -97,7 +97,7 @@ def _shares(table: Mapping[str, Any]) -> Rows:
     else:
         yield fact("negligible", f"at most {limit} in every row")
     if table["left_out"]:
-        yield fact("left out", "does not compute in it: " + "; ".join(table["left_out"]))
+        yield fact("left out", "type not supported: " + "; ".join(table["left_out"]))
 
 
 def _by(

@@ -1,4 +1,4 @@
-"""What ``evaluate`` measured."""
+"""The result of ``evaluate`` as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN = 5
 
 
 def evaluated(document: Document, documents: Sequence[Document]) -> Rows:
-    """The verdict, every metric of both sides with its difference, and what the user has to know."""
+    """Yield the verdict, every metric with its difference, and notes."""
     sides, claim = document["sides"], document.get("claim")
     counted = figures.counted(document["samples"], "image")
     if "b" in sides:
@@ -53,7 +53,7 @@ def evaluated(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def _images(document: Document) -> Rows:
-    """How images were preprocessed, converted, or left out."""
+    """Yield how images were preprocessed, converted, or left out."""
     if document["preprocessing"]:
         yield fact("images", figures.preprocessing(document["preprocessing"]))
     if document.get("preprocessing_b"):
@@ -67,7 +67,7 @@ def _images(document: Document) -> Rows:
 
 
 def _flipped(flip: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """An image that the two models put into different classes."""
+    """Describe an image for which the two models predict different classes."""
     label, a, b = (accuracy.class_name(flip[key], classes) for key in ("label", "a", "b"))
     return f"{flip['name']}: A {a}, B {b}{'' if flip['label'] is None else f', label {label}'}"
 

@@ -1,4 +1,4 @@
-"""What ``export`` wrote."""
+"""The result of ``export`` as tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cbsurgeon.report.text.parity import verified
 
 
 def exported(document: Document, documents: Sequence[Document]) -> Rows:
-    """The file, its inputs and outputs, what was folded, and whether it computes the same."""
+    """Yield the file, its inputs and outputs, what was folded, and the parity check."""
     opset = f", opset {document['opset']}" if document.get("opset") else ""
     total = sum(document.get("seconds", {}).values())
     yield line(f"{document['path']}: {document['format']}{opset}, {document['dtype']}", "bold")
@@ -32,6 +32,6 @@ def exported(document: Document, documents: Sequence[Document]) -> Rows:
         yield fact("folded", f"{len(folded)} of {len(sites)} inserted operators")
         for site in sites:
             if not site["form"]:
-                yield fact("as written", f"{site['site']}: {site['reason']}")
+                yield fact("not folded", f"{site['site']}: {site['reason']}")
     if document.get("verify"):
         yield from verified(document["verify"], documents)

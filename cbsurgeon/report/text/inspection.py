@@ -1,4 +1,4 @@
-"""What ``inspect`` found."""
+"""The result of ``inspect`` as tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def inspected(document: Document, documents: Sequence[Document]) -> Rows:
-    """The blocks, what was rejected where that is asked for, and what a user should know of them."""
+    """Yield the blocks, notes about them and, if requested, the rejected candidates."""
     if "inserted" in document:
         yield from _inserted_before(document)
         return
@@ -39,11 +39,11 @@ def inspected(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def _remarks(document: Document) -> Rows:
-    """What is to be known of some blocks: feature maps that leave the model, masks, notes; one line for all alike."""
+    """Yield notes about blocks (outputs of the stream, masks), one line for all blocks with the same note."""
     remarks: dict[str, list[str]] = {}
     for kind, word in (("blocks", "block"), ("attention", "attention")):
         for block in document.get(kind, ()):
-            tap = ["its stream is also an output: --exclude taps leaves it out"] if block.get("tapped") else []
+            tap = ["its residual stream is also an output; --exclude taps leaves it out"] if block.get("tapped") else []
             for remark in [*tap, *block.get("notes", ())]:
                 remarks.setdefault(f"{word}|{remark}", []).append(str(block["index"]))
     for remark, indices in remarks.items():
@@ -60,7 +60,7 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:
     stacks = list(dict.fromkeys(block["stack"] for block in blocks))
     for block in blocks:
         where = block["path"] or "(no module)"
-        mark = "  <- here" if block["index"] in picked else "" if block["default"] else "  (on request)"
+        mark = "  <- inserted" if block["index"] in picked else "" if block["default"] else "  (on request)"
         stack = f"  [{block['stack']}]" if len(stacks) > 1 else ""
         occupied = [f"{site['occupied']}@{position}" for position, site in block["sites"].items() if site["occupied"]]
         sites = text_of([*block["sites"], *occupied])
@@ -81,7 +81,7 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:
 
 
 def _attentions(attentions: Sequence[Mapping[str, Any]]) -> Table:
-    """The attentions, neighbours of one form in one row."""
+    """Return the table of attentions; consecutive equal ones are in one row."""
     table = grid(
         "#", "attention", "kind", "heads", "queries", "keys", "tokens", right=("heads", "queries", "keys")
     )  # fmt: skip
@@ -98,13 +98,13 @@ def _attentions(attentions: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _form(one: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What attentions have in common that stand in one row of the table."""
+    """Return the properties that attentions in one row of the table have in common."""
     names = ("stack", "heads", "queries", "keys", "kind", "causal", "masked", "windows", "class_token", "mixed")
     return (*(one[name] for name in names), tuple(one["learned"]), tuple(one["grid"] or ()))
 
 
 def _tokens(one: Mapping[str, Any]) -> str:
-    """What the keys stand for, windows and talking heads included."""
+    """Describe the tokens of an attention, with windows and talking heads."""
     words = []
     if one["grid"]:
         words.append("x".join(map(str, one["grid"])))
@@ -120,7 +120,7 @@ def _tokens(one: Mapping[str, Any]) -> str:
 
 
 def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Rows:
-    """The candidates of each reason under what the reason means, with the parts of a branch that they have."""
+    """Yield the rejected candidates by reason, with the parts of an MLP branch that they have."""
     reasons = dict.fromkeys(str(candidate["reason"]) for candidate in rejected)
     for reason in reasons:
         alike = [candidate for candidate in rejected if candidate["reason"] == reason]
@@ -139,7 +139,7 @@ def _rejected(rejected: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def _inserted_before(document: Document) -> Rows:
-    """An exported file: its graph is not read again, its own account of the surgery is."""
+    """Yield the operators in an exported file, from its metadata."""
     recipes = document["inserted"]
     yield line(f"{document['reference']}: {len(recipes) or 'no'} insertion{'' if len(recipes) == 1 else 's'}", "bold")
     for recipe in recipes:

@@ -1,4 +1,4 @@
-"""What ``bench`` measured."""
+"""The result of ``bench`` as tables."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ VERDICTS = {"negligible": "green", "faster": "green", "slower": "red", "inconclu
 
 
 def measured(document: Document, documents: Sequence[Document]) -> Rows:
-    """The verdict, both sides, the control, own time, and every point of a sweep."""
+    """Yield the verdict, the times of A, B and A again, own time, and every point of a sweep."""
     style = f"bold {VERDICTS.get(document['verdict'], '')}".strip()
     yield line(f"{document['a']} -> {document['b']}", "bold")
     yield line(sentence(document), style)
     if document.get("sweep"):
         yield from _points(document["sweep"])
-        yield line(f"the worst, {figures.place(document)}", "bold")
+        yield line(f"worst point: {figures.place(document)}", "bold")
     times = document["median_seconds"]
     columns = ("median", "ratio - 1", "95 % interval", "peak memory")
     table = grid("", *columns, right=columns)
@@ -40,12 +40,12 @@ def measured(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def sentence(document: Document) -> str:
-    """The verdict in words; documents of the first version had it in ``verdict``."""
+    """Return the verdict as a sentence; older documents have it in ``verdict``."""
     return str(document.get("sentence") or document["verdict"])
 
 
 def _own(document: Document) -> Rows:
-    """What the inserted operators take, and what else the executed graphs do not share."""
+    """Yield the own time of the inserted operators, and the difference of the executed graphs."""
     if document.get("own_missing"):
         yield fact("own time", f"not measured: {document['own_missing']}", "yellow")
     if not document.get("share"):
@@ -62,9 +62,9 @@ def _own(document: Document) -> Rows:
 
 
 def _points(points: Sequence[Mapping[str, Any]]) -> Rows:
-    """A row for each point of a sweep."""
+    """Yield a table with one row per point of a sweep."""
     columns = ("A", "B", "ratio - 1", "95 % interval", "memory A", "memory B")
-    table = grid("point", *columns, "answer", right=columns)
+    table = grid("point", *columns, "verdict", right=columns)
     for point in points:
         times, peak = point["median_seconds"], point["peak_memory"]
         table.add_row(

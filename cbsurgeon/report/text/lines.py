@@ -1,4 +1,4 @@
-"""What the tables of all verbs are made of."""
+"""The building blocks of all tables."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Rows = Iterator["RenderableType"]
 
 
 def line(text: str, style: str = "") -> RenderableType:
-    """One line."""
+    """Return one line of text."""
     from rich.text import Text
 
     return Text(text, style=style)
 
 
 def fact(label: str, value: str, style: str = "") -> RenderableType:
-    """A label, and what belongs to it; long values are folded beside the label."""
+    """Return a label and its value; a long value is wrapped next to the label."""
     from rich.table import Table
     from rich.text import Text
 
@@ -34,7 +34,7 @@ def fact(label: str, value: str, style: str = "") -> RenderableType:
 
 
 def grid(*columns: str, right: Sequence[str] = ()) -> Table:
-    """A table with headings and no frame; the columns named in ``right`` hold numbers."""
+    """Return a table with headings and no frame; the columns in ``right`` are numbers, aligned right."""
     from rich import box
     from rich.table import Table
 
@@ -46,7 +46,7 @@ def grid(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def cells(*values: Any, style: str = "") -> list[RenderableType]:
-    """The cells of one row."""
+    """Return the cells of one row."""
     from rich.text import Text
 
     return [Text(text_of(value), style=style) for value in values]

@@ -1,4 +1,4 @@
-"""What ``verify`` compared."""
+"""The result of ``verify`` as tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
 
 def verified(document: Document, documents: Sequence[Document]) -> Rows:
-    """Every row of the comparison, what was allowed, and the first block that differs."""
+    """Yield every row of the comparison with its tolerance, and the first block that differs."""
     a, b = document["sides"]
     word = "same" if document["ok"] else "DIFFERENT"
     yield line(f"{word}: {_side(b)} against {_side(a)}", "bold green" if document["ok"] else "bold red")
@@ -49,7 +49,7 @@ def verified(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def _reasons(document: Document) -> list[str]:
-    """Why rows failed, each reason once with the first output that it concerns."""
+    """Return why rows failed, each reason once with the first output that it applies to."""
     found: dict[str, str] = {}
     for row in document["rows"]:
         if row.get("reason"):

@@ -1,4 +1,4 @@
-"""What ``ship`` delivered."""
+"""The result of ``ship`` as lines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cbsurgeon.report.text.lines import Rows, fact, line
 
 
 def shipped(document: Document, documents: Sequence[Document]) -> Rows:
-    """The answers of a shipment, a line each; ``cbsurgeon report`` shows its parts in full."""
+    """Yield the results of a shipment, one line each; ``cbsurgeon report`` shows them in full."""
     found = list(parts(document))
-    yield line(f"{document['title']}: {'shipped' if document['ok'] else 'NOT PROVEN'}", "bold")
+    yield line(f"{document['title']}: {'shipped' if document['ok'] else 'NOT VERIFIED'}", "bold")
     for part in of_kind(found, "insert"):
         yield fact(
-            "put",
+            "inserted",
             f"{part['op']} at {part['position']} of {len(part['sites'])} of {part['blocks']} blocks: {listed(part)}",
         )
     for part in of_kind(found, "verify"):

@@ -1,4 +1,4 @@
-"""What ``insert`` and ``remove`` did."""
+"""The results of ``insert`` and ``remove`` as lines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cbsurgeon.report.text.lines import Rows, fact, line
 
 
 def inserted(document: Document, documents: Sequence[Document]) -> Rows:
-    """Where operators stand now, and which keys they added."""
-    verb = "would put" if document["dry_run"] else "put"
+    """Yield the sites of the inserted operators, and the state-dict keys they added."""
+    verb = "would insert" if document["dry_run"] else "inserted"
     yield line(
         f"{verb} {document['op']} at {document['position']} of {counted(len(document['sites']), 'block')}: "
         f"{listed(document)}",
         "bold",
     )
-    yield fact("asked for", f"--layers {document['layers']}" if document["layers"] else "the recipe's sites")
+    yield fact("requested", f"--layers {document['layers']}" if document["layers"] else "the recipe's sites")
     for site in document["sites"]:
         axes = f"mean over axes {text_of(site['token_axes'])} ({site['tokens']} tokens), {site['channels']} channels"
         yield fact(str(site["index"]), f"{site['path'] or '(no module)'}  {axes}")
@@ -25,7 +25,7 @@ def inserted(document: Document, documents: Sequence[Document]) -> Rows:
     yield fact("keys", f"none changed, {len(added)} added" + (f" ({text_of(added[:2])} ...)" if added else ""))
     for leak in document.get("leaks", ()):
         if leak["probed"]:
-            yield fact("no leak", f"{leak['what']}; outputs that must not depend on them stayed the same", "green")
+            yield fact("no leak", f"{leak['what']}; outputs that must not depend on them are unchanged", "green")
         else:
             yield fact("leaks", f"not probed: {text_of(list(leak['not_run'].values()))}", "yellow")
     if document.get("output"):
@@ -33,7 +33,7 @@ def inserted(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def removed(document: Document, documents: Sequence[Document]) -> Rows:
-    """Which operators are gone."""
+    """Yield the removed operators."""
     yield line(f"removed {counted(len(document['removed']), 'operator')}", "bold")
     for site in document["removed"]:
         yield fact(str(site["index"]), f"{site['op']}@{site['position']}  {site['path']}")

@@ -1,4 +1,4 @@
-"""The table of a sweep."""
+"""The result of ``sweep`` as a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
 
 def swept(document: Document, documents: Sequence[Document]) -> Rows:
-    """Every cell with its cost and metric, the refused ones with the reason."""
+    """Yield every cell with its cost and metric, and the reason for cells that are not possible."""
     rows = document["rows"]
     plain = rows[0]
     yield line(f"{document['reference']}: {figures.counted(len(rows) - 1, 'cell')}", "bold")
@@ -38,14 +38,14 @@ def swept(document: Document, documents: Sequence[Document]) -> Rows:
         if run["value"] is None:
             yield fact("failed", f"{run['cell']}, seed {run['seed']}, {run['attempts']} attempts: {run['why']}", "red")
     if document.get("left"):
-        yield fact("left", f"{figures.counted(document['left'], 'run')}: the same command goes on", "yellow")
+        yield fact("left", f"{figures.counted(document['left'], 'run')}; the same command continues", "yellow")
     if document["best"]:
         yield fact("best", f"{document['best']} by {'smallest' if document['minimize'] else 'largest'} mean {metric}")
     yield fact("folder", document["directory"], "green")
 
 
 def _against(row: Mapping[str, Any], plain: Mapping[str, Any], name: str) -> str:
-    """A cell's figure as its difference to the baseline, the baseline's as it is."""
+    """Format a cell's quantity as difference to the baseline; the baseline's own in full."""
     if row is plain:
         return f"{row[name]:,}"
     return f"+{row[name] - plain[name]:,}" if row[name] >= plain[name] else f"{row[name] - plain[name]:,}"

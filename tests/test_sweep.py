@@ -168,7 +168,7 @@ def test_a_sweep_without_time_left_stops_and_goes_on_seed_by_seed(tmp_path: Path
     how = {"op": ("cb", "se"), "layers": ("all",), "seeds": (2, 0), "run": command(tmp_path), "metric": "accuracy"}
     table = cbs.sweep(encoder(), tmp_path / "s", budget=1e-6, **how)
     assert table and table.left == table.to_dict()["left"] == 6 and not (tmp_path / "log").exists()
-    assert "6 runs: the same command goes on" in render_text(table.to_dict())
+    assert "6 runs; the same command continues" in render_text(table.to_dict())
     table = cbs.sweep(encoder(), tmp_path / "s", **how)
     assert table.left == 0 and len(table.results) == 6
     seeds = [line.split()[1] for line in (tmp_path / "log").read_text().splitlines()]

@@ -104,7 +104,7 @@ def test_every_point_of_a_sweep_is_listed_and_the_worst_named() -> None:
     text = render_text(documents.sweep(), width=120)
     for point in ("batch 1, 224 x 224", "batch 8, 224 x 224", "batch 8, 288 x 288"):
         assert point in text
-    assert "the worst, batch 8, 288 x 288" in text
+    assert "worst point: batch 8, 288 x 288" in text
     assert "510.0 MB" in text and "512.0 MB" in text
 
 
@@ -127,5 +127,5 @@ def test_remarks_on_blocks_are_one_line_for_all_alike() -> None:
     assert found.attention[0].tokens == 256
     assert found.attention[0].sites["end"].tokens == 4
     text = render_text(found.to_dict(), width=120)
-    assert "block      0, 1, 2, 3: its stream is also an output" in text
+    assert "block      0, 1, 2, 3: its residual stream is also an output" in text
     assert "attention  0: in windows: a mean there is over the 4 of 256 tokens of each window" in text

@@ -212,43 +212,31 @@ def sweep(work: Path, ops: Sequence[str], seeds: int, steps: int, budget: str | 
 
 def document(work: Path, table: dict[str, Any], steps: int) -> dict[str, Any]:
     """What is kept: the sweep's accuracies, and what its runs left beside them."""
-    names = [row["name"] for row in table["rows"] if row["metric"]]
-    seeds = {
-        name: sorted(run["seed"] for run in table["runs"] if run["cell"] == name and run["value"] is not None)
-        for name in names
-    }
-    held = {name: [_left(work, name, seed) for seed in seeds[name]] for name in names}
-    whole = [seed for seed in seeds["baseline"] if all(seed in own for own in seeds.values())]
+    value = {(run["cell"], run["seed"]): run["value"] for run in table["runs"] if run["value"] is not None}
+    held = {key: _left(work, *key) for key in value}
     cells = {}
     for row in table["rows"]:
-        name = row["name"]
-        if name not in held:
+        own = [seed for cell, seed in value if cell == row["name"]]
+        if not own:
             continue
-        paired = [seeds[name].index(seed) for seed in whole], [seeds["baseline"].index(seed) for seed in whole]
-        cells[name] = {
-            "accuracy": row["metric"],
-            "params": row["params"],
-            **{
-                quantity: {
-                    "mean": _rounded(numpy.mean([run[quantity] for run in held[name]], 0)),
-                    "difference": None
-                    if name == "baseline"
-                    else _paired(
-                        [held[name][i][quantity] for i in paired[0]], [held["baseline"][i][quantity] for i in paired[1]]
-                    ),
-                }
-                for quantity in ("loss", "entropy", "class_entropy")
-            },
-        }
+        pairs = [seed for seed in own if ("baseline", seed) in value]
+        cell = {"accuracy": row["metric"], "seeds": own, "blocks": row["blocks"], "params": row["params"]}
+        for quantity in ("loss", "entropy", "class_entropy"):
+            cell[quantity] = {
+                "mean": _rounded(numpy.mean([held[row["name"], seed][quantity] for seed in own], 0)),
+                "difference": None
+                if row["name"] == "baseline" or not pairs
+                else _paired(*([held[name, seed][quantity] for seed in pairs] for name in (row["name"], "baseline"))),
+            }
+        cells[row["name"]] = cell
     return {
         "question": "Do CB, CB_S and SE change the test accuracy of a small ViT on MNIST, at equal budgets?",
         "model": {"depth": DEPTH, "width": WIDTH, "heads": HEADS, "patch": PATCH, "tokens": (EDGE // PATCH) ** 2 + 1},
         "training": {"steps": steps, "batch": BATCH, "rate": RATE, "decay": DECAY, "smoothing": SMOOTHING},
         "images": {"train": 10 * TRAIN, "validate": 10 * VALIDATE, "test": 5000 - 10 * (TRAIN + VALIDATE)},
         "pilots": PILOTS,
-        "whole_seeds": whole,
         "runs_not_finished": table["left"],
-        "runs": [[run["cell"], run["seed"], run["value"]] for run in table["runs"]],
+        "runs": [[cell, seed, accuracy] for (cell, seed), accuracy in value.items()],
         "entropy_bound": math.log((EDGE // PATCH) ** 2 + 1),
         "analyzed_images": ANALYZED,
         "cells": cells,
@@ -293,18 +281,21 @@ def draw(found: dict[str, Any], folder: Path) -> None:
 
     value = {(cell, seed): accuracy for cell, seed, accuracy in found["runs"]}
     cells = [name for name in found["cells"] if name != "baseline"]
+    labels: list[str] = []
     figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
     for place, name in enumerate(cells):
-        gaps = [value[name, seed] - value["baseline", seed] for seed in found["whole_seeds"]]
+        pairs = [seed for seed in found["cells"][name]["seeds"] if ("baseline", seed) in value]
+        gaps = [value[name, seed] - value["baseline", seed] for seed in pairs]
+        labels.append(f"{name.partition('-')[0]}\n{len(pairs)} seeds")
         axes.plot([place] * len(gaps), gaps, "o", color="0.7", markersize=4)
         shift = found["cells"][name]["accuracy"]["difference"]
         low, high = shift["ci95"] or [shift["value"]] * 2
         bars = [[shift["value"] - low], [high - shift["value"]]]
         axes.errorbar([place + 0.15], [shift["value"]], bars, fmt="s", capsize=4, color="C0")
     axes.axhline(0, color="0.3", linewidth=0.8)
-    axes.set_xticks(range(len(cells)), [name.partition("-")[0] for name in cells])
+    axes.set_xticks(range(len(cells)), labels)
     axes.set_ylabel("test accuracy minus baseline, points")
-    axes.set_title(f"{len(found['whole_seeds'])} seeds; squares: mean with 95 % interval", fontsize=9)
+    axes.set_title("dots: seeds; squares: mean with 95 % interval", fontsize=9)
     figure.savefig(folder / "digits_accuracy.svg", metadata={"Date": None})
     figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
     for name, cell in found["cells"].items():
@@ -324,6 +315,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--budget", metavar="TIME", help="start no run after this time")
+    parser.add_argument("--summary", action="store_true", help="write document and plots of a sweep again")
     parser.add_argument("--pilot", type=float, metavar="RATE", help="train the baseline only, and validate it")
     parser.add_argument("--run", nargs=5, metavar=("RECIPE", "SEED", "OUT", "DATA", "STEPS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -333,12 +325,15 @@ def main() -> int:
         return 0
     options.work.mkdir(parents=True, exist_ok=True)
     data = options.work / "digits.npz"
-    if not data.exists():
+    if not data.exists() and not options.summary:
         prepare(data)
     if options.pilot:
         print(options.pilot, score(train("", PILOT_SEED, data, options.steps, options.pilot), data, "validate"))
         return 0
-    table = sweep(options.work, options.ops.split(","), options.seeds, options.steps, options.budget)
+    if options.summary:
+        table = json.loads((options.work / "sweep" / "sweep.json").read_text())
+    else:
+        table = sweep(options.work, options.ops.split(","), options.seeds, options.steps, options.budget)
     found = document(options.work, table, options.steps)
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "digits_proof.json").write_text(json.dumps(found, indent=1) + "\n")

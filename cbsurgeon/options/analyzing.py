@@ -19,7 +19,7 @@ class AnalyzeOptions:
         "Query whose attention is drawn: class (the class token), mean (over all queries), or the number of a query.",
         "--query",
         metavar="class|mean|N",
-        shown="class, where there is a class token",
+        shown="class, if there is a class token",
     )
     mass: float = option(
         0.6,

@@ -40,7 +40,9 @@ class DataOptions:
         least=1,
         shown="all",
     )
-    strict: bool = option(False, "Fail at the first sample that cannot be read, instead of counting it.", "--strict")
+    strict: bool = option(
+        False, "Fail at the first sample that cannot be read, instead of leaving it out and counting it.", "--strict"
+    )
     order: str | None = option(
         None, "Order of classes whose folders have numbers as names.", "--class-order", choices=CLASS_ORDERS
     )

@@ -27,7 +27,7 @@ class Loading:
     )
     inputs: Path | None = option(None, "Example inputs by input name.", "--inputs", metavar="FILE.npz", read=Path)
     entry: str | None = option(
-        None, "Entry of a training checkpoint to take, such as state_dict_ema.", "--entry", metavar="NAME"
+        None, "Entry of a training checkpoint to read, such as state_dict_ema.", "--entry", metavar="NAME"
     )
     recipe: Any = option(
         None,
@@ -65,7 +65,7 @@ class Loading:
         "--max-memory",
         metavar="SIZE",
         read=memory,
-        shown="0.8 of the machine's; of a file 0.5 GiB and 8 times its size",
+        shown="0.8 of the machine's memory; for a file 0.5 GiB plus 8 times its size",
     )
     batch: int = option(2, "Samples in the example inputs.")
     mapped: bool = option(
@@ -115,7 +115,7 @@ class Choice:
     )
     at: str = option(
         "mlp",
-        "The MLP branches (the paper's place), the attention branches, or both.",
+        "The MLP branches (as in the paper), the attention branches, or both.",
         "--at",
         choices=PLACES,
         shown="mlp",
@@ -180,7 +180,7 @@ class InsertOptions:
         "Edit the nn.Module (to train it) or the exported program (written as .pt2).",
         "--on",
         choices=("module", "program"),
-        shown="the module, where there is one",
+        shown="the module, if there is one",
     )
     share: bool = option(
         False, "Share the weights between both models instead of copying them: training one then trains both."

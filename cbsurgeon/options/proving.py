@@ -34,8 +34,8 @@ class ExportOptions:
     )
     keep_float32: Iterable[str] = option(
         (),
-        "Nodes that compute in float32 in a 16-bit export: overflowing, for those that leave the range of the type on "
-        "the example inputs, or module paths such as blocks.3.mlp or norm*.",
+        "What to keep in float32 in a 16-bit export: overflowing (the nodes whose values leave the range of the type "
+        "on the example inputs), or module paths such as blocks.3.mlp or norm*.",
         "--keep-float32",
         metavar="LIST",
         read=words,

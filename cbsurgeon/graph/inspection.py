@@ -8,8 +8,7 @@ from collections.abc import Container
 from dataclasses import replace
 
 from cbsurgeon.errors import CaptureError
-from cbsurgeon.graph.attention import causality as leaks
-from cbsurgeon.graph.attention import class_token, filler, padding
+from cbsurgeon.graph.attention import causality, class_token, filler, padding
 from cbsurgeon.graph.attention.influence import Probe
 from cbsurgeon.graph.attention.maps import listing
 from cbsurgeon.graph.attention.queries import QUERY, query_sites
@@ -120,7 +119,7 @@ def inspect_program(
     every = class_token.proved(reading, groups, without_experts(reading, groups, without_adapters(groups, every)))
     members = [(block.stack, one) for block, group in zip(every, groups, strict=True) for one in group]
     run = Probe(bare) if probe and has_weights(program) else None
-    hidden = leaks.hiding(reading, members, run)
+    causal = causality.causal_stacks(reading, members, run)
     every, unmasked = _masked(bare, reading, groups, every, run=run is not None)
     marking = _marking(bare, reading, groups, every, unmasked, run) if run is not None else {}
     unmasked |= {stack: f"{name} masks its tokens, but not as an attention mask" for stack, name in marking.items()}
@@ -134,12 +133,12 @@ def inspect_program(
         blocks=blocks,
         rejected=rejected,
         attention=attention,
-        attentions=listing.list_attentions(bare, reading, members, hidden, run=has_weights(program)),
+        attentions=listing.list_attentions(bare, reading, members, causal, run=has_weights(program)),
         reference=reference,
         fingerprint=fingerprint(blocks),
-        causal_stacks={stack: one.evidence for stack, one in hidden.items()},
-        reversed_stacks=tuple(stack for stack, one in hidden.items() if one.past),
-        masks=tuple(dict.fromkeys([*leaks.masks(reading), *marking.values()])),
+        causal_stacks={stack: one.evidence for stack, one in causal.items()},
+        reversed_stacks=tuple(stack for stack, one in causal.items() if one.past),
+        masks=tuple(dict.fromkeys([*causality.masks(reading), *marking.values()])),
         unmasked=unmasked,
         seconds={"read": time.perf_counter() - start},
     )

@@ -44,7 +44,7 @@ class ResPostNormBlock(Parts):
 
 @network(*RAW, blocks=MLPS, attention=ATTENTION)
 class ResPostNorm(Stack):
-    """SwinV2: a norm between the last projection and the addition. End is before that norm (they do not commute)."""
+    """SwinV2: a norm between the down projection and the addition. End is before that norm (they do not commute)."""
 
     def __init__(self) -> None:
         super().__init__(ResPostNormBlock(), ResPostNormBlock())
@@ -285,7 +285,7 @@ class FusedInputProjection(Stack):
 
 
 class Output(nn.Module):
-    """The last projection with the residual addition inside, as ViLT and mmcv have it."""
+    """The down projection with the residual addition inside, as ViLT and mmcv have it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,7 +312,7 @@ class ResidualInsideBlock(nn.Module):
     attention=ATTENTION,
 )
 class ResidualInside(Stack):
-    """ViLT: the module that holds the last projection also adds the stream, so its output is no End site."""
+    """ViLT: the module that holds the down projection also adds the stream, so its output is no End site."""
 
     def __init__(self) -> None:
         super().__init__(ResidualInsideBlock(), ResidualInsideBlock())

@@ -33,7 +33,7 @@ def gated(path: str) -> Want:
 
 @network(*RAW, blocks=each(2, "blocks.{}.mlp", gated), attention=ATTENTION)
 class TwoProjectionGlu(Stack):
-    """Two first projections read one tensor: both are ``fc1``, and Front must reach both."""
+    """Two up projections read one tensor: both are ``fc1``, and Front must reach both."""
 
     def __init__(self) -> None:
         super().__init__(Block(mlp=SwiGlu()), Block(mlp=SwiGlu()))
@@ -70,9 +70,9 @@ WAYS = ("chunk", "split", "slice", "glu", "interleaved")
     attention=tuple(f"blocks.{i}.attn.proj" for i in range(5)),
 )
 class PackedProjectionGlu(Stack):
-    """One packed first projection, split by ``chunk``, ``split``, slices, ``glu`` and strided slices.
+    """One packed up projection, split by ``chunk``, ``split``, slices, ``glu`` and strided slices.
 
-    ``hidden`` is the width the last projection reads, not the packed one.
+    ``hidden`` is the width the down projection reads, not the packed one.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class SubNormMlp(nn.Module):
     attention=ATTENTION,
 )
 class SubLayerNorm(Stack):
-    """A norm right before the last projection: Mid is the last projection's input, after that norm."""
+    """A norm right before the down projection: Mid is the down projection's input, after that norm."""
 
     def __init__(self) -> None:
         super().__init__(Block(mlp=SubNormMlp(False)), Block(mlp=SubNormMlp(True)))
@@ -220,7 +220,7 @@ class SpatialGatingBlock(nn.Module):
 class SpatialGating(Stack):
     """gMLP: half of the hidden tensor goes through a token projection and gates the other half.
 
-    The first and last projections contract channels, so this is the model's channel MLP and chosen; it is ``glu``
+    The first and down projections contract channels, so this is the model's channel MLP and chosen; it is ``glu``
     because the hidden tensor is split and multiplied. The token projection inside is no block of its own.
     """
 

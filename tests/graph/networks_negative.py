@@ -327,7 +327,7 @@ class CumulativeBlock(Block):
     attention=ATTENTION,
 )
 class SumOverTokens(Stack):
-    """A running sum over the tokens stands between the last projection and the addition."""
+    """A running sum over the tokens stands between the down projection and the addition."""
 
     def __init__(self) -> None:
         super().__init__(CumulativeBlock(), CumulativeBlock())

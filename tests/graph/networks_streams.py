@@ -284,7 +284,7 @@ class TokenGateBlock(Block):
 
 @network(*RAW, blocks=MLPS, attention=ATTENTION)
 class TokenGate(Stack):
-    """A shared expert's gate: the branch is multiplied, after its last projection, by (B, N, 1) made from the stream.
+    """A shared expert's gate: the branch is multiplied, after its down projection, by (B, N, 1) made from the stream.
 
     The gate is behind the MLP like a layer scale, so the kind stays ``mlp``, and Front feeds the MLP but not the gate.
     """

@@ -194,7 +194,7 @@ def test_hooks_reach_the_tensor_of_the_site(name: str) -> None:
 
 @pytest.mark.parametrize("name", IN_EVALUATION)
 def test_modules_with_a_projection_have_an_end_hook(name: str) -> None:
-    """Where the last projection is a module, End can be reached from a module; where nothing is one, it cannot."""
+    """Where the down projection is a module, End can be reached from a module; where nothing is one, it cannot."""
     for block, want in paired(name):
         if want.end is not None:
             assert block.sites["end"].hooks, f"{block.path} has no hook at End"

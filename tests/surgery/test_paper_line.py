@@ -42,7 +42,7 @@ class End(nn.Module):
 
 
 def timm_blocks(model: nn.Module) -> list[tuple[nn.Module, str, str, str]]:
-    """The channel MLPs: owner, and the names of its first projection, last projection and last dropout."""
+    """The channel MLPs: owner, and the names of its up projection, down projection and last dropout."""
     mlps = [m for name, m in model.named_modules() if type(m).__name__ == "Mlp" and "tokens" not in name]
     return [(mlp, "fc1", "fc2", "drop2") for mlp in mlps]
 
@@ -84,7 +84,7 @@ def test_bit_equal(name: str, position: str) -> None:
 
 @pytest.mark.parametrize("name", ["deit", "mixer", "swin", "hf vit"])
 def test_mid_is_end_in_double_precision(name: str) -> None:
-    """Without dropout the last projection is affine, and an affine map commutes with a mean."""
+    """Without dropout the down projection is affine, and an affine map commutes with a mean."""
     exact = 1e-12  # share of the outputs; double precision over a few layers rounds to about 1e-15
     results = []
     model = architectures.model(name)

@@ -17,7 +17,7 @@ from cbsurgeon.graph.branches.steps import chain
 
 
 @dataclass(frozen=True)
-class Hiding:
+class Causality:
     """A stack in which tokens do not see all others.
 
     Attributes:
@@ -41,7 +41,7 @@ def masks(reading: Reading) -> tuple[str, ...]:
     return tuple(found)
 
 
-def hiding(reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | None) -> dict[str, Hiding]:
+def causal_stacks(reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | None) -> dict[str, Causality]:
     """Return the stacks whose tokens do not see later ones (or earlier ones), with evidence.
 
     A stack is causal if an attention operator has ``is_causal``, and not causal if attention covers all tokens without
@@ -54,20 +54,20 @@ def hiding(reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | 
         run: runs the stacks; ``None`` if the weights have no values.
     """
     padded = bool(masks(reading))
-    found: dict[str, Hiding] = {}
+    found: dict[str, Causality] = {}
     for stack, group in by_stack(reading, members).items():
         told = _told(reading, group)
         if told:
-            found[stack] = Hiding(told)
+            found[stack] = Causality(told)
             continue
         if any(_sees_all(reading, one) for one in group):
             continue
         order, evidence = _probed(run, reading, group, padded=padded) if run is not None else ("unknown", "")
         triangles = _triangles(reading, group) if order == "unknown" else ()
         if order in ("future", "past", "mixed"):
-            found[stack] = Hiding((evidence,), past=order != "future")
+            found[stack] = Causality((evidence,), past=order != "future")
         elif triangles:
-            found[stack] = Hiding(triangles)
+            found[stack] = Causality(triangles)
     return found
 
 

@@ -220,7 +220,7 @@ class SpatialGatingBlock(nn.Module):
 class SpatialGating(Stack):
     """gMLP: half of the hidden tensor goes through a token projection and gates the other half.
 
-    The first and down projections contract channels, so this is the model's channel MLP and chosen; it is ``glu``
+    The up and down projections contract channels, so this is the model's channel MLP and chosen; it is ``glu``
     because the hidden tensor is split and multiplied. The token projection inside is no block of its own.
     """
 

@@ -101,7 +101,7 @@ class BottleneckBlock(nn.Module):
     rejected=(Refusal("spatial-convolution", "blocks.0"), Refusal("spatial-convolution", "blocks.1")),
 )
 class ResNetBottleneck(Stack):
-    """1x1, dense 3x3, 1x1: first and down projection are pointwise, but the one between mixes channels in space."""
+    """1x1, dense 3x3, 1x1: up and down projection are pointwise, but the one between mixes channels in space."""
 
     def __init__(self) -> None:
         super().__init__(BottleneckBlock(), BottleneckBlock())

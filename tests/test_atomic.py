@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -267,32 +268,48 @@ CHUNKS, CHUNK = 64, 65536
 """Four megabytes in 64 writes: long enough to be hit in the middle, short enough to be hit between files too."""
 WRITER = f"""
 import importlib.util, sys, types
-# The writer alone: `cbsurgeon.models.files` would import torch, and fifty processes of it are slow.
-for name in ("cbsurgeon", "cbsurgeon.models", "cbsurgeon.models.files"):
+# The writers alone: the packages would import torch, and fifty processes of it are slow.
+for name in ("cbsurgeon", "cbsurgeon.models", "cbsurgeon.models.files", "cbsurgeon.verbs"):
     package = types.ModuleType(name)
     package.__path__ = [sys.argv[2] + "/" + name.replace(".", "/")]
     sys.modules[name] = package
 from cbsurgeon.models.files import atomic
+from cbsurgeon.verbs import folder
+def fill(path, number, chunks={CHUNKS}):
+    with open(path, "wb") as file:
+        for _ in range(chunks):
+            file.write(bytes([number]) * {CHUNK})
+            file.flush()
 print("ready", flush=True)
 turn = 0
 while True:
-    turn += 1
-    with atomic.output(sys.argv[1], force=True) as temporary:
-        with open(temporary, "wb") as file:
-            for _ in range({CHUNKS}):
-                file.write(bytes([turn % 256]) * {CHUNK})
-                file.flush()
+    turn = turn % 250 + 1
+    if sys.argv[3] == "file":
+        with atomic.output(sys.argv[1], force=True) as temporary:
+            fill(temporary, turn)
+    elif sys.argv[3] == "bundle":
+        with atomic.bundle(sys.argv[1], force=True, companions=["m.bin.data"]) as main:
+            fill(main, turn, 4)
+            fill(main.with_name("m.bin.data"), turn)
+    else:
+        with folder.results_folder(sys.argv[1], force=True) as place:
+            fill(place / "a", turn, 4)
+            fill(place / "b", turn)
+            (place / folder.MARK).write_text('{{"schema": "cbsurgeon.ship/1"}}')
 """
 LONGEST_LIFE = 0.1
 """Seconds a writer lives at most: some tens of files, or the middle of the first."""
+PARTS = {"file": {"": CHUNKS}, "bundle": {"": 4, ".data": CHUNKS}, "folder": {"/a": 4, "/b": CHUNKS}}
+"""What each kind of output consists of, by what follows its name, in chunks."""
 
 
-def test_kill_9_never_leaves_a_part_under_the_final_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", PARTS)
+def test_kill_9_never_leaves_a_part_under_the_final_name(kind: str, tmp_path: Path) -> None:
     final = tmp_path / "m.bin"
     dice = random.Random(0)
-    interrupted = 0
+    interrupted = complete = 0
     for _ in range(KILLS):
-        writer = subprocess.Popen([sys.executable, "-S", "-c", WRITER, final, ROOT], stdout=subprocess.PIPE)
+        writer = subprocess.Popen([sys.executable, "-S", "-c", WRITER, final, ROOT, kind], stdout=subprocess.PIPE)
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"ready\n"
         time.sleep(dice.uniform(0, LONGEST_LIFE))
@@ -300,15 +317,58 @@ def test_kill_9_never_leaves_a_part_under_the_final_name(tmp_path: Path) -> None
         writer.wait()
         writer.stdout.close()
         if final.exists():
-            contents = final.read_bytes()
-            assert len(contents) == CHUNKS * CHUNK
-            assert contents == contents[:1] * len(contents)
-        remains = [path for path in tmp_path.iterdir() if path != final]
+            complete += 1
+            contents = [Path(f"{final}{part}").read_bytes() for part in PARTS[kind]]
+            assert [len(one) // CHUNK for one in contents] == list(PARTS[kind].values())
+            assert len({number for one in contents for number in one}) == 1, "parts of two outputs"
+        remains = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+        assert names(tmp_path) - {path.name for path in remains} <= {f"m.bin{part}" for part in PARTS[kind]} | {"m.bin"}
         interrupted += bool(remains)
         for path in remains:
-            assert path.name.startswith(".m.bin.")
-            assert ".tmp" in path.name
-            path.unlink()
-    # A test whose writers were never hit in the middle would prove nothing.
-    assert interrupted > 0
-    assert final.exists()
+            assert path.name.startswith(".m.bin.") and ".tmp" in path.name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # A test whose writers were never hit in the middle, or never came to an end, would prove nothing.
+    assert interrupted > 0 and complete > 0
+
+
+RACER = (
+    WRITER.partition("print(")[0]
+    + """
+from cbsurgeon.errors import OutputFileError
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    if sys.argv[3] == "file":
+        with atomic.output(sys.argv[1]) as temporary:
+            fill(temporary, int(sys.argv[4]))
+    else:
+        with folder.results_folder(sys.argv[1]) as place:
+            fill(place / "a", int(sys.argv[4]))
+    print("done")
+except OutputFileError as error:
+    print(error.code)
+"""
+)
+RACERS = 6
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_of_several_processes_one_writes_and_the_others_are_refused(kind: str, tmp_path: Path) -> None:
+    final = tmp_path / "m.bin"
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-S", "-c", RACER, final, ROOT, kind, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(RACERS)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    answers = [racer.communicate("go\n", timeout=60)[0].strip() for racer in racers]
+    assert sorted(answers) == ["CB-OUT-01"] * (RACERS - 1) + ["done"]
+    contents = (final / "a" if kind == "folder" else final).read_bytes()
+    assert contents == bytes([answers.index("done")]) * len(contents) and len(contents) == CHUNKS * CHUNK
+    assert names(tmp_path) == {"m.bin"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +96,7 @@ def results_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Pa
     try:
         yield staged
         check_folder(final, force=force)
-        _publish(staged, absolute)
+        _publish(staged, absolute, force)
     except CBSurgeonError as error:
         error.rename(str(staged), str(final))
         raise
@@ -101,10 +104,23 @@ def results_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Pa
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _publish(staged: Path, final: Path) -> None:
-    if not final.exists():
-        staged.rename(final)
+def _publish(staged: Path, final: Path, force: bool) -> None:
+    if not force or not final.exists():
+        try:
+            staged.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise _refused(
+                "the output folder exists and is not empty",
+                "CB-OUT-01",
+                final,
+                why="another process has written it meanwhile",
+                do="name another folder",
+            ) from error
         return
+    if _exchanged(staged, final):
+        return  # the old one has the temporary name now, and is cleared away as such
     old = staged.with_suffix(".old")
     final.rename(old)
     try:
@@ -113,6 +129,15 @@ def _publish(staged: Path, final: Path) -> None:
         old.rename(final)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether two folders took each other's names in one step, as Linux can: a kill leaves the old or the new one."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    here, exchange = ctypes.c_int(-100), ctypes.c_uint(2)  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _ours(folder: Path) -> bool:

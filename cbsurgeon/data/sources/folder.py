@@ -21,13 +21,15 @@ from cbsurgeon.options import DataOptions
 MAPS = ("labels", "masks", "annotations")
 """Names that the folder of label maps next to ``images`` may have."""
 _DEEPEST = 32
+_MOST_FOLDERS = 200_000
+"""Links among a few folders make more paths than there are files on the disk."""
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
-    path: Path
-    label: int | Path | None
+    path: str
+    label: int | str | None
 
 
 class Folder(Indexed):
@@ -48,7 +50,9 @@ class Folder(Indexed):
     def sample(self, index: int) -> Sample:
         """See :meth:`Indexed.sample`."""
         entry = self._entries[index]
-        return Sample(index, str(entry.path.relative_to(self.root)), image=entry.path, label=entry.label)
+        path, label = Path(entry.path), entry.label
+        name = str(path.relative_to(self.root))
+        return Sample(index, name, image=path, label=Path(label) if isinstance(label, str) else label)
 
 
 def open_source(reference: str, how: DataOptions) -> Folder:
@@ -68,40 +72,41 @@ def open_source(reference: str, how: DataOptions) -> Folder:
             where=str(root),
             do="give a folder of images, file.npz, hf:DIRECTORY, wds:PATTERN or torchvision:NAME:ROOT",
         )
-    folders = sorted((entry for entry in _listed(root) if entry.is_dir()), key=lambda entry: entry.name)
+    listed = _listed(root)
+    folders = [entry for entry in listed if entry.is_dir()]
     names = {folder.name for folder in folders}
     maps = next((name for name in MAPS if names == {"images", name}), None)
     if maps is not None:
         return _with_maps(root, root / "images", root / maps)
-    found = {folder: list(_images(folder)) for folder in folders}
-    loose = [entry for entry in _listed(root) if entry.is_file() and _is_image(entry)]
-    filled = {folder: images for folder, images in found.items() if images}
+    found = {folder.name: list(_images(Path(folder.path))) for folder in folders}
+    loose = [entry.path for entry in listed if _is_image(entry.name) and entry.is_file()]
+    filled = {name: images for name, images in found.items() if images}
     if loose and filled:
         raise InputFileError(
             "the folder has both images and folders of images",
             code="CB-DATA-05",
             where=str(root),
-            why=f"{len(loose)} images such as {loose[0].name}, {len(filled)} folders such as {min(filled).name}",
+            why=f"{len(loose)} images such as {Path(loose[0]).name}, {len(filled)} folders such as {min(filled)}",
             do="put each image into the folder of its class, or all images into one flat folder",
         )
     if not loose and not filled:
         raise _empty(root)
     if loose:
-        return Folder(root, [_Entry(path, None) for path in sorted(loose)], (), ())
+        return Folder(root, [_Entry(path, None) for path in loose], (), ())
     classes = _ordered([folder.name for folder in folders], how, root)
-    entries = [_Entry(path, label) for label, name in enumerate(classes) for path in found[root / name]]
-    empty = [name for name in classes if not found[root / name]]
+    entries = [_Entry(path, label) for label, name in enumerate(classes) for path in found[name]]
+    empty = [name for name in classes if not found[name]]
     remarks = (f"classes without images: {', '.join(empty[:_SHOWN])}",) if empty else ()
     return Folder(root, entries, classes, remarks)
 
 
 def _with_maps(root: Path, images: Path, maps: Path) -> Folder:
-    by_stem = {path.relative_to(maps).with_suffix(""): path for path in _images(maps)}
+    by_stem = {_stem(path, maps): path for path in _images(maps)}
     entries, absent = [], []
     for path in _images(images):
-        label = by_stem.get(path.relative_to(images).with_suffix(""))
+        label = by_stem.get(_stem(path, images))
         if label is None:
-            absent.append(path.name)
+            absent.append(Path(path).name)
         else:
             entries.append(_Entry(path, label))
     if absent:
@@ -135,35 +140,43 @@ def _ordered(names: list[str], how: DataOptions, root: Path) -> tuple[str, ...]:
     )
 
 
-def _listed(folder: Path) -> list[Path]:
+def _stem(path: str, root: Path) -> str:
+    return os.path.splitext(os.path.relpath(path, root))[0]  # noqa: PTH122 - a million of them
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; entries of a directory know without another look whether they are files."""
     try:
-        return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise unreadable(str(folder), error.strerror or str(error)) from error
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def _images(folder: Path) -> Iterator[str]:
     """Yield every image below a folder, in the order of the names; links are followed."""
-    pending: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+    pending: list[tuple[str, tuple[str, ...]]] = [(str(folder), (os.path.realpath(folder),))]
+    seen = 0
     while pending:
         here, above = pending.pop()
-        entries = sorted(_listed(here))
-        yield from (entry for entry in entries if entry.is_file() and _is_image(entry))
+        entries = _listed(Path(here))
+        yield from (entry.path for entry in entries if _is_image(entry.name) and entry.is_file())
         for entry in reversed([entry for entry in entries if entry.is_dir()]):
-            real = os.path.realpath(entry)
+            real = os.path.realpath(entry.path)
+            seen += 1
             if real in above or len(above) > _DEEPEST:
-                raise InputFileError(
-                    "the folder contains itself",
-                    code="CB-DATA-07",
-                    where=str(entry),
-                    why=f"it links to {real}, which contains it",
-                    do="remove the link",
-                )
-            pending.append((entry, (*above, real)))
+                raise _loops(entry.path, f"it links to {real}, which contains it")
+            if seen > _MOST_FOLDERS:
+                raise _loops(entry.path, f"there are more than {_MOST_FOLDERS} folders, links included")
+            pending.append((entry.path, (*above, real)))
 
 
-def _is_image(entry: Path) -> bool:
-    return entry.suffix.lower() in SUFFIXES
+def _loops(where: str, why: str) -> InputFileError:
+    return InputFileError("the folder contains itself", code="CB-DATA-07", where=where, why=why, do="remove the link")
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million of them
 
 
 def _empty(root: Path) -> InputFileError:

@@ -64,7 +64,8 @@ def bundle(
 
     Yields the main file's path in a temporary folder beside the destination, with its final *name*, because such files
     refer to each other by name. On success every companion is moved into place, and then the main file, so that the
-    companions are there whenever the main file is.
+    companions are there whenever the main file is. Where companions are replaced, the old main file is removed first: a
+    process killed in between leaves no main file, rather than an old one that reads new companions.
 
     Args:
         path: the final name of the main file.
@@ -93,6 +94,8 @@ def bundle(
                     why=f"expected {sorted(names)}, found {sorted(written)}",
                     do="run it again; if it stays, update the package that writes this format",
                 )
+            if any(_lstat(final.parent / name) is not None for name in written - {final.name}):
+                final.unlink(missing_ok=True)  # an old main file beside new companions would be read as one model
             for name in (name for name in names if name in written):
                 _require_regular(folder / name, final)
                 _sync(folder / name)

@@ -95,9 +95,16 @@ def build(
         raise UsageError("the batch must be at least 1", code="CB-INPUT-01", why=f"it is {batch}", do="batch=2")
     if known.kind == "timm":
         wanted = timm.with_image_size(known, wanted, input)
-    limit = memory.of_machine() if most_memory is None else most_memory
+    limit = _most_memory(known) if most_memory is None else most_memory
     with memory.limited(limit, f"{known}{f' with {wanted}' if wanted else ''}", temporaries=known.kind != "mod"):
         return _built(known, wanted, batch, weightless, insertions, weights, input, inputs)
+
+
+def _most_memory(known: Reference) -> int:
+    """A share of the machine's memory for a name; for a folder what its weights allow, as for any file."""
+    if not is_folder(known):
+        return memory.of_machine()
+    return memory.of_file(sum(path.stat().st_size for path in Path(known.name).glob("*.safetensors")))
 
 
 def _built(

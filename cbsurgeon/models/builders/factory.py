@@ -67,8 +67,8 @@ def _find(reference: Reference) -> Any:
         raise _failure(reference, f"there is no file {package}", "check the path") from error
     except ModuleNotFoundError as error:
         raise _failure(reference, reason(error), "check the spelling, or run from the folder that holds it") from error
-    except Exception as error:
-        # Importing runs the user's module, which may raise anything.
+    except (Exception, SystemExit) as error:
+        # Importing runs the user's module, which may raise anything, and end the program where it is a script.
         raise _failure(reference, f"importing {package} failed: {reason(error)}", "fix the module") from error
     for name in path.split("."):
         if not hasattr(found, name):
@@ -127,7 +127,7 @@ def _call(reference: Reference, factory: Any, options: dict[str, Any]) -> Any:
         return factory(**options)
     except CBSurgeonError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failure(reference, f"the call failed: {reason(error)}", "fix the factory") from error
 
 

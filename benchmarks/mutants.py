@@ -1,0 +1,268 @@
+"""Does a test fail when the code is wrong? Sampled mutants of checks/, surgery/ and graph/, by cosmic-ray's operators.
+
+    pip install cosmic-ray pytest-cov
+    python benchmarks/mutants.py --cover                       once: which test runs which line (as long as the tests)
+    python benchmarks/mutants.py --count 300 --minutes 60      sample, run, add to results/mutants.json
+
+A mutant is run against the tests that run its line, the quick ones first and at most ``--tests`` of them, until one
+fails. Each runs in a fork of one process that has imported torch, so that a mutant costs its tests and nothing else.
+Mutants that change annotations only are left out; those whose line no test runs count as survivors. The sample is drawn
+evenly over the lines, with a seed; a second run goes on with the mutants that have no result yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
+PACKAGES = ("checks", "surgery", "graph")
+DATA = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cbsurgeon-mutants"
+HEAVY = ("torch", "torch.export", "numpy", "pytest", "hypothesis", "timm", "torchvision", "onnx", "onnxruntime", "rich")
+SLOWEST = 20.0
+"""Seconds a test may take to be chosen; the others are for whole suites."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one line."""
+
+    file: str
+    line: int
+    operator: str
+    occurrence: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the results."""
+        return f"{self.file}:{self.line} {self.operator.removeprefix('core/')} {self.occurrence}"
+
+
+def cover(paths: Sequence[str]) -> None:
+    """Run the tests once and note which of them runs which line, and how long each takes."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    settings = DATA / "settings"
+    source = ",".join(f"cbsurgeon/{name}" for name in PACKAGES)
+    settings.write_text(f"[run]\nsource = {source}\ndata_file = {DATA / 'data'}\nparallel = true\n")
+    for path in paths:
+        words = ["-n", "0", "-q", "--cov", f"--cov-config={settings}", "--cov-context=test", "--cov-report=", path]
+        with (DATA / f"{path.replace('/', '-')}.log").open("w") as log:
+            subprocess.run([sys.executable, "-m", "pytest", *words, "--durations=0"], cwd=ROOT, stdout=log)
+
+
+def covering() -> tuple[dict[tuple[str, int], list[str]], dict[str, float]]:
+    """Tests by line, and their seconds."""
+    from coverage import CoverageData
+
+    seconds: dict[str, float] = {}
+    for log in DATA.glob("*.log"):
+        for took, name in re.findall(r"^([\d.]+)s call +(\S.*)$", log.read_text(), re.MULTILINE):
+            seconds[name.strip()] = float(took)
+    tests: dict[tuple[str, int], list[str]] = {}
+    for file in DATA.glob("data.*"):
+        data = CoverageData(str(file))
+        data.read()
+        for path in data.measured_files():
+            name = path[path.rindex("cbsurgeon/") :]
+            for line, contexts in data.contexts_by_lineno(path).items():
+                found = [each.partition("|")[0] for each in contexts if each]
+                tests.setdefault((name, line), []).extend(found)
+    return tests, seconds
+
+
+def mutants() -> list[Mutant]:
+    """Every mutant that changes more than an annotation."""
+    import cosmic_ray.ast
+    import cosmic_ray.plugins
+
+    found: list[Mutant] = []
+    names = [name for name in cosmic_ray.plugins.operator_names() if "Variable" not in name]  # these need arguments
+    operators = {name: cosmic_ray.plugins.get_operator(name)() for name in names}
+    for package in PACKAGES:
+        for path in sorted((ROOT / "cbsurgeon" / package).rglob("*.py")):
+            tree = cosmic_ray.ast.get_ast(path.read_text())
+            hidden = _annotations(path.read_text())
+            counts: Counter[str] = Counter()
+            for node in cosmic_ray.ast.ast_nodes(tree):
+                for name, operator in operators.items():
+                    for (line, column), _ in operator.mutation_positions(node):
+                        number = counts[name]
+                        counts[name] += 1
+                        if not any(begin <= (line, column) < end for begin, end in hidden):
+                            found.append(Mutant(str(path.relative_to(ROOT)), line, name, number))
+    return found
+
+
+def _annotations(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where annotations stand: they are not evaluated, so that a change there changes nothing."""
+    spans = []
+    for node in ast.walk(ast.parse(text)):
+        for field in ("annotation", "returns"):
+            part = getattr(node, field, None)
+            if isinstance(part, ast.expr):
+                end = (part.end_lineno or part.lineno, part.end_col_offset or part.col_offset)
+                spans.append(((part.lineno, part.col_offset), end))
+    return spans
+
+
+def sample(every: list[Mutant], count: int, seed: int) -> list[Mutant]:
+    """Mutants of lines drawn at random, one a line: lines with many possible changes weigh no more than others."""
+    dice = random.Random(seed)
+    by_line: dict[tuple[str, int], list[Mutant]] = {}
+    for mutant in every:
+        by_line.setdefault((mutant.file, mutant.line), []).append(mutant)
+    lines = sorted(by_line)
+    dice.shuffle(lines)
+    return [dice.choice(by_line[line]) for line in lines[:count]]
+
+
+class Mutated(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
+    """Gives one module another source."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        self.name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        """The spec of that module, and of no other."""
+        if name != self.name:
+            return None
+        package = [str(self.path.parent)] if self.path.name == "__init__.py" else None
+        spec = importlib.machinery.ModuleSpec(name, self, origin=str(self.path), is_package=package is not None)
+        spec.submodule_search_locations = package
+        spec.has_location = True
+        return spec
+
+    def get_filename(self, fullname: str) -> str:
+        """The file, for tracebacks."""
+        return str(self.path)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        """The other source."""
+        return self.text.encode()
+
+    def path_stats(self, path: str) -> Any:
+        """No time of change: nothing compiled is read or kept."""
+        raise OSError
+
+
+def run(mutant: Mutant, tests: list[str], limit: float) -> str:
+    """``killed``, ``survived``, ``timeout`` or ``broken``, in a fork."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    path = ROOT / mutant.file
+    text = mutate_code(path.read_text(), get_operator(mutant.operator)(), mutant.occurrence)
+    if text is None or text == path.read_text():
+        return "broken"
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        sys.meta_path.insert(0, Mutated(path, text))
+        import pytest
+
+        try:
+            code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *tests])
+        except BaseException:
+            code = 1
+        os._exit(int(code))
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            # A mutant may fail while tests are collected (2, 4) or crash (negative): it was noticed.
+            return {0: "survived", 5: "broken"}.get(code, "killed")
+        time.sleep(0.1)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def results() -> Iterator[dict[str, Any]]:
+    """What earlier runs found."""
+    if RESULT.exists():
+        yield from json.loads(RESULT.read_text())["mutants"]
+
+
+def write(found: list[dict[str, Any]], total: int) -> None:
+    """The results and their sums."""
+    counts = Counter(one["outcome"] for one in found)
+    ran = sum(counts[name] for name in ("killed", "timeout", "survived", "no test"))
+    noticed = counts["killed"] + counts["timeout"]
+    document = {
+        "schema": "cbsurgeon.mutants/1",
+        "tool": "cosmic-ray operators",
+        "possible": total,
+        "ran": ran,
+        "kill_rate": round(noticed / ran, 4) if ran else None,
+        "outcomes": dict(counts),
+        "mutants": sorted(found, key=lambda one: one["key"]),
+    }
+    RESULT.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def main() -> None:
+    """Cover, or sample and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cover", nargs="*", metavar="TESTS", help="default: the tests of the three packages")
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--tests", type=int, default=12, help="tests a mutant at most")
+    parser.add_argument("--limit", type=float, default=120, help="seconds a mutant at most")
+    parser.add_argument("--share", default="1/1", metavar="I/N", help="of several processes, the i-th")
+    given = parser.parse_args()
+    if given.cover is not None:
+        cover(given.cover or [f"tests/{name}" for name in PACKAGES])
+        return
+    tests, seconds = covering()
+    every = mutants()
+    index, processes = map(int, given.share.split("/"))
+    chosen = sample(every, given.count, given.seed)[index - 1 :: processes]
+    found = list(results())
+    known = {one["key"] for one in found}
+    os.chdir(ROOT)
+    for name in HEAVY:
+        __import__(name)
+    end = time.monotonic() + 60 * given.minutes
+    for mutant in chosen:
+        if mutant.key in known:
+            continue
+        if time.monotonic() > end:
+            break
+        quick = sorted({one for one in tests.get((mutant.file, mutant.line), []) if seconds.get(one, 0) < SLOWEST})
+        quick = sorted(quick, key=lambda one: seconds.get(one, 0))
+        # The quickest ones and some others spread over the rest, so that not all come from one corner.
+        picked = quick[: given.tests // 2] + quick[given.tests // 2 :: max(1, len(quick) // max(1, given.tests // 2))]
+        picked = list(dict.fromkeys(picked))[: given.tests]
+        outcome = run(mutant, picked, given.limit) if picked else "no test"
+        record = {**asdict(mutant), "key": mutant.key, "outcome": outcome, "tests": len(picked)}
+        print(json.dumps({"outcome": outcome, "key": mutant.key}), flush=True)
+        found = [one for one in results() if one["key"] != mutant.key] + [record]
+        write(found, len(every))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

@@ -92,7 +92,11 @@ def results_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Pa
     final = check_folder(path, force=force, inputs=inputs)
     absolute = final.absolute()
     staged = absolute.with_name(f".{absolute.name}.{secrets.token_hex(8)}.tmp")
-    staged.mkdir()
+    try:
+        staged.mkdir()
+    except OSError as error:
+        why = f"{absolute.parent}: {error.strerror}"
+        raise _refused("the output folder cannot be made", "CB-OUT-06", final, why, "name another place") from error
     try:
         yield staged
         check_folder(final, force=force)

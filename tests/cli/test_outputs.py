@@ -165,3 +165,12 @@ def test_the_signals_are_the_callers_again_afterwards() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
     cli.main(["explain", "CB-OUT-03"])
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the path is Linux's")
+@pytest.mark.parametrize("words", [["insert", "-o", "/proc/x.safetensors"], ["ship", "-o", "/proc/x", "--no-engine"]])
+def test_a_folder_that_cannot_be_written_is_said_without_a_temporary_name(words: list[str]) -> None:
+    verb, *rest = words
+    outcome = run(verb, "mod:tests.cli.test_outputs:encoder", *rest)
+    refused(outcome, 2, "CB-OUT-06", "/proc")
+    assert ".tmp" not in outcome.err

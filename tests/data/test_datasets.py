@@ -14,6 +14,7 @@ from PIL import Image
 
 from cbsurgeon.data import Data, Indexed, Sample, open_data
 from cbsurgeon.data.decoding import MOST_PIXELS, Unreadable, decode
+from cbsurgeon.data.sources import folder
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, cropped
 from tests.data.pictures import noise, save_classes
@@ -294,3 +295,29 @@ def test_a_worker_that_ends_is_an_error_and_no_hang() -> None:
     with pytest.raises(InputFileError) as caught:
         list(Data(Deadly(), (), batch=1, workers=2, strict=False, share=(0, 1)))
     assert caught.value.code == "CB-DATA-13" and "--workers 0" in caught.value.do
+
+
+def test_links_among_folders_are_not_followed_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders with links to all those after them: the paths double with each folder, and none of them is a loop."""
+    count = 8
+    for first in range(count):
+        (tmp_path / f"c{first}").mkdir()
+        for other in range(first + 1, count):
+            (tmp_path / f"c{first}" / f"to{other}").symlink_to(f"../c{other}")
+    save(tmp_path / f"c{count - 1}" / "a.png")
+    data = open_data(tmp_path, SMALL, workers=0)
+    assert data.source.count == 2 ** (count - 1)
+    monkeypatch.setattr(folder, "_MOST_FOLDERS", 50)
+    with pytest.raises(InputFileError, match="CB-DATA-07"):
+        open_data(tmp_path, SMALL, workers=0)
+
+
+def test_links_that_lead_nowhere_are_images_that_cannot_be_read(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    (tmp_path / "c.png").symlink_to("absent.png")
+    (tmp_path / "d.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "e.png")
+    data = open_data(tmp_path, SMALL, workers=0, std="0.5")
+    assert data.source.count == 3
+    assert sum(len(batch.inputs) for batch in data) == 1

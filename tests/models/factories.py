@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -95,6 +96,18 @@ def small_vit(num_labels: int = 3) -> nn.Module:
 
 def number() -> Any:
     return 3
+
+
+def ending() -> nn.Module:
+    sys.exit(0)
+
+
+def ring() -> tuple[nn.Module, torch.Tensor]:
+    """Two modules that hold each other."""
+    one, other = nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.Linear(3, 3))
+    one.add_module("other", other)
+    other.add_module("one", one)
+    return one, torch.ones(2, 3)
 
 
 def failing() -> nn.Module:

@@ -137,6 +137,8 @@ def test_input_shape_rebuilds_an_architecture_of_fixed_size() -> None:
         ("mod:tests.models.factories:bear", {}, "CB-REF-04"),
         ("mod:tests.models.factories:number", {}, "CB-REF-04"),
         ("mod:tests.models.factories:failing", {}, "CB-REF-04"),
+        ("mod:tests.models.factories:ending", {}, "CB-REF-04"),
+        ("mod:tests.models.factories:ring", {}, "CB-REF-03"),
         ("mod:tests.models.factories:NOT_A_FACTORY", {}, "CB-REF-04"),
         ("mod:tests.models.factories:bare", {"depth": 2}, "CB-REF-04"),
         ("mod:tests.models.factories:bare", {}, "CB-INPUT-02"),

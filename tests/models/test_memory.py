@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,14 @@ def test_parameters_count_once_and_before_they_are_written() -> None:
     with memory.limited(4000, "here", temporaries=False):
         torch.zeros(1001)
     nn.Linear(200, 50)
+
+
+def test_a_folder_is_bounded_by_its_weights(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    pytest.importorskip("transformers", reason="folders are its own")
+    config = {"architectures": ["ViTModel"], "model_type": "vit", "image_size": 8192, "hidden_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"w": torch.ones(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match="CB-LOAD-26"):
+        load(f"hf:{tmp_path}", options={"num_hidden_layers": 1000, "intermediate_size": 4096})

@@ -73,13 +73,13 @@ def open_source(reference: str, how: DataOptions) -> Folder:
             do="give a folder of images, file.npz, hf:DIRECTORY, wds:PATTERN or torchvision:NAME:ROOT",
         )
     listed = _listed(root)
-    folders = [entry for entry in listed if entry.is_dir()]
+    folders = [entry for entry in listed if _leads_to_folder(entry)]
     names = {folder.name for folder in folders}
     maps = next((name for name in MAPS if names == {"images", name}), None)
     if maps is not None:
         return _with_maps(root, root / "images", root / maps)
     found = {folder.name: list(_images(Path(folder.path))) for folder in folders}
-    loose = [entry.path for entry in listed if _is_image(entry.name) and entry.is_file()]
+    loose = [entry.path for entry in listed if _is_image(entry)]
     filled = {name: images for name, images in found.items() if images}
     if loose and filled:
         raise InputFileError(
@@ -160,8 +160,8 @@ def _images(folder: Path) -> Iterator[str]:
     while pending:
         here, above = pending.pop()
         entries = _listed(Path(here))
-        yield from (entry.path for entry in entries if _is_image(entry.name) and entry.is_file())
-        for entry in reversed([entry for entry in entries if entry.is_dir()]):
+        yield from (entry.path for entry in entries if _is_image(entry))
+        for entry in reversed([entry for entry in entries if _leads_to_folder(entry)]):
             real = os.path.realpath(entry.path)
             seen += 1
             if real in above or len(above) > _DEEPEST:
@@ -175,8 +175,23 @@ def _loops(where: str, why: str) -> InputFileError:
     return InputFileError("the folder contains itself", code="CB-DATA-07", where=where, why=why, do="remove the link")
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million of them
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is named as an image and is a file, or a link that leads nowhere: that one is counted as an
+    image that cannot be read. Pipes and devices are neither.
+    """
+    if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 - a million of them
+        return False
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:
+        return entry.is_symlink()  # it leads to itself
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _empty(root: Path) -> InputFileError:

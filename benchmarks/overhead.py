@@ -175,6 +175,27 @@ def summary(document: dict[str, Any]) -> Iterator[str]:
             f"A/A {100 * (result['control']['ratio'] - 1):+.2f} %  {result.get('sentence', result['verdict'])}"
         )
     yield from _claims(document)
+    yield from table(document)
+
+
+def table(document: dict[str, Any]) -> Iterator[str]:
+    """Own time and end to end of every form beside each other, as Markdown; rows that have own time."""
+    rows = [row for row in document["rows"] if row["result"].get("own_time")]
+    if not rows:
+        return
+    yield "| model | back end | form | own time, % of the run | end to end, % |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        result = row["result"]
+        overhead = result["own_time"]["overhead"]
+        own, end = (
+            f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+            for value, (low, high) in (
+                (overhead["value"], overhead["ci95"]),
+                (result["ratio"] - 1, [bound - 1 for bound in result["ci95"]]),
+            )
+        )
+        yield f"| {row['model']} | {row['backend']} | {row['variant']} | {own} | {end} |"
 
 
 def _claims(document: dict[str, Any]) -> Iterator[str]:

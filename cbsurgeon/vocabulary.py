@@ -25,9 +25,10 @@ BACKENDS = ("eager", "program", "folded", "compile", "onnxruntime", "onnxruntime
 DTYPES = ("float16", "bfloat16")
 """Types an export can cast the weights to."""
 
-OPSETS = (20, 22, 23)
-"""ONNX operator sets that exports are tested with. 22 is the first whose Conv takes bfloat16; 23 has Attention as one
-operator, which needs ONNX Runtime from 2026 on a GPU, or TensorRT 10.14."""
+OPSETS = (17, 18, 19, 20, 21, 22, 23)
+"""ONNX operator sets that exports are tested with. 17 is converted from 18 where the model allows it; 20 is the first
+with Gelu as one operator, and 22 the first whose Conv takes bfloat16; 23 has Attention as one operator, which needs
+ONNX Runtime from 2026 on a GPU, or TensorRT 10.14."""
 
 DEFAULT_OPSET = 20
 """ONNX operator set that every runtime of the last two years reads, and the first with Gelu as one operator."""

@@ -80,6 +80,7 @@ TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
     (ExportOptions, "dtype"): (["--dtype", "float16"], "float16"),
     (ExportOptions, "keep_float32"): (["--keep-float32", "overflowing,norm*"], ("overflowing", "norm*")),
     (ExportOptions, "batch"): (["--batch", "1,4,8"], (1, 4, 8)),
+    (ExportOptions, "dynamic_size"): (["--dynamic-size"], True),
     (ExportOptions, "fold"): (["--no-fold"], False),
     (VerifyOptions, "batches"): (["--batches", "1,16"], (1, 16)),
     (VerifyOptions, "atol"): (["--atol", "1e-4"], 1e-4),

@@ -20,11 +20,17 @@ class Port:
         name: its name in the file.
         dtype: ``float32``, ``float16``, ``bfloat16``, ``int64`` ...
         dims: one entry per axis: an ``int`` if its size is fixed, a symbol such as ``"batch"`` if it is dynamic.
+        usual: symbol → the size it had at export, for dynamic axes that are no batch.
     """
 
     name: str
     dtype: str
     dims: tuple[int | str, ...]
+    usual: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """A shape with so many samples, and the usual size wherever another one is free."""
+        return tuple(dim if isinstance(dim, int) else self.usual.get(dim, batch) for dim in self.dims)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

@@ -29,6 +29,11 @@ class ExportOptions:
         read=profile,
         shown="1,8,64",
     )
+    dynamic_size: bool = option(
+        False,
+        "Make height and width of images dynamic in an ONNX file, if the model's code allows it.",
+        "--dynamic-size",
+    )
     fold: bool = option(
         True, "Fold CB's factor 1/2 into neighbouring weights.", "--fold", off="--no-fold", shown="fold"
     )

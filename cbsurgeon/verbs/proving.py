@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch.utils._pytree import tree_leaves
+
 from cbsurgeon import checks, deploy
 from cbsurgeon.checks import Audit, Verification
 from cbsurgeon.checks.cost import roofline
@@ -16,6 +18,7 @@ from cbsurgeon.checks.cost.hardware import NAMES, described, named
 from cbsurgeon.deploy import Export
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.sizes import is_image, resized
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
 from cbsurgeon.options import ExportOptions, Loading, documented, resolve
@@ -70,6 +73,8 @@ def export_checked(
         with atomic.bundle(final, force=force, companions=(f"{final.name}.data",)) as staged:
             made = deploy.export(model, staged, how, **again)
             verdict = _named(checks.verify(model, staged, program=program, progress=progress), model, final)
+            if how.dynamic_size and verdict:
+                verdict = _named(_at_another_size(verdict, model, staged, progress), model, final)
             if not verdict:
                 raise _Differs(verdict)
     except _Differs as difference:
@@ -77,6 +82,16 @@ def export_checked(
         return deploy.export(model, kept, how, **again), _named(difference.verdict, model, kept)
     data = final.with_name(made.external_data.name) if made.external_data else None
     return replace(made, path=final, external_data=data), verdict
+
+
+def _at_another_size(found: Verification, model: Model, file: Path, progress: Progress | None) -> Verification:
+    """The verdict on images of another size where they differ there; else the first one, with a note."""
+    other = replace(model, example_inputs=resized(model.example_inputs), example_kwargs=resized(model.example_kwargs))
+    second = checks.verify(other, file, progress=progress)
+    leaves = [leaf for leaf in tree_leaves((other.example_inputs, dict(other.example_kwargs))) if is_image(leaf)]
+    size = "x".join(map(str, leaves[0].shape[2:]))
+    chosen = found if second else second
+    return replace(chosen, notes=(*chosen.notes, f"{'also compared' if second else 'they differ'} at {size}"))
 
 
 class _Differs(Exception):

@@ -24,11 +24,18 @@ class Clock:
     def time(self) -> float:
         return self.now
 
-    def arm(self, seconds: float, *, interrupt_after: int | None = None) -> Callable[[], None]:
-        """A call of constant length; optionally Ctrl-C is pressed during a later one."""
+    def arm(
+        self,
+        seconds: float,
+        *,
+        interrupt_after: int | None = None,
+        after: int | None = None,
+        later: float = 0.0,
+    ) -> Callable[[], None]:
+        """A call of constant length, or of another one after so many; optionally one of them is interrupted."""
 
         def call() -> None:
-            self.now += seconds
+            self.now += later if after is not None and self.calls >= after else seconds
             self.calls += 1
             if interrupt_after is not None and self.calls > interrupt_after:
                 raise KeyboardInterrupt

@@ -84,6 +84,13 @@ def test_budget_decides_the_number_of_groups(clock: Clock) -> None:
     assert not result.partial
 
 
+def test_samples_become_shorter_when_the_machine_becomes_slower(clock: Clock) -> None:
+    """Twenty calls of 1 ms make a sample; at 25 ms a call, six groups of such samples would take 18 s."""
+    arms = [clock.arm(0.001, later=0.025, after=18) for _ in range(2)]
+    result = compare(*arms, budget=2.0, claim=0.02)
+    assert result.pairs >= MIN_GROUPS and clock.now <= 2.0 + 6 * 20 * 0.025, "only the first group came unexpected"
+
+
 def test_progress_is_told(clock: Clock) -> None:
     said: list[str] = []
     compare(clock.arm(0.01), clock.arm(0.01), pairs=20, progress=said.append)

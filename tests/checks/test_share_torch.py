@@ -106,6 +106,55 @@ def test_a_planted_operator_is_slower(backend: str) -> None:
     raise AssertionError(f"own time, time alone, verdict: {apart}")
 
 
+PAUSE = 0.0008
+"""Seconds of the planted sleep: between one and a few per cent of a run of the network below, on any machine."""
+
+
+@torch.library.custom_op("planted::sleep", mutates_args=())
+def pause(x: Tensor) -> Tensor:
+    """The same numbers, later."""
+    time.sleep(PAUSE)
+    return x.clone()
+
+
+@pause.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Sleeping(nn.Module):
+    """Wide products, and optionally a sleep on one number."""
+
+    def __init__(self, *, sleeps: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(512, 512, bias=False) for _ in range(6)])
+        self.sleeps = sleeps
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x + torch.ops.planted.sleep(x[:1, :1, :1]) if self.sleeps else x
+
+
+def test_a_planted_sleep_is_found_with_its_size() -> None:
+    """Of about one per cent of the run; against the operators timed alone, in turns with the whole."""
+    sides = [Sleeping(sleeps=sleeps).eval() for sleeps in (False, True)]
+    sides[1].load_state_dict(sides[0].state_dict())
+    x = torch.randn(1, 1024, 512)
+    a, b = (Model(side, (x,), Provenance(name)) for side, name in zip(sides, ("plain", "sleeping"), strict=True))
+    apart = []
+    for _ in range(3):
+        result = bench(a, b, backend="eager", threads=1, budget=4.0, claim=0.001)
+        assert result.own is not None, result.own_missing
+        assert "planted::sleep" in {part.op for part in result.own.graph.added}
+        with torch.inference_mode():
+            planted, whole = _fastest(lambda: x + pause(x[:1, :1, :1]), lambda: sides[0](x), runs=20)
+        apart.append((result.own.overhead.value, planted / whole, result.sentence))
+        if result.own.overhead.value == pytest.approx(planted / whole, rel=SIZE) and result.verdict == "slower":
+            return
+    raise AssertionError(f"own time, time alone, verdict: {apart}")
+
+
 @pytest.mark.slow
 def test_compiled_kernels_are_told_apart() -> None:
     """The planted addition is fused into a kernel of A's, so that one kernel is another."""

@@ -37,7 +37,8 @@ def test_a_batch_that_is_none_is_answered_with_one_that_works(text: str) -> None
 def test_the_help_names_every_opset_that_is_accepted() -> None:
     from cbsurgeon.vocabulary import OPSETS
 
-    assert f"{OPSETS[0]}, {OPSETS[1]} or {OPSETS[2]}" in run("export", "--help").out
+    text = " ".join(run("export", "--help").out.split())
+    assert f"{', '.join(map(str, OPSETS[:-1]))} or {OPSETS[-1]}" in text
 
 
 @pytest.mark.parametrize("text", [" ", "", ","])

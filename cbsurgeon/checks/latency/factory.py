@@ -11,7 +11,6 @@ from torch import Tensor
 from cbsurgeon.checks.latency.device import clock_of, timer_of
 from cbsurgeon.checks.latency.sampling import Call, Timed
 from cbsurgeon.deploy import RuntimeSpec, open_spec
-from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.errors import UsageError
 
@@ -81,13 +80,9 @@ class RuntimeFactory:
         return {
             port.name: _repeated(given[port.name], self.batch)
             if port.name in given
-            else drawn(_shape(port, self.batch), port.dtype, seed)
+            else drawn(port.shape(self.batch), port.dtype, seed)
             for seed, port in enumerate(runtime.inputs)
         }
-
-
-def _shape(port: Port, batch: int) -> tuple[int, ...]:
-    return tuple(dim if isinstance(dim, int) else batch for dim in port.dims)
 
 
 def _repeated(example: Tensor, batch: int) -> Tensor:

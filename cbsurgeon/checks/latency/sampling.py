@@ -66,7 +66,8 @@ class Pace:
     Attributes:
         min_sample: shortest sample in seconds; a sample consists of as many calls as that takes.
         groups: number of groups to take.
-        deadline: ``time.perf_counter()`` after which no further group is started, or ``None``.
+        deadline: ``time.perf_counter()`` after which no further group is started, or ``None``. Samples
+            become shorter, down to one call, if ``fewest`` groups would otherwise not be taken by then.
         fewest: number of groups to take even after the deadline.
     """
 
@@ -164,7 +165,7 @@ def sample(
     Raises:
         KeyboardInterrupt: interrupted before any group was complete; later, the groups so far are returned.
     """
-    calls = calls_per_sample(per_call, pace.min_sample)
+    calls, group = calls_per_sample(per_call, pace.min_sample), 2 * sum(per_call)
     rows: list[tuple[tuple[float, float], ...]] = []
     load_before = load()[0]
     step = math.ceil(pace.groups / 10)
@@ -174,7 +175,12 @@ def sample(
                 late = pace.deadline is not None and time.perf_counter() > pace.deadline
                 if stopped() or (late and len(rows) >= pace.fewest):
                     break
+                if pace.deadline is not None and len(rows) < pace.fewest:
+                    left = (pace.deadline - time.perf_counter()) / (pace.fewest - len(rows))
+                    calls = max(1, min(calls, int(left / group)))
+                began = time.perf_counter()
                 rows.append(_group(arms, ROTATION[index % len(ROTATION)], calls))
+                group = (time.perf_counter() - began) / calls
                 if progress and (index + 1) % step == 0:
                     progress(f"{index + 1} of {pace.groups} groups")
         except KeyboardInterrupt:
@@ -194,9 +200,8 @@ def _group(arms: Sequence[Timer], order: Sequence[int], calls: int) -> tuple[tup
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Disable Python's garbage collector while samples are taken."""
+    """Disable Python's garbage collector while samples are taken; collecting first takes seconds on a busy machine."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

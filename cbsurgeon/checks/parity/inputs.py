@@ -75,7 +75,7 @@ class Source:
         return {port.name: self._draw(port, batch, generator) for port in self.ports}
 
     def _draw(self, port: Port, batch: int, generator: torch.Generator) -> Tensor:
-        shape = [batch if isinstance(dim, str) else dim for dim in port.dims]
+        shape = port.shape(batch)
         dtype = getattr(torch, port.dtype, torch.float32)
         if dtype.is_floating_point:
             return torch.randn(shape, generator=generator).to(dtype)

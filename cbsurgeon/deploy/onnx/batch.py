@@ -1,4 +1,4 @@
-"""The batch axis of an exported graph: called ``batch`` wherever it appears, or fixed at one size."""
+"""The open axes of an exported graph: called ``batch``, ``height``, ``width`` wherever they appear, or fixed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,33 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture.sizes import IMAGE_AXES
 
 BATCH = "batch"
+SIDES = {2: "height", 3: "width"}
+"""Axis of an image → its name, where it is open."""
 
 
-def name_batch(model: Any, program: Program) -> None:
-    """Rename torch's symbol for the batch to ``batch``, in every size that contains it.
+def name_sizes(model: Any, program: Program) -> None:
+    """Rename torch's symbols to ``batch``, ``height`` and ``width``, in every size that contains them.
 
     Args:
         model: an ``onnx_ir`` model; edited in place.
         program: the program it was exported from.
     """
-    pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in sorted(_symbols(program))) or "(?!)")
-    _resize(model, lambda size: pattern.sub(BATCH, size))
+    names = _symbols(program)
+    pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in sorted(names)) or "(?!)")
+    _resize(model, lambda size: pattern.sub(lambda found: names[found[0]], size))
+
+
+def open_sizes(program: Program) -> dict[str, int]:
+    """``height`` and ``width`` where they are open → their size in the example."""
+    return {
+        name: int(program.example[node.name].shape[axis])
+        for node in _inputs(program)
+        for axis, name in SIDES.items()
+        if _is_open(node, axis)
+    }
 
 
 def fix_batch(model: Any, batch: int) -> None:
@@ -55,10 +69,22 @@ def _values(model: Any) -> Iterator[Any]:
             yield from node.outputs
 
 
-def _symbols(program: Program) -> set[str]:
-    """Return torch's symbols for the batch, such as ``s77``."""
-    return {
-        str(node.meta["val"].shape[program.batch_axes[node.name]])
-        for node in program.exported.graph.nodes
-        if node.op == "placeholder" and node.name in program.batch_axes
-    }
+def _symbols(program: Program) -> dict[str, str]:
+    """Return torch's symbols for dynamic axes, such as ``s77``, with their names."""
+    found: dict[str, str] = {}
+    for node in _inputs(program):
+        shape = node.meta["val"].shape
+        found |= {str(shape[axis]): name for axis, name in SIDES.items() if _is_open(node, axis)}
+        if node.name in program.batch_axes:
+            found[str(shape[program.batch_axes[node.name]])] = BATCH
+    return found
+
+
+def _inputs(program: Program) -> Iterator[Any]:
+    return (node for node in program.exported.graph.nodes if node.op == "placeholder" and node.name in program.example)
+
+
+def _is_open(node: Any, axis: int) -> bool:
+    """Whether an axis of an image input is dynamic."""
+    shape = node.meta["val"].shape
+    return len(shape) == IMAGE_AXES and not isinstance(shape[axis], int)

@@ -14,14 +14,17 @@ from cbsurgeon.deploy.clock import Clock
 from cbsurgeon.deploy.folding.folds import fold as fold_program
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.onnx.attention import with_four_axes
-from cbsurgeon.deploy.onnx.batch import BATCH, fix_batch, name_batch
+from cbsurgeon.deploy.onnx.batch import BATCH, fix_batch, name_sizes, open_sizes
 from cbsurgeon.deploy.onnx.einsum import spell_in_lowercase
+from cbsurgeon.deploy.onnx.lowering import EXPORTERS_OLDEST, lower, require_opset
 from cbsurgeon.deploy.onnx.means import write_means_as_products
+from cbsurgeon.deploy.onnx.naming import name_nodes
 from cbsurgeon.deploy.onnx.translation import translated
 from cbsurgeon.deploy.typed import Typed, check_types, floating_type, typed
 from cbsurgeon.errors import ExportError, UsageError, missing
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.sizes import capture_open_size
 from cbsurgeon.models import preprocessing_of
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
@@ -60,8 +63,9 @@ def export_onnx(
     Args:
         model: what to export, in evaluation mode.
         path: the file to write.
-        how: how to write it; or its fields as keywords. Opset 23 has ``Attention`` as one operator; bfloat16 needs 22
-            and gets it. In a typed export, means still accumulate in float32. Folding is done where it is exact.
+        how: how to write it; or its fields as keywords. Opset 17 is converted from 18; 23 has ``Attention`` as one
+            operator; bfloat16 needs 22 and gets it. In a typed export, means still accumulate in float32. Folding is
+            done where it is exact.
         for_tensorrt: write folded operators in the form that TensorRT fuses best, not ONNX Runtime's fastest form.
         force: replace an existing file.
         program: the captured model, if the caller has it already.
@@ -71,10 +75,10 @@ def export_onnx(
         UsageError: an unsupported opset or dtype (CB-EXPORT-01, CB-EXPORT-02), a batch below 1
             (CB-EXPORT-08), or one for a model whose batch is fixed already (CB-EXPORT-10), or no node to keep in
             float32 (CB-EXPORT-14).
-        CaptureError: the model cannot be captured.
-        ExportError: the 16-bit type overflows (CB-EXPORT-13), the exporter failed (CB-EXPORT-03), the result fails
-            ``onnx.checker`` (CB-EXPORT-04), or the file has another batch than requested (CB-EXPORT-05). Nothing is
-            written.
+        CaptureError: the model cannot be captured, or fixes the size of its images (CB-CAPTURE-07).
+        ExportError: the 16-bit type overflows (CB-EXPORT-13), the exporter failed (CB-EXPORT-03), the model has no form
+            in the operator set (CB-EXPORT-15), the result fails ``onnx.checker`` (CB-EXPORT-04), or the file has
+            another batch than requested (CB-EXPORT-05). Nothing is written.
         OutputFileError: the file cannot be written there.
         MissingPackage: onnx or onnxscript is absent.
     """
@@ -85,7 +89,10 @@ def export_onnx(
     _import_exporter()
     target = atomic.check(path, force=force)
     clock = Clock(progress)
-    form, sites = _prepare(model, program, how, for_tensorrt or batch is not None, clock)
+    if program is None or how.dynamic_size:
+        with clock("capture", "capturing the model"):
+            program = capture_open_size(model) if how.dynamic_size else capture(model)
+    form, sites = _prepare(program, how, for_tensorrt or batch is not None, clock)
     prepared = form.program
     if batch is not None and not prepared.batch_axes:
         raise UsageError(
@@ -98,14 +105,17 @@ def export_onnx(
     if floating_type(prepared) == "bfloat16":
         opset = max(opset, BFLOAT16_OPSET)
     with clock("export", f"exporting to ONNX, opset {opset}"):
-        exported = translated(with_four_axes(prepared), opset)
+        exported = translated(with_four_axes(prepared), max(opset, EXPORTERS_OLDEST))
+        require_opset(exported.model, max(opset, EXPORTERS_OLDEST))
         if not for_tensorrt and floating_type(prepared) == "float32":
             write_means_as_products(exported.model)
         spell_in_lowercase(exported.model)
-        name_batch(exported.model, prepared)
+        name_sizes(exported.model, prepared)
         if batch is not None:
             fix_batch(exported.model, batch)
         _finish(exported.model, _metadata(model, form, sites, how.fold))
+        if opset < EXPORTERS_OLDEST:
+            lower(exported.model, opset)
     written = _write(exported, prepared, batch, target, how.external_data, force, clock)
     return Export(
         path=target,
@@ -153,7 +163,7 @@ def _check_arguments(opset: int, batch: int | None) -> None:
             f"ONNX opset {opset} is not supported",
             code="CB-EXPORT-01",
             where="--opset",
-            why=f"exports are tested with opset {' and '.join(map(str, OPSETS))}",
+            why=f"exports are tested with opset {', '.join(map(str, OPSETS))}",
             do=f"use --opset {DEFAULT_OPSET}",
         )
     if batch is not None and batch < 1:
@@ -173,13 +183,8 @@ def _import_exporter() -> None:
         raise missing("onnxscript", "onnx", "torch.onnx") from error
 
 
-def _prepare(
-    model: Model, program: Program | None, how: ExportOptions, plainly: bool, clock: Clock
-) -> tuple[Typed, tuple[FoldedSite, ...]]:
+def _prepare(program: Program, how: ExportOptions, plainly: bool, clock: Clock) -> tuple[Typed, tuple[FoldedSite, ...]]:
     sites: tuple[FoldedSite, ...] = ()
-    if program is None:
-        with clock("capture", "capturing the model"):
-            program = capture(model)
     if how.fold:
         with clock("fold", "folding"):
             program, sites = fold_program(program, plainly=plainly)
@@ -187,7 +192,8 @@ def _prepare(
 
 
 def _finish(model: Any, metadata: Mapping[str, Any]) -> None:
-    """Remove redundant node metadata, and write the metadata of cbsurgeon."""
+    """Name the nodes, remove redundant node metadata, and write the metadata of cbsurgeon."""
+    name_nodes(model)
     for graph in (model.graph, *model.functions.values()):
         for node in graph:
             for note in _DROPPED_NOTES:
@@ -220,6 +226,7 @@ def _metadata(model: Model, form: Typed, sites: tuple[FoldedSite, ...], fold: bo
             if not tensor.is_floating_point() and tensor.numel()
         },
         "batch_inputs": dict(program.batch_axes),
+        "open_sizes": open_sizes(program),
     }
 
 

@@ -27,6 +27,9 @@ LARGEST_RANK = 16
 LARGEST_SIZE = 1 << 40
 """Limits on the number of axes and on any size: a file beyond them is damaged or malicious."""
 
+LARGEST_SIDE = 1 << 14
+"""No image that a file was exported with has more pixels in a row."""
+
 _CHUNK = 1 << 22
 
 
@@ -198,17 +201,30 @@ def check(path: Path) -> None:
 def ports(proto: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Return the inputs and outputs of a parsed model, without initializers."""
     weights = {tensor.name for tensor in proto.graph.initializer}
-    inputs = tuple(_port(value) for value in proto.graph.input if value.name not in weights)
-    return inputs, tuple(_port(value) for value in proto.graph.output)
+    usual = _usual_sizes(proto)
+    inputs = tuple(_port(value, usual) for value in proto.graph.input if value.name not in weights)
+    return inputs, tuple(_port(value, usual) for value in proto.graph.output)
 
 
-def _port(value: Any) -> Port:
+def _usual_sizes(proto: Any) -> dict[str, int]:
+    """Symbol → its size at export, from our own metadata where it can be read."""
+    text = next((item.value for item in proto.metadata_props if item.key == METADATA_KEY), "{}")
+    try:
+        document = strict_json.parse(text)
+    except strict_json.NotStrictJSON:
+        return {}
+    found = document.get("open_sizes") if isinstance(document, dict) else None
+    return dict(found) if found and _is_sizes(found) else {}
+
+
+def _port(value: Any, usual: Mapping[str, int]) -> Port:
     onnx = import_onnx()
     tensor = value.type.tensor_type
     word = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     names = {"float": "float32", "double": "float64"}
     dims = tuple(dim.dim_param or "?" if not dim.HasField("dim_value") else dim.dim_value for dim in tensor.shape.dim)
-    return Port(value.name, names.get(word, word), dims)
+    named = {str(dim): usual[dim] for dim in dims if dim in usual}
+    return Port(value.name, names.get(word, word), dims, named)
 
 
 def opset(proto: Any) -> int:
@@ -279,12 +295,19 @@ def _is_range(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(end, int) for end in value)
 
 
+def _is_sizes(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(size, int) and 0 < size <= LARGEST_SIDE for size in value.values()
+    )
+
+
 _MEMBERS: Mapping[str, Callable[[Any], bool]] = {
     "provenance": lambda value: isinstance(value, dict),
     "sites": lambda value: isinstance(value, list) and all(isinstance(site, dict) for site in value),
     "batch_inputs": lambda value: (
         isinstance(value, dict) and all(isinstance(axis, int) and 0 <= axis < LARGEST_RANK for axis in value.values())
     ),
+    "open_sizes": _is_sizes,
     "integer_inputs": lambda value: isinstance(value, dict) and all(map(_is_range, value.values())),
 }
 """The check that each field of the metadata must pass before it is used."""

@@ -97,6 +97,13 @@ CODES = {
         causes=("a misspelt module path", "a missing --dtype", "a model that is in a 16-bit type itself"),
         do=("take a path that cbsurgeon inspect shows", "add --dtype float16", "leave --keep-float32 out"),
     ),
+    "CB-EXPORT-15": Entry(
+        "the model has no form in the operator set",
+        "An operator of the model needs something that this ONNX operator set does not have. The message names it. "
+        "Sets below 18 are converted from 18, the oldest that torch.onnx writes.",
+        causes=("--opset 17 for a model with padding or resizing in a form of 18",),
+        do=("leave --opset out", "take 18 or newer"),
+    ),
     "CB-ONNX-01": Entry(
         "there is no such ONNX file",
         "The path ends in .onnx and does not exist, or is not a regular file.",

@@ -50,6 +50,16 @@ CODES = {
         causes=("a shape the model does not take", "a missing input", "an input of another dtype"),
         do=("give inputs it takes: --input 3x224x224, or --inputs FILE.npz",),
     ),
+    "CB-CAPTURE-07": Entry(
+        "height and width of the images cannot be left open",
+        "--dynamic-size captures the model with a free height and width. Its code has to work for any size: position "
+        "embeddings of a fixed number of tokens, window masks and token mixers do not.",
+        causes=("a ViT, Swin or Mixer built for one image size", "a .pt2 program, whose size is decided"),
+        do=(
+            "leave --dynamic-size out",
+            "build the model for any size where its library can: --model-option dynamic_img_size=true (timm's ViTs)",
+        ),
+    ),
     "CB-LOCATE-01": Entry(
         "there is no block to choose from",
         "Reading the graph found no branch of the kind asked for (exit code 1).",

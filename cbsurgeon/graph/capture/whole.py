@@ -111,8 +111,8 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ref
 
     shapes = (pytree.tree_map(shape, args), pytree.tree_map(shape, kwargs))
     try:
-        exported = _exported(module, args, kwargs, _by_parameter(module, *shapes))
-        program = _named(exported)
+        exported = traced(module, args, kwargs, by_parameter(module, *shapes))
+        program = named(exported)
         _assert_symbolic(program, shapes, reference)
     except Exception as error:
         refusal = error if isinstance(error, CaptureError) else _cannot_follow(error, reference)
@@ -123,16 +123,18 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ref
     return program
 
 
-def _exported(
+def traced(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: dict[str, Any] | None
 ) -> ExportedProgram:
+    """``torch.export``, non-strict and quiet, with the regions of its graph inlined."""
     with _plain_attention(), _quiet(), torch.no_grad():
         exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     inline(exported)
     return exported
 
 
-def _named(exported: ExportedProgram) -> Program:
+def named(exported: ExportedProgram) -> Program:
+    """The program with the names its model gives its outputs."""
     return wrap(exported, output_names(_outputs(exported)))
 
 
@@ -154,14 +156,14 @@ def _at_two_sizes(module: nn.Module, inputs: merging.Inputs, size: int, shapes: 
             reason why the two captures cannot be merged (CB-CAPTURE-04).
     """
     try:
-        captures = [_exported(module, *merging.with_samples(inputs, size, wanted), None) for wanted in (size, size + 1)]
+        captures = [traced(module, *merging.with_samples(inputs, size, wanted), None) for wanted in (size, size + 1)]
     except Exception:  # it cannot be captured at all; the error of the symbolic capture says why
         raise refusal from refusal.__cause__
     try:
         with _plain_attention(), _quiet():
-            by_parameter = _by_parameter(module, *shapes)
-            exported = merging.merged(captures[0], captures[1], (size, size + 1), by_parameter, inputs)
-        program = _named(exported)
+            declared = by_parameter(module, *shapes)
+            exported = merging.merged(captures[0], captures[1], (size, size + 1), declared, inputs)
+        program = named(exported)
         _assert_symbolic(program, shapes, refusal.where)
     except Exception as error:
         raise _fixed(refusal.where, f"{type(error).__name__}: {error}"[:300]) from error
@@ -171,7 +173,7 @@ def _at_two_sizes(module: nn.Module, inputs: merging.Inputs, size: int, shapes: 
     return program
 
 
-def _by_parameter(module: nn.Module, arg_shapes: tuple[Any, ...], kwarg_shapes: dict[str, Any]) -> dict[str, Any]:
+def by_parameter(module: nn.Module, arg_shapes: tuple[Any, ...], kwarg_shapes: dict[str, Any]) -> dict[str, Any]:
     """Dynamic shapes by parameter of forward(), as torch.export takes them: a tuple for ``*args``, a dictionary for
     ``**kwargs``."""
     return dict(inspect.signature(module.forward).bind(*arg_shapes, **kwarg_shapes).arguments)

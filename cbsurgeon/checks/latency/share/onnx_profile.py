@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,7 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
     """Profile a second A once, then A and B in turns; see :data:`cbsurgeon.checks.latency.share.measuring.PROFILES`."""
     from cbsurgeon.deploy.runtimes.onnx_runtime import OnnxRuntime
 
+    start = time.perf_counter()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cbsurgeon-")))
         runtimes, calls, sites = [], [], []
@@ -46,6 +48,7 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
             runtimes.append(runtime)
             calls.append(factory.prepare(runtime))
             sites.append(sites_of(path))
+        opening = time.perf_counter() - start
         calls[2]()  # of the second A, only its operators are needed
         profiles = {2: runtimes[2].end_profiling()}
         operators = max(len(onnx_file.load(Path(str(factory.spec.target))).graph.node) for factory in factories[:2])
@@ -56,7 +59,7 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
         profiles |= {place: runtimes[place].end_profiling() for place in (0, 1)}
         skipped = (WARM, WARM, 0)
         traces = [trace_of(read(profiles[place], sites[place])[skipped[place] :]) for place in range(3)]
-    return Profiled((traces[0], traces[1], traces[2]), METHOD)
+    return Profiled((traces[0], traces[1], traces[2]), METHOD, opening)
 
 
 def sites_of(path: Path) -> dict[str, str]:

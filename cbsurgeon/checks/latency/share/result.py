@@ -139,7 +139,7 @@ class OwnTime:
         sites: time of each inserted operator, if the profiler reports which nodes belong to it.
         run_microseconds: undisturbed operator time of a whole run of A and of B.
         profiled_seconds: median seconds of a profiled run of A and of B.
-        seconds: duration of the measurement.
+        seconds: duration of the measurement, without opening and compiling the models.
         method: name of the profiler.
         notes: facts that limit or explain the numbers.
     """

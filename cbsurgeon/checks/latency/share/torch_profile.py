@@ -11,6 +11,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -42,6 +43,7 @@ Event = Mapping[str, Any]
 
 def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | str:
     """Profile a second A once, then A and B in turns; see :mod:`cbsurgeon.checks.latency.share.measuring`."""
+    start = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(_kernel_names(factories[0].spec.chosen))
         timed = [factory() for factory in factories]
@@ -51,8 +53,11 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
         calls = [_labelled(one.call, one.synchronize, name) for one, name in zip(timed, NAMES, strict=True)]
         for call in calls * WARM:
             call()
+        opening = time.perf_counter() - start  # what is compiled is compiled at the first call
+        began = time.perf_counter()
         counted = [event for event in _recorded(calls[:2]) if event.get("ph") == "X"]
-        most = max(FEWEST_RUNS, MOST_EVENTS // max(1, len(counted) // 2))
+        each = (time.perf_counter() - began) / 2  # reading included, which is slow on a busy machine
+        most = max(FEWEST_RUNS, min(MOST_EVENTS // max(1, len(counted) // 2), int(seconds / each)))
 
         def turns() -> None:
             calls[2]()
@@ -63,7 +68,7 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
     for name, run in runs_of(events):
         runs[name].append(run)
     traces = [trace_of(runs[name]) for name in NAMES]
-    return Profiled((traces[0], traces[1], traces[2]), METHOD)
+    return Profiled((traces[0], traces[1], traces[2]), METHOD, opening)
 
 
 def runs_of(events: Iterable[Event]) -> Iterator[tuple[str, Run]]:
@@ -110,10 +115,14 @@ def _labelled(call: Callable[[], object], synchronize: Callable[[], object], nam
 
 
 def _recorded(calls: Sequence[Callable[[], None]]) -> list[Event]:
-    """Run some calls under the profiler and return the events."""
+    """Run some calls under the profiler and return the events.
+
+    The autograd profiler is what ``torch.profiler`` runs. The latter imports the compiler when it first starts, which
+    takes 3 s on an idle core.
+    """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise Kineto writes to the terminal
     with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as made:
+        with torch.autograd.profiler.profile(record_shapes=True) as made:
             for call in calls:
                 call()
         path = Path(folder) / "trace.json"

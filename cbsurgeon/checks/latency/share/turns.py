@@ -14,7 +14,7 @@ WARM = 2
 ROUND = (0, 1, 1, 0)
 """Order of A (0) and B (1) in one round; it is symmetric, so a steady drift favours neither."""
 
-FEWEST, PATIENCE = 12, 3.0
+FEWEST, PATIENCE = 12, 2.0
 """Fewest runs of each model, and by how much the requested time may be exceeded to reach them."""
 
 
@@ -25,10 +25,12 @@ class Profiled:
     Attributes:
         traces: the traces of A, B and the second A; a sentence instead of a trace that cannot be read.
         method: name of the profiler.
+        opening: seconds that opening the models took, compiling included.
     """
 
     traces: tuple[Trace | str, Trace | str, Trace | str]
     method: str
+    opening: float = 0.0
 
 
 def take_turns(calls: Sequence[Callable[[], object]], seconds: float, most: int) -> int:

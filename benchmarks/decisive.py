@@ -1,0 +1,136 @@
+"""Whether the verdict is decisive: the same file against itself many times, and `ship` ten times, busy and not.
+
+    python benchmarks/decisive.py                      both parts
+    python benchmarks/decisive.py --parts same --runs 50
+
+- same: a small ViT's ONNX file against a copy of it. Equal files are never ``slower`` or ``faster``.
+- ship: `cbsurgeon ship timm:deit_small_patch16_224 --layers upper --pos end` in processes of their own; in every second
+  run two tasks per core do nothing but compute. The verdict is ``negligible``, and the upper bound of the own-time
+  overhead at most 0.6 %.
+
+Written after every run; ends with 1 when one run is otherwise. What else the machine does is in the load of each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "decisive.json"
+SCHEMA = "cbsurgeon.decisive/1"
+PARTS = ("same", "ship")
+SHIP = ("ship", "timm:deit_small_patch16_224", "--layers", "upper", "--pos", "end")
+BOUND = 0.006
+
+
+@contextmanager
+def busy(wanted: bool) -> Iterator[None]:
+    """Two tasks per core that never wait, where they are wanted."""
+    count = 2 * (os.cpu_count() or 1) if wanted else 0
+    tasks = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.kill()
+            task.wait()
+
+
+def same(runs: int, budget: float) -> Iterator[dict[str, Any]]:
+    """One file against a copy of itself."""
+    import timm
+    import torch
+
+    from cbsurgeon import checks, deploy
+    from cbsurgeon.models import Model
+
+    torch.manual_seed(0)
+    module = timm.create_model("vit_tiny_patch16_224", depth=3, img_size=64, num_classes=10).eval()
+    with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place:
+        a, b = Path(place) / "a.onnx", Path(place) / "b.onnx"
+        deploy.export_onnx(Model(module, (torch.randn(2, 3, 64, 64),)), a)
+        shutil.copy(a, b)
+        for _ in range(runs):
+            start = time.perf_counter()
+            result = checks.bench(a, b, on="onnxruntime", threads=1, budget=budget)
+            yield {
+                "verdict": result.verdict,
+                "own_upper95": result.own.overhead.upper95 if result.own else None,
+                "ratio": result.ratio,
+                "ci95": list(result.ci95),
+                "seconds": time.perf_counter() - start,
+                "load": os.getloadavg()[0],
+                "ok": result.verdict not in ("slower", "faster"),
+            }
+
+
+def ship(runs: int, _budget: float) -> Iterator[dict[str, Any]]:
+    """The whole job in a process of its own."""
+    for run in range(runs):
+        loaded = run % 2 == 1
+        with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place, busy(loaded):
+            start = time.perf_counter()
+            command = [sys.executable, "-m", "cbsurgeon", *SHIP, "-o", str(Path(place) / "out"), "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+            seconds = time.perf_counter() - start
+        document = json.loads(done.stdout) if done.stdout.strip() else {}
+        found = [one for one in document.get("documents", []) if one.get("schema", "").startswith("cbsurgeon.bench/")]
+        bench = found[0] if found else {}
+        overhead = (bench.get("own_time") or {}).get("overhead") or {}
+        row = {
+            "verdict": bench.get("verdict"),
+            "share": (bench.get("share") or {}).get("value"),
+            "own": overhead.get("value"),
+            "own_upper95": overhead.get("upper95"),
+            "ratio": bench.get("ratio"),
+            "ci95": bench.get("ci95"),
+            "exit": done.returncode,
+            "seconds": seconds,
+            "busy": loaded,
+            "load": os.getloadavg()[0],
+        }
+        upper = row["own_upper95"]
+        yield {**row, "ok": row["verdict"] == "negligible" and upper is not None and upper <= BOUND}
+
+
+MEASURES = {"same": same, "ship": ship}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and write; 1 when a run is otherwise than it has to be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--runs", type=int, help="50 of the same file, 10 of ship")
+    parser.add_argument("--budget", type=float, default=1.5, help="seconds of each run of the same file")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    from cbsurgeon.checks.environment import environment
+
+    document: dict[str, Any] = {"schema": SCHEMA, "environment": environment(), "bound": BOUND, "rows": []}
+    if options.output.exists():
+        document["rows"] = json.loads(options.output.read_text(encoding="utf-8"))["rows"]
+    for part in options.parts:
+        document["rows"] = [row for row in document["rows"] if row["part"] != part]
+        for row in MEASURES[part](options.runs or {"same": 50, "ship": 10}[part], options.budget):
+            document["rows"].append({"part": part, **row})
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            print(part, json.dumps(row), flush=True)
+    missed = [row for row in document["rows"] if not row["ok"]]
+    print(f"{len(missed)} of {len(document['rows'])} runs are otherwise", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

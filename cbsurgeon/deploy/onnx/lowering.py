@@ -1,0 +1,123 @@
+"""Operator set 17: what ``torch.onnx`` writes for 18, its oldest, in the forms 17 has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cbsurgeon.deploy.onnx.file import import_onnx
+from cbsurgeon.errors import ExportError
+
+IR_VERSION = 8
+"""Form of the file that belongs to operator set 17: runtimes that read no newer set read no newer form."""
+
+EXPORTERS_OLDEST = 18
+"""The oldest operator set ``torch.onnx`` writes; asked for an older one it keeps this one and logs a line."""
+
+_REDUCTIONS = {
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSumSquare",
+}
+_ADDED_INPUTS = {"Pad": 3}
+_ADDED_ATTRIBUTES = {"Resize": {"antialias", "axes", "keep_aspect_ratio_policy"}}
+_ADDED_REDUCTIONS = {"max", "min"}
+
+
+def lower(model: Any, opset: int) -> None:
+    """Write a model of operator set 18 in an older one.
+
+    Args:
+        model: an ``onnx_ir`` model of operator set 18; edited in place.
+        opset: 17.
+
+    Raises:
+        ExportError: an operator does what it could not do before 18 (CB-EXPORT-15).
+    """
+    for graph in (model.graph, *model.functions.values()):
+        for node in list(graph.all_nodes()):
+            if node.domain == "" and _changed_since(node.op_type, opset):
+                _lower(node, opset)
+    model.opset_imports[""], model.ir_version = opset, IR_VERSION
+    for function in model.functions.values():
+        function.opset_imports[""] = opset
+
+
+def require_opset(model: Any, opset: int) -> None:
+    """Refuse a model that is not of the operator set that was asked for.
+
+    Raises:
+        ExportError: the exporter could not convert it, and kept another one (CB-EXPORT-15).
+    """
+    found = model.opset_imports.get("", opset)
+    if found != opset:
+        raise ExportError(
+            f"the model cannot be written in operator set {opset}",
+            code="CB-EXPORT-15",
+            where=f"--opset {opset}",
+            why=f"the exporter could not convert it, and kept {found}",
+            do=f"use --opset {found}",
+        )
+
+
+def _changed_since(op_type: str, opset: int) -> bool:
+    """Whether an operator of set 18 is another one than in ``opset``."""
+    schema = import_onnx().defs.get_schema(op_type, EXPORTERS_OLDEST, "")
+    return bool(schema.since_version > opset)
+
+
+def _lower(node: Any, opset: int) -> None:
+    """Write one operator in the older form, where it has one."""
+    from onnxscript import ir
+
+    if node.op_type in _REDUCTIONS:
+        axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 else None
+        absent = len(node.inputs) < 2 or node.inputs[1] is None
+        if (axes is None and not absent) or ("noop_with_empty_axes" in node.attributes and absent):
+            raise _refused(node, opset, "its axes are computed in the graph")
+        if axes is not None:
+            node.attributes["axes"] = ir.AttrInt64s("axes", [int(axis) for axis in axes.numpy().flatten()])
+            node.resize_inputs(1)
+        node.attributes.pop("noop_with_empty_axes", None)
+    elif node.op_type == "Split":
+        _lower_split(node, opset)
+    elif node.op_type in _ADDED_INPUTS:
+        if len(node.inputs) > _ADDED_INPUTS[node.op_type]:
+            raise _refused(node, opset, "it works on chosen axes, which is new in 18")
+    elif node.op_type in _ADDED_ATTRIBUTES:
+        used = sorted(_ADDED_ATTRIBUTES[node.op_type] & set(node.attributes))
+        if used:
+            raise _refused(node, opset, f"{', '.join(used)} is new in 18")
+    elif node.op_type in ("ScatterElements", "ScatterND"):
+        reduction = node.attributes.get("reduction")
+        if reduction is not None and reduction.as_string() in _ADDED_REDUCTIONS:
+            raise _refused(node, opset, f"the reduction {reduction.as_string()} is new in 18")
+    else:
+        raise _refused(node, opset, "the operator is new or another one in 18")
+
+
+def _lower_split(node: Any, opset: int) -> None:
+    """Without ``num_outputs`` the parts are equal, so the axis has to divide."""
+    count = node.attributes.pop("num_outputs", None)
+    if count is None:
+        return
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    shape = node.inputs[0].shape
+    size = shape[axis] if shape is not None else None
+    if not isinstance(size, int) or size % count.as_int():
+        raise _refused(node, opset, "its parts are not known to be equal")
+
+
+def _refused(node: Any, opset: int, why: str) -> ExportError:
+    return ExportError(
+        f"the model cannot be written in operator set {opset}",
+        code="CB-EXPORT-15",
+        where=f"{node.op_type} ({node.name})",
+        why=why,
+        do=f"use --opset {EXPORTERS_OLDEST} or newer",
+    )

@@ -19,6 +19,9 @@ PLACES = ("mlp", "msa", "both")
 KINDS = ("mlp", "glu", "conv-mlp", "token-mlp", "inverted-bottleneck")
 """Kinds of MLP blocks."""
 
+SWEEP_PLACES = ("here", "ray")
+"""Where the workers of a sweep run."""
+
 BACKENDS = ("eager", "program", "folded", "compile", "onnxruntime", "onnxruntime-tensorrt", "tensorrt")
 """Ways to run a model: as loaded, captured, captured and folded, by torch.compile, or from an exported file."""
 

@@ -11,12 +11,12 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TESTS = Path(__file__).parent
-ENTRIES = sorted(path.name for path in EXAMPLES.iterdir() if path.name not in ("README.md", "__pycache__"))
+ENTRIES = sorted(path.name for path in EXAMPLES.iterdir() if path.name not in ("README.md", "__pycache__", "recipes"))
 
 
-def run(name: str) -> str:
+def run(name: str, *options: str) -> str:
     """What an example prints."""
-    command = [sys.executable, "-W", "ignore", str(EXAMPLES / name)]
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / name), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -72,3 +72,20 @@ def test_uniform_heads() -> None:
     ]
     assert [round(number / 1e6) for number in counts] == [22, 21, 22, 29]
     assert counts[0] - counts[1] == 12 * 2 * 64 * 385 and counts[3] - counts[0] == 12 * (4 * 384**2 + 3 * 384)
+
+
+@pytest.mark.slow
+def test_lightning(tmp_path: Path) -> None:
+    for package in ("timm", "sklearn", "pytorch_lightning"):
+        pytest.importorskip(package, reason="the example says it needs it")
+    printed = run("08_train_lightning.py", "--out", str(tmp_path / "run"))
+    assert "with another recipe: True" in printed and "step 60, test accuracy" in printed
+    assert "2 x cb_s, 128 parameters added" in printed
+
+
+@pytest.mark.slow
+def test_distillation() -> None:
+    for package in ("timm", "sklearn", "onnxruntime"):
+        pytest.importorskip(package, reason="the example says it needs it")
+    printed = run("09_distill.py")
+    assert "18 tokens" in printed and "ONNX Runtime computes the same" in printed

@@ -51,6 +51,7 @@ INSIDE_FUNCTIONS = {
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "ray",
     "rich",
     "safetensors",
     "skimage",

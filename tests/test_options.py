@@ -127,6 +127,7 @@ TYPED |= {
     (SweepOptions, "minimize"): (["--minimize"], True),
     (SweepOptions, "retries"): (["--retries", "0"], 0),
     (SweepOptions, "workers"): (["--workers", "2"], 2),
+    (SweepOptions, "on"): (["--on", "ray"], "ray"),
     (SweepOptions, "budget"): (["--budget", "40m"], 2400.0),
     (SweepOptions, "storage"): (["--storage", "sqlite:///a.db"], "sqlite:///a.db"),
 }

@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 
 import cbsurgeon as cbs
 from cbsurgeon.errors import CBSurgeonError, CheckFailed
+from cbsurgeon.integrations import ray_cluster
 from cbsurgeon.report import render_text
 from cbsurgeon.sweeps import study
 from cbsurgeon.sweeps.result import T975, SweepTable
@@ -253,6 +255,17 @@ def test_a_database_that_is_gone_is_named_without_its_password(tmp_path: Path) -
 def test_what_cannot_be_swept(tmp_path: Path, how: dict[str, object], code: str) -> None:
     with pytest.raises(CBSurgeonError, match=code):
         cbs.sweep(encoder(), tmp_path / "s", **how)
+
+
+def test_machines_do_not_share_a_file() -> None:
+    """A Ray cluster is asked for its machines before a worker is placed; a database is let through."""
+    nodes = [{"Alive": True, "NodeManagerHostname": name} for name in ("one", "two")]
+    cluster = SimpleNamespace(nodes=lambda: nodes)
+    ray_cluster.refuse_a_file(cluster, SimpleNamespace(storage="postgresql://user@host/name"))
+    with pytest.raises(CBSurgeonError, match="CB-SWEEP-10"):
+        ray_cluster.refuse_a_file(cluster, SimpleNamespace(storage="sqlite:////shared/runs.db"))
+    nodes[1]["Alive"] = False
+    ray_cluster.refuse_a_file(cluster, SimpleNamespace(storage="sqlite:////shared/runs.db"))
 
 
 def test_another_sweep_does_not_get_into_a_folder_or_a_storage(tmp_path: Path) -> None:

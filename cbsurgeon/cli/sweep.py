@@ -31,6 +31,8 @@ def command(terminal: Terminal, reference: str, loading: Loading, how: SweepOpti
       cbsurgeon sweep timm:deit_small_patch16_224 --op cb,cb_s --pos front,mid,end --layers all,upper -o grid
       cbsurgeon sweep model.pt --op cb,se --seeds 0,1,2 --metric accuracy -o runs \\
           --run "python train.py {model} --seed {seed} --out {out}"
+      cbsurgeon sweep model.pt --op cb,se --metric accuracy -o runs --workers 8 --on ray \
+          --storage postgresql://user@host/runs --run "python train.py {model} --out {out}"
     """
     from cbsurgeon import verbs
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cbsurgeon.options.flags import option
 from cbsurgeon.options.texts import duration, numbers, selectors, words
-from cbsurgeon.vocabulary import DEFAULT_OPSET
+from cbsurgeon.vocabulary import DEFAULT_OPSET, SWEEP_PLACES
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,15 @@ class SweepOptions:
         1, "How often a failed or lost run is repeated.", "--retries", metavar="N", number=int, least=0, shown="1"
     )
     workers: int = option(
-        1, "Processes on this machine that run the command.", "--workers", metavar="N", number=int, least=1, shown="1"
+        1, "Processes that run the command.", "--workers", metavar="N", number=int, least=1, shown="1"
+    )
+    on: str = option(
+        "here",
+        "Where the workers run: here, on this machine, or on a ray cluster (that of RAY_ADDRESS, else one of this "
+        "machine), each with one CPU and, where there are any, one GPU.",
+        "--on",
+        choices=SWEEP_PLACES,
+        shown="here",
     )
     budget: float | None = option(
         None,

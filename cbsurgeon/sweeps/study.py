@@ -117,7 +117,7 @@ def work(folder: Path, progress: Progress | None = None) -> None:
 def _work(optuna: Any, study: Any, runs: Runs, folder: Path, progress: Progress | None) -> None:
     while True:
         optuna.storages.fail_stale_trials(study)
-        state = _state(study, runs)
+        state = standing(study, runs)
         if not state.open:
             if not state.running:
                 return
@@ -150,7 +150,7 @@ def spread(folder: Path, workers: int, progress: Progress | None = None) -> None
     try:
         while any(one.poll() is None for one in started):
             if progress is not None:
-                state = _state(study, runs)
+                state = standing(study, runs)
                 progress(f"runs: {state.done} of {state.total} done, {state.running} running")
             time.sleep(WAIT)
     except BaseException:
@@ -186,14 +186,16 @@ def results(runs: Runs) -> list[Result]:
 
 
 @dataclass(frozen=True)
-class _State:
+class Standing:
+    """How many runs are finished, under way, and neither, of all."""
+
     total: int
     done: int
     running: int
     open: int
 
 
-def _state(study: Any, runs: Runs) -> _State:
+def standing(study: Any, runs: Runs) -> Standing:
     """Return how many runs are finished, running, and not started."""
     trials = study.get_trials(deepcopy=False)
     total = len(runs.models) * len(runs.seeds)
@@ -208,7 +210,7 @@ def _state(study: Any, runs: Runs) -> _State:
             finished.add(number)
     started = finished | running
     done = len(finished - running)
-    return _State(total, done, len(running), max(0, total - len(started)) + waiting)
+    return Standing(total, done, len(running), max(0, total - len(started)) + waiting)
 
 
 def _run(trial: Any, runs: Runs, folder: Path) -> float:

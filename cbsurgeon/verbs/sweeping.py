@@ -11,6 +11,7 @@ from typing import Any
 
 from cbsurgeon.checks.environment import environment
 from cbsurgeon.errors import OutputFileError, UsageError
+from cbsurgeon.integrations import ray_cluster
 from cbsurgeon.models import Model, save
 from cbsurgeon.models.files import strict_json
 from cbsurgeon.options import SweepOptions, documented, resolve
@@ -26,7 +27,7 @@ from cbsurgeon.vocabulary import Progress
 
 TABLE, IDENTITY = "sweep.json", "identity.json"
 
-APART = ("workers", "retries", "storage", "budget")
+APART = ("workers", "retries", "storage", "budget", "on")
 """Options that may differ between calls that continue the same sweep."""
 
 
@@ -56,7 +57,7 @@ def sweep(
         OutputFileError: the folder contains something else (CB-SWEEP-09).
         InputFileError: the storage cannot be used (CB-SWEEP-03, CB-SWEEP-04).
         CaptureError: the model cannot be captured as a whole.
-        MissingPackage: Optuna (for a command) or ONNX Runtime (for own time) is not installed.
+        MissingPackage: Optuna (for a command), Ray (for ``on="ray"``) or ONNX Runtime (for own time) is not installed.
     """
     how = resolve(SweepOptions, how, keywords, "sweep")
     tell = progress or (lambda step: None)
@@ -173,7 +174,7 @@ def _run(
     if how.budget is not None:
         runs = replace(runs, until=time.time() + how.budget)
     runs.write(folder)
-    spread(folder, how.workers, tell)
+    (ray_cluster.spread if how.on == "ray" else spread)(folder, how.workers, tell)
     found = tuple(results(runs))
     left = len(models) * len(how.seeds) - len(found)
     return replace(table, results=found, metric=how.metric, minimize=how.minimize, left=left)

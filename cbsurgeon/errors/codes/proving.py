@@ -227,4 +227,10 @@ CODES = {
         causes=("other options than last time", "a folder with other files"),
         do=("name another folder with -o",),
     ),
+    "CB-SWEEP-10": Entry(
+        "machines cannot share a SQLite file",
+        "With --on ray the workers run on several machines. A SQLite file in a network folder is not locked reliably.",
+        causes=("--on ray on a cluster, without --storage",),
+        do=("give a database that all machines reach: --storage postgresql://user@host/name",),
+    ),
 }

@@ -78,6 +78,13 @@ CODES = {
         causes=("another model or another size of it", "a model that was changed after the recipe was made"),
         do=("make a recipe for this model: cbsurgeon insert REF --dry-run --json",),
     ),
+    "CB-RECIPE-04": Entry(
+        "the checkpoint was trained with another recipe",
+        "Training was to go on from a checkpoint whose config.json names another operator, other options or sites "
+        "than the model has. Its weights would be taken by name, and the model would compute something else.",
+        causes=("--resume with another choice than the first run", "a folder of another run"),
+        do=("take the model of the checkpoint: cbs.load('hf:FOLDER').module", "begin anew in another folder"),
+    ),
     "CB-INSERT-01": Entry(
         "the model is a program and has no module",
         "cbs.insert changes a module unless it is told to change the program.",

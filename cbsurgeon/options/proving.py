@@ -35,7 +35,11 @@ class ExportOptions:
         "--dynamic-size",
     )
     fold: bool = option(
-        True, "Fold CB's factor 1/2 into neighbouring weights.", "--fold", off="--no-fold", shown="fold"
+        True,
+        "Fold operators into neighbouring weights where possible (CB's factor 1/2).",
+        "--fold",
+        off="--no-fold",
+        shown="fold",
     )
     keep_float32: Iterable[str] = option(
         (),

@@ -24,7 +24,7 @@ def names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()}
 
 
-def test_the_file_appears_at_the_end_and_alone(tmp_path: Path) -> None:
+def test_the_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     final = tmp_path / "m.onnx"
     with atomic.output(final) as temporary:
         assert temporary.parent == tmp_path
@@ -210,7 +210,7 @@ def test_a_writer_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from cbsurgeon.models import atomic; from cbsurgeon.errors import OutputFileError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
@@ -244,7 +244,7 @@ def test_a_bundle_appears_main_file_last(tmp_path: Path, monkeypatch: pytest.Mon
     assert names(tmp_path) == {"m.onnx", "m.onnx.data"}
 
 
-def test_a_bundle_refuses_what_it_was_not_told(tmp_path: Path) -> None:
+def test_a_bundle_refuses_unexpected_files(tmp_path: Path) -> None:
     with pytest.raises(OutputFileError, match="CB-OUT-08"), atomic.bundle(tmp_path / "m.onnx") as main:
         main.write_text("graph")
         (main.parent / "surprise").write_text("x")

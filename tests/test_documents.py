@@ -42,7 +42,7 @@ def test_the_map_has_every_package_in_the_order_of_imports() -> None:
     assert rows == existing
 
 
-def test_the_answers_of_the_map_hold_what_they_are_asked_for() -> None:
+def test_the_files_named_in_the_map_contain_the_answers() -> None:
     """A word that must stand in the file that the map names, for each question that a word can answer."""
     wanted = {
         "the formula of CB_S": "formula",

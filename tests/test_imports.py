@@ -177,7 +177,7 @@ def test_no_two_members_of_a_package_import_each_other(parent: str) -> None:
     assert not circles(graph)
 
 
-def test_a_circle_is_seen() -> None:
+def test_an_import_cycle_is_detected() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
 
 
@@ -238,7 +238,7 @@ def test_every_public_name_exists() -> None:
         cbsurgeon.inspekt  # noqa: B018
 
 
-def test_import_needs_torch_alone() -> None:
+def test_import_needs_only_torch() -> None:
     """With every optional package made unimportable, every public name still resolves."""
     code = f"""
 import sys, importlib.abc

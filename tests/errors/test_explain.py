@@ -58,7 +58,7 @@ def test_an_unknown_code_suggests_the_nearest(word: str, near: str) -> None:
     assert run("explain", word).code == 2
 
 
-def test_a_word_like_no_code_is_answered_with_the_list() -> None:
+def test_error_for_an_unknown_code_names_the_list() -> None:
     with pytest.raises(UsageError, match="no error code") as caught:
         cbs.explain("%")
     assert caught.value.do.endswith("cbsurgeon explain")

@@ -29,7 +29,7 @@ def test_the_leak_message_names_the_flag_and_the_keyword_apart() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "", "8,1,64"])
-def test_a_batch_that_is_none_is_answered_with_one_that_works(text: str) -> None:
+def test_error_for_an_invalid_batch_names_a_valid_one(text: str) -> None:
     outcome = run("export", VIT, "-o", "never.onnx", "--batch", text)
     assert outcome.code == 2 and "  do     --batch 1,8,64\n" in outcome.err and "any batch" in outcome.err
 
@@ -83,7 +83,7 @@ def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
     assert json.loads("1") == 1
 
 
-def test_a_python_file_alone_is_answered_with_its_factory(network: Path) -> None:
+def test_error_for_a_python_file_names_its_factory(network: Path) -> None:
     with pytest.raises(InputFileError, match="Python code") as caught:
         load("my_net.py")
     assert caught.value.do.endswith("mod:my_net.py:build")
@@ -98,7 +98,7 @@ def test_a_python_file_alone_is_answered_with_its_factory(network: Path) -> None
         ("ViTForImageClassification", "hf:ViTForImageClassification"),
     ],
 )
-def test_a_name_without_its_kind_is_answered_with_the_reference(typed: str, meant: str) -> None:
+def test_error_for_a_name_without_its_kind_names_the_reference(typed: str, meant: str) -> None:
     with pytest.raises(InputFileError) as caught:
         load(typed)
     assert caught.value.code == "CB-LOAD-01" and caught.value.do == f"did you mean {meant}?"

@@ -233,7 +233,7 @@ def test_end_is_after_dropout() -> None:
         assert not any(hook.before_dropout for hook in block.sites["end"].hooks)
 
 
-def test_functional_dropout_is_said() -> None:
+def test_functional_dropout_is_noted() -> None:
     """No module ends after a dropout that is a function: the hook stands before it, and the site says so."""
     nodes = {node.name: node for node in program("FunctionalDropout").exported.graph.nodes}
     for block in inspection("FunctionalDropout").blocks:

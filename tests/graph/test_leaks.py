@@ -299,7 +299,7 @@ def hand_made(module: nn.Module, *more: Tensor) -> Inspection:
 
 
 @pytest.mark.parametrize("make", [TriangularBuffer, Told, FilledTriangle])
-def test_ways_to_hide_the_future(make: type[nn.Module]) -> None:
+def test_causal_masks_in_many_spellings(make: type[nn.Module]) -> None:
     inspection = hand_made(make())
     assert inspection.causal
     assert inspection.masks == ()
@@ -307,7 +307,7 @@ def test_ways_to_hide_the_future(make: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("make", [Windowed, WindowedInGraph, PositionBias])
-def test_biases_that_hide_no_future(make: type[nn.Module]) -> None:
+def test_biases_that_are_not_causal_masks(make: type[nn.Module]) -> None:
     assert_free(hand_made(make()))
 
 

@@ -79,7 +79,7 @@ def test_a_fresh_process_computes_the_same_bits(vit: Model, tmp_path: Path) -> N
     assert torch.equal(torch.load(tmp_path / "out.pt", weights_only=True), expected)
 
 
-def test_a_bare_state_dict_is_answered_with_the_command_to_run(vit: Model, tmp_path: Path) -> None:
+def test_error_for_a_bare_state_dict_names_the_command_to_run(vit: Model, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save(state_of(vit), path)
     with pytest.raises(UsageError) as caught:
@@ -422,7 +422,7 @@ def test_a_file_beyond_two_gigabytes_is_mapped_not_read(tmp_path: Path) -> None:
     assert opened.state_dict["a"][-1] == 1
 
 
-def test_a_whole_module_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_pickled_module_is_not_a_checkpoint(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
     with pytest.raises(UsageError) as caught:
         models.open_checkpoint(tmp_path / "whole.pt", trust=True)

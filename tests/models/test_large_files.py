@@ -95,14 +95,14 @@ def test_tied_and_frozen_parameters_stay_tied_and_frozen() -> None:
 
 
 @pytest.mark.parametrize("option", ["buffer", "computed", "hidden"])
-def test_what_no_file_brings_is_built_as_always(option: str) -> None:
+def test_tensors_outside_the_state_dict_are_built_as_usual(option: str) -> None:
     """A random buffer outside the state dict, a buffer or an attribute computed from a parameter."""
     module, drew = build(**{option: True})
     assert not weightless.complete(module, drew=drew)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_portions_are_the_whole(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_together_are_the_whole_state_dict(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tied keys, renamed keys and tensors that lie in no file included."""
     monkeypatch.setattr(portions, "SMALLEST", 1 << 10)
     module = Tied()
@@ -151,7 +151,7 @@ def test_insertion_that_shares_weights_holds_them_once() -> None:
     assert set(dict(model.module.named_parameters())) == set(before)  # type: ignore[union-attr]
 
 
-def test_the_digest_beside_the_reading_is_the_digest(tmp_path: Path) -> None:
+def test_digest_computed_in_a_thread_is_the_digest(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 9000)
     with files.Digest(path) as digest:
@@ -162,7 +162,7 @@ def test_the_digest_beside_the_reading_is_the_digest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", ["safetensors", "pt"])
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_a_model_whose_weights_lie_in_a_file_is_written_as_any_other(
+def test_a_model_with_mapped_weights_is_written_like_any_other(
     suffix: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From file to file, a portion at a time, and once more from the result, insertions and all."""

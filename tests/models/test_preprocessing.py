@@ -132,7 +132,7 @@ def test_a_processor_that_does_more_than_we_describe_is_not_described() -> None:
     assert preprocessing_of(Model(module, (torch.zeros(1, 3, 64, 64),))) is None
 
 
-def test_nobody_guesses_for_a_module_of_the_users_own() -> None:
+def test_inputs_of_a_users_own_module_are_not_guessed() -> None:
     assert preprocessing_of(Model(nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),))) is None
     with pytest.raises(UsageError) as caught:
         changed(None, where="mine.onnx", size=(224, 224), mean="imagenet")

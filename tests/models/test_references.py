@@ -44,7 +44,7 @@ def test_a_file_is_a_path_even_with_a_colon_in_its_name(tmp_path: Path) -> None:
         ("x" * 5000, "CB-LOAD-01", "no such file"),
     ],
 )
-def test_slips_are_answered(text: str, code: str, word: str) -> None:
+def test_common_mistakes_get_a_suggestion(text: str, code: str, word: str) -> None:
     with pytest.raises(CBSurgeonError) as caught:
         parse(text)
     assert caught.value.code == code

@@ -183,7 +183,7 @@ def test_the_roofline_of_se_is_not_that_of_cb() -> None:
         assert row["operator_seconds"] < rows["se"][place]["operator_seconds"] or place[2] == "line"
 
 
-def test_every_operator_has_a_formula_and_answers_the_folding() -> None:
+def test_every_operator_has_a_formula_and_defines_folding() -> None:
     for name in names():
         kind = operator_class(name)
         folding = kind.folding()

@@ -185,7 +185,7 @@ def test_the_user_may_know_better() -> None:
         plan(found, op="cb_gate", class_token="first")
 
 
-def test_the_last_token_by_a_negative_place() -> None:
+def test_the_last_token_by_a_negative_position() -> None:
     from cbsurgeon.operators import build
 
     x = torch.randn(2, 5, 4)

@@ -174,7 +174,7 @@ def test_any_order_of_axes(axes: tuple[int, int, int]) -> None:
     torch.testing.assert_close(result.double(), (plain + by_hand(plain, mask)) / 2, atol=ROUNDING, rtol=0)
 
 
-def test_what_stands_at_padding_is_never_read() -> None:
+def test_values_at_padding_are_never_read() -> None:
     """Not even where it is no number: 0 * nan would be nan."""
     x = torch.randn(BATCH, LENGTH, WIDTH)
     odd = x.masked_fill((valid() == 0)[..., None], float("nan"))
@@ -236,7 +236,7 @@ def test_the_mask_is_tied_to_every_site(name: str) -> None:
         assert {site.mask for site in block.sites.values()} == {own}
 
 
-def test_plain_insertion_is_refused_and_the_way_out_works() -> None:
+def test_plain_insertion_is_refused_and_the_advice_works() -> None:
     with pytest.raises(SurgeryError) as error:
         plan(found("bert"), op="cb", layers="all")
     assert error.value.code == "CB-LEAK-02"

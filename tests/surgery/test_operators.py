@@ -67,7 +67,7 @@ def test_causal_models_take_the_causal_form_only() -> None:
     assert arms.same(by_program, mixed, arms.SHARE)
 
 
-def test_both_places_at_once() -> None:
+def test_mlp_and_attention_at_once() -> None:
     model, found = architectures.model("deit"), architectures.inspection("deit")
     recipe = plan(found, op="cb_gate", at="both", layers="all")
     assert [site.kind for site in recipe.active] == ["mlp", "mlp", "attention", "attention"]

@@ -98,7 +98,7 @@ def test_mid_is_end_in_double_precision(name: str) -> None:
     assert arms.distance(*results) <= exact
 
 
-def test_layer_scale_may_stand_before_or_after() -> None:
+def test_layer_scale_before_or_after_the_operator() -> None:
     """A scale per channel commutes with a mean over tokens: in a model too, CB behind layer scale is CB at the End."""
     exact = 1e-12  # share of the outputs; double precision over two blocks rounds to about 1e-15
     model = architectures.model("deit3 with layer scale")

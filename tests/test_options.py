@@ -55,6 +55,7 @@ CLASSES = [
 TYPED: dict[tuple[type, str], tuple[list[str], Any]] = {
     (Loading, "arch"): (["--arch", "timm:vit_tiny_patch16_224"], "timm:vit_tiny_patch16_224"),
     (Loading, "input"): (["--input", "3x32x32"], "3x32x32"),
+    (Loading, "batch_axis"): (["--batch-axis", "x=1,mask=0"], {"x": 1, "mask": 0}),
     (Loading, "entry"): (["--entry", "model"], "model"),
     (Loading, "options"): (
         ["--model-option", "num_classes=10", "--model-option", "act=gelu"],

@@ -32,6 +32,7 @@ from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.parts import Parts, capture_parts
 from cbsurgeon.graph.occupants import Occupant, occupied, without
 from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.samples import refuse_mixed_samples, refuse_other_axis
 from cbsurgeon.models.model import Model
 
 PARTIAL = frozenset({"CB-CAPTURE-03", "CB-CAPTURE-04", "CB-CAPTURE-05"})
@@ -53,10 +54,13 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
     hosts = hosts_of(model)
     failure: CaptureError | None = None
     try:
-        parts = Parts((capture(model, check=check, same_draws=True),), {}, {})
+        program = capture(model, check=check, same_draws=True)
+        refuse_mixed_samples(model, program, run=has_weights(program))
+        parts = Parts((program,), {}, {})
     except CaptureError as error:
         if error.code not in PARTIAL or model.module is None:
             raise
+        refuse_other_axis(model, error)
         failure = error
         parts = capture_parts(model)
         if not parts.programs:

@@ -85,6 +85,23 @@ def _resize(tensor: Tensor, axis: int, batch: int, generator: torch.Generator) -
     return torch.randn(picked.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
 
 
+def _batch_axes(values: Mapping[str, Tensor]) -> dict[str, int]:
+    """Input name → the axis that has the batch's symbol: that of axis 0 of the first input that has one there, else
+    the first symbol of any axis."""
+    symbols = {
+        (name, axis): str(size)
+        for name, value in values.items()
+        for axis, size in enumerate(value.shape)
+        if isinstance(size, torch.SymInt)
+    }
+    first = next((symbol for (_, axis), symbol in symbols.items() if axis == 0), next(iter(symbols.values()), None))
+    found: dict[str, int] = {}
+    for (name, axis), symbol in symbols.items():
+        if symbol == first or axis == 0:
+            found.setdefault(name, axis)
+    return found
+
+
 def tensor_inputs(exported: ExportedProgram) -> list[str]:
     """Return the names of the placeholders that take the user's tensors, in order."""
     return [
@@ -101,11 +118,7 @@ def wrap(exported: ExportedProgram, output_names: tuple[str, ...] | None = None,
     tensors = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
     example = dict(zip(names, tensors, strict=True))
     values = {node.name: node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"}
-    batch_axes = {
-        name: 0
-        for name in names
-        if isinstance(values[name], Tensor) and values[name].dim() and isinstance(values[name].shape[0], torch.SymInt)
-    }
+    batch_axes = _batch_axes({name: values[name] for name in names if isinstance(values[name], Tensor)})
     if output_names is None:
         count = sum(
             isinstance(spec.arg, TensorArgument)

@@ -28,6 +28,7 @@ from cbsurgeon.models.checkpoints.architecture import architecture, finish
 from cbsurgeon.models.checkpoints.fitting import fit
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.files.checkpoint import Checkpoint, open_checkpoint
+from cbsurgeon.models.inputs import with_batch_axis
 from cbsurgeon.models.loading import Replay, load
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.preprocessing import Preprocessing
@@ -48,4 +49,5 @@ __all__ = [
     "open_checkpoint",
     "preprocessing_of",
     "save",
+    "with_batch_axis",
 ]

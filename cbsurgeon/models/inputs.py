@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cbsurgeon.errors import UsageError, did_you_mean
-from cbsurgeon.models.model import Model
+from cbsurgeon.models.model import BatchAxis, Model
 from cbsurgeon.models.seed import SEED
 
 _SHAPE = re.compile(r"([0-9]{1,6}(?:x[0-9]{1,6})*)(?::([a-z0-9]+))?")
@@ -111,6 +111,40 @@ def override(model: Model, *, input: str | None, inputs: Path | None, batch: int
         keywords = dict(zip(model.example_kwargs, made[count:], strict=True))
         return replace(model, example_inputs=tuple(made[:count]), example_kwargs=keywords)
     return replace(model, example_inputs=tuple(tensor(batch, spec) for spec in specs), example_kwargs={})
+
+
+def with_batch_axis(model: Model, stated: BatchAxis, *, made: bool) -> Model:
+    """The model with its batch axis stated.
+
+    Args:
+        model: a module with example inputs.
+        stated: the axis.
+        made: the inputs were made from shapes, batch first; the batch is moved where it belongs.
+
+    Raises:
+        UsageError: a program, which knows its batch axis (``CB-LOAD-23``).
+    """
+    if model.module is None:
+        raise UsageError(
+            "--batch-axis has no meaning for an exported program",
+            code="CB-LOAD-23",
+            where=model.provenance.reference,
+            why="the program says itself which axis is open",
+            do="leave out --batch-axis",
+        )
+    if not made:
+        return replace(model, batch_axis=stated)
+
+    def place(name: str, value: Any) -> Any:
+        axis = stated.get(name, 0) if isinstance(stated, Mapping) else stated
+        fits = isinstance(value, torch.Tensor) and isinstance(axis, int) and 0 < axis < value.dim()
+        return value.movedim(0, axis).contiguous() if fits else value
+
+    names = inspect.signature(model.module.forward).parameters
+    positional = tuple(place(*pair) for pair in zip(names, model.example_inputs, strict=False))
+    keywords = {name: place(name, value) for name, value in model.example_kwargs.items()}
+    positional += model.example_inputs[len(positional) :]  # what *args takes
+    return replace(model, batch_axis=stated, example_inputs=positional, example_kwargs=keywords)
 
 
 def _refuse_commas(specs: list[Spec], own: list[torch.Tensor] | None, text: str) -> None:

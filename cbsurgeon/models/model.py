@@ -15,6 +15,9 @@ from cbsurgeon.operators import Operator
 if TYPE_CHECKING:
     from cbsurgeon.models.files.checkpoint import Checkpoint
 
+BatchAxis = int | Mapping[str, int] | tuple[int | None, ...] | None
+"""The batch axis of the inputs: one for all, one by the name of the input, or one per leaf of the inputs."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -77,13 +80,15 @@ class Model:
 
     Attributes:
         module: the ``nn.Module`` in evaluation mode, or ``None`` for a model that exists as a program only.
-        example_inputs: positional inputs of ``module.forward``; the batch is axis 0 of every tensor.
+        example_inputs: positional inputs of ``module.forward``; the batch is axis 0 of every tensor, unless
+            ``batch_axis`` says otherwise.
         provenance: where it came from.
         example_kwargs: keyword inputs of ``module.forward``.
         program: an ``ExportedProgram``, for a model that was edited or loaded as one.
         recipes: the insertions so far, oldest first, as recipe documents (JSON values). Recipes of operators that
             ``insert_`` put into the module before are added.
         preprocessing: how images become its input, if that is known.
+        batch_axis: which axis of the inputs is the batch, where it is stated: one for all inputs, or by input name.
         weights: the file in which the weights are memory-mapped, for a model that is only saved again and not run.
     """
 
@@ -95,6 +100,7 @@ class Model:
     recipes: tuple[Mapping[str, Any], ...] = ()
     preprocessing: Preprocessing | None = None
     weights: Checkpoint | None = field(default=None, repr=False, compare=False)
+    batch_axis: BatchAxis = None
 
     def __post_init__(self) -> None:
         """Add the recipes of operators in the module that are not listed, as after ``insert_`` in a training script."""

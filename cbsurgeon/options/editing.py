@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cbsurgeon.options.flags import option
-from cbsurgeon.options.texts import exclusions, memory, pairs, words
+from cbsurgeon.options.texts import axes, exclusions, memory, pairs, words
 from cbsurgeon.vocabulary import KINDS, OPERATORS, PLACES, POSITIONS
 
 
@@ -26,6 +26,14 @@ class Loading:
         None, "Shape of one example input without the batch, such as 3x224x224.", "--input", metavar="CxHxW"
     )
     inputs: Path | None = option(None, "Example inputs by input name.", "--inputs", metavar="FILE.npz", read=Path)
+    batch_axis: int | Mapping[str, int] | None = option(
+        None,
+        "Which axis of the inputs is the batch, for all of them or by name (x=1,mask=0). --input leaves that axis out.",
+        "--batch-axis",
+        metavar="N|NAME=N,...",
+        read=axes,
+        shown="0",
+    )
     entry: str | None = option(
         None, "Entry of a training checkpoint to read, such as state_dict_ema.", "--entry", metavar="NAME"
     )
@@ -81,7 +89,9 @@ class Loading:
         to references that are not files. Exported programs take none of these.
         """
         if Path(reference).suffix.lower() == ".pt2":
-            return replace(self, arch=None, recipe=None, entry=None, input=None, inputs=None, options={})
+            return replace(
+                self, arch=None, recipe=None, entry=None, input=None, inputs=None, batch_axis=None, options={}
+            )
         if Path(reference).exists():
             return replace(self, pretrained=False, random_weights=False)
         is_folder = reference.startswith("hf:") and Path(reference.removeprefix("hf:")).is_dir()

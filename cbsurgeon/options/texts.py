@@ -78,6 +78,16 @@ def exclusions(text: str) -> tuple[int | str, ...]:
     return tuple(found)
 
 
+def axes(text: str) -> int | dict[str, int]:
+    """``1`` as one axis, ``x=1,mask=0`` as axes by name."""
+    named = dict(part.partition("=")[::2] for part in text.replace(" ", "").split(","))
+    if text.strip().isdecimal():
+        return int(text)
+    if not all(name and axis.isdecimal() for name, axis in named.items()):
+        raise BadText("takes an axis from 0 on, or axes by the name of the input", "x=1,mask=0")
+    return {name: int(axis) for name, axis in named.items()}
+
+
 def pairs(texts: tuple[str, ...]) -> dict[str, Any]:
     """``KEY=VALUE`` words as a mapping; a value that is JSON is read as JSON, anything else is text."""
     found: dict[str, Any] = {}

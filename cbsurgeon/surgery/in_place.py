@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +23,13 @@ from cbsurgeon.surgery.recipe import Recipe
 
 @documented(Choice)
 def insert_(
-    module: nn.Module, what: Recipe | Choice | None = None, /, *, inputs: Any = None, **keywords: Any
+    module: nn.Module,
+    what: Recipe | Choice | None = None,
+    /,
+    *,
+    inputs: Any = None,
+    batch_axis: int | Mapping[str, int] | None = None,
+    **keywords: Any,
 ) -> nn.Module:
     """Insert operators into a module in place, and return the module.
 
@@ -39,6 +47,7 @@ def insert_(
             the choice's fields as keywords: ``insert_(model, op="cb", layers="upper")``.
         inputs: one batch of inputs to capture the model with: a tensor, a tuple, or a dictionary by name. Not needed
             for a recipe, or if the module's own configuration describes its inputs.
+        batch_axis: which axis of the inputs is the batch, for all of them or by name; axis 0 by default.
 
     Raises:
         SurgeryError: the recipe does not fit, a site is occupied, the operator would leak, or FSDP, DDP or an optimizer
@@ -53,7 +62,7 @@ def insert_(
     else:
         choice = resolve(Choice, what, keywords, "insert_")
         attachment.refuse_sharded(inner)
-        copied = to_read(inner, inputs)
+        copied = replace(to_read(inner, inputs), batch_axis=batch_axis)
         recipe = plan(graph.inspect(copied, check=False), choice)
         insert_module(copied, recipe, in_place=True)  # into the copy first: every operator has to run
     order.refuse_late(inner, recipe)

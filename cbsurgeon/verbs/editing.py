@@ -42,6 +42,8 @@ def load(reference: str | Path, loading: Loading | None = None, /, **keywords: A
     model = models.load(
         reference, replace(how, recipe=None), replay=functools.partial(replay, trust=how.trust), recipes=documents
     )
+    if how.batch_axis is not None:
+        model = models.with_batch_axis(model, how.batch_axis, made=how.input is not None)
     if listener := ON_LOAD.get():
         listener(model.provenance)
     return model

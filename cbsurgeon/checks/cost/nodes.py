@@ -92,14 +92,14 @@ class Sizes:
 
 
 def batch_symbols(graph: fx.Graph, batch: int) -> dict[Any, int]:
-    """Map each symbol that is the size of axis 0 of an input to ``batch``."""
-    found: dict[Any, int] = {}
+    """Map each symbol that is the size of axis 0 of an input, or of another axis if none is, to ``batch``."""
+    found: tuple[dict[Any, int], dict[Any, int]] = ({}, {})
     for node in graph.nodes:
         value = node.meta.get("val") if node.op == "placeholder" else None
-        if isinstance(value, Tensor) and value.dim() and isinstance(value.shape[0], torch.SymInt):
-            expression = value.shape[0].node.expr
-            found.update(dict.fromkeys(expression.free_symbols, batch) if expression.is_symbol else {})
-    return found
+        for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
+                found[axis > 0][size.node.expr] = batch
+    return found[0] or found[1]
 
 
 def node_costs(module: fx.GraphModule, sizes: Sizes, weights: frozenset[str]) -> Iterator[NodeCost]:

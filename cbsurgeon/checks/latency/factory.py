@@ -78,15 +78,16 @@ class RuntimeFactory:
         """Return inputs of the batch size; equal in every call in this process, drawn ones even the same tensors."""
         given = dict(self.examples)
         return {
-            port.name: _repeated(given[port.name], self.batch)
+            port.name: _repeated(given[port.name], port, self.batch)
             if port.name in given
             else drawn(port.shape(self.batch), port.dtype, seed)
             for seed, port in enumerate(runtime.inputs)
         }
 
 
-def _repeated(example: Tensor, batch: int) -> Tensor:
-    return example.index_select(0, torch.arange(batch) % example.shape[0])
+def _repeated(example: Tensor, port: Port, batch: int) -> Tensor:
+    axis = next((place for place, dim in enumerate(port.dims) if not isinstance(dim, int)), 0)
+    return example.index_select(axis, torch.arange(batch) % example.shape[axis])
 
 
 @cache

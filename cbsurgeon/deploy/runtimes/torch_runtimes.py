@@ -21,6 +21,7 @@ from cbsurgeon.deploy.runtimes.spec import RuntimeSpec
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.batching import batch_of
 from cbsurgeon.graph.capture.whole import output_names, refuse_training
 from cbsurgeon.models.model import Model
 
@@ -96,7 +97,8 @@ class EagerRuntime(TorchRuntime):
         self._names, self._leaves, self._spec = _name_leaves(module, args, kwargs)
         with torch.no_grad():
             outputs = self._call(dict(zip(self._names, _tensors(self._leaves), strict=True)), device)
-        ports = tuple(_port(name, tensor) for name, tensor in zip(self._names, _tensors(self._leaves), strict=True))
+        axes = _batch_axes(model, self._leaves)
+        ports = tuple(map(_port, self._names, _tensors(self._leaves), axes))
         super().__init__(model.provenance.reference, device, ports, output_names(outputs), _dtype(module))
         self._forward = self._compiled()
 
@@ -225,6 +227,15 @@ def _name_leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return [names[id(leaf)] for leaf in leaves if isinstance(leaf, Tensor)], leaves, spec
 
 
+def _batch_axes(model: Model, leaves: list[Any]) -> list[int | None]:
+    """The batch axis of each tensor input."""
+    if model.module is None or model.batch_axis is None:
+        return [0] * len(_tensors(leaves))
+    inputs = (tuple(model.example_inputs), dict(model.example_kwargs))
+    axes = batch_of(model.module, inputs, model.batch_axis).axes
+    return [axis for axis, leaf in zip(axes, leaves, strict=True) if isinstance(leaf, Tensor)]
+
+
 def _word(key: Any) -> str:
     return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))).lower()
 
@@ -233,7 +244,7 @@ def _tensors(leaves: list[Any]) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _port(name: str, tensor: Tensor, batch_axis: int | None = 0) -> Port:
+def _port(name: str, tensor: Tensor, batch_axis: int | None) -> Port:
     dims = tuple("batch" if axis == batch_axis else size for axis, size in enumerate(tensor.shape))
     return Port(name, str(tensor.dtype).removeprefix("torch."), dims)
 

@@ -60,6 +60,21 @@ CODES = {
             "build the model for any size where its library can: --model-option dynamic_img_size=true (timm's ViTs)",
         ),
     ),
+    "CB-CAPTURE-08": Entry(
+        "what is taken for the batch is no batch",
+        "Axis 0 of the inputs counts as the batch. In this model one sample changes the result of another along it, or "
+        "attention runs along it, so a token mean would run over the wrong axis.",
+        causes=(
+            "tokens first: nn.TransformerEncoder without batch_first=True, inputs of shape (tokens, batch, width)",
+            "inputs that have the batch at different axes",
+            "a model that compares the samples of a batch on purpose",
+        ),
+        do=(
+            "state the axis: --batch-axis 1, or --batch-axis x=1,mask=0",
+            "in Python: cbs.Model(module, (x,), batch_axis=1)",
+            "where samples are meant to see each other: --batch-axis 0",
+        ),
+    ),
     "CB-LOCATE-01": Entry(
         "there is no block to choose from",
         "Reading the graph found no branch of the kind asked for (exit code 1).",

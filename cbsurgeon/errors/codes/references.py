@@ -110,6 +110,13 @@ CODES = {
         causes=("a file of another format", "arrays of dtype object", "an incomplete copy"),
         do=("write it again: numpy.savez('inputs.npz', x=array)",),
     ),
+    "CB-INPUT-04": Entry(
+        "this is not the batch axis of the inputs",
+        "--batch-axis takes the axis that counts samples, one for all inputs or one by name. The inputs have no such "
+        "axis or name, or they disagree on the number of samples.",
+        causes=("counting from 1; the first axis is 0", "a misspelt input", "example inputs of different batch sizes"),
+        do=("--batch-axis 1", "by name: --batch-axis src=1,mask=0"),
+    ),
     "CB-TRUST-01": Entry(
         "a recipe names code that would be imported",
         "The operator of the recipe is a class of a user (mod:package.module:Class). Importing a module runs it, so a "

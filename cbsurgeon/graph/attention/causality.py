@@ -114,16 +114,21 @@ def _sees_all(reading: Reading, found: Found) -> bool:
     if not readers or any(branch.stream not in chain(flow, one.source) for one in readers):
         return False
     tokens = tokens_of(flow, branch.stream)
-    return tokens is not None and any(_unmasked_keys(flow, node) == tokens for node in branch.between.nodes)
+    return tokens is not None and any(_unmasked(flow, node) == (tokens, tokens) for node in branch.between.nodes)
 
 
-def _unmasked_keys(flow: Flow, node: fx.Node) -> Tokens | None:
-    """The keys of an attention without a mask before or after its softmax; ``None`` for any other node."""
+def _unmasked(flow: Flow, node: fx.Node) -> tuple[Tokens, Tokens] | None:
+    """The queries and the keys of an attention over whose weights nothing is laid before or after the softmax.
+
+    Both count: attention in a loop, of a chunk of the tokens over those up to it, ends with one over all keys.
+    """
     name = aten.name(node)
     if name == "scaled_dot_product_attention":
-        key, mask = node.args[1], aten.argument(node, 3, "attn_mask")
+        query, key, mask = node.args[0], node.args[1], aten.argument(node, 3, "attn_mask")
         plain = mask is None and not aten.argument(node, 5, "is_causal", False)
-        return flow.plain(flow.of(key)[-2]) if plain and isinstance(key, fx.Node) else None
+        if not plain or not isinstance(query, fx.Node) or not isinstance(key, fx.Node):
+            return None
+        return flow.plain(flow.of(query)[-2]), flow.plain(flow.of(key)[-2])
     if name not in ("softmax", "_softmax") or aten.argument(node, 1, "dim") not in (-1, len(flow.of(node)) - 1):
         return None
     if find_scores(flow, [node]) or not _weighs_values(node):
@@ -133,7 +138,8 @@ def _unmasked_keys(flow: Flow, node: fx.Node) -> Tokens | None:
         sources = aten.tensors(current)
         if aten.name(current) in aten.MATMUL:
             live = [source for source in sources if flow.is_activation(source)]
-            return flow.plain(flow.of(current)[-1]) if len(live) == 2 else None
+            dims = [flow.plain(dim) for dim in flow.of(current)[-2:]]
+            return (dims[0], dims[1]) if len(live) == len(dims) == 2 else None
         if not sources or any(flow.is_activation(one) for one in sources[1:]):
             return None
         current = sources[0]

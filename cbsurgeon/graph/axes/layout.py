@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.flow import Flow
@@ -137,7 +137,11 @@ def cat(flow: Flow, node: fx.Node) -> Dims:
         for other, source in zip(dims[1:], parts[1:], strict=False):
             if flow.is_activation(source) and len(first) == len(other) == 1:
                 flow.table.join(first[0].axis, other[0].axis)
-        result.append(flow.table.resized(first, size) if place == where else (first or flow.table.fresh(size)))
+        if place == where:  # samples of one input behind those of another: no longer all tokens of a sample together
+            joined = next((dim for dim in dims if flow.table.holds_batch(dim)), first)
+            result.append(flow.table.chosen(joined, size) if len(dims) > 1 else flow.table.resized(first, size))
+        else:
+            result.append(first or flow.table.fresh(size))
     return tuple(result)
 
 
@@ -155,20 +159,40 @@ def stack(flow: Flow, node: fx.Node) -> Dims:
     return (*dims[:where], new, *dims[where:])
 
 
+def picked(flow: Flow, node: fx.Node) -> Dims:
+    """Positions are picked along one axis, in any order."""
+    dims, sizes = same_rank(flow, node), flow.table.sizes(node)
+    place, before = cast(int, aten.argument(node, 1, "dim", 0)), flow.of(flow.sources(node)[0])
+    if not isinstance(place, int) or len(before) != len(sizes):
+        return dims
+    place %= len(dims)
+    return (*dims[:place], flow.table.chosen(before[place], sizes[place]), *dims[place + 1 :])
+
+
 def index(flow: Flow, node: fx.Node) -> Dims:
-    """Advanced indexing: if one axis is indexed, the axes before and after it are kept."""
-    sizes = flow.table.sizes(node)
-    dims = flow.of(flow.sources(node)[0])
+    """Advanced indexing: axes before and after the indexed ones are kept when their number still fits."""
+    sizes, dims = flow.table.sizes(node), flow.of(flow.sources(node)[0])
     indices = cast(Sequence[object], node.args[1])
     indexed = [place for place, index in enumerate(indices) if index is not None]
-    if len(indexed) == 1 and indexed[0] < len(dims):
-        place = indexed[0]
-        new = len(sizes) - (len(dims) - 1)
-        if new >= 0:
-            middle = sizes[place : place + new]
-            grown = (flow.table.resized(dims[place], middle[0]),) if new == 1 else tuple(map(flow.table.fresh, middle))
-            return (*dims[:place], *grown, *dims[place + 1 :])
-    return tuple(flow.table.fresh(size) for size in sizes)
+    covered = sum(_covers(one) for one in indices if one is not None)
+    place, new = indexed[0] if indexed else 0, len(sizes) - (len(dims) - covered)
+    together = indexed == list(range(place, place + len(indexed)))
+    if not indexed or not together or new < 0 or place + covered > len(dims):
+        return tuple(flow.table.fresh(size) for size in sizes)
+    taken, middle = dims[place : place + covered], sizes[place : place + new]
+    if covered == 1 and new == 1:
+        grown: Dims = (flow.table.chosen(taken[0], middle[0]),)
+    elif new == 1 and any(flow.table.holds_batch(dim) for dim in taken):
+        grown = (flow.table.chosen(tuple(factor for dim in taken for factor in dim), middle[0]),)
+    else:
+        grown = tuple(map(flow.table.fresh, middle))
+    return (*dims[:place], *grown, *dims[place + covered :])
+
+
+def _covers(index: object) -> int:
+    """How many axes an index picks from: a mask as many as it has, numbers one."""
+    value = index.meta.get("val") if isinstance(index, fx.Node) else None
+    return value.dim() if isinstance(value, Tensor) and value.dtype == torch.bool else 1
 
 
 def unfold(flow: Flow, node: fx.Node) -> Dims:

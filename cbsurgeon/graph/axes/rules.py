@@ -58,7 +58,7 @@ RULES: dict[str, Rule] = _table(
     ("select", layout.select),
     ("repeat tile repeat_interleave", layout.repeat),
     (
-        "glu slice narrow constant_pad_nd pad index_select gather take_along_dim reflection_pad2d replication_pad2d",
+        "glu slice narrow constant_pad_nd pad reflection_pad2d replication_pad2d",
         layout.same_rank,
     ),
     (aten.FOURIER, layout.same_rank),
@@ -74,6 +74,7 @@ RULES: dict[str, Rule] = _table(
     ("embedding", contraction.embedding),
     (aten.CONVOLUTION, contraction.convolution),
     ("index", layout.index),
+    ("index_select gather take_along_dim", layout.picked),
     ("unfold", layout.unfold),
     ("im2col", layout.im2col),
     ("pixel_shuffle pixel_unshuffle col2im", _unknown),

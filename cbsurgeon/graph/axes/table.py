@@ -139,6 +139,16 @@ class AxisTable:
             return (Factor(PRIME, BATCH), *((Factor(rest, self.new(given=given)),) if rest > 1 else ()))
         return (Factor(size, self.new(feature=feature, given=given)),)
 
+    def chosen(self, dim: Dim, size: int) -> Dim:
+        """Positions picked from a dimension, in whatever order: where tokens share it with the samples, it can no
+        longer be told which sample a position belongs to."""
+        if not self.holds_batch(dim):
+            return self.resized(dim, size)
+        rest, odd = divmod(size, PRIME)
+        if odd or rest < 2:
+            return (Factor(size, BATCH),)
+        return Factor(PRIME, BATCH), Factor(rest, BATCH)
+
     def resized(self, dim: Dim, size: int) -> Dim:
         """Return the same axis with another number of positions (after a slice, a pad, a stride)."""
         if extent(dim) == size:
@@ -147,12 +157,12 @@ class AxisTable:
             return ()
         if not dim:
             return self.fresh(size)
-        if len(dim) == 1 and dim[0].axis != BATCH:
+        if self.holds_batch(dim):
+            return self.chosen(dim, size)
+        if len(dim) == 1:
             return (Factor(size, dim[0].axis),)
         result = self.fresh(size)
-        tail = dim[-1]
-        if tail.axis != BATCH and result[-1].axis != BATCH:
-            self.join(result[-1].axis, tail.axis)
+        self.join(result[-1].axis, dim[-1].axis)
         return result
 
     def align(self, first: Dim, second: Dim) -> None:
@@ -191,8 +201,13 @@ class AxisTable:
                 need //= taken[-1].size
             if need > 1:
                 return (*result, *(self.fresh(rest) for rest in sizes[place:]))
-            result.append(tuple(taken))
+            result.append(self._settled(tuple(taken), size))
         return tuple(result)
+
+    def _settled(self, dim: Dim, size: int) -> Dim:
+        """A dimension of a view; what is cut from samples in an unknown order, and holds none whole, is a new axis."""
+        cut = bool(dim) and size % PRIME != 0 and all(factor.axis == BATCH for factor in dim)
+        return self.fresh(size) if cut else dim
 
     def _piece(self, factor: Factor, size: int) -> Factor:
         """One piece of a split factor; it keeps the axis identity."""

@@ -12,34 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+from cbsurgeon.graph.capture.batching import Inputs
 
 _KEPT = ("nn_module_stack", "stack_trace", "torch_fn", "custom")
 
 
 class Unlike(Exception):
     """The two captures differ in more than numbers that depend on the batch; the message says where."""
-
-
-def with_samples(inputs: Inputs, size: int, wanted: int) -> Inputs:
-    """Return inputs of another batch size, with rows repeated in turn.
-
-    Args:
-        inputs: positional and keyword inputs.
-        size: their batch, which is the size of axis 0 of every tensor that has one.
-        wanted: the new batch.
-    """
-    rows = torch.arange(wanted) % size
-
-    def resize(leaf: Any) -> Any:
-        batched = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size
-        return leaf[rows] if batched else leaf
-
-    args, kwargs = pytree.tree_map(resize, inputs)
-    return args, kwargs
 
 
 def merged(
@@ -50,8 +32,8 @@ def merged(
     Args:
         first, second: the captures.
         sizes: their batch sizes.
-        shapes: which axes of the inputs are the batch, as ``dynamic_shapes`` without names: leaves are ``{0: ...}`` or
-            ``None``.
+        shapes: which axes of the inputs are the batch, as ``dynamic_shapes`` without names: leaves are ``{axis: ...}``
+            or ``None``.
         inputs: positional and keyword inputs of the first capture.
 
     Raises:
@@ -72,16 +54,14 @@ def merged(
     module.graph.lint()
     module.recompile()
     args, kwargs = inputs
-    batch = Dim("batch", min=1)
-    named = pytree.tree_map(lambda axes: {0: batch} if axes is not None else None, shapes, is_leaf=_is_axes)
     with torch.no_grad():
-        result = torch.export.export(module, args, kwargs, dynamic_shapes=named, strict=False)
+        result = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     _keep_meta(module.graph, result.graph)
     return result
 
 
 def _is_axes(leaf: Any) -> bool:
-    return leaf is None or (isinstance(leaf, dict) and set(leaf) == {0})
+    return leaf is None or (isinstance(leaf, dict) and all(isinstance(axis, int) for axis in leaf))
 
 
 def _same_constants(first: ExportedProgram, second: ExportedProgram) -> None:
@@ -138,9 +118,10 @@ class _Writer:
         """The node of the batch size, taken from the first input that has a batch axis."""
         if self._batch is None:
             inputs = [node for node in self._graph.nodes if node.op == "placeholder"]
-            source = next(node for node, axes in zip(inputs, self._shapes, strict=True) if axes is not None)
+            found = ((node, axes) for node, axes in zip(inputs, self._shapes, strict=True) if axes is not None)
+            source, axes = next(found)
             with self._graph.inserting_after(inputs[-1]):
-                self._batch = self._graph.call_function(torch.ops.aten.sym_size.int, (source, 0))
+                self._batch = self._graph.call_function(torch.ops.aten.sym_size.int, (source, min(axes)))
         return self._batch
 
 

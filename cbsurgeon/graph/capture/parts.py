@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.batching import batch_of
 from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model, Provenance
@@ -50,6 +51,7 @@ class _Descent:
     """The state of the search for parts."""
 
     recorded: Mapping[str, Recorded]
+    axes: Mapping[str, tuple[int | None, ...]]
     programs: list[Program] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     seen: set[nn.Module] = field(default_factory=set)
@@ -63,7 +65,8 @@ def capture_parts(model: Model) -> Parts:
     """
     assert model.module is not None
     runs: Counter[str] = Counter()
-    descent = _Descent(_record_example(model, runs))
+    recorded = _record_example(model, runs)
+    descent = _Descent(recorded, _batch_axes(model, recorded))
     for name, child in model.module.named_children():
         _descend(child, name, descent)
     order = {path: place for place, path in enumerate(descent.recorded)}
@@ -84,6 +87,36 @@ def _record_example(model: Model, runs: Counter[str]) -> dict[str, Recorded]:
             why=f"{type(error).__name__}: {str(error)[:200]}",
             do="give inputs it takes: --input 3x224x224 or --inputs file.npz",
         ) from error
+
+
+def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tuple[int | None, ...]]:
+    """Path → the batch axis of each leaf of the inputs: the first whose size changes when there is a sample more.
+
+    Empty where the model does not run with a sample more.
+    """
+    assert model.module is not None
+    batch = batch_of(model.module, example(model), model.batch_axis)
+    if batch.size is None:
+        return {}
+    more = batch.resized(example(model), batch.size + 1)
+    try:
+        others = record(model.module, *pytree.tree_map_only(Tensor, with_something_hidden, more), only=recorded)
+    except Exception:  # whatever forward() raises for another number of samples; capture then decides by axis 0
+        return {}
+    found = {}
+    for path, one in recorded.items():
+        leaves = pytree.tree_leaves((one.args, dict(one.kwargs)))
+        twins = pytree.tree_leaves((others[path].args, dict(others[path].kwargs))) if path in others else []
+        if len(leaves) == len(twins):
+            found[path] = tuple(_differing(*pair) for pair in zip(leaves, twins, strict=True))
+    return found
+
+
+def _differing(first: Any, second: Any) -> int | None:
+    """The first axis along which two tensors have other sizes."""
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return None
+    return next((axis for axis, (a, b) in enumerate(zip(first.shape, second.shape, strict=False)) if a != b), None)
 
 
 def example(model: Model) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -156,7 +189,7 @@ def _descend(module: nn.Module, path: str, descent: _Descent) -> None:
     descent.seen.add(module)
     inputs, reason = descent.recorded.get(path), "its forward() was not called"
     if inputs is not None:
-        part = Model(module, inputs.args, Provenance(path), inputs.kwargs)
+        part = Model(module, inputs.args, Provenance(path), inputs.kwargs, batch_axis=descent.axes.get(path))
         try:
             program = capture(part)
         except CaptureError as error:

@@ -40,7 +40,7 @@ def capture_open_size(model: Model) -> Program:
         raise _refused(reference, "a captured program keeps the size it was captured at", "export from the module")
     model = without_compiled(model)
     module = model.module
-    args, kwargs = two_samples(model.example_inputs, model.example_kwargs)
+    args, kwargs = two_samples(module, model)[0] if module is not None else ((), {})
     if module is None or not any(is_image(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
         raise _refused(reference, "no input has the four axes of images", "leave --dynamic-size out")
     refuse_training(module, reference)

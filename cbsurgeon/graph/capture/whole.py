@@ -6,19 +6,21 @@ import contextlib
 import inspect
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.capture import merging
+from cbsurgeon.graph.capture.batching import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.regions import inline, raising_line
 from cbsurgeon.graph.program import Program, wrap
@@ -55,8 +57,9 @@ def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Pr
             do="cbs.Model(module, (x,)), or --input 3x224x224, or --inputs file.npz",
         )
     refuse_training(module, model.provenance.reference)
-    args, kwargs = two_samples(model.example_inputs, model.example_kwargs)
-    program = export(module, args, kwargs, model.provenance.reference)
+    inputs, batch = two_samples(module, model)
+    args, kwargs = inputs
+    program = export(module, inputs, batch, model.provenance.reference)
     held = not any(parameter.is_meta for parameter in module.parameters())
     if held and (check or varies(program.exported)):
         compare(module, program, args, kwargs, model.provenance.reference, same_draws=same_draws)
@@ -78,48 +81,27 @@ def refuse_training(module: nn.Module, reference: str) -> None:
     )
 
 
-def two_samples(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return example inputs with at least two samples: torch.export treats a size of one as a constant."""
-    batch = batch_size((args, dict(kwargs)))
-    if batch != 1:
-        return args, dict(kwargs)
-
-    def double(leaf: Any) -> Any:
-        return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == 1 else leaf
-
-    return pytree.tree_map(double, args), pytree.tree_map(double, dict(kwargs))
+def two_samples(module: nn.Module, model: Model) -> tuple[Inputs, Batch]:
+    """Return the example inputs with at least two samples, and their batch: torch.export treats a size of one as a
+    constant."""
+    inputs = (tuple(model.example_inputs), dict(model.example_kwargs))
+    batch = batch_of(module, inputs, model.batch_axis)
+    return (batch.resized(inputs, 2), replace(batch, size=2)) if batch.size == 1 else (inputs, batch)
 
 
-def batch_size(inputs: Any) -> int | None:
-    """Return the size of axis 0 of the first tensor that has one."""
-    for leaf in pytree.tree_leaves(inputs):
-        if isinstance(leaf, Tensor) and leaf.dim():
-            return int(leaf.shape[0])
-    return None
-
-
-def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], reference: str) -> Program:
-    """Export with axis 0 declared as the batch, for every tensor whose axis 0 has the size of the batch.
-
-    If that fails, captures at two batch sizes are merged.
-    """
-    size = batch_size((args, kwargs))
-    batch = Dim("batch", min=1)
-
-    def shape(leaf: Any) -> dict[int, Any] | None:
-        return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else None
-
-    shapes = (pytree.tree_map(shape, args), pytree.tree_map(shape, kwargs))
+def export(module: nn.Module, inputs: Inputs, batch: Batch, reference: str) -> Program:
+    """``torch.export`` with the batch axes of the inputs declared as the batch, asserted afterwards."""
+    shapes = batch.dynamic(inputs)
     try:
-        exported = traced(module, args, kwargs, by_parameter(module, *shapes))
+        exported = traced(module, *inputs, by_parameter(module, *shapes))
         program = named(exported)
-        _assert_symbolic(program, shapes, reference)
+        _assert_symbolic(program, batch, reference)
     except Exception as error:
         refusal = error if isinstance(error, CaptureError) else _cannot_follow(error, reference)
-        if size is None:
+        if batch.size is None:
             raise refusal from error
         refusal.__cause__ = error if error is not refusal else None
-        return _at_two_sizes(module, (args, kwargs), size, shapes, refusal)
+        return _at_two_sizes(module, inputs, batch, shapes, refusal)
     return program
 
 
@@ -148,27 +130,28 @@ def _cannot_follow(error: Exception, reference: str) -> CaptureError:
     )
 
 
-def _at_two_sizes(module: nn.Module, inputs: merging.Inputs, size: int, shapes: Any, refusal: CaptureError) -> Program:
-    """Return the program merged from captures at two fixed batch sizes, compared with the model at a third.
+def _at_two_sizes(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Inputs, refusal: CaptureError) -> Program:
+    """The program merged from captures at two fixed batch sizes, compared with the model at a third.
 
     Raises:
         CaptureError: the error of the symbolic capture, if the model cannot be captured at a fixed size either; or the
             reason why the two captures cannot be merged (CB-CAPTURE-04).
     """
+    size = batch.size or 0
     try:
-        captures = [traced(module, *merging.with_samples(inputs, size, wanted), None) for wanted in (size, size + 1)]
-    except Exception:  # it cannot be captured at all; the error of the symbolic capture says why
+        captures = [traced(module, *batch.resized(inputs, wanted), None) for wanted in (size, size + 1)]
+    except Exception:  # it cannot be captured at all, and the symbolic capture said why
         raise refusal from refusal.__cause__
     try:
         with _plain_attention(), _quiet():
             declared = by_parameter(module, *shapes)
             exported = merging.merged(captures[0], captures[1], (size, size + 1), declared, inputs)
         program = named(exported)
-        _assert_symbolic(program, shapes, refusal.where)
+        _assert_symbolic(program, batch, refusal.where)
     except Exception as error:
         raise _fixed(refusal.where, f"{type(error).__name__}: {error}"[:300]) from error
     if not any(parameter.is_meta for parameter in module.parameters()):
-        args, kwargs = merging.with_samples(inputs, size, size + 3)
+        args, kwargs = batch.resized(inputs, size + 3)
         compare(module, program, args, kwargs, refusal.where, same_draws=True)
     return program
 
@@ -213,12 +196,8 @@ def _writes(node: fx.Node, state: set[str]) -> bool:
     return node.name in state
 
 
-def _assert_symbolic(program: Program, shapes: Any, reference: str) -> None:
-    asked = sum(
-        isinstance(leaf, dict) or leaf is not None
-        for leaf in pytree.tree_leaves(shapes, is_leaf=lambda leaf: isinstance(leaf, dict) and set(leaf) == {0})
-    )
-    if program.batch_axes or not asked:
+def _assert_symbolic(program: Program, batch: Batch, reference: str) -> None:
+    if program.batch_axes or batch.size is None:
         return
     raise _fixed(
         f"{reference}: inputs {', '.join(program.input_names)}",

@@ -1,0 +1,96 @@
+"""Whether samples stay apart along the axis that is taken for the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+from torch.export.graph_signature import TensorArgument
+
+from cbsurgeon.graph import aten
+from cbsurgeon.graph.attention.influence import CLOSED, lively
+from cbsurgeon.graph.axes.flow import Flow
+from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
+from cbsurgeon.graph.capture.execution import values
+from cbsurgeon.graph.program import Program
+
+# Another sample's values change how a kernel blocks its sums; a real influence is larger than this many roundings.
+ROUNDINGS = 50
+
+
+def attended(flow: Flow) -> str:
+    """The first attention whose keys lie along the batch, with its module path; empty where there is none."""
+    for node in flow.order:
+        keys = _keys(flow, node)
+        if keys is not None and _holds_samples(flow.of(keys[0])[keys[1]]):
+            return f"the attention {aten.path(node) or node.name} runs along it"
+    return ""
+
+
+def _holds_samples(dim: Dim) -> bool:
+    return any(factor.axis == BATCH and factor.size % PRIME == 0 for factor in dim)
+
+
+def _keys(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
+    """The tensor and its axis along which a node weighs keys."""
+    name = aten.name(node)
+    if name == "scaled_dot_product_attention" and isinstance(node.args[1], fx.Node):
+        source, axis = node.args[1], -2
+    elif name in ("softmax", "_softmax") and isinstance(node.args[0], fx.Node):
+        source, axis = node.args[0], int(aten.argument(node, 1, "dim", -1))  # type: ignore[call-overload]
+    else:
+        return None
+    return (source, axis) if source in flow.table.dims and flow.is_activation(node) else None
+
+
+def moved(program: Program) -> str:
+    """The output in which the first sample moves when only the last one is changed; empty where none does."""
+    sizes = [program.example[name].shape[axis] for name, axis in program.batch_axes.items()]
+    outputs = _outputs(program)
+    if not sizes or not outputs:
+        return ""
+    changed = {
+        name: _last_changed(tensor, program.batch_axes[name]) if name in program.batch_axes else tensor
+        for name, tensor in program.example.items()
+    }
+    parameters = lively(program)
+    before, after = (values(program, inputs, outputs, parameters) for inputs in (program.example, changed))
+    for node, (name, axis) in outputs.items():
+        gap = (before[node].double() - after[node].double()).abs().nan_to_num()
+        each, rest = divmod(gap.shape[axis], sizes[0])
+        if rest or not each:
+            continue
+        first, last = (float(gap.narrow(axis, start, each).max()) for start in (0, gap.shape[axis] - each))
+        kind = before[node].dtype if before[node].is_floating_point() else torch.float32
+        scale = float(before[node].double().abs().nan_to_num(posinf=0.0, neginf=0.0).max())
+        if first > max(CLOSED * last, ROUNDINGS * torch.finfo(kind).eps * scale):
+            return f"output {name} of one sample changes with the values of another"
+    return ""
+
+
+def _outputs(program: Program) -> dict[str, tuple[str, int]]:
+    """Node of each output that has a batch axis → the output's name and that axis."""
+    nodes = {node.name: node.meta.get("val") for node in program.exported.graph.nodes}
+    specs = [
+        spec.arg.name
+        for spec in program.exported.graph_signature.output_specs
+        if spec.kind.name == "USER_OUTPUT" and isinstance(spec.arg, TensorArgument)
+    ]
+    found = {}
+    for node, name in zip(specs, program.output_names, strict=False):
+        value = nodes.get(node)
+        axes = [axis for axis, size in enumerate(getattr(value, "shape", ())) if isinstance(size, torch.SymInt)]
+        if axes and isinstance(value, Tensor) and value.numel():
+            found[node] = (name, axes[0])
+    return found
+
+
+def _last_changed(tensor: Tensor, axis: int) -> Tensor:
+    """The tensor with other values in its last sample: the same ones in another order, so that they stay valid."""
+    result = tensor.clone()
+    last = result.select(axis, result.shape[axis] - 1)
+    turned = last.flatten().roll(1).reshape(last.shape)
+    if torch.equal(turned, last) and tensor.is_floating_point():
+        noise = torch.randn(last.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        turned = turned + noise.to(tensor)
+    last.copy_(turned)
+    return result

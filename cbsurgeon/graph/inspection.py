@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph.attention import causality, class_token, filler, padding
+from cbsurgeon.graph.attention.between import with_what_stands_between
 from cbsurgeon.graph.attention.influence import Probe
 from cbsurgeon.graph.attention.maps import listing
 from cbsurgeon.graph.attention.queries import QUERY, query_sites
@@ -71,7 +72,9 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
         raise failure  # the code that failed was not read, so it may contain blocks
     if len(found) == 1 and not parts.programs[0].prefix:
         return replace(found[0], seconds={"capture": captured, **found[0].seconds})
-    return joined(model, parts, found, captured)
+    whole = joined(model, parts, found, captured)
+    meta = any(parameter.is_meta for parameter in model.module.parameters()) if model.module is not None else True
+    return whole if meta else with_what_stands_between(model, whole)
 
 
 def _inspect_part(program: Program, reference: str, hosts: Hosts) -> Inspection:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import Program, inspect
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.whole import two_samples
+from cbsurgeon.graph.capture.batching import batch_of
 from cbsurgeon.models.model import Model
 from tests.graph.networks import CASES
 from tests.graph.parts import Block, Mlp, Stack
@@ -79,7 +79,12 @@ def test_one_sample_is_doubled() -> None:
 
 
 def test_doubling_reaches_keywords_and_nested_inputs_only_where_the_batch_is_one() -> None:
-    args, kwargs = two_samples((torch.zeros(1, 3), [torch.zeros(1), 7]), {"mask": torch.ones(1, 3), "n": torch.ones(4)})
+    class Takes(nn.Module):
+        def forward(self, x: torch.Tensor, rest: list, mask: torch.Tensor, n: torch.Tensor) -> None:
+            """Only its parameters count."""
+
+    inputs = ((torch.zeros(1, 3), [torch.zeros(1), 7]), {"mask": torch.ones(1, 3), "n": torch.ones(4)})
+    args, kwargs = batch_of(Takes(), inputs, None).resized(inputs, 2)
     assert args[0].shape == (2, 3)
     assert (args[1][0].shape, args[1][1]) == ((2,), 7)
     assert (kwargs["mask"].shape, kwargs["n"].shape) == ((2, 3), (4,))

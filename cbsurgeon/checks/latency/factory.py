@@ -11,6 +11,7 @@ from torch import Tensor
 from cbsurgeon.checks.latency.device import clock_of, timer_of
 from cbsurgeon.checks.latency.sampling import Call, Timed
 from cbsurgeon.deploy import RuntimeSpec, open_spec
+from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.errors import UsageError
 

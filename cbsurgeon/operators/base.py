@@ -10,9 +10,9 @@ it may define             so that                                               
 ``identity_at_start``     ``insert`` need not warn that outputs change                    the warning is printed
 ``mixes_tokens = False``  causal and padded models need no causal or masked form          such models are refused
 ``options()``             recipes and weights files rebuild it with its options           it is rebuilt without options
-``stands_at``             it goes to attention, at the result of the query projection      it goes where ``--pos`` says
-``refusal(tokens)``       a site it cannot work at is refused before anything changes     every site is accepted
-``cost(...)``             ``audit`` and ``audit --roofline`` use its closed form          its nodes are counted
+``fixed_position``        it is inserted at the queries of attention                       ``--pos`` chooses the
+position ``refusal(tokens)``       a site it cannot work at is refused before anything changes     every site is
+accepted ``cost(...)``             ``audit`` and ``audit --roofline`` use its closed form          its nodes are counted
 ``folding(...)``          an export manifest says why it was not folded                   a general reason is given
 ========================= =============================================================== ===========================
 
@@ -71,7 +71,7 @@ class Operator(nn.Module):
         pause: set by ``cbsurgeon.disable`` while the operator is to be skipped.
         unfolding: splits the axis that samples and tokens share at its site. ``channel_axis`` and ``token_axes`` are
             those of the split tensor.
-        stands_at: the only position it can be inserted at, ``query``; empty for operators that take any position.
+        fixed_position: the only position it can be inserted at, ``query``; empty for operators that take any position.
         start: the options that only set initial values of parameters and buffers; a state dict replaces those values.
     """
 
@@ -86,7 +86,7 @@ class Operator(nn.Module):
     pause: Pause | None = None
     unfolding: Unfolding | None = None
     start: ClassVar[tuple[str, ...]] = ()
-    stands_at: ClassVar[str] = ""
+    fixed_position: ClassVar[str] = ""
 
     def __init__(self, channels: int, channel_axis: int, token_axes: Sequence[int]) -> None:
         super().__init__()

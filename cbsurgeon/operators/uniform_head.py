@@ -33,7 +33,7 @@ class UniformHead(Operator):
     formula = "q of the head := 0, so that its attention is 1/N"
     twice = "the heads can be chosen together: --op-option heads=[0,1]"
     mixes_tokens = False
-    stands_at = "query"
+    fixed_position = "query"
     keep: Tensor
 
     def __init__(

@@ -29,7 +29,7 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
         found: what :func:`cbsurgeon.inspect` returned.
         choice: the operator, blocks and position; or its fields as keywords. A keyword that is not a field is an option
             of the operator, such as ``initial=0.1`` of ``cb_s``. ``pos`` is that of Table 4b of the paper, ``at`` that
-            of Table 4a (an attention branch has only the position End), and ``exclude="taps"`` is section 4.4.
+            of Table 4a (an attention branch has only End, and query for uniform_head), and ``exclude="taps"`` is section 4.4.
 
     Raises:
         NothingMatched: no block matches, or a requested block or position does not exist.
@@ -44,7 +44,7 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
     for kind in choice.kinds or ():
         _known(kind, (*KINDS, "attention"), "kind of block", "--kinds")
     operator = operator_class(op)
-    if operator.stands_at:
+    if operator.fixed_position:
         choice = _at_attention(choice, operator)
         pos = choice.pos
     masked = bool(options.get("masked"))
@@ -110,7 +110,7 @@ def _at_attention(choice: Choice, operator: type[Operator]) -> Choice:
             why="it can only be inserted at the queries of attention",
             do=f"leave {' and '.join(word.split()[0] for word in asked)} out: --op {operator.name}",
         )
-    return replace(choice, at="msa", pos=operator.stands_at)
+    return replace(choice, at="msa", pos=operator.fixed_position)
 
 
 _HEADS = "choose heads that every chosen attention has, such as --op-option heads=0"

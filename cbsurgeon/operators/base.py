@@ -10,9 +10,9 @@ it may define             so that                                               
 ``identity_at_start``     ``insert`` need not warn that outputs change                    the warning is printed
 ``mixes_tokens = False``  causal and padded models need no causal or masked form          such models are refused
 ``options()``             recipes and weights files rebuild it with its options           it is rebuilt without options
-``fixed_position``        it is inserted at the queries of attention                       ``--pos`` chooses the
-position ``refusal(tokens)``       a site it cannot work at is refused before anything changes     every site is
-accepted ``cost(...)``             ``audit`` and ``audit --roofline`` use its closed form          its nodes are counted
+``fixed_position``        it is inserted at the queries of attention                      ``--pos`` says where
+``refusal(tokens)``       a site it cannot work at is refused before anything changes     every site is accepted
+``cost(...)``             ``audit`` and ``audit --roofline`` use its closed form          its nodes are counted
 ``folding(...)``          an export manifest says why it was not folded                   a general reason is given
 ========================= =============================================================== ===========================
 

@@ -29,7 +29,8 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
         found: what :func:`cbsurgeon.inspect` returned.
         choice: the operator, blocks and position; or its fields as keywords. A keyword that is not a field is an option
             of the operator, such as ``initial=0.1`` of ``cb_s``. ``pos`` is that of Table 4b of the paper, ``at`` that
-            of Table 4a (an attention branch has only End, and query for uniform_head), and ``exclude="taps"`` is section 4.4.
+            of Table 4a (an attention branch has only End, and ``query`` for ``uniform_head``), and ``exclude="taps"``
+            is section 4.4.
 
     Raises:
         NothingMatched: no block matches, or a requested block or position does not exist.

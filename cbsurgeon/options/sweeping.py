@@ -67,8 +67,8 @@ class SweepOptions:
     )
     on: str = option(
         "here",
-        "Where the workers run: here, on this machine, or on a ray cluster (that of RAY_ADDRESS, else one of this "
-        "machine), each with one CPU and, where there are any, one GPU.",
+        "Where the workers run: here (this machine), or ray (the Ray cluster of RAY_ADDRESS, else a new one on this "
+        "machine), each with one CPU and, if there are GPUs, one GPU.",
         "--on",
         choices=SWEEP_PLACES,
         shown="here",

@@ -98,7 +98,7 @@ CODES = {
         do=("take a path that cbsurgeon inspect shows", "add --dtype float16", "leave --keep-float32 out"),
     ),
     "CB-EXPORT-15": Entry(
-        "the model has no form in the operator set",
+        "the model cannot be expressed in the ONNX opset",
         "An operator of the model needs something that this ONNX operator set does not have. The message names it. "
         "Sets below 18 are converted from 18, the oldest that torch.onnx writes.",
         causes=("--opset 17 for a model with padding or resizing in a form of 18",),

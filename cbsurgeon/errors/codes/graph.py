@@ -54,10 +54,10 @@ CODES = {
         "height and width of the images cannot be left open",
         "--dynamic-size captures the model with a free height and width. Its code has to work for any size: position "
         "embeddings of a fixed number of tokens, window masks and token mixers do not.",
-        causes=("a ViT, Swin or Mixer built for one image size", "a .pt2 program, whose size is decided"),
+        causes=("a ViT, Swin or Mixer built for one image size", "a .pt2 program, whose size is fixed"),
         do=(
             "leave --dynamic-size out",
-            "build the model for any size where its library can: --model-option dynamic_img_size=true (timm's ViTs)",
+            "build the model for any size if its library can: --model-option dynamic_img_size=true (timm's ViTs)",
         ),
     ),
     "CB-CAPTURE-08": Entry(

@@ -80,10 +80,10 @@ CODES = {
     ),
     "CB-RECIPE-04": Entry(
         "the checkpoint was trained with another recipe",
-        "Training was to go on from a checkpoint whose config.json names another operator, other options or sites "
-        "than the model has. Its weights would be taken by name, and the model would compute something else.",
+        "Training was resumed from a checkpoint whose config.json has another operator, other options or other sites "
+        "than the model. Its weights would load by name, and the model would compute something else.",
         causes=("--resume with another choice than the first run", "a folder of another run"),
-        do=("take the model of the checkpoint: cbs.load('hf:FOLDER').module", "begin anew in another folder"),
+        do=("use the model of the checkpoint: cbs.load('hf:FOLDER').module", "start again in another folder"),
     ),
     "CB-INSERT-01": Entry(
         "the model is a program and has no module",

@@ -1,4 +1,4 @@
-"""Capturing a model for images of any size its code takes: height and width symbolic beside the batch."""
+"""Capture a model for images of any size: with height and width symbolic in addition to the batch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ IMAGE_AXES = 4
 """Batch, channels, height and width, in this order."""
 
 OTHER_SIZE = (2, 3)
-"""Multiples of the example's height and width at which program and model are compared: whatever the example's size is
-divisible by, these are, and they differ from each other and from it."""
+"""Factors of the example's height and width for the size at which program and model are compared. That size has all
+divisors of the example's size, and its height and width differ from each other and from the example's."""
 
 _DO = "leave --dynamic-size out: one file per size works"
 
@@ -30,10 +30,11 @@ def capture_open_size(model: Model) -> Program:
     """Capture a model with batch, height and width of its image inputs symbolic, and compare it at another size.
 
     Args:
-        model: a module with example inputs, or a model that is a program whose height and width are open already.
+        model: a module with example inputs; a program is refused.
 
     Raises:
-        CaptureError: the model cannot be captured so (CB-CAPTURE-07), or as :func:`cbsurgeon.graph.capture.capture`.
+        CaptureError: the model cannot be captured with these axes symbolic (CB-CAPTURE-07); or as in
+            :func:`cbsurgeon.graph.capture.capture`.
     """
     reference = model.provenance.reference
     if model.program is not None:
@@ -53,14 +54,14 @@ def capture_open_size(model: Model) -> Program:
         compare(module, program, resized(args), resized(kwargs), reference)
     except CaptureError:
         raise
-    except Exception as error:  # a guard that only some sizes near the example's pass
+    except Exception as error:  # forward() may work only for sizes close to the example's
         why = f"at another size the model fails: {' '.join(str(error).split())[:200]}"
         raise _refused(reference, f"{why}; position embeddings of one size do this", _DO) from error
     return program
 
 
 def resized(inputs: Any) -> Any:
-    """Inputs with images of another size, the same each time."""
+    """Return inputs with images of another size; every call returns the same values."""
     generator = torch.Generator().manual_seed(0)
 
     def other(leaf: Any) -> Any:
@@ -84,13 +85,11 @@ def _open(leaf: Any) -> dict[int, Any] | None:
 
 
 def _reason(text: str) -> str:
-    """Why torch.export could not: the size its code fixes, or the first sentence."""
+    """Why torch.export failed: the sizes that the model's code fixes, or the beginning of the message."""
     fixed = re.findall(r"specialized it to be a constant \((\d+)\)", text)
     if fixed:
         sizes = " and ".join(dict.fromkeys(fixed))
-        return (
-            f"the model's code fixes the size at {sizes}: position embeddings, windows or a token mixer of that size do"
-        )
+        return f"the model's code fixes the size at {sizes}, as position embeddings, windows and token mixers do"
     return " ".join(text.split())[:300]
 
 

@@ -108,7 +108,8 @@ def export(module: nn.Module, inputs: Inputs, batch: Batch, reference: str) -> P
 def traced(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: dict[str, Any] | None
 ) -> ExportedProgram:
-    """``torch.export``, non-strict and quiet, with the regions of its graph inlined."""
+    """Return the program of ``torch.export`` (non-strict, without log output), with the regions of its graph
+    inlined."""
     with _plain_attention(), _quiet(), torch.no_grad():
         exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     inline(exported)
@@ -116,7 +117,7 @@ def traced(
 
 
 def named(exported: ExportedProgram) -> Program:
-    """The program with the names its model gives its outputs."""
+    """Return the program with the output names of its model."""
     return wrap(exported, output_names(_outputs(exported)))
 
 

@@ -101,7 +101,7 @@ def build(
 
 
 def _most_memory(known: Reference) -> int:
-    """A share of the machine's memory for a name; for a folder what its weights allow, as for any file."""
+    """The default limit of memory: a share of the machine's for a name; for a folder, by the size of its weights."""
     if not is_folder(known):
         return memory.of_machine()
     return memory.of_file(sum(path.stat().st_size for path in Path(known.name).glob("*.safetensors")))

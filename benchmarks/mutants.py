@@ -3,6 +3,8 @@
     pip install cosmic-ray pytest-cov
     python benchmarks/mutants.py --cover                       once: which test runs which line (as long as the tests)
     python benchmarks/mutants.py --count 300 --minutes 60      sample, run, add to results/mutants.json
+    python benchmarks/mutants.py --pairs cbsurgeon/surgery/selection.py=tests/surgery/test_selection.py
+                                                               without --cover: mutants of a file, its own tests
 
 A mutant is run against the tests that run its line, the quick ones first and at most ``--tests`` of them, until one
 fails. Each runs in a fork of one process that has imported torch, so that a mutant costs its tests and nothing else.
@@ -86,8 +88,8 @@ def covering() -> tuple[dict[tuple[str, int], list[str]], dict[str, float]]:
     return tests, seconds
 
 
-def mutants() -> list[Mutant]:
-    """Every mutant that changes more than an annotation."""
+def mutants(files: Sequence[str] = ()) -> list[Mutant]:
+    """Every mutant, of some files or all, that changes more than an annotation."""
     import cosmic_ray.ast
     import cosmic_ray.plugins
 
@@ -96,6 +98,8 @@ def mutants() -> list[Mutant]:
     operators = {name: cosmic_ray.plugins.get_operator(name)() for name in names}
     for package in PACKAGES:
         for path in sorted((ROOT / "cbsurgeon" / package).rglob("*.py")):
+            if files and str(path.relative_to(ROOT)) not in files:
+                continue
             tree = cosmic_ray.ast.get_ast(path.read_text())
             hidden = _annotations(path.read_text())
             counts: Counter[str] = Counter()
@@ -163,6 +167,15 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         raise OSError
 
 
+def passes(tests: list[str], limit: float) -> bool:
+    """Whether the tests pass without a mutant: otherwise they would kill every one."""
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
+    try:
+        return subprocess.run(words, cwd=ROOT, capture_output=True, timeout=limit).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
 def run(mutant: Mutant, tests: list[str], limit: float) -> str:
     """``killed``, ``survived``, ``timeout`` or ``broken``, in a fork."""
     from cosmic_ray.mutating import mutate_code
@@ -213,7 +226,7 @@ def write(found: list[dict[str, Any]], total: int) -> None:
     document = {
         "schema": "cbsurgeon.mutants/1",
         "tool": "cosmic-ray operators",
-        "possible": total,
+        "possible_in_the_files_of_the_last_run": total,
         "ran": ran,
         "kill_rate": round(noticed / ran, 4) if ran else None,
         "outcomes": dict(counts),
@@ -231,13 +244,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--tests", type=int, default=12, help="tests a mutant at most")
     parser.add_argument("--limit", type=float, default=120, help="seconds a mutant at most")
+    parser.add_argument("--pairs", nargs="*", default=[], metavar="FILE=TESTS")
     parser.add_argument("--share", default="1/1", metavar="I/N", help="of several processes, the i-th")
     given = parser.parse_args()
     if given.cover is not None:
         cover(given.cover or [f"tests/{name}" for name in PACKAGES])
         return
-    tests, seconds = covering()
-    every = mutants()
+    pairs = dict(pair.split("=", 1) for pair in given.pairs)
+    for file, own in pairs.items():
+        if not passes([own], given.limit):
+            raise SystemExit(f"{own} fails or takes too long without a mutant of {file}")
+    tests, seconds = ({}, {}) if pairs else covering()
+    every = [one for one in mutants(list(pairs)) if not pairs or one.file in pairs]
     index, processes = map(int, given.share.split("/"))
     chosen = sample(every, given.count, given.seed)[index - 1 :: processes]
     found = list(results())
@@ -256,6 +274,7 @@ def main() -> None:
         # The quickest ones and some others spread over the rest, so that not all come from one corner.
         picked = quick[: given.tests // 2] + quick[given.tests // 2 :: max(1, len(quick) // max(1, given.tests // 2))]
         picked = list(dict.fromkeys(picked))[: given.tests]
+        picked = [pairs[mutant.file]] if pairs else picked
         outcome = run(mutant, picked, given.limit) if picked else "no test"
         record = {**asdict(mutant), "key": mutant.key, "outcome": outcome, "tests": len(picked)}
         print(json.dumps({"outcome": outcome, "key": mutant.key}), flush=True)

@@ -187,7 +187,7 @@ def test_one_process_is_cut_into_blocks() -> None:
 
 
 def test_fewer_than_six_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match="fewest"):
+    with pytest.raises(ValueError, match="at least 6"):
         estimate([np.zeros(5)])
     assert estimate([np.zeros(3), np.zeros(3)]).groups == 6
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
 from cbsurgeon.errors import OutputFileError, UsageError
 from cbsurgeon.models.builders.image_processing import preprocessing_of
@@ -82,7 +84,7 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
         elif suffix in TORCH:
             _write_torch(state, document, temporary)
         elif model.program is not None:
-            torch.export.save(model.program, temporary, extra_files={metadata.KEY: document.to_json()})
+            _write_program(model.program, document, temporary)
     except (RuntimeError, SafetensorError) as error:
         # The libraries' own writers report a full disk or a vanished folder like this.
         raise atomic.unfinished(destination, str(error), temporary) from error
@@ -205,6 +207,13 @@ def _write_torch(state: Mapping[str, torch.Tensor], document: Metadata, temporar
     torch.save(
         {"arch": architecture.removeprefix("timm:"), "state_dict": packed, metadata.KEY: document.to_json()}, temporary
     )
+
+
+def _write_program(program: ExportedProgram, document: Metadata, temporary: Path) -> None:
+    # Through memory: on a full disk torch's own writer ends the whole process.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={metadata.KEY: document.to_json()})
+    temporary.write_bytes(buffer.getbuffer())
 
 
 def _check(model: Model, state: Mapping[str, torch.Tensor], temporary: Path, suffix: str, destination: Path) -> None:

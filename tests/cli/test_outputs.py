@@ -115,13 +115,15 @@ def test_a_full_disk_is_said_of_the_file_that_was_asked_for(tmp_path: Path) -> N
     code = (
         "import resource, sys; from cbsurgeon.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "for target in sys.argv[1:]: print(main(['insert', 'mod:tests.cli.test_outputs:encoder', '-o', target]))"
+        "for target in sys.argv[1:]:\n"
+        "    on = ['--on', 'program'] if target.endswith('.pt2') else []\n"
+        "    print(main(['insert', 'mod:tests.cli.test_outputs:encoder', *on, '-o', target]))"
     )
-    targets = [str(tmp_path / f"out.{suffix}") for suffix in ("safetensors", "pt")]
+    targets = [str(tmp_path / f"out.{suffix}") for suffix in ("safetensors", "pt", "pt2")]
     words = [sys.executable, "-c", code, *targets]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.stdout == "2\n2\n", done.stderr
-    assert done.stderr.count("CB-OUT-07]") == 2 and all(target in done.stderr for target in targets)
+    assert (done.stdout, done.returncode) == ("2\n2\n2\n", 0), done.stderr
+    assert done.stderr.count("CB-OUT-07]") == 3 and all(target in done.stderr for target in targets)
     assert ".tmp" not in done.stderr
     assert listing(tmp_path) == {}
 

@@ -22,7 +22,9 @@ from cbsurgeon.checks.latency.statistics import (
     order_rank,
     pairs_needed,
     student_quantile,
+    unit_bounds,
 )
+from cbsurgeon.checks.latency.verdict import sentence
 from tests.checks.synthetic import Machine, ratios
 
 RUNS = 2000
@@ -39,7 +41,7 @@ MACHINES = {
 }
 
 
-@pytest.mark.parametrize(("n", "rank"), [(20, 15), (30, 20), (40, 26), (60, 37), (100, 59), (200, 113)])
+@pytest.mark.parametrize(("n", "rank"), [(20, 15), (2000, 1038), (30, 20), (40, 26), (60, 37), (100, 59), (200, 113)])
 def test_order_ranks_are_the_tabled_ones(n: int, rank: int) -> None:
     assert order_rank(n, 0.95) == rank
 
@@ -198,3 +200,38 @@ def test_autocorrelation_is_seen() -> None:
     slow = np.cumsum(white, axis=-1)
     assert abs(autocorrelation(white)) < 0.1
     assert autocorrelation(slow) > 0.8
+
+
+def test_one_unit_has_no_bound() -> None:
+    """The mean of one number has no known spread."""
+    low, high = unit_bounds(np.array([[0.01]]), 0.95)
+    assert (low[0], high[0]) == (-math.inf, math.inf)
+
+
+SIGMA = 0.01
+DEVIATION_ERROR = 0.1
+"""The robust deviation of 800 normal numbers has a standard error of 4 %."""
+
+
+def test_the_robust_deviation_is_that_of_normal_numbers() -> None:
+    groups = np.random.default_rng(0).normal(0.0, SIGMA, (4, 200))
+    assert estimate(list(groups)).deviation == pytest.approx(SIGMA, rel=DEVIATION_ERROR)
+
+
+def test_the_pairs_needed_follow_from_the_error_of_a_median() -> None:
+    """A median of n normal numbers has the standard error sqrt(pi / 2) sigma / sqrt(n), and a one-sided 95 % bound lies
+    1.645 of these away.
+    """
+    margin = math.log1p(CLAIM) - math.log(1.005)
+    part = _known(1.005, 0.02, deviation=0.05, spread=1e-9, groups=10, units=10)
+    needed = pairs_needed(part, _known(1.0, 0.001, deviation=1e-9, spread=1e-9), CLAIM, 5)
+    assert needed is not None
+    assert 1.645 * math.sqrt(math.pi / 2) * 0.05 / math.sqrt(needed) == pytest.approx(margin, rel=0.01)
+
+
+def test_the_sentences_give_what_is_proven() -> None:
+    """Bounds of 4 % and 6 % below: B is 5 % faster, and at least 4 % of that are sure; likewise for slower."""
+    assert sentence("faster", _known(0.95, 0.01), CLAIM, None).startswith("faster by 5.00 %, at least 4.00 %")
+    assert sentence("slower", _known(1.05, 0.01), CLAIM, None).startswith("slower by 5.00 %, at least 4.00 %")
+    assert "at most 0.70 % slower" in sentence("negligible", _known(1.003, 0.004), CLAIM, None)
+    assert "between -1.00 % and +2.00 %; about 40 pairs" in sentence("inconclusive", _known(1.005, 0.015), CLAIM, 40)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import Literal
 
@@ -82,7 +83,7 @@ def order_rank(n: int, confidence: float) -> int | None:
 
     The smallest k with ``P(Binomial(n, ½) ≤ k − 1) ≥ confidence``: 20 → 15, 60 → 37, 100 → 59 at 95 %.
     """
-    total, target = 0, confidence * 2**n
+    total, target = 0, Fraction(confidence) * 2**n  # a power of two that floating-point numbers do not hold
     for k in range(1, n + 1):
         total += math.comb(n, k - 1)
         if total >= target:

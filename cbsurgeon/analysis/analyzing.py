@@ -22,7 +22,7 @@ from cbsurgeon.analysis.result import Analysis, Entropy, Layer, Picture, Shift, 
 from cbsurgeon.analysis.scales import Scale, scales_of
 from cbsurgeon.analysis.tapping import Tapped
 from cbsurgeon.data import processes
-from cbsurgeon.errors import InputFileError, NothingMatched
+from cbsurgeon.errors import CaptureError, InputFileError, NothingMatched
 from cbsurgeon.graph import Program, inspect_program
 from cbsurgeon.models import Model, Preprocessing
 from cbsurgeon.models.preprocessing import changed
@@ -106,9 +106,10 @@ def analyze(
         sides = [Side(one.name, (), one.scales, one.reason) for one in opened]
     shifts: tuple[Shift, ...] = ()
     findings: tuple[str, ...] = ()
+    runs = 0
     if len(sides) == 2 and sides[0].layers and sides[1].layers:
         if alike(sides[0].layers, sides[1].layers):
-            shifts, findings = compared(sides[0].layers, sides[1].layers)
+            shifts, findings, runs = compared(sides[0].layers, sides[1].layers)
         else:
             remarks = (*remarks, "the two models have different attention layers, so their layers are not compared")
     return Analysis(
@@ -118,6 +119,7 @@ def analyze(
         images=images,
         shifts=shifts,
         findings=findings,
+        runs=runs,
         pictures=pictures,
         preprocessing={
             letter: changed(one.stated, where=one.name, **reading.preprocessing).to_dict()
@@ -134,12 +136,12 @@ def _open(model: Model | nn.Module, device: str, data: Any) -> _Opened:
     """Capture a model and find its attentions and scales.
 
     Raises:
-        CaptureError: the model cannot be captured.
+        CaptureError: the model cannot be captured as a whole (CB-ANALYZE-08).
         NothingMatched: it has neither an attention with a map nor CB_S operators (CB-ANALYZE-04).
     """
     if isinstance(model, nn.Module):
         model = Model(model, _example(data))
-    program = captured(model)
+    program = _whole(model)
     if device != "cpu":
         program = program.replace(_moved(program, device))
     collector = Collector(Tapped(program))
@@ -156,6 +158,21 @@ def _open(model: Model | nn.Module, device: str, data: Any) -> _Opened:
             do=f"cbsurgeon inspect {model.provenance.reference} --why",
         )
     return _Opened(name, program, collector, scales, model.preprocessing, reason)
+
+
+def _whole(model: Model) -> Program:
+    """The program of the whole model: what runs in parts elsewhere has no input of the user's here."""
+    try:
+        return captured(model)
+    except CaptureError as error:
+        raise CaptureError(
+            "the model cannot be captured whole, and its attention is read while the whole model runs",
+            code="CB-ANALYZE-08",
+            where=error.where or model.provenance.reference,
+            why=f"{error.what}: {error.why}" if error.why else error.what,
+            do="make the reported operation traceable; or analyse the part that has the attention, on its own inputs: "
+            "cbs.analyze(model.module.encoder, data=tensor)",
+        ) from error
 
 
 def _example(data: Any) -> tuple[Tensor, ...]:

@@ -12,14 +12,21 @@ from cbsurgeon.analysis.reducing import NAMES
 from cbsurgeon.analysis.result import TITLES, UNITS, Layer, Shift
 from cbsurgeon.checks.latency.statistics import student_quantile
 
+DOUBT = 0.05
+"""Chance that one of all sentences is wrong, and that the interval of one difference misses."""
 
-def compared(a: Sequence[Layer], b: Sequence[Layer]) -> tuple[tuple[Shift, ...], tuple[str, ...]]:
-    """Return the differences B minus A of every layer and quantity, and sentences about the significant ones.
 
-    The layers of both models must match (see :func:`alike`).
+def compared(a: Sequence[Layer], b: Sequence[Layer]) -> tuple[tuple[Shift, ...], tuple[str, ...], int]:
+    """Return the differences B minus A, sentences about the significant ones, and how many sentences were possible.
+
+    The layers of both models must match (see :func:`alike`). The interval of a difference is its own. Sentences are
+    about the groups of consecutive layers in which something is seen, so their intervals are corrected for every group
+    and quantity that could have been named (Bonferroni): together they hold with 95 % confidence.
     """
     shifts = [shift for first, second in zip(a, b, strict=True) for shift in _shifts(first, second)]
-    return tuple(shifts), tuple(_sentences(a, b, shifts))
+    layers = [sum(shift.quantity == name for shift in shifts) for name in NAMES]
+    runs = sum(count * (count + 1) // 2 for count in layers)
+    return tuple(shifts), tuple(_sentences(a, b, runs)), runs
 
 
 def alike(a: Sequence[Layer], b: Sequence[Layer]) -> bool:
@@ -48,38 +55,38 @@ def _gaps(a: Sequence[Layer], b: Sequence[Layer], name: str) -> numpy.ndarray:
     return numpy.asarray(gaps[numpy.isfinite(gaps)])
 
 
-def interval(gaps: numpy.ndarray) -> tuple[float, float] | None:
-    """Return the 95 % Student interval of the mean of paired differences; ``None`` for fewer than two."""
+def interval(gaps: numpy.ndarray, doubt: float = DOUBT) -> tuple[float, float] | None:
+    """Return the ``1 - doubt`` Student interval of the mean of paired differences; ``None`` for fewer than two."""
     if len(gaps) < 2:
         return None
-    half = student_quantile(0.975, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps))
+    half = student_quantile(1 - doubt / 2, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps))
     return float(gaps.mean() - half), float(gaps.mean() + half)
 
 
-def _sentences(a: Sequence[Layer], b: Sequence[Layer], shifts: Sequence[Shift]) -> Iterator[str]:
-    """Yield one sentence per group of consecutive layers with significant differences of the same sign."""
-    by_index = {layer.attention.index: number for number, layer in enumerate(a)}
+def _sentences(a: Sequence[Layer], b: Sequence[Layer], runs: int) -> Iterator[str]:
+    """One sentence for each run of neighbouring layers whose corrected intervals lie on one side of 0."""
     for name in NAMES:
-        own = [shift for shift in shifts if shift.quantity == name]
-        for sign, run in groupby(own, key=_sign):
-            numbers = [by_index[shift.layer] for shift in run]
+        gaps = [(first, second, _gaps([first], [second], name)) for first, second in zip(a, b, strict=True)]
+        for sign, run in groupby((row for row in gaps if len(row[2])), key=lambda row: _sign(row[2], runs)):
             if sign:
-                yield _sentence([a[i] for i in numbers], [b[i] for i in numbers], name, sign)
+                first, second, _ = zip(*run, strict=True)
+                yield _sentence(first, second, name, runs)
 
 
-def _sign(shift: Shift) -> int:
-    if shift.ci95 is None or shift.ci95[0] <= 0 <= shift.ci95[1]:
+def _sign(gaps: numpy.ndarray, runs: int) -> int:
+    ends = interval(gaps, DOUBT / runs)
+    if ends is None or ends[0] <= 0 <= ends[1]:
         return 0
-    return 1 if shift.value > 0 else -1
+    return 1 if ends[0] > 0 else -1
 
 
-def _sentence(a: Sequence[Layer], b: Sequence[Layer], name: str, sign: int) -> str:
+def _sentence(a: Sequence[Layer], b: Sequence[Layer], name: str, runs: int) -> str:
     gaps = _gaps(a, b, name)
-    ends = interval(gaps) or (math.nan, math.nan)
+    ends = interval(gaps, DOUBT / runs) or (math.nan, math.nan)
     low, high = sorted(abs(end) for end in ends)
     first, last = a[0].attention.index, a[-1].attention.index
     layers = f"layer {first}" if first == last else f"layers {first} to {last}"
     unit = f" {UNITS[name]}" if name in UNITS else ""
-    word = "higher" if sign > 0 else "lower"
-    size = abs(float(gaps.mean()))
-    return f"the {TITLES[name]} of {layers} is {size:.3g}{unit} {word}, 95 % interval {low:.3g} to {high:.3g}"
+    mean = float(gaps.mean())
+    word = "higher" if mean > 0 else "lower"
+    return f"the {TITLES[name]} of {layers} is {abs(mean):.3g}{unit} {word}, 95 % interval {low:.3g} to {high:.3g}"

@@ -223,6 +223,8 @@ class Analysis:
         images: number of images.
         shifts: differences B minus A.
         findings: one sentence per significant difference.
+        runs: number of sentences that were possible. The intervals of the findings are corrected for all of them, so that
+            they hold together with 95 % confidence. The intervals of ``shifts`` are not corrected.
         pictures: attention over images.
         preprocessing: ``a`` or ``b`` → how images were preprocessed.
         remarks: what the user should know.
@@ -236,6 +238,7 @@ class Analysis:
     images: int
     shifts: tuple[Shift, ...] = ()
     findings: tuple[str, ...] = ()
+    runs: int = 0
     pictures: tuple[Picture, ...] = ()
     preprocessing: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -264,6 +267,7 @@ class Analysis:
             "candidate": self.b.to_dict() if self.b is not None else None,
             "difference": [shift.to_dict() for shift in self.shifts],
             "findings": list(self.findings),
+            "corrected_for": self.runs,
             "pictures": [picture.to_dict() for picture in self.pictures],
             "data": self.data,
             "preprocessing": {side: dict(one) for side, one in self.preprocessing.items()},

@@ -15,20 +15,14 @@ from cbsurgeon.cli.common.options import (
     terminal_options,
 )
 from cbsurgeon.cli.common.terminal import Terminal
-from cbsurgeon.options import ExportOptions, Loading
+from cbsurgeon.options import CheckOptions, ExportOptions, Loading
 
 
 @click.command("export")
 @reference_argument()
 @output_option(required=True, metavar="OUT", help="Output; the suffix is the format: .onnx, .engine or .plan, .pt2.")
 @options(ExportOptions, "how")
-@click.option(
-    "--verify/--no-verify",
-    "check",
-    default=True,
-    show_default=True,
-    help="Compare the ONNX file with the model; a file that differs is kept as *.unverified.onnx.",
-)
+@options(CheckOptions, "checking")
 @force_option
 @options(Loading, "loading")
 @terminal_options
@@ -40,7 +34,7 @@ def command(
     loading: Loading,
     how: ExportOptions,
     output: Path,
-    check: bool,
+    checking: CheckOptions,
     force: bool,
 ) -> None:
     """Export a model to ONNX, a TensorRT engine or a .pt2 program, with a dynamic or a fixed batch.
@@ -51,7 +45,7 @@ def command(
     Examples:
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.onnx
       cbsurgeon export deit.onnx -o deit.engine --batch 1,8,64
-      cbsurgeon export timm:swin_tiny_patch4_window7_224 -o swin-fp16.onnx --dtype float16 --batch 4
+      cbsurgeon export swin.safetensors -o swin-fp16.onnx --dtype float16 --batch 4 --data imagenet/val
       cbsurgeon export model.safetensors -o fp16.onnx --dtype float16 --keep-float32 overflowing
     """
     from cbsurgeon import verbs
@@ -62,9 +56,9 @@ def command(
     with terminal.working() as progress:
         progress("loading the model")
         model = verbs.open_side(reference, loading)
-        made, verdict = verbs.export_checked(model, output, how, check=check, force=force, progress=progress)
+        made, verdict = verbs.export_checked(model, output, how, checking=checking, force=force, progress=progress)
     terminal.show({**made.to_dict(), "verify": verdict.to_dict() if verdict is not None else None})
     if verdict is None:
-        terminal.warn(f"not compared with the model: {why_unchecked(output, check)}")
+        terminal.warn(f"not compared with the model: {why_unchecked(output, checking.verify)}")
     else:
         verdict.raise_if_failed(retyped(context, Loading))

@@ -27,7 +27,7 @@ ROUNDING = {"float16": 3e-2, "bfloat16": 1e-1}
 FLOAT32 = 2e-3
 CLEAR = 10.0
 """A mistake is reported only if undoing it makes the difference of the outputs this many times smaller."""
-_ALONE, _TRIED = 4, 8
+_ALONE, _TRIED = 2, 8
 """Number of images that are run alone, and number of images that each mistake is tried on."""
 
 

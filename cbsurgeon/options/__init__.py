@@ -10,7 +10,7 @@ from cbsurgeon.options.data import DATA_HELP, DataOptions
 from cbsurgeon.options.editing import Choice, InsertOptions, Loading
 from cbsurgeon.options.evaluating import EvaluateOptions
 from cbsurgeon.options.flags import Flag, default_of, documented, fields_of, flags_of, resolve
-from cbsurgeon.options.proving import AuditOptions, ExportOptions, ShipOptions, VerifyOptions
+from cbsurgeon.options.proving import AuditOptions, CheckOptions, ExportOptions, ShipOptions, VerifyOptions
 from cbsurgeon.options.sweeping import SweepOptions
 from cbsurgeon.options.timing import BenchOptions, BenchPoints
 
@@ -20,6 +20,7 @@ __all__ = [
     "AuditOptions",
     "BenchOptions",
     "BenchPoints",
+    "CheckOptions",
     "Choice",
     "DataOptions",
     "EvaluateOptions",

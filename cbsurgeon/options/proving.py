@@ -90,6 +90,26 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True)
+class CheckOptions:
+    """How an exported file is compared with its model before it gets its name."""
+
+    verify: bool = option(
+        True,
+        "Run the ONNX file against the model at batches 1, 2 and 7; a file that differs is kept as *.unverified.onnx.",
+        "--verify",
+        off="--no-verify",
+        shown="verify",
+    )
+    data: Any = option(
+        None,
+        "Real images to compare on as well, 128 at even distances, and how many keep their class: a folder, file.npz, "
+        "hf:, wds: or torchvision:.",
+        "--data",
+        metavar="DATA",
+    )
+
+
+@dataclass(frozen=True)
 class AuditOptions:
     """How :func:`cbsurgeon.audit` counts."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbsurgeon.report import plots
 from cbsurgeon.report.document import Document
-from cbsurgeon.report.figures import counted
+from cbsurgeon.report.figures import corrected, counted
 
 if TYPE_CHECKING:
     from cbsurgeon.analysis.drawing import Curve
@@ -40,6 +40,7 @@ def section(document: Document) -> dict[str, Any]:
         **document,
         "title": " and ".join(side.get("name", side.get("reference")) for _, side in drawn),
         "where": f"{counted(document['images'], 'image')} of {document['data']}" if document["images"] else "",
+        "corrected": corrected(document["corrected_for"]) if document.get("corrected_for") else "",
         "reasons": [side["reason"] for _, side in drawn if side["reason"]],
         "columns": COLUMNS,
         "tables": [(letter, [_row(layer) for layer in side["layers"]]) for letter, side in drawn if side["layers"]],

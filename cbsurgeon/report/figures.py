@@ -196,6 +196,14 @@ def preprocessing(view: Mapping[str, Any]) -> str:
     )
 
 
+def corrected(runs: int) -> str:
+    """What the intervals of an analysis' findings are corrected for, in one line."""
+    return (
+        f"the findings hold together with 95 % confidence: their intervals are corrected for the {runs:,} runs of "
+        "layers and quantities that could have been named"
+    )
+
+
 def agreement(images: Mapping[str, Any]) -> str:
     """Format the agreement of two models on real images as one line."""
     many = counted(images["samples"], "image")

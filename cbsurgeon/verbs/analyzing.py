@@ -46,7 +46,7 @@ def analyze(
         The result; it has ``.to_json()`` and ``.plot("curves.png")``.
 
     Raises:
-        CaptureError: a model cannot be captured as a whole.
+        CaptureError: a model cannot be captured as a whole (CB-ANALYZE-08).
         NothingMatched: a model has neither an attention with a map nor CB_S operators (CB-ANALYZE-04).
         UsageError: the data do not match the model (CB-ANALYZE-01 to 03), or there is no such query (CB-ANALYZE-06).
         InputFileError: the dataset (``CB-DATA-*``) or all of its images (CB-ANALYZE-05) cannot be read.
@@ -55,9 +55,11 @@ def analyze(
     reading = resolve(DataOptions, reading, {key: keywords[key] for key in keywords if key in names}, "analyze")
     how = resolve(AnalyzeOptions, how, {key: keywords[key] for key in keywords if key not in names}, "analyze")
     loading = loading or Loading()
-    opened = [
-        side if isinstance(side, Model | nn.Module) else load(str(side), loading)
-        for side in (model, other)
-        if side is not None
-    ]
-    return analysis.analyze(opened, data, how, reading, progress=progress)
+
+    def opened(side: Model | nn.Module | str | Path) -> Model | nn.Module:
+        if isinstance(side, Model | nn.Module):
+            return side
+        return load(str(side), loading if other is None else loading.for_side(str(side)))
+
+    sides = [opened(side) for side in (model, other) if side is not None]
+    return analysis.analyze(sides, data, how, reading, progress=progress)

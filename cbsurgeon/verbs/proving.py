@@ -16,12 +16,13 @@ from cbsurgeon.checks.cost import roofline
 from cbsurgeon.checks.cost.crosscheck import CrossCheck, cross_check
 from cbsurgeon.checks.cost.hardware import NAMES, described, named
 from cbsurgeon.deploy import Export
+from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.sizes import is_image, resized
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
-from cbsurgeon.options import ExportOptions, Loading, documented, resolve
+from cbsurgeon.options import CheckOptions, ExportOptions, Loading, documented, resolve
 from cbsurgeon.verbs.editing import load
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
 
@@ -38,7 +39,7 @@ def export_checked(
     how: ExportOptions | None = None,
     /,
     *,
-    check: bool = True,
+    checking: CheckOptions | None = None,
     force: bool = False,
     program: Program | None = None,
     progress: Progress | None = None,
@@ -52,17 +53,30 @@ def export_checked(
         model: the model to export.
         path: the file.
         how: how to export; or its fields as keywords.
-        check: compare the file with the model. Engines and programs are not compared here.
+        checking: whether the file is compared with the model, and on which images as well. Engines and programs are not
+            compared here.
         force: replace an existing file.
         program: the captured model, if the caller has it already.
         progress: called with a message at each step.
 
     Returns:
         The export, and the comparison; ``None`` if there was none (:func:`why_unchecked` returns the reason).
+
+    Raises:
+        UsageError: images were given, and the file is not compared (``CB-VERIFY-07``).
     """
     how = resolve(ExportOptions, how, keywords, "export_checked")
-    final = Path(path)
-    if not isinstance(model, Model) or why_unchecked(final, check):
+    final, checking = Path(path), checking or CheckOptions()
+    unchecked = why_unchecked(final, checking.verify) or ("" if isinstance(model, Model) else "REF is a file itself")
+    if unchecked and checking.data is not None:
+        raise UsageError(
+            "real images were given, and the file is not compared with the model",
+            code="CB-VERIFY-07",
+            where=f"--data {checking.data}",
+            why=unchecked,
+            do=f"leave out --data, or compare afterwards: cbsurgeon verify REF {final} --data {checking.data}",
+        )
+    if not isinstance(model, Model) or unchecked:
         return deploy.export(model, final, how, force=force, program=program, progress=progress), None
     if program is None:
         if progress is not None:
@@ -72,7 +86,8 @@ def export_checked(
     try:
         with atomic.bundle(final, force=force, companions=(f"{final.name}.data",)) as staged:
             made = deploy.export(model, staged, how, **again)
-            verdict = _named(checks.verify(model, staged, program=program, progress=progress), model, final)
+            found = checks.verify(model, staged, data=checking.data, program=program, progress=progress)
+            verdict = _named(found, model, final)
             if how.dynamic_size and verdict:
                 verdict = _named(_at_another_size(verdict, model, staged, progress), model, final)
             if not verdict:

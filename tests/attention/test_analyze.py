@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor
 
 import cbsurgeon as cbs
+from cbsurgeon.analysis.comparison import compared
 from cbsurgeon.analysis.picturing import panel
+from cbsurgeon.analysis.reducing import NAMES
 from tests.attention import small
 
 EXACT = 1e-5
@@ -97,7 +100,28 @@ def test_two_models_are_compared_image_by_image() -> None:
     first = next(one for one in found.shifts if (one.layer, one.quantity) == (0, "entropy"))
     assert first.value == 0.0  # the first layers are the same
     (sentence,) = [one for one in found.findings if one.startswith("the entropy of layer")]
-    assert sentence.startswith("the entropy of layer 1 is ") and " nats higher, 95 % interval " in sentence
+    # Two layers have three runs, of one or both of them; each of five quantities has those.
+    assert found.runs == found.to_dict()["corrected_for"] == 15
+    half = 5.24742 * gaps.std(ddof=1) / math.sqrt(6)  # Student's quantile at 1 - 0.05 / 15 / 2, from scipy
+    ends = f"95 % interval {gaps.mean() - half:.3g} to {gaps.mean() + half:.3g}"
+    assert sentence == f"the entropy of layer 1 is {gaps.mean():.3g} nats higher, {ends}"
+
+
+def test_findings_about_nothing_are_rare() -> None:
+    """Of 100 comparisons of 12 layers of noise, one in twenty may say anything; uncorrected, nearly half would."""
+    draws = numpy.random.default_rng(0).standard_normal((100, 2, 12, 24))
+    layer = cbs.analyze(model(small.vit), data=IMAGES).layers[0]
+
+    def layers(rows: Any) -> list[Any]:
+        return [
+            replace(layer, attention=replace(layer.attention, index=place), images={name: tuple(row) for name in NAMES})
+            for place, row in enumerate(rows)
+        ]
+
+    said = [compared(layers(a), layers(b)) for a, b in draws]
+    assert sum(bool(findings) for _, findings, _ in said) <= 5
+    alone = [any(s.ci95 is not None and s.ci95[0] * s.ci95[1] > 0 for s in shifts) for shifts, _, _ in said]
+    assert sum(alone) > 30
 
 
 def test_a_model_against_itself_has_no_finding() -> None:
@@ -149,6 +173,7 @@ def cbs_text(found: cbs.Analysis) -> str:
         ("CB-ANALYZE-02", small.vit, {}),
         ("CB-ANALYZE-03", small.vit, {"data": 7}),
         ("CB-ANALYZE-04", small.mixer, {"data": IMAGES}),
+        ("CB-ANALYZE-08", small.asking, {"data": IMAGES}),
         ("CB-ANALYZE-05", small.vit, {"data": []}),
         ("CB-ANALYZE-06", small.vit, {"data": IMAGES, "query": "17"}),
         ("CB-DATA-03", small.vit, {"data": "no-such-folder"}),

@@ -85,6 +85,22 @@ class HalfBlind(nn.Module):
         return self.module(torch.cat([torch.zeros_like(x[..., :8]), x[..., 8:]], -1))
 
 
+class Large(nn.Module):
+    """The same classes; outputs lie beyond 65,504, which float16 does not have."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x) * 2e4
+
+
+def large() -> Model:
+    """``mod:tests.evaluation.digits:large``."""
+    return trained(Large)
+
+
 def network() -> Model:
     """``mod:tests.evaluation.digits:network``."""
     return trained()

@@ -59,6 +59,35 @@ def test_verify_does_not_mix_preprocessings(data: Path, onnx: Path, tmp_path: Pa
     assert unknown.value.code == "CB-DATA-01"
 
 
+def test_export_compares_real_images_too(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    words = ["export", "mod:tests.evaluation.digits:network", "-o", file, "--dtype", "float16", "--data", data]
+    outcome = run(*words, "--json")
+    assert outcome.code == 0, outcome.err
+    found = outcome.document["verify"]["images"]
+    # What evaluate says of the same 128 images, which it chooses alike.
+    whole = cbs.evaluate(digits.trained(), file, data=data, limit=128, workers=0)
+    assert (found["samples"], found["data"]) == (128, str(data))
+    assert whole.agreement is not None and found["top1"] == whole.agreement[0]
+    assert found["largest_margin_lost"] == max([0.0, *(flip.margin or 0.0 for flip in whole.flipped)])
+    assert "same class for" in " ".join(run(*words, "--force").out.split())
+
+
+@pytest.mark.parametrize("words", [("m.onnx", "--no-verify"), ("m.pt2",)])
+def test_export_refuses_images_that_it_would_not_look_at(data: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    name, *flags = words
+    outcome = run("export", "mod:tests.evaluation.digits:network", "-o", tmp_path / name, "--data", data, *flags)
+    assert outcome.code == 2 and "[CB-VERIFY-07]" in outcome.err and not list(tmp_path.iterdir())
+
+
+def test_an_export_whose_float16_overflows_does_not_get_its_name(data: Path, tmp_path: Path) -> None:
+    outcome = run(
+        "export", "mod:tests.evaluation.digits:large", "-o", tmp_path / "m.onnx", "--dtype", "float16", "--data", data
+    )
+    assert outcome.code == 1 and "[CB-VERIFY-01]" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["m.unverified.onnx"]
+
+
 def test_ship_measures_accuracy_where_there_is_data(data: Path, tmp_path: Path) -> None:
     model = cbs.load("timm:deit_tiny_patch16_224", options=SMALL)
     how = {"engine": False, "bench_budget": 0, "limit": 40, "workers": 0}

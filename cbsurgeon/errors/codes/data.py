@@ -138,8 +138,12 @@ CODES = {
     ),
     "CB-EVAL-05": Entry(
         "there is no such metric",
-        "The name is not a metric of the task, or a metric of your own cannot be used.",
-        causes=("a typing mistake", "a function that returns one number per batch instead of one per image"),
+        "The name is not a metric of the task, the metric needs more classes, or a metric of your own cannot be used.",
+        causes=(
+            "a typing mistake",
+            "top-5 of five classes or fewer is always right",
+            "a function that returns one number per batch instead of one per image",
+        ),
         do=("choose one from the message", "write mod:package.module:function"),
     ),
     "CB-EVAL-06": Entry(
@@ -217,5 +221,12 @@ CODES = {
         "Plots are .png or .svg files. On the command line, -o takes .json and .html as well.",
         causes=("another suffix",),
         do=("-o analysis.html", "analysis.plot('curves.svg')"),
+    ),
+    "CB-ANALYZE-08": Entry(
+        "the model cannot be captured whole",
+        "inspect and insert can work with the largest parts that torch.export follows. An analysis runs the whole "
+        "model and reads its attention on the way, for which it needs the whole graph.",
+        causes=("control flow that depends on values", "an operation that torch.export does not follow"),
+        do=("make the reported operation traceable", "cbs.analyze(model.module.encoder, data=its inputs)"),
     ),
 }

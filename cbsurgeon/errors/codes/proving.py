@@ -48,6 +48,13 @@ CODES = {
         causes=("the file was exported from a model with another preprocessing", "two different models"),
         do=("run each with its own preprocessing: cbsurgeon evaluate A B --data DATA", "export the file again"),
     ),
+    "CB-VERIFY-07": Entry(
+        "real images were given, and the file is not compared with the model",
+        "An export compares an ONNX file with the model it is made from. Nothing else is compared there, so images "
+        "would be of no use.",
+        causes=("--no-verify", "an engine or a .pt2 program", "REF is an ONNX file", "onnxruntime is not installed"),
+        do=("leave out --data", "cbsurgeon verify REF FILE --data DATA"),
+    ),
     "CB-BISECT-01": Entry(
         "there is nothing to make inputs from",
         "Both are files, and neither says what real inputs look like.",

@@ -35,14 +35,14 @@ def metrics_of(task: str, names: Sequence[str], classes: int) -> tuple[Metric, .
         classes: number of outputs.
 
     Raises:
-        UsageError: no such metric, or one of another task (``CB-EVAL-05``).
+        UsageError: no such metric, one of another task, or one that needs more classes (``CB-EVAL-05``).
     """
     if not names:
         return tuple(kind() for kind in METRICS if kind.task == task and kind.least <= classes)
-    return tuple(_named(name, task) for name in names)
+    return tuple(_named(name, task, classes) for name in names)
 
 
-def _named(name: str, task: str) -> Metric:
+def _named(name: str, task: str, classes: int) -> Metric:
     if name.startswith("mod:"):
         return _own(name)
     known = {kind.name: kind for kind in METRICS if kind.task == task}
@@ -54,7 +54,16 @@ def _named(name: str, task: str) -> Metric:
             why=f"the metrics are {', '.join(known)}",
             do=did_you_mean(name, known) or "use mod:package.module:function for your own metric",
         )
-    return known[name]()
+    found = known[name]()
+    if found.least > classes:
+        raise UsageError(
+            f"the metric {name} says nothing here",
+            code="CB-EVAL-05",
+            where=f"--metrics {name}",
+            why=f"it needs at least {found.least} classes, and there are {classes}",
+            do=f"leave it out: --metrics {','.join(key for key, kind in known.items() if kind.least <= classes)}",
+        )
+    return found
 
 
 def _own(name: str) -> Metric:

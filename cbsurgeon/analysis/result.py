@@ -223,8 +223,8 @@ class Analysis:
         images: number of images.
         shifts: differences B minus A.
         findings: one sentence per significant difference.
-        runs: number of sentences that were possible. The intervals of the findings are corrected for all of them, so that
-            they hold together with 95 % confidence. The intervals of ``shifts`` are not corrected.
+        runs: number of sentences that were possible. The intervals of the findings are corrected for all of them, so
+            that they hold together with 95 % confidence. The intervals of ``shifts`` are not corrected.
         pictures: attention over images.
         preprocessing: ``a`` or ``b`` → how images were preprocessed.
         remarks: what the user should know.

@@ -88,6 +88,7 @@ def draw(axes: Axes, document: Document, curve: Curve, colors: Colors) -> None:
     axes.set_xlabel("layer" if curve.name not in ("ratio", "mean") else "CB_S operator, in order of depth")
     axes.set_ylabel(curve.label)
     axes.margins(x=0.03)
+    axes.ticklabel_format(useOffset=False)
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(loc="best", ncols=2)
 
@@ -98,8 +99,9 @@ def _bound(axes: Axes, document: Document, colors: Colors) -> None:
     indices = [layer["index"] for layer in layers]
     bounds = [layer["entropy"]["bound"] for layer in layers]
     axes.plot(indices, bounds, "--", color=colors.muted, linewidth=1.1, drawstyle="steps-mid")
-    axes.annotate("bound ln N", (indices[-1], bounds[-1]), color=colors.muted, ha="right", va="top")
-    axes.set_ylim(bottom=0)
+    above: Any = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+    axes.annotate("bound ln N", (indices[-1], bounds[-1]), color=colors.muted, **above)
+    axes.set_ylim(0, 1.15 * max(bounds))  # room for the word above a curve that touches the bound
 
 
 def _points(side: Document, name: str) -> tuple[list[int], list[float]]:

@@ -1,0 +1,149 @@
+"""Recall and precision of attention: every model of the zoo, what ran, what inspection lists.
+
+    python benchmarks/attention.py                    the whole sweep: a table, and results/attention.json
+    python benchmarks/attention.py --only timm/swin   those models again; the other results stay
+    python benchmarks/attention.py --missing          only models without a result
+    python benchmarks/attention.py --truth            write attention_truth.json anew (look at the diff)
+
+The truth is written down without the tool: the eager model runs once, and every function it calls is watched
+(``zoo/attention_truth.py``). An attention is missed or one too many where the two lists of keys, in the order they run,
+differ. Ends with 1 when that happens, or when a model could not be captured.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
+
+from benchmarks.zoo import entries  # noqa: E402
+from benchmarks.zoo.attention_truth import attentions  # noqa: E402
+from benchmarks.zoo.entry import Entry  # noqa: E402
+from benchmarks.zoo.sweeping import Sweep, attempt, installed, parser  # noqa: E402
+
+TRUTH = ROOT / "benchmarks" / "attention_truth.json"
+RESULTS = ROOT / "benchmarks" / "results" / "attention.json"
+PACKAGES = ("torch", "timm", "torchvision", "transformers")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the sweep, or write the truth; the exit code is the verdict."""
+    accepted = parser((__doc__ or "").splitlines()[0], RESULTS)
+    accepted.add_argument("--truth", action="store_true", help="write what runs instead of looking for it")
+    options = accepted.parse_args(arguments)
+    if options.truth:
+        return _write_truth(options.only)
+    expected = read_truth()
+    return Sweep(
+        script=Path(__file__),
+        schema="cbsurgeon.attention-coverage/1",
+        results=RESULTS,
+        entries=lambda: [entry for entry in entries() if entry.name in expected],
+        measure=lambda entry: measure(entry, expected[entry.name]),
+        lost=lambda entry, result: {**_nothing(entry, expected[entry.name]), **result},
+        good=lambda result: not (result["missed"] or result["extra"] or result.get("error")),
+        summary=summary,
+        table=table,
+        packages=PACKAGES,
+    ).run(options)
+
+
+def read_truth() -> dict[str, list[list[Any]]]:
+    """Module path and keys of every attention that ran, by name of the model."""
+    models: dict[str, list[list[Any]]] = json.loads(TRUTH.read_text())["models"]
+    return models
+
+
+def _write_truth(only: str) -> int:
+    known = read_truth() if only and TRUTH.exists() else {}
+    for entry in entries():
+        if re.search(only, f"{entry.group} {entry.name}"):
+            known[entry.name] = [[seen.path, seen.keys] for seen in attentions(entry)]
+            print(f"{len(known[entry.name]):4} {entry.name}", file=sys.stderr, flush=True)
+    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
+    head = json.dumps({"schema": "cbsurgeon.attention-truth/1", "packages": installed(PACKAGES)})
+    TRUTH.write_text(f'{head[:-1]}, "models": {{\n{rows}\n}}}}\n')
+    print(f"{TRUTH.name}: {sum(map(len, known.values()))} attentions in {len(known)} models")
+    return 0
+
+
+def measure(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
+    """What inspection lists of an entry, beside what ran."""
+    with attempt(entry, **_nothing(entry, expected)) as result:
+        result.update(compared(entry, expected))
+    return result
+
+
+def compared(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
+    """Attentions that inspection misses, and those that did not run."""
+    from cbsurgeon.graph import inspect
+    from cbsurgeon.models.model import Model, Provenance
+
+    module, args, kwargs = entry.build()
+    found = inspect(Model(module, args, Provenance(entry.name), kwargs), check=False)
+    ran, listed = [keys for _, keys in expected], [one.keys for one in found.attentions]
+    missed, extra = list[str](), list[str]()
+    for what, start, end, first, last in SequenceMatcher(None, ran, listed, autojunk=False).get_opcodes():
+        if what != "equal":
+            missed += [f"{path or 'model'} ({keys} keys)" for path, keys in expected[start:end]]
+            extra += [f"{one.path or 'model'} ({one.keys} keys)" for one in found.attentions[first:last]]
+    return {"found": len(listed), "missed": missed, "extra": extra, "left_out": dict(found.left_out)}
+
+
+def _nothing(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
+    return {
+        "group": entry.group,
+        "family": entry.family,
+        "expected": len(expected),
+        "found": 0,
+        "missed": [f"{path or 'model'} ({keys} keys)" for path, keys in expected],
+        "extra": [],
+        "seconds": {},
+    }
+
+
+def summary(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sums per group and over all, with recall and precision."""
+    sums: dict[str, dict[str, Any]] = {}
+    for result in models.values():
+        for group in (result["group"], "all"):
+            row = sums.setdefault(group, dict.fromkeys(("models", "failed", "expected", "found", "missed", "extra"), 0))
+            row["models"] += 1
+            row["failed"] += bool(result.get("error"))
+            row["expected"] += result["expected"]
+            row["found"] += result["found"]
+            row["missed"] += len(result["missed"])
+            row["extra"] += len(result["extra"])
+    for row in sums.values():
+        hits = row["found"] - row["extra"]
+        row["recall"] = hits / row["expected"] if row["expected"] else None
+        row["precision"] = hits / row["found"] if row["found"] else None
+    return sums
+
+
+def table(models: Mapping[str, Any]) -> str:
+    """The models that are not right, and the sums per group."""
+    lines = []
+    for name, result in models.items():
+        remarks = [f"error: {result['error']}"] if result.get("error") else []
+        remarks += [f"missed: {place}" for place in result["missed"]] if not remarks else []
+        remarks += [f"extra: {place}" for place in result["extra"]]
+        lines += [name, *(f"    {remark}" for remark in remarks)] if remarks else []
+    for group, row in summary(models).items():
+        rates = "  ".join(f"{rate} {row[rate]:.3f}" for rate in ("recall", "precision") if row[rate] is not None)
+        lines.append(
+            f"{group:<14}{row['models']:>4} models, {row['failed']} failed  {row['expected']:>6} ran {row['found']:>6}"
+            f" listed {row['missed']:>4} missed {row['extra']:>4} extra  {rates}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

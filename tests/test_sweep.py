@@ -23,7 +23,7 @@ from torch import nn
 import cbsurgeon as cbs
 from cbsurgeon.errors import CBSurgeonError, CheckFailed
 from cbsurgeon.integrations import ray_cluster
-from cbsurgeon.report import render_text
+from cbsurgeon.report import render_html, render_text
 from cbsurgeon.sweeps import study
 from cbsurgeon.sweeps.result import T975, SweepTable
 
@@ -98,6 +98,17 @@ def test_runs_are_compared_with_the_baseline_seed_by_seed(tmp_path: Path) -> Non
     again = cbs.sweep(encoder(), tmp_path / "s", **how)
     assert again.to_dict()["rows"] == table.to_dict()["rows"]
     assert len(started(tmp_path)) == 6, "a finished run is never repeated"
+
+
+def test_the_page_has_the_table_and_its_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the page draws with it")
+    how = {"op": ("cb", "se"), "pos": ("end", "mid"), "at": ("both",), "layers": ("all",), "seeds": (0, 1)}
+    table = cbs.sweep(encoder(), tmp_path / "s", run=command(tmp_path), metric="accuracy", **how)
+    page = render_html([table.to_dict()])
+    for row in table.rows:
+        assert row.name in page
+    assert "plot-sweep-costs" in page and "plot-sweep-metric" in page
+    assert f"<strong>{table.best}</strong>" in page and "CB-LOCATE-04" in page
 
 
 def test_the_edited_model_of_a_cell_is_the_file_that_the_command_gets(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cbsurgeon.report import accuracy, attention, figures, plots, summary
+from cbsurgeon.report import accuracy, attention, figures, plots, summary, sweeping
 from cbsurgeon.report.document import Document, chosen, combine, listed, of_kind, text_of
 from cbsurgeon.report.network import anatomy, panels
 from cbsurgeon.version import __version__
@@ -25,6 +25,7 @@ SECTIONS = {
     "latency": "Latency",
     "attention": "Attention",
     "accuracy": "Accuracy",
+    "sweeps": "Sweep",
     "files": "Files",
     "environment": "Environment",
 }
@@ -82,6 +83,7 @@ def _content(documents: Sequence[Document]) -> dict[str, Any]:
         "benchmarks": [_benchmark(part) for part in of_kind(found, "bench")],
         "analyses": [attention.section(part) for part in of_kind(found, "analyze")],
         "evaluations": [accuracy.section(part) for part in of_kind(found, "evaluate")],
+        "sweeps": [sweeping.section(part) for part in of_kind(found, "sweep")],
         "exports": of_kind(found, "export"),
         "files": {name: entry for document in shipments for name, entry in document["files"].items()},
         "left_out": {name: why for document in shipments for name, why in document["left_out"].items()},
@@ -110,6 +112,7 @@ def _present(section: str, content: Mapping[str, Any]) -> bool:
         "latency": ("benchmarks",),
         "attention": ("analyses",),
         "accuracy": ("evaluations",),
+        "sweeps": ("sweeps",),
         "files": ("exports", "files"),
         "environment": ("environment",),
     }
@@ -229,7 +232,7 @@ def _latency(document: Document) -> tuple[str, str]:
 
 def _lead(content: Mapping[str, Any]) -> str:
     kinds = {"inspections": "structure", "verifications": "parity", "audits": "costs", "benchmarks": "latency"}
-    kinds |= {"analyses": "attention", "evaluations": "accuracy"}
+    kinds |= {"analyses": "attention", "evaluations": "accuracy", "sweeps": "sweep"}
     present = [label for name, label in kinds.items() if content[name]]
     return "Context Broadcasting surgery: " + (", ".join(present) or "files") + "."
 

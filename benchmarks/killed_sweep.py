@@ -42,8 +42,8 @@ torch.manual_seed(0)
 layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
 module = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
 model = cbs.Model(module, (torch.randn(2, 5, 8),))
-cbs.sweep(model, sys.argv[1], op=("cb", "cb_s", "se"), layers=("all", "upper"), seeds=range(5), metric="accuracy",
-          retries=100, workers=2, run=sys.argv[2])
+grid = {"op": ("cb", "cb_s", "se"), "layers": ("all", "upper"), "seeds": (0, 1, 2, 3, 4)}
+cbs.sweep(model, sys.argv[1], run=sys.argv[2], metric="accuracy", retries=100, workers=2, **grid)
 """
 
 

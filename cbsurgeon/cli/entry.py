@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Ended(BaseException):
-    """A signal that asks the program to end; as an exception it lets every writer remove what it had begun."""
+    """Raised for a signal that asks the program to end, so that every writer removes its incomplete files."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -67,7 +67,7 @@ class Ended(BaseException):
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise :class:`Ended` on SIGTERM and SIGHUP, where their default would end the process on the spot."""
+    """Raise :class:`Ended` on SIGTERM and SIGHUP, which would otherwise end the process at once."""
     kinds = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     taken = [kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
@@ -75,7 +75,7 @@ def ended_by_signals() -> Iterator[None]:
 
     def end(number: int, _: object) -> None:
         for kind in taken:
-            signal.signal(kind, signal.SIG_IGN)  # a second one would end the clearing up
+            signal.signal(kind, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
         raise Ended(number)
 
     for kind in taken:

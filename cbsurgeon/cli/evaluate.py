@@ -45,7 +45,7 @@ def command(
     """
     from cbsurgeon import verbs
 
-    terminal.kept = "images that are done are kept; the same command with --resume goes on there"
+    terminal.kept = "finished images are saved; the same command with --resume continues"
     with terminal.working() as progress:
         progress("loading the models")
         how = replace(how, trust=loading.trust)

@@ -65,17 +65,19 @@ class LazyGroup(click.Group):
 
 
 START = """\
-cbsurgeon finds the MLP blocks of a transformer or MLP-Mixer and puts Context Broadcasting into them. Three commands to
-start with; each takes any timm: or torchvision: name, or a checkpoint of yours (FILE --arch timm:NAME):
+cbsurgeon finds the MLP blocks of a transformer or MLP-Mixer and inserts Context
+Broadcasting into them. Three commands to start with; each accepts a timm: or
+torchvision: name, or your own checkpoint (FILE --arch timm:NAME):
 
   cbsurgeon inspect timm:deit_small_patch16_224
-      show its MLP blocks, and what the graph says about its attention
+      show its MLP blocks and attention layers
   cbsurgeon insert timm:deit_small_patch16_224 --layers upper -o deit-cb.safetensors
-      put the operator into the upper half, and write weights that train and load like the old ones
+      insert the operator into the upper half of the blocks and write the weights
   cbsurgeon ship timm:deit_small_patch16_224 -o shipped
-      the whole job: insert, export to ONNX, prove that it is the same, measure, and write a report
+      insert, export to ONNX, verify, measure and write a report in one step
 
-All commands: cbsurgeon --help. One of them: cbsurgeon VERB --help. An error code: cbsurgeon explain CODE."""
+All commands: cbsurgeon --help. One command: cbsurgeon VERB --help.
+An error code: cbsurgeon explain CODE."""
 
 EPILOG = """\b
 Examples:
@@ -89,7 +91,7 @@ pickled modules and .pt2) or timm:NAME, torchvision:NAME, hf:CLASS,
 hf:DIRECTORY, mod:package.module:factory, mod:path/to/file.py:factory.
 
 \b
-Completion of verbs, options and model names, in the start-up file of the shell:
+Completion of verbs, options and model names; add to the shell's start-up file:
   bash  eval "$(_CBSURGEON_COMPLETE=bash_source cbsurgeon)"
   zsh   eval "$(_CBSURGEON_COMPLETE=zsh_source cbsurgeon)"
   fish  _CBSURGEON_COMPLETE=fish_source cbsurgeon | source

@@ -21,15 +21,14 @@ NOTHING_MATCHED = 1
 @click.command("inspect")
 @reference_argument()
 @click.option("--why", is_flag=True, help="Also list rejected candidates with the reason, nearest misses first.")
-@click.option("--no-cache", is_flag=True, help=f"Read the graph again, and keep nothing (also by {cache.SWITCH}=1).")
+@click.option("--no-cache", is_flag=True, help=f"Read the graph again and cache nothing (also {cache.SWITCH}=1).")
 @options(Loading, "loading")
 @terminal_options
 def command(terminal: Terminal, reference: str, loading: Loading, why: bool, no_cache: bool) -> int:
     """Show the MLP blocks of a model, found by reading its graph.
 
-    For an .onnx file or an engine, show the operators that were inserted before the export. What was found in a file or
-    a registered model is kept in $XDG_CACHE_HOME/cbsurgeon, and shown at once as long as file, options and libraries
-    are the same.
+    For an .onnx file or an engine, show the operators that were inserted before the export. Results for files and
+    registered models are cached in $XDG_CACHE_HOME/cbsurgeon while file, options and libraries are unchanged.
 
     \b
     Examples:
@@ -57,7 +56,7 @@ def command(terminal: Terminal, reference: str, loading: Loading, why: bool, no_
         progress("reading its graph")
         found = verbs.inspect(model)
     document = found.to_dict()
-    if key is not None and key == cache.key_of(reference, loading, environment):  # the file is still what it was
+    if key is not None and key == cache.key_of(reference, loading, environment):  # the file has not changed meanwhile
         cache.write(key, document, terminal.loaded)
     return _show(terminal, document, why)
 

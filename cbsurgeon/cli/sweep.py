@@ -36,7 +36,7 @@ def command(terminal: Terminal, reference: str, loading: Loading, how: SweepOpti
     """
     from cbsurgeon import verbs
 
-    terminal.kept = f"finished cells and runs are kept in {output}; the same command goes on there"
+    terminal.kept = f"finished cells and runs are saved in {output}; the same command continues"
     with terminal.working() as progress:
         progress("loading the model")
         model = verbs.load(reference, loading)

@@ -31,7 +31,7 @@ def section(document: Document) -> dict[str, Any]:
     """Return the template's variables for one analysis."""
     from markupsafe import Markup
 
-    from cbsurgeon.analysis import drawing  # here, so that a kept result is shown without torch
+    from cbsurgeon.analysis import drawing  # here, so that cached results are shown without importing torch
 
     drawn = drawing.sides(document)
     shots = [shot for number, picture in enumerate(document["pictures"]) if (shot := _shot(picture, number))]

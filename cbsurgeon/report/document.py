@@ -46,7 +46,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
         InputFileError: the file cannot be read, is too large or is not JSON (CB-REPORT-01), or is not a result document
             of a known version (CB-REPORT-02).
     """
-    from cbsurgeon.models.files import strict_json  # here, so that a kept result is shown without torch
+    from cbsurgeon.models.files import strict_json  # here, so that cached results are shown without importing torch
 
     file = Path(path)
     try:

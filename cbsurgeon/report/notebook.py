@@ -1,7 +1,6 @@
-"""Results as notebooks show them: the tables of the terminal as HTML, every text escaped.
+"""Showing results in notebooks: the tables of the terminal as HTML, with every text escaped.
 
-The classes of results lie below this package and know nothing of it; :func:`install` gives them the method that
-notebooks look for.
+Result classes are in packages below this one and cannot import it; :func:`install` adds the method that notebooks call.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
 METHOD = "_repr_html_"
 COLORS = {"red": "#b00020", "green": "#1b7f3b", "yellow": "#8a6100"}
-"""Of words that say how something ended, dark enough on white; the default elsewhere, so that dark themes work."""
+"""Colours of verdicts; other text has the default colour, so that dark themes work."""
 _CELL = "padding:1px 12px 1px 0;vertical-align:top;white-space:normal;"
 
 
 def install() -> None:
-    """Give every result its HTML form."""
+    """Add ``_repr_html_`` to every result class."""
     from cbsurgeon.analysis import Analysis
     from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification
     from cbsurgeon.deploy import Export
@@ -82,7 +81,7 @@ def _recipe(recipe: Any) -> Rows:
 
 
 def _element(row: Any) -> str:
-    """A line, a fact or a table of :mod:`cbsurgeon.report.text.lines` as HTML."""
+    """Convert a line, a fact or a table of :mod:`cbsurgeon.report.text.lines` to HTML."""
     from rich.table import Table
 
     if not isinstance(row, Table):

@@ -20,17 +20,17 @@ MARK = "report.json"
 
 
 def check_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Path:
-    """Refuse a destination before long work starts.
+    """Check an output folder before long work starts.
 
     Args:
         path: the folder.
         force: replace one that ``ship`` wrote.
-        inputs: files the results are made from; none may lie in it.
+        inputs: files that the results are made from; none may be in the folder.
 
     Raises:
-        OutputFileError: one of the inputs lies in it (CB-OUT-03), it exists (CB-OUT-01), is a symbolic link (CB-OUT-02)
-            or a file (CB-OUT-04), its parent is absent (CB-OUT-05) or not writable (CB-OUT-06), or it holds files
-            ``ship`` did not write (CB-OUT-09).
+        OutputFileError: one of the inputs is in it (CB-OUT-03), it exists (CB-OUT-01), is a symbolic link (CB-OUT-02)
+            or a file (CB-OUT-04), its parent does not exist (CB-OUT-05) or is not writable (CB-OUT-06), or ``ship`` did
+            not write its files (CB-OUT-09).
     """
     final = Path(path)
     if final.is_symlink():
@@ -59,8 +59,8 @@ def check_folder(path: str | Path, *, force: bool = False, inputs: Iterable[Path
                     "the output is one of the inputs",
                     "CB-OUT-03",
                     final,
-                    why=f"{source} lies in it, and the folder is replaced as a whole; an input is never overwritten",
-                    do="name another folder",
+                    why=f"{source} is in it, and the folder is replaced as a whole; an input is never overwritten",
+                    do="give another folder",
                 )
     parent = final.absolute().parent
     if not parent.is_dir():

@@ -159,7 +159,7 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    kept = f"finished cells and runs are kept in {tmp_path / 'grid'}; the same command goes on there"
+    kept = f"finished cells and runs are saved in {tmp_path / 'grid'}; the same command continues"
     assert said.strip() == f"interrupted; {kept}"
 
 

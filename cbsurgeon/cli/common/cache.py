@@ -1,9 +1,9 @@
-"""Inspections of the same file or registered model, kept as JSON so that they are not made twice.
+"""A cache of inspections of files and registered models, stored as JSON.
 
-An entry is found again only where everything that its answer depends on is the same: the contents of the file, the
-options, the source of this package and of the library that builds the model, the versions of torch and Python, and the
-environment variables that these libraries read. What cannot be told to be the same is not kept: factories of the
-user's own, folders, trusted files, pretrained weights.
+An entry is used only if everything that the result depends on is the same: the contents of the file, the options, the
+source code of this package and of the library that builds the model, the versions of torch and Python, and the
+environment variables that these libraries read. If that cannot be checked, nothing is cached: users' own factories,
+folders, trusted files, pretrained weights.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from cbsurgeon.options import Loading
 
 SCHEMA = "cbsurgeon.cache/1"
 SWITCH = "CBSURGEON_NO_CACHE"
-"""An environment variable that switches the cache off where it holds anything but 0."""
+"""Environment variable that switches the cache off, with any value except 0."""
 MOST_ENTRIES, MOST_BYTES, LARGEST_ENTRY = 200, 64 << 20, 8 << 20
 LARGEST_FILE = 4 << 30
-"""Bytes of a file that is hashed: hashing a larger one takes longer than people wait without a word."""
+"""Most bytes of a file that is hashed; hashing a larger one would take too long."""
 LIBRARIES = {"timm": ("timm",), "torchvision": ("torchvision",), "hf": ("transformers",)}
 VERSIONS = ("torch", "numpy", "safetensors", "timm", "torchvision", "transformers")
 VARIABLES = ("TIMM_", "TORCH", "PYTORCH_", "TRANSFORMERS_", "HF_", "CUDA_VISIBLE_DEVICES", "CBSURGEON_")
@@ -36,22 +36,22 @@ _BLOCK = 1 << 20
 
 
 def folder() -> Path:
-    """Where the entries lie (the XDG base directory specification)."""
+    """Return the folder of the entries (XDG base directory specification)."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "cbsurgeon" / "inspections"
 
 
 def switched_off() -> bool:
-    """Whether the user wants nothing kept."""
+    """Return whether the user has switched the cache off."""
     return os.environ.get(SWITCH, "0") not in ("", "0")
 
 
 def key_of(reference: str, loading: Loading, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The name of the entry of a reference and how it is loaded; ``None`` where it is not kept.
+    """Return the key of the entry for a reference and its options; ``None`` if it is not cached.
 
     Args:
-        reference, loading: as they are given to ``load``.
-        environment: variables as they were when the program started; torch sets some of its own later.
+        reference, loading: the arguments of ``load``.
+        environment: the environment variables at the start of the program; torch sets some of its own later.
     """
     if switched_off() or loading.trust or loading.pretrained or (loading.arch or "").startswith("mod:"):
         return None
@@ -76,7 +76,7 @@ def key_of(reference: str, loading: Loading, environment: Mapping[str, str] = os
 
 
 def read(key: str) -> dict[str, Any] | None:
-    """The entry of a key; ``None`` where there is none, or it is damaged."""
+    """Return the entry of a key; ``None`` if there is none or it is damaged."""
     path = folder() / f"{key}.json"
     try:
         if path.stat().st_size > LARGEST_ENTRY:
@@ -89,12 +89,12 @@ def read(key: str) -> dict[str, Any] | None:
     if not isinstance(found.get("document"), dict) or not isinstance(found.get("loaded"), dict):
         return None
     with contextlib.suppress(OSError):
-        os.utime(path)  # the entries that were used last stay
+        os.utime(path)  # the most recently used entries are kept
     return found
 
 
 def write(key: str, document: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
-    """Keep an entry, and let the oldest go where there are too many. A cache that cannot be written is no error."""
+    """Write an entry, and delete the oldest ones if there are too many. If the folder is not writable, do nothing."""
     from cbsurgeon.errors import CBSurgeonError
     from cbsurgeon.models.files import atomic
 
@@ -119,7 +119,7 @@ def _thin_out(place: Path) -> None:
 
 
 def _asked(loading: Loading) -> dict[str, Any]:
-    """The options, with the contents of the files that they name."""
+    """Return the options, with digests of the files that they name."""
     found: dict[str, Any] = {}
     for field in fields(loading):
         value = getattr(loading, field.name)
@@ -128,10 +128,10 @@ def _asked(loading: Loading) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a regular file.
+    """Return the SHA-256 digest of a regular file.
 
     Raises:
-        OSError: it is none, or larger than what is hashed.
+        OSError: it is not a regular file, or too large to hash.
     """
     if not path.is_file() or path.stat().st_size > LARGEST_FILE:
         raise OSError(f"{path} is not hashed")
@@ -150,7 +150,7 @@ def _version(package: str) -> str:
 
 
 def _source(package: str) -> str:
-    """A digest of the names, sizes and times of a package's source: somebody may be working on it."""
+    """Return a digest of the names, sizes and times of a package's source files, which may be edited."""
     spec = importlib.util.find_spec(package)
     found = hashlib.sha256()
     for place in sorted(spec.submodule_search_locations or ()) if spec is not None else ():

@@ -1,7 +1,7 @@
-"""Completion of references in bash, zsh and fish: kinds, the names of the installed libraries, files.
+"""Shell completion of references in bash, zsh and fish: kinds, model names of installed libraries, files.
 
-The shells ask by starting the program with ``_CBSURGEON_COMPLETE`` set, which click answers; only what is particular
-to references is here.
+Shells start the program with ``_CBSURGEON_COMPLETE`` set, and click prints the completions. This file adds the
+completion of references.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from cbsurgeon.cli.common import cache
 VARIABLE = "_CBSURGEON_COMPLETE"
 KINDS = ("timm:", "torchvision:", "hf:", "mod:")
 LISTED = {"timm": "timm", "torchvision": "torchvision.models"}
-"""Libraries that list the names of their models, and the module with the list."""
+"""Library that lists its model names → the module with the list."""
 
 
 def references(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """What a reference that begins like this can become."""
+    """Return the completions of an incomplete reference."""
     kind, colon, begun = incomplete.partition(":")
     if colon and kind in LISTED:
         return [CompletionItem(f"{kind}:{name}") for name in _names(kind) if name.startswith(begun)]
@@ -35,7 +35,7 @@ def references(context: click.Context, parameter: click.Parameter, incomplete: s
 
 
 def _names(library: str) -> list[str]:
-    """The model names of an installed library, kept from one question to the next; importing it takes seconds."""
+    """Return the model names of an installed library, from a cached file because importing it takes seconds."""
     try:
         version = importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
@@ -56,12 +56,12 @@ def _names(library: str) -> list[str]:
 
 
 class Bash(BashComplete):
-    """Bash splits words at colons, which references have; here they are put together again."""
+    """Completion for bash, which splits words at the colons in references; this class joins them again."""
 
     name = "bash"
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """The words before the one that is being typed, and that one."""
+        """Return the complete words, and the incomplete one."""
         words, at = split_arg_string(os.environ["COMP_WORDS"]), int(os.environ["COMP_CWORD"])
         joined: list[str] = []
         for word in words[1 : at + 1]:
@@ -77,12 +77,12 @@ class Bash(BashComplete):
     typed = ""
 
     def format_completion(self, item: CompletionItem[str]) -> str:
-        """As bash wants it: only what follows the last colon that was typed."""
+        """Return a completion as bash expects it: only the part after the last typed colon."""
         prefix = self.typed.rpartition(":")[0]
         value = item.value.removeprefix(f"{prefix}:") if prefix else item.value
         return f"{item.type},{value}"
 
 
 def register() -> None:
-    """Let click answer bash through :class:`Bash`."""
+    """Register :class:`Bash` with click."""
     add_completion_class(Bash, "bash")

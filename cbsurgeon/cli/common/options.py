@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def terminal_options(function: Command) -> Command:
-    """``--json``, ``-q``, ``-v``, ``--debug``; the verb gets ``terminal``, once no output of it is an input."""
+    """Add ``--json``, ``-q``, ``-v`` and ``--debug`` to a command; check its outputs, and pass it the ``terminal``."""
 
     def flag(*names: str, help: str) -> Callable[[Command], Command]:
         attribute = names[-1].removeprefix("--")
@@ -130,7 +130,7 @@ def retyped(context: click.Context, kind: type) -> str:
 
 
 def output_option(*, required: bool, metavar: str, help: str, replaced: bool = False) -> Callable[[Command], Command]:
-    """``-o``; ``replaced`` for a folder that is replaced as a whole."""
+    """Add ``-o`` to a command; ``replaced`` if it is a folder that is replaced as a whole."""
     return click.option(
         "-o", "--output", type=OutputPath(replaced=replaced), required=required, metavar=metavar, help=help
     )

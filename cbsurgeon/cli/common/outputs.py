@@ -1,4 +1,4 @@
-"""What a verb writes against what it reads: no input is ever overwritten, under any of its names."""
+"""Checking the outputs of a command against its inputs, so that no input is ever overwritten."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 
 
 class OutputPath(click.Path):
-    """The type of a parameter that names what a verb writes; every other parameter may name something it reads.
+    """The type of parameters that are outputs; every other parameter may be an input.
 
     Attributes:
-        replaced: it is a folder that is replaced as a whole.
+        replaced: whether it is a folder that is replaced as a whole.
     """
 
     def __init__(self, *, replaced: bool = False) -> None:
@@ -26,9 +26,9 @@ class OutputPath(click.Path):
 
 
 def refuse_inputs(context: click.Context) -> None:
-    """Refuse a command whose output is one of its inputs, lies among them, or is named twice.
+    """Raise an error if an output is one of the inputs, is inside one, or is given twice.
 
-    Outputs that do not exist yet overwrite nothing, so inputs are looked into only where one does.
+    Inputs are examined only if an output exists already, because a new file overwrites nothing.
 
     Raises:
         OutputFileError: an output is an input (CB-OUT-03), or two outputs are one file (CB-OUT-10).
@@ -47,12 +47,12 @@ def refuse_inputs(context: click.Context) -> None:
                         code="CB-OUT-03",
                         where=str(path),
                         why=f"{why}; an input is never overwritten",
-                        do="name another folder" if path.is_dir() else "name another file",
+                        do="give another folder" if path.is_dir() else "give another file",
                     )
 
 
 def _given(context: click.Context) -> tuple[list[tuple[Path, bool]], list[str]]:
-    """The outputs that were named, and every other text that could name a file."""
+    """Return the outputs, and every other value that could be a file."""
     outputs: list[tuple[Path, bool]] = []
     texts: list[str] = []
     for parameter in context.command.params:
@@ -71,22 +71,22 @@ def _refuse_twins(outputs: list[tuple[Path, bool]]) -> None:
         twin = seen.setdefault(os.path.realpath(path), path)
         if twin is not path:
             raise OutputFileError(
-                "two outputs are one file",
+                "two outputs are the same file",
                 code="CB-OUT-10",
                 where=f"{twin} and {path}",
-                do="give each a name of its own",
+                do="give each output a different name",
             )
 
 
 def _written(path: Path) -> tuple[Path, ...]:
-    """The output, and the file that an export writes beside it."""
+    """Return the output, and the second file that an export writes next to it."""
     suffix = path.suffix.lower()
     more = ".data" if suffix == ".onnx" else ".json" if suffix in ENGINE_SUFFIXES else ""
     return (path, path.with_name(path.name + more)) if more else (path,)
 
 
 def _places(text: str) -> Iterator[Path]:
-    """The files and folders that a text can name: whole, or between its colons (``hf:DIR``, ``mod:file.py:make``)."""
+    """Yield the existing files and folders that a value can refer to, also between colons (``mod:file.py:make``)."""
     parts = text.split(":")
     names = {":".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)} - {""}
     for name in sorted(names):
@@ -96,7 +96,7 @@ def _places(text: str) -> Iterator[Path]:
 
 
 def _read_with(path: Path) -> Iterable[Path]:
-    """The files that are read together with one: shards of an index, external data of an ONNX file."""
+    """Return the files that are read together with a file: shards of an index, external data of an ONNX file."""
     if path.name.endswith(".index.json"):
         return path.parent.glob("*.safetensors")
     if path.suffix.lower() != ".onnx" or not path.is_file():
@@ -106,17 +106,17 @@ def _read_with(path: Path) -> Iterable[Path]:
     try:
         return external_files(path)
     except CBSurgeonError:
-        return ()  # the verb says what is wrong with the file
+        return ()  # the verb reports what is wrong with the file
 
 
 def _clash(output: Path, place: Path, replaced: bool) -> str:
-    """How writing an output would change an input; empty where it would not."""
+    """Return how writing an output would change an input; empty if it would not."""
     if _same(output, place):
         return f"it is the same as {place}"
     if place.is_dir() and any(_same(above, place) for above in _above(output)):
-        return f"it lies in the folder {place}"
+        return f"it is in the folder {place}"
     if replaced and any(_same(above, output) for above in _above(place)):
-        return f"{place} lies in it, and the folder is replaced as a whole"
+        return f"{place} is in it, and the folder is replaced as a whole"
     return ""
 
 

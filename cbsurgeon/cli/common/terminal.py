@@ -24,7 +24,7 @@ from cbsurgeon.vocabulary import ON_LOAD
 
 ERROR_SCHEMA = "cbsurgeon.error/1"
 CODE_COLUMN = 78  # the column in which the code of an error ends, if the first line is short enough
-BETWEEN_LINES = 10.0  # seconds between two lines about one step, where there is no terminal to overwrite one
+BETWEEN_LINES = 10.0  # seconds between two lines about one step, without a terminal
 WIDEST = 120  # wider tables are hard to read
 
 
@@ -40,18 +40,18 @@ def columns() -> int:
 
 @dataclass
 class Terminal:
-    """Where a verb shows its result, its progress and its warnings.
+    """The output of a verb: its result, progress and warnings.
 
     Attributes:
         json: print one JSON document instead of text.
-        quiet: no progress, warnings or notes.
-        verbose: progress as plain lines even without a terminal, and the libraries' own messages.
-        debug: tracebacks.
-        shown: a result was printed; an error after it adds no second JSON document.
-        wide: columns for the result's tables.
-        command: the command line, for results that say how they were made.
-        kept: what an interruption leaves behind, to follow a semicolon.
-        loaded: where the weights of each loaded model come from, as text and as JSON.
+        quiet: print no progress, warnings or notes.
+        verbose: print progress as plain lines even without a terminal, and the libraries' own messages.
+        debug: print tracebacks.
+        shown: whether a result was printed; a later error then prints no second JSON document.
+        wide: width of the result's tables in columns.
+        command: the command line, for reports.
+        kept: text about what an interruption leaves behind, printed after a semicolon.
+        loaded: origin of each loaded model's weights, as text and as JSON.
     """
 
     json: bool = False
@@ -61,7 +61,7 @@ class Terminal:
     shown: bool = False
     wide: int = field(default_factory=columns)
     command: str = ""
-    kept: str = "nothing was left half-written, and there is nothing to clear away"
+    kept: str = "no output was written incompletely"
     loaded: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def show(self, document: Mapping[str, Any], text: Callable[[], str] | None = None) -> None:
@@ -166,7 +166,7 @@ def four_parts(error: CBSurgeonError, color: bool, width: int | None) -> str:
 
 
 def _lines(start: float) -> Callable[[str], None]:
-    """Every step as a line when it starts, and now and then how far it is."""
+    """Return a callback that prints each step as a line, and its progress from time to time."""
     shown, clock, said = "", Left(), start
 
     def progress(step: str) -> None:
@@ -183,13 +183,13 @@ def _lines(start: float) -> Callable[[str], None]:
 
 
 class Left:
-    """How long a step that counts will still take, by how long it took so far."""
+    """Estimates the time left of a step from its progress so far."""
 
     def __init__(self) -> None:
         self._step, self._began, self._first = "", 0.0, 0.0
 
     def left(self, message: str, now: float | None = None) -> str:
-        """``, 40 s left`` for a message that says ``3 of 40`` or ``40 %``; nothing where it does not, or says it."""
+        """Return ``, 40 s left`` for a message with ``3 of 40`` or ``40 %``; empty for others, or if it has a time."""
         now = time.monotonic() if now is None else now
         done = _share_done(message)
         stage = _COUNTS.sub("", message)
@@ -205,7 +205,7 @@ _COUNTS = re.compile(r"[\d,.]+( of [\d,.]+| ?%)?.*")
 
 
 def _share_done(message: str) -> float | None:
-    """``cell 3 of 40: x`` is 2/40 done, as the third is being made; ``40 %`` is 0.4; otherwise nothing is known."""
+    """Return the fraction done: 2/40 for ``cell 3 of 40: x`` (the third is running), 0.4 for ``40 %``."""
     percent = re.search(r"(\d+(?:\.\d+)?) ?%", message)
     if percent:
         return min(float(percent[1]) / 100, 1.0)
@@ -218,7 +218,7 @@ def _share_done(message: str) -> float | None:
 
 
 def spoken(seconds: float) -> str:
-    """Seconds as people say them: ``40 s``, ``5 min``, ``1.5 h``."""
+    """Format seconds as ``40 s``, ``5 min`` or ``1.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -62,7 +62,7 @@ def load(path: Path, *, weights: bool = False) -> Any:
         weights: read external data as well.
 
     Raises:
-        InputFileError: there is no such file (CB-ONNX-01), it is not an ONNX model (CB-ONNX-02), or its weights lie
+        InputFileError: there is no such file (CB-ONNX-01), it is not an ONNX model (CB-ONNX-02), or its weights are
             in a file outside its folder or behind a link (CB-ONNX-05).
         MissingPackage: onnx is not installed.
     """
@@ -91,16 +91,16 @@ def load(path: Path, *, weights: bool = False) -> Any:
 
 
 def external_files(path: Path) -> list[Path]:
-    """The files beside an ONNX file that hold its weights.
+    """Return the files that contain an ONNX file's external weights.
 
     Raises:
-        CBSurgeonError: as :func:`load`.
+        CBSurgeonError: any error of :func:`load`.
     """
     return [path.parent / name for name in external_names(load(path))]
 
 
 def external_names(proto: Any) -> list[str]:
-    """The names of the files that hold weights of a parsed model, each once, subgraphs included."""
+    """Return the names of files with external weights of a parsed model, each once, including subgraphs."""
     found: dict[str, None] = {}
     graphs = [proto.graph, *proto.functions]
     while graphs:
@@ -118,31 +118,31 @@ def external_names(proto: Any) -> list[str]:
 
 
 def _require_own(path: Path, name: str) -> None:
-    """Refuse external data that could be a file of somebody else: runtimes that open the model follow every name.
+    """Raise an error if external data could be an unrelated file; runtimes would open it without a check.
 
     Raises:
-        InputFileError: the name leads out of the model's folder, or to a link of either kind (CB-ONNX-05).
+        InputFileError: the file is outside the model's folder, or a symbolic or hard link (CB-ONNX-05).
     """
     plain = Path(name)
     data = path.parent / plain
     if plain.is_absolute() or ".." in plain.parts or not plain.parts:
-        why = "it leads out of the folder of the model"
+        why = "it is outside the model's folder"
     elif not data.exists() and not data.is_symlink():
-        return  # whoever needs it says that it is missing
+        return  # reported as missing when it is read
     elif any((path.parent / Path(*plain.parts[: depth + 1])).is_symlink() for depth in range(len(plain.parts))):
-        why = "it is a symbolic link, and the file it points to may be anything"
+        why = "it is a symbolic link, which may point to any file"
     elif not data.is_file():
         why = "it is not a regular file"
     elif data.stat().st_nlink > 1:
-        why = "it is a hard link: the same file has another name, perhaps of another program"
+        why = "it is a hard link: the file has another name, and may belong to another program"
     else:
         return
     raise InputFileError(
-        "the weights of the ONNX file lie in a file that is not its own",
+        "the ONNX file reads its weights from an unsafe file",
         code="CB-ONNX-05",
         where=f"{path}, external data {name!r}",
         why=why,
-        do=f"if you know the file, put a copy of it in the place of {data}",
+        do=f"if you trust the file, replace {data} by a copy of it",
     )
 
 

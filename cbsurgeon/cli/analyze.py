@@ -47,7 +47,7 @@ def command(
     \b
     Examples:
       cbsurgeon analyze timm:deit_small_patch16_224 --data images/
-      cbsurgeon analyze base.safetensors cb.safetensors --data images/ -o analysis.html
+      cbsurgeon analyze a.safetensors b.safetensors --data images/ -o page.html
       cbsurgeon analyze cb_s.safetensors --limit 64 --data images/ --json
     """
     if output is not None:

@@ -71,9 +71,10 @@ def command(
 
     \b
     Examples:
-      cbsurgeon audit timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors deit-cb.onnx
-      cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors --roofline --hardware h200,l4,cpu --dtype fp16
-      cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors --roofline --bandwidth 3.35TB/s --flops 989T
+      cbsurgeon audit timm:deit_small_patch16_224 deit-cb.safetensors deit-cb.onnx
+      cbsurgeon audit a.safetensors b.safetensors --roofline --hardware h200,cpu
+      cbsurgeon audit a.safetensors b.safetensors --roofline \\
+          --bandwidth 3.35TB/s --flops 989T --dtype fp16
     """
     dtypes = _dtypes(dtype)
     _refuse_without(context, roofline)

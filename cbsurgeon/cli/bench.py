@@ -39,12 +39,13 @@ def command(
     graph, replayed, and timed by the device.
 
     Exit 0: B is within --claim, or the verdict is INCONCLUSIVE (the reason is printed).
+
     Exit 1: B is slower than claimed.
 
     \b
     Examples:
-      cbsurgeon bench timm:deit_small_patch16_224 deit_small_patch16_224-cb.safetensors
-      cbsurgeon bench timm:deit_small_patch16_224 edited.safetensors --on onnxruntime --claim 2%
+      cbsurgeon bench timm:deit_small_patch16_224 deit-cb.safetensors
+      cbsurgeon bench a.safetensors b.safetensors --on onnxruntime --claim 2%
       cbsurgeon bench a.onnx b.onnx --batch 1,8,64 --budget 5m
     """
     if points.sizes:

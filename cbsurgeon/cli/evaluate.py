@@ -34,14 +34,16 @@ def command(
     with its own preprocessing.
 
     Exit 0: B is as good as claimed, or the verdict is INCONCLUSIVE (the number of images needed is printed).
+
     Exit 1: B is worse than claimed (without --claim: worse than A with 95 % confidence), or something is wrong:
     different preprocessing, outputs that depend on the batch, exchanged classes, outputs that are not finite.
 
     \b
     Examples:
       cbsurgeon evaluate model.safetensors --data imagenet/val
-      cbsurgeon evaluate model.safetensors model.onnx --data imagenet/val --claim 0.1%
-      cbsurgeon evaluate foreign.onnx --data val --size 224 --crop 0.9 --interpolation bicubic --mean 0.5 --std 0.5
+      cbsurgeon evaluate model.safetensors model.onnx --data val/ --claim 0.1%
+      cbsurgeon evaluate foreign.onnx --data val/ --size 224 --crop 0.9 \\
+          --interpolation bicubic --mean 0.5 --std 0.5
     """
     from cbsurgeon import verbs
 

@@ -45,8 +45,10 @@ def command(
     Examples:
       cbsurgeon export deit_small_patch16_224-cb.safetensors -o deit.onnx
       cbsurgeon export deit.onnx -o deit.engine --batch 1,8,64
-      cbsurgeon export swin.safetensors -o swin-fp16.onnx --dtype float16 --batch 4 --data imagenet/val
-      cbsurgeon export model.safetensors -o fp16.onnx --dtype float16 --keep-float32 overflowing
+      cbsurgeon export swin.safetensors -o fp16.onnx --dtype float16 --batch 4 \\
+          --data imagenet/val
+      cbsurgeon export model.safetensors -o fp16.onnx --dtype float16 \\
+          --keep-float32 overflowing
     """
     from cbsurgeon import verbs
     from cbsurgeon.models.files import atomic

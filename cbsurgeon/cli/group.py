@@ -71,7 +71,7 @@ torchvision: name, or your own checkpoint (FILE --arch timm:NAME):
 
   cbsurgeon inspect timm:deit_small_patch16_224
       show its MLP blocks and attention layers
-  cbsurgeon insert timm:deit_small_patch16_224 --layers upper -o deit-cb.safetensors
+  cbsurgeon insert timm:deit_small_patch16_224 --layers upper
       insert the operator into the upper half of the blocks and write the weights
   cbsurgeon ship timm:deit_small_patch16_224 -o shipped
       insert, export to ONNX, verify, measure and write a report in one step

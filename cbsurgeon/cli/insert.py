@@ -71,8 +71,8 @@ def command(
     \b
     Examples:
       cbsurgeon insert timm:deit_small_patch16_224 --layers upper --pos end
-      cbsurgeon insert model.pt --arch timm:mixer_s16_224 --op cb_s --layers all -o mixer-cbs.safetensors
-      cbsurgeon insert model.safetensors --layers 6-11 --dry-run --recipe-out recipe.json
+      cbsurgeon insert model.pt --arch timm:mixer_s16_224 --op cb_s --layers all
+      cbsurgeon insert model.safetensors --layers 6-11 --recipe-out recipe.json
     """
     if recipe is not None:
         _refuse_both(context)

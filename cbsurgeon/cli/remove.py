@@ -22,7 +22,7 @@ def command(terminal: Terminal, reference: str, loading: Loading, output: Path, 
 
     \b
     Examples:
-      cbsurgeon remove deit_small_patch16_224-cb.safetensors -o original.safetensors
+      cbsurgeon remove deit-cb.safetensors -o original.safetensors
       cbsurgeon remove edited.pt -o plain.pt --force
     """
     from cbsurgeon import verbs

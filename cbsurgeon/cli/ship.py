@@ -42,9 +42,9 @@ def command(
 
     \b
     Examples:
-      cbsurgeon ship timm:deit_small_patch16_224 --layers upper --pos end -o shipped
-      cbsurgeon ship model.safetensors --layers upper -o shipped --data imagenet/val --limit 5000
-      cbsurgeon ship model.pt --arch timm:mixer_s16_224 --op cb_s --layers all -o shipped --force
+      cbsurgeon ship timm:deit_small_patch16_224 --layers upper -o shipped
+      cbsurgeon ship model.safetensors -o shipped --data val/ --limit 5000
+      cbsurgeon ship model.pt --arch timm:mixer_s16_224 --op cb_s -o shipped
     """
     from cbsurgeon import verbs
     from cbsurgeon.verbs.folder import check_folder

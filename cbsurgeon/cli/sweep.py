@@ -28,8 +28,9 @@ def command(terminal: Terminal, reference: str, loading: Loading, how: SweepOpti
 
     \b
     Examples:
-      cbsurgeon sweep timm:deit_small_patch16_224 --op cb,cb_s --pos front,mid,end --layers all,upper -o grid
-      cbsurgeon sweep model.pt --op cb,se --seeds 0,1,2 --metric accuracy -o runs \\
+      cbsurgeon sweep timm:deit_small_patch16_224 -o grid \\
+          --op cb,cb_s --pos front,mid,end --layers all,upper
+      cbsurgeon sweep model.pt --op cb,se --seeds 0,1 --metric accuracy -o runs \\
           --run "python train.py {model} --seed {seed} --out {out}"
       cbsurgeon sweep model.pt --op cb,se --metric accuracy -o runs --workers 8 --on ray \
           --storage postgresql://user@host/runs --run "python train.py {model} --out {out}"

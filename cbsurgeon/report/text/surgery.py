@@ -19,7 +19,8 @@ def inserted(document: Document, documents: Sequence[Document]) -> Rows:
     )
     yield fact("requested", f"--layers {document['layers']}" if document["layers"] else "the recipe's sites")
     for site in document["sites"]:
-        axes = f"mean over axes {text_of(site['token_axes'])} ({site['tokens']} tokens), {site['channels']} channels"
+        word = "axis" if len(site["token_axes"]) == 1 else "axes"
+        axes = f"mean over {word} {text_of(site['token_axes'])} ({site['tokens']} tokens), {site['channels']} channels"
         yield fact(str(site["index"]), f"{site['path'] or '(no module)'}  {axes}")
     added = document["keys_added"]
     yield fact("keys", f"none changed, {len(added)} added" + (f" ({text_of(added[:2])} ...)" if added else ""))

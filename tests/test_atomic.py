@@ -1,4 +1,4 @@
-"""Outputs appear complete or not at all: refusals, failures in the middle, and ``kill -9`` at random moments."""
+"""Outputs are written atomically: refusals, failures in the middle, and ``kill -9`` at random moments."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_an_input_is_never_the_output(tmp_path: Path, alias: str) -> None:
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="the paths are Linux's")
-def test_places_that_cannot_be_written(path: str, code: str) -> None:
+def test_paths_that_cannot_be_written(path: str, code: str) -> None:
     with pytest.raises(OutputFileError) as caught, atomic.output(path):
         raise AssertionError("the writer must not start")
     assert caught.value.code == code

@@ -1,4 +1,4 @@
-"""What the repository says of itself: paths in the map exist, packages say what belongs in them, types are shipped."""
+"""The repository's own documentation: paths in the map exist, packages say what belongs in them, types are shipped."""
 
 from __future__ import annotations
 

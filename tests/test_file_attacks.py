@@ -94,7 +94,7 @@ def test_the_corpus_is_large_enough() -> None:
 
 
 @pytest.mark.parametrize("name", ["runs_a_shell", "runs_a_shell_legacy", "evaluates"])
-def test_the_canary_sings_when_a_file_is_trusted(name: str, tmp_path: Path) -> None:
+def test_the_canary_runs_when_a_file_is_trusted(name: str, tmp_path: Path) -> None:
     """Without this the test above would pass with payloads that never worked."""
     CORPUS[name][0](tmp_path / "model.pt")
     with pytest.raises(CBSurgeonError):

@@ -1,4 +1,4 @@
-"""Three hundred damaged files a run, other ones never: each is read, or refused with an error of ours.
+"""Three hundred damaged files, the same in every run: each is read, or refused with an error of cbsurgeon.
 
 ``benchmarks/fuzz.py`` tries thousands.
 """

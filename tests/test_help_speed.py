@@ -1,4 +1,4 @@
-"""``cbsurgeon --help`` answers at once: nothing heavy is imported before a verb runs."""
+"""``cbsurgeon --help`` is fast: no heavy package is imported before a verb runs."""
 
 from __future__ import annotations
 

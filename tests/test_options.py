@@ -198,7 +198,7 @@ def test_operator_options_join_the_forms() -> None:
     assert Choice().operator_options == {}
 
 
-def test_no_batch_leaves_the_batch_open() -> None:
+def test_no_batch_option_keeps_the_batch_dynamic() -> None:
     assert ExportOptions(batch=None).only_batch is None
     assert ExportOptions(batch=4).only_batch == ExportOptions(batch=(4, 4, 4)).only_batch == 4
     assert ExportOptions().only_batch is None

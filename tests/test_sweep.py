@@ -1,4 +1,4 @@
-"""A sweep's table against single audits, and its runs against a script whose results are known."""
+"""A sweep's table compared with single audits, and its runs with a script of known results."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_two_workers_share_the_runs(tmp_path: Path) -> None:
     assert len(started(tmp_path)) == len(set(started(tmp_path))) == 9
 
 
-def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_finished_run(tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes_without_losing_or_repeating_a_finished_run(tmp_path: Path) -> None:
     run = command(tmp_path, SCRIPT, "0.3")
     code = f"""
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small ViT with CB-able MLPs, and a Mixer, as references for the command line: ``mod:FILE:vit``."""
+"""A small ViT and a small Mixer that the command line can load: ``mod:FILE:vit``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every attention of a graph is found, with its heads, positions, kind and tokens, and nothing else is one."""
+"""Every attention of a graph is found, with its heads, positions, kind and tokens, and nothing else is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps are those that the networks themselves compute, in every spelling."""
+"""Attention maps equal those that the networks compute themselves, in every way of writing attention."""
 
 from __future__ import annotations
 

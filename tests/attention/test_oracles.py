@@ -1,4 +1,4 @@
-"""Maps are those that transformers and timm give for the same weights and inputs.
+"""Attention maps equal those of transformers and timm for the same weights and inputs.
 
 transformers returns its maps with ``output_attentions=True`` in its eager form; the model is captured in its default
 form, which is fused attention where it has that. timm's ``AttentionExtract`` hooks the modules behind the softmax.

@@ -1,4 +1,4 @@
-"""An analysis as text and as a page: every figure is there, and nothing of a document can leave its place."""
+"""An analysis as text and as a page: every number is shown, and no text of a document becomes markup."""
 
 from __future__ import annotations
 

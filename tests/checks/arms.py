@@ -1,4 +1,4 @@
-"""Things to time: on a clock of their own, and in fresh processes."""
+"""Callables and factories to time, with a simulated clock and in new processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic timings: what a shared machine does to a benchmark, with the truth known."""
+"""Synthetic timings of a shared machine, with a known true ratio."""
 
 from __future__ import annotations
 

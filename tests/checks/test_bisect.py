@@ -1,4 +1,4 @@
-"""A fault in block k is found in block k."""
+"""Bisection finds a fault planted in block k in block k."""
 
 from __future__ import annotations
 

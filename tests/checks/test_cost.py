@@ -1,4 +1,4 @@
-"""Counts: against the paper's closed forms, against fvcore, against themselves at other batch sizes."""
+"""Counts: compared with the paper's formulas, with fvcore, and between batch sizes."""
 
 from __future__ import annotations
 

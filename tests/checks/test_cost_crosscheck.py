@@ -1,4 +1,4 @@
-"""The audit's count beside fvcore's: equal to the last operation by our rules, explained where fvcore's differ."""
+"""The audit's count compared with fvcore's: equal with our rules, and explained where fvcore's rules differ."""
 
 from __future__ import annotations
 

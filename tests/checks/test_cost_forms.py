@@ -1,4 +1,4 @@
-"""The closed form of every operator and form, with its options, against a count of its own nodes."""
+"""The cost formula of every operator, form and option, compared with a count of its nodes."""
 
 from __future__ import annotations
 

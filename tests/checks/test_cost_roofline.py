@@ -1,4 +1,4 @@
-"""Roofline shares: ordered by form, growing where they must, and honest about where CB is not negligible."""
+"""Roofline shares: ordered by form, growing with batch and tokens, and CB is reported where it is not negligible."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_peaks_are_those_of_the_data_sheets() -> None:
         ("5e10", ".9e12", (5e10, 0.9e12)),
     ],
 )
-def test_a_device_of_ones_own(bandwidth: str | float, flops: str | float, expected: tuple[float, float]) -> None:
+def test_a_device_given_by_its_peak_rates(
+    bandwidth: str | float, flops: str | float, expected: tuple[float, float]
+) -> None:
     device = described(bandwidth, flops)
     assert (device.bandwidth, device.peak["float32"]) == pytest.approx(expected)
     assert set(device.peak) == set(ITEM)

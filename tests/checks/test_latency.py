@@ -1,4 +1,4 @@
-"""Measuring: the rotation, the budget, interruption, fresh processes, and what the result says."""
+"""Measuring latency: the rotation, the budget, interruption, several processes, and the result."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_rotation_is_fair() -> None:
         assert Counter(order[place] for order in ROTATION) == {0: 1, 1: 1, 2: 1}
 
 
-def test_every_arm_gets_the_same_number_of_calls() -> None:
+def test_every_model_gets_the_same_number_of_calls() -> None:
     assert calls_per_sample([0.004, 0.005, 0.004], 0.020) == 5
     assert calls_per_sample([0.1, 0.1, 0.1], 0.020) == 1
 
 
-def test_equal_arms(clock: Clock) -> None:
+def test_equal_models(clock: Clock) -> None:
     result = compare(clock.arm(0.01), clock.arm(0.01), pairs=12, claim=0.02)
     assert result.verdict == "negligible" and result
     assert result.ratio == pytest.approx(1.0) and result.control_ratio == pytest.approx(1.0)
@@ -54,14 +54,14 @@ def test_equal_arms(clock: Clock) -> None:
     assert result.median_seconds == pytest.approx((0.01, 0.01))
 
 
-def test_a_slower_arm(clock: Clock) -> None:
+def test_a_slower_candidate(clock: Clock) -> None:
     result = compare(clock.arm(0.0100), clock.arm(0.0103), pairs=12, claim=0.02)
     assert result.verdict == "slower" and not result
     assert result.ratio == pytest.approx(1.03)
     assert result.sentence.startswith("slower by 3.00 %")
 
 
-def test_a_faster_arm(clock: Clock) -> None:
+def test_a_faster_candidate(clock: Clock) -> None:
     result = compare(clock.arm(0.010), clock.arm(0.009), pairs=12, claim=0.02)
     assert result
     assert result.verdict == "faster"
@@ -132,7 +132,7 @@ def test_processes_count_as_units() -> None:
     assert f"about {disagreeing.pairs_needed} pairs would settle it" in disagreeing.sentence
 
 
-def test_a_machine_that_differs_from_itself_is_named() -> None:
+def test_a_noise_difference_of_the_baseline_from_itself_is_noted() -> None:
     result = conclude([_samples(1.0, control=1.05)] * 5, claim=0.01, environment={})
     assert result.verdict == "inconclusive"
     assert any("A differs from itself by +5.00 %" in note for note in result.notes)
@@ -215,7 +215,7 @@ def test_bench_in_fresh_processes() -> None:
 
 
 @pytest.mark.slow
-def test_bench_of_programs_travels_as_files() -> None:
+def test_bench_sends_programs_to_other_processes_as_files() -> None:
     """A model that exists as a program only cannot be pickled; it is sent as a file of our own."""
     program = Model(None, provenance=Provenance("program"), program=capture(_tiny()).exported)
     result = bench(program, program, backend="program", budget=10.0, processes=2, batch=3, claim=5.0)
@@ -223,7 +223,7 @@ def test_bench_of_programs_travels_as_files() -> None:
     assert not any("cannot be pickled" in note for note in result.notes)
 
 
-def test_bench_says_when_a_model_cannot_travel() -> None:
+def test_bench_notes_when_a_model_cannot_be_pickled() -> None:
     """A class defined inside a function does not pickle."""
 
     class Local(Tiny):

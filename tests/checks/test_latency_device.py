@@ -1,4 +1,4 @@
-"""Which clock times what, and how a CUDA device is measured where there is one."""
+"""The choice of the clock, and timing on a CUDA device if there is one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_processor_is_timed_by_the_host() -> None:
     assert bench(tiny(), tiny(), budget=1.0, claim=5.0).environment["clock"] == HOST
 
 
-def test_what_is_timed_brings_its_timer() -> None:
+def test_a_factory_can_supply_its_own_timer() -> None:
     calls: list[int] = []
     assert Timed(lambda: calls.append(1)).timing()(4) > 0
     assert len(calls) == 4

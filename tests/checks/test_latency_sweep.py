@@ -1,4 +1,4 @@
-"""Sweeps: the budget is shared, the worst point answers, and an interrupted sweep keeps what it has."""
+"""Sweeps: the budget is shared, the worst point decides, and an interrupted sweep keeps its finished points."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_batch_at_every_size_shares_the_budget(measured: list[dict[str, An
     assert str(found).count("pairs") == 4
 
 
-def test_the_worst_point_answers(measured: list[dict[str, Any]]) -> None:
+def test_the_worst_point_decides(measured: list[dict[str, Any]]) -> None:
     found = sweep(sides, BenchPoints((1, 4, 2)))
     assert found.worst.environment["batch"] == 4 and not found
     document = found.to_dict()

@@ -1,4 +1,4 @@
-"""The probes catch leaks that were planted by going round the refusal, and find nothing where there is nothing."""
+"""The probes find leaks that were planted on purpose, and report none in correct models."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def leaking(leak: Leak, probe: str) -> bool:
     return any(gap.max_abs > CLEAR * gap.tolerance for gap in leak.gaps if gap.probe == probe)
 
 
-def test_a_causal_model_shows_nobody_the_future() -> None:
+def test_a_causal_model_passes_the_future_probe() -> None:
     leak = future_leak(decoder())
     assert leak.ok
     assert [gap.output for gap in leak.gaps] == ["last_hidden_state"]
@@ -106,7 +106,7 @@ def test_an_insertion_in_masked_form_is_probed_and_a_planted_one_fails() -> None
     assert leaks_of(plain, plain, plan(replace(found, masks=()), op="cb", layers="all")) == ()
 
 
-def test_a_probe_that_the_original_fails_says_nothing_about_the_insertion() -> None:
+def test_a_probe_that_the_original_fails_is_not_run_on_the_edited_model() -> None:
     recipe = plan(inspect(decoder()), op="cb", layers="all", causal=True)
     (found,) = leaks_of(encoder(), encoder(), recipe)
     assert found.ok and not found.probed and "the original fails" in "".join(found.not_run.values())
@@ -117,11 +117,11 @@ def test_an_operator_that_is_the_identity_leaks_nothing() -> None:
     assert padding_leak(planted(encoder(), "cb_s"), mask="attention_mask").ok
 
 
-def test_a_model_that_sees_every_token_is_said_to_see_the_future() -> None:
+def test_a_model_that_attends_to_all_tokens_is_reported_as_a_leak() -> None:
     assert leaking(future_leak(encoder(), sequence="input_ids"), "suffix")
 
 
-def test_a_masked_model_keeps_padding_to_itself() -> None:
+def test_a_masked_model_passes_the_padding_probe() -> None:
     leak = padding_leak(encoder(), mask="attention_mask")
     assert leak.ok
     assert {(gap.probe, gap.output) for gap in leak.gaps} == {
@@ -175,7 +175,7 @@ class Infected(nn.Module):
         return torch.where((x == 1).all(), x, torch.nan)
 
 
-def test_values_that_stop_being_numbers_count_as_moved() -> None:
+def test_a_value_that_becomes_nan_counts_as_changed() -> None:
     leak = future_leak(Model(Infected().eval(), (torch.ones(BATCH, LENGTH, 4),)))
     assert leak.gaps[0].max_abs == float("inf")
     assert not leak.ok
@@ -206,7 +206,7 @@ class Pooled(nn.Module):
 
 
 @pytest.mark.parametrize("module", [Constant(), Pooled()])
-def test_a_probe_that_sees_nothing_says_so(module: nn.Module) -> None:
+def test_a_probe_with_nothing_to_compare_is_an_error(module: nn.Module) -> None:
     """Nothing moved because nothing follows the tokens: that is no proof."""
     with pytest.raises(UsageError) as error:
         future_leak(Model(module.eval(), (torch.randn(BATCH, LENGTH, 4),)))

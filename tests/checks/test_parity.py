@@ -1,4 +1,4 @@
-"""Correct exports pass; what is wrong by one per cent does not."""
+"""Correct exports pass the parity check; an error of one per cent does not."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_bad_inputs(folder: Path, tmp_path: Path) -> None:
     assert caught.value.code == "CB-VERIFY-04"
 
 
-def test_other_shapes_are_no_parity(folder: Path) -> None:
+def test_different_output_shapes_are_an_error(folder: Path) -> None:
     with pytest.raises(CheckFailed) as caught:
         verify(
             networks.plain("vit"),
@@ -174,7 +174,7 @@ class Quiet(nn.Module):
         return self.head(x + self.factor * self.fc(x).tanh())
 
 
-def test_constant_outputs_are_looked_behind() -> None:
+def test_constant_outputs_are_compared_inside_the_model() -> None:
     x = torch.randn(2, 8)
     right, wrong = Model(Quiet().eval(), (x,)), Model(Quiet(1.01).eval(), (x,))
     assert verify(right, right).ok
@@ -190,7 +190,7 @@ def test_without_a_reference_the_reason_is_stated(monkeypatch: pytest.MonkeyPatc
     assert found.tolerance.source == "estimated"
 
 
-def test_noise_grows_with_the_types_step() -> None:
+def test_noise_grows_with_the_machine_epsilon() -> None:
     program = networks.program("vit")
     inputs = program.with_batch(2)
     measured = Reference(program)
@@ -254,7 +254,7 @@ class TwoAnswers(nn.Module):
         return self.fc(x), x
 
 
-def test_another_number_of_outputs_is_another_model() -> None:
+def test_a_different_number_of_outputs_is_an_error() -> None:
     x = (torch.randn(2, 4),)
     with pytest.raises(CheckFailed) as caught:
         verify(Model(TwoAnswers().eval(), x), Model(nn.Linear(4, 4).eval(), x))

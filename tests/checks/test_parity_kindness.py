@@ -90,7 +90,7 @@ class Saturated(Body):
 
 @pytest.mark.parametrize("kind", [ZeroWeight, Saturated])
 @pytest.mark.parametrize("batches", [(1, 2), (1, 3)])
-def test_outputs_that_are_the_same_for_all_samples_are_looked_behind(
+def test_outputs_equal_for_all_samples_are_compared_inside_the_model(
     kind: type[nn.Module], batches: tuple[int, ...]
 ) -> None:
     right, wrong = model(kind()), model(kind(1.01))
@@ -101,7 +101,7 @@ def test_outputs_that_are_the_same_for_all_samples_are_looked_behind(
     assert not verify(right, wrong, batches=batches).ok
 
 
-def test_a_model_that_shows_nothing_anywhere_fails() -> None:
+def test_a_model_whose_outputs_and_stream_are_constant_fails() -> None:
     class Nothing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.mean(1) * 0.0
@@ -136,7 +136,7 @@ def test_a_large_channel_does_not_hide_the_others_between_two_files(tmp_path: Pa
     assert not verify(right, wrong, batches=(2,)).ok
 
 
-def test_the_allowance_of_a_channel_follows_its_own_noise() -> None:
+def test_the_tolerance_of_a_channel_follows_its_own_noise() -> None:
     tolerance = policy.Tolerance(4.0, 0.0, None, "measured", "")
     limit = policy.allowed(tolerance, {1: torch.tensor([1e-3] * 9 + [1.0])}, torch.zeros(2, 10))
     assert limit.shape == (1, 10)
@@ -144,7 +144,7 @@ def test_the_allowance_of_a_channel_follows_its_own_noise() -> None:
     assert limit[0, 0] == pytest.approx(4.0 * policy.MEDIAN_SHARE * 1e-3)
 
 
-def test_the_ceiling_ends_what_noise_allows() -> None:
+def test_the_ceiling_limits_every_measured_tolerance() -> None:
     loud = policy.Floor(max_abs=1.0, rel_l2=1.0, rms=1.0)
     for dtype, ceiling in policy.CEILING.items():
         assert policy.measured(loud, dtype, "generated", 1.0).rel_l2 == ceiling
@@ -181,7 +181,7 @@ def test_a_file_without_the_operators_is_not_the_same(dtype: str, tmp_path: Path
     assert any("without its inserted operators" in failure for failure in found.failures), str(found)
 
 
-def test_operators_that_change_nothing_are_said_to_prove_nothing() -> None:
+def test_operators_without_effect_are_noted_as_no_evidence() -> None:
     plain = Model(faults.BUILDERS["vit"]().eval(), (torch.randn(2, 3, faults.SIZE, faults.SIZE),))
     edited = cbs.insert(plain, cbs.plan(cbs.inspect(plain), op="cb_s", layers="all", pos="end"))
     found = verify(edited, plain, batches=(2,))

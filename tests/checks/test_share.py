@@ -1,4 +1,4 @@
-"""Own time on traces whose truth is known: what differs, how much it takes, and how sure that is."""
+"""Own time of synthetic traces: the difference of the graphs, the share, and its confidence interval."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_groups_of_equal_operators_belong_to_the_sites_in_order() -> None:
     assert not any(node.site for node in in_groups(b, added[:3], ["one", "two"]))  # unlike groups
 
 
-def test_what_stands_elsewhere_is_no_difference() -> None:
+def test_a_different_order_is_not_a_difference() -> None:
     nodes = model()[0]
     assert not differ(nodes, [*nodes[5:], *nodes[:5]])
 
@@ -132,7 +132,7 @@ def test_few_runs_are_refused() -> None:
         estimate(traced(model(), rng, FEWEST_RUNS - 1), traced(model(), rng, FEWEST_RUNS))
 
 
-def test_runs_that_did_something_else_are_left_out() -> None:
+def test_runs_that_executed_other_operators_are_left_out() -> None:
     usual, other = (Node("A"), Node("B")), (Node("A"), Node("Retry"), Node("B"))
     runs = [Run(usual, (1.0, 2.0), 4.0)] * 9 + [Run(other, (1.0, 5.0, 2.0), 9.0)]
     found = trace_of(runs)
@@ -226,7 +226,7 @@ NOISY = (0.93, 1.09)
         ((-0.06, -0.05), pairs(1.00, 1.02), "inconclusive", False),
     ],
 )
-def test_both_measurements_settle_it(
+def test_own_time_and_pairs_decide_together(
     own_bounds: tuple[float, float], measured: Benchmark, verdict: str, agree: bool
 ) -> None:
     found = settle(measured, own(*own_bounds))
@@ -241,7 +241,7 @@ def test_both_measurements_settle_it(
     )
 
 
-def test_what_weakens_the_pairs_does_not_weaken_own_time() -> None:
+def test_notes_about_the_pairs_do_not_apply_to_own_time() -> None:
     found = settle(replace(pairs(*NOISY), notes=("one process proves little",)), own(0.002, 0.005))
     assert found.notes == ("end to end: one process proves little",)
 
@@ -251,7 +251,7 @@ def test_equal_graphs_say_so() -> None:
     assert found.sentence.startswith("negligible: both execute the same operators")
 
 
-def test_without_own_time_the_pairs_keep_their_word() -> None:
+def test_without_own_time_the_pairs_decide() -> None:
     found = settle(pairs(*NOISY), "no profiler here")
     assert found.verdict == "inconclusive" and found.sentence == "inconclusive by the pairs"
     assert found.to_dict()["own_missing"] == "no profiler here" and found.share is None

@@ -1,4 +1,4 @@
-"""Own time of real ONNX files: planted overheads against a profile that the test reads and sums by hand."""
+"""Own time of real ONNX files: planted overheads, compared with a profile that the test sums itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistics, on timings whose truth is known."""
+"""The statistics of latency, on timings with a known true ratio."""
 
 from __future__ import annotations
 

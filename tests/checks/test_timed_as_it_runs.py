@@ -1,4 +1,4 @@
-"""What is timed is what was asked for: the candidate itself, compiled if it says so, in the mode of the baseline."""
+"""``bench`` times the requested model: the candidate's own graph, compiled if requested, in the baseline's mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces with a known truth: operators of known cost, on a machine that disturbs them."""
+"""Synthetic traces: operators of known cost on a machine that disturbs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input: one clear message in four parts, the right exit code, no traceback, nothing half-written."""
+"""Bad input: one clear message in four parts, the right exit code, no traceback, no incomplete file."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_folder_that_does_not_exist_or_is_not_writable(tmp_path: Path) -> None
     refused(run("ship", VIT, "-o", tmp_path / "out"), 2, "[CB-OUT-06]")
 
 
-def test_a_place_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     refused(run("insert", VIT, "-o", tmp_path / "out.safetensors"), 2, "[CB-OUT-06]")
     refused(run("ship", VIT, "-o", tmp_path / "out"), 2, "[CB-OUT-06]")

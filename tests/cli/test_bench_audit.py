@@ -33,7 +33,7 @@ def test_several_batches_are_a_sweep(plain: Path, edited: Path) -> None:
     assert "sweep" not in run("bench", plain, edited, "--budget", "2s", "--claim", "900%", "--json").document
 
 
-def test_sizes_build_the_models_anew(tmp_path: Path) -> None:
+def test_each_size_builds_new_models(tmp_path: Path) -> None:
     reference = "timm:test_vit"
     words = ("bench", reference, reference, "--size", "96,160", "--budget", "4s", "--claim", "900%", "--json")
     found = run(*words).document

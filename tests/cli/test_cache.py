@@ -1,4 +1,4 @@
-"""Kept inspections: the same answer at once, and never the answer of something else."""
+"""The cache of inspections: the same result quickly, and never the result for another model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def inspected(*words: object, kept: bool, where: Path) -> Outcome:
     return outcome
 
 
-def test_the_second_answer_is_the_first_one(place: Path) -> None:
+def test_the_cached_result_equals_the_first_one(place: Path) -> None:
     for extra in ([], ["--json"], ["--why"]):
         fresh = run("inspect", NAME, *OPTIONS, *extra, "--no-cache")
         assert not place.exists() or extra
@@ -64,7 +64,7 @@ def without_times(text: str) -> Any:
     return {key: value for key, value in document.items() if key != "seconds"}
 
 
-def test_a_kept_answer_needs_no_torch(place: Path) -> None:
+def test_a_cached_result_is_shown_without_importing_torch(place: Path) -> None:
     code = "import sys; from cbsurgeon.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
     command = [sys.executable, "-c", code, "inspect", NAME, *OPTIONS]
     for expected in ("0 True\n", "0 False\n"):
@@ -93,7 +93,9 @@ def test_another_content_another_option_or_another_source_is_another_entry(
     assert len(keys) == 3 and None not in keys
 
 
-def test_what_may_change_unseen_is_not_kept(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_change_unnoticed_is_not_cached(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arch = Loading(arch=NAME)
     assert cache.key_of(str(weights), arch) is not None
     for reference, loading in (
@@ -124,7 +126,7 @@ def another_key(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [halved, nested, another_key])
-def test_a_damaged_entry_is_made_anew(damage: Callable[[Path], None], place: Path) -> None:
+def test_a_damaged_cache_entry_is_replaced(damage: Callable[[Path], None], place: Path) -> None:
     inspected(NAME, *OPTIONS, kept=False, where=place)
     damage(next(place.iterdir()))
     inspected(NAME, *OPTIONS, kept=False, where=place)
@@ -143,7 +145,7 @@ def test_the_oldest_entries_go(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(path.stat().st_size for path in place.iterdir()) <= 200
 
 
-def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_folder_that_cannot_be_written_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     cache.write("0", {"blocks": []}, {})

@@ -177,7 +177,7 @@ def test_report_writes_html_once(tmp_path: Path) -> None:
     assert run("report", file, "-o", page, "--force").code == 0
 
 
-def test_report_refuses_a_document_that_breaks_its_promise(tmp_path: Path) -> None:
+def test_report_refuses_a_document_with_wrong_fields(tmp_path: Path) -> None:
     file = tmp_path / "audit.json"
     file.write_text('{"schema": "cbsurgeon.audit/1", "params": 3, "flops": [], "bytes": null}')
     for words in (["report", file], ["report", file, "-o", tmp_path / "x.html"]):

@@ -1,4 +1,4 @@
-"""What the machine refuses, and a claim that does not hold, as errors of ours."""
+"""Failures of the operating system, and claims that are false, are reported as errors with four parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people meet first: the start, completion, progress, and what an interruption leaves."""
+"""First contact: the start text, completion, progress, and the message after an interruption."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
+def test_ctrl_c_names_the_saved_results(tmp_path: Path) -> None:
     words = [sys.executable, "-c", SWEEP, "sweep", "timm:deit_tiny_patch16_224", "-o", str(tmp_path / "grid")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None

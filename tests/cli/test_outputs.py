@@ -1,4 +1,4 @@
-"""What a verb writes against what it reads: inputs survive under every name, whatever ends the command."""
+"""Outputs never overwrite inputs, under any name and however the command ends."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_recipe_that_is_not_of_this_model_is_refused_in_a_dry_run(changes: dic
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a file's size is set as Linux has it")
-def test_a_full_disk_is_said_of_the_file_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_full_disk_error_names_the_requested_file(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from cbsurgeon.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"

@@ -114,7 +114,7 @@ def exported(edited: Path) -> Path:
     return path
 
 
-def test_export_leaves_the_file_alone_in_its_folder(exported: Path) -> None:
+def test_export_leaves_no_other_file_in_the_folder(exported: Path) -> None:
     assert sorted(path.name for path in exported.parent.iterdir()) == [
         "edited.onnx",
         "edited.safetensors",
@@ -174,7 +174,7 @@ def test_an_export_that_differs_is_kept_as_unverified(
     assert outcome.document["path"] == str(tmp_path / "m.unverified.onnx") and not outcome.document["verify"]["ok"]
 
 
-def test_ship_does_the_whole_job(plain: Path, tmp_path: Path) -> None:
+def test_ship_runs_every_step(plain: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shipped"
     outcome = run("ship", plain, "--layers", "upper", "--pos", "end", "-o", folder, "--bench-budget", "3", "--json")
     assert outcome.code == 0, outcome.err
@@ -203,7 +203,7 @@ def test_ship_does_the_whole_job(plain: Path, tmp_path: Path) -> None:
     assert not (folder / "model.engine").exists()
 
 
-def test_ship_that_cannot_be_proven_exits_1_and_keeps_the_evidence(
+def test_ship_with_failed_parity_exits_1_and_keeps_the_unverified_file(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _plant_fault(monkeypatch)

@@ -1,4 +1,4 @@
-"""Real photographs for the tests: those that scikit-image and scikit-learn bring, cut to many sizes."""
+"""Real photographs for the tests, from scikit-image and scikit-learn, cut to many sizes."""
 
 from __future__ import annotations
 

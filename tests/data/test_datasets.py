@@ -188,7 +188,7 @@ def test_a_floating_point_image_has_no_known_range(tmp_path: Path) -> None:
         decode(path, "RGB")
 
 
-def test_folders_that_are_no_dataset(tmp_path: Path) -> None:
+def test_folders_that_are_not_a_dataset(tmp_path: Path) -> None:
     def code(folder: Path, **how: Any) -> str:
         with pytest.raises((InputFileError, UsageError)) as caught:
             open_data(folder, SMALL, workers=0, **how)
@@ -264,7 +264,7 @@ def test_arrays_of_images_and_of_inputs(tmp_path: Path) -> None:
         ({"x": numpy.float32(3)}, "one number"),
     ],
 )
-def test_arrays_that_are_no_dataset(tmp_path: Path, arrays: dict[str, Any], why: str) -> None:
+def test_arrays_that_do_not_form_a_dataset(tmp_path: Path, arrays: dict[str, Any], why: str) -> None:
     numpy.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(InputFileError, match=why) as caught:
         open_data(tmp_path / "x.npz", SMALL)

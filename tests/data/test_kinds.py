@@ -1,4 +1,4 @@
-"""Datasets of other packages: the images and labels of a folder, whatever form they lie in."""
+"""Datasets of other packages give the same images and labels as a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines are built without a GPU, described, sealed, and only trusted where this tool made them."""
+"""Engines are built without a GPU, get a sealed manifest, and are trusted only if built here."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_changed_engine_is_refused_even_with_trust(engine: Export, tmp_path: P
     assert caught.value.code == "CB-ENGINE-04"
 
 
-def test_a_manifest_that_only_fits_is_not_enough(
+def test_a_matching_manifest_without_our_seal_is_not_trusted(
     engine: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / engine.path.name
@@ -193,7 +193,7 @@ def test_an_interrupt_stops_the_build(model: Path, tmp_path: Path) -> None:
     assert any("%" in line for line in said)
 
 
-def test_what_the_watcher_raises_comes_back(model: Path, tmp_path: Path) -> None:
+def test_an_error_of_the_progress_callback_stops_the_build(model: Path, tmp_path: Path) -> None:
     def fail(message: str) -> None:
         if "cloning" in message:
             raise RuntimeError("enough")
@@ -240,7 +240,7 @@ def test_a_build_that_fails_leaves_nothing(model: Path, tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_free_dimensions_are_refused(tmp_path: Path) -> None:
+def test_two_dynamic_dimensions_are_refused(tmp_path: Path) -> None:
     value = [onnx.helper.make_tensor_value_info(name, 1, ["batch", "length"]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
     opsets = [onnx.helper.make_opsetid("", 20)]

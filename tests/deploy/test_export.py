@@ -1,4 +1,4 @@
-"""An exported ONNX file: dynamic, named, checked, self-describing, complete or absent."""
+"""An exported ONNX file: dynamic batch, named inputs, checked, with metadata, written atomically."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_external_data_that_is_another_file_is_not_read(link: str, tmp_path: Pat
         read_metadata(made.path)
 
 
-def test_external_data_lies_beside_and_runs(tmp_path: Path) -> None:
+def test_external_data_is_written_next_to_the_file_and_runs(tmp_path: Path) -> None:
     made = export_onnx(networks.edited("vit"), tmp_path / "m.onnx", external_data=True)
     assert made.external_data == tmp_path / "m.onnx.data"
     assert made.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
@@ -140,7 +140,7 @@ def test_typed_export_accumulates_the_mean_in_float32(dtype: str, tmp_path: Path
         assert cast.attribute[0].i == onnx.TensorProto.FLOAT
 
 
-def test_typed_export_leaves_the_batch_free(tmp_path: Path) -> None:
+def test_typed_export_keeps_the_batch_dynamic(tmp_path: Path) -> None:
     made = export_onnx(networks.edited("swin"), tmp_path / "m.onnx", dtype="float16")
     with open_runtime(made.path) as runtime:
         for batch in BATCHES:
@@ -156,7 +156,7 @@ def test_an_existing_file_is_kept(suffix: str, tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_nothing_is_left_when_the_exporter_refuses(tmp_path: Path) -> None:
+def test_no_file_is_left_if_the_exporter_fails(tmp_path: Path) -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -178,7 +178,7 @@ def test_nothing_is_left_when_the_exporter_refuses(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_left_when_the_checker_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_left_if_the_checker_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         assert path.exists()
         raise ValueError("no")
@@ -190,7 +190,7 @@ def test_nothing_is_left_when_the_checker_refuses(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_left_when_the_batch_is_fixed(tmp_path: Path) -> None:
+def test_no_file_is_left_if_the_batch_is_not_dynamic(tmp_path: Path) -> None:
     program = capture(Model(nn.Linear(4, 4).eval(), (torch.randn(2, 4),)))
     wrong = dataclasses.replace(program, batch_axes={program.input_names[0]: 1})
     with pytest.raises(ExportError) as caught:
@@ -199,7 +199,7 @@ def test_nothing_is_left_when_the_batch_is_fixed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_metadata_is_told(tmp_path: Path) -> None:
+def test_damaged_metadata_is_an_error(tmp_path: Path) -> None:
     value = [onnx.helper.make_tensor_value_info(name, 1, ["batch", 4]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
     for text in ("{", '{"schema": "another/1"}'):
@@ -246,7 +246,7 @@ def test_an_old_onnx_is_refused(monkeypatch: pytest.MonkeyPatch, exported: Expor
     assert caught.value.code == "CB-MISSING-02"
 
 
-def test_exporters_say_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_exporters_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
     export_onnx(networks.edited("vit"), tmp_path / "m.onnx", progress=said.append)
     printed = capfd.readouterr()

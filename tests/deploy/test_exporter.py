@@ -1,4 +1,4 @@
-"""What torch.onnx cannot export as it stands, and what we do about it."""
+"""Graphs that torch.onnx cannot export unchanged are rewritten before the export."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_attention_of_four_axes_is_left_alone() -> None:
     assert with_four_axes(program) is program
 
 
-def test_what_the_exporters_optimizer_breaks_is_mended(tmp_path: Path) -> None:
+def test_a_graph_broken_by_the_exporters_optimizer_is_exported_without_it(tmp_path: Path) -> None:
     model = _model(Clamped(), 3, 8)
     with torch.no_grad():
         broken = torch.onnx.export(capture(model).exported, (), dynamo=True, opset_version=20, verbose=False)
@@ -93,7 +93,7 @@ def test_what_the_exporters_optimizer_breaks_is_mended(tmp_path: Path) -> None:
     assert means and all(node.input[1] not in made for node in means), "axes are constants"
 
 
-def test_equations_are_spelled_in_lowercase(tmp_path: Path) -> None:
+def test_equations_are_rewritten_in_lowercase(tmp_path: Path) -> None:
     """TensorRT's parser takes no other letters."""
     model = _model(Letters(), 3, 8)
     export_onnx(model, tmp_path / "m.onnx")

@@ -1,4 +1,4 @@
-"""A file for one batch size: what it says, that nothing is computed from the batch, and what others make of it."""
+"""A file for one batch size: its metadata, its constants, and how the other verbs treat it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_size_in_the_file_is_a_number(name: str, tmp_path: Path) -> None:
     assert not any(dim.dim_param for value in graph.value_info for dim in value.type.tensor_type.shape.dim)
 
 
-def test_it_computes_what_the_open_one_does(four: Path, open_batch: Path) -> None:
+def test_it_computes_what_the_file_with_a_dynamic_batch_does(four: Path, open_batch: Path) -> None:
     x = {"x": torch.randn(4, 3, 64, 64).numpy()}
     found, wanted = (
         onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, x)[0]
@@ -61,7 +61,7 @@ def test_it_is_compared_at_its_own_batch(four: Path) -> None:
     assert any("batch 4 alone" in note for note in found.notes)
 
 
-def test_two_other_batches_have_nothing_in_common(four: Path, folder: Path) -> None:
+def test_two_files_with_different_fixed_batches_are_refused(four: Path, folder: Path) -> None:
     two = export_onnx(networks.edited("vit"), folder / "two.onnx", batch=2).path
     with pytest.raises(CheckFailed) as caught:
         verify(four, two)

@@ -76,7 +76,7 @@ def test_every_node_of_a_folded_program_has_a_value() -> None:
             assert node.name not in {"", None}
 
 
-def test_mid_moves_to_the_narrow_side() -> None:
+def test_mid_moves_behind_the_down_projection() -> None:
     folded, _ = fold(networks.program("vit", "mid"))
     widths = [
         int(node.args[0].meta["val"].shape[-1])
@@ -186,7 +186,7 @@ def test_hand_written_lines_fold_as_well(line: nn.Module, plainly: bool, form: s
     assert_same_in_float64(program, folded)
 
 
-def test_the_bias_takes_the_mean_along() -> None:
+def test_the_mean_is_added_together_with_the_bias() -> None:
     """One pass over the tokens adds the bias, the mean, and nothing else: the mean carries the bias."""
     program = small(Branch(Line()))
     folded, _ = fold(program)
@@ -204,7 +204,7 @@ def test_a_projection_without_a_bias_has_no_pass_to_share() -> None:
     assert_same_in_float64(program, folded)
 
 
-def test_the_layer_scale_takes_the_half_where_a_norm_stands_before() -> None:
+def test_the_half_is_folded_into_the_layer_scale_after_a_norm() -> None:
     program = small(Branch(Scaled()))
     folded, sites = fold(program)
     assert [site.form for site in sites] == ["layer-scale"]
@@ -214,7 +214,7 @@ def test_the_layer_scale_takes_the_half_where_a_norm_stands_before() -> None:
 @pytest.mark.parametrize(
     ("module", "reason"), [(Twice(), "shared"), (Read(), "other operators read"), (Bent(), "not a projection")]
 )
-def test_what_is_not_legal_is_not_done(module: nn.Module, reason: str) -> None:
+def test_an_inexact_fold_is_not_done(module: nn.Module, reason: str) -> None:
     program = small(module)
     folded, sites = fold(program)
     assert folded is program

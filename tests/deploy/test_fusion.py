@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a folded model: one reduction and one addition per site, and no fusion lost."""
+"""ONNX Runtime executes a folded model with one reduction and one addition per site, and loses no fusion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every runtime answers the same question the same way."""
+"""Every runtime computes the same outputs for the same inputs."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_prepared_calls_compute_without_conversions() -> None:
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
-def test_a_specification_travels_to_another_process() -> None:
+def test_a_specification_can_be_sent_to_another_process() -> None:
     spec = pickle.loads(pickle.dumps(RuntimeSpec(networks.plain("vit"), "eager")))
     with open_spec(spec) as runtime:
         assert runtime.run(runtime_inputs(runtime))["output"].shape == (2, networks.CLASSES)

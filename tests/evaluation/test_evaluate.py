@@ -332,7 +332,7 @@ def test_labels_out_of_range_and_of_another_form(tmp_path: Path) -> None:
     assert refused(numpy.arange(6), output="features").code == "CB-EVAL-01"
 
 
-def test_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_arrays_are_not_preprocessed(tmp_path: Path) -> None:
     start = digits.TRAINED
     inputs, labels = digits.tensors()[start : start + 60].numpy(), digits.pictures()[1][start : start + 60]
     numpy.savez(tmp_path / "x.npz", x=inputs, labels=numpy.array(labels))

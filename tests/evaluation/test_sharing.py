@@ -1,4 +1,4 @@
-"""Several processes give the numbers of one, and a killed run continues to the same numbers."""
+"""Several processes give the same result as one, and a killed run resumes to the same result."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def evaluated(data: Path, **how: Any) -> Evaluation:
     return cbs.evaluate(digits.trained(), digits.trained(digits.HalfBlind), data=data, **how)
 
 
-def test_a_killed_run_continues_to_the_same_figures(data: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes_to_the_same_result(data: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resuming, "EVERY", 0.0)
     whole = evaluated(data)
     assert not list(state.glob("*")), "an evaluation that ended keeps nothing"

@@ -1,4 +1,4 @@
-"""Other tasks: several labels an image, and label maps, against scikit-learn."""
+"""Other tasks: several labels per image, and label maps, against scikit-learn."""
 
 from __future__ import annotations
 

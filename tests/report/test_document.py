@@ -1,4 +1,4 @@
-"""Reading result documents back: what is not one is refused by name."""
+"""Reading result documents: other files are refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Terminal tables: everything a verdict rests on is in them, at any width, without colour codes unless asked."""
+"""Terminal tables: they contain everything that decides a verdict, at any width, with colour codes only on request."""
 
 from __future__ import annotations
 

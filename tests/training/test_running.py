@@ -218,7 +218,7 @@ class TestFusedInference:
             upper(x)
         assert len(calls) == 5
 
-    def test_padding_is_never_in_a_mean_in_silence(self, norm_first: bool, at: str, pos: str) -> None:
+    def test_padding_is_never_silently_in_a_mean(self, norm_first: bool, at: str, pos: str) -> None:
         """With a padding mask the encoder may pass nested tensors on, whose mean over tokens is no such mean."""
         plain = encoder(norm_first)
         x = torch.randn(2, 6, 16)

@@ -103,9 +103,9 @@ def bench(
 
 
 def _spent(own: OwnTime | str, elapsed: float, budget: float) -> float:
-    """Seconds of the budget that own time took; opening and compiling the models is not counted.
+    """Return the seconds of the budget that own time took, without opening and compiling the models.
 
-    Where there is no own time, nobody knows how long opening took, so that its part of the budget is the most.
+    If own time could not be measured, the duration of opening is unknown; then at most its part of the budget counts.
     """
     return min(own.seconds, budget) if isinstance(own, OwnTime) else min(elapsed, OWN_PART * budget)
 

@@ -42,14 +42,14 @@ def answered(task: Task, progress: Progress, stopped: Callable[[], bool]) -> Ans
     progress("building")
     timed, peak = _build(task)
     require_comparable(timed[0], timed[1])
-    arms = [item.timing() for item in timed]
+    timers = [item.timing() for item in timed]
     progress("warming up")
-    per_call = warm_up(arms, min(WARM_SECONDS, WARM_SHARE * left))
+    per_call = warm_up(timers, min(WARM_SECONDS, WARM_SHARE * left))
     start = time.perf_counter()
     left = 0.0 if task.deadline is None else task.deadline - time.time()
     groups = task.groups or max(groups_within(per_call, task.min_sample, left), len(ROTATION))
     pace = Pace(task.min_sample, groups, None if task.deadline is None else start + left, fewest=len(ROTATION))
-    samples = sample(arms, pace, per_call, progress=progress, stopped=stopped)
+    samples = sample(timers, pace, per_call, progress=progress, stopped=stopped)
     seconds = time.perf_counter() - start
     stamp = {**environment(), "clock": timed[0].clock}
     for item in timed:

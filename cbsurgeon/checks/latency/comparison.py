@@ -114,7 +114,7 @@ def compare(
 
 
 def compare_timers(
-    arms: Sequence[Timer],
+    timers: Sequence[Timer],
     *,
     pairs: int = 60,
     min_sample_ms: float = 20.0,
@@ -126,17 +126,17 @@ def compare_timers(
     """Compare as :func:`compare` does, with timers instead of callables.
 
     Args:
-        arms: timers of A, B and a second A.
+        timers: timers of A, B and a second A.
         pairs, min_sample_ms, claim, budget, names, progress: as :func:`compare`.
     """
     start = time.perf_counter()
     limit = WARM_SECONDS if budget is None else min(WARM_SECONDS, WARM_SHARE * budget)
-    per_call = warm_up(arms, limit)
+    per_call = warm_up(timers, limit)
     left = None if budget is None else budget - (time.perf_counter() - start)
     wanted = pairs if left is None else groups_within(per_call, min_sample_ms / 1e3, left)
     groups = max(wanted, MIN_GROUPS)
     pace = Pace(min_sample_ms / 1e3, groups, None if budget is None else start + budget)
-    taken = sample(arms, pace, per_call, progress=progress)
+    taken = sample(timers, pace, per_call, progress=progress)
     if len(taken.a) < MIN_GROUPS:
         raise KeyboardInterrupt
     partial = len(taken.a) < groups and budget is None
@@ -209,8 +209,8 @@ def _prefixed(progress: Progress, label: str) -> Progress:
 def _peak(answers: Sequence[Answer]) -> tuple[int | None, int | None]:
     """Return the median peak memory of A and B, over the processes in which each was built first."""
     found = []
-    for arm in (0, 1):
-        values = sorted(value for item in answers if (value := item.samples.peak_memory[arm]) is not None)
+    for model in (0, 1):
+        values = sorted(value for item in answers if (value := item.samples.peak_memory[model]) is not None)
         found.append(values[len(values) // 2] if values else None)
     return found[0], found[1]
 

@@ -81,12 +81,12 @@ def nothing() -> None:
     """Do nothing: the synchronisation for calls that return when they are done."""
 
 
-def warm_up(arms: Sequence[Timer], seconds: float) -> list[float]:
+def warm_up(timers: Sequence[Timer], seconds: float) -> list[float]:
     """Run all timers in turn until they are steady; return the seconds per call of each."""
     stop = time.perf_counter() + seconds
     before: list[float] = []
     while True:
-        times = [[arm(1) for arm in arms] for _ in range(3)]
+        times = [[timer(1) for timer in timers] for _ in range(3)]
         now = [statistics.median(column) for column in zip(*times, strict=True)]
         steady = before and all(abs(new / old - 1) < STEADY for new, old in zip(now, before, strict=True))
         if steady or time.perf_counter() > stop:
@@ -146,7 +146,7 @@ def groups_within(per_call: Sequence[float], min_sample: float, seconds: float) 
 
 
 def sample(
-    arms: Sequence[Timer],
+    timers: Sequence[Timer],
     pace: Pace,
     per_call: Sequence[float],
     *,
@@ -156,7 +156,7 @@ def sample(
     """Take the groups of one process.
 
     Args:
-        arms: timers of A, B and the second A.
+        timers: timers of A, B and the second A.
         pace: number of groups, length of a sample, deadline.
         per_call: seconds per call from the warm-up.
         progress: called with a message after every tenth of the groups.
@@ -179,7 +179,7 @@ def sample(
                     left = (pace.deadline - time.perf_counter()) / (pace.fewest - len(rows))
                     calls = max(1, min(calls, int(left / group)))
                 began = time.perf_counter()
-                rows.append(_group(arms, ROTATION[index % len(ROTATION)], calls))
+                rows.append(_group(timers, ROTATION[index % len(ROTATION)], calls))
                 group = (time.perf_counter() - began) / calls
                 if progress and (index + 1) % step == 0:
                     progress(f"{index + 1} of {pace.groups} groups")
@@ -190,11 +190,11 @@ def sample(
     return Process(a, b, control, (load_before, load()[0]))
 
 
-def _group(arms: Sequence[Timer], order: Sequence[int], calls: int) -> tuple[tuple[float, float], ...]:
+def _group(timers: Sequence[Timer], order: Sequence[int], calls: int) -> tuple[tuple[float, float], ...]:
     """Take two samples of each model, in this order."""
     taken: list[list[float]] = [[], [], []]
     for which in order:
-        taken[which].append(arms[which](calls))
+        taken[which].append(timers[which](calls))
     return tuple((first, last) for first, last in taken)
 
 

@@ -42,9 +42,9 @@ def analyse(samples: Sequence[Process]) -> Finding:
     Raises:
         ValueError: fewer than six groups in total.
     """
-    arms = [tuple(np.asarray(rows) for rows in (part.a, part.b, part.control)) for part in samples]
-    measured = estimate([log_ratios(a, b) for a, b, _ in arms])
-    return Finding(measured, estimate([log_ratios(a, control) for a, _, control in arms]))
+    taken = [tuple(np.asarray(rows) for rows in (part.a, part.b, part.control)) for part in samples]
+    measured = estimate([log_ratios(a, b) for a, b, _ in taken])
+    return Finding(measured, estimate([log_ratios(a, control) for a, _, control in taken]))
 
 
 def conclude(

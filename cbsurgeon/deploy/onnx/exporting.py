@@ -64,8 +64,8 @@ def export_onnx(
         model: what to export, in evaluation mode.
         path: the file to write.
         how: how to write it; or its fields as keywords. Opset 17 is converted from 18; 23 has ``Attention`` as one
-            operator; bfloat16 needs 22 and gets it. In a typed export, means still accumulate in float32. Folding is
-            done where it is exact.
+            operator. bfloat16 needs 22, so a lower opset is raised. In a 16-bit export, means still accumulate in
+            float32.
         for_tensorrt: write folded operators in the form that TensorRT fuses best, not ONNX Runtime's fastest form.
         force: replace an existing file.
         program: the captured model, if the caller has it already.

@@ -25,7 +25,7 @@ class Profiled:
     Attributes:
         traces: the traces of A, B and the second A; a sentence instead of a trace that cannot be read.
         method: name of the profiler.
-        opening: seconds that opening the models took, compiling included.
+        opening: seconds for opening and compiling the models.
     """
 
     traces: tuple[Trace | str, Trace | str, Trace | str]

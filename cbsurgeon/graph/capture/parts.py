@@ -96,7 +96,12 @@ def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tup
     """
     assert model.module is not None
     batch = batch_of(model.module, example(model), model.batch_axis)
-    if batch.size is None:
+    tensors = [
+        axis
+        for leaf, axis in zip(pytree.tree_leaves(example(model)), batch.axes, strict=True)
+        if isinstance(leaf, Tensor) and leaf.dim()
+    ]
+    if batch.size is None or (model.batch_axis is None and None in tensors):  # a list of samples of their own sizes
         return {}
     more = batch.resized(example(model), batch.size + 1)
     try:

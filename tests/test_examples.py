@@ -78,7 +78,7 @@ def test_uniform_heads() -> None:
 def test_lightning(tmp_path: Path) -> None:
     for package in ("timm", "sklearn", "pytorch_lightning"):
         pytest.importorskip(package, reason="the example says it needs it")
-    printed = run("08_train_lightning.py", "--out", str(tmp_path / "run"))
+    printed = run("09_train_lightning.py", "--out", str(tmp_path / "run"))
     assert "with another recipe: True" in printed and "step 60, test accuracy" in printed
     assert "2 x cb_s, 128 parameters added" in printed
 
@@ -87,5 +87,5 @@ def test_lightning(tmp_path: Path) -> None:
 def test_distillation() -> None:
     for package in ("timm", "sklearn", "onnxruntime"):
         pytest.importorskip(package, reason="the example says it needs it")
-    printed = run("09_distill.py")
+    printed = run("10_distill.py")
     assert "18 tokens" in printed and "ONNX Runtime computes the same" in printed

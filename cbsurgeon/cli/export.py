@@ -47,8 +47,6 @@ def command(
       cbsurgeon export deit.onnx -o deit.engine --batch 1,8,64
       cbsurgeon export swin.safetensors -o fp16.onnx --dtype float16 --batch 4 \\
           --data imagenet/val
-      cbsurgeon export model.safetensors -o fp16.onnx --dtype float16 \\
-          --keep-float32 overflowing
     """
     from cbsurgeon import verbs
     from cbsurgeon.models.files import atomic

@@ -1,10 +1,12 @@
-"""Showing results in notebooks: the tables of the terminal as HTML, with every text escaped.
+"""Showing results in notebooks: the tables of the terminal as HTML, with every text escaped, and curves as SVG.
 
 Result classes are in packages below this one and cannot import it; :func:`install` adds the method that notebooks call.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import io
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -39,10 +41,21 @@ def install() -> None:
 
 def _method(rows: Callable[[Any], Rows]) -> Callable[[Any], str]:
     def html(self: Any) -> str:
-        return f'<div style="font-size:90%">{"".join(map(_element, rows(self)))}</div>'
+        return f'<div style="font-size:90%">{"".join(map(_element, rows(self)))}{_figure(self)}</div>'
 
     html.__name__, html.__doc__ = METHOD, "The result as HTML, for notebooks."
     return html
+
+
+def _figure(result: Any) -> str:
+    """Return the curves of an analysis as SVG; empty for other results, and without matplotlib."""
+    from cbsurgeon.analysis import Analysis, drawing
+
+    if not isinstance(result, Analysis) or importlib.util.find_spec("matplotlib") is None:
+        return ""
+    picture = io.StringIO()
+    drawing.figure_of_curves(result.to_dict()).savefig(picture, format="svg")
+    return picture.getvalue()[picture.getvalue().index("<svg") :]
 
 
 def _result(result: Any) -> Rows:

@@ -24,8 +24,8 @@ SECTIONS = {
     "costs": "Costs",
     "latency": "Latency",
     "attention": "Attention",
-    "accuracy": "Accuracy",
     "sweeps": "Sweep",
+    "accuracy": "Accuracy",
     "files": "Files",
     "environment": "Environment",
 }

@@ -170,7 +170,9 @@ def _run(
             write_text(folder / written[name], recipes[name].to_json(), force=True)
     storage = how.storage or f"sqlite:///{(folder / 'runs.db').absolute()}"
     name = f"cbsurgeon-{digest[:16]}" if how.storage else "cbsurgeon"
-    runs = Runs(name, how.run, how.metric, how.minimize, how.retries, storage, digest, models, written, how.seeds)
+    runs = Runs(
+        name, how.run, how.metric, how.minimize, how.retries, storage, digest, models, written, tuple(how.seeds)
+    )
     if how.budget is not None:
         runs = replace(runs, until=time.time() + how.budget)
     runs.write(folder)

@@ -23,6 +23,9 @@ SIZE = 0.3
 
 BUDGET = 4.0
 
+CLAIM = 0.003
+"""Below the smallest planted overhead: copying the activations takes 0.8 to 2 % of a run, by processor."""
+
 
 def gelu(name: str, x: str, root: float = 2**0.5) -> tuple[list[Any], list[Any]]:
     """GELU in five operators, which ONNX Runtime fuses into one where the constants are GELU's."""
@@ -99,7 +102,7 @@ def test_planted_overheads_are_slower(
     plain: Path, plant: str, added: dict[str, int], removed: dict[str, int], tmp_path: Path
 ) -> None:
     other = network(tmp_path / "planted.onnx", plant=[plant])
-    result = bench(plain, other, backend="onnxruntime", threads=1, budget=BUDGET)
+    result = bench(plain, other, backend="onnxruntime", threads=1, budget=BUDGET, claim=CLAIM)
     assert result.own is not None, result.own_missing
     graph = result.own.graph
     assert _counts(graph.added) == added and _counts(graph.removed) == removed

@@ -163,9 +163,9 @@ def report_file(folder: Path) -> Path:
 
 def test_report_prints_tables_and_json(tmp_path: Path) -> None:
     file = report_file(tmp_path)
-    assert "put cb at end of 6 blocks: 6,7,8,9,10,11" in run("report", file).out
+    assert "inserted cb at the end of 6 blocks: 6,7,8,9,10,11" in run("report", file).out
     combined = run("report", file, "--json").document
-    assert combined["schema"] == "cbsurgeon.report/1" and len(combined["documents"]) == 8
+    assert combined["schema"] == "cbsurgeon.report/1" and len(combined["documents"]) == 9
 
 
 def test_report_writes_html_once(tmp_path: Path) -> None:

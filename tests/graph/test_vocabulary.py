@@ -11,19 +11,19 @@ from torch import Tensor, nn
 import cbsurgeon as cbs
 from cbsurgeon.graph import aten
 
-# Tagged as pointwise and no step of a forward pass: gradients, in-place integer operators, two outputs; `max` and `min`
-# are tagged for their form with two tensors, which is `maximum` and `minimum`.
-LEFT_OUT = {"frexp", "max", "min", "__ilshift", "__ixor", "__xor", "__irshift", "__iand", "__ior", "__and", "__or"}
+# Tagged as pointwise and no step of a forward pass on floating tensors: comparison of whole tensors, in-place integer
+# operators, two outputs. `max` and `min` are tagged for their form with two tensors, which is `maximum` and `minimum`.
+LEFT_OUT = {"equal", "frexp", "max", "min", "__ilshift__", "__ixor__"}
 
 
 def tagged() -> Iterator[str]:
     """The names of all ATen operators that PyTorch tags as pointwise."""
-    for name in dir(torch.ops.aten):
-        packet = getattr(torch.ops.aten, name)
-        for overload in packet.overloads() if hasattr(packet, "overloads") else ():
-            found = getattr(packet, overload)
-            if torch.Tag.pointwise in found.tags:
-                yield found._schema.name.split("::")[1].rstrip("_")
+    schemas = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("aten::")}
+    for name in (schema.removeprefix("aten::") for schema in schemas):
+        packet = getattr(torch.ops.aten, name, None)
+        overloads = [] if packet is None else [getattr(packet, overload) for overload in packet.overloads()]
+        if any(torch.Tag.pointwise in overload.tags for overload in overloads):
+            yield name if name.endswith("__") else name.rstrip("_")
 
 
 def test_every_pointwise_operator_of_pytorch_is_known() -> None:

@@ -22,6 +22,9 @@ from cbsurgeon.graph.block import Block, Hook, Inspection, Rejected, Site, Use
 from cbsurgeon.graph.reasons import Reason
 from cbsurgeon.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, cropped
 from cbsurgeon.operators import CB
+from cbsurgeon.sweeps import SweepTable
+from cbsurgeon.sweeps.measuring import Row as Cell
+from cbsurgeon.sweeps.runs import Result
 
 HOSTILE = "<script>alert('x')</script>&\"]]>"
 """Stands in names that come from a model or a path; a page that shows it raw would run it."""
@@ -286,6 +289,18 @@ def sweep() -> dict[str, Any]:
     return {**points[2], "sweep": points}
 
 
+def grid() -> dict[str, Any]:
+    """A sweep with a training command: two cells, two seeds."""
+    cost = {"params": 22_050_664, "flops": 4_608_338_304, "bytes": 228_900_000}
+    rows = (
+        Cell("baseline", **cost),
+        Cell("cb-end-mlp-upper", {"op": "cb"}, (6, 7), **{**cost, "bytes": 234_100_000}),
+        Cell("se-end-mlp-upper", {"op": "se"}, (6, 7), **{**cost, "params": 22_274_920, "bytes": 236_000_000}),
+    )
+    runs = [Result(row.name, seed, 0.8 + 0.01 * seed + 0.02 * n, 1) for n, row in enumerate(rows) for seed in (0, 1)]
+    return SweepTable("timm:deit_small_patch16_224", Path("sweep"), rows, tuple(runs), "accuracy").to_dict()
+
+
 def shipment(ok: bool = True) -> dict[str, Any]:
     return {
         "schema": "cbsurgeon.ship/1",
@@ -319,5 +334,6 @@ def shipment(ok: bool = True) -> dict[str, Any]:
             benchmark(),
             analysis(),
             evaluation(),
+            grid(),
         ],
     }

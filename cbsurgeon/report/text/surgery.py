@@ -13,7 +13,7 @@ def inserted(document: Document, documents: Sequence[Document]) -> Rows:
     """Yield the sites of the inserted operators, and the state-dict keys they added."""
     verb = "would insert" if document["dry_run"] else "inserted"
     yield line(
-        f"{verb} {document['op']} at {document['position']} of {counted(len(document['sites']), 'block')}: "
+        f"{verb} {document['op']} at the {document['position']} of {counted(len(document['sites']), 'block')}: "
         f"{listed(document)}",
         "bold",
     )

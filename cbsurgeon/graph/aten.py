@@ -54,7 +54,8 @@ ELEMENTWISE = (
     floor round sign eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not fill zeros_like
     ones_like masked_scatter cumsum softmax log_softmax _softmax flip sort scalar_tensor positive ceil trunc frac sgn
     signbit copysign fmod remainder log2 log10 ldexp nextafter angle conj_physical deg2rad rad2deg isfinite isinf isnan
-    isneginf isposinf logical_xor bitwise_xor bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ __xor__ _conj_physical gcd lcm
+    isneginf isposinf logical_xor bitwise_xor bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ __xor__
+    _conj_physical gcd lcm
 """)
 )
 """Operators whose output axes are the broadcast axes of their inputs (softmax, cumsum and sort keep them too)."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def section(document: Document) -> dict[str, Any]:
     """Return the template's variables for one sweep."""
+    drawn = (("Bytes moved", costs(document)), (f"{document['metric']} of the runs", metrics(document)))
     return {
         "reference": document["reference"],
         "columns": columns(document),
@@ -22,7 +23,7 @@ def section(document: Document) -> dict[str, Any]:
         "failed": [run for run in document["runs"] if run["value"] is None],
         "best": document["best"],
         "metric": document["metric"],
-        "plots": [_svg(plot) for plot in (costs(document), metrics(document)) if plot],
+        "plots": [{"title": title, "svg": _svg(plot)} for title, plot in drawn if plot],
     }
 
 

@@ -58,7 +58,7 @@ def test_it_is_compared_at_its_own_batch(four: Path) -> None:
     found = verify(networks.edited("vit"), four)
     assert found.ok, str(found)
     assert found.batches == (4,)
-    assert any("batch 4 alone" in note for note in found.notes)
+    assert any("only at batch 4" in note for note in found.notes)
 
 
 def test_two_files_with_different_fixed_batches_are_refused(four: Path, folder: Path) -> None:

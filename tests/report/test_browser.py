@@ -100,8 +100,8 @@ def test_every_section_is_there_and_fits(page: str, width: int, tmp_path: Path) 
 def test_plots_are_readable_on_a_phone(page: str, tmp_path: Path) -> None:
     measured, _ = measure(tmp_path, page, PHONE)
     # network, one block, parity by batch and block, two costs, latency, own time; the last four once more;
-    # and seven of the attention
-    assert len(measured["figures"]) == 12 + 7
+    # seven of the attention, and two of the sweep
+    assert len(measured["figures"]) == 12 + 7 + 2
     assert all(box[2] > 300 for box in measured["figures"])
     assert measured["text"] >= 9  # pixels: the smallest letters in any picture, about 7 points on paper
 

@@ -67,7 +67,7 @@ CASES = [
     ("inspect timm:deit_tinny_patch16_224", DONE),
     ("inspect {}/plain.pt --arch deit_tiny_patch16_224", USAGE),  # of another size than the weights
     ("export {}/edited.safetensors -o {}/half.onnx --dtype fp16 --no-verify", DONE),
-    ("export {}/edited.safetensors -o {}/o.onnx --opset 21 --no-verify", None),
+    ("export {}/edited.safetensors -o {}/o.onnx --opset 24 --no-verify", None),
     ("insert {}/edited.safetensors --pos mid -o {}/exists.safetensors", DONE),
     ("export {}/edited.safetensors -o {}/none/m.onnx --no-verify", None),
     ("insert {}/edited.safetensors --layers all -o {}/twice.safetensors", DONE),

@@ -175,11 +175,15 @@ def test_another_preprocessing_in_the_deployed_file_is_found_and_named(
         found.raise_if_failed()
 
 
-def test_a_float16_file_that_overflows_is_found_and_named(data: Path, tmp_path: Path) -> None:
+def test_a_float16_file_that_overflows_is_found_and_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our own export refuses such a file; other tools write it."""
+    monkeypatch.setattr("cbsurgeon.deploy.typed.overflows", lambda *_: [])
     cbs.export(digits.large(), tmp_path / "m.onnx", dtype="float16")
     found = cbs.evaluate(digits.large(), tmp_path / "m.onnx", data=data, **HERE)
     assert not found and "not-finite" in {finding.kind for finding in found.findings}
-    assert any("(float16): an overflow" in finding.text for finding in found.findings)
+    assert any("they overflow" in finding.text for finding in found.findings)
     json.loads(found.to_json())
 
 

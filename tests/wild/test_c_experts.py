@@ -63,7 +63,7 @@ def test_experts_added_up_one_by_one_are_chosen_on_request_alone() -> None:
         (experts.Dispatched, "routed", "einsum"),
         (experts.Gathered, "routed", "einsum"),
         (experts.Sorted, "routed", "index_copy"),
-        (experts.Fetched, "not-elementwise", "index_add"),
+        (experts.Fetched, "routed", "index_add"),
     ],
 )
 def test_experts_that_do_not_see_all_tokens_are_refused_with_the_step(

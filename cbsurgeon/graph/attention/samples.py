@@ -53,7 +53,11 @@ def moved(program: Program) -> str:
         for name, tensor in program.example.items()
     }
     parameters = lively(program)
-    before, after = (values(program, inputs, outputs, parameters) for inputs in (program.example, changed))
+    before = values(program, program.example, outputs, parameters)
+    try:
+        after = values(program, changed, outputs, parameters)
+    except (IndexError, RuntimeError, ValueError):
+        return ""  # the model does not accept the changed values, so they show nothing
     for node, (name, axis) in outputs.items():
         gap = (before[node].double() - after[node].double()).abs().nan_to_num()
         each, rest = divmod(gap.shape[axis], sizes[0])
@@ -84,11 +88,20 @@ def _outputs(program: Program) -> dict[str, tuple[str, int]]:
     return found
 
 
+def _turned(sample: Tensor) -> Tensor:
+    """The values of a sample in another order: along its first axis that has several, so that rows stay whole."""
+    for axis in range(sample.dim()):
+        turned = sample.roll(1, axis)
+        if not torch.equal(turned, sample):
+            return turned
+    return sample
+
+
 def _last_changed(tensor: Tensor, axis: int) -> Tensor:
     """The tensor with other values in its last sample: the same ones in another order, so that they stay valid."""
     result = tensor.clone()
     last = result.select(axis, result.shape[axis] - 1)
-    turned = last.flatten().roll(1).reshape(last.shape)
+    turned = _turned(last)
     if torch.equal(turned, last) and tensor.is_floating_point():
         noise = torch.randn(last.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         turned = turned + noise.to(tensor)

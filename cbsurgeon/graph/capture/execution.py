@@ -28,9 +28,16 @@ class _Reader(fx.Interpreter):
         self.needed = _needed(module.graph, self.wanted, override)
         self.places = {node: place for place, node in enumerate(module.graph.nodes)}
 
+    def run(self, *args: Any, **_: Any) -> None:
+        """Run the needed nodes; the others cost nothing, so that many short runs of a long graph stay cheap."""
+        self.env, self.args_iter = {}, iter(args)
+        for node in self.module.graph.nodes:  # type: ignore[union-attr]
+            if node.op in ("placeholder", "get_attr") or (node.op == "call_function" and node in self.needed):
+                self.env[node] = self.run_node(node)
+            for dead in self.user_to_last_uses.get(node, ()):
+                self.env.pop(dead, None)
+
     def run_node(self, n: fx.Node) -> Any:
-        if n.op == "call_function" and n not in self.needed:
-            return None
         if n.name not in self.override and aten.draws(n):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.places[n])

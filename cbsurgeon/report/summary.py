@@ -14,7 +14,8 @@ def sentences(documents: Sequence[Document]) -> list[tuple[str, str]]:
     found = []
     for part in of_kind(documents, "insert"):
         what = (
-            f"{part['op']} is inserted at the {part['position']} of {counted(len(part['sites']), 'block')}: {listed(part)}"
+            f"{part['op']} is inserted at the {part['position']} of {counted(len(part['sites']), 'block')}: "
+            f"{listed(part)}"
         )
         found.append((f"{what}.", ""))
     for part in of_kind(documents, "verify"):

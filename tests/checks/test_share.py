@@ -224,6 +224,10 @@ NOISY = (0.93, 1.09)
         ((-0.003, 0.002), pairs(0.90, 0.95, verdict="faster"), "negligible", False),  # faster is not slower
         ((0.05, 0.06), pairs(0.97, 1.00), "inconclusive", False),
         ((-0.06, -0.05), pairs(1.00, 1.02), "inconclusive", False),
+        ((3.67, 3.73), pairs(4.21, 5.23), "slower", True),
+        ((3.67, 3.73), pairs(3.21, 4.23, control=(0.89, 1.10)), "slower", False),  # both slower, by another size
+        ((-0.66, -0.65), pairs(0.45, 0.60), "faster", False),
+        ((0.15, 0.16), pairs(0.99, 1.03), "inconclusive", False),
     ],
 )
 def test_own_time_and_pairs_decide_together(

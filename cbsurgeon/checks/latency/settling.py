@@ -22,9 +22,12 @@ def settle(benchmark: Benchmark, own: OwnTime | str) -> Benchmark:
 
     The pairs contradict this verdict if their interval, widened by A's deviation from itself, is more than the claim
     away from it. (With one process, more than 2 % away: two copies of one model differ by as much through memory
-    layout.) A contradicted verdict becomes ``inconclusive``. There is one exception: if pairs of several processes
-    prove a slow-down and own time shows none, the verdict is ``slower``, because a run can become slower outside its
-    operators.
+    layout.) A contradicted verdict becomes ``inconclusive``, with two exceptions:
+
+    * If the whole widened interval of the pairs is on the same side, by more than the claim (or the 2 %), both agree on
+      the verdict and differ only in its size; the sentence gives both sizes.
+    * If pairs of several processes prove a slow-down and own time shows none, the verdict is ``slower``, because a run
+      can become slower outside its operators.
 
     Args:
         benchmark: the result of the pairs alone.
@@ -40,16 +43,16 @@ def settle(benchmark: Benchmark, own: OwnTime | str) -> Benchmark:
     agree = low - margin <= overhead.value <= high + margin
     found: Verdict
     if overhead.lower95 > claim:
-        found, against = "slower", high < overhead.value - margin
+        found, against = "slower", high < overhead.value - margin and low <= margin
     elif overhead.upper95 < -claim:
-        found, against = "faster", low > overhead.value + margin
+        found, against = "faster", low > overhead.value + margin and high >= -margin
     elif overhead.upper95 <= claim:
         found, against = "negligible", low > margin
     else:
         return _undecided(benchmark, own, agree)
     if against:
         return _contradicted(benchmark, own, found)
-    words = "end-to-end times agree" if agree else "end-to-end times differ, but do not contradict this"
+    words = "end-to-end times agree" if agree else f"end-to-end times {_differing(found)}"
     return replace(
         benchmark,
         own=own,
@@ -97,6 +100,12 @@ def _own_words(own: OwnTime, found: Verdict) -> str:
     if not own.graph:
         return "negligible: both execute the same operators"
     return f"negligible: {middle:+.2f} % by operator times (95 % interval {low:+.2f} to {high:+.2f} %)"
+
+
+def _differing(found: Verdict) -> str:
+    if found == "negligible":
+        return "differ, but do not contradict this"
+    return f"also show that B is {found}, by another size"
 
 
 def _interval(own: OwnTime) -> str:

@@ -100,7 +100,7 @@ def inserted(path: Path) -> set[str]:
     """Names of the operators that belong to an inserted site."""
     import onnx
 
-    from cbsurgeon.deploy.onnx.file import module_path
+    from cbsurgeon.deploy.onnx.metadata import module_path
 
     nodes = onnx.load(path, load_external_data=False).graph.node
     notes = {node.name: {item.key: item.value for item in node.metadata_props} for node in nodes}

@@ -8,7 +8,8 @@ from typing import Any
 
 from cbsurgeon.checks import Leak
 from cbsurgeon.deploy.manifest import read as read_manifest
-from cbsurgeon.deploy.onnx.file import read_metadata, recipes_of, require_file
+from cbsurgeon.deploy.onnx.file import read_metadata, require_file
+from cbsurgeon.deploy.onnx.metadata import recipes_of
 from cbsurgeon.errors import InputFileError
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic

@@ -16,6 +16,7 @@ from torch import nn
 
 from cbsurgeon.deploy import Export, export, export_onnx, open_runtime, read_metadata
 from cbsurgeon.deploy.onnx import file as onnx_file
+from cbsurgeon.deploy.onnx.metadata import METADATA_KEY
 from cbsurgeon.errors import CaptureError, ExportError, InputFileError, MissingPackage, OutputFileError, UsageError
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
@@ -204,7 +205,7 @@ def test_damaged_metadata_is_an_error(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
     for text in ("{", '{"schema": "another/1"}'):
         proto = onnx.helper.make_model(graph)
-        proto.metadata_props.add(key=onnx_file.METADATA_KEY, value=text)
+        proto.metadata_props.add(key=METADATA_KEY, value=text)
         onnx.save(proto, tmp_path / "m.onnx")
         with pytest.raises(InputFileError) as caught:
             read_metadata(tmp_path / "m.onnx")

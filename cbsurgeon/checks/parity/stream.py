@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.checks.parity.reference import Named
 from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
 from cbsurgeon.deploy.onnx import file as onnx_file
+from cbsurgeon.deploy.onnx.metadata import module_path
 from cbsurgeon.deploy.runtimes.onnx_runtime import OnnxRuntime
 from cbsurgeon.graph import Program, aten
 
@@ -100,7 +101,7 @@ def onnx_points(path: Path) -> dict[Key, str]:
         same = len(shapes) == 2 and shapes[0] is not None and shapes[0] == shapes[1] and len(shapes[0]) > 1
         if node.op_type == "Add" and same and not weights & set(node.input):
             notes = {item.key: item.value for item in node.metadata_props}
-            points.append((onnx_file.module_path(notes), node.output[0]))
+            points.append((module_path(notes), node.output[0]))
     return number(points)
 
 

@@ -18,6 +18,7 @@ from cbsurgeon.deploy.onnx.batch import BATCH, fix_batch, name_sizes, open_sizes
 from cbsurgeon.deploy.onnx.einsum import spell_in_lowercase
 from cbsurgeon.deploy.onnx.lowering import EXPORTERS_OLDEST, lower, require_opset
 from cbsurgeon.deploy.onnx.means import write_means_as_products
+from cbsurgeon.deploy.onnx.metadata import METADATA_KEY, METADATA_SCHEMA
 from cbsurgeon.deploy.onnx.naming import name_nodes
 from cbsurgeon.deploy.onnx.translation import translated
 from cbsurgeon.deploy.typed import Typed, check_types, floating_type, typed
@@ -199,13 +200,13 @@ def _finish(model: Any, metadata: Mapping[str, Any]) -> None:
             for note in _DROPPED_NOTES:
                 node.metadata_props.pop(note, None)
     model.producer_name, model.producer_version = "cbsurgeon", __version__
-    model.metadata_props[onnx_file.METADATA_KEY] = json.dumps(metadata, sort_keys=True)
+    model.metadata_props[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
 
 
 def _metadata(model: Model, form: Typed, sites: tuple[FoldedSite, ...], fold: bool) -> dict[str, Any]:
     program, source, preprocessing = form.program, model.provenance, preprocessing_of(model)
     return {
-        "schema": onnx_file.METADATA_SCHEMA,
+        "schema": METADATA_SCHEMA,
         "version": __version__,
         "recipes": [dict(recipe) for recipe in model.recipes],
         "provenance": {

@@ -1,20 +1,17 @@
-"""Reading and checking ONNX files: inputs, outputs, types, shapes and the metadata of cbsurgeon."""
+"""Reading and checking ONNX files: inputs, outputs, types and shapes."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cbsurgeon.deploy.artifact import Port
-from cbsurgeon.errors import InputFileError, MissingPackage, UsageError, missing
-from cbsurgeon.models.files import strict_json
-from cbsurgeon.surgery.recipe import Recipe
-
-METADATA_KEY = "cbsurgeon"
-METADATA_SCHEMA = "cbsurgeon.onnx/1"
+from cbsurgeon.deploy.onnx.external import external_names, require_own
+from cbsurgeon.deploy.onnx.metadata import LARGEST_SIZE, metadata_of, usual_sizes
+from cbsurgeon.errors import InputFileError, MissingPackage, missing
 
 # Older versions of onnx follow symbolic and hard links out of the model's folder when they load external data, and let
 # it set arbitrary attributes (CVE-2026-27489, -34445, -34446, -34447).
@@ -22,13 +19,6 @@ ONNX_FLOOR = (1, 21)
 
 # A protocol buffer holds at most 2 GiB. Weights of larger models are in a separate file, and onnx must work by path.
 PROTOBUF_LIMIT = 2**31 - 1
-
-LARGEST_RANK = 16
-LARGEST_SIZE = 1 << 40
-"""Limits on the number of axes and on any size: a file beyond them is damaged or malicious."""
-
-LARGEST_SIDE = 1 << 14
-"""No image that a file was exported with has more pixels in a row."""
 
 _CHUNK = 1 << 22
 
@@ -81,7 +71,7 @@ def load(path: Path, *, weights: bool = False) -> Any:
     if any(not 0 <= size <= LARGEST_SIZE for size in _sizes(proto)):
         raise not_onnx(path, ValueError(f"a size in it is negative or above {LARGEST_SIZE}"))
     for name in external_names(proto):
-        _require_own(path, name)
+        require_own(path, name)
     if weights:
         try:
             onnx.load_external_data_for_model(proto, str(path.parent))
@@ -97,53 +87,6 @@ def external_files(path: Path) -> list[Path]:
         CBSurgeonError: any error of :func:`load`.
     """
     return [path.parent / name for name in external_names(load(path))]
-
-
-def external_names(proto: Any) -> list[str]:
-    """Return the names of files with external weights of a parsed model, each once, including subgraphs."""
-    found: dict[str, None] = {}
-    graphs = [proto.graph, *proto.functions]
-    while graphs:
-        graph = graphs.pop()
-        tensors = list(getattr(graph, "initializer", ()))
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            tensors += [sparse.values, sparse.indices]
-        for node in graph.node:
-            for attribute in node.attribute:
-                tensors += [attribute.t, *attribute.tensors]
-                graphs += [attribute.g, *attribute.graphs]
-        outside = [tensor for tensor in tensors if tensor.data_location == tensor.EXTERNAL]
-        found |= {entry.value: None for tensor in outside for entry in tensor.external_data if entry.key == "location"}
-    return list(found)
-
-
-def _require_own(path: Path, name: str) -> None:
-    """Raise an error if external data could be an unrelated file; runtimes would open it without a check.
-
-    Raises:
-        InputFileError: the file is outside the model's folder, or a symbolic or hard link (CB-ONNX-05).
-    """
-    plain = Path(name)
-    data = path.parent / plain
-    if plain.is_absolute() or ".." in plain.parts or not plain.parts:
-        why = "it is outside the model's folder"
-    elif not data.exists() and not data.is_symlink():
-        return  # reported as missing when it is read
-    elif any((path.parent / Path(*plain.parts[: depth + 1])).is_symlink() for depth in range(len(plain.parts))):
-        why = "it is a symbolic link, which may point to any file"
-    elif not data.is_file():
-        why = "it is not a regular file"
-    elif data.stat().st_nlink > 1:
-        why = "it is a hard link: the file has another name, and may belong to another program"
-    else:
-        return
-    raise InputFileError(
-        "the ONNX file reads its weights from an unsafe file",
-        code="CB-ONNX-05",
-        where=f"{path}, external data {name!r}",
-        why=why,
-        do=f"if you trust the file, replace {data} by a copy of it",
-    )
 
 
 def _texts(proto: Any) -> Iterator[str | bytes]:
@@ -201,20 +144,9 @@ def check(path: Path) -> None:
 def ports(proto: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Return the inputs and outputs of a parsed model, without initializers."""
     weights = {tensor.name for tensor in proto.graph.initializer}
-    usual = _usual_sizes(proto)
+    usual = usual_sizes(proto)
     inputs = tuple(_port(value, usual) for value in proto.graph.input if value.name not in weights)
     return inputs, tuple(_port(value, usual) for value in proto.graph.output)
-
-
-def _usual_sizes(proto: Any) -> dict[str, int]:
-    """Symbol → its size at export, from our own metadata where it can be read."""
-    text = next((item.value for item in proto.metadata_props if item.key == METADATA_KEY), "{}")
-    try:
-        document = strict_json.parse(text)
-    except strict_json.NotStrictJSON:
-        return {}
-    found = document.get("open_sizes") if isinstance(document, dict) else None
-    return dict(found) if found and _is_sizes(found) else {}
 
 
 def _port(value: Any, usual: Mapping[str, int]) -> Port:
@@ -249,85 +181,6 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     """
     proto = load(Path(path))
     return metadata_of(proto, Path(path))
-
-
-def metadata_of(proto: Any, path: Path) -> dict[str, Any] | None:
-    """Return the metadata as :func:`read_metadata` does, from a parsed model."""
-    text = next((item.value for item in proto.metadata_props if item.key == METADATA_KEY), None)
-    if text is None:
-        return None
-    try:
-        document = strict_json.parse(text)
-    except strict_json.NotStrictJSON as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(document, dict) or document.get("schema") != METADATA_SCHEMA:
-        raise _damaged(path, f"its schema is not {METADATA_SCHEMA!r}")
-    for name, fits in _MEMBERS.items():
-        if name in document and not fits(document[name]):
-            raise _damaged(path, f"{name} does not have the structure that exports write")
-    try:
-        recipes_of(document.get("recipes", []))
-    except ValueError as error:
-        raise _damaged(path, str(error)) from error
-    return document
-
-
-def recipes_of(value: Any) -> list[dict[str, Any]]:
-    """The recipes in what an ONNX file or an engine's manifest says of the model, each of them checked.
-
-    Raises:
-        ValueError: one is not a recipe, or states a size that no tensor has.
-    """
-    if not isinstance(value, list):
-        raise ValueError("recipes is not a list")
-    try:
-        found = [Recipe.from_dict(one) for one in value]
-    except UsageError as error:
-        raise ValueError(f"{error.what}: {error.why}") from error
-    if any(
-        not 0 < size <= LARGEST_SIZE for one in found for site in one.sites for size in (site.tokens, site.channels)
-    ):
-        raise ValueError(f"a recipe states a size below 1 or above {LARGEST_SIZE}")
-    return [one.to_dict() for one in found]
-
-
-def _is_range(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(end, int) for end in value)
-
-
-def _is_sizes(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(size, int) and 0 < size <= LARGEST_SIDE for size in value.values()
-    )
-
-
-_MEMBERS: Mapping[str, Callable[[Any], bool]] = {
-    "provenance": lambda value: isinstance(value, dict),
-    "sites": lambda value: isinstance(value, list) and all(isinstance(site, dict) for site in value),
-    "batch_inputs": lambda value: (
-        isinstance(value, dict) and all(isinstance(axis, int) and 0 <= axis < LARGEST_RANK for axis in value.values())
-    ),
-    "open_sizes": _is_sizes,
-    "integer_inputs": lambda value: isinstance(value, dict) and all(map(_is_range, value.values())),
-}
-"""The check that each field of the metadata must pass before it is used."""
-
-
-def _damaged(path: Path, why: str) -> InputFileError:
-    return InputFileError(
-        "the file's cbsurgeon metadata cannot be read",
-        code="CB-ONNX-03",
-        where=f"{path}, metadata property {METADATA_KEY!r}",
-        why=why,
-        do="export the model again with this version",
-    )
-
-
-def module_path(metadata: Mapping[str, str]) -> str:
-    """Return the module path of an exported node, as torch.onnx recorded it; empty if it did not."""
-    scopes = metadata.get("pkg.torch.onnx.name_scopes", "")
-    paths = re.findall(r"['\"]([^'\"]*)['\"]", scopes)[:-1]
-    return paths[-1] if paths else ""
 
 
 def sha256(path: Path) -> str:

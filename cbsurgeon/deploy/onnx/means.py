@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 
 from cbsurgeon.deploy.folding.folds import AVERAGE
-from cbsurgeon.deploy.onnx.file import module_path
+from cbsurgeon.deploy.onnx.metadata import module_path
 
 
 def write_means_as_products(model: Any) -> int:

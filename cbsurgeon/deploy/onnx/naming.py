@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cbsurgeon.deploy.folding.folds import AVERAGE
-from cbsurgeon.deploy.onnx.file import module_path
+from cbsurgeon.deploy.onnx.metadata import module_path
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 
 

@@ -15,6 +15,7 @@ from cbsurgeon.deploy.artifact import Export, Port
 from cbsurgeon.deploy.clock import Clock
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.onnx.exporting import export_onnx
+from cbsurgeon.deploy.onnx.metadata import metadata_of, module_path
 from cbsurgeon.deploy.tensorrt.build_options import BuildOptions, profiled
 from cbsurgeon.deploy.tensorrt.monitor import Cancellation, monitor
 from cbsurgeon.deploy.tensorrt.package import TensorRT, find, logger
@@ -114,7 +115,7 @@ def build_engine(
     facts = _facts(trt, options, source, proto, inputs, outputs)
     written = _write(target, plan, facts, source, force)
     _save_timing_cache(config, options)
-    metadata = onnx_file.metadata_of(proto, source) or {}
+    metadata = metadata_of(proto, source) or {}
     return Export(
         path=target,
         format="engine",
@@ -225,7 +226,7 @@ def _parser_error(parser: Any, proto: Any, source: Path) -> ExportError:
     error = parser.get_error(0) if parser.num_errors else None
     name = error.node_name() if error is not None else ""
     node = next((node for node in proto.graph.node if node.name == name), None) if name else None
-    block = onnx_file.module_path({item.key: item.value for item in node.metadata_props}) if node is not None else ""
+    block = module_path({item.key: item.value for item in node.metadata_props}) if node is not None else ""
     place = f"node {name} ({error.node_operator()})" if error is not None and name else str(source)
     return ExportError(
         "the TensorRT parser cannot read this model",
@@ -268,7 +269,7 @@ def _facts(
     inputs: Sequence[Port],
     outputs: Sequence[Port],
 ) -> dict[str, Any]:
-    metadata = onnx_file.metadata_of(proto, source) or {}
+    metadata = metadata_of(proto, source) or {}
     return {
         "package": {"name": trt.name, "version": trt.version},
         "versions": {"cbsurgeon": __version__, "torch": torch.__version__},

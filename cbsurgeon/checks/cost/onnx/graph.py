@@ -17,6 +17,7 @@ from cbsurgeon.checks.cost.onnx.rules import FREE, MOVES, RULES, FileNode, resiz
 from cbsurgeon.checks.cost.rules import Call, NotCountable, Shape
 from cbsurgeon.deploy.folding.folds import AVERAGE
 from cbsurgeon.deploy.onnx import file as onnx_file
+from cbsurgeon.deploy.onnx.metadata import metadata_of
 from cbsurgeon.errors import UsageError
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.registry import classes
@@ -127,7 +128,7 @@ class OnnxGraph:
 
     def groups(self) -> tuple[Group, ...]:
         """Return the operators that were inserted before the export, found by the module path of their nodes."""
-        metadata = onnx_file.metadata_of(self.proto, self.path) or {}
+        metadata = metadata_of(self.proto, self.path) or {}
         sites = [site for recipe in metadata.get("recipes", ()) for site in recipe.get("sites", ())]
         known, members = classes(), defaultdict[tuple[str, type[Operator]], list[Any]](list)
         for position, node in enumerate(self.proto.graph.node):
@@ -175,7 +176,7 @@ def _inferred(proto: Any, path: Path, batch: int) -> Any:
     onnx = onnx_file.import_onnx()
     initial = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in initial]
-    metadata = onnx_file.metadata_of(proto, path)
+    metadata = metadata_of(proto, path)
     # Files of cbsurgeon name the batch axis. In others it is the first axis of the first input, and any dynamic first
     # axis.
     axes = metadata.get("batch_inputs", {}) if metadata else {value.name: 0 for value in inputs[:1]}

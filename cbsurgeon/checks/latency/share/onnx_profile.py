@@ -15,6 +15,7 @@ from cbsurgeon.checks.latency.share.estimate import FEWEST_RUNS
 from cbsurgeon.checks.latency.share.trace import Node, Run, trace_of
 from cbsurgeon.checks.latency.share.turns import WARM, Profiled, take_turns
 from cbsurgeon.deploy.onnx import file as onnx_file
+from cbsurgeon.deploy.onnx.metadata import module_path
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 
 SUFFIX = "_kernel_time"
@@ -66,7 +67,7 @@ def sites_of(path: Path) -> dict[str, str]:
     """Return node name → module path of its inserted operator, for a file exported by cbsurgeon."""
     found = {}
     for node in onnx_file.load(path).graph.node:
-        parts = onnx_file.module_path({item.key: item.value for item in node.metadata_props}).split(".")
+        parts = module_path({item.key: item.value for item in node.metadata_props}).split(".")
         depth = next((depth for depth, part in enumerate(parts) if part in (ON_OUTPUT, ON_INPUT)), None)
         if depth is not None:
             found[node.name] = ".".join(parts[: depth + 1])

@@ -26,6 +26,7 @@ sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resol
 from benchmarks.zoo import entries  # noqa: E402
 from benchmarks.zoo.attention_truth import attentions  # noqa: E402
 from benchmarks.zoo.entry import Entry  # noqa: E402
+from benchmarks.zoo.scores import good, rates, summary  # noqa: E402
 from benchmarks.zoo.sweeping import Sweep, attempt, installed, parser  # noqa: E402
 
 TRUTH = ROOT / "benchmarks" / "attention_truth.json"
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     accepted.add_argument("--truth", action="store_true", help="write what runs instead of looking for it")
     options = accepted.parse_args(arguments)
     if options.truth:
-        return _write_truth(options.only)
+        return _write_truth(options.only, options.missing)
     expected = read_truth()
     return Sweep(
         script=Path(__file__),
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         entries=lambda: [entry for entry in entries() if entry.name in expected],
         measure=lambda entry: measure(entry, expected[entry.name]),
         lost=lambda entry, result: {**_nothing(entry, expected[entry.name]), **result},
-        good=lambda result: not (result["missed"] or result["extra"] or result.get("error")),
+        good=good,
         summary=summary,
         table=table,
         packages=PACKAGES,
@@ -61,17 +62,25 @@ def read_truth() -> dict[str, list[list[Any]]]:
     return models
 
 
-def _write_truth(only: str) -> int:
-    known = read_truth() if only and TRUTH.exists() else {}
+def _write_truth(only: str, missing: bool) -> int:
+    """Run the chosen models and write what ran, after each model."""
+    known = read_truth() if (only or missing) and TRUTH.exists() else {}
+    failed = 0
     for entry in entries():
-        if re.search(only, f"{entry.group} {entry.name}"):
+        if not re.search(only, f"{entry.group} {entry.name}") or (missing and entry.name in known):
+            continue
+        try:
             known[entry.name] = [[seen.path, seen.keys] for seen in attentions(entry)]
-            print(f"{len(known[entry.name]):4} {entry.name}", file=sys.stderr, flush=True)
-    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
-    head = json.dumps({"schema": "cbsurgeon.attention-truth/1", "packages": installed(PACKAGES)})
-    TRUTH.write_text(f'{head[:-1]}, "models": {{\n{rows}\n}}}}\n')
-    print(f"{TRUTH.name}: {sum(map(len, known.values()))} attentions in {len(known)} models")
-    return 0
+        except Exception as error:  # reported, and the exit code says so
+            failed += 1
+            print(f"FAILED {entry.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            continue
+        print(f"{len(known[entry.name]):4} {entry.name}", file=sys.stderr, flush=True)
+        rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known))
+        head = json.dumps({"schema": "cbsurgeon.attention-truth/1", "packages": installed(PACKAGES)})
+        TRUTH.write_text(f'{head[:-1]}, "models": {{\n{rows}\n}}}}\n')
+    print(f"{TRUTH.name}: {sum(map(len, known.values()))} attentions in {len(known)} models, {failed} failed")
+    return 1 if failed else 0
 
 
 def measure(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
@@ -109,25 +118,6 @@ def _nothing(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
     }
 
 
-def summary(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Sums per group and over all, with recall and precision."""
-    sums: dict[str, dict[str, Any]] = {}
-    for result in models.values():
-        for group in (result["group"], "all"):
-            row = sums.setdefault(group, dict.fromkeys(("models", "failed", "expected", "found", "missed", "extra"), 0))
-            row["models"] += 1
-            row["failed"] += bool(result.get("error"))
-            row["expected"] += result["expected"]
-            row["found"] += result["found"]
-            row["missed"] += len(result["missed"])
-            row["extra"] += len(result["extra"])
-    for row in sums.values():
-        hits = row["found"] - row["extra"]
-        row["recall"] = hits / row["expected"] if row["expected"] else None
-        row["precision"] = hits / row["found"] if row["found"] else None
-    return sums
-
-
 def table(models: Mapping[str, Any]) -> str:
     """The models that are not right, and the sums per group."""
     lines = []
@@ -137,10 +127,9 @@ def table(models: Mapping[str, Any]) -> str:
         remarks += [f"extra: {place}" for place in result["extra"]]
         lines += [name, *(f"    {remark}" for remark in remarks)] if remarks else []
     for group, row in summary(models).items():
-        rates = "  ".join(f"{rate} {row[rate]:.3f}" for rate in ("recall", "precision") if row[rate] is not None)
         lines.append(
             f"{group:<14}{row['models']:>4} models, {row['failed']} failed  {row['expected']:>6} ran {row['found']:>6}"
-            f" listed {row['missed']:>4} missed {row['extra']:>4} extra  {rates}"
+            f" listed {row['missed']:>4} missed {row['extra']:>4} extra  {rates(row)}"
         )
     return "\n".join(lines)
 

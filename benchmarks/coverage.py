@@ -23,6 +23,7 @@ sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resol
 
 from benchmarks.zoo import entries  # noqa: E402
 from benchmarks.zoo.measure import measure  # noqa: E402
+from benchmarks.zoo.scores import good, rates, summary  # noqa: E402
 from benchmarks.zoo.sweeping import Sweep, installed, parser  # noqa: E402
 
 TRUTH = ROOT / "benchmarks" / "coverage_truth.json"
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         entries=entries,
         measure=lambda entry: measure(entry, expected[entry.name]),
         lost=lambda entry, result: _lost(result, expected[entry.name]),
-        good=_good,
+        good=good,
         summary=summary,
         table=table,
         packages=PACKAGES,
@@ -87,29 +88,6 @@ def _lost(result: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _good(result: Mapping[str, Any]) -> bool:
-    return not (result["missed"] or result["extra"] or result.get("error"))
-
-
-def summary(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Sums per group and over all: models, blocks expected, found, missed, extra; recall and precision."""
-    sums: dict[str, dict[str, Any]] = {}
-    for result in models.values():
-        for group in (result["group"], "all"):
-            row = sums.setdefault(group, dict.fromkeys(("models", "failed", "expected", "found", "missed", "extra"), 0))
-            row["models"] += 1
-            row["failed"] += bool(result.get("error"))
-            row["expected"] += result["expected"]
-            row["found"] += result["found"]
-            row["missed"] += len(result["missed"])
-            row["extra"] += len(result["extra"])
-    for row in sums.values():
-        hits = row["found"] - row["extra"]
-        row["recall"] = hits / row["expected"] if row["expected"] else None
-        row["precision"] = hits / row["found"] if row["found"] else None
-    return sums
-
-
 def table(models: Mapping[str, Any]) -> str:
     """One line per model, its remarks below it, and the sums per group."""
     head = f"{'model':<58}{'expected':>9}{'found':>7}{'missed':>8}{'extra':>7}{'capture s':>11}{'read s':>8}"
@@ -123,10 +101,9 @@ def table(models: Mapping[str, Any]) -> str:
         lines += [f"    {remark}" for remark in _remarks(result)]
     lines.append("-" * len(head))
     for group, row in summary(models).items():
-        rates = "  ".join(f"{rate} {row[rate]:.3f}" for rate in ("recall", "precision") if row[rate] is not None)
         lines.append(
             f"{group:<20}{row['models']:>4} models, {row['failed']} failed{'':<14}{row['expected']:>12}"
-            f"{row['found']:>7}{row['missed']:>8}{row['extra']:>7}  {rates}"
+            f"{row['found']:>7}{row['missed']:>8}{row['extra']:>7}  {rates(row)}"
         )
     return "\n".join(lines)
 

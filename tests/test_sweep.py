@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,8 @@ from cbsurgeon.errors import CBSurgeonError, CheckFailed
 from cbsurgeon.integrations import ray_cluster
 from cbsurgeon.report import render_html, render_text
 from cbsurgeon.sweeps import study
-from cbsurgeon.sweeps.result import T975, SweepTable
+from cbsurgeon.sweeps.result import SweepTable
+from cbsurgeon.sweeps.runs import Result
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,7 +110,11 @@ def test_the_page_has_the_table_and_its_plots(tmp_path: Path) -> None:
     for row in table.rows:
         assert row.name in page
     assert "plot-sweep-costs" in page and "plot-sweep-metric" in page
-    assert f"<strong>{table.best}</strong>" in page and "CB-LOCATE-04" in page
+    assert (
+        f"<strong>{table.best}</strong>" in page
+        and "not distinguishable from the baseline" in page
+        and "CB-LOCATE-04" in page
+    )
 
 
 def test_the_edited_model_of_a_cell_is_the_file_that_the_command_gets(tmp_path: Path) -> None:
@@ -302,8 +308,35 @@ def test_workers_that_all_fail_are_a_failed_check(tmp_path: Path, monkeypatch: p
         cbs.sweep(encoder(), tmp_path / "s", layers=("0",), run="true", metric="a", workers=2)
 
 
-def test_intervals_are_those_of_student() -> None:
+def test_a_best_cell_is_compared_with_the_baseline_by_an_interval_for_all_cells(tmp_path: Path) -> None:
     from scipy import stats
 
-    assert pytest.approx([stats.t.ppf(0.975, freedom) for freedom in range(1, 31)], abs=1e-3) == T975
-    assert SweepTable("m", Path(), ()).best is None
+    table = cbs.sweep(encoder(), tmp_path / "s", op=("cb", "se"), layers=("all",))
+    assert table.best is None and table.finding == "" and table.to_dict()["finding"] is None
+
+    def with_values(gain: float) -> SweepTable:
+        values = {"baseline": (5.0, 6.0, 4.0, 5.5), "cb-end-mlp-all": (5.2, 6.1, 4.0, 5.3), "se-end-mlp-all": ()}
+        values["se-end-mlp-all"] = tuple(
+            one + gain + extra for one, extra in zip(values["baseline"], (0, 0.1, -0.1, 0.05), strict=True)
+        )
+        runs = [Result(cell, seed, value, 1) for cell, own in values.items() for seed, value in enumerate(own)]
+        return replace(table, results=tuple(runs), metric="accuracy")
+
+    clear, unclear, worse = with_values(1.0), with_values(0.1), with_values(-1.0)
+    # Differences 1 + (0, 0.1, -0.1, 0.05), two cells compared: 97.5 % for one is 95 % for both.
+    interval = stats.t.interval(0.975, 3, loc=1.0125, scale=stats.sem((0, 0.1, -0.1, 0.05)))
+    assert clear.best == "se-end-mlp-all"
+    assert clear.finding == (
+        f"se-end-mlp-all is better than the baseline: accuracy {1.0125:+.4g} "
+        f"(95 % interval {interval[0]:+.4g} to {interval[1]:+.4g}, corrected for 2 cells)"
+    )
+    assert "not distinguishable from the baseline" in unclear.finding
+    assert "cb-end-mlp-all is best by its mean" in worse.finding
+    assert replace(clear, minimize=True).finding.startswith("no cell has a better mean accuracy")
+    assert clear.finding in " ".join(render_text(clear.to_dict(), width=400).split())
+
+
+def test_one_seed_shows_no_difference(tmp_path: Path) -> None:
+    table = cbs.sweep(encoder(), tmp_path / "s", layers=("all",))
+    runs = (Result("baseline", 0, 1.0, 1), Result("cb-end-mlp-all", 0, 2.0, 1))
+    assert "run several seeds" in replace(table, results=runs, metric="accuracy").finding

@@ -21,7 +21,7 @@ def section(document: Document) -> dict[str, Any]:
         "rows": [(row["name"], row["name"] == document["best"], values(document, row)) for row in possible(document)],
         "refused": [(row["name"], row["refused"]) for row in document["rows"] if row["refused"]],
         "failed": [run for run in document["runs"] if run["value"] is None],
-        "best": document["best"],
+        "finding": document["finding"],
         "metric": document["metric"],
         "plots": [{"title": title, "svg": _svg(plot)} for title, plot in drawn if plot],
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cbsurgeon.checks.latency.statistics import student_quantile
 from cbsurgeon.errors import CheckFailed
 from cbsurgeon.sweeps.grid import BASELINE
 from cbsurgeon.sweeps.measuring import Row
@@ -16,11 +17,8 @@ from cbsurgeon.sweeps.runs import Result
 
 SCHEMA = "cbsurgeon.sweep/1"
 
-T975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-"""Student's t at 97.5 % for 1 to 30 degrees of freedom; beyond, 1.960 (normal) is at most 4 % too small."""
+DOUBT = 0.05
+"""Chance that one sentence about a sweep is wrong, and that one interval of its table misses."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,9 @@ class SweepTable:
 
         Confidence intervals are Student's t over seeds, at 95 %; ``None`` with a single seed.
         """
-        own, plain = self.values(name), self.values(BASELINE)
+        own, pairs = self.values(name), self._differences(name)
         if not own:
             return None
-        pairs = [own[seed] - plain[seed] for seed in own if seed in plain]
         difference = None
         if name != BASELINE and pairs:
             difference = {"value": statistics.fmean(pairs), "ci95": _interval(pairs), "seeds": len(pairs)}
@@ -82,6 +79,35 @@ class SweepTable:
             return None
         return (min if self.minimize else max)(means, key=lambda name: means[name])
 
+    @property
+    def finding(self) -> str:
+        """Whether the best cell differs from the baseline, as a sentence; empty without runs.
+
+        The best of many cells looks better than it is. So the interval in the sentence is corrected for every cell
+        that was compared (Bonferroni): the sentence is wrong with a chance of at most 5 %.
+        """
+        best = self.best
+        if best is None:
+            return ""
+        if best == BASELINE:
+            return f"no cell has a better mean {self.metric} than the baseline"
+        cells = [row.name for row in self.rows if row.name != BASELINE and len(self._differences(row.name)) > 0]
+        pairs = self._differences(best)
+        ends = _interval(pairs, DOUBT / max(1, len(cells)))
+        if ends is None:
+            return f"{best} is best by one seed, which cannot tell a difference from chance; run several seeds"
+        size = f"{statistics.fmean(pairs):+.4g} ({100 * (1 - DOUBT):g} % interval {ends[0]:+.4g} to {ends[1]:+.4g}"
+        size += f", corrected for {len(cells)} cells)" if len(cells) > 1 else ")"
+        better = ends[1] < 0 if self.minimize else ends[0] > 0
+        if better:
+            return f"{best} is better than the baseline: {self.metric} {size}"
+        return f"{best} is best by its mean, but not distinguishable from the baseline: {self.metric} {size}"
+
+    def _differences(self, name: str) -> list[float]:
+        """Return the differences of a cell's metric to the baseline's, one per seed that both have."""
+        own, plain = self.values(name), self.values(BASELINE)
+        return [own[seed] - plain[seed] for seed in own if seed in plain]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form, schema ``cbsurgeon.sweep/1``."""
         return {
@@ -93,6 +119,7 @@ class SweepTable:
             "metric": self.metric or None,
             "minimize": self.minimize,
             "best": self.best,
+            "finding": self.finding or None,
             "left": self.left,
             "environment": dict(self.environment),
         }
@@ -115,11 +142,11 @@ class SweepTable:
         return self
 
 
-def _interval(values: Sequence[float]) -> list[float] | None:
-    """Return the 95 % confidence interval of a mean; ``None`` for one value."""
+def _interval(values: Sequence[float], doubt: float = DOUBT) -> list[float] | None:
+    """Return the ``1 - doubt`` Student interval of a mean; ``None`` for fewer than two values."""
     if len(values) < 2:
         return None
-    quantile = T975[len(values) - 2] if len(values) - 1 <= len(T975) else 1.96
+    quantile = student_quantile(1 - doubt / 2, len(values) - 1)
     half = quantile * statistics.stdev(values) / math.sqrt(len(values))
     middle = statistics.fmean(values)
     return [middle - half, middle + half]

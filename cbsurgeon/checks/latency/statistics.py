@@ -14,7 +14,6 @@ smaller by ``sqrt((P-1)/P)``, and its quantile is the normal one).
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +92,6 @@ def order_rank(n: int, confidence: float) -> int | None:
 
 
 @cache
-@functools.cache
 def student_quantile(probability: float, freedom: int) -> float:
     """Return a quantile of Student's t for an integer number of degrees of freedom."""
     low, high = 0.0, 1e6

@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbsurgeon.checks.latency.statistics import student_quantile
 from cbsurgeon.evaluation.comparison import difference, value
 from cbsurgeon.evaluation.metrics import Metric
 from cbsurgeon.evaluation.robustness.stress import Stress
 from cbsurgeon.evaluation.statistics import bootstrap
-
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Two-sided 95 % quantiles of Student's t for this many seeds."""
 
 
 def summarize(
@@ -70,7 +68,7 @@ def _over_seeds(metric: Metric, seeds: Sequence[Tensor]) -> list[float] | None:
     finite = torch.tensor([one for one in values if one is not None], dtype=torch.float64)
     if len(finite) < len(values):
         return None
-    half = STUDENT.get(len(values), 1.96) * float(finite.std()) / math.sqrt(len(values))
+    half = student_quantile(0.975, len(values) - 1) * float(finite.std()) / math.sqrt(len(values))
     return [float(finite.mean()) - half, float(finite.mean()) + half]
 
 

@@ -28,8 +28,5 @@ def swept(document: Document, documents: Sequence[Document]) -> Rows:
     if document.get("left"):
         yield fact("left", f"{figures.counted(document['left'], 'run')}; the same command continues", "yellow")
     if document["best"]:
-        yield fact(
-            "best",
-            f"{document['best']} by {'smallest' if document['minimize'] else 'largest'} mean {document['metric']}",
-        )
+        yield fact("best", document["finding"])
     yield fact("folder", document["directory"], "green")

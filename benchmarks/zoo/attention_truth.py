@@ -87,7 +87,11 @@ class Watch(TorchFunctionMode):
         enter = nn.modules.module.register_module_forward_pre_hook(
             lambda module, _: self._stack.append(self._paths.get(id(module), self._stack[-1]))
         )
-        leave = nn.modules.module.register_module_forward_hook(lambda *_: self._stack.pop() and None, always_call=True)
+
+        def left(*_: Any) -> None:  # what a hook returns replaces the module's output
+            self._stack.pop()
+
+        leave = nn.modules.module.register_module_forward_hook(left, always_call=True)
         try:
             yield
         finally:

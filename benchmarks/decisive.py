@@ -5,7 +5,7 @@
 
 - same: a small ViT's ONNX file against a copy of it. Equal files are never ``slower`` or ``faster``.
 - ship: `cbsurgeon ship timm:deit_small_patch16_224 --layers upper --pos end` in processes of their own; in every second
-  run two tasks per core do nothing but compute. The verdict is ``negligible``, the upper bound of the own-time overhead
+  run one more task per core does nothing but compute. The verdict is ``negligible``, the upper bound of the own-time overhead
   at most 0.6 %, and the time at most 5 times that of a process that only builds the model, captures it with
   ``torch.export`` and exports it with ``torch.onnx`` (run before each ``ship``, equally busy).
 
@@ -49,8 +49,8 @@ TIMES_PLAIN = 5.0
 
 @contextmanager
 def busy(wanted: bool) -> Iterator[None]:
-    """Two tasks per core that never wait, where they are wanted."""
-    count = 2 * (os.cpu_count() or 1) if wanted else 0
+    """One task per core that never waits, where they are wanted."""
+    count = (os.cpu_count() or 1) if wanted else 0
     tasks = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -4,12 +4,12 @@
     python benchmarks/decisive.py --parts same --runs 50
 
 - same: a small ViT's ONNX file against a copy of it. Equal files are never ``slower`` or ``faster``.
-- ship: `cbsurgeon ship timm:deit_small_patch16_224 --layers upper --pos end` in processes of their own; in every second
-  run one more task per core does nothing but compute. The verdict is ``negligible``, the upper bound of the own-time overhead
-  at most 0.6 %, and the time at most 5 times that of a process that only builds the model, captures it with
-  ``torch.export`` and exports it with ``torch.onnx`` (run before each ``ship``, equally busy).
+- ship: `cbsurgeon ship timm:deit_small_patch16_224 --layers upper --pos end` in new processes. During every second run,
+  one other task per core computes without a pause. The verdict must be ``negligible``, the upper bound of the own-time
+  overhead at most 0.6 %, and the time at most 5 times that of a process that only builds the model, captures it with
+  ``torch.export`` and exports it with ``torch.onnx`` (run before each ``ship``, under the same load).
 
-Written after every run; ends with 1 when one run is otherwise. What else the machine does is in the load of each row.
+Results are written after every run. The exit code is 1 if a run misses its condition. Each row has the load average.
 """
 
 from __future__ import annotations

@@ -208,3 +208,31 @@ def test_nothing_to_keep_is_an_error(arguments: dict[str, str], words: str, tmp_
     with pytest.raises(UsageError, match=words) as raised:
         export_onnx(model(), tmp_path / "m.onnx", **arguments)
     assert raised.value.code == "CB-EXPORT-14"
+
+
+class Gated(nn.Module):
+    """A gate whose scores leave float16's range: the sigmoid of infinity is exactly one, as it is in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.blocks = nn.Linear(8, WIDTH), nn.ModuleList([Block()])
+        self.patch, self.head = nn.Linear(8, WIDTH), nn.Linear(WIDTH, 5)
+        with torch.no_grad():
+            self.gate.weight.mul_(1.5e5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks[0](self.patch(x) * torch.sigmoid(self.gate(x))).mean(1))
+
+
+def test_an_overflow_that_does_not_change_the_outputs_is_a_note(tmp_path: Path) -> None:
+    net = Gated().eval()
+    x = torch.randn(2, TOKENS, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert net.gate(x).abs().max() > torch.finfo(torch.float16).max
+        assert net.gate.weight.abs().max() < torch.finfo(torch.float16).max
+    made = export_onnx(Model(net, (x,)), tmp_path / "m.onnx", dtype="float16")
+    assert any("overflows without changing the outputs" in note and note.endswith("in gate") for note in made.notes)
+    with torch.no_grad(), open_runtime(made.path, optimize=False) as runtime:
+        found = runtime.run({"x": x.half()})["output"].float()
+        assert (found - net(x)).abs().max() <= MIXED_ATOL

@@ -276,7 +276,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "digits"
+    matplotlib.rcParams |= {"svg.hashsalt": "digits", "svg.fonttype": "none"}
     from matplotlib import pyplot
 
     value = {(cell, seed): accuracy for cell, seed, accuracy in found["runs"]}

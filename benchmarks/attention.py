@@ -96,7 +96,7 @@ def compared(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
     from cbsurgeon.models.model import Model, Provenance
 
     module, args, kwargs = entry.build()
-    found = inspect(Model(module, args, Provenance(entry.name), kwargs), check=False)
+    found = inspect(Model(module, args, Provenance(entry.name), kwargs, batch_axis=entry.batch_axis), check=False)
     ran, listed = [keys for _, keys in expected], [one.keys for one in found.attentions]
     missed, extra = list[str](), list[str]()
     for what, start, end, first, last in SequenceMatcher(None, ran, listed, autojunk=False).get_opcodes():

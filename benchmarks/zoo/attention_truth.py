@@ -25,6 +25,8 @@ PROJECTIONS = {"linear", "conv1d", "conv2d", "conv3d"}
 MULTIPLIES = {"mul", "multiply", "__mul__", "__rmul__"}
 CHANNELS = {"XCA", "CrossCovarianceAttn", "ChannelAttention", "ChannelAttentionV2"}
 """Classes of timm that weigh channels by channels: there is no map of queries by keys."""
+SAMPLES = {"SpatialTransformerBlock"}
+"""Classes of timm that weigh the samples of the batch: queries and keys have the shape [B, N], so the map is [B, B]."""
 WHOLE = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 
@@ -148,7 +150,9 @@ def attentions(entry: Entry) -> list[Seen]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return [
-        seen for seen in watch.seen if seen.weighs and type(module.get_submodule(seen.path)).__name__ not in CHANNELS
+        seen
+        for seen in watch.seen
+        if seen.weighs and type(module.get_submodule(seen.path)).__name__ not in CHANNELS | SAMPLES
     ]
 
 

@@ -24,12 +24,14 @@ class Entry:
         group: ``timm``, ``torchvision``, ``transformers`` or ``negative``.
         family: the model file or architecture it stands for.
         factory: builds the module and its positional and keyword inputs; use :meth:`build`.
+        batch_axis: the batch axis, stated for models in which samples see each other; ``None`` to have it proved.
     """
 
     name: str
     group: str
     family: str
     factory: Callable[[], Built]
+    batch_axis: int | None = None
 
     def build(self) -> Built:
         """The module with seeded random weights in evaluation mode, and inputs for two samples."""

@@ -45,7 +45,7 @@ def parts(entry: Entry) -> Iterator[tuple[Model, Program]]:
     """The model with its program, or each of its largest sub-modules that can be captured, with recorded inputs."""
     module, args, kwargs = entry.build()
     _wake(module)
-    whole = Model(module, args, Provenance(entry.name), kwargs)
+    whole = Model(module, args, Provenance(entry.name), kwargs, batch_axis=entry.batch_axis)
     try:
         program = capture(whole)
     except CaptureError:

@@ -32,7 +32,7 @@ def _compare(entry: Entry, expected: Mapping[str, Any]) -> dict[str, Any]:
     from cbsurgeon.models.model import Model, Provenance
 
     module, args, kwargs = entry.build()
-    found = inspect(Model(module, args, Provenance(entry.name), kwargs))
+    found = inspect(Model(module, args, Provenance(entry.name), kwargs, batch_axis=entry.batch_axis))
     first = first_names(module)
     wanted = [_keyed(block["fc1"], block["fc2"], block["calls"], first) for block in expected["blocks"]]
     chosen = [_keyed(block.fc1, block.fc2, block.calls, first) for block in found.blocks if block.default]

@@ -189,6 +189,11 @@ NETWORKS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
 )
 
 
+BATCH_AXIS = {"csatv2": 0}
+"""Models whose samples see each other: the spatial attention of CSATv2 (timm 1.0.31) has queries and keys of shape
+[B, N], so its map is [B, B]. cbsurgeon refuses such a model until the batch axis is stated."""
+
+
 def _factory(name: str, size: int, options: dict[str, Any]) -> Callable[[], Built]:
     def build() -> Built:
         import timm
@@ -202,4 +207,4 @@ def entries() -> Iterator[Entry]:
     """One entry per row of :data:`MODELS`, then the negatives."""
     for group, rows in (("timm", MODELS), ("negative", NETWORKS)):
         for family, name, size, options in rows:
-            yield Entry(f"timm/{name}", group, family, _factory(name, size, options))
+            yield Entry(f"timm/{name}", group, family, _factory(name, size, options), BATCH_AXIS.get(name))

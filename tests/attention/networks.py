@@ -94,6 +94,16 @@ class Einsum(Base):
         return self.out(torch.einsum("jibn,jbnd->bind", weights, v).flatten(2))
 
 
+class Dotted(Base):
+    """Einsum with ``...`` for the axes of samples and heads."""
+
+    def attend(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x)
+        weights = torch.einsum("...qd,...kd->...qk", q, k).mul(SIZE**-0.5).softmax(-1)
+        self.keep(weights)
+        return self.merge(torch.einsum("...qk,...kd->...qd", weights, v))
+
+
 class Columns(Base):
     """Channels before tokens: the values stand left of the weights."""
 
@@ -437,6 +447,7 @@ CASES: dict[str, Case] = {
     "folded": Case(Folded, sequence, _self()),
     "biased": Case(Biased, sequence, _self(masked=False)),
     "einsum": Case(Einsum, sequence, _self()),
+    "dotted": Case(Dotted, sequence, _self()),
     "columns": Case(Columns, sequence, _self()),
     "spelled": Case(Spelled, sequence, _self()),
     "fused": Case(Fused, sequence, _self(causal=False)),

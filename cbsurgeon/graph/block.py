@@ -51,14 +51,14 @@ class Use:
 
 @dataclass(frozen=True)
 class Mask:
-    """The input that says which of a site's tokens are padding.
+    """The input that marks padding among the tokens of a site.
 
     Attributes:
         input: name of the parameter of a ``forward`` (and of the program's input).
         valid: which values mark a token: ``nonzero``; ``zero`` (true is padding); or ``open``, a mask that is added to
             attention scores, where a large negative number marks padding.
         module: path of the module whose ``forward`` it is; empty for the model itself.
-        rows: it has one row of keys per query, all the same, instead of one per sample.
+        rows: it has one row of keys per query (all rows equal) instead of one row per sample.
     """
 
     input: str
@@ -88,7 +88,7 @@ class Site:
         uses: the tensor in the program, once per call of the block.
         hooks: the module whose input or output the tensor is; empty if there is none.
         occupied: name of the operator that is already at this site, if any.
-        mask: the input that says which of these tokens are padding, if one was found and proved.
+        mask: the input that marks padding among these tokens, if one was found and proved.
         class_token: position of the class token along the single token axis, if one was found and proved.
         unfold: how the tensor is split first, if samples and tokens share an axis; the axes above are then those of the
             split tensor.
@@ -123,7 +123,7 @@ class Block:
             has no module.
         token_axes: token axes of the residual branch's result (the End site).
         tokens, channels, hidden: sizes at capture.
-        default: chosen unless ``kinds`` says otherwise.
+        default: whether the block is chosen if ``kinds`` is not given.
         calls: how often the same module runs in one forward pass.
         sites: position → site, for the positions where an operator can be inserted.
         unavailable: position → reason, for the other positions.
@@ -232,10 +232,10 @@ class Inspection:
         reference: what was inspected.
         fingerprint: digest of the structure; a recipe made from this inspection contains it.
         causal_stacks: stack → its evidence, for the stacks whose tokens do not see later ones.
-        reversed_stacks: those of them in which a causal mean leaks as well, because tokens do not see earlier ones, or
-            see each other in another order than that of their axis.
+        reversed_stacks: the causal stacks in which a causal mean leaks as well, because tokens do not see earlier
+            tokens, or see each other in another order than that of their axis.
         masks: names of the inputs that are padding masks.
-        unmasked: stack → why no mask of its tokens is proved, for the stacks with a padding mask.
+        unmasked: for each stack with a padding mask that could not be proved, the reason.
         left_out: sub-modules that could not be captured, path → reason.
         seconds: time for ``capture`` and ``read``.
     """

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph.attention import causality, class_token, filler, padding
-from cbsurgeon.graph.attention.between import with_what_stands_between
+from cbsurgeon.graph.attention.between import add_code_between_parts
 from cbsurgeon.graph.attention.influence import Probe
 from cbsurgeon.graph.attention.maps import listing
 from cbsurgeon.graph.attention.queries import QUERY, query_sites
@@ -69,12 +69,12 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
     captured = time.perf_counter() - start
     found = [_inspect_part(program, model.provenance.reference, hosts) for program in parts.programs]
     if failure is not None and not any(part.blocks or part.attention for part in found):
-        raise failure  # the code that failed was not read, so it may contain blocks
+        raise failure  # the code that could not be captured may contain blocks
     if len(found) == 1 and not parts.programs[0].prefix:
         return replace(found[0], seconds={"capture": captured, **found[0].seconds})
     whole = joined(model, parts, found, captured)
     meta = any(parameter.is_meta for parameter in model.module.parameters()) if model.module is not None else True
-    return whole if meta else with_what_stands_between(model, whole)
+    return whole if meta else add_code_between_parts(model, whole)
 
 
 def _inspect_part(program: Program, reference: str, hosts: Hosts) -> Inspection:
@@ -110,7 +110,7 @@ def inspect_program(
     Args:
         program: what :func:`cbsurgeon.graph.capture.whole.capture` returned.
         reference: name of the model for messages.
-        probe: run the program to recognise causal masks that the graph does not show.
+        probe: run the program to detect causal and padding masks that the graph does not show.
         hosts: which modules an operator can be a child of; any by default.
     """
     start = time.perf_counter()
@@ -187,7 +187,7 @@ def _marking(
     unmasked: Container[str],
     run: Probe,
 ) -> dict[str, str]:
-    """Stack → input that masks its tokens by other means than an attention mask."""
+    """Return, for each stack that has one, the input that masks its tokens by other means than an attention mask."""
     known: dict[str, set[str]] = {}
     for block in blocks:
         masks = {site.mask.input for site in block.sites.values() if site.mask is not None}
@@ -208,7 +208,7 @@ def _without_masks(block: Block) -> Block:
 def _masked(
     program: Program, reading: Reading, groups: list[list[Found]], blocks: list[Block], *, run: bool
 ) -> tuple[list[Block], dict[str, str]]:
-    """The blocks with the padding mask of every site; and stack → why no mask of its tokens is proved."""
+    """Return the blocks with the padding mask of every site, and for each stack whose mask is not proved the reason."""
     stacks = [block.stack for block in blocks]
     attentions = [(stack, one) for stack, group in zip(stacks, groups, strict=True) for one in group]
     ties = padding.ties(program, reading, (pair for pair in attentions if pair[1].kind == "attention"), run=run)

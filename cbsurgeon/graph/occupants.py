@@ -1,7 +1,7 @@
 """Find inserted operators in a program, and bypass them.
 
-A program is read with its inserted operators bypassed. So the same blocks are found before and after an insertion,
-whatever the operator does, and the operator occupies the site whose tensor it takes.
+A program is read with its inserted operators bypassed, so that the same blocks are found before and after an insertion,
+whatever the operator computes. An operator occupies the site whose tensor it is applied to.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Occupant:
         nodes: its nodes, in graph order.
         source: the node that it is applied to.
         result: the node of its result.
-        kind: its class; ``None`` where it has not been imported.
+        kind: its class; ``None`` if it has not been imported.
     """
 
     op: str
@@ -67,7 +67,8 @@ class Membership:
         call: which call of it, where its module runs several times.
         op: its name; if its class has not been imported, the class as written in the module stack.
         kind: its class; ``None`` if it has not been imported.
-        mark: what was written on the node when the operator was put into a program; empty for an attached module.
+        mark: the metadata written on the node when the operator was inserted into a program; empty for an operator that
+            is a module.
     """
 
     path: str
@@ -165,7 +166,7 @@ def without(program: Program) -> tuple[Program, list[Occupant]]:
 
 def bypass(graph: fx.Graph, standing: list[Occupant]) -> None:
     """Remove operators from a graph, in place."""
-    for occupant in reversed(standing):  # one applied to another's result goes first
+    for occupant in reversed(standing):  # an operator that is applied to another's result is removed first
         occupant.result.replace_all_uses_with(occupant.source)
         for node in reversed(occupant.nodes):
             graph.erase_node(node)

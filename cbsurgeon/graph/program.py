@@ -80,14 +80,17 @@ def _resize(tensor: Tensor, axis: int, batch: int, generator: torch.Generator) -
     if not tensor.is_floating_point():
         return picked
     low, high = float(tensor.min()), float(tensor.max())
-    if low >= 0.0 and high <= 1.0:  # a mask, a box or an unnormalised picture: stay in its range
+    if low >= 0.0 and high <= 1.0:  # a mask, a box or an unnormalised image: stay in its range
         return torch.rand(picked.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
     return torch.randn(picked.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
 
 
 def _batch_axes(values: Mapping[str, Tensor]) -> dict[str, int]:
-    """Input name → the axis that has the batch's symbol: that of axis 0 of the first input that has one there, else
-    the first symbol of any axis."""
+    """Return, for each input, the axis whose size is the symbol of the batch.
+
+    The symbol of the batch is that of axis 0 of the first input with a symbolic axis 0, else the first symbol of any
+    axis.
+    """
     symbols = {
         (name, axis): str(size)
         for name, value in values.items()

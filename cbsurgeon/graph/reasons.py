@@ -28,8 +28,8 @@ class Reason(StrEnum):
     ONE_TOKEN = "one-token", "the residual stream has a single token, where the mean over tokens changes nothing"
     NO_TOKEN_AXIS = "no-token-axis", "the residual stream has a batch axis and a channel axis but no token axis"
     NOT_BATCHED = "not-batched", "it does not depend on the batch (a table of positions, a bias)"
-    TOKENS_FOLDED = "tokens-folded", "tokens share an axis with the batch or the channels, which cannot be separated"
-    AXES_UNDECIDED = "axes-undecided", "nothing in the graph tells the token axis from the channel axis"
+    TOKENS_FOLDED = "tokens-folded", "tokens share an axis with the batch or the channels, and it cannot be split"
+    AXES_UNDECIDED = "axes-undecided", "nothing in the graph distinguishes the token axis from the channel axis"
     NOT_ELEMENTWISE = (
         "not-elementwise",
         "there is a step that is not element-wise between the down projection and the residual add",
@@ -40,7 +40,7 @@ class Reason(StrEnum):
     )
     RUN_TIME_BRANCH = (
         "run-time-branch",
-        "torch.cond, a loop or a scan decides by values what runs; the code inside is not read",
+        "torch.cond, a loop or a scan decides by values which code runs; the code inside is not read",
     )
     LINEAR_ATTENTION = (
         "linear-attention",
@@ -53,7 +53,7 @@ class Reason(StrEnum):
     )
     MAP_UNDECIDED = (
         "map-undecided",
-        "an attention whose weights are rearranged before the product with the values, so that its map is not known",
+        "an attention whose weights are rearranged before the product with the values, so that its map is unknown",
     )
 
 

@@ -1,4 +1,4 @@
-"""The proof that what is taken for the batch is one: no sample sees another."""
+"""Prove the batch axis of the inputs: no sample influences another sample along it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model
 
 MOST_AXES = 3
-"""Axes of an input that are tried when one has to be suggested."""
+"""Number of axes of an input that are tried to suggest another batch axis."""
 
 
 def refuse_mixed_samples(model: Model, program: Program, *, run: bool) -> None:
-    """Refuse a program in which samples see each other, where that says that another axis is the batch.
+    """Refuse a program in which samples influence each other along the batch axis, if another axis is the batch.
 
-    Attention along the batch is refused even where no other axis is proved, unless the user states the axis. Other
-    influence between samples (experts with a limited capacity) is no error in itself: it is refused where along another
-    axis there is none.
+    Attention along the batch axis is refused even if no other batch axis is proved, unless the user states the axis.
+    Other influence between samples (experts with a limited capacity) is only refused if samples do not influence each
+    other along another axis.
 
     Args:
         model: the model, whose ``batch_axis`` may be stated.
@@ -34,7 +34,7 @@ def refuse_mixed_samples(model: Model, program: Program, *, run: bool) -> None:
         run: whether the program may be run.
 
     Raises:
-        CaptureError: another axis is the batch, or may be (CB-CAPTURE-08).
+        CaptureError: another axis is, or may be, the batch (CB-CAPTURE-08).
     """
     if model.program is not None or not program.batch_axes:
         return
@@ -46,10 +46,10 @@ def refuse_mixed_samples(model: Model, program: Program, *, run: bool) -> None:
     if not better and (model.batch_axis is not None or not attended):
         return
     axes = ", ".join(f"axis {axis} of {name}" for name, axis in program.batch_axes.items())
-    what = f"{axes} is taken for the batch, and samples see each other along it"
+    what = f"{axes} is assumed to be the batch, but samples influence each other along it"
     if better:
-        raise _no_batch(model, what, f"{why}; along another axis they do not", f"--batch-axis {better}")
-    either = "--batch-axis N if another axis is the batch; --batch-axis 0 if samples are meant to see each other"
+        raise _no_batch(model, what, f"{why}; along another axis, samples are independent", f"--batch-axis {better}")
+    either = "--batch-axis N if another axis is the batch; --batch-axis 0 if samples may influence each other"
     raise _no_batch(model, what, why, either)
 
 
@@ -61,14 +61,15 @@ def refuse_other_axis(model: Model, failure: CaptureError) -> None:
         failure: why it could not be captured.
 
     Raises:
-        CaptureError: along another axis it can be, and samples stay apart there (CB-CAPTURE-08).
+        CaptureError: the model can be captured with another batch axis, along which samples are independent
+            (CB-CAPTURE-08).
     """
     if model.module is None or any(parameter.is_meta for parameter in model.module.parameters()):
         return
     better = next((text for text, other in _alternatives(model) if _apart(other, True)), "")
     if better:
-        what = "capture failed because the axis that is taken for the batch cannot change its size"
-        why = "along another axis samples may come and go, and do not see each other"
+        what = "capture failed because the size of the assumed batch axis cannot change"
+        why = "along another axis, the number of samples can change, and samples do not influence each other"
         raise _no_batch(model, what, why, f"--batch-axis {better}") from failure
 
 
@@ -82,7 +83,7 @@ def _attended(program: Program) -> str:
 
 
 def _apart(model: Model, run: bool) -> bool:
-    """Whether samples stay apart along the stated batch axis of a model."""
+    """Return whether samples do not influence each other along the stated batch axis of a model."""
     try:
         program = capture(model, check=False)
     except CBSurgeonError:
@@ -91,7 +92,7 @@ def _apart(model: Model, run: bool) -> bool:
 
 
 def _alternatives(model: Model) -> Iterator[tuple[str, Model]]:
-    """Other batch axes of the inputs: how they are written, and the model with them stated."""
+    """Yield other possible batch axes: the value for ``--batch-axis``, and the model with these axes stated."""
     assert model.module is not None
     inputs: Inputs = (tuple(model.example_inputs), dict(model.example_kwargs))
     leaves, names = pytree.tree_leaves(inputs), input_names(model.module, inputs)

@@ -128,4 +128,4 @@ def test_remarks_on_blocks_are_one_line_for_all_alike() -> None:
     assert found.attention[0].sites["end"].tokens == 4
     text = render_text(found.to_dict(), width=120)
     assert "block      0, 1, 2, 3: its residual stream is also an output" in text
-    assert "attention  0: in windows: a mean there is over the 4 of 256 tokens of each window" in text
+    assert "attention  0: in windows: a mean is over the 4 tokens of a window, not over all 256" in text

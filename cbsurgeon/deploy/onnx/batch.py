@@ -1,4 +1,4 @@
-"""The open axes of an exported graph: called ``batch``, ``height``, ``width`` wherever they appear, or fixed."""
+"""The dynamic axes of an exported graph: rename them to ``batch``, ``height`` and ``width``, or fix the batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cbsurgeon.graph.capture.sizes import IMAGE_AXES
 
 BATCH = "batch"
 SIDES = {2: "height", 3: "width"}
-"""Axis of an image → its name, where it is open."""
+"""Name of each axis of an image that may be dynamic."""
 
 
 def name_sizes(model: Any, program: Program) -> None:
@@ -26,13 +26,13 @@ def name_sizes(model: Any, program: Program) -> None:
     _resize(model, lambda size: pattern.sub(lambda found: names[found[0]], size))
 
 
-def open_sizes(program: Program) -> dict[str, int]:
-    """``height`` and ``width`` where they are open → their size in the example."""
+def dynamic_sizes(program: Program) -> dict[str, int]:
+    """Return the size in the example of ``height`` and ``width``, if they are dynamic."""
     return {
         name: int(program.example[node.name].shape[axis])
         for node in _inputs(program)
         for axis, name in SIDES.items()
-        if _is_open(node, axis)
+        if _is_dynamic(node, axis)
     }
 
 
@@ -74,7 +74,7 @@ def _symbols(program: Program) -> dict[str, str]:
     found: dict[str, str] = {}
     for node in _inputs(program):
         shape = node.meta["val"].shape
-        found |= {str(shape[axis]): name for axis, name in SIDES.items() if _is_open(node, axis)}
+        found |= {str(shape[axis]): name for axis, name in SIDES.items() if _is_dynamic(node, axis)}
         if node.name in program.batch_axes:
             found[str(shape[program.batch_axes[node.name]])] = BATCH
     return found
@@ -84,7 +84,7 @@ def _inputs(program: Program) -> Iterator[Any]:
     return (node for node in program.exported.graph.nodes if node.op == "placeholder" and node.name in program.example)
 
 
-def _is_open(node: Any, axis: int) -> bool:
+def _is_dynamic(node: Any, axis: int) -> bool:
     """Whether an axis of an image input is dynamic."""
     shape = node.meta["val"].shape
     return len(shape) == IMAGE_AXES and not isinstance(shape[axis], int)

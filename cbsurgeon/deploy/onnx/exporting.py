@@ -14,7 +14,7 @@ from cbsurgeon.deploy.clock import Clock
 from cbsurgeon.deploy.folding.folds import fold as fold_program
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.onnx.attention import with_four_axes
-from cbsurgeon.deploy.onnx.batch import BATCH, fix_batch, name_sizes, open_sizes
+from cbsurgeon.deploy.onnx.batch import BATCH, dynamic_sizes, fix_batch, name_sizes
 from cbsurgeon.deploy.onnx.einsum import spell_in_lowercase
 from cbsurgeon.deploy.onnx.lowering import EXPORTERS_OLDEST, lower, require_opset
 from cbsurgeon.deploy.onnx.means import write_means_as_products
@@ -25,7 +25,7 @@ from cbsurgeon.deploy.typed import Typed, check_types, floating_type, typed
 from cbsurgeon.errors import ExportError, UsageError, missing
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.sizes import capture_open_size
+from cbsurgeon.graph.capture.sizes import capture_dynamic_size
 from cbsurgeon.models import preprocessing_of
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model
@@ -92,12 +92,12 @@ def export_onnx(
     clock = Clock(progress)
     if program is None or how.dynamic_size:
         with clock("capture", "capturing the model"):
-            program = capture_open_size(model) if how.dynamic_size else capture(model)
+            program = capture_dynamic_size(model) if how.dynamic_size else capture(model)
     form, sites = _prepare(program, how, for_tensorrt or batch is not None, clock)
     prepared = form.program
     if batch is not None and not prepared.batch_axes:
         raise UsageError(
-            "the model's batch is fixed already",
+            "the batch size of the model is fixed already",
             code="CB-EXPORT-10",
             where=f"--batch {batch}",
             why="it was captured without a dynamic batch",
@@ -169,7 +169,7 @@ def _check_arguments(opset: int, batch: int | None) -> None:
         )
     if batch is not None and batch < 1:
         raise UsageError(
-            f"a batch of {batch} is not possible",
+            f"the batch size {batch} is not valid",
             code="CB-EXPORT-08",
             where=f"--batch {batch}",
             do="give 1 or more, or leave it out for a dynamic batch",
@@ -227,7 +227,7 @@ def _metadata(model: Model, form: Typed, sites: tuple[FoldedSite, ...], fold: bo
             if not tensor.is_floating_point() and tensor.numel()
         },
         "batch_inputs": dict(program.batch_axes),
-        "open_sizes": open_sizes(program),
+        "open_sizes": dynamic_sizes(program),
     }
 
 

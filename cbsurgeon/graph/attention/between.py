@@ -1,7 +1,8 @@
-"""Whether the code around captured parts hides tokens, found by running the whole model.
+"""Find whether code outside the captured parts hides tokens, by running the whole model.
 
-A model that is read in parts has code that is in no graph. It may mix the tokens of one part before they enter the
-next one. Tokens are changed at the first block, and those of the later blocks are compared.
+If a model is captured in parts, some of its code is in no graph. This code may mix the tokens of one part before they
+enter the next part. To detect this, the tokens at the first block are changed, and the tokens at the later blocks are
+compared.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from cbsurgeon.models.model import Model
 
 @dataclass(frozen=True)
 class _Place:
-    """The result of one block on the module: where it passes, and which axes are tokens."""
+    """The output of one block: the module and hook where it is observed, and its token axes."""
 
     stack: str
     module: str
@@ -46,19 +47,20 @@ class _Place:
         )
 
 
-def with_what_stands_between(model: Model, found: Inspection) -> Inspection:
-    """The inspection of a model that was read in parts, with what its own code hides from the tokens added."""
+def add_code_between_parts(model: Model, found: Inspection) -> Inspection:
+    """Return the inspection of a model captured in parts, with the stacks and inputs added for which the code between
+    the parts hides tokens."""
     causal, unmasked, masks = dict(found.causal_stacks), dict(found.unmasked), list(found.masks)
     reversed_stacks = list(found.reversed_stacks)
     for places in _places(found.blocks, found.attention):
         runner = _Runner(model, places)
         stacks = list(dict.fromkeys(place.stack for place in places))
         if runner.hides_by_order():
-            sentence = f"the code between the parts {', '.join(stacks)} hides tokens behind or in front of each"
+            sentence = f"the code between the parts {', '.join(stacks)} hides later or earlier tokens from each token"
             causal |= {stack: (sentence,) for stack in stacks if stack not in causal}
             reversed_stacks += [stack for stack in stacks if stack not in found.causal_stacks]
         for name in runner.hiding_inputs(set(found.masks)):
-            why = f"{name} hides its tokens, and not by an attention mask"
+            why = f"{name} masks its tokens, but not as an attention mask"
             unmasked |= {stack: why for stack in stacks if stack not in unmasked}
             masks.append(name)
     return replace(
@@ -71,7 +73,7 @@ def with_what_stands_between(model: Model, found: Inspection) -> Inspection:
 
 
 def _places(*branches: Sequence[Block]) -> list[list[_Place]]:
-    """The results of the blocks, in groups with the same number of tokens."""
+    """Return the outputs of the blocks, in groups with the same number of tokens."""
     groups: dict[int, list[_Place]] = {}
     for block in (one for some in branches for one in some):
         site = block.sites.get("end")
@@ -91,7 +93,7 @@ class _Runner:
         self._leaves, self._spec = pytree.tree_flatten(example(model))
 
     def hides_by_order(self) -> bool:
-        """Whether changes of one half of the tokens reach the other half, and not the reverse."""
+        """Return whether changes of one half of the tokens reach the other half, but not the other way round."""
         count = self._places[0].count
         behind = torch.arange(count) >= count // 2
         back, ahead = self._moved({}, behind), self._moved({}, ~behind)
@@ -104,7 +106,7 @@ class _Runner:
         return False
 
     def hiding_inputs(self, known: set[str]) -> list[str]:
-        """Inputs of zeros and ones, or of whole numbers, that keep some tokens from all others."""
+        """Return the names of the inputs of zeros and ones that hide some tokens from all others."""
         count, found = self._places[0].count, []
         hidden = torch.arange(count) >= count - max(count // 3, 1)
         for number, (name, leaf) in enumerate(zip(input_names(self._model), self._leaves, strict=True)):
@@ -126,7 +128,7 @@ class _Runner:
         return reached > REACHED * float(shown.max()) and kept <= CLOSED * reached
 
     def _moved(self, given: Mapping[int, Tensor], which: Tensor) -> dict[int, Tensor]:
-        """Place of a block after the first → the largest change of each of its tokens."""
+        """Return, for each block after the first (by its turn in the run), the largest change of each token."""
         plain, changed = self._run(given, None), self._run(given, which)
         return {
             number: (changed[number] - plain[number]).abs().nan_to_num().amax(dim=1)
@@ -135,7 +137,10 @@ class _Runner:
         }
 
     def _run(self, given: Mapping[int, Tensor], which: Tensor | None) -> dict[int, Tensor]:
-        """Place in ``places``, in the order they run → the rows of what passes there first."""
+        """Return the output of each block, ``[tokens, everything else]``, numbered in the order the blocks run.
+
+        Only the first call of each block counts. The result is empty if the model rejects the inputs.
+        """
         seen: dict[int, Tensor] = {}
         parts = dict(self._module.named_modules())
         handles = [self._hook(parts[place.module], number, seen, which) for number, place in enumerate(self._places)]
@@ -145,7 +150,7 @@ class _Runner:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 self._module(*args, **kwargs)
-        except Exception:  # a mask the model does not take: nothing is known of it
+        except Exception:  # the model does not accept this mask, so the run shows nothing
             return {}
         finally:
             for handle in handles:

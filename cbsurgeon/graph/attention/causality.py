@@ -56,9 +56,9 @@ def causal_stacks(reading: Reading, members: Sequence[tuple[str, Found]], run: P
     padded = bool(masks(reading))
     found: dict[str, Causality] = {}
     for stack, group in by_stack(reading, members).items():
-        told = _told(reading, group)
-        if told:
-            found[stack] = Causality(told)
+        declared = _declared_causal(reading, group)
+        if declared:
+            found[stack] = Causality(declared)
             continue
         if any(_sees_all(reading, one) for one in group):
             continue
@@ -79,7 +79,7 @@ def by_stack(reading: Reading, members: Sequence[tuple[str, Found]]) -> dict[str
     return found
 
 
-def _told(reading: Reading, group: Sequence[Found]) -> tuple[str, ...]:
+def _declared_causal(reading: Reading, group: Sequence[Found]) -> tuple[str, ...]:
     """One sentence for each attention operator with ``is_causal``; at most three."""
     return tuple(
         f"{node.name} ({_path(reading, found)}) is called with is_causal=True"
@@ -118,9 +118,10 @@ def _sees_all(reading: Reading, found: Found) -> bool:
 
 
 def _unmasked(flow: Flow, node: fx.Node) -> tuple[Tokens, Tokens] | None:
-    """The queries and the keys of an attention over whose weights nothing is laid before or after the softmax.
+    """Return the axes of queries and keys of an attention without a mask or bias; ``None`` for other nodes.
 
-    Both count: attention in a loop, of a chunk of the tokens over those up to it, ends with one over all keys.
+    Queries and keys are both needed: in causal attention that loops over chunks of the tokens, the last chunk attends
+    to all keys, but it has only some of the queries.
     """
     name = aten.name(node)
     if name == "scaled_dot_product_attention":
@@ -147,7 +148,7 @@ def _unmasked(flow: Flow, node: fx.Node) -> tuple[Tokens, Tokens] | None:
 
 
 def _weighs_values(node: fx.Node) -> bool:
-    """Whether the weights are used in a product with the values, with only dropout and layout in between."""
+    """Return whether attention weights reach a product with the values through dropout and layout steps only."""
     for _ in range(NEAR):
         users = [user for user in node.users if aten.value(user) is not None]
         if users and all(aten.name(user) in aten.MATMUL for user in users):
@@ -159,9 +160,9 @@ def _weighs_values(node: fx.Node) -> bool:
 
 
 def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, padded: bool) -> tuple[Order, str]:
-    """Run a stack; return the order in which its tokens see each other, and a sentence.
+    """Run a stack; return the order in which its tokens see each other, and a sentence about it.
 
-    The first resolution at which tokens do not see all others decides.
+    The first resolution (see :func:`resolutions`) at which tokens do not see all others decides.
     """
     seen: Order = "unknown"
     for tokens, own in resolutions(reading.flow, group).items():

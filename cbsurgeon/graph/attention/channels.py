@@ -60,8 +60,8 @@ def _at_capture(number: int | torch.SymInt) -> int:
 def owners(query: Tensor, given: Tensor, axis: int) -> Tensor:
     """Return ``[channels]``: the head whose queries depend on a channel, or -1.
 
-    The heads are numbered in binary, and for every digit there are two gradients: of all heads whose digit is 1, and of
-    all whose digit is 0.
+    The heads are numbered in binary. For every binary digit, two gradients are computed: of the sum over all heads with
+    the digit 1, and over all heads with the digit 0.
     """
     count = len(query)
     number = torch.arange(count).view(-1, *[1] * (query.dim() - 1))
@@ -94,7 +94,7 @@ def runs_of(owner: Tensor, count: int) -> Heads:
 
 
 def holds(value: Any, owner: Tensor) -> bool:
-    """Whether one or several tensors hold the number of a channel that belongs to some head."""
+    """Return whether one or several tensors hold the number of a channel that belongs to any head."""
     if isinstance(value, Tensor):
         return bool((owner[value.long() - 1] >= 0).any())
     return any(holds(part, owner) for part in value) if isinstance(value, tuple | list) else False

@@ -1,8 +1,8 @@
 """Find the class token of a stream, proved on the graph.
 
 A class token is a learned vector of one position that is joined to the tokens (``cat``, or written over a part of them)
-and that is read on its own somewhere (``x[:, 0]``). A token that lacks either is not a class token: the first patch of
-a mixer, BERT's ``[CLS]``, which is a word like any other, or a register that is never read on its own.
+and that is read separately later (``x[:, 0]``). A token that lacks one of these properties is not a class token: the
+first patch of a mixer, BERT's ``[CLS]`` (a word of the vocabulary), or a register token that is never read separately.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches.steps import operands, step
 
 FIRST = 8
-"""How many positions from the front are tried, besides the last one; known models have up to five learned tokens."""
+"""Number of positions from the front that are tried, besides the last; known models have up to five learned tokens."""
 
 _FAR = 4000
 _MOVED = frozenset({"roll", "flip", "sort", "cumsum"})
@@ -77,7 +77,7 @@ class ClassTokens:
     """The learned tokens of one graph.
 
     Attributes:
-        read_out: the learned vectors that are joined to the tokens and read on their own somewhere.
+        read_out: the learned vectors that are joined to the tokens and read separately later.
     """
 
     def __init__(self, flow: Flow) -> None:
@@ -199,7 +199,7 @@ class ClassTokens:
         return None
 
     def _written(self, spot: Spot) -> Spot | None:
-        """``x[:, :1] = token``: from what was written, or from what it was written over."""
+        """The position before ``x[:, :1] = token``: in the written tensor, or in the tensor it was written into."""
         node = spot.node
         base, written = node.args[0], node.args[1]
         bounds = bounds_of(node, 2, self._flow.table.sizes(node))
@@ -228,7 +228,7 @@ class ClassTokens:
         return spot._replace(node=source, position=spot.position + start)
 
     def _reads(self) -> Iterator[Spot]:
-        """Every position that is taken out of an axis on its own."""
+        """Return every single position that is taken out of an axis."""
         flow = self._flow
         for node in flow.order:
             if node.op != "call_function" or not flow.is_activation(node) or node not in flow.table.dims:

@@ -1,4 +1,4 @@
-"""Pieces of an axis: what a slice, a selection or a part of a split takes."""
+"""Find the piece of an axis that a slice, a selection or a part of a split returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Cut(NamedTuple):
 
 
 def cut(flow: Flow, node: fx.Node) -> Cut | None:
-    """What a slice, a selection or a part of a split takes; ``None`` for anything that picks in strides or by index."""
+    """Return the piece that a slice, a selection or a part of a split returns; ``None`` for strides and indexing."""
     name = aten.name(node)
     source = node.args[0]
     if not isinstance(source, fx.Node):

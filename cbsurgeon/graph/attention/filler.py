@@ -1,9 +1,10 @@
-"""Inputs that hide tokens in a way that is no attention mask: found by running a stack with some tokens hidden.
+"""Find inputs that hide tokens by other means than an attention mask, by running a stack.
 
-Keys, values, weights or whole branches may be multiplied by a mask of ones and zeros, a large negative number may be
-added to scores whose softmax is written out, tokens may be kept apart by the number of the document they belong to.
-Nothing in the graph says that such a step hides tokens, so it is tried: tokens are marked in the input, their content
-is changed, and the other tokens must not move, although they do where nothing is marked.
+For instance, keys, values, weights or whole branches are multiplied by a mask of zeros and ones; a large negative
+number is added to scores whose softmax is written out; or tokens only attend to tokens with the same document number.
+The graph does not show that such a step hides tokens, so the stack is run. Some values of the input are set to a value
+that could mark padding (they are *marked*), the tokens at these positions are changed, and the other tokens are
+compared. The input hides tokens if the other tokens stay the same, but change if no value is marked.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.operators.common.masking import CLOSED as FAR_BELOW
 
 MARKS = (0, 1)
-"""What marks padding: a mask is 0 there, or 1, and so are the usual numbers of a padding token."""
+"""Values that may mark a hidden token: 0 or 1 in a mask. These are also the usual ids of a padding token."""
 
 OTHER = 2
-"""A number that marks nothing, where a mask holds more than zeros and ones."""
+"""Value of a token that is not hidden, for inputs that hold other numbers than zeros and ones."""
 
 SHARE = 0.5
-"""A share that marks nothing."""
+"""Value of a token that is not hidden, for inputs of fractions between 0 and 1."""
 
 MOST_MARKS = 4
-"""Numbers besides :data:`MARKS` that are tried."""
+"""Largest number of values besides :data:`MARKS` that are tried. If the graph has more, none of them is."""
 
 Pair = tuple[Tensor, Tensor]
-"""An input without a mark, and the same with some tokens marked."""
+"""An input in which no token is marked, and the same input with some tokens marked."""
 
 
 def marking_inputs(
@@ -45,18 +46,18 @@ def marking_inputs(
     run: Probe,
     known: Mapping[str, Container[str]],
 ) -> dict[str, str]:
-    """Stack → name of an input that hides tokens from the others, found by running the stack.
+    """Return, for each stack that has one, the name of an input that hides some tokens from the others.
 
     Args:
         program: the captured program.
         reading: what was read from it.
         members: stack and occurrence of every block, attention included.
         run: runs the stacks.
-        known: stack → inputs that are known to hide its tokens; they are left out.
+        known: for each stack, the inputs that are already known to hide its tokens; they are not tried.
     """
     found: dict[str, str] = {}
     nodes = {node.name: node for node in reading.flow.order}
-    marks = {name: (*MARKS, *_asked_for(program, reading, name)) for name in program.input_names}
+    marks = {name: (*MARKS, *_candidate_marks(program, reading, name)) for name in program.input_names}
     for stack, group in by_stack(reading, members).items():
         names = [name for name in program.input_names if name not in known.get(stack, ())]
         for tokens, own in resolutions(reading.flow, group).items():
@@ -75,23 +76,26 @@ def _hides_there(
     own: Sequence[Found],
     marks: Sequence[int],
 ) -> bool:
-    """Whether an input hides tokens of some blocks from each other.
+    """Return whether an input hides tokens of some blocks from each other.
 
-    The stretch begins at the stream of the first block, so that tokens which are replaced before it count as tokens.
-    Only where nothing mixes tokens from there on does it begin further upstream.
+    The run starts at the residual stream of the first block, so that tokens that are replaced before it (masked image
+    modelling) do not count as hidden. If no token influences another one from there on, the run starts further
+    upstream, at the first tensor that holds these tokens.
     """
     stream = own[0].branch.stream
     assert stream is not None
     for far in (False, True):
         part = stretch(reading, stream, own[-1].branch.total, tokens, far=far)
-        answer = _hides(run, program, given.name, part, marks) if part is not None and _beside(given, part) else None
+        if part is None or not _bypasses_entry(given, part):
+            continue
+        answer = _hides(run, program, given.name, part, marks)
         if answer is not None:
             return answer
     return False
 
 
-def _beside(given: fx.Node, part: Stretch) -> bool:
-    """Whether an input reaches a stretch without passing its entry."""
+def _bypasses_entry(given: fx.Node, part: Stretch) -> bool:
+    """Return whether an input reaches an exit of a stretch without passing its entry."""
     queue, seen = [given], set[fx.Node]()
     while queue:
         node = queue.pop()
@@ -103,9 +107,12 @@ def _beside(given: fx.Node, part: Stretch) -> bool:
     return False
 
 
-def _asked_for(program: Program, reading: Reading, name: str) -> list[int]:
-    """Whole numbers that the graph asks an input for: those it is compared with, and those for which a table holds
-    zero. More than :data:`MOST_MARKS` are no padding."""
+def _candidate_marks(program: Program, reading: Reading, name: str) -> list[int]:
+    """Return the whole numbers, other than :data:`MARKS`, that could mark padding in an input.
+
+    These are the numbers that the graph compares the input with, and the rows of a table (indexed by the input) that
+    hold zero. If there are more than :data:`MOST_MARKS`, they are not taken for padding and the list is empty.
+    """
     raw, found = raw_inputs(reading.flow), list[int]()
     exported = program.exported
     tensors = {**exported.constants, **exported.state_dict}
@@ -131,8 +138,8 @@ def _zeros(table: Tensor) -> list[int]:
 
 
 def _hides(run: Probe, program: Program, name: str, part: Stretch, marks: Sequence[int]) -> bool | None:
-    """Whether marking some tokens in an input hides them from the others; ``None`` where tokens do not influence each
-    other with or without marks."""
+    """Return whether marking some tokens in an input hides them from the others; ``None`` if tokens do not influence
+    each other even if none is marked."""
     example, batched = program.example[name], name in program.batch_axes
     mixed = False
     for hidden, pairs in _trials(example, batched, part.sizes, marks):
@@ -147,9 +154,9 @@ def _hides(run: Probe, program: Program, name: str, part: Stretch, marks: Sequen
 def _trials(
     example: Tensor, batched: bool, sizes: tuple[int, ...], marks: Sequence[int]
 ) -> Iterator[tuple[Tensor, Iterator[Pair]]]:
-    """Which tokens to hide, and the ways in which an input could say so."""
+    """Yield sets of tokens to hide, each with the pairs of inputs that could mark these tokens."""
     if example.is_floating_point() and not bool((example == example.round()).all()) and bool((example < 0).any()):
-        return  # a mask holds whole numbers or shares; noise does not
+        return  # noise; a mask holds whole numbers or fractions between 0 and 1
     count = torch.Size(sizes).numel()
     second = torch.arange(count) >= count // 2
     yield second, _lengths(example, batched, count)
@@ -158,31 +165,31 @@ def _trials(
         for hidden in (second, ~second):
             yield hidden, _marked(example, hidden.view(shape), marks)
     elif example.shape[-2:] == (count, count):
-        for hidden in (second, ~second):  # keys of the tokens that are looked at
+        for hidden in (second, ~second):  # rows: the tokens that are compared; columns: the hidden tokens
             yield hidden, _marked(example, ~hidden[:, None] & hidden[None, :], marks)
     else:
         for axis, size in enumerate(sizes):
             rest = [one for one in shape if one > 1]
             for hidden in (later(sizes, axis), ~later(sizes, axis)):
-                if rest == [size]:  # frames, of frames and patches
+                if rest == [size]:  # one value per frame, for tokens that are frames times patches
                     yield (
                         hidden,
                         _marked(example, hidden.view(sizes).movedim(axis, 0).flatten(1)[:, 0].view(shape), marks),
                     )
                 elif len(rest) == len(sizes) and all(a % b == 0 for a, b in zip(rest, sizes, strict=True)):
-                    finer = hidden.view(sizes)  # pixels, of patches
+                    finer = hidden.view(sizes)  # one value per pixel, for tokens that are patches
                     for place, (own, coarse) in enumerate(zip(rest, sizes, strict=True)):
                         finer = finer.repeat_interleave(own // coarse, place)
                     yield hidden, _marked(example, finer.reshape(shape), marks)
 
 
 def _unlike(marks: Sequence[int]) -> int:
-    """A number that marks nothing: :data:`OTHER`, or the next one that is no mark."""
+    """Return a number that does not mark a token: :data:`OTHER`, or the next one that is not in ``marks``."""
     return next(number for number in range(OTHER, OTHER + len(marks) + 1) if number not in marks)
 
 
 def _lengths(example: Tensor, batched: bool, count: int) -> Iterator[Pair]:
-    """Inputs that hold how many tokens there are, or where one sequence ends and the next begins."""
+    """Yield pairs for inputs that hold sequence lengths, or the bounds of sequences in a row (``cu_seqlens``)."""
     per_sample = example[0].numel() if batched and example.dim() else example.numel()
     if per_sample == 1 and example.dim() and bool(((example >= 1) & (example <= count)).all()):
         yield torch.full_like(example, count), torch.full_like(example, count // 2)
@@ -196,7 +203,7 @@ def _lengths(example: Tensor, batched: bool, count: int) -> Iterator[Pair]:
 
 
 def _marked(example: Tensor, hidden: Tensor, marks: Sequence[int]) -> Iterator[Pair]:
-    """An input that could mark tokens, without a mark and with the hidden ones marked, in every meaning it can have.
+    """Yield pairs of an input without a marked token and with the hidden tokens marked, for every possible meaning.
 
     Args:
         example: the input.
@@ -212,6 +219,6 @@ def _marked(example: Tensor, hidden: Tensor, marks: Sequence[int]) -> Iterator[P
     if example.is_floating_point() and bool(((example == 0) | (example < FAR_BELOW)).all()):
         plain = torch.zeros_like(example)
         yield plain, torch.where(hidden, torch.full_like(plain, torch.finfo(plain.dtype).min / 2), plain)
-    if not binary and not example.is_floating_point():  # the number of a document or an image
+    if not binary and not example.is_floating_point():  # each token may hold the number of its document or image
         plain = torch.full_like(example, OTHER)
         yield plain, torch.where(hidden, torch.ones_like(plain), plain)

@@ -18,20 +18,20 @@ from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.program import Program
 
 CLOSED = 1e-4
-"""Influence in one direction below this share of the influence in the other is rounding (of a Fourier transform, or of
-a mask that is large but finite). Without a mask, the two directions differ by far less than this."""
+"""If the influence in one direction is below this fraction of the influence in the other, it is rounding error (of a
+Fourier transform, or of a mask that is large but finite). Without a mask, the two directions differ far less."""
 
 REACHED = 1e-6
-"""A token counts as changed if it changes by more than this share of the largest change; the rounding of a Fourier
-transform is about 1e-7 of it in float32."""
+"""A token counts as changed if it changes by more than this fraction of the largest change of any token. The rounding
+error of a Fourier transform is about 1e-7 of the largest change in float32."""
 
 SMALL = 1e-2
 """Parameters whose largest magnitude is below this are replaced while probing: a branch that starts at zero (ReZero,
 adaptive norms, layer scale) would otherwise have no influence."""
 
 FEW, MANY = 8, 32
-"""How many tokens are changed one by one to check that tokens see each other in the order of their axis: if two halves
-of an axis already show that order, and if they do not."""
+"""Number of tokens that are changed one by one to check that tokens see each other in the order of their axis: ``FEW``
+if the two halves of an axis already showed that order, else ``MANY``."""
 
 Order = Literal["future", "past", "mixed", "open", "unknown"]
 """Which tokens a token does not see: later ones, earlier ones, some in another order, none, or unknown."""
@@ -74,7 +74,7 @@ class Probe:
         return "mixed" if _against(run, part.count, MANY) else "future"
 
     def passes(self, part: Stretch, given: Mapping[str, Tensor], changed: Tensor, looked: Tensor) -> float:
-        """Return how much some tokens change at most when others are changed.
+        """Return the largest change of some tokens when other tokens are changed.
 
         Args:
             part: the stretch.
@@ -142,7 +142,7 @@ def later(sizes: tuple[int, ...], axis: int) -> Tensor:
 
 
 def _across(run: _Runner, behind: Tensor) -> Order:
-    """The order that one split of the tokens into two halves shows, at the first exit that shows any."""
+    """Return the order that is shown by changing each half of the tokens, at the first exit that shows an order."""
     back_moves, ahead_moves = run(behind), run(~behind)
     for back, ahead, floor in zip(back_moves, ahead_moves, run.floors, strict=True):
         backward, forward = float(back[~behind].max()), float(ahead[behind].max())
@@ -156,7 +156,7 @@ def _across(run: _Runner, behind: Tensor) -> Order:
 
 
 def _last_is_hidden(run: _Runner, count: int, padded: bool) -> bool:
-    """Whether the last token sees tokens that do not see it, whatever their order.
+    """Return whether the last token sees tokens that do not see it, in any order.
 
     This detects a prefix that all tokens see, blocks of tokens that see each other, and axes that were merged. With
     padding, the last token that another one sees is tested.
@@ -179,7 +179,7 @@ def _last_is_hidden(run: _Runner, count: int, padded: bool) -> bool:
 
 
 def _against(run: _Runner, count: int, most: int) -> bool:
-    """Whether some token sees a later one that does not see it: then a causal mean leaks as well."""
+    """Return whether some token sees a later token that does not see it. If so, a causal mean leaks as well."""
     places = torch.linspace(0, count - 1, min(count, most)).round().long()
     sees = []
     for place in places:
@@ -191,7 +191,7 @@ def _against(run: _Runner, count: int, most: int) -> bool:
 
 
 def _reached(moved: Tensor) -> Tensor:
-    """The tokens that change by more than rounding."""
+    """Return ``[tokens]``, true for the tokens that change by more than rounding error."""
     return moved > REACHED * float(moved.max())
 
 
@@ -200,7 +200,7 @@ def _hidden(less: float, more: float, floor: float) -> bool:
 
 
 def lively(program: Program) -> dict[str, Tensor]:
-    """Random values for the parameters that are (nearly) zero, by the name of their placeholder."""
+    """Return random values for the parameters that are (nearly) zero, by the name of their placeholder."""
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Tensor] = {}
     for spec in program.exported.graph_signature.input_specs:

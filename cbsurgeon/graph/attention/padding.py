@@ -1,8 +1,8 @@
-"""Find the padding mask of every site: which input it is, what its values mean, and that it belongs to these tokens.
+"""Find the padding mask of every site: the input, the meaning of its values, and the proof that it masks these tokens.
 
 The mask of an attention is proved by running the nodes between the input and the scores. Each position of the input
 gets a different pattern over the samples, and exactly the keys at the marked positions must be masked. This shows which
-value marks padding, and that position ``k`` of the mask is key ``k``, whatever arithmetic or indexing is in between.
+value marks padding, and that position ``k`` of the mask is key ``k``, for any arithmetic or indexing in between.
 The keys are matched to the tokens of a block by their axis, which is followed through the graph.
 """
 
@@ -25,7 +25,7 @@ from cbsurgeon.graph.program import Program
 from cbsurgeon.operators.common.masking import CLOSED, VALID, Valid
 
 LOWERED = 40.0
-"""A score this far below the largest of its row gets a weight of e^-40, below the rounding of every number type."""
+"""A score this far below the largest of its row gets a weight of e^-40, below the rounding error of every dtype."""
 
 ANYWHERE = "*"
 """Used as stack: the attention belongs to no stack, and its keys are not known to be the tokens of any block."""
@@ -39,8 +39,8 @@ class Tie:
         stack: the stack that the attention belongs to; empty if it is not in a residual branch.
         inputs: the inputs that reach its mask.
         keys: the axis of its keys.
-        mask: the input that masks keys, if that is proved; else ``None``.
-        why: why it is not proved.
+        mask: the input that masks keys, if this is proved; else ``None``.
+        why: the reason if it is not proved.
     """
 
     stack: str
@@ -75,7 +75,7 @@ def ties(program: Program, reading: Reading, members: Iterable[tuple[str, Found]
 
 
 def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[Tie]) -> Mask | str:
-    """Return the padding mask of a site, or why it is not known; empty if the stack has no padding mask.
+    """Return the padding mask of a site, or the reason why it cannot be found; empty if the stack has no padding mask.
 
     Args:
         flow: axis factors of the graph.
@@ -90,16 +90,16 @@ def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[
     if not own:
         return ""
     if len(site.token_axes) != 1:
-        return f"its tokens lie along {len(site.token_axes)} axes, and a mask along one"
+        return f"its tokens have {len(site.token_axes)} axes, but a mask has one"
     if len(site.batch_axes) != 1 or [factor.axis for factor in dims[site.batch_axes[0]]] != [BATCH]:
-        return "samples share an axis with something else there"
+        return "its batch axis is merged with another axis"
     near = [tie for tie in own if _same(flow, tie.keys, across[0])]
     if not near:
         hiding = ", ".join(dict.fromkeys(name for tie in own for name in tie.inputs))
-        return f"{hiding} masks keys that are not these tokens, or not all of them"
+        return f"the keys that {hiding} masks are other tokens than those of this site, or only some of them"
     masks = list(dict.fromkeys(tie.mask for tie in near))
     if len(masks) > 1 or masks[0] is None:
-        return next((tie.why for tie in near if tie.mask is None), "its attentions take different masks")
+        return next((tie.why for tie in near if tie.mask is None), "its attentions use different masks")
     return masks[0]
 
 
@@ -110,9 +110,9 @@ def dims_of(flow: Flow, site: Site, value: fx.Node) -> Dims:
 
 
 def placed(flow: Flow, found: Sequence[Tie], tensors: Iterable[tuple[Site, fx.Node]]) -> list[Tie]:
-    """Return the masks, those outside any stack marked :data:`ANYWHERE` if their keys match no site's tokens.
+    """Return the masks; a mask outside any stack whose keys match no site's tokens gets the stack :data:`ANYWHERE`.
 
-    Such a mask may be about the tokens of any stack.
+    Such a mask may apply to the tokens of any stack.
 
     Args:
         flow: axis factors of the graph.
@@ -135,7 +135,10 @@ def _same(flow: Flow, keys: Dim, tokens: Dim) -> bool:
 
 
 def _prove(program: Program, flow: Flow, one: Scores, names: Sequence[str]) -> tuple[Mask | None, str]:
-    """Prove the meaning of the only input that reaches a mask by trying all; else return ``None`` and the reason."""
+    """Return the input that is a mask, with the meaning of its values, or ``None`` and the reason.
+
+    Every possible meaning is tried. Only a single input can be proved.
+    """
     if len(names) != 1:
         return None, f"the mask is made from several inputs ({', '.join(names)})"
     name = names[0]
@@ -154,27 +157,29 @@ def _prove(program: Program, flow: Flow, one: Scores, names: Sequence[str]) -> t
             return Mask(name, valid, rows=rows), ""
     return (
         None,
-        f"masking a token in {name} does not mask just the key at the same position: it has another resolution or is "
-        "combined with something else",
+        f"masking a token in {name} does not mask exactly the key at the same position: the mask has another "
+        "resolution or is combined with other values",
     )
 
 
 def _rows_alike(program: Program, name: str) -> bool:
-    """Whether a mask that the model makes for one of its parts masks some keys, the same ones for every query."""
+    """Return whether a mask that the model computes for a captured part masks some keys, the same for every query."""
     mask = program.example[name]
     rows = mask.reshape(len(mask), -1, mask.shape[-1])
     return bool(program.prefix) and bool((rows == rows[:, :1]).all()) and bool((rows != rows[..., :1]).any())
 
 
 def _is_written(example: Tensor, valid: Valid) -> bool:
-    """Whether the example's values fit a mask of this meaning; large numbers, for instance, only fit an *open* mask."""
+    """Return whether the example's values fit a mask of this meaning; large numbers, for example, only fit an *open*
+    mask."""
     if valid == "open":
         return bool(((example == 0) | (example < CLOSED)).all())
     return bool(((example == 0) | (example == 1)).all())
 
 
 def _codes(tokens: int) -> Tensor:
-    """Return ``[samples, tokens]``: every token has a different pattern over the samples, and is masked in half."""
+    """Return ``[samples, tokens]``: each token has a different pattern over the samples and is masked in half of
+    them."""
     number = torch.arange(tokens)
     ones = [(number >> bit) % 2 == 1 for bit in range(max(1, (tokens - 1).bit_length()))]
     return torch.stack([row for one in ones for row in (one, ~one)])
@@ -207,7 +212,7 @@ def _hidden(program: Program, flow: Flow, one: Scores, name: str, mask: Tensor) 
     override = {} if one.product is None else {one.product.name: _zeros(flow, one.product, samples)}
     try:
         read = values(program, inputs, [one.read.name], override)[one.read.name]
-    except Exception:  # the model may reject an unusual mask: then this is not its meaning
+    except Exception:  # the model may reject a mask of this meaning; then the mask has another meaning
         return None
     leading = flow.of(one.read)[0]
     if read.dim() < 2 or not leading or leading[0].axis != BATCH or read.shape[0] % samples:

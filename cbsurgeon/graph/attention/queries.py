@@ -44,7 +44,7 @@ _PASSED_ON = aten.LAYOUT | aten.CROP | aten.SPLIT
 
 
 def query_sites(program: Program, reading: Reading, found: Sequence[Found], *, run: bool) -> Iterator[Site | str]:
-    """Yield, for every attention branch, the site at the result of its query projection, or why there is none.
+    """Yield, for every attention branch, the site at the result of its query projection, or the reason for none.
 
     Args:
         program: the captured program, without inserted operators.
@@ -57,7 +57,7 @@ def query_sites(program: Program, reading: Reading, found: Sequence[Found], *, r
         inside = [each for each in maps if each.node in one.branch.between.nodes]
         try:
             if len(inside) != 1:
-                raise NoSite(f"{len(inside) or 'no'} maps of queries by keys are in this branch, not one")
+                raise NoSite(f"this branch has {len(inside) or 'no'} maps of queries by keys instead of one")
             yield _Proof(program, reading, inside[0], run).site()
         except NoSite as reason:
             yield str(reason)
@@ -83,7 +83,7 @@ class _Proof:
             raise NoSite("a projection mixes the scores of its heads before the softmax")
         made, between = self._projection(asking)
         core = projection(flow, made)
-        assert core is not None  # the walk stopped at it
+        assert core is not None  # _projection() only returns projections
         axis = 1 if core.convolution else len(flow.of(made)) - 1
         site = site_at(flow, self.reading.calls, QUERY, made, flow.table.axes(flow.of(core.core)[axis]))
         strangers = self._other_readers(made, between)
@@ -177,12 +177,13 @@ class _Proof:
         return split.permute(*places, *rest).reshape(-1, *(sizes[place] for place in rest))
 
     def _refuse_unequal_scores(self, made: fx.Node) -> None:
-        """Refuse an attention with a bias on its scores that is not a mask, since keys then get different weights."""
+        """Refuse an attention with a bias on its scores that is not a mask, because such a bias gives keys different
+    weights."""
         read, axis = self._scores()
         if read is None:
             return
         if not self.run:
-            raise NoSite("the weights hold no values, so that what is added to the scores is not known")
+            raise NoSite("the weights hold no values, so the bias on the scores is unknown")
         asking, asked = self.map.asking.node, self.map.asked.node
         given = {made: torch.zeros_like(noise(made)), asking: torch.zeros_like(noise(asking)), asked: noise(asked)}
         scores = self._values(given, [read])[read.name].float().movedim(axis, -1)
@@ -202,9 +203,10 @@ class _Proof:
         return (mask if hides else None), -1  # type: ignore[return-value]
 
     def _other_readers(self, made: fx.Node, between: set[fx.Node]) -> dict[fx.Node, fx.Node]:
-        """Node that may hold queries → a reader of it that is not upstream of this attention's scores.
+        """Return, for each node that may hold queries, a reader that is not upstream of this attention's scores.
 
-        These nodes are between the projection and the queries, or only rearrange the projection's result.
+        Nodes that may hold queries are those between the projection and the queries, and those that only rearrange the
+        projection's result.
         """
         upstream = _upstream(self.map.node, made)
         carriers, queue, strangers = {*between, made}, [made, *between], dict[fx.Node, fx.Node]()

@@ -1,4 +1,4 @@
-"""Whether samples stay apart along the axis that is taken for the batch."""
+"""Check that samples do not influence each other along the axis that is assumed to be the batch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
 from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.program import Program
 
-# Another sample's values change how a kernel blocks its sums; a real influence is larger than this many roundings.
 ROUNDINGS = 50
+"""A difference below this many units of rounding does not count as an influence, because a kernel may add the values of
+one sample in another order when another sample changes."""
 
 
 def attended(flow: Flow) -> str:
-    """The first attention whose keys lie along the batch, with its module path; empty where there is none."""
+    """Return a clause that names the first attention whose keys lie along the batch axis; empty if there is none."""
     for node in flow.order:
         keys = _keys(flow, node)
         if keys is not None and _holds_samples(flow.of(keys[0])[keys[1]]):
-            return f"the attention {aten.path(node) or node.name} runs along it"
+            return f"the attention {aten.path(node) or node.name} attends along this axis"
     return ""
 
 
@@ -31,7 +32,7 @@ def _holds_samples(dim: Dim) -> bool:
 
 
 def _keys(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
-    """The tensor and its axis along which a node weighs keys."""
+    """Return the tensor and the axis of an attention's keys; ``None`` for other nodes."""
     name = aten.name(node)
     if name == "scaled_dot_product_attention" and isinstance(node.args[1], fx.Node):
         source, axis = node.args[1], -2
@@ -43,7 +44,8 @@ def _keys(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
 
 
 def moved(program: Program) -> str:
-    """The output in which the first sample moves when only the last one is changed; empty where none does."""
+    """Return a clause that names an output whose first sample changes although only the last sample of the inputs was
+    changed; empty if there is none."""
     sizes = [program.example[name].shape[axis] for name, axis in program.batch_axes.items()]
     outputs = _outputs(program)
     if not sizes or not outputs:
@@ -72,7 +74,7 @@ def moved(program: Program) -> str:
 
 
 def _outputs(program: Program) -> dict[str, tuple[str, int]]:
-    """Node of each output that has a batch axis → the output's name and that axis."""
+    """Return the name and the batch axis of each output that has a batch axis, by the name of its node."""
     nodes = {node.name: node.meta.get("val") for node in program.exported.graph.nodes}
     specs = [
         spec.arg.name
@@ -88,8 +90,8 @@ def _outputs(program: Program) -> dict[str, tuple[str, int]]:
     return found
 
 
-def _turned(sample: Tensor) -> Tensor:
-    """The values of a sample in another order: along its first axis that has several, so that rows stay whole."""
+def _rolled(sample: Tensor) -> Tensor:
+    """Return a sample rolled by one along the first axis whose values differ, so that the rows stay whole."""
     for axis in range(sample.dim()):
         turned = sample.roll(1, axis)
         if not torch.equal(turned, sample):
@@ -98,10 +100,13 @@ def _turned(sample: Tensor) -> Tensor:
 
 
 def _last_changed(tensor: Tensor, axis: int) -> Tensor:
-    """The tensor with other values in its last sample: the same ones in another order, so that they stay valid."""
+    """Return the tensor with the values of its last sample in another order.
+
+    Values in another order stay valid (token ids, masks). If all of them are equal, noise is added to floats.
+    """
     result = tensor.clone()
     last = result.select(axis, result.shape[axis] - 1)
-    turned = _turned(last)
+    turned = _rolled(last)
     if torch.equal(turned, last) and tensor.is_floating_point():
         noise = torch.randn(last.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         turned = turned + noise.to(tensor)

@@ -93,7 +93,7 @@ def _broadcast(flow: Flow, first: Dims, second: Dims) -> Dims:
 
 
 def einsum(flow: Flow, node: fx.Node) -> Dims:
-    """A contraction of two operands, by its letters."""
+    """``einsum`` of two operands: the axes are matched by their letters."""
     equation = cast(str, node.args[0]).replace(" ", "")
     operands, sizes = flow.sources(node), flow.table.sizes(node)
     if "." in equation or "->" not in equation or len(operands) != 2:

@@ -137,7 +137,7 @@ def cat(flow: Flow, node: fx.Node) -> Dims:
         for other, source in zip(dims[1:], parts[1:], strict=False):
             if flow.is_activation(source) and len(first) == len(other) == 1:
                 flow.table.join(first[0].axis, other[0].axis)
-        if place == where:  # samples of one input behind those of another: no longer all tokens of a sample together
+        if place == where:  # if this axis holds samples, the tokens of one sample may no longer be adjacent
             joined = next((dim for dim in dims if flow.table.holds_batch(dim)), first)
             result.append(flow.table.chosen(joined, size) if len(dims) > 1 else flow.table.resized(first, size))
         else:
@@ -160,7 +160,7 @@ def stack(flow: Flow, node: fx.Node) -> Dims:
 
 
 def picked(flow: Flow, node: fx.Node) -> Dims:
-    """Positions are picked along one axis, in any order."""
+    """``index_select`` and similar: positions are picked along one axis, in an unknown order."""
     dims, sizes = same_rank(flow, node), flow.table.sizes(node)
     place, before = cast(int, aten.argument(node, 1, "dim", 0)), flow.of(flow.sources(node)[0])
     if not isinstance(place, int) or len(before) != len(sizes):
@@ -170,7 +170,7 @@ def picked(flow: Flow, node: fx.Node) -> Dims:
 
 
 def index(flow: Flow, node: fx.Node) -> Dims:
-    """Advanced indexing: axes before and after the indexed ones are kept when their number still fits."""
+    """Advanced indexing: the axes before and after the indexed axes are kept if they can be identified."""
     sizes, dims = flow.table.sizes(node), flow.of(flow.sources(node)[0])
     indices = cast(Sequence[object], node.args[1])
     indexed = [place for place, index in enumerate(indices) if index is not None]
@@ -190,7 +190,7 @@ def index(flow: Flow, node: fx.Node) -> Dims:
 
 
 def _covers(index: object) -> int:
-    """How many axes an index picks from: a mask as many as it has, numbers one."""
+    """Return the number of axes that one index consumes: the number of its own axes for a boolean mask, else one."""
     value = index.meta.get("val") if isinstance(index, fx.Node) else None
     return value.dim() if isinstance(value, Tensor) and value.dtype == torch.bool else 1
 

@@ -140,8 +140,11 @@ class AxisTable:
         return (Factor(size, self.new(feature=feature, given=given)),)
 
     def chosen(self, dim: Dim, size: int) -> Dim:
-        """Positions picked from a dimension, in whatever order: where tokens share it with the samples, it can no
-        longer be told which sample a position belongs to."""
+        """Return the dimension of positions that were picked from ``dim`` in an unknown order.
+
+        If ``dim`` holds samples and tokens, it is unknown which sample a picked position belongs to. All factors of the
+        result are then the batch.
+        """
         if not self.holds_batch(dim):
             return self.resized(dim, size)
         rest, odd = divmod(size, PRIME)
@@ -205,7 +208,8 @@ class AxisTable:
         return tuple(result)
 
     def _settled(self, dim: Dim, size: int) -> Dim:
-        """A dimension of a view; what is cut from samples in an unknown order, and holds none whole, is a new axis."""
+        """Return a dimension of a view. A piece of samples in an unknown order that holds no whole sample becomes a new
+        axis."""
         cut = bool(dim) and size % PRIME != 0 and all(factor.axis == BATCH for factor in dim)
         return self.fresh(size) if cut else dim
 

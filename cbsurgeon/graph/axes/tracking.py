@@ -69,7 +69,7 @@ def _apply(flow: Flow, node: fx.Node) -> Dims:
 
 
 def _checked(flow: Flow, node: fx.Node, dims: Dims) -> Dims:
-    """The rule's dimensions; one whose size is not the tensor's is replaced by an unknown dimension."""
+    """Return the dimensions that a rule gave; a dimension whose size is not that of the tensor becomes unknown."""
     sizes = flow.table.sizes(node)
     if len(dims) != len(sizes):
         return tuple(flow.table.fresh(size) for size in sizes)

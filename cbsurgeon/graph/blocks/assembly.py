@@ -123,18 +123,18 @@ def without_adapters(groups: list[list[Found]], blocks: list[Block]) -> list[Blo
 
 
 def _notes(found: Found, end: Site | None) -> tuple[str, ...]:
-    """What a user should know before inserting an operator at a block's End."""
+    """Return facts about a block's End that a user should know before inserting an operator there."""
     if end is None:
         return ()
     notes = list[str]()
     if end.hooks and end.hooks[0].before_dropout:
-        notes.append("dropout is a function call: on the module, End is before it")
+        notes.append("dropout is a function call: in the module, an operator at End runs before it")
     if end.unfold is not None:
         notes.append(
-            f"samples and tokens share an axis: it is split, so that a mean is over the {end.tokens} of a sample"
+            f"samples and tokens share an axis: it is split, and a mean is over the {end.tokens} tokens of a sample"
         )
     if end.tokens < found.tokens:
-        notes.append(f"in windows: a mean there is over the {end.tokens} of {found.tokens} tokens of each window")
+        notes.append(f"in windows: a mean is over the {end.tokens} tokens of a window, not over all {found.tokens}")
     return tuple(notes)
 
 
@@ -155,7 +155,7 @@ def merged(reading: Reading, sites: Sequence[Site], hosts: Hosts) -> Site:
         and all(hook in other.hooks for other in sites)
     ]
     if first.unfold is not None and not (first.unfold.module and all(one.unfold == first.unfold for one in sites)):
-        hooks = []  # nothing says at run time how many tokens a sample has
+        hooks = []  # no module output shows at run time how many tokens a sample has
     return replace(first, uses=tuple(use for site in sites for use in site.uses), hooks=tuple(hooks[:1]))
 
 
@@ -163,7 +163,7 @@ def stack_names(reading: Reading, groups: list[list[Found]]) -> list[str]:
     """Return the stack of every group: blocks on one residual stream share a stack, named by their common path."""
     owner: dict[fx.Node, int] = {}
     paths: list[list[str]] = []
-    # In graph order over all groups: what a module's second run reads was made by a block whose group comes later.
+    # In graph order over all groups: the second run of a module may read the output of a block of a later group.
     for found in sorted((one for group in groups for one in group), key=lambda one: _rank(reading, one)):
         assert found.branch.stream is not None
         origin = reading.lineage.origin(found.branch.stream)

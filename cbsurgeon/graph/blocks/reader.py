@@ -1,4 +1,4 @@
-"""Read a captured program: find its residual branches and decide for each whether it is a block, or why it is not."""
+"""Read a captured program: find its residual branches, and decide whether each is a block, with a reason if not."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _read_sum(reading: Reading, total: fx.Node, claimed: set[fx.Node]) -> None:
 
 
 def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
-    """Return the block that a branch is, or why it is not one; ``None`` if it is not worth a reason."""
+    """Return the block of a branch, or the reason why it is none; ``None`` if the branch is not even a candidate."""
     flow, between = reading.flow, branch.between
     if between.attention:
         return _attention(reading, branch)
@@ -98,14 +98,14 @@ def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
     problem = shape_problem(branch)
     if problem is not None:
         return rejected(reading, branch, *problem)
-    assert branch.stream is not None  # shape_problem asked
+    assert branch.stream is not None  # shape_problem() has checked it
     if not flow.is_activation(branch.stream):
         return rejected(reading, branch, Reason.NOT_BATCHED, "the stream does not depend on any input", 4)
     channel = channel_axis(flow, branch.stream)
     axes = {axis for dim in flow.of(branch.stream) for axis in flow.table.axes(dim)} - {BATCH}
     contracted = flow.table.axes(between.firsts[0].contracted)
     if channel is None or not contracted <= axes:
-        detail = f"axes of {branch.stream.name}: nothing tells channels from tokens"
+        detail = f"axes of {branch.stream.name}: channels and tokens cannot be distinguished"
         return rejected(reading, branch, Reason.AXES_UNDECIDED, detail, 4)
     known = roles_where_shared(flow, flow.of(branch.stream), {channel})
     if known is None or not known.tokens:

@@ -14,7 +14,7 @@ from cbsurgeon.graph.branches.projection import Projection, projection
 from cbsurgeon.graph.branches.steps import is_spatial, step
 
 LIMIT = 600
-"""Nodes visited before a walk is given up; the widest attention seen needs under 200."""
+"""Largest number of nodes that a walk visits; the widest attention that was seen needs under 200."""
 
 
 @dataclass
@@ -23,13 +23,13 @@ class Body:
 
     Attributes:
         firsts: the up projections: those whose feature axis the down projection contracts, in graph order.
-        others: other projections that were met (of queries, of keys).
+        others: other projections that the walk reached (of queries, of keys).
         nodes: every node visited.
         activation, gate: there is a non-linearity; two different tensors are multiplied.
         attention: tokens are mixed by weights that are computed from tokens.
         spatial: tokens are mixed by a depthwise convolution, a pooling or a Fourier transform.
         token_mixing: there is a projection of a token axis (spatial gating unit).
-        opened: the walk stopped somewhere without meeting a projection.
+        opened: the walk stopped at a node that no projection precedes.
     """
 
     firsts: list[Projection] = field(default_factory=list)

@@ -14,7 +14,7 @@ from cbsurgeon.graph.branches.projection import Projection, projection
 from cbsurgeon.graph.branches.steps import chain, is_spatial, operands, step
 
 DEPTH = 3
-"""How many more than two projections an MLP may have."""
+"""Number of projections that an MLP may have in addition to two."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def branches(flow: Flow, total: fx.Node, stop: Container[fx.Node]) -> Iterator[B
 
 
 def _streams(flow: Flow, node: fx.Node, depth: int = 4) -> list[fx.Node]:
-    """Candidates for the stream in the other operand: its chain, and the chains of a sum that is used only here."""
+    """Return candidates for the stream in the other operand: its chain, and the chains of the terms of a sum that has
+    no other reader."""
     nodes = chain(flow, node)
     inner = operands(flow, nodes[-1])
     if depth and inner and all(len(one.users) == 1 for one in nodes):
@@ -89,21 +90,21 @@ def _read(
         if inner and current not in stop:
             mixed = _mixed(flow, inner)
             if mixed is not None:
-                yield from _behind(flow, total, mixed, others, stop)
+                yield from _upstream_of_blocker(flow, total, mixed, others, stop)
                 return
             for one in inner:
                 yield from _read(flow, total, one, others, stop, [*tail, current])
             return
         up = step(flow, current)
         if up is None or up.kind in ("activation", "spatial"):
-            yield from _behind(flow, total, current, others, stop)
+            yield from _upstream_of_blocker(flow, total, current, others, stop)
             return
         tail.append(current)
         current = up.source
 
 
 def _mixed(flow: Flow, terms: list[fx.Node]) -> fx.Node | None:
-    """A convolution or pooling in a sum of several functions of one tensor (re-parameterised branches)."""
+    """Return a convolution or pooling in a sum of several functions of one tensor (re-parameterised branches)."""
     walks = []
     for term in terms:
         nodes = [term]
@@ -117,10 +118,10 @@ def _mixed(flow: Flow, terms: list[fx.Node]) -> fx.Node | None:
     return None
 
 
-def _behind(
+def _upstream_of_blocker(
     flow: Flow, total: fx.Node, blocker: fx.Node, others: list[fx.Node], stop: Container[fx.Node]
 ) -> Iterator[Branch]:
-    """The branches behind a step that is not element-wise; they are rejected with a reason, or are experts."""
+    """Yield the branches upstream of a step that is not element-wise. They are experts, or rejected with a reason."""
     if is_spatial(flow, blocker):
         core = Projection(blocker, aten.tensors(blocker)[0], (blocker,), blocker, (), spatial=True, convolution=True)
         yield Branch(total, None, core, Body(), (blocker,), others=tuple(others), blocked_by=blocker)

@@ -155,7 +155,7 @@ def _site(
 ) -> Site:
     known = roles_where_shared(flow, flow.of(place.value), channels)
     if known is None:
-        raise NoSite("channels share an axis with something else there")
+        raise NoSite("channels share an axis with tokens or samples there")
     if not known.tokens:
         raise NoSite(
             "tokens share an axis with the batch there" if known.folded > 1 else "there is no token axis there"
@@ -175,7 +175,7 @@ def _site(
 
 
 def _shown(flow: Flow, calls: ModuleCalls, value: fx.Node, unfold: Unfold) -> Unfold:
-    """The split of a tensor, with the nearest module before it whose output has these samples and tokens on separate
+    """The split of a tensor, and the nearest module before it whose output has the same samples and tokens on separate
     axes."""
     shared = flow.plain(flow.of(value)[unfold.axis])
     samples = next(place for place, factor in enumerate(shared) if factor.axis == BATCH)

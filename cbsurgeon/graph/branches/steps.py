@@ -1,4 +1,4 @@
-"""Walk upstream from a node, one step at a time: what kind of step it is, and which input carries the stream.
+"""Walk upstream from a node, one step at a time, and find the kind of each step and the input that carries the stream.
 
 The walk follows the *full-sized* operand: of ``x * gate`` with a gate of shape ``[B, 1, C]`` that is ``x``, and of
 ``x * rsqrt(mean(x * x))`` (a normalisation written out) it is ``x`` as well. If two operands are full-sized the walk

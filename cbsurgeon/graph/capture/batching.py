@@ -1,4 +1,4 @@
-"""Which axis of each input is the batch: axis 0 of the inputs that agree on its size, or what the user states."""
+"""The batch axis of each input: axis 0 of the inputs that agree on its size, or the axis that the user states."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Batch:
 
     Attributes:
         axes: for each leaf of the inputs, in the order of ``pytree``, its batch axis or ``None``.
-        size: samples, ``None`` where no input has a batch.
+        size: number of samples; ``None`` if no input has a batch axis.
     """
 
     axes: tuple[int | None, ...]
     size: int | None
 
     def resized(self, inputs: Inputs, wanted: int) -> Inputs:
-        """Inputs of another batch size: samples are repeated in turn."""
+        """Return inputs of another batch size; the samples are repeated in order."""
         if self.size is None:
             return inputs
         rows = torch.arange(wanted) % self.size
@@ -92,7 +92,7 @@ def input_names(module: nn.Module, inputs: Inputs) -> list[str]:
 
 
 def spelled(names: list[str], axes: tuple[int | None, ...]) -> str:
-    """What to give ``--batch-axis`` for some axes: one number where one is enough."""
+    """Return the value of ``--batch-axis`` for some axes: one number if all axes are the same."""
     chosen = {name: axis for name, axis in zip(names, axes, strict=True) if axis is not None}
     same = set(chosen.values())
     return str(same.pop()) if len(same) == 1 else ",".join(f"{name}={axis}" for name, axis in chosen.items())
@@ -108,7 +108,7 @@ def _size(leaves: list[Any], axes: tuple[int | None, ...]) -> int | None:
 
 
 def _check(stated: int | Mapping[str, int], names: list[str], leaves: list[Any]) -> None:
-    """Refuse a statement that the inputs contradict."""
+    """Refuse a stated batch axis that contradicts the inputs."""
     tensors = {name: leaf for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)}
     shapes = ", ".join(f"{name} {list(leaf.shape)}" for name, leaf in tensors.items())
     if isinstance(stated, int):

@@ -17,7 +17,7 @@ Override = Mapping[str, Tensor]
 
 
 class _Enough(Exception):
-    """All wanted values have been computed."""
+    """Raised to stop a run when all requested values have been computed."""
 
 
 class _Reader(fx.Interpreter):
@@ -29,7 +29,7 @@ class _Reader(fx.Interpreter):
         self.places = {node: place for place, node in enumerate(module.graph.nodes)}
 
     def run(self, *args: Any, **_: Any) -> None:
-        """Run the needed nodes; the others cost nothing, so that many short runs of a long graph stay cheap."""
+        """Run only the nodes that are needed, so that many short runs of a long graph are fast."""
         self.env, self.args_iter = {}, iter(args)
         for node in self.module.graph.nodes:  # type: ignore[union-attr]
             if node.op in ("placeholder", "get_attr") or (node.op == "call_function" and node in self.needed):
@@ -56,8 +56,8 @@ class _Reader(fx.Interpreter):
 
 
 def _needed(graph: fx.Graph, wanted: set[str], override: Override) -> set[fx.Node]:
-    """The nodes that have to run for the wanted values: their ancestors, up to replaced values, and the nodes that
-    write into one of them."""
+    """Return the nodes that have to run for the requested values: their ancestors back to replaced values, and the
+    nodes that write into one of these."""
     needed, written = set[fx.Node](), set[fx.Node]()
     for node in reversed(graph.nodes):
         if node.name in wanted or node in needed or (writes(node) and _storage(node) in written):
@@ -91,10 +91,10 @@ def values(
     *,
     grad: bool = False,
 ) -> dict[str, Tensor]:
-    """Values of named nodes for named inputs; nothing else is computed, and the run stops as soon as all are known.
+    """Return the values of named nodes for named inputs; only the nodes that are needed for them run.
 
-    A node that draws random numbers draws the same ones in every run, whatever else is computed. With ``grad``,
-    gradients of the values can be taken.
+    A node that draws random numbers draws the same numbers in every run, whichever other nodes run. With ``grad``,
+    gradients of the values can be computed.
 
     Raises:
         KeyError: a name is not in the graph.

@@ -21,11 +21,11 @@ from cbsurgeon.models.model import Model, Provenance
 
 @dataclass(frozen=True)
 class Parts:
-    """What could be captured of a model, and what could not.
+    """The captured parts of a model, and the modules that could not be captured.
 
     Attributes:
         programs: captured sub-modules (``Program.prefix`` is the path), in the order they ran.
-        left_out: path of a module with parameters whose code is not in any program → why.
+        left_out: for each module with parameters whose code is not in any program, the reason.
         runs: path → how often the module runs in one forward pass of the whole model.
     """
 
@@ -85,14 +85,15 @@ def _record_example(model: Model, runs: Counter[str]) -> dict[str, Recorded]:
             code="CB-CAPTURE-06",
             where=model.provenance.reference,
             why=f"{type(error).__name__}: {str(error)[:200]}",
-            do="give inputs it takes: --input 3x224x224 or --inputs file.npz",
+            do="give inputs that the model accepts: --input 3x224x224 or --inputs file.npz",
         ) from error
 
 
 def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tuple[int | None, ...]]:
-    """Path → the batch axis of each leaf of the inputs: the first whose size changes when there is a sample more.
+    """Return, for each module path, the batch axis of each leaf of its inputs.
 
-    Empty where the model does not run with a sample more.
+    This is the first axis whose size changes if the model runs with one more sample. The result is empty if the model
+    does not run with one more sample.
     """
     assert model.module is not None
     batch = batch_of(model.module, example(model), model.batch_axis)
@@ -101,12 +102,12 @@ def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tup
         for leaf, axis in zip(pytree.tree_leaves(example(model)), batch.axes, strict=True)
         if isinstance(leaf, Tensor) and leaf.dim()
     ]
-    if batch.size is None or (model.batch_axis is None and None in tensors):  # a list of samples of their own sizes
+    if batch.size is None or (model.batch_axis is None and None in tensors):  # a list of samples of different sizes
         return {}
     more = batch.resized(example(model), batch.size + 1)
     try:
         others = record(model.module, *pytree.tree_map_only(Tensor, with_something_hidden, more), only=recorded)
-    except Exception:  # whatever forward() raises for another number of samples; capture then decides by axis 0
+    except Exception:  # forward() may raise anything for another number of samples; capture then uses axis 0
         return {}
     found = {}
     for path, one in recorded.items():
@@ -118,7 +119,7 @@ def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tup
 
 
 def _differing(first: Any, second: Any) -> int | None:
-    """The first axis along which two tensors have other sizes."""
+    """Return the first axis along which two tensors differ in size."""
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return None
     return next((axis for axis, (a, b) in enumerate(zip(first.shape, second.shape, strict=False)) if a != b), None)
@@ -146,7 +147,7 @@ def record(
         kwargs: its keyword inputs.
         only: paths to record; all of them by default.
         state: parameters to run with instead of the model's own.
-        runs: counts every call, where given.
+        runs: if given, a counter of all calls by path.
     """
     recorded: dict[str, Recorded] = {}
 
@@ -188,7 +189,7 @@ def with_something_hidden(tensor: Tensor) -> Tensor:
 
 
 def _descend(module: nn.Module, path: str, descent: _Descent) -> None:
-    """Capture a module, or if that fails its children."""
+    """Capture a module; if that fails, capture its children."""
     if module in descent.seen or next(module.parameters(), None) is None:
         return
     descent.seen.add(module)

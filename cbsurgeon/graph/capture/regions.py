@@ -123,7 +123,7 @@ def _autocast_type(node: fx.Node) -> torch.dtype | None:
 
 
 def unread(graph: fx.Graph) -> Iterator[fx.Node]:
-    """Yield the nodes whose region is kept: values decide what runs there."""
+    """Yield the nodes whose region is kept because values decide at run time which code runs."""
     for node in graph.nodes:
         if isinstance(node.target, torch._ops.HigherOrderOperator) and aten.name(node) not in _FIRST_OPERAND:
             yield node

@@ -20,13 +20,14 @@ IMAGE_AXES = 4
 """Batch, channels, height and width, in this order."""
 
 OTHER_SIZE = (2, 3)
-"""Factors of the example's height and width for the size at which program and model are compared. That size has all
-divisors of the example's size, and its height and width differ from each other and from the example's."""
+"""Factors of the example's height and width that give the second size, at which program and model are compared. The
+second size has all divisors of the example's size; its height and width differ from each other and from the
+example's."""
 
 _DO = "leave --dynamic-size out: one file per size works"
 
 
-def capture_open_size(model: Model) -> Program:
+def capture_dynamic_size(model: Model) -> Program:
     """Capture a model with batch, height and width of its image inputs symbolic, and compare it at another size.
 
     Args:
@@ -94,4 +95,4 @@ def _reason(text: str) -> str:
 
 
 def _refused(reference: str, why: str, do: str) -> CaptureError:
-    return CaptureError("height and width cannot be left open", code="CB-CAPTURE-07", where=reference, why=why, do=do)
+    return CaptureError("height and width cannot be dynamic", code="CB-CAPTURE-07", where=reference, why=why, do=do)

@@ -1,4 +1,4 @@
-"""Find the inputs of the whole model that the mask of a captured part comes from, by changing them one by one."""
+"""Find the input of the whole model that the mask of a captured part comes from, by changing the inputs one by one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _SHAKE = 0.1
 def origins(model: Model, programs: Sequence[Program], masks: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Return the names of the model's inputs that the masks of captured parts come from.
 
-    For each mask that the model takes, it is run again with half of a sample masked: if the part then gets another
-    mask, that input is the origin. A mask that changes with the model's parameters is a prediction and not a padding
-    mask; it is dropped. A mask without a known origin is named after the input of the part and the part's path.
+    For each mask among the model's inputs, the model is run again with half of a sample masked. If the part then
+    receives another mask, that input is the origin. A mask of a part that changes with the model's parameters is a
+    prediction and not a padding mask; it is dropped. A mask without a known origin is named after the input of the part
+    and the part's path.
 
     Args:
         model: the whole model.

@@ -26,8 +26,8 @@ from cbsurgeon.graph.capture.regions import inline, raising_line
 from cbsurgeon.graph.program import Program, wrap
 from cbsurgeon.models.model import Model
 
-# The captured program runs the same ATen kernels as the eager model. What differs is the grouping of a few
-# reductions (fused attention paths), which in fp32 stays below this share of the output's largest magnitude.
+# The captured program runs the same ATen kernels as the eager model. Only the grouping of a few reductions differs
+# (fused attention paths). In float32, the difference is below this fraction of the output's largest magnitude.
 CAPTURE_RTOL = 1e-4
 
 
@@ -36,9 +36,9 @@ def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Pr
 
     Args:
         model: a module with example inputs, or a model that is a program already.
-        check: run both and compare. If false, this is only done if the graph shows that two calls may differ, which is
-            enough for an inspection. It is never done without weights.
-        same_draws: give both the same random numbers, so that a forward() with random numbers passes.
+        check: run model and program and compare their outputs. If false, they are only compared if the graph shows that
+            two calls may differ, which is enough for an inspection. They are never compared without weights.
+        same_draws: give model and program the same random numbers, so that a forward() with random numbers passes.
 
     Raises:
         CaptureError: no example inputs (CB-CAPTURE-01), training mode (02), export failed (03), the batch became a
@@ -141,7 +141,7 @@ def _at_two_sizes(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Input
     size = batch.size or 0
     try:
         captures = [traced(module, *batch.resized(inputs, wanted), None) for wanted in (size, size + 1)]
-    except Exception:  # it cannot be captured at all, and the symbolic capture said why
+    except Exception:  # it cannot be captured at all, and the error of the symbolic capture has the reason
         raise refusal from refusal.__cause__
     try:
         with _plain_attention(), _quiet():
@@ -202,7 +202,7 @@ def _assert_symbolic(program: Program, batch: Batch, reference: str) -> None:
         return
     raise _fixed(
         f"{reference}: inputs {', '.join(program.input_names)}",
-        "the model fixes the batch size in its code, so the result would only serve one batch size",
+        "the model fixes the batch size in its code, so the program would be valid for one batch size only",
     )
 
 
@@ -283,7 +283,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Turn off the fused inference path of ``torch.nn.TransformerEncoderLayer``: it hides its MLP from the graph."""
+    """Turn off the fused inference path of ``torch.nn.TransformerEncoderLayer``, whose graph does not show the MLP."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

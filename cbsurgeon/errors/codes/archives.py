@@ -15,9 +15,9 @@ CODES = {
         do=(_AGAIN,),
     ),
     "CB-ST-02": Entry(
-        "the header of the safetensors file names something twice",
-        "Two entries have the same name. Readers would not agree on which one counts.",
-        causes=("a file made by hand or to do harm",),
+        "two entries in the header of the safetensors file have the same name",
+        "Different readers could use different entries for this name.",
+        causes=("a file made by hand, or a malicious file",),
         do=(_AGAIN, _UNKNOWN),
     ),
     "CB-ST-03": Entry(
@@ -29,7 +29,7 @@ CODES = {
     "CB-ST-04": Entry(
         "the offsets of the safetensors file do not fit its data",
         "The tensors must follow each other without gaps or overlap, from the first byte of data to the last.",
-        causes=("a download that was cut off", "bytes appended to the file", "a file made to do harm"),
+        causes=("a download that was cut off", "bytes appended to the file", "a malicious file"),
         do=(_AGAIN, _UNKNOWN),
     ),
     "CB-ST-05": Entry(
@@ -53,13 +53,13 @@ CODES = {
     "CB-ZIP-01": Entry(
         "a member of the archive is compressed",
         "torch.save stores its members without compression. A compressed one could become far larger than the file.",
-        causes=("an archive made by another program", "a file made to do harm"),
+        causes=("an archive made by another program", "a malicious file"),
         do=("unpack it and store the tensors as safetensors", _UNKNOWN),
     ),
     "CB-ZIP-02": Entry(
         "a member of the archive appears twice",
-        "Readers would not agree on which of the two counts.",
-        causes=("an archive made by another program", "a file made to do harm"),
+        "Different readers could use different ones of the two.",
+        causes=("an archive made by another program", "a malicious file"),
         do=(_PLAIN, _UNKNOWN),
     ),
     "CB-ZIP-03": Entry(
@@ -71,19 +71,19 @@ CODES = {
     "CB-ZIP-04": Entry(
         "the descriptions of a member of the archive disagree",
         "A zip archive describes each member twice. Here the two differ, or have flags that torch.save does not use.",
-        causes=("an archive made by another program", "a file made to do harm"),
+        causes=("an archive made by another program", "a malicious file"),
         do=(_PLAIN, _UNKNOWN),
     ),
     "CB-ZIP-05": Entry(
         "the members of the archive claim more bytes than it has",
         "The sizes in the archive's table of contents add up to more than the file.",
-        causes=("a download that was cut off", "a file made to do harm"),
+        causes=("a download that was cut off", "a malicious file"),
         do=("download the file again", _UNKNOWN),
     ),
     "CB-ZIP-06": Entry(
         "members of the archive overlap",
         "Two members use the same bytes of the file. This is how a small archive is made to unpack to a huge one.",
-        causes=("a file made to do harm",),
+        causes=("a malicious file",),
         do=(_UNKNOWN,),
     ),
     "CB-ZIP-07": Entry(
@@ -95,13 +95,13 @@ CODES = {
     "CB-ZIP-08": Entry(
         "the archive is beyond the limits of the reader",
         "It has too many members, or a member that must be read into memory as a whole is too large.",
-        causes=("a checkpoint with hundreds of thousands of tensors", "a file made to do harm"),
+        causes=("a checkpoint with hundreds of thousands of tensors", "a malicious file"),
         do=("store the tensors as safetensors", _UNKNOWN),
     ),
     "CB-ZIP-09": Entry(
         "the archive has hidden bytes, a comment or other parts",
         "Bytes before, between or after the members belong to no member. torch.save leaves none.",
-        causes=("a self-extracting or split archive", "bytes appended to the file", "a file made to do harm"),
+        causes=("a self-extracting or split archive", "bytes appended to the file", "a malicious file"),
         do=(_PLAIN, _UNKNOWN),
     ),
 }

@@ -8,17 +8,17 @@ CODES = {
         "The first word after cbsurgeon is not a verb, or a word that starts with a dash is not an option of that "
         "verb.",
         causes=("a misspelt name", "an option of another verb", "an option of another version of cbsurgeon"),
-        do=("take the name that the message suggests", "list what there is: cbsurgeon --help, cbsurgeon VERB --help"),
+        do=("take the name that the message suggests", "list the names: cbsurgeon --help, cbsurgeon VERB --help"),
     ),
     "CB-CLI-02": Entry(
         "an argument is missing, or its value is not valid",
-        "A required argument was not given, or an option got a value of another type or outside its list of values.",
-        causes=("an option at the end of the line, without its value", "a misspelt value", "text for a number"),
+        "A required argument was not given, or an option has a value of another type or outside its list of values.",
+        causes=("an option at the end of the line, without its value", "a misspelt value", "text instead of a number"),
         do=("take the value that the message suggests", "read the forms an option takes: cbsurgeon VERB --help"),
     ),
     "CB-CLI-03": Entry(
         "the command line cannot be read",
-        "The words of the command line do not make up a command, for a reason other than an unknown name or value.",
+        "The command line is not valid, for a reason other than an unknown name or value.",
         causes=("one argument too many, often because of a space in an unquoted path", "an option without its value"),
         do=("put quotes around paths with spaces", "compare with the examples of: cbsurgeon VERB --help"),
     ),
@@ -35,7 +35,7 @@ CODES = {
         do=("use a smaller --input, --batch or --batches", "run on a machine with more memory"),
     ),
     "CB-CLI-06": Entry(
-        "the value of an option does not have the form that the option takes",
+        "the value of an option does not have the required form",
         "An option that takes a number, a list, a time or KEY=VALUE got something else. The last line of the message "
         "shows a value that works.",
         causes=("a size below the smallest allowed", "a missing unit, sign or comma", "an empty value"),

@@ -6,9 +6,9 @@ _FLAGS = "state it: --size 224 --crop 0.875 --interpolation bicubic --mean image
 
 CODES = {
     "CB-DATA-01": Entry(
-        "the preprocessing of images is not known",
+        "the preprocessing of the images is unknown",
         "The dataset has images, and neither the model nor its file says how images become its input. cbsurgeon does "
-        "not guess: a wrong guess costs several points of accuracy and looks like a broken export.",
+        "not guess: a wrong guess would cost several points of accuracy and looks like a broken export.",
         causes=(
             "a model of your own, or an ONNX file that cbsurgeon did not write",
             "a transformers processor that does more than resize, crop and normalise",
@@ -21,7 +21,7 @@ CODES = {
         causes=(
             "a typing mistake in a flag",
             "a file written by another program",
-            "a number of means that is not the number of channels",
+            "more or fewer means than channels",
         ),
         do=(_FLAGS,),
     ),
@@ -59,7 +59,7 @@ CODES = {
         do=("remove the link",),
     ),
     "CB-DATA-08": Entry(
-        "the order of the classes is not clear",
+        "the class names are numbers, and their order is ambiguous",
         "The folders of the classes have numbers as names. torchvision sorts them as text (1, 10, 2), timm by number "
         "(1, 2, 10); with the wrong order most labels are wrong.",
         causes=("class folders named 0, 1, 2 and so on",),
@@ -108,7 +108,7 @@ CODES = {
         do=("torchvision:CIFAR10:DATA, for example",),
     ),
     "CB-EVAL-01": Entry(
-        "it is not clear which output to evaluate",
+        "it is unclear which output to evaluate",
         "The model has several outputs. Unless --output-name is given, the one called logits is evaluated, or the only "
         "one with the right number of dimensions; here there is neither.",
         causes=("a model without a classifier", "a model that returns features as well", "a typing mistake"),
@@ -118,12 +118,12 @@ CODES = {
         "the labels are not those of the task",
         "Classification takes one class index per sample, multilabel one value per class, segmentation one map per "
         "image.",
-        causes=("one-hot labels for a classifier", "another --task than the labels are for"),
+        causes=("one-hot labels for a classifier", "a --task that does not fit the labels"),
         do=("labels.argmax(1) turns one-hot labels into class indices", "leave --task out"),
     ),
     "CB-EVAL-03": Entry(
         "model and dataset have different classes",
-        "The number of classes of the dataset, or a label in it, does not belong to the outputs of the model.",
+        "The number of classes of the dataset, or a label in it, does not fit the outputs of the model.",
         causes=("a dataset with some of the classes", "a model with the classifier of another dataset"),
         do=(
             "--classes FILE with the output index of each class of the dataset",
@@ -138,7 +138,7 @@ CODES = {
     ),
     "CB-EVAL-05": Entry(
         "there is no such metric",
-        "The name is not a metric of the task, the metric needs more classes, or a metric of your own cannot be used.",
+        "The name is not a metric of the task, the metric needs more classes, or your own metric cannot be used.",
         causes=(
             "a typing mistake",
             "top-5 of five classes or fewer is always right",
@@ -184,14 +184,14 @@ CODES = {
         ),
     ),
     "CB-ANALYZE-02": Entry(
-        "there is no data to analyse the model on",
+        "no data was given to analyse the model on",
         "Without --data, photographs that come with scikit-image are used. That needs a model with one input that "
         "states its preprocessing.",
         causes=("a text model", "a model of your own, which states no preprocessing"),
         do=("--data images/", "--data file.npz, with one array for each input of the model"),
     ),
     "CB-ANALYZE-03": Entry(
-        "this is no data",
+        "this is not a supported kind of data",
         "Data can be a folder of images, an .npz file, a tensor, tensors by input name, or an iterable of batches.",
         causes=("a number or another object was passed as data=",),
         do=("give what the model's forward() takes, batch first",),

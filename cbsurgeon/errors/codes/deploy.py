@@ -4,13 +4,13 @@ from cbsurgeon.errors.entry import Entry
 
 CODES = {
     "CB-EXPORT-01": Entry(
-        "the ONNX opset is not offered",
+        "the ONNX opset is not supported",
         "Only the opsets that the message lists are tested, and only these are written.",
         causes=("an --opset that another tool uses",),
         do=("leave --opset out", "take 23 for a runtime that has the Attention operator"),
     ),
     "CB-EXPORT-02": Entry(
-        "the dtype of the export is not known",
+        "unknown dtype for an export",
         "--dtype casts the weights before exporting and takes float16 or bfloat16.",
         causes=("a short form of another tool, such as fp16", "int8, which needs calibration rather than a cast"),
         do=("take float16 or bfloat16", "leave --dtype out to keep the type of the model"),
@@ -32,9 +32,9 @@ CODES = {
         do=("try another --opset", "report it with the name of the model"),
     ),
     "CB-EXPORT-05": Entry(
-        "the exported file does not have the batch that was asked for",
-        "The inputs of the file are read back. Their first axis is fixed where it should be open, or the reverse. The "
-        "file was removed.",
+        "the exported file has another batch than requested",
+        "The inputs of the file are read back. Their first axis is fixed although it should be dynamic, or the other "
+        "way round. The file was removed.",
         causes=("a version of torch or onnxscript that fixes dimensions",),
         do=("pip install --upgrade torch onnxscript",),
     ),
@@ -53,29 +53,29 @@ CODES = {
     "CB-EXPORT-08": Entry(
         "the batch size is not valid",
         "A batch has at least one sample.",
-        causes=("zero or a negative number, which other tools use for an open batch",),
-        do=("leave --batch out for an open batch", "give 1 or more"),
+        causes=("zero or a negative number, which other tools use for a dynamic batch",),
+        do=("leave --batch out for a dynamic batch", "give 1 or more"),
     ),
     "CB-EXPORT-09": Entry(
-        "a .pt2 file keeps its batch open",
-        "A program can be edited further, and for that its batch axis is recognised by being open.",
+        "the batch of a .pt2 file cannot be fixed",
+        "A .pt2 file can be edited further, and editing needs a dynamic batch axis.",
         causes=("--batch N together with -o FILE.pt2",),
         do=("leave --batch out", "fix the batch of the ONNX file or engine made from it"),
     ),
     "CB-EXPORT-10": Entry(
-        "the batch of the model is fixed already",
+        "the batch size of the model is fixed already",
         "The program was captured for one batch size and cannot be given another.",
         causes=("a .pt2 file of another program, exported without dynamic shapes",),
-        do=("leave --batch out", "capture the model with an open batch"),
+        do=("leave --batch out", "capture the model with a dynamic batch"),
     ),
     "CB-EXPORT-11": Entry(
-        "the option is fixed by the ONNX file",
+        "the option cannot change an ONNX file",
         "An engine is built from a finished ONNX file, which fixes its dtype, opset and folding.",
         causes=("--dtype, --opset or --no-fold together with an .onnx file",),
         do=("leave the option out", "export the model again with that option, then build the engine"),
     ),
     "CB-EXPORT-12": Entry(
-        "only an engine can be made from this file",
+        "the file cannot be exported to this format",
         "An ONNX file is exported already, and can only be built into a TensorRT engine.",
         causes=("an .onnx file with an output that does not end in .engine", "a path that is not an ONNX file"),
         do=("end the output in .engine: cbsurgeon export FILE.onnx -o FILE.engine", "give the model instead"),
@@ -98,8 +98,8 @@ CODES = {
         do=("take a path that cbsurgeon inspect shows", "add --dtype float16", "leave --keep-float32 out"),
     ),
     "CB-EXPORT-15": Entry(
-        "the model cannot be expressed in the ONNX opset",
-        "An operator of the model needs something that this ONNX operator set does not have. The message names it. "
+        "the model cannot be written in the requested ONNX opset",
+        "An operator of the model has no equivalent in this ONNX operator set. The message names it. "
         "Sets below 18 are converted from 18, the oldest that torch.onnx writes.",
         causes=("--opset 17 for a model with padding or resizing in a form of 18",),
         do=("leave --opset out", "take 18 or newer"),
@@ -117,20 +117,20 @@ CODES = {
         do=("copy the .onnx file and its .data file together", "export it again"),
     ),
     "CB-ONNX-03": Entry(
-        "what the ONNX file says about its insertions cannot be read",
+        "the cbsurgeon metadata of the ONNX file cannot be read",
         "cbsurgeon writes a recipe into the metadata of the files it exports. That entry is damaged.",
         causes=("a tool that rewrote the metadata", "a file of another version"),
         do=("export the model again with this version",),
     ),
     "CB-ONNX-04": Entry(
-        "the file does not say what was inserted",
+        "the file has no information about inserted operators",
         "An ONNX file lists its insertions in its metadata, an engine in the manifest beside it. This file was not "
         "made by cbsurgeon, or another tool dropped that entry. Graphs of exported files are not searched for blocks.",
         causes=("a file of another exporter", "a file that was optimised by another tool"),
         do=("inspect the model it was exported from",),
     ),
     "CB-ONNX-05": Entry(
-        "the weights of the ONNX file are in a file outside its folder, or in a link",
+        "the ONNX file reads its weights from an unsafe file",
         "An ONNX file can name files that hold its weights. Only regular files in its own folder are read, and no "
         "links: a link would make any file of yours the weights of a model, which could then be read out of it.",
         causes=(
@@ -141,14 +141,14 @@ CODES = {
         do=("put a real copy of the data file beside the .onnx file",),
     ),
     "CB-ENGINE-01": Entry(
-        "the TensorRT package is not known",
+        "unknown TensorRT package",
         "Engines are built by the Python package tensorrt or tensorrt_rtx.",
         causes=("a misspelt name",),
         do=("leave it out to use the package that is installed",),
     ),
     "CB-ENGINE-02": Entry(
         "the manifest of the engine cannot be read",
-        "A JSON file beside the engine says what it was built from and with. It is damaged.",
+        "The manifest is a JSON file beside the engine with the source file and the build options. It is damaged.",
         causes=("a file edited by hand", "an incomplete copy"),
         do=("build the engine again",),
     ),
@@ -159,13 +159,13 @@ CODES = {
         do=("check the path",),
     ),
     "CB-ENGINE-04": Entry(
-        "the engine is not the one its manifest was written for",
+        "the engine and its manifest do not belong together",
         "The SHA-256 of the file differs from the one in the manifest.",
         causes=("the engine was built again by another tool", "a file that was copied without its manifest"),
         do=("build the engine again with cbsurgeon",),
     ),
     "CB-ENGINE-05": Entry(
-        "nothing shows that the engine was built here",
+        "nothing proves that the engine was built here",
         "An engine is machine code that runs with your permissions. cbsurgeon opens the engines that it built itself "
         "on this machine.",
         causes=("an engine from another machine or user", "an engine built by trtexec"),
@@ -199,7 +199,7 @@ CODES = {
     "CB-ENGINE-10": Entry(
         "TensorRT could not build the engine",
         "The model was parsed, and building failed. The message repeats what TensorRT said.",
-        causes=("too little GPU memory", "no NVIDIA GPU or driver", "an input with more than one open dimension"),
+        causes=("too little GPU memory", "no NVIDIA GPU or driver", "an input with more than one dynamic dimension"),
         do=(
             "give a smaller largest batch: --batch 1,8,16",
             "without a GPU, install tensorrt-rtx: pip install 'cbsurgeon[tensorrt-rtx]'",
@@ -236,7 +236,7 @@ CODES = {
         do=("run it on a machine with a GPU", "use another back end: --backend onnxruntime"),
     ),
     "CB-RUN-04": Entry(
-        "the model has no eager form",
+        "the model cannot run in eager mode",
         "It is an exported program, not a module.",
         causes=("a model loaded from a .pt2 file",),
         do=("use the back end named program: --backend program",),
@@ -255,24 +255,25 @@ CODES = {
     ),
     "CB-RUN-07": Entry(
         "part of the model fell back to the CPU",
-        "CUDA was requested, and ONNX Runtime placed operators on the CPU. A measurement would be of something else.",
+        "CUDA was requested, and ONNX Runtime placed operators on the CPU. A measurement would not show the requested "
+        "provider.",
         causes=("missing CUDA or cuDNN libraries", "operators without a CUDA kernel"),
         do=("check the CUDA and cuDNN libraries of this installation", "export with --opset 20"),
     ),
     "CB-RUN-08": Entry(
-        "an input is outside what the engine was built for",
+        "the shape of an input is outside the engine's profile",
         "An engine serves the range of batches it was built with.",
         causes=("a larger batch than the largest of the profile",),
         do=("build it with a wider range: --batch 1,8,64", "give batches inside the range"),
     ),
     "CB-RUN-09": Entry(
-        "there is no such back end",
+        "unknown back end",
         "The back end is not one of those the message lists.",
         causes=("a misspelt name", "a name of another tool, such as trt"),
         do=("take a name from the message", "leave it out: each model then runs in the back end for its format"),
     ),
     "CB-RUN-11": Entry(
-        "there is no such device",
+        "unknown device",
         "--device takes cpu, cuda, or cuda:1 for the second GPU.",
         causes=("a misspelt name, or gpu for cuda",),
         do=("take a name from the message", "leave --device out to run on the CPU"),

@@ -51,7 +51,7 @@ CODES = {
     ),
     "CB-LOAD-11": Entry(
         "the file is TorchScript",
-        "torch.jit.save writes compiled code. There is no module in it that operators could be inserted into.",
+        "torch.jit.save writes compiled code. It has no torch.nn.Module into which operators could be inserted.",
         causes=("a model exported for deployment instead of its weights",),
         do=(
             "save its weights where you trust it: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')",
@@ -60,7 +60,7 @@ CODES = {
     ),
     "CB-LOAD-12": Entry(
         "the file is a pickle of objects, not of weights",
-        "Reading it would rebuild Python objects, and that runs code which the file names.",
+        "Reading it would rebuild Python objects, which runs code named in the file.",
         causes=("torch.save(model) instead of torch.save(model.state_dict())", "a trainer that saves its own objects"),
         do=(
             "save the weights in the program that made the file: torch.save(model.state_dict(), 'weights.pt')",
@@ -88,7 +88,7 @@ CODES = {
     "CB-LOAD-16": Entry(
         "the file claims more data than it holds",
         "A tensor in the file is declared larger than the bytes that are there. It is not read.",
-        causes=("a file that was cut off", "a file made to do harm"),
+        causes=("a file that was cut off", "a malicious file"),
         do=("download or write the file again", "do not use it if it comes from an unknown source"),
     ),
     "CB-LOAD-17": Entry(
@@ -104,8 +104,8 @@ CODES = {
         do=("add --arch timm:NAME, torchvision:NAME, hf:CLASS or mod:package.module:factory",),
     ),
     "CB-LOAD-21": Entry(
-        "the checkpoint names an architecture that only you may name",
-        "The architecture in the file would import code or read other files. A file may not cause that by itself.",
+        "the checkpoint names an architecture that a file may not name",
+        "The architecture in the file would import code or read other files. Only the user may request that.",
         causes=("a model of your own, saved with a mod: reference", "a file from somebody else"),
         do=("if the code is yours, give the name on the command line: --arch mod:package.module:factory",),
     ),
@@ -139,13 +139,13 @@ CODES = {
         "building the model would take too much memory",
         "Parameters, buffers and example inputs are counted while the model is built, before anything is written into "
         "them. A model named on the command line may take four fifths of the machine's memory; one that a file "
-        "describes half a gibibyte and eight times the size of the file. Running the model takes more on top.",
+        "describes half a gibibyte and eight times the size of the file. Running the model needs additional memory.",
         causes=(
             "an image size or a width far above what the architecture is made for",
             "a small file that describes a large model: do not use it unless you know it",
             "a model larger than this machine",
         ),
-        do=("use a smaller --input, --model-option img_size=224 or batch", "lift the limit: --max-memory 16GB"),
+        do=("use a smaller --input, --model-option img_size=224 or batch", "raise the limit: --max-memory 16GB"),
     ),
     "CB-FIT-01": Entry(
         "the weights do not fit the architecture",
@@ -171,7 +171,7 @@ CODES = {
         "the metadata of the checkpoint cannot be read",
         "The metadata that cbsurgeon writes beside the weights (architecture, options, recipe) is damaged, too large, "
         "or contradicts the tensors.",
-        causes=("a program that rewrote the file", "a file made to do harm"),
+        causes=("a program that rewrote the file", "a malicious file"),
         do=("write the file again with cbsurgeon", "state the architecture yourself: --arch REF"),
     ),
     "CB-META-02": Entry(
@@ -181,7 +181,7 @@ CODES = {
         do=("pip install --upgrade cbsurgeon",),
     ),
     "CB-META-03": Entry(
-        "the file's notes of what was inserted cannot be read",
+        "the recipe note in the state dict cannot be read",
         "A state dict saved after an insertion notes its operators and their recipe beside the tensors. Here the "
         "operators are not those of the recipe, or the recipe is damaged.",
         causes=("only a part of the edited model was saved", "a program that rewrote the file"),
@@ -197,14 +197,14 @@ CODES = {
         do=("leave out --trained-with: the file is read with its own recipe",),
     ),
     "CB-META-05": Entry(
-        "it is not known whether these weights were trained with operators",
+        "it is unknown whether these weights were trained with operators",
         "Another entry of the checkpoint notes its operators. This one was copied into a plain dictionary, which holds "
         "no notes, so it may have had them as well.",
         causes=("averaged weights kept as {key: tensor}", "weights moved to the CPU one by one before saving"),
         do=("give the recipe: --trained-with recipe.json", "take the other entry: --entry NAME"),
     ),
     "CB-WEIGHTS-01": Entry(
-        "the pretrained weights are not there",
+        "the pretrained weights are not available",
         "timm:NAME.TAG names weights. They are read from timm's cache, or downloaded with --pretrained. Random weights "
         "are used instead only with --random-weights.",
         causes=("nothing was downloaded before", "no network", "options that do not fit the pretrained weights"),

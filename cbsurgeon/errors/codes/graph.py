@@ -5,7 +5,7 @@ from cbsurgeon.errors.entry import Entry
 CODES = {
     "CB-CAPTURE-01": Entry(
         "the model has no example inputs",
-        "torch.export runs the model once to record its graph, and nothing says on which inputs.",
+        "torch.export runs the model once to record its graph, and needs example inputs for that.",
         causes=("cbs.Model(module) without inputs", "a module without a config"),
         do=("give shapes without the batch: --input 3x224x224", "in Python: cbs.Model(module, (x,))"),
     ),
@@ -30,7 +30,7 @@ CODES = {
     ),
     "CB-CAPTURE-04": Entry(
         "the batch size became a constant",
-        "The recorded graph serves one batch size only.",
+        "The recorded graph is valid for one batch size only.",
         causes=(
             "a loop over the samples in forward(), so that the number of steps depends on the batch size",
             "a number computed from the batch size that is not a multiple of it plus a constant",
@@ -47,12 +47,12 @@ CODES = {
     "CB-CAPTURE-06": Entry(
         "the model does not run on its example inputs",
         "forward() raised an error before anything was recorded. The message repeats it.",
-        causes=("a shape the model does not take", "a missing input", "an input of another dtype"),
-        do=("give inputs it takes: --input 3x224x224, or --inputs FILE.npz",),
+        causes=("a shape that the model does not accept", "a missing input", "an input of another dtype"),
+        do=("give inputs that the model accepts: --input 3x224x224, or --inputs FILE.npz",),
     ),
     "CB-CAPTURE-07": Entry(
-        "height and width of the images cannot be left open",
-        "--dynamic-size captures the model with a free height and width. Its code has to work for any size: position "
+        "height and width of the images cannot be dynamic",
+        "--dynamic-size captures the model with symbolic height and width. Its code has to work for any size: position "
         "embeddings of a fixed number of tokens, window masks and token mixers do not.",
         causes=("a ViT, Swin or Mixer built for one image size", "a .pt2 program, whose size is fixed"),
         do=(
@@ -61,7 +61,7 @@ CODES = {
         ),
     ),
     "CB-CAPTURE-08": Entry(
-        "what is taken for the batch is no batch",
+        "the assumed batch axis is not the batch",
         "Axis 0 of the inputs counts as the batch. In this model one sample changes the result of another along it, or "
         "attention runs along it, so a token mean would run over the wrong axis.",
         causes=(
@@ -72,7 +72,7 @@ CODES = {
         do=(
             "state the axis: --batch-axis 1, or --batch-axis x=1,mask=0",
             "in Python: cbs.Model(module, (x,), batch_axis=1)",
-            "where samples are meant to see each other: --batch-axis 0",
+            "if samples may influence each other: --batch-axis 0",
         ),
     ),
     "CB-LOCATE-01": Entry(
@@ -96,7 +96,7 @@ CODES = {
     "CB-LOCATE-04": Entry(
         "a requested block does not have the position",
         "The block exists, but no operator can be inserted at the requested position. The message gives the reason.",
-        causes=("axes that cannot be told apart there", "a fused operation without a tensor at that point"),
+        causes=("axes whose roles cannot be distinguished there", "a fused operation without a tensor at that point"),
         do=("choose another --pos or other --layers", "insert where it is possible: --allow-partial"),
     ),
     "CB-SELECT-01": Entry(
@@ -107,7 +107,7 @@ CODES = {
         do=("take the form that the message suggests", "list the stacks: cbsurgeon inspect REF"),
     ),
     "CB-SELECT-02": Entry(
-        "cbsurgeon cannot tell which blocks are tapped",
+        "cbsurgeon cannot find out which blocks are tapped",
         "The model was captured in parts, and the graph of a part does not show where its residual stream goes.",
         causes=("a model that torch.export cannot capture whole",),
         do=("give the indices of the blocks whose stream is also an output: --exclude 3,7,11",),
@@ -123,7 +123,7 @@ CODES = {
         ),
     ),
     "CB-LEAK-02": Entry(
-        "the model masks padding, and a mean over all tokens would mix it in",
+        "the model masks padding, and a mean over all tokens would mix it into every token",
         "The attention of the model takes a padding mask. With the plain mean the output of a sample would depend on "
         "how much it was padded.",
         causes=("a text encoder such as BERT", "a detector with padded images"),
@@ -133,29 +133,29 @@ CODES = {
         ),
     ),
     "CB-LEAK-03": Entry(
-        "the probe found a leak",
+        "the model leaks the future or padding",
         "Later tokens or the padding were changed, and an output that must not depend on them changed by more than "
         "rounding (exit code 1).",
         causes=("an operator of your own that ignores the mask", "a mean over all tokens in a causal model"),
         do=("remove the operator: cbsurgeon remove REF -o OUT", "insert the form that fits: --causal or --masked"),
     ),
     "CB-LEAK-04": Entry(
-        "the probe does not find the sequence or the mask among the inputs",
+        "the leak probe does not find the sequence or the mask among the inputs",
         "The name or the axis given to the probe is not an input with at least two tokens, or not a padding mask.",
         causes=("a misspelt name", "example inputs without the mask", "a sequence along another axis"),
         do=("take one of the names in the message", "give the mask in the example inputs"),
     ),
     "CB-LEAK-05": Entry(
-        "the probe cannot judge",
+        "the leak probe has nothing to compare",
         "Changing the tokens did not change any output that belongs to a token, so a leak would not show.",
         causes=("a model that returns one vector per sample", "outputs that do not depend on the input changed"),
         do=("let the model return its tokens", "name another input or axis"),
     ),
     "CB-LEAK-06": Entry(
-        "a block has no mask that says which of its tokens are padding",
+        "a block has no mask that marks its padding",
         "The masked form was requested, and it is not proved which entry of the mask belongs to which token here.",
         causes=("tokens that were merged or moved after the mask was used", "a stack whose attention takes no mask"),
-        do=("leave the block out: --layers, --exclude", "where there is never padding: insert without --masked"),
+        do=("leave the block out: --layers, --exclude", "if there is never padding: insert without --masked"),
     ),
     "CB-LEAK-07": Entry(
         "no mask reached the operator while the model ran",
@@ -167,7 +167,7 @@ CODES = {
         ),
     ),
     "CB-LEAK-08": Entry(
-        "the mask does not say which tokens are padding",
+        "the mask does not mark padding per token",
         "The mask that was passed does not have one value per sample and token, or its values mean something else.",
         causes=("a mask of another shape", "one value per pair of tokens", "floats where the model takes booleans"),
         do=("give it as [batch, tokens], one value per token",),

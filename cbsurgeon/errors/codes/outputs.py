@@ -22,8 +22,8 @@ CODES = {
         do=("name another file with -o",),
     ),
     "CB-OUT-04": Entry(
-        "the output is not something that can be written as a file or folder",
-        "A file is needed and the path is a folder or a device, or a folder is needed and the path is a file.",
+        "the output path is a folder instead of a file, or a file instead of a folder",
+        "The verb writes a file and the path is a folder or a device, or it writes a folder and the path is a file.",
         causes=("-o names a folder without a file name", "-o names a file for a verb that writes a folder"),
         do=("name a file inside the folder, or a folder, as the message says",),
     ),
@@ -59,7 +59,7 @@ CODES = {
         do=("name a new folder with -o",),
     ),
     "CB-OUT-10": Entry(
-        "two outputs are one file",
+        "two outputs are the same file",
         "Two options name the same file to write, so the second would replace the first.",
         causes=("the same name after -o and --recipe-out",),
         do=("give each output a different name",),

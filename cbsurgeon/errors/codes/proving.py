@@ -31,44 +31,44 @@ CODES = {
         do=("compare a model with its own export",),
     ),
     "CB-VERIFY-04": Entry(
-        "there is nothing to compare on",
+        "no valid batch size was given",
         "No batch size is left to run.",
         causes=("--batches with zero", "a file whose fixed batch is none of those"),
         do=("give sizes of at least 1: --batches 1,2,7",),
     ),
     "CB-VERIFY-05": Entry(
-        "the two files take different batches",
+        "the two models are fixed to different batch sizes",
         "Each has a fixed batch, and the two are not the same (exit code 1).",
         causes=("two files exported with different --batch",),
         do=("compare each with the model it was made from", "export both with the same batch"),
     ),
     "CB-VERIFY-06": Entry(
-        "the two models state different preprocessings",
+        "the two models have different preprocessing",
         "The same pixels would reach them as different inputs, so their outputs cannot be compared on images.",
         causes=("the file was exported from a model with another preprocessing", "two different models"),
         do=("run each with its own preprocessing: cbsurgeon evaluate A B --data DATA", "export the file again"),
     ),
     "CB-VERIFY-07": Entry(
-        "real images were given, and the file is not compared with the model",
-        "An export compares an ONNX file with the model it is made from. Nothing else is compared there, so images "
-        "would be of no use.",
+        "real images were given, but the exported file is not compared with the model",
+        "An export compares an ONNX file with the model it is made from. Other files are not compared during an "
+        "export, so the images would not be used.",
         causes=("--no-verify", "an engine or a .pt2 program", "REF is an ONNX file", "onnxruntime is not installed"),
         do=("leave out --data", "cbsurgeon verify REF FILE --data DATA"),
     ),
     "CB-BISECT-01": Entry(
-        "there is nothing to make inputs from",
-        "Both are files, and neither says what real inputs look like.",
+        "inputs cannot be generated",
+        "Both are files, and neither of them contains example inputs.",
         causes=("two ONNX files were given",),
         do=("give inputs: --inputs FILE.npz", "compare one of them with the model"),
     ),
     "CB-BISECT-02": Entry(
-        "values inside an engine cannot be read",
+        "the inner values of an engine cannot be read",
         "TensorRT fuses layers when it builds, so the tensors between blocks no longer exist.",
         causes=("--bisect with an engine",),
         do=("bisect the ONNX file that the engine was built from",),
     ),
     "CB-BISECT-03": Entry(
-        "none of the blocks is on a residual stream",
+        "none of the blocks ends in a residual add",
         "The bisection compares the residual stream after each block, and no given block adds to one.",
         causes=("blocks of another model", "an empty list"),
         do=("leave the blocks out to compare every point of the stream",),
@@ -80,13 +80,13 @@ CODES = {
         do=("compare a model with its own export",),
     ),
     "CB-AUDIT-01": Entry(
-        "the hardware is not known",
+        "unknown hardware",
         "--hardware takes the names in the message, or cpu, which is measured here.",
         causes=("a misspelt name", "a device that is not in the list"),
         do=("take a name from the message", "give the rates yourself: --bandwidth 3.35TB/s --flops 989T"),
     ),
     "CB-AUDIT-02": Entry(
-        "there is no inserted operator whose share could be estimated",
+        "no operator is inserted, so there is no share to compute",
         "--roofline estimates which share of the run time inserted operators take. Neither model has one.",
         causes=("the original was given alone",),
         do=("compare the original with the edited model: cbsurgeon audit A B --roofline",),
@@ -106,7 +106,7 @@ CODES = {
     "CB-AUDIT-05": Entry(
         "the ONNX file cannot be counted at this size",
         "Shape inference did not give a number for every dimension that counting needs.",
-        causes=("an open dimension other than the batch", "another batch than the one fixed in the file"),
+        causes=("a dynamic dimension other than the batch", "another batch than the one fixed in the file"),
         do=("give the batch of the file: --batch N", "export with every other dimension fixed"),
     ),
     "CB-AUDIT-06": Entry(
@@ -143,17 +143,17 @@ CODES = {
         "the model takes one batch size only",
         "Its batch is fixed, and another one was requested.",
         causes=("a file exported with --batch N",),
-        do=("measure at the batch in the message", "export it with an open batch"),
+        do=("measure at the batch in the message", "export it with a dynamic batch"),
     ),
     "CB-BENCH-04": Entry(
-        "the compiled B computes the same as the compiled A",
-        "Run eagerly, the two models have different outputs; compiled, they do not. B would not be what is timed (exit "
-        "code 1).",
+        "B, as it would be timed, computes the same as A",
+        "In eager mode, the two models have different outputs; in the back end that is timed, they have the same. The "
+        "timing would not be that of B (exit code 1).",
         causes=("torch.compile reuses the graph of a module of the same class that it compiled before",),
         do=("call torch.compiler.reset() after an insertion", "run the bench in a fresh process"),
     ),
     "CB-BENCH-05": Entry(
-        "the two models do not run in the same way",
+        "the two models do not run in the same mode",
         "One model is replayed as a CUDA graph and the other is not (exit code 1).",
         causes=("an operation in one of the two that cannot be recorded", "too little memory for both recordings"),
         do=("time both without recording: cbs.checks.bench(a, b, cuda_graph=False)", "measure with a smaller --batch"),
@@ -184,7 +184,7 @@ CODES = {
         do=("give every value once",),
     ),
     "CB-SWEEP-02": Entry(
-        "the folder holds no sweep with runs",
+        "the folder does not contain a sweep with runs",
         "A worker reads what it has to run from runs.json in the folder of the sweep.",
         causes=("a mistyped folder", "a sweep without --run", "a damaged runs.json"),
         do=("cbsurgeon sweep REF --run COMMAND --metric NAME -o DIR",),
@@ -229,7 +229,7 @@ CODES = {
         do=("--metric accuracy",),
     ),
     "CB-SWEEP-09": Entry(
-        "the folder belongs to something else",
+        "the folder does not belong to this sweep",
         "A sweep starts in a new or empty folder, and continues in a folder that holds the same sweep.",
         causes=("other options than last time", "a folder with other files"),
         do=("name another folder with -o",),

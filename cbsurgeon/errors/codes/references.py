@@ -51,7 +51,7 @@ CODES = {
         "the architecture that a file names is far larger than the file",
         "Building stopped because the architecture has many more modules than the file has tensors. A small file could "
         "otherwise use up the memory.",
-        causes=("options that belong to another model", "a file made to do harm"),
+        causes=("options that belong to another model", "a malicious file"),
         do=("check --arch and --model-option", "do not use a file from an unknown source"),
     ),
     "CB-REF-07": Entry(
@@ -95,7 +95,7 @@ CODES = {
     ),
     "CB-INPUT-02": Entry(
         "the inputs of the model are not known, or do not fit its forward()",
-        "The graph is captured by running the model once, and nothing in the model says which inputs it takes; or the "
+        "The graph is captured by running the model once, and nothing in the model describes its inputs; or the "
         "arrays given are not named after the parameters of forward().",
         causes=("a module without a config", "an .npz file with other names"),
         do=(
@@ -119,8 +119,8 @@ CODES = {
     ),
     "CB-TRUST-01": Entry(
         "a recipe names code that would be imported",
-        "The operator of the recipe is a class of a user (mod:package.module:Class). Importing a module runs it, so a "
-        "file alone may not cause it.",
+        "The operator of the recipe is a class of a user (mod:package.module:Class). Importing its module runs code. A "
+        "recipe file alone may not cause that.",
         causes=("a recipe made with an operator of your own", "a recipe from somebody else"),
         do=("read that module; if it is yours, add --trust", "in Python: import the module before loading"),
     ),

@@ -4,7 +4,7 @@ from cbsurgeon.errors.entry import Entry
 
 CODES = {
     "CB-PLAN-01": Entry(
-        "a word of the choice is not known",
+        "unknown position, branch or kind of block",
         "The position (--pos), the branch (--at) or the kind of block (--kinds) is not one of the valid values.",
         causes=("a misspelt value",),
         do=("take one of the values in the message", "read the help: cbsurgeon insert --help"),
@@ -17,7 +17,7 @@ CODES = {
         do=("leave --pos and --at out",),
     ),
     "CB-OP-01": Entry(
-        "there is no such operator",
+        "unknown operator",
         "--op takes the name of an operator of cbsurgeon, or a class of your own as mod:package.module:Class.",
         causes=("a misspelt name", "a class of your own without mod: before it"),
         do=("take one of the names in the message",),
@@ -109,7 +109,8 @@ CODES = {
     ),
     "CB-SURGERY-03": Entry(
         "the site is occupied",
-        "There is an operator at that position already. Two in a row would compute something else than either.",
+        "There is an operator at that position already. Two operators in a row would compute another function than "
+        "each of them.",
         causes=("the model was edited before", "a recipe that is applied twice"),
         do=("remove the first: cbsurgeon remove REF -o OUT", "leave the block out: --exclude INDEX"),
     ),
@@ -152,7 +153,7 @@ CODES = {
         do=("build the encoder with enable_nested_tensor=False, and insert with --masked",),
     ),
     "CB-SURGERY-10": Entry(
-        "samples and tokens of a tensor cannot be told apart",
+        "samples and tokens of a tensor cannot be separated",
         "At this site they share one axis. It is split by the sizes of another module's output in the same forward "
         "pass. That module did not run before, or its sizes do not match the tensor.",
         causes=("a part of the model was called by itself", "samples have different numbers of tokens"),
@@ -160,8 +161,8 @@ CODES = {
     ),
     "CB-SURGERY-11": Entry(
         "the layer of an inserted operator is gone",
-        "An operator runs on the input or the output of a layer. It follows when the layer is wrapped or replaced; "
-        "here the layer was deleted.",
+        "An operator runs on the input or the output of a layer. If the layer is wrapped or replaced, the operator "
+        "moves with it; here the layer was deleted.",
         causes=("the model was changed after the insertion",),
         do=("remove the operators, change the model, then insert again",),
     ),
@@ -192,11 +193,11 @@ CODES = {
         "there is nothing to remove",
         "The model holds no operator that cbsurgeon inserted (exit code 1).",
         causes=("the original was given instead of the edited model", "it was removed before"),
-        do=("look at what is there: cbsurgeon inspect REF",),
+        do=("list the inserted operators: cbsurgeon inspect REF",),
     ),
     "CB-REMOVE-02": Entry(
         "there is no operator to disable",
-        "cbs.disable runs a module without its inserted operators for a while. This model has none, or is a program, "
+        "cbs.disable temporarily runs a module without its inserted operators. This model has none, or is a program, "
         "whose operators are part of its graph (exit code 1).",
         causes=("the original was given instead of the edited model", "a model loaded from a .pt2 file"),
         do=("compare with the model before the insertion", "remove the operators: cbs.remove(model)"),

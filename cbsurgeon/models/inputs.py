@@ -129,7 +129,7 @@ def with_batch_axis(model: Model, stated: BatchAxis, *, made: bool) -> Model:
             "--batch-axis has no meaning for an exported program",
             code="CB-LOAD-23",
             where=model.provenance.reference,
-            why="the program says itself which axis is open",
+            why="the program itself defines its dynamic axis",
             do="leave out --batch-axis",
         )
     if not made:
@@ -174,7 +174,7 @@ def require(model: Model, tried: str = "") -> Model:
         "the inputs of this model are not known",
         code="CB-INPUT-02",
         where=model.provenance.reference,
-        why=f"its forward takes {_signature(model)}; {tried or 'nothing in the model says of which shape'}",
+        why=f"its forward takes {_signature(model)}; {tried or 'nothing in the model describes their shapes'}",
         do="pass --input 3x224x224 (shapes without the batch), or --inputs FILE.npz with one array per parameter",
     )
 

@@ -143,7 +143,7 @@ def _filled(
     """Build the architecture, repeat the insertions, and load the weights."""
     if opened.edited_beside and not recipes:
         raise InputFileError(
-            "it is not known whether these weights were trained with operators",
+            "it is unknown whether these weights were trained with operators",
             code="CB-META-05",
             where=f"{opened.path}, entry {opened.entry}",
             why=f"entry {opened.edited_beside} notes its operators, and this one was copied into a plain dictionary, "

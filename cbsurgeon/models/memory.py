@@ -108,7 +108,7 @@ def _refusal(size: int, limit: int, where: str, what: str) -> UsageError:
         code="CB-LOAD-26",
         where=where,
         why=f"{_shown(size)} {what}; the limit is {_shown(limit)}",
-        do=f"use a smaller --input, img_size or batch; or lift the limit: --max-memory {_above(size)}GB",
+        do=f"use a smaller --input, img_size or batch; or raise the limit: --max-memory {_above(size)}GB",
     )
 
 

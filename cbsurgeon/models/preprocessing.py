@@ -170,10 +170,11 @@ def changed(base: Preprocessing | None, *, where: str = "", **flags: Any) -> Pre
         missing = [f"--{name}" for name in needed if name not in given]
         if missing:
             raise UsageError(
-                "how images become this model's input is not known",
+                "the preprocessing of the images is unknown",
                 code="CB-DATA-01",
                 where=where,
-                why=f"it does not say, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not given",
+                why=f"the model does not define it, and {', '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not given",
                 do="such as --size 224 --crop 0.875 --interpolation bicubic --mean imagenet --std imagenet",
             )
         return cropped(given.pop("size"), given.pop("crop"), source="flags", **given)
@@ -232,7 +233,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 def _problem(found: Preprocessing) -> str:
-    """What is wrong with a description; empty if nothing is."""
+    """Return the problem of a description; empty if it is valid."""
     choices = (
         ("resize", found.resize, RESIZES),
         ("interpolation", found.interpolation, INTERPOLATIONS),

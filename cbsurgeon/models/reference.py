@@ -71,7 +71,7 @@ def unknown_name(reference: Reference, known: Iterable[str], where: str) -> Usag
         f"{where} has no model named {reference.name!r}",
         code="CB-REF-02",
         where=str(reference),
-        why=f"the nearest names are {', '.join(near)}" if near else "no known name is like it",
+        why=f"the nearest names are {', '.join(near)}" if near else "no known name is similar",
         do=f"did you mean {reference.kind}:{near[0]}?" if near else f"list the names {where} knows, or write {_USAGE}",
     )
 

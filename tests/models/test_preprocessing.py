@@ -137,7 +137,7 @@ def test_inputs_of_a_users_own_module_are_not_guessed() -> None:
     with pytest.raises(UsageError) as caught:
         changed(None, where="mine.onnx", size=(224, 224), mean="imagenet")
     assert caught.value.code == "CB-DATA-01"
-    assert caught.value.why == "it does not say, and --crop, --interpolation, --std are not given"
+    assert caught.value.why == "the model does not define it, and --crop, --interpolation, --std are not given"
 
 
 def test_it_is_in_every_file_that_is_written(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def build(
         UsageError: unknown name (``CB-REF-02``), the builder refuses the options (``CB-REF-03``), a factory that
             does not exist or returns something else (``CB-REF-04``), inputs that do not parse or are not known
             (``CB-INPUT-*``), or more memory than is allowed (``CB-LOAD-26``).
-        InputFileError: pretrained weights are not there (``CB-WEIGHTS-01``).
+        InputFileError: pretrained weights are not available (``CB-WEIGHTS-01``).
         MissingPackage: the library is not installed (``CB-MISSING-01``).
     """
     known = parse_builder(reference) if isinstance(reference, str) else reference
@@ -212,8 +212,8 @@ def _without_weights(known: Reference, wanted: dict[str, Any], batch: int) -> Mo
             model = _BUILDERS[known.kind](known, wanted, batch)
             random = drew()
     except Exception:
-        # A constructor that reads numbers from its own parameters; if something else is wrong, the build that follows
-        # says what.
+        # A constructor that reads numbers from its own parameters. Any other error is raised again by the build that
+        # follows.
         return None
     whole = model.module is not None and without.complete(model.module, drew=random)
     return _named(model, known, wanted) if whole else None

@@ -21,7 +21,7 @@ from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference
 
 LARGEST_CONFIG = 8 << 20
-"""Bytes of config.json read at most."""
+"""Largest size in bytes of config.json."""
 _DROPPED = ("_name_or_path", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
 _SHOWN = 3
 _RECIPES = "cbsurgeon"
@@ -69,7 +69,7 @@ def read(folder: Path, options: dict[str, Any], batch: int, insertions: Insertio
             "there is no such transformers class or folder",
             code="CB-REF-02",
             where=f"hf:{folder}",
-            why="models are not downloaded here",
+            why="cbsurgeon does not download models",
             do=f"hf download {folder} --local-dir DIR, then hf:DIR; or name a class: hf:ViTForImageClassification",
         )
     try:

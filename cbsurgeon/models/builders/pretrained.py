@@ -32,7 +32,7 @@ def build(reference: Reference, options: dict[str, Any], batch: int, *, download
 
     Raises:
         UsageError: another kind of reference, which has no pretrained weights (``CB-WEIGHTS-02``).
-        InputFileError: the weights are not there, or could not be loaded (``CB-WEIGHTS-01``).
+        InputFileError: the weights are not available, or could not be loaded (``CB-WEIGHTS-01``).
     """
     if reference.kind not in ("timm", "torchvision"):
         raise UsageError(
@@ -53,7 +53,7 @@ def build(reference: Reference, options: dict[str, Any], batch: int, *, download
         raise
     except Exception as error:  # network, hub, cache and file errors of several libraries
         raise InputFileError(
-            "the pretrained weights are not there",
+            "the pretrained weights are not available",
             code="CB-WEIGHTS-01",
             where=str(reference),
             why=reason(error),

@@ -72,7 +72,7 @@ def architecture(
         most_memory=most,
     )
     if model.module is not None and any(parameter.is_meta for parameter in model.module.parameters()):
-        take_dtypes(model.module, state)  # costs nothing as long as there is no memory behind them
+        take_dtypes(model.module, state)  # before memory is allocated for the parameters, so that nothing is copied
         weightless.allocate(model.module)
         model = _matching_inputs(model, state)
     origin = Provenance(
@@ -179,7 +179,7 @@ def _bounded(checkpoint: Checkpoint) -> Mapping[str, Any]:
                 "the metadata of the checkpoint cannot be read",
                 code="CB-META-01",
                 where=str(checkpoint.path),
-                why=f"an option of its architecture is {str(value)[:40]}, beyond any architecture",
+                why=f"an option of its architecture is {str(value)[:40]}, larger than in any architecture",
                 do="do not use this file, or state the architecture yourself with --arch",
             )
     return checkpoint.architecture_options
@@ -195,7 +195,7 @@ def _trained(checkpoint: Checkpoint, name: str) -> Reference:
         f"the checkpoint names the architecture {name[:80]!r}, which neither timm nor torchvision has",
         code="CB-REF-02",
         where=str(checkpoint.path),
-        why=f"the nearest names are {', '.join(near)}" if near else "no known name is like it",
+        why=f"the nearest names are {', '.join(near)}" if near else "no known name is similar",
         do=f"cbsurgeon inspect {checkpoint.path} --arch timm:{near[0] if near else 'NAME'}",
     )
 

@@ -56,7 +56,7 @@ def fit(module: M, state: Mapping[str, torch.Tensor], where: str, portions: Iter
 
 
 def advice(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
-    """Return what to do about weights that do not fit, for the error."""
+    """Return the advice for the error about weights that do not fit."""
     if any(inserted(key) for key in given if key not in own):
         return "it was trained with an insertion: give its recipe (--trained-with, or cbs.load(file, recipe=...))"
     return "check --arch and its options (num_classes, img_size): the file must hold exactly this architecture"

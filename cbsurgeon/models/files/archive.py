@@ -17,9 +17,9 @@ from cbsurgeon.errors import InputFileError
 from cbsurgeon.models.files import reading as files
 
 MOST_MEMBERS = 100_000
-"""Members read at most; one tensor takes one."""
+"""Largest number of members of an archive; each tensor is one member."""
 LARGEST_DIRECTORY = 32 << 20
-"""Bytes of central directory read at most."""
+"""Largest size in bytes of a central directory."""
 
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _END = struct.Struct("<4sHHHHIIH")

@@ -15,7 +15,7 @@ from cbsurgeon.models.files import archive
 from cbsurgeon.models.files import reading as files
 
 LARGEST = 1 << 30
-"""Bytes of arrays read at most, unpacked."""
+"""Largest size in bytes of all arrays, unpacked."""
 
 
 def read_arrays(path: str | Path) -> dict[str, numpy.ndarray[Any, Any]]:

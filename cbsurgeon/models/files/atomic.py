@@ -213,7 +213,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _named(final: Path, temporary: Path) -> Iterator[None]:
-    """Say what went wrong while writing, of the name that was asked for and not of the temporary one."""
+    """Raise errors of a writer with the requested file name instead of the temporary one."""
     try:
         yield
     except CBSurgeonError as error:

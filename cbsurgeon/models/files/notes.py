@@ -16,7 +16,7 @@ CHILDREN = {"output": "context_broadcast", "input": "context_broadcast_input"}
 
 _FOR_PEOPLE = ("layers", "reference", "versions", "excluded")
 _MOST = 64
-"""Recipes read at most."""
+"""Largest number of recipes in a file."""
 
 
 def read(state: Any, where: str) -> Recipes:
@@ -117,7 +117,7 @@ def _spoken(document: Mapping[str, Any]) -> str:
 
 def _other(where: str, why: str) -> InputFileError:
     return InputFileError(
-        "the file's notes of what was inserted cannot be read",
+        "the recipe note in the state dict cannot be read",
         code="CB-META-03",
         where=where,
         why=why,

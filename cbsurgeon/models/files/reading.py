@@ -134,7 +134,7 @@ def digest(path: Path) -> str:
 class Digest:
     """The SHA-256 of a file, computed in a second thread; use it in a ``with`` statement.
 
-    Hashing takes as long as reading, so with a second processor it costs no time.
+    Hashing takes as long as reading, so that it takes no additional time if there is a second processor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -173,7 +173,8 @@ class Digest:
 
 
 def stamp(path: Path) -> tuple[tuple[int, ...], ...]:
-    """Return what changes when a file is changed or replaced: device, inode, size, modification time; of shards too."""
+    """Return values that differ if a file is changed or replaced: device, inode, size, modification time; of shards
+    too."""
     shards = path.parent.glob("[!.]*-of-*.safetensors") if path.name.endswith(".index.json") else ()
     parts = [path, *sorted(shards)]
     found = [part.stat() for part in parts]

@@ -17,9 +17,9 @@ from cbsurgeon.models.files import metadata
 from cbsurgeon.models.files import reading as files
 
 LARGEST_HEADER = 16 << 20
-"""Bytes of header read at most: a hundred thousand tensors."""
+"""Largest size in bytes of a header; enough for a hundred thousand tensors."""
 LARGEST_INDEX = 16 << 20
-"""Bytes of a shard index read at most."""
+"""Largest size in bytes of a shard index."""
 MOST_SHARDS = 1000
 MOST_AXES = 32
 
@@ -146,7 +146,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise _Twice(f"the key {key[:80]!r} appears twice in its header; readers disagree on which one counts")
+            raise _Twice(f"the key {key[:80]!r} appears twice in its header; readers could use different entries")
         found[key] = value
     return found
 

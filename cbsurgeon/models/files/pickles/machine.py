@@ -11,7 +11,8 @@ import torch
 from cbsurgeon.models.files.pickles import names as pickle_names
 
 HEAVIEST = 1 << 20
-"""Most elements a tuple may expand to, shared parts counted each time (hashing visits them each time)."""
+"""Largest number of elements that a tuple may expand to; shared parts count each time, because hashing visits them each
+time."""
 
 
 DEEPEST = 64

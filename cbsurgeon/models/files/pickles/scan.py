@@ -17,9 +17,9 @@ from cbsurgeon.models.files.pickles import names as pickle_names
 from cbsurgeon.models.files.pickles.machine import Machine, Refused, Scan, Value, spelled
 
 LARGEST = 16 << 20
-"""Bytes of pickle read at most; a state dict of ten thousand tensors needs about two million."""
+"""Largest size in bytes of a pickle; a state dict of ten thousand tensors needs about two million."""
 MOST_OPERATIONS = 1_000_000
-"""Operations followed at most; a tensor takes about 35. They take some seconds."""
+"""Largest number of operations in a pickle; a tensor takes about 35. Scanning this many takes some seconds."""
 
 
 def scan(stream: io.BytesIO) -> Scan:

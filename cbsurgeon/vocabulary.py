@@ -13,13 +13,13 @@ POSITIONS = ("front", "mid", "end")
 """Where in a branch an operator is inserted (paper, Table 4b): before the up projection, before the down projection,
 after it."""
 
-PLACES = ("mlp", "msa", "both")
+BRANCHES = ("mlp", "msa", "both")
 """Which branches get an operator (paper, Table 4a): the MLPs, the attention, or both."""
 
 KINDS = ("mlp", "glu", "conv-mlp", "token-mlp", "inverted-bottleneck")
 """Kinds of MLP blocks."""
 
-SWEEP_PLACES = ("here", "ray")
+SWEEP_HOSTS = ("here", "ray")
 """Where the workers of a sweep run."""
 
 BACKENDS = ("eager", "program", "folded", "compile", "onnxruntime", "onnxruntime-tensorrt", "tensorrt")

@@ -10,7 +10,7 @@ it may define             so that                                               
 ``identity_at_start``     ``insert`` need not warn that outputs change                    the warning is printed
 ``mixes_tokens = False``  causal and padded models need no causal or masked form          such models are refused
 ``options()``             recipes and weights files rebuild it with its options           it is rebuilt without options
-``fixed_position``        it is inserted at the queries of attention                      ``--pos`` says where
+``fixed_position``        it is inserted at the queries of attention                      ``--pos`` decides
 ``refusal(tokens)``       a site it cannot work at is refused before anything changes     every site is accepted
 ``cost(...)``             ``audit`` and ``audit --roofline`` use its closed form          its nodes are counted
 ``folding(...)``          an export manifest says why it was not folded                   a general reason is given
@@ -61,7 +61,7 @@ class Operator(nn.Module):
     Attributes:
         name: the word used by ``--op`` and in recipes.
         formula: what it computes, in one line.
-        twice: what two of them in a row compute, for the message that refuses a second insertion.
+        twice: the function that two of them in a row compute, for the error about a second insertion.
         identity_at_start: whether a freshly built operator leaves its input bit-equal.
         mixes_tokens: whether the output of one token depends on the others.
         forms: which of the options ``tokens``, ``causal`` and ``masked`` it takes; they restrict the mean.

@@ -26,7 +26,7 @@ _SITE_PARAMETERS = ("channels", "channel_axis", "token_axes")
 """The arguments that every operator's constructor gets from its site, before the options of the user."""
 
 USERS = "mod:"
-"""What the name of a user's own operator starts with."""
+"""Prefix of the name of a user's own operator."""
 
 
 def names() -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def _users_class(name: str) -> type[Operator]:
         raise _no_operator(name, "it is not of the form mod:package.module:Class")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:  # whatever the user's module raises while it is imported
+    except Exception as error:  # the user's module may raise any exception
         raise _no_operator(name, f"importing {module} failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, type) or not issubclass(found, Operator):
         raise _no_operator(name, f"{attribute} is not a subclass of cbsurgeon.Operator")

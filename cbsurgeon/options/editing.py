@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from cbsurgeon.options.flags import option
 from cbsurgeon.options.texts import axes, exclusions, memory, pairs, words
-from cbsurgeon.vocabulary import KINDS, OPERATORS, PLACES, POSITIONS
+from cbsurgeon.vocabulary import BRANCHES, KINDS, OPERATORS, POSITIONS
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Loading:
     )
     recipe: Any = option(
         None,
-        "The recipe the weights were trained with, for a file that does not carry it. State dicts saved by torch.save "
-        "and transformers folders carry it.",
+        "Recipe that the weights were trained with, for a file that does not contain it. State dicts saved by "
+        "torch.save and transformers folders contain it.",
         "--trained-with",
         metavar="RECIPE.json",
         read=Path,
@@ -69,7 +69,7 @@ class Loading:
     )
     max_memory: int | None = option(
         None,
-        "Most memory that parameters, buffers and example inputs may take, such as 16GB.",
+        "Limit for the memory of parameters, buffers and example inputs, such as 16GB.",
         "--max-memory",
         metavar="SIZE",
         read=memory,
@@ -127,7 +127,7 @@ class Choice:
         "mlp",
         "The MLP branches (as in the paper), the attention branches, or both.",
         "--at",
-        choices=PLACES,
+        choices=BRANCHES,
         shown="mlp",
     )
     exclude: str | Iterable[int | str] = option(

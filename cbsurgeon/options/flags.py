@@ -27,7 +27,7 @@ class Flag:
         name: the flag, such as ``--model-option``; empty for a field that only Python has.
         alias: a second spelling of the flag; in Python it is a second keyword.
         off: the flag that turns a switch off, such as ``--no-fold``.
-        metavar: what stands for the value in ``--help``.
+        metavar: the placeholder of the value in ``--help``.
         choices: the only values allowed, where they are a short list.
         read: turns the text as typed into the value; ``None`` keeps the text.
         number: ``int`` or ``float``, where the value is a plain number.
@@ -87,7 +87,7 @@ def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, A
     Args:
         kind: the options class.
         given: the object the caller passed, if there is one.
-        keywords: what the caller wrote instead, by field name.
+        keywords: the keywords that the caller passed, by field name.
         function: the function that was called, for the message.
 
     Raises:

@@ -23,7 +23,8 @@ class ExportOptions:
     )
     batch: int | tuple[int, int, int] | None = option(
         ENGINE_BATCHES,
-        "One size fixes the batch; three are an engine's optimization profile, and leave an ONNX file's batch open.",
+        "One size fixes the batch. Three sizes (smallest, most common, largest) are the optimization profile of an "
+        "engine; the batch of an ONNX file is then dynamic.",
         "--batch",
         metavar="N|MIN,OPT,MAX",
         read=profile,
@@ -43,8 +44,8 @@ class ExportOptions:
     )
     keep_float32: Iterable[str] = option(
         (),
-        "What to keep in float32 in a 16-bit export: overflowing (the nodes whose values leave the range of the type "
-        "on the example inputs), or module paths such as blocks.3.mlp or norm*.",
+        "Nodes to keep in float32 in a 16-bit export: overflowing (those whose values leave the range of the type on "
+        "the example inputs), or module paths such as blocks.3.mlp or norm*.",
         "--keep-float32",
         metavar="LIST",
         read=words,
@@ -75,13 +76,18 @@ class VerifyOptions:
     rtol: float | None = option(
         None, "Relative tolerance.", "--rtol", number=float, least=0, shown="from rounding noise"
     )
-    bisect: bool = option(False, "If the outputs differ, find the first block that differs.", "--bisect")
+    bisect: bool = option(
+        False,
+        "If the outputs differ, compare the residual stream after each block and name the first block that differs.",
+        "--bisect",
+    )
     device: str | tuple[str, str] = option(
         "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
     )
     data: Any = option(
         None,
-        "Real images to compare on as well, 128 of them, evenly spaced: a folder, file.npz, hf:, wds: or torchvision:.",
+        "Also compare the outputs on 128 images of a dataset, evenly spaced: a folder, file.npz, hf:DIRECTORY, "
+        "wds:PATTERN or torchvision:NAME:ROOT.",
         "--data",
         metavar="DATA",
     )
@@ -91,19 +97,19 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How an exported file is compared with its model before it gets its name."""
+    """How an exported file is compared with its model before it gets its final name."""
 
     verify: bool = option(
         True,
-        "Run the ONNX file against the model at batches 1, 2 and 7; a file that differs is kept as *.unverified.onnx.",
+        "Compare the ONNX file with the model at batches 1, 2 and 7; a file that differs is kept as *.unverified.onnx.",
         "--verify",
         off="--no-verify",
         shown="verify",
     )
     data: Any = option(
         None,
-        "Real images to compare on as well, 128 at even distances, and how many keep their class: a folder, file.npz, "
-        "hf:, wds: or torchvision:.",
+        "Also compare the outputs on 128 images of a dataset, evenly spaced, and count those whose top class stays the "
+        "same: a folder, file.npz, hf:DIRECTORY, wds:PATTERN or torchvision:NAME:ROOT.",
         "--data",
         metavar="DATA",
     )
@@ -139,7 +145,8 @@ class ShipOptions:
     )
     data: Any = option(
         None,
-        "Real images to evaluate the edited model and the ONNX file on: a folder, file.npz, hf:, wds: or torchvision:.",
+        "Dataset to evaluate the edited model and the ONNX file on: a folder, file.npz, hf:DIRECTORY, wds:PATTERN or "
+        "torchvision:NAME:ROOT.",
         "--data",
         metavar="DATA",
     )

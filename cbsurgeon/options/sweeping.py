@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cbsurgeon.options.flags import option
 from cbsurgeon.options.texts import duration, numbers, selectors, words
-from cbsurgeon.vocabulary import DEFAULT_OPSET, SWEEP_PLACES
+from cbsurgeon.vocabulary import DEFAULT_OPSET, SWEEP_HOSTS
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SweepOptions:
         "Where the workers run: here (this machine), or ray (the Ray cluster of RAY_ADDRESS, else a new one on this "
         "machine), each with one CPU and, if there are GPUs, one GPU.",
         "--on",
-        choices=SWEEP_PLACES,
+        choices=SWEEP_HOSTS,
         shown="here",
     )
     budget: float | None = option(

@@ -117,7 +117,7 @@ def number(text: str) -> float:
     except ValueError:
         found = math.nan
     if not 0 < found < math.inf:
-        raise BadText("takes a share such as 0.875, or pixels", "0.875")
+        raise BadText("takes a fraction such as 0.875, or pixels", "0.875")
     return found
 
 

@@ -20,7 +20,7 @@ class BenchOptions:
         "--on",
         alias="--backend",
         metavar="NAME",
-        shown="what an exported file needs, else eager",
+        shown="that of the file's format; eager for models",
     )
     batch: int = option(1, "Samples per call.")
     budget: float = option(
@@ -42,7 +42,7 @@ class BenchOptions:
     )
     processes: int | None = option(
         None,
-        "Fresh processes to measure in.",
+        "Number of new processes to measure in.",
         "--processes",
         metavar="N",
         number=int,

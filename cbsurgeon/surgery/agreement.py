@@ -7,14 +7,14 @@ from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 from cbsurgeon.surgery.refusals import other_structure
 
 ROLES = ("channels", "channel_axis", "token_axes", "batch_axes", "unfold")
-"""The fields of a site that decide what the operator computes."""
+"""The fields of a site that change the result of the operator."""
 
 
 def refuse_other_sites(found: Inspection, recipe: Recipe) -> None:
     """Refuse a recipe whose sites differ from those of an inspection of the model.
 
-    Inserting into a module does not inspect it, because that would take time whenever a checkpoint is loaded. So a
-    recipe, which can be edited by hand, is compared with the graph once, before it is used.
+    An insertion into a module does not inspect the module, because this would take time whenever a checkpoint is
+    loaded. A recipe can be edited by hand, so it is compared with the graph once, before it is used.
 
     Raises:
         SurgeryError: a block, a position, its axes or its channels are not those of the recipe (CB-RECIPE-03).

@@ -11,13 +11,13 @@ from cbsurgeon.surgery.recipe import RecipeSite
 from cbsurgeon.surgery.refusals import unsuitable
 
 NONE = (
-    "no class token can be proved there, that is, a learned token that is concatenated to the others and read out on "
-    "its own (mixers, windows and models that average their tokens have none; BERT's is an ordinary word)"
+    "no class token can be proved there: a learned token that is concatenated to the others and read separately "
+    "(mixers, windows and models that average their tokens have none; BERT's [CLS] is a word of the vocabulary)"
 )
-NAME_IT = "choose another operator; or, if you know where the class token is, say so: --op-option class_token=0"
+NAME_IT = "choose another operator; or, if you know the position of the class token, give it: --op-option class_token=0"
 
 
-def with_place(
+def with_class_token(
     operator: type[Operator],
     options: Mapping[str, Any],
     sites: Sequence[tuple[RecipeSite, int | None]],

@@ -1,4 +1,4 @@
-"""Hooks that pass a padding mask from the module that takes it to the operators inside that module."""
+"""Hooks that pass a padding mask from the module whose ``forward`` takes it to the operators inside that module."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ def insert_module(model: Model, recipe: Recipe, *, in_place: bool = False) -> Mo
 
 
 def _assert_runs(module: nn.Module, model: Model, recipe: Recipe, before: set[str]) -> None:
-    """Every operator must run as often as its block does: a hook that is bypassed would change nothing, silently."""
+    """Check that every operator runs as often as its block: if a hook were bypassed, the operator would silently have
+    no effect."""
     if not (model.example_inputs or model.example_kwargs):
         return
     ran = attachment.count_calls(module, model.example_inputs, model.example_kwargs)
@@ -76,7 +77,7 @@ def insert_program(model: Model, recipe: Recipe) -> Model:
 
 
 def noted(state: Mapping[str, Any], module: nn.Module) -> OrderedDict[str, Any]:
-    """Return a state dict with the notes that tell :func:`cbsurgeon.load` what was inserted.
+    """Return a state dict with the notes from which :func:`cbsurgeon.load` inserts the operators again.
 
     ``module.state_dict()`` has them already. A state dict made in another way is a plain dictionary without notes: by
     ``torch.distributed.checkpoint.state_dict.get_model_state_dict``, or by ``{k: v.cpu() for k, v in ...}``.

@@ -15,9 +15,9 @@ from cbsurgeon.surgery.recipe import Recipe
 class InsertPass(PassBase):  # type: ignore[misc]
     """Insert a recipe's operators into the graph of an exported program.
 
-    ``PassManager`` calls a pass with a graph module, which does not say which of its placeholders are parameters. So
-    the program it belongs to is given to the constructor. The pass changes neither that program nor the graph module.
-    Its result is the edited graph module, and :attr:`exported` is the edited program.
+    ``PassManager`` calls a pass with a graph module. A graph module does not record which of its placeholders are
+    parameters, so the program that it belongs to is given to the constructor. The pass changes neither that program nor
+    the graph module. Its result is the edited graph module, and :attr:`exported` is the edited program.
 
     Args:
         exported: the program whose ``graph_module`` the pass will be called with.

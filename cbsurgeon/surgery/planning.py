@@ -13,12 +13,12 @@ from cbsurgeon.graph.block import Block, Inspection
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.registry import build, having, operator_class
 from cbsurgeon.options import Choice, documented, resolve
-from cbsurgeon.surgery.class_token import with_place
+from cbsurgeon.surgery.class_token import with_class_token
 from cbsurgeon.surgery.recipe import Excluded, Recipe, RecipeSite, outline
 from cbsurgeon.surgery.refusals import no_mask, occupied, unsuitable
 from cbsurgeon.surgery.selection import Exclusion, select
 from cbsurgeon.version import __version__
-from cbsurgeon.vocabulary import KINDS, PLACES, POSITIONS
+from cbsurgeon.vocabulary import BRANCHES, KINDS, POSITIONS
 
 
 @documented(Choice)
@@ -41,7 +41,7 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
     choice = resolve(Choice, choice, keywords, "plan")
     op, layers, pos, options = choice.op, choice.layers, choice.pos, choice.operator_options
     _known(pos, POSITIONS, "position", "--pos")
-    _known(choice.at, PLACES, "branch", "--at")
+    _known(choice.at, BRANCHES, "branch", "--at")
     for kind in choice.kinds or ():
         _known(kind, (*KINDS, "attention"), "kind of block", "--kinds")
     operator = operator_class(op)
@@ -80,7 +80,7 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
             do="exclude fewer, or choose more: --layers all",
         )
     places = {(str(block.kind), block.index): one.class_token for block in chosen if (one := block.sites.get(pos))}
-    options = with_place(operator, options, [(site, places[site.kind, site.index]) for site in sites])
+    options = with_class_token(operator, options, [(site, places[site.kind, site.index]) for site in sites])
     return Recipe(
         op=op,
         options=options,
@@ -201,7 +201,7 @@ def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: b
     backwards = [stack for stack in stacks if stack in found.reversed_stacks]
     if backwards:
         raise SurgeryError(
-            "tokens see only themselves and later ones, and a mean would show them the ones before",
+            "tokens see only themselves and later tokens, and a mean would show them earlier tokens",
             code="CB-LEAK-10",
             where=f"{found.reference}, stack {', '.join(backwards)}",
             why="; ".join(sentence for stack in backwards for sentence in found.causal_stacks[stack]),
@@ -214,7 +214,7 @@ def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: b
         code="CB-LEAK-01",
         where=f"{found.reference}, stack {', '.join(stacks)}",
         why="; ".join(sentence for stack in stacks for sentence in found.causal_stacks[stack]),
-        do="take the causal form, which averages over the tokens up to each one: --causal, or causal=True in Python"
+        do="use the causal form, which averages over the tokens up to each one: --causal, or causal=True in Python"
         + (f"; or {other}" if (other := _elsewhere(found)) else ""),
     )
 
@@ -233,11 +233,11 @@ def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Bloc
         return
     tied = all(site is not None and site.mask is not None for site in padded)
     reasons = "; ".join(f"{stack}: {why}" for stack, why in found.unmasked.items())
-    given = [name for name in found.masks if " " not in name]  # the others are not inputs but descriptions
+    given = [name for name in found.masks if " " not in name]  # the others are descriptions, not names of inputs
     if tied and "masked" in op.forms:
-        do = "take the masked form, the mean of the tokens that are not padding: --masked, or masked=True in Python"
+        do = "use the masked form, the mean of the tokens that are not padding: --masked, or masked=True in Python"
     elif tied:
-        do = f"{op.name} has no masked form; take {' or '.join(having('masked'))} with --masked (in Python masked=True)"
+        do = f"{op.name} has no masked form; use {' or '.join(having('masked'))} with --masked (in Python masked=True)"
     elif given:
         do = f"if the model is never padded, inspect it without {', '.join(given)}"
     else:

@@ -1,4 +1,4 @@
-"""The recipe: a small JSON document that says which operator is inserted at which sites; it can be edited by hand."""
+"""The recipe: a small JSON document with an operator and the sites where it is inserted; it can be edited by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RecipeSite:
         hooks: the module whose input or output the tensor is; empty when only a program can be edited.
         calls: how often the block runs in one forward pass.
         enabled: set to false to leave this site out.
-        mask: the input that says which tokens are padding; only for a masked operator.
+        mask: the input that marks padding; only for a masked operator.
         unfold: how the axis that samples and tokens share is split; the axes above are those of the split tensor.
         heads: for every head, the ranges of channels that are its queries; only at ``query``.
     """
@@ -78,7 +78,7 @@ class RecipeSite:
 
 @dataclass(frozen=True)
 class Excluded:
-    """A block that could have been chosen and was not, and why."""
+    """A block that could have been chosen but was not, with the reason."""
 
     index: int
     path: str

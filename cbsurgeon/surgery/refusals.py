@@ -20,7 +20,7 @@ def occupied(site: RecipeSite, by: str, op: str) -> SurgeryError:
         f"block {site.index} already has an operator at its {site.position} position",
         code="CB-SURGERY-03",
         where=f"{site.path or site.stack}: {by} is there",
-        why=twice or f"{op} after {by} would compute something else than either",
+        why=twice or f"{op} after {by} would compute another function than each of them",
         do=f"remove the first one (cbsurgeon remove REF -o OUT), or leave the block out (--exclude {site.index})",
     )
 
@@ -60,9 +60,9 @@ def ragged(operator: object) -> SurgeryError:
 
 
 def no_mask(site: RecipeSite, why: str) -> SurgeryError:
-    """The error for a masked operator at a site without a mask that says which tokens are padding."""
+    """The error for a masked operator at a site without a mask that marks padding."""
     return SurgeryError(
-        f"block {site.index} has no mask that says which of its tokens are padding",
+        f"block {site.index} has no mask that marks its padding",
         code="CB-LEAK-06",
         where=f"{site.path or site.stack}, {site.position}",
         why=why,

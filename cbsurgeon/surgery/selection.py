@@ -56,7 +56,7 @@ class Exclusion:
 
     @classmethod
     def read(cls, exclude: str | Iterable[int | str], blocks: Sequence[Block]) -> Exclusion:
-        """Read what is to be left out of a model.
+        """Parse ``--exclude``.
 
         Args:
             exclude: block indices and the word ``taps``, as a list or as text separated by commas.
@@ -64,7 +64,7 @@ class Exclusion:
 
         Raises:
             UsageError: a word is neither an index nor ``taps``; or ``taps`` is given and the model was captured in
-                parts, which do not show what is tapped.
+                parts, which do not show the tapped blocks.
             NothingMatched: an index does not exist.
         """
         words = _parts(exclude, "--exclude") if isinstance(exclude, str) else [str(word) for word in exclude]
@@ -96,7 +96,7 @@ def _refuse_unseen(blocks: Sequence[Block]) -> None:
     unseen = [block.index for block in blocks if block.tapped is None]
     if unseen:
         raise UsageError(
-            "cbsurgeon cannot tell which blocks are tapped",
+            "cbsurgeon cannot find out which blocks are tapped",
             code="CB-SELECT-02",
             where=f"--exclude {TAPS}",
             why="the model was captured in parts, and the graph of a part does not show where its residual stream goes",

@@ -10,7 +10,7 @@ from typing import Any
 from cbsurgeon.errors import UsageError
 from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.options import Choice, SweepOptions
-from cbsurgeon.vocabulary import PLACES, POSITIONS
+from cbsurgeon.vocabulary import BRANCHES, POSITIONS
 
 BASELINE = "baseline"
 """Name of the model without operators, which is part of every sweep."""
@@ -47,12 +47,12 @@ def cells(how: SweepOptions) -> tuple[Cell, ...]:
     """Return every combination of the grid, with the operator varying slowest.
 
     Raises:
-        UsageError: an unknown operator (CB-OP-01), position or place (CB-PLAN-01), an empty grid, or two cells with the
-            same name (CB-SWEEP-01).
+        UsageError: an unknown operator (CB-OP-01), position or branch (CB-PLAN-01), an empty grid, or two cells with
+            the same name (CB-SWEEP-01).
     """
     for op in how.op:
         operator_class(op)
-    for given, known, what, flag in ((how.pos, POSITIONS, "position", "--pos"), (how.at, PLACES, "place", "--at")):
+    for given, known, what, flag in ((how.pos, POSITIONS, "position", "--pos"), (how.at, BRANCHES, "branch", "--at")):
         for word in given:
             if word not in known:
                 raise UsageError(

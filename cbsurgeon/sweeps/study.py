@@ -24,7 +24,7 @@ HEARTBEAT, GRACE = 5, 20
 """Seconds between heartbeats of a run, and seconds without one after which the run counts as lost."""
 
 ATTEMPTS = 6
-"""Most attempts to open a storage while other workers create it."""
+"""Largest number of attempts to open a storage while other workers create it."""
 
 WAIT = 0.5
 """Seconds between checks of a study whose last runs are running in other workers."""
@@ -187,7 +187,7 @@ def results(runs: Runs) -> list[Result]:
 
 @dataclass(frozen=True)
 class Standing:
-    """How many runs are finished, under way, and neither, of all."""
+    """The number of all runs, and how many are finished, running, and not started (``open``)."""
 
     total: int
     done: int

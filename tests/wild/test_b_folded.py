@@ -126,7 +126,7 @@ def test_copies_files_and_removal() -> None:
 def test_a_part_called_by_itself_is_refused() -> None:
     model = cbs.Model(Folded().eval(), (noise(2),))
     edited = cbs.insert(model, cbs.plan(cbs.inspect(model), op="cb", layers="all")).module
-    with pytest.raises(SurgeryError, match="cannot be told apart") as error:
+    with pytest.raises(SurgeryError, match="cannot be separated") as error:
         edited.blocks[0].fc2(torch.randn(7, 32))
     assert error.value.code == "CB-SURGERY-10"
 

@@ -28,7 +28,7 @@ _PRINTS = 64
 """How many values of a tensor are kept, to recognise the tensor later."""
 
 _COMPILED = 0
-"""Replaces the thread's id in compiled code, where nothing is shared between calls."""
+"""Used in place of the thread's id in compiled code, where calls do not share state."""
 
 
 class Masking:
@@ -46,7 +46,7 @@ class Masking:
         valid: which values mark a token.
         module: path of that module in the model it was found in; for messages.
         place: index of the parameter among positional arguments, if it can be passed by position.
-        rows: the mask has a row of keys per query, all alike: ``[batch, ..., tokens]``.
+        rows: the mask has one row of keys per query, all equal: ``[batch, ..., tokens]``.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ def _not_handed(masking: Masking, site: str) -> SurgeryError:
 
 def _unfit(masking: Masking, why: str) -> SurgeryError:
     return SurgeryError(
-        f"the mask {masking.input} does not say which tokens are padding",
+        f"the mask {masking.input} does not mark padding per token",
         code="CB-LEAK-08",
         where=f"input {masking.input} of {masking.module or 'the model'}",
         why=why,

@@ -1,4 +1,4 @@
-"""Notes in a state dict that say which operators its weights were trained with.
+"""Notes in a state dict that record the operators that its weights were trained with.
 
 ``state_dict()`` keeps a dictionary beside the tensors, ``_metadata``, which ``torch.save`` writes and ``torch.load``
 restores, with ``weights_only`` too. Every operator writes itself and the recipe that inserted it there, as text. No key

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cbsurgeon.errors import SurgeryError
 
 _COMPILED = 0
-"""Replaces the thread's id in compiled code, where nothing is shared between calls."""
+"""Used in place of the thread's id in compiled code, where calls do not share state."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _key() -> int:
 def _unseen(unfold: Unfold, x: Tensor, sizes: tuple[Any, ...] | None) -> SurgeryError:
     seen = f"its sizes of samples and tokens are {sizes}" if sizes is not None else "that module has not run"
     return SurgeryError(
-        f"samples and tokens of a tensor of shape {list(x.shape)} cannot be told apart",
+        f"samples and tokens of a tensor of shape {list(x.shape)} cannot be separated",
         code="CB-SURGERY-10",
         where=f"axis {unfold.axis}; its sizes come from the output of {unfold.module}",
         why=f"{seen}, and the product must be {x.shape[unfold.axis]}",

@@ -1,4 +1,4 @@
-"""Run a model without its inserted operators for a while, without removing them."""
+"""Temporarily run a model without its inserted operators, without removing them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def disable(model: Model | nn.Module) -> Iterator[int]:
     """Context manager that skips the inserted operators in every forward pass.
 
     State-dict keys, hooks and parameters do not change. ``torch.compile`` recompiles as needed. Copies made inside the
-    ``with`` block are enabled when it ends, too; pickles hold the operators enabled. A backward pass of what ran inside
-    gives an operator's parameters no gradient.
+    ``with`` block are enabled when it ends, too; pickles contain enabled operators. A backward pass of a forward pass
+    inside the block gives an operator's parameters no gradient.
 
     Args:
         model: a module, any part or wrapper of one, or a :class:`cbsurgeon.Model` that has one.

@@ -1,7 +1,7 @@
 """Keeps operators at their sites when a layer is wrapped, unwrapped or replaced after the insertion.
 
 LoRA replaces a linear layer by a wrapper, and merging puts the layer back; quantisation replaces it by another layer.
-An operator belongs to an attribute of the parent module: to the input or the output of whatever layer is stored there.
+An operator belongs to an attribute of the parent module: to the input or the output of the layer that is stored there.
 Before the parent runs or is saved, the operators move to the layer that is stored there now.
 """
 
@@ -29,7 +29,7 @@ class Kept:
         layer: the layer that has the operator.
         name: name of the operator as a child of that layer.
         operator: the operator.
-        seen: what the parent held at the last check: the layer, or a wrapper that only calls it.
+        seen: the module that the parent held at the last check: the layer, or a wrapper that only calls it.
     """
 
     attribute: str

@@ -1,8 +1,8 @@
 """A subclass for every layer that has an operator, so that ``torch.compile`` distinguishes it from other layers.
 
-``torch.compile`` keeps compiled graphs with a class's ``forward``, which all instances share, and by default it does
-not look at hooks when it decides whether a graph fits an instance. It does look at the class. A layer with an operator
-therefore gets a subclass of its class: same name, same methods, ``isinstance`` still true.
+``torch.compile`` caches compiled graphs per ``forward`` of a class, which all instances share. By default its guards
+check the class of a module but not its hooks. A layer with an operator therefore gets a subclass of its class, with the
+same name and methods; ``isinstance`` stays true.
 ``torch.nn.utils.parametrize`` and ``fully_shard`` work the same way.
 """
 
@@ -20,7 +20,8 @@ _MARK = "__cbsurgeon_carries__"
 """Class attribute of such a subclass: the names of the operators' child modules."""
 
 _MADE: weakref.WeakValueDictionary[tuple[type, tuple[str, ...]], type] = weakref.WeakValueDictionary()
-"""Class and child names → its subclass. One per pair: copies of a layer share compiled graphs as they did before."""
+"""The subclass for each class and names of child modules. There is one per pair, so that copies of a layer share
+compiled graphs as before."""
 
 
 def give(layer: nn.Module, names: Iterable[str]) -> None:

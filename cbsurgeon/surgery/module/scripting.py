@@ -16,7 +16,8 @@ from cbsurgeon.surgery.module import carrying, keeping
 from cbsurgeon.surgery.module.attachment import attached
 
 TOKENS = 3
-"""Size of every axis but the channel axis in the tensor that an operator is traced on; any size would do."""
+"""Size of every axis but the channel axis in the tensor that an operator is traced on; the trace is valid for any
+size."""
 
 
 class AfterLayer(nn.Module):

@@ -28,7 +28,7 @@ def command(
     how: BenchOptions,
     loading: Loading,
 ) -> None:
-    """Measure whether B is slower than A: by the operators they do not share, and end to end.
+    """Measure whether B is slower than A: by the times of operators that only one of them executes, and end to end.
 
     The back end's profiler times the operators that only B executes; this decides the verdict: negligible, slower,
     faster or inconclusive. Interleaved pairs of whole runs confirm or contradict it; A is also timed against itself,

@@ -26,7 +26,7 @@ CLOSED_PIPE = 141  # 128 + SIGPIPE, likewise
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done and true. 1: a check failed, or nothing matched. 2: the command or the input file is wrong. 3: an
+    0: success. 1: a check failed, or nothing matched. 2: the command or the input file is wrong. 3: an
     optional package is missing. 70: a fault in cbsurgeon itself. 130: interrupted. 143: ended by SIGTERM.
     """
     _prepare_streams()

@@ -28,15 +28,15 @@ def command(
     reading: DataOptions,
     loading: Loading,
 ) -> None:
-    """Measure the accuracy of A on a dataset; with B, also the paired difference and what is wrong with B.
+    """Measure the accuracy of A on a dataset; with B, also the paired difference, and detect faults of B.
 
     A and B are models (REF) or exported files (.onnx, .engine, .pt2). Both get the same images in the same order, each
     with its own preprocessing.
 
     Exit 0: B is as good as claimed, or the verdict is INCONCLUSIVE (the number of images needed is printed).
 
-    Exit 1: B is worse than claimed (without --claim: worse than A with 95 % confidence), or something is wrong:
-    different preprocessing, outputs that depend on the batch, exchanged classes, outputs that are not finite.
+    Exit 1: B is worse than claimed (without --claim: worse than A with 95 % confidence), or has a fault: different
+    preprocessing, outputs that depend on the batch, exchanged classes, outputs that are not finite.
 
     \b
     Examples:

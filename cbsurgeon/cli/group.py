@@ -10,7 +10,7 @@ from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.version import __version__
 
 VERBS = {
-    "inspect": "Show the MLP blocks of a model, and what was rejected.",
+    "inspect": "Show the MLP blocks of a model, and the rejected candidates.",
     "insert": "Insert Context Broadcasting into the blocks you choose.",
     "remove": "Remove inserted operators and restore the original model bit for bit.",
     "export": "Export to ONNX, a TensorRT engine or a .pt2 program.",
@@ -97,7 +97,7 @@ Completion of verbs, options and model names; add to the shell's start-up file:
   fish  _CBSURGEON_COMPLETE=fish_source cbsurgeon | source
 
 \b
-Exit codes: 0 done and true; 1 a check failed or nothing matched; 2 the command
+Exit codes: 0 success; 1 a check failed or nothing matched; 2 the command
 or the input file is wrong; 3 an optional package is missing; 70 a fault in
 cbsurgeon; 130 interrupted; 143 ended by SIGTERM.
 """

@@ -26,7 +26,7 @@ def command(
     loading: Loading,
     how: VerifyOptions,
 ) -> None:
-    """Run A and B on the same inputs, and fail (exit 1) if B differs from A by more than rounding explains.
+    """Run A and B on the same inputs, and fail (exit 1) if B differs from A by more than rounding error.
 
     A and B are models (REF) or exported files (.onnx, .engine, .pt2).
 

@@ -28,7 +28,7 @@ SWITCH = "CBSURGEON_NO_CACHE"
 """Environment variable that switches the cache off, with any value except 0."""
 MOST_ENTRIES, MOST_BYTES, LARGEST_ENTRY = 200, 64 << 20, 8 << 20
 LARGEST_FILE = 4 << 30
-"""Most bytes of a file that is hashed; hashing a larger one would take too long."""
+"""Largest size in bytes of a file that is hashed; hashing a larger file would take too long."""
 LIBRARIES = {"timm": ("timm",), "torchvision": ("torchvision",), "hf": ("transformers",)}
 VERSIONS = ("torch", "numpy", "safetensors", "timm", "torchvision", "transformers")
 VARIABLES = ("TIMM_", "TORCH", "PYTORCH_", "TRANSFORMERS_", "HF_", "CUDA_VISIBLE_DEVICES", "CBSURGEON_")

@@ -106,7 +106,7 @@ def _read_with(path: Path) -> Iterable[Path]:
     try:
         return external_files(path)
     except CBSurgeonError:
-        return ()  # the verb reports what is wrong with the file
+        return ()  # the verb reports the error in the file
 
 
 def _clash(output: Path, place: Path, replaced: bool) -> str:

@@ -50,7 +50,7 @@ class Terminal:
         shown: whether a result was printed; a later error then prints no second JSON document.
         wide: width of the result's tables in columns.
         command: the command line, for reports.
-        kept: text about what an interruption leaves behind, printed after a semicolon.
+        kept: text about the files that remain after an interruption, printed after a semicolon.
         loaded: origin of each loaded model's weights, as text and as JSON.
     """
 
@@ -106,7 +106,7 @@ class Terminal:
     @contextlib.contextmanager
     def working(self) -> Iterator[Callable[[str], None]]:
         """Yield a progress callback for long work, and suppress the output of libraries meanwhile."""
-        with self._hushed(), self._told_of_models():
+        with self._suppressed(), self._recording_weights():
             if self.quiet or not (self.verbose or sys.stderr.isatty()):
                 yield lambda step: None
             elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
@@ -116,7 +116,7 @@ class Terminal:
                 yield _lines(time.monotonic())
 
     @contextlib.contextmanager
-    def _told_of_models(self) -> Iterator[None]:
+    def _recording_weights(self) -> Iterator[None]:
         """Record the origin of the weights of models loaded in the ``with`` block."""
 
         def note(provenance: Any) -> None:
@@ -130,7 +130,7 @@ class Terminal:
             ON_LOAD.reset(token)
 
     @contextlib.contextmanager
-    def _hushed(self) -> Iterator[None]:
+    def _suppressed(self) -> Iterator[None]:
         """Suppress the output of libraries; with ``-v`` or ``--debug``, redirect it to stderr."""
         with contextlib.ExitStack() as stack:
             if self.verbose or self.debug:
@@ -189,7 +189,8 @@ class Left:
         self._step, self._began, self._first = "", 0.0, 0.0
 
     def left(self, message: str, now: float | None = None) -> str:
-        """Return ``, 40 s left`` for a message with ``3 of 40`` or ``40 %``; empty for others, or if it has a time."""
+        """Return ``, 40 s left`` for a message with ``3 of 40`` or ``40 %``; empty for other messages, and for messages
+        that contain a time already."""
         now = time.monotonic() if now is None else now
         done = _share_done(message)
         stage = _COUNTS.sub("", message)

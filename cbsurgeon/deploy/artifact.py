@@ -20,7 +20,7 @@ class Port:
         name: its name in the file.
         dtype: ``float32``, ``float16``, ``bfloat16``, ``int64`` ...
         dims: one entry per axis: an ``int`` if its size is fixed, a symbol such as ``"batch"`` if it is dynamic.
-        usual: symbol → the size it had at export, for dynamic axes that are no batch.
+        usual: size at export of each symbol, for dynamic axes other than the batch.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Port:
     usual: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def shape(self, batch: int) -> tuple[int, ...]:
-        """A shape with so many samples, and the usual size wherever another one is free."""
+        """Return the shape with a number of samples, and with the size at export for every other dynamic axis."""
         return tuple(dim if isinstance(dim, int) else self.usual.get(dim, batch) for dim in self.dims)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Export:
         external_data: the file that holds an ONNX file's weights, if they are stored separately.
         manifest: the JSON file next to an engine, if there is one.
         kept: nodes of a 16-bit file that compute in float32, as ``module path (node)``.
-        notes: what the user should know about the file.
+        notes: facts that the user should know about the file.
         sites: what the fold pass did with each inserted operator; empty if nothing is inserted or folding is off.
         versions: package → version, for every package the export used.
         seconds: step → seconds (``capture``, ``fold``, ``export``, ``check``, ``build`` ...).

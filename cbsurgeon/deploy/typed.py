@@ -48,7 +48,7 @@ class Typed:
     Attributes:
         program: the program.
         kept: nodes that compute in float32, as ``module path (node)``.
-        notes: what the user should know about overflows.
+        notes: facts that the user should know about overflows.
     """
 
     program: Program
@@ -79,8 +79,8 @@ def typed(program: Program, how: ExportOptions, clock: Clock) -> Typed:
 
     Args:
         program: a program.
-        how: ``dtype``, and ``keep_float32`` with what stays in float32: module paths (with everything below them; ``*``
-            is a wildcard), names of nodes, or ``overflowing``.
+        how: ``dtype``, and ``keep_float32`` with the parts that stay in float32: module paths (with everything below
+            them; ``*`` is a wildcard), names of nodes, or ``overflowing``.
         clock: times the cast.
 
     Raises:

@@ -135,12 +135,12 @@ def roofline(
         "forms": {form: FORMS[form] for form in _forms(counted.b.inserted)},
         "assumed": ASSUMED,
         "rows": [row.to_dict() for row in rows],
-        "not_negligible": _felt(rows),
+        "not_negligible": _noticeable(rows),
         "left_out": [f"{device.name}: {kind}" for device in hardware for kind in dtypes if kind not in device.peak],
     }
 
 
-def _felt(rows: Iterable[Share]) -> list[str]:
+def _noticeable(rows: Iterable[Share]) -> list[str]:
     """Return one text per device and type with the forms whose estimate is above :data:`NEGLIGIBLE`."""
     found: dict[str, list[str]] = {}
     for row in rows:

@@ -79,7 +79,7 @@ def bench(
             spec = RuntimeSpec(side, backend, device, how.threads, cuda_graph=replayed, trust=how.trust)
             staged = _portable(stage(spec, Path(folder), name=name, progress=progress), Path(folder) / f"{name}.pt2")
             factories.append(RuntimeFactory(staged, how.batch, _integers(side), _sites(side)))
-        factories[1] = replace(factories[1], expected=_apart(a, b, factories[0]))
+        factories[1] = replace(factories[1], expected=_eager_distance(a, b, factories[0]))
         sample = CUDA_SAMPLE_MS if on_gpu else CPU_SAMPLE_MS
         start = time.perf_counter()
         seconds = OWN_READING * min(OWN_PART * how.budget, OWN_MOST)
@@ -93,8 +93,11 @@ def bench(
             "names": (_name(a), _name(b)),
             "progress": progress,
         }
-        fresh = wanted > 1 and all(_travels(factory) for factory in factories)
-        result = compare_processes(*factories, processes=wanted, **options) if fresh else _here(factories, options)
+        fresh = wanted > 1 and all(_opens_in_another_process(factory) for factory in factories)
+        if fresh:
+            result = compare_processes(*factories, processes=wanted, **options)
+        else:
+            result = _in_this_process(factories, options)
     if wanted > 1 and not fresh:
         note = "measured in one process, because a module of this model cannot be pickled for another one"
         result = replace(result, notes=(note, *result.notes))
@@ -105,7 +108,8 @@ def bench(
 def _spent(own: OwnTime | str, elapsed: float, budget: float) -> float:
     """Return the seconds of the budget that own time took, without opening and compiling the models.
 
-    If own time could not be measured, the duration of opening is unknown; then at most its part of the budget counts.
+    If own time could not be measured, the duration of opening is unknown. In this case, at most the part of the budget
+    that is reserved for own time counts.
     """
     return min(own.seconds, budget) if isinstance(own, OwnTime) else min(elapsed, OWN_PART * budget)
 
@@ -128,7 +132,7 @@ def device_for(a: Side, b: Side, device: str) -> str:
     return "cuda" if engines and torch.device(device).type != "cuda" else device
 
 
-def _here(factories: list[RuntimeFactory], options: dict[str, Any]) -> Benchmark:
+def _in_this_process(factories: list[RuntimeFactory], options: dict[str, Any]) -> Benchmark:
     """Measure in this process: A, B, and A built a second time."""
     timed = [factory() for factory in (*factories, factories[0])]
     try:
@@ -149,7 +153,7 @@ def _portable(spec: RuntimeSpec, path: Path) -> RuntimeSpec:
     return replace(spec, target=path, trust=True)
 
 
-def _travels(factory: RuntimeFactory) -> bool:
+def _opens_in_another_process(factory: RuntimeFactory) -> bool:
     """Return whether another process can open this: it pickles, and no module's class is defined in ``__main__``."""
     target = factory.spec.target
     module = target.module if isinstance(target, Model) else None
@@ -174,7 +178,7 @@ def _integers(side: Side) -> tuple[tuple[str, Tensor], ...]:
     )
 
 
-def _apart(a: Side, b: Side, factory: RuntimeFactory) -> float | None:
+def _eager_distance(a: Side, b: Side, factory: RuntimeFactory) -> float | None:
     """Return the distance of two eager modules' outputs on the inputs that are timed; ``None`` for files."""
     outputs = []
     for side in (a, b):

@@ -60,7 +60,7 @@ def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> 
         seen |= not torch.equal(plain, after[output])
     what = f"tokens {cut} to {length - 1} of {name} were changed"
     if not seen:
-        raise _blind(model, what, not_run)
+        raise _nothing_to_compare(model, what, not_run)
     return Leak("future", model.provenance.reference, what, tuple(gaps), not_run)
 
 
@@ -113,7 +113,7 @@ def padding_leak(model: Model, *, mask: str, axis: int = 1, valid: int = 1) -> L
                 gaps.append(_gap(probe, output, own, got, plain))
     what = f"tokens {kept} to {length - 1} of one sample were marked as padding by {mask}"
     if not gaps:
-        raise _blind(model, what, not_run)
+        raise _nothing_to_compare(model, what, not_run)
     return Leak("padding", model.provenance.reference, what, tuple(gaps), not_run)
 
 
@@ -223,7 +223,7 @@ def _mask_length(model: Model, inputs: Mapping[str, Tensor], mask: str, axis: in
     )
 
 
-def _blind(model: Model, what: str, not_run: Mapping[str, str]) -> UsageError:
+def _nothing_to_compare(model: Model, what: str, not_run: Mapping[str, str]) -> UsageError:
     return UsageError(
         "the leak probe has nothing to compare",
         code="CB-LEAK-05",

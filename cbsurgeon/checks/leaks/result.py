@@ -86,7 +86,8 @@ class Leak:
             f"the model leaks {'the future' if self.kind == 'future' else 'padding'}",
             code="CB-LEAK-03",
             where=f"{self.reference}, output {worst.output}",
-            why=f"{self.what}; outputs that must not change did by {worst.max_abs:.2e} (largest: {worst.scale:.2e})",
+            why=f"{self.what}; outputs that must not change changed by {worst.max_abs:.2e} (largest value: "
+            f"{worst.scale:.2e})",
             do="remove the operator, or use its causal or masked form",
         )
 

@@ -135,7 +135,7 @@ def _stream(target: Target, backend: str | None, trust: bool, folder: Path, name
                 "the inner values of an engine cannot be read",
                 code="CB-BISECT-02",
                 where=str(target),
-                why="building the engine fuses them away",
+                why="TensorRT fuses layers when it builds an engine",
                 do="bisect the ONNX file it was built from",
             )
         from cbsurgeon.models import load

@@ -119,10 +119,10 @@ def _look_inside(
     try:
         gaps = bisect_sides(a, b, backends=backends, trust=trust).gaps
     except (UsageError, CheckFailed) as error:
-        failure = f"{why}; and the residual stream cannot be compared: {error.what}"
+        failure = f"{why}; the residual stream cannot be compared: {error.what}"
         return dataclasses.replace(found, failures=(*found.failures, failure))
     if not any(gap.varies for gap in gaps):
-        failure = f"{why}; and so is the residual stream: give inputs of your own with --inputs"
+        failure = f"{why}; the residual stream is the same for all samples, too: give your own inputs with --inputs"
         return dataclasses.replace(found, failures=(*found.failures, failure))
     gap = next((gap for gap in gaps if not gap.ok), [gap for gap in gaps if gap.varies][-1])
     # The block is judged by its relative L2 error; this converts that limit to an absolute one.

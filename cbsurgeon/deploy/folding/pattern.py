@@ -110,7 +110,7 @@ def _broadcast(
     inner = {mean, node, *(other for other in others if isinstance(other, fx.Node)), result}
     inner |= {operand for operand in node.all_input_nodes if operand is not x}
     if any(user not in inner for part in inner - {result} for user in part.users):
-        return None  # something outside reads an intermediate value, so it cannot be rewritten as one operator
+        return None  # a node outside the pattern reads an intermediate value
     ordered = tuple(sorted(inner))
     inserted = membership(result)
     return Broadcast(x, result, mean, node, axes, ordered, inserted.path if inserted else result.name)

@@ -1,4 +1,4 @@
-"""Operator set 17: what ``torch.onnx`` writes for 18, its oldest, in the forms 17 has."""
+"""Converting a model of operator set 18, the oldest that ``torch.onnx`` writes, to operator set 17."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from cbsurgeon.deploy.onnx.file import import_onnx
 from cbsurgeon.errors import ExportError
 
 IR_VERSION = 8
-"""Form of the file that belongs to operator set 17: runtimes that read no newer set read no newer form."""
+"""IR version that belongs to operator set 17: runtimes that do not read a newer set do not read a newer version."""
 
 EXPORTERS_OLDEST = 18
-"""The oldest operator set ``torch.onnx`` writes; asked for an older one it keeps this one and logs a line."""
+"""The oldest operator set that ``torch.onnx`` writes; if an older one is requested, it writes this one and logs a
+message."""
 
 _REDUCTIONS = {
     "ReduceL1",
@@ -30,14 +31,14 @@ _ADDED_REDUCTIONS = {"max", "min"}
 
 
 def lower(model: Any, opset: int) -> None:
-    """Write a model of operator set 18 in an older one.
+    """Convert a model of operator set 18 to an older one.
 
     Args:
         model: an ``onnx_ir`` model of operator set 18; edited in place.
         opset: 17.
 
     Raises:
-        ExportError: an operator does what it could not do before 18 (CB-EXPORT-15).
+        ExportError: an operator uses a feature that is new in 18 (CB-EXPORT-15).
     """
     for graph in (model.graph, *model.functions.values()):
         for node in list(graph.all_nodes()):
@@ -49,7 +50,7 @@ def lower(model: Any, opset: int) -> None:
 
 
 def require_opset(model: Any, opset: int) -> None:
-    """Refuse a model that is not of the operator set that was asked for.
+    """Refuse a model that does not have the requested operator set.
 
     Raises:
         ExportError: the exporter could not convert it, and kept another one (CB-EXPORT-15).
@@ -66,13 +67,13 @@ def require_opset(model: Any, opset: int) -> None:
 
 
 def _changed_since(op_type: str, opset: int) -> bool:
-    """Whether an operator of set 18 is another one than in ``opset``."""
+    """Return whether an operator is defined differently in set 18 than in ``opset``."""
     schema = import_onnx().defs.get_schema(op_type, EXPORTERS_OLDEST, "")
     return bool(schema.since_version > opset)
 
 
 def _lower(node: Any, opset: int) -> None:
-    """Write one operator in the older form, where it has one."""
+    """Convert one operator to the older form, if there is one."""
     from onnxscript import ir
 
     if node.op_type in _REDUCTIONS:
@@ -102,7 +103,7 @@ def _lower(node: Any, opset: int) -> None:
 
 
 def _lower_split(node: Any, opset: int) -> None:
-    """Without ``num_outputs`` the parts are equal, so the axis has to divide."""
+    """Convert ``Split``: without ``num_outputs`` the parts are equal, so the size must be divisible by their number."""
     count = node.attributes.pop("num_outputs", None)
     if count is None:
         return

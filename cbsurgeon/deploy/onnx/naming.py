@@ -1,4 +1,4 @@
-"""Names of ONNX nodes that people find in Netron and in profiles: where a node is in the model, and what it does."""
+"""Names of ONNX nodes, as shown in Netron and in profiles: the module path of a node and its operator."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 def name_nodes(model: Any) -> None:
     """Name every node ``<module path>/<operator>``, numbered from the second one of a name.
 
-    An inserted operator's nodes are named by its steps, ``blocks.11.mlp/context_broadcast/mean``, in whatever form they
-    are written; the model's own by their ONNX type, ``blocks.11.mlp.fc2/MatMul``. They are counted apart, so that the
-    model's own nodes have the same names with and without operators.
+    The nodes of an inserted operator are named by its steps, such as ``blocks.11.mlp/context_broadcast/mean``, in every
+    form in which they are written. The model's own nodes are named by their ONNX type, such as
+    ``blocks.11.mlp.fc2/MatMul``. The two are numbered separately, so that the model's own nodes have the same names
+    with and without operators.
 
     Args:
         model: an ``onnx_ir`` model that still has the exporter's notes at its nodes; edited in place.
@@ -31,7 +32,7 @@ def name_nodes(model: Any) -> None:
 
 
 def node_name(op_type: str, notes: Mapping[str, str]) -> str:
-    """Name of a node before numbering; of its type alone where the exporter noted no module.
+    """Return the name of a node before numbering; its type alone if the exporter recorded no module.
 
     >>> scopes = "['', 'blocks.0', 'blocks.0.context_broadcast', 'mean_3']"
     >>> hierarchy = "['Net', 'Block', 'CB', 'aten.mean.dim']"
@@ -47,7 +48,7 @@ def node_name(op_type: str, notes: Mapping[str, str]) -> str:
 
 
 def _step(notes: Mapping[str, str]) -> str:
-    """The ATen operator a node was made from, such as ``mean``; empty where the exporter did not note it."""
+    """Return the ATen operator that a node was made from, such as ``mean``; empty if the exporter did not record it."""
     try:
         hierarchy = ast.literal_eval(notes.get("pkg.torch.onnx.class_hierarchy", "[]"))
     except (ValueError, SyntaxError):

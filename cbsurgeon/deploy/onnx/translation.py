@@ -15,8 +15,8 @@ from cbsurgeon.graph import Program, aten
 def translated(program: Program, opset: int) -> Any:
     """Translate a program; if onnxscript's optimizer breaks the graph, use constant folding only.
 
-    onnxscript 0.7 merges successive ``Clip`` nodes. If two such pairs read the same tensor, the second one ends up
-    reading bounds that are not defined in the graph.
+    onnxscript 0.7 merges successive ``Clip`` nodes. If two such pairs read the same tensor, the second merged node
+    reads bounds that are not defined in the graph.
 
     Raises:
         ExportError: the exporter failed (CB-EXPORT-03).

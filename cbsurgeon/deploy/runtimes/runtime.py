@@ -28,7 +28,7 @@ class Runtime(ABC):
         inputs: names, types and dims of the inputs, in order.
         output_names: names of the outputs, in order.
         dtype: floating type it computes in, such as ``float32``.
-        notes: what the user should know about how it computes.
+        notes: facts that the user should know about how it computes.
         suffixes: suffixes of the files it runs; a model is exported to the first one. Empty if it runs models.
         stream: the CUDA stream that a prepared call enqueues work on, if known.
     """

@@ -256,7 +256,7 @@ def _build(trt: TensorRT, builder: Any, network: Any, config: Any, log: Any, pro
             f"{trt.name} {trt.version} could not build the engine",
             code="CB-ENGINE-10",
             why=" ".join("; ".join(log.errors[-2:]).split())[:400] or "it gave no reason",
-            do="a smaller largest --batch often helps, or more BuildOptions(workspace=...) in Python",
+            do="give a smaller largest --batch, or a larger BuildOptions(workspace=...) in Python",
         )
     return plan
 

@@ -161,7 +161,8 @@ def _open(model: Model | nn.Module, device: str, data: Any) -> _Opened:
 
 
 def _whole(model: Model) -> Program:
-    """The program of the whole model: what runs in parts elsewhere has no input of the user's here."""
+    """Return the captured program of the whole model. Captured parts are no use here: the data are inputs of the whole
+    model."""
     try:
         return captured(model)
     except CaptureError as error:

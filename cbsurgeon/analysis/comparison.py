@@ -13,15 +13,17 @@ from cbsurgeon.analysis.result import TITLES, UNITS, Layer, Shift
 from cbsurgeon.checks.latency.statistics import student_quantile
 
 DOUBT = 0.05
-"""Chance that one of all sentences is wrong, and that the interval of one difference misses."""
+"""Probability that at least one of all sentences is wrong, and that the interval of one difference does not contain the
+true difference."""
 
 
 def compared(a: Sequence[Layer], b: Sequence[Layer]) -> tuple[tuple[Shift, ...], tuple[str, ...], int]:
     """Return the differences B minus A, sentences about the significant ones, and how many sentences were possible.
 
-    The layers of both models must match (see :func:`alike`). The interval of a difference is its own. Sentences are
-    about the groups of consecutive layers in which something is seen, so their intervals are corrected for every group
-    and quantity that could have been named (Bonferroni): together they hold with 95 % confidence.
+    The layers of both models must match (see :func:`alike`). The interval of a single difference is not corrected. Each
+    sentence is about a group of consecutive layers, chosen because a difference is significant there. The intervals of
+    the sentences are therefore corrected for every group and quantity that could have been chosen (Bonferroni), so that
+    all sentences together hold with 95 % confidence.
     """
     shifts = [shift for first, second in zip(a, b, strict=True) for shift in _shifts(first, second)]
     layers = [sum(shift.quantity == name for shift in shifts) for name in NAMES]

@@ -101,7 +101,7 @@ def _bound(axes: Axes, document: Document, colors: Colors) -> None:
     axes.plot(indices, bounds, "--", color=colors.muted, linewidth=1.1, drawstyle="steps-mid")
     above: Any = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
     axes.annotate("bound ln N", (indices[-1], bounds[-1]), color=colors.muted, **above)
-    axes.set_ylim(0, 1.15 * max(bounds))  # room for the word above a curve that touches the bound
+    axes.set_ylim(0, 1.15 * max(bounds))  # space for the label above a curve that touches the bound
 
 
 def _points(side: Document, name: str) -> tuple[list[int], list[float]]:

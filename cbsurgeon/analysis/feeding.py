@@ -43,7 +43,7 @@ class Feed(Protocol):
     def __iter__(self) -> Iterator[Fed]: ...
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what the user should know, after the batches were read."""
+        """Return facts that the user should know, after the batches were read."""
         ...
 
 

@@ -227,7 +227,7 @@ class Analysis:
             that they hold together with 95 % confidence. The intervals of ``shifts`` are not corrected.
         pictures: attention over images.
         preprocessing: ``a`` or ``b`` → how images were preprocessed.
-        remarks: what the user should know.
+        remarks: facts that the user should know.
         seconds: duration.
         first: whether this is the first of several processes; only the first one prints the result.
     """

@@ -18,9 +18,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """Formats that are decoded. Some others start programs (EPS), and rare decoders are more likely to be attacked."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 MOST_PIXELS = 1 << 27
-"""Most pixels of one image (11,585 x 11,585), so that a file of a few kilobytes cannot allocate gigabytes."""
+"""Largest number of pixels of one image (11,585 x 11,585), so that a file of a few kilobytes cannot allocate
+gigabytes."""
 MOST_BYTES = 1 << 29
-"""Most bytes of one encoded image."""
+"""Largest size in bytes of one encoded image."""
 _ORIENTATION = 0x0112
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 

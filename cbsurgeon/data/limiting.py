@@ -12,7 +12,8 @@ from cbsurgeon.data.sources.source import Indexed, Source
 def limited(source: Source, most: int) -> Source:
     """Return a dataset of at most ``most`` samples.
 
-    Evenly spaced samples if the dataset can be indexed, so that a sorted folder keeps all its classes; else the first.
+    The samples are evenly spaced if the dataset can be indexed, so that a sorted folder keeps all its classes;
+    otherwise they are the first ones.
     """
     if source.count is not None and source.count <= most:
         return source
@@ -65,7 +66,7 @@ class _First(Source):
         return f"{self._most} of {self._whole.fingerprint()}"
 
     def units(self, batch: int) -> int:
-        """Return 1: only reading shows where a shard ends."""
+        """Return 1, because the end of a shard is only known after reading it."""
         return 1
 
     def unit(self, number: int, batch: int) -> Iterator[Sample]:

@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def loss(self) -> Interval | None:
-        """The interval of how much worse B is; positive numbers are a loss."""
+        """The interval of the loss of B compared with A; positive numbers mean that B is worse."""
         if self.ci95 is None:
             return None
         low, high = self.ci95

@@ -23,7 +23,7 @@ PREPROCESSING, BATCH, CLASSES, INPUT, FINITE, WORSE = (
     "worse",
 )
 ROUNDING = {"float16": 3e-2, "bfloat16": 1e-1}
-"""Relative L2 difference of outputs explained by rounding in a deep network: ten times that of DeiT-S."""
+"""Largest relative L2 difference of outputs that is attributed to rounding: ten times that of DeiT-S."""
 FLOAT32 = 2e-3
 CLEAR = 10.0
 """A mistake is reported only if undoing it makes the difference of the outputs this many times smaller."""
@@ -33,7 +33,7 @@ _ALONE, _TRIED = 2, 8
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a model or with the comparison.
+    """A fault of a model or of the comparison.
 
     Attributes:
         kind: ``preprocessing``, ``batch-dependent``, ``classes-exchanged``, ``input``, ``not-finite`` or ``worse``.

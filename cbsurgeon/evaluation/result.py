@@ -15,7 +15,8 @@ from cbsurgeon.models import Preprocessing
 
 SCHEMA = "cbsurgeon.evaluate/1"
 MOST_LISTED = 1000
-"""Most images listed that flipped, and most that could not be read; all of them are counted."""
+"""Largest number of images listed whose prediction changed, and of images listed that could not be read; all of them
+are counted."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ class Evaluation:
         flipped: images with different predictions, at most :data:`MOST_LISTED`.
         flips: number of all images with different predictions.
         claim: the claim and its verdict, if one was made.
-        findings: what is wrong.
+        findings: the faults that were found.
         problems: image that could not be read → reason, at most :data:`MOST_LISTED`.
         skipped: number of all images that could not be read.
         notes: conversion (such as ``grey to RGB``) → number of images.
-        remarks: what the user should know.
+        remarks: facts that the user should know.
         titles: metric → its name in reports, and whether it is a fraction.
         classes: names of the classes, if the dataset has them.
         per_class: class → ``a`` or ``b`` → value of the first metric, if requested.

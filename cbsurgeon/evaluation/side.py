@@ -137,7 +137,7 @@ def choose_output(side: Side, outputs: Mapping[str, Tensor], named: str | None, 
     what = (
         f"there is no output {named!r}"
         if named
-        else "it is not clear which output to evaluate"
+        else "it is unclear which output to evaluate"
         if likely
         else "no output can be evaluated"
     )

@@ -39,7 +39,7 @@ class Part:
         rate: images per second.
         outputs: ``a`` or ``b`` → name of the evaluated output.
         stresses: the corruptions and attacks.
-        remarks: what the user should know.
+        remarks: facts that the user should know.
         resumed: number of images that an interrupted run had finished.
     """
 

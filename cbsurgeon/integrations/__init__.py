@@ -1,4 +1,4 @@
-"""Programs of others that train, or that spread work over machines: thin, each optional.
+"""Integrations with other libraries for training and for distributing work over machines; each is thin and optional.
 
 Not here: the insertion itself (``surgery``), reading and writing a checkpoint's metadata (``models/files``).
 """

@@ -1,7 +1,7 @@
 """Workers of a sweep on a Ray cluster: the same processes as on one machine, placed by Ray.
 
-Every worker takes cells from the sweep's own storage, so that Ray only starts the workers and starts one again that
-was lost. The folder has to be reachable on every machine of the cluster under the same path.
+Every worker takes cells from the sweep's own storage. Ray only starts the workers, and restarts a worker that was lost.
+The folder of the sweep must have the same path on every machine of the cluster.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from cbsurgeon.sweeps.study import WAIT, open_study, standing, work
 from cbsurgeon.vocabulary import Progress
 
 RESTARTS = 3
-"""How often Ray starts a lost worker again; the run that it had is repeated by whoever comes next."""
+"""How often Ray restarts a lost worker. The run of the lost worker is repeated by the next free worker."""
 
 
 def spread(folder: Path, workers: int, progress: Progress | None = None) -> None:
     """Run cells in several workers on a Ray cluster until none is left.
 
-    The cluster is that of ``RAY_ADDRESS``, else one that runs on this machine, else a new one on this machine for as
-    long as the sweep takes. A worker takes one CPU, and one GPU where the cluster has any.
+    The cluster is that of ``RAY_ADDRESS``, else one that runs on this machine, else a new one on this machine for the
+    duration of the sweep. A worker uses one CPU and, if the cluster has GPUs, one GPU.
 
     Raises:
         MissingPackage: Ray is not installed.
-        UsageError: the cluster has several machines, and the storage is a file of this one (CB-SWEEP-10).
+        UsageError: the cluster has several machines, and the storage is a file on this machine (CB-SWEEP-10).
         CheckFailed: every worker ended with a fault (CB-SWEEP-06).
     """
     ray = _ray()
@@ -49,10 +49,10 @@ def _worker(folder: str) -> None:
 
 
 def refuse_a_file(ray: Any, runs: Runs) -> None:
-    """Refuse a SQLite file where the cluster has several machines.
+    """Refuse a SQLite file if the cluster has several machines.
 
     Raises:
-        UsageError: it has (CB-SWEEP-10).
+        UsageError: the storage is a SQLite file and the cluster has several machines (CB-SWEEP-10).
     """
     machines = len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]})
     if machines > 1 and runs.storage.startswith("sqlite"):
@@ -89,7 +89,7 @@ def _wait(ray: Any, tasks: list[Any], folder: Path, progress: Progress | None) -
 
 
 def _ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of a sweep is reported to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray must not report usage statistics
     try:
         import ray
     except ImportError as error:

@@ -1,20 +1,21 @@
-"""transformers' ``Trainer`` on edited models: two callbacks, and one line that reads what it saved.
+"""transformers' ``Trainer`` on edited models: two callbacks, and one line that loads the saved model.
 
     model = cbs.insert_(model, op="cb_retrofit", layers="upper")
     trainer = Trainer(model, settings, train_dataset=data, callbacks=[retrofit(over=0.5), same_recipe()])
     trainer.train()
     trainer.save_model("runs/last")
-    model = cbs.load("hf:runs/last").module              # in the place of from_pretrained("runs/last")
+    model = cbs.load("hf:runs/last").module              # instead of from_pretrained("runs/last")
 
-``from_pretrained`` of transformers itself knows nothing of operators: it would build the model without them. The
-folder holds the recipe, and ``cbs.load("hf:FOLDER")`` inserts it before it reads the weights. A run that was
-interrupted begins with the model of its checkpoint as well::
+``from_pretrained`` of transformers does not know the operators and would build the model without them. The folder
+contains the recipe, and ``cbs.load("hf:FOLDER")`` inserts the operators before it loads the weights. To resume an
+interrupted run, load the model of its checkpoint in the same way::
 
     model = cbs.load("hf:runs/checkpoint-500").module
     Trainer(model, ...).train(resume_from_checkpoint="runs/checkpoint-500")
 
-because the Trainer reads a checkpoint by the names of its own model, while ``save_pretrained`` writes those of the hub:
-for a ViT of transformers 5 these differ, and the Trainer goes on with the weights that the model has.
+This is necessary because the Trainer loads a checkpoint by the parameter names of its own model, but
+``save_pretrained`` writes the names of the hub. For a ViT of transformers 5 these names differ, and the Trainer would
+continue with the weights that the model already has.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def retrofit(over: float = 0.5) -> Any:
             "the schedule cannot be made",
             code="CB-OP-05",
             where=f"over={over}",
-            why="it is no share of the steps",
+            why="it is not a fraction of the steps",
             do="give a number above 0 and up to 1; 0.5 reaches CB after half of the steps",
         )
 
@@ -69,22 +70,23 @@ def retrofit(over: float = 0.5) -> Any:
 
 
 def strength_at(step: int, steps: int, over: float) -> float:
-    """The strength after some of all steps."""
+    """Return the strength after ``step`` of ``steps`` optimizer steps."""
     return FULL * min(1.0, step / max(1.0, over * steps))
 
 
 def same_recipe() -> Any:
     """A callback that refuses to resume from a checkpoint of another recipe.
 
-    The Trainer loads weights by name and warns at most: a checkpoint without CB resumes in a model with it, silently.
-    Every checkpoint's ``config.json`` holds the recipe, and this compares it with the model when training begins.
+    The Trainer loads weights by name, and at most prints a warning: it would silently resume a checkpoint without CB in
+    a model with CB. The ``config.json`` of every checkpoint contains the recipe. The callback compares this recipe with
+    the operators of the model when training begins.
 
     Raises:
         SurgeryError: when training begins, the recipes differ (CB-RECIPE-04).
     """
 
     class SameRecipe(_callback()):  # type: ignore[misc]
-        """Compares before the first step."""
+        """Compares the recipes before the first step."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -107,12 +109,12 @@ def compare(folder: Path, own: Sequence[Mapping[str, Any]]) -> None:
             "the checkpoint was trained with another recipe",
             code="CB-RECIPE-04",
             where=str(folder),
-            why=f"it has {_said(noted)}, and the model {_said(own)}",
-            do=f'take the model of the checkpoint: cbs.load("hf:{folder}").module; or begin anew in another folder',
+            why=f"it has {_described(noted)}, and the model {_described(own)}",
+            do=f'use the model of the checkpoint: cbs.load("hf:{folder}").module; or start again in another folder',
         )
 
 
-def _said(documents: Sequence[Mapping[str, Any]]) -> str:
+def _described(documents: Sequence[Mapping[str, Any]]) -> str:
     found = [Recipe.from_dict(document) for document in documents]
     return " and ".join(f"{one.op} in {len(one)} blocks ({one.position})" for one in found) or "no operator"
 

@@ -14,7 +14,8 @@ Document = Mapping[str, Any]
 
 REPORT_SCHEMA = "cbsurgeon.report/1"
 LARGEST = 64 * 2**20
-"""Most bytes of a document. The largest that a verb writes (a benchmark with all samples) has under a tenth of it."""
+"""Largest size in bytes of a document. The largest document that a verb writes (a benchmark with all samples) has less
+than a tenth of it."""
 
 REQUIRED = {
     "cbsurgeon.inspect": ("blocks", "rejected"),

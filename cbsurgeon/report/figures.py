@@ -197,7 +197,7 @@ def preprocessing(view: Mapping[str, Any]) -> str:
 
 
 def corrected(runs: int) -> str:
-    """What the intervals of an analysis' findings are corrected for, in one line."""
+    """Return one line about the correction of the intervals of an analysis' findings."""
     return (
         f"the findings hold together with 95 % confidence: their intervals are corrected for the {runs:,} runs of "
         "layers and quantities that could have been named"

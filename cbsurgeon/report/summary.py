@@ -76,7 +76,7 @@ def weights(origin: Mapping[str, Any]) -> str:
 
 
 def next_steps(documents: Sequence[Document]) -> list[str]:
-    """Return suggestions what to do next with a shipment."""
+    """Return suggestions for the next steps with a shipment."""
     steps = []
     for document in documents:
         if "files" not in document:

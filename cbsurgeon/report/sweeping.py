@@ -33,14 +33,14 @@ def possible(document: Document) -> list[Mapping[str, Any]]:
 
 
 def columns(document: Document) -> list[str]:
-    """Return the names of the columns behind that of the cell."""
+    """Return the names of the columns after the cell's name."""
     named = ["blocks", "params", "FLOPs", "bytes"]
     named += ["own time", "ONNX"] if _timed(document) else []
     return named + ([document["metric"], "vs baseline", "runs"] if document["metric"] else [])
 
 
 def values(document: Document, row: Mapping[str, Any]) -> list[str]:
-    """Return what stands in these columns for one cell."""
+    """Return the texts of these columns for one cell."""
     plain = document["rows"][0]
     cells = [str(len(row["blocks"]) or "–"), *(_against(row, plain, name) for name in ("params", "flops", "bytes"))]
     cells += [_share(row), _size(row["onnx_bytes"])] if _timed(document) else []

@@ -26,7 +26,7 @@ def evaluate(
     progress: Progress | None = None,
     **keywords: Any,
 ) -> Evaluation:
-    """Measure metrics of a model on a dataset; with two models, also their paired differences and what is wrong with B.
+    """Measure metrics of a model on a dataset; with two models, also their paired differences and the faults of B.
 
     Both models get the same images in the same order, each with its own preprocessing. If the preprocessings differ,
     the result is false and names the difference.

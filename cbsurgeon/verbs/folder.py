@@ -124,7 +124,7 @@ def _publish(staged: Path, final: Path, force: bool) -> None:
             ) from error
         return
     if _exchanged(staged, final):
-        return  # the old one has the temporary name now, and is cleared away as such
+        return  # the old folder now has the temporary name, and is deleted with it
     old = staged.with_suffix(".old")
     final.rename(old)
     try:
@@ -136,7 +136,10 @@ def _publish(staged: Path, final: Path, force: bool) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Whether two folders took each other's names in one step, as Linux can: a kill leaves the old or the new one."""
+    """Exchange the names of two folders atomically (Linux only); return whether that succeeded.
+
+    A process that is killed then leaves either the old folder or the new one.
+    """
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         return False

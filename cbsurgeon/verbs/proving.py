@@ -70,7 +70,7 @@ def export_checked(
     unchecked = why_unchecked(final, checking.verify) or ("" if isinstance(model, Model) else "REF is a file itself")
     if unchecked and checking.data is not None:
         raise UsageError(
-            "real images were given, and the file is not compared with the model",
+            "real images were given, but the exported file is not compared with the model",
             code="CB-VERIFY-07",
             where=f"--data {checking.data}",
             why=unchecked,
@@ -100,7 +100,7 @@ def export_checked(
 
 
 def _at_another_size(found: Verification, model: Model, file: Path, progress: Progress | None) -> Verification:
-    """The verdict on images of another size where they differ there; else the first one, with a note."""
+    """Return the verification on images of another size if the models differ there; else the first one, with a note."""
     other = replace(model, example_inputs=resized(model.example_inputs), example_kwargs=resized(model.example_kwargs))
     second = checks.verify(other, file, progress=progress)
     leaves = [leaf for leaf in tree_leaves((other.example_inputs, dict(other.example_kwargs))) if is_image(leaf)]

@@ -22,7 +22,7 @@ MAPS = ("labels", "masks", "annotations")
 """Names that the folder of label maps next to ``images`` may have."""
 _DEEPEST = 32
 _MOST_FOLDERS = 200_000
-"""Links among a few folders make more paths than there are files on the disk."""
+"""Largest number of folders that are listed; links among a few folders can make any number of paths."""
 _SHOWN = 3
 
 
@@ -145,7 +145,7 @@ def _stem(path: str, root: Path) -> str:
 
 
 def _listed(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name; entries of a directory know without another look whether they are files."""
+    """Return the entries of a folder by name; whether an entry is a file needs no further system call."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -176,15 +176,16 @@ def _loops(where: str, why: str) -> InputFileError:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is named as an image and is a file, or a link that leads nowhere: that one is counted as an
-    image that cannot be read. Pipes and devices are neither.
+    """Return whether an entry has the suffix of an image and is a file or a broken link.
+
+    A broken link is counted as an image that cannot be read. Pipes and devices are not images.
     """
     if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 - a million of them
         return False
     try:
         return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
     except OSError:
-        return entry.is_symlink()  # it leads to itself
+        return entry.is_symlink()  # a link to itself
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

@@ -20,7 +20,7 @@ class Source(ABC):
         labelled: whether its samples have labels.
         classes: names of the classes in the order of their labels; empty if unknown.
         count: number of samples; ``None`` if only reading the dataset shows it.
-        remarks: what the user should know about the dataset.
+        remarks: facts that the user should know about the dataset.
     """
 
     def __init__(

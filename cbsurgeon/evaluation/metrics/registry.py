@@ -57,7 +57,7 @@ def _named(name: str, task: str, classes: int) -> Metric:
     found = known[name]()
     if found.least > classes:
         raise UsageError(
-            f"the metric {name} says nothing here",
+            f"the metric {name} is not meaningful here",
             code="CB-EVAL-05",
             where=f"--metrics {name}",
             why=f"it needs at least {found.least} classes, and there are {classes}",

@@ -25,7 +25,7 @@ from cbsurgeon.models.files import atomic
 from cbsurgeon.options import EvaluateOptions
 
 EVERY = 5.0
-"""Seconds between two files, and so the most work that an interruption loses. Shorter evaluations write no file."""
+"""Seconds between two files. An interruption loses at most the work of this time. Shorter evaluations write no file."""
 _SCHEMA = "cbsurgeon.evaluate-state/1"
 
 

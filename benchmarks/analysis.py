@@ -1,20 +1,21 @@
-"""Time and memory of an analysis beside a plain forward pass and timm's AttentionExtract.
+"""Time and memory of an analysis compared with a plain forward pass and timm's AttentionExtract.
 
     python benchmarks/analysis.py                     DeiT-S, batch 8: a table, and results/analysis.json
     python benchmarks/analysis.py --model NAME --batch 16 --repeats 9
 
-Each arm runs in a process of its own, one thread, the arms in turn, several rounds:
+Each variant runs in its own process with one thread. The variants take turns, in several rounds:
 
 - ``plain``: a forward pass of the eager model with attention that is not fused.
 - ``extract``: AttentionExtract of the same model (the maps of all layers are kept, nothing is computed from them).
-- ``maps``: ``cbs.attention_maps``, every map thrown away.
+- ``maps``: ``cbs.attention_maps``; each map is discarded.
 - ``analyze``: the maps and all quantities.
 
-Time is processor time of the process, which other work on the machine changes little. Memory is the largest resident
-set while the arm runs (weights included), and how much of it the arm added.
+Time is the processor time of the process, which other work on the machine changes little. Memory is the peak resident
+set size during the run (weights included), and its increase during the run.
 
-Then ``cbs.analyze`` runs on ``--images`` images in one process and, under torchrun, in two processes (one thread each),
-in turn: images per second of wall time from the end of each process's first batch. Both must give equal figures.
+Then ``cbs.analyze`` runs on ``--images`` images in one process and, under torchrun, in two processes with one thread
+each. The two take turns. The result is in images per second of wall-clock time, from the end of the first batch of each
+process. Both must give equal figures.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="deit_small_patch16_224")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5, help="timed passes a process")
+    parser.add_argument("--repeats", type=int, default=5, help="timed passes per process")
     parser.add_argument("--rounds", type=int, default=3, help="processes an arm")
     parser.add_argument("--images", type=int, default=64, help="images for the throughput of one and two processes")
     parser.add_argument("--arm", choices=(*ARMS, "spread"), help=argparse.SUPPRESS)
@@ -134,7 +135,7 @@ def throughput(rows: list[dict[int, dict[str, Any]]], images: int, batch: int) -
 
 
 def summary(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> dict[str, Any]:
-    """Medians over rounds, and their ratio to the plain forward pass."""
+    """Return the medians over rounds, and their ratio to the plain forward pass."""
     import timm
     import torch
 
@@ -159,7 +160,7 @@ def summary(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) 
 
 
 def measure(arm: str, name: str, batch: int, repeats: int) -> dict[str, Any]:
-    """Seconds of processor time a pass, and memory, of one arm in this process."""
+    """Return the processor seconds per pass and the memory of one variant, measured in this process."""
     import timm
     import torch
 

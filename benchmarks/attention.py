@@ -1,13 +1,14 @@
-"""Recall and precision of attention: every model of the zoo, what ran, what inspection lists.
+"""Recall and precision of the attentions that inspection lists, for every model of the zoo.
 
     python benchmarks/attention.py                    the whole sweep: a table, and results/attention.json
     python benchmarks/attention.py --only timm/swin   those models again; the other results stay
     python benchmarks/attention.py --missing          only models without a result
     python benchmarks/attention.py --truth            write attention_truth.json anew (look at the diff)
 
-The truth is written down without the tool: the eager model runs once, and every function it calls is watched
-(``zoo/attention_truth.py``). An attention is missed or one too many where the two lists of keys, in the order they run,
-differ. Ends with 1 when that happens, or when a model could not be captured.
+The ground truth does not use cbsurgeon: the eager model runs once, and every function it calls is recorded
+(``zoo/attention_truth.py``). The two lists of attentions, with their numbers of keys in execution order, are compared;
+each difference is a missed or an extra attention. The exit code is 1 if there is a difference, or if a model cannot be
+captured.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ PACKAGES = ("torch", "timm", "torchvision", "transformers")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the sweep, or write the truth; the exit code is the verdict."""
+    """Run the sweep, or write the ground truth; return the exit code."""
     accepted = parser((__doc__ or "").splitlines()[0], RESULTS)
-    accepted.add_argument("--truth", action="store_true", help="write what runs instead of looking for it")
+    accepted.add_argument("--truth", action="store_true", help="write the ground truth instead of comparing with it")
     options = accepted.parse_args(arguments)
     if options.truth:
         return _write_truth(options.only, options.missing)
@@ -84,7 +85,7 @@ def _write_truth(only: str, missing: bool) -> int:
 
 
 def measure(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
-    """What inspection lists of an entry, beside what ran."""
+    """Compare the attentions that inspection lists for a model with those that ran."""
     with attempt(entry, **_nothing(entry, expected)) as result:
         result.update(compared(entry, expected))
     return result
@@ -93,7 +94,8 @@ def measure(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
 def compared(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
     """Return the attentions that inspection misses, those that did not run, and those in parts that it left out.
 
-    Inspection names a part that cannot be captured, with the reason, in ``left_out``: its attentions are counted apart.
+    Inspection lists a part that cannot be captured, with the reason, in ``left_out``: its attentions are counted
+    separately.
     """
     from cbsurgeon.graph import inspect
     from cbsurgeon.models.model import Model, Provenance
@@ -131,7 +133,7 @@ def _nothing(entry: Entry, expected: list[list[Any]]) -> dict[str, Any]:
 
 
 def table(models: Mapping[str, Any]) -> str:
-    """The models that are not right, and the sums per group."""
+    """Return the models with differences, and the sums per group, as text."""
     lines = []
     for name, result in models.items():
         remarks = [f"error: {result['error']}"] if result.get("error") else []

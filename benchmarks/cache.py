@@ -1,9 +1,9 @@
-"""The second ``inspect`` of a model against the first: whole processes, in turns.
+"""Time of ``inspect`` with and without its cache: whole processes, in turns.
 
     python benchmarks/cache.py [REF] [RUNS]
 
-Writes ``benchmarks/results/cache.json``: wall seconds of each run without and with the cache, and their ratio pair by
-pair.
+Writes ``benchmarks/results/cache.json``: wall-clock seconds of each run without and with the cache, and the ratio of
+each pair.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Coverage of the finder: every model of the zoo, what is expected, what is found.
+"""Recall and precision of the blocks that inspection finds, for every model of the zoo.
 
     python benchmarks/coverage.py                    the whole sweep: a table, and results/coverage.json
     python benchmarks/coverage.py --only timm/swin   those models again; the other results stay
     python benchmarks/coverage.py --missing          only models without a result
     python benchmarks/coverage.py --truth            write coverage_truth.json anew (reviewed data: look at the diff)
 
-Ends with 1 when a block was missed, one too many was found, or a model could not be captured.
+The exit code is 1 if a block is missed, an extra block is found, or a model cannot be captured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, this folder leads the search path, and this file would be taken for the package `coverage`.
+# When run as a script, this folder is first on sys.path, and this file would be imported instead of package `coverage`.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
 
 from benchmarks.zoo import entries  # noqa: E402
@@ -32,9 +32,9 @@ PACKAGES = ("torch", "timm", "torchvision", "transformers")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the sweep, or write the truth; the exit code is the verdict."""
+    """Run the sweep, or write the ground truth; return the exit code."""
     accepted = parser((__doc__ or "").splitlines()[0], RESULTS)
-    accepted.add_argument("--truth", action="store_true", help="write the expected blocks instead of looking for them")
+    accepted.add_argument("--truth", action="store_true", help="write the expected blocks; do not compare")
     options = accepted.parse_args(arguments)
     if options.truth:
         return _write_truth(options.only)
@@ -75,7 +75,7 @@ def _write_truth(only: str) -> int:
 
 
 def _lost(result: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a model whose worker died or took too long."""
+    """Return the result of a model whose worker process ended or timed out."""
     return {
         "group": expected["group"],
         "family": expected["family"],
@@ -89,7 +89,7 @@ def _lost(result: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, A
 
 
 def table(models: Mapping[str, Any]) -> str:
-    """One line per model, its remarks below it, and the sums per group."""
+    """Return one line per model with its remarks, and the sums per group, as text."""
     head = f"{'model':<58}{'expected':>9}{'found':>7}{'missed':>8}{'extra':>7}{'capture s':>11}{'read s':>8}"
     lines = [head, "-" * len(head)]
     for name, result in models.items():

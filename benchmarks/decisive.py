@@ -1,15 +1,18 @@
-"""Whether the verdict is decisive: the same file against itself many times, and `ship` ten times, busy and not.
+"""Test whether the verdict of `bench` and `ship` is decisive, on an idle and on a busy machine.
 
     python benchmarks/decisive.py                      both parts
     python benchmarks/decisive.py --parts same --runs 50
 
-- same: a small ViT's ONNX file against a copy of it. Equal files are never ``slower`` or ``faster``.
-- ship: `cbsurgeon ship timm:deit_small_patch16_224 --layers upper --pos end` in new processes. During every second run,
-  one other task per core computes without a pause. The verdict must be ``negligible``, the upper bound of the own-time
-  overhead at most 0.6 %, and the time at most 5 times that of a process that only builds the model, captures it with
-  ``torch.export`` and exports it with ``torch.onnx`` (run before each ``ship``, under the same load).
+- same: the ONNX file of a small ViT is compared with a copy of itself, many times. The verdict must never be ``slower``
+  or ``faster``.
+- ship: `cbsurgeon ship timm:deit_small_patch16_224 --layers upper --pos end` runs ten times, each in a new process.
+  During every second run, one other task per core computes without a pause. The verdict must be ``negligible``, and the
+  upper bound of the own-time overhead at most 0.6 %. Before each run, a process that only builds the model, captures it
+  with ``torch.export`` and exports it with ``torch.onnx`` is timed under the same load; ``ship`` must take at most 5
+  times as long.
 
-Results are written after every run. The exit code is 1 if a run misses its condition. Each row has the load average.
+The results are written after every run. Each row has the load average. The exit code is 1 if a run violates these
+conditions.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ TIMES_PLAIN = 5.0
 
 @contextmanager
 def busy(wanted: bool) -> Iterator[None]:
-    """One task per core that never waits, where they are wanted."""
+    """Run one computing task per core in the ``with`` block, if requested."""
     count = (os.cpu_count() or 1) if wanted else 0
     tasks = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
@@ -61,7 +64,7 @@ def busy(wanted: bool) -> Iterator[None]:
 
 
 def same(runs: int, budget: float) -> Iterator[dict[str, Any]]:
-    """One file against a copy of itself."""
+    """Compare one file with a copy of itself."""
     import timm
     import torch
 
@@ -89,7 +92,7 @@ def same(runs: int, budget: float) -> Iterator[dict[str, Any]]:
 
 
 def ship(runs: int, _budget: float) -> Iterator[dict[str, Any]]:
-    """The whole job in a process of its own."""
+    """Run ``ship`` in its own process."""
     for run in range(runs):
         loaded = run % 2 == 1
         with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as place, busy(loaded):
@@ -125,7 +128,7 @@ MEASURES = {"same": same, "ship": ship}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and write; 1 when a run is otherwise than it has to be."""
+    """Measure and write the results; return 1 if a run violates its conditions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--runs", type=int, help="50 of the same file, 10 of ship")
@@ -145,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
             print(part, json.dumps(row), flush=True)
     missed = [row for row in document["rows"] if not row["ok"]]
-    print(f"{len(missed)} of {len(document['rows'])} runs are otherwise", file=sys.stderr)
+    print(f"{len(missed)} of {len(document['rows'])} runs violate their conditions", file=sys.stderr)
     return 1 if missed else 0
 
 

@@ -1,13 +1,14 @@
-"""CB through to a deployable file, on one model of every family of the zoo.
+"""Insert CB and export to ONNX and TensorRT, for one model of every family of the zoo.
 
     python benchmarks/deploy_sweep.py                    the whole sweep: a table, and results/deploy_sweep.json
     python benchmarks/deploy_sweep.py --only timm/swin   those models again; the other results stay
     python benchmarks/deploy_sweep.py --missing          only models without a result
-    python benchmarks/deploy_sweep.py --reproduce        what TensorRT's parser refuses, one operator each, without us
+    python benchmarks/deploy_sweep.py --reproduce        errors of TensorRT's parser for single operators
 
-CB goes in at End in the upper half (causal models get the causal form); the result is exported to ONNX, compared with
-the edited model in ONNX Runtime (float32, batches 1 and 2), and built into a TensorRT engine. Ends with 1 when a step
-of a family fails, unless TensorRT's parser does not know one of the model's own operators (``UPSTREAM``).
+CB is inserted at End in the upper half of the blocks (in the causal form for causal models). The result is exported to
+ONNX, compared with the edited model in ONNX Runtime (float32, batches 1 and 2), and built into a TensorRT engine. The
+exit code is 1 if a step of a family fails, unless TensorRT's parser does not support one of the model's own operators
+(``UPSTREAM``). ``--reproduce`` shows the errors of the parser without cbsurgeon.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt-rtx-cu13", "
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the sweep; the exit code is the verdict."""
+    """Run the sweep; return the exit code."""
     accepted = parser((__doc__ or "").splitlines()[0], RESULTS, timeout=900.0)
-    accepted.add_argument("--reproduce", action="store_true", help="show what the parser refuses, and stop")
+    accepted.add_argument("--reproduce", action="store_true", help="show the errors of the parser, and stop")
     options = accepted.parse_args(arguments)
     if options.reproduce:
         return reproduce()
@@ -64,14 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def upstream(result: Mapping[str, Any]) -> str | None:
-    """The operator TensorRT's parser does not know, where that is what failed."""
+    """Return the operator that TensorRT's parser does not support, if that is the reason of the failure."""
     if "the TensorRT parser cannot read this model" not in result.get("error", ""):
         return None
     return next((operator for operator in UPSTREAM if f"({operator})" in result["why"]), None)
 
 
 def reproduce() -> int:
-    """Export each expression with torch alone, parse it with TensorRT alone, print what the parser says."""
+    """Export each expression with torch only, parse it with TensorRT only, and print the error of the parser."""
     import io
 
     import tensorrt_rtx
@@ -99,7 +100,7 @@ def reproduce() -> int:
 
 
 def families() -> Iterator[Entry]:
-    """The first model of every family that holds a block."""
+    """Return the first model of every family that has a block."""
     expected, seen = read_truth(), set[tuple[str, str]]()
     for entry in entries():
         if expected[entry.name]["blocks"] and (entry.group, entry.family) not in seen:
@@ -108,7 +109,7 @@ def families() -> Iterator[Entry]:
 
 
 def summary(models: Mapping[str, Any]) -> dict[str, Any]:
-    """How many got how far."""
+    """Return the number of models that passed each step."""
     reached = Counter(step for result in models.values() for step in result["steps"])
     return {
         "families": len(models),
@@ -121,7 +122,7 @@ def summary(models: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(models: Mapping[str, Any]) -> str:
-    """One line per family, its remarks below it, and the sums."""
+    """Return one line per family with its remarks, and the sums, as text."""
     head = f"{'model':<50}{'sites':>6}{'insert s':>10}{'onnx s':>8}{'parity s':>10}{'max |diff|':>12}{'engine s':>10}"
     lines = [head, "-" * len(head)]
     for name, result in models.items():

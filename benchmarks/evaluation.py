@@ -1,13 +1,14 @@
-"""Throughput of ``evaluate`` beside timm's validate.py, a plain timm loop and a bare ONNX Runtime loop.
+"""Throughput of ``evaluate`` compared with timm's validate.py, a plain timm loop and a bare ONNX Runtime loop.
 
     python benchmarks/evaluation.py IMAGES [--validate timm/validate.py] [--limit 500] [--rounds 5]
 
-IMAGES is a folder with one sub-folder a class; ``--limit`` takes images at even distances from it. validate.py is a
-script of timm's repository, not of its package: it is given by its path. All arms take turns in one process, so that a
-busy machine slows them alike; each decodes, preprocesses and classifies the same images in the same batches with as
-many worker processes, and must find the same top-1. Two things are measured of every pass:
+IMAGES is a folder with one sub-folder per class; ``--limit`` takes evenly spaced images from it. validate.py is a
+script of timm's repository that is not part of its package, so its path must be given. All programs take turns in one
+process, so that a busy machine slows them equally. Each one decodes, preprocesses and classifies the same images in the
+same batches, with the same number of worker processes, and must find the same top-1 accuracy. Two times are measured
+for each pass:
 
-- seconds from the first image to the last, as each tool counts them; opening models is left out.
+- seconds from the first image to the last, as each tool counts them, without opening the models;
 - processor seconds of the whole pass, worker processes included, which other work on the machine changes little.
 """
 
@@ -40,7 +41,7 @@ PAIRS = {
     "evaluate, ONNX Runtime": ("bare ONNX Runtime loop",),
 }
 Pass = Callable[[], tuple[float, float]]
-"""A pass over the images: seconds, and the share that was right."""
+"""A pass over the images; returns seconds and top-1 accuracy."""
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
         for turn in range(given.rounds + 1):
             found = {name: measured(arm) for name, arm in arms.items()}
             assert len({row["top1"] for row in found.values()}) == 1, found
-            for name, row in found.items() if turn else ():  # the first turn fills caches
+            for name, row in found.items() if turn else ():  # the first round fills caches
                 rows[name].append(row)
                 print(f"{turn} {name:24} {row['seconds']:8.2f} s {row['processor']:8.2f} processor s", flush=True)
     document = {
@@ -87,7 +88,7 @@ def main() -> None:
 
 
 def chosen(source: Path, folder: Path, limit: int) -> Path:
-    """A folder of links to a part of the images, at even distances."""
+    """Return a folder of links to evenly spaced images."""
     every = sorted(path for path in source.rglob("*") if path.is_file())
     for place in range(limit):
         path = every[place * len(every) // limit]
@@ -120,14 +121,14 @@ def prepared(given: argparse.Namespace, images: Path, place: Path) -> dict[str, 
 
 
 def measured(arm: Pass) -> dict[str, float]:
-    """Seconds, processor seconds and top-1 of one pass."""
+    """Return seconds, processor seconds and top-1 accuracy of one pass."""
     before = sum(os.times()[:4])
     seconds, top1 = arm()
     return {"seconds": seconds, "processor": round(sum(os.times()[:4]) - before, 3), "top1": round(top1, 6)}
 
 
 def ratios(rows: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """Ours over the other, round by round."""
+    """Return the ratio of the times of ``evaluate`` and of each other program, for each round."""
     found = []
     for own, others in PAIRS.items():
         for other in others:
@@ -153,7 +154,7 @@ def ours(side: Any, images: Path, workers: int) -> Pass:
 
 
 def validate(script: Path, words: list[str]) -> Pass:
-    """timm's own script, and the mean time of a batch that it logs."""
+    """timm's own script; it logs the mean time of a batch."""
     spec = importlib.util.spec_from_file_location("timm_validate", script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -185,7 +186,7 @@ def loader_of(model: cbs.Model, images: Path, workers: int) -> torch.utils.data.
 
 
 def timm_loop(model: cbs.Model, images: Path, workers: int) -> Pass:
-    """validate.py without everything around its loop."""
+    """The loop of validate.py without the rest of the script."""
     loader, loss, module = loader_of(model, images, workers), torch.nn.CrossEntropyLoss(), model.module
     assert module is not None
 
@@ -203,7 +204,7 @@ def timm_loop(model: cbs.Model, images: Path, workers: int) -> Pass:
 
 
 def onnx_loop(model: cbs.Model, file: Path, images: Path, workers: int) -> Pass:
-    """A session and numpy."""
+    """A loop with an ONNX Runtime session and numpy only."""
     import onnxruntime
 
     session, loader = onnxruntime.InferenceSession(str(file)), loader_of(model, images, workers)

@@ -1,18 +1,19 @@
-"""What folding saves: Context Broadcasting folded against the paper's line, from the same weights; what export costs.
+"""Time saved by folding: CB folded compared with CB as written in the paper, with the same weights; and export time.
 
 Three parts, all written to one file:
 
-- own time: ONNX Runtime's profiler times every operator. ``ratio`` sums the medians of the operators that belong to an
-  inserted site, folded over line. ``beside`` checks that nothing hides in the model's own operators: all additions,
-  multiplications and means of the file, the model's without CB subtracted, folded over line.
-- end to end: whole runs, interleaved, with a control (:func:`cbsurgeon.checks.bench`), on both backends, in several
-  processes: two copies of one model in one process may differ by more than one per cent from beginning to end.
-- export: processor seconds of ``cbsurgeon``'s export over plain ``torch.onnx.export`` of the same module, interleaved.
+- own time: ONNX Runtime's profiler times every operator. ``ratio`` is the sum of the median times of the inserted
+  operators, folded divided by the paper's form. ``beside`` checks that no time moves into the model's own operators: it
+  is the same ratio for all additions, multiplications and means of the file, minus those of the model without CB.
+- end to end: whole runs, interleaved, with a control (:func:`cbsurgeon.checks.bench`), on both back ends, in several
+  processes, because two copies of one model in one process may differ by more than one per cent.
+- export: processor seconds of ``cbsurgeon``'s export divided by those of ``torch.onnx.export`` of the same module,
+  interleaved.
 
     python benchmarks/folding.py [--parts own end export] [--models vit_tiny_patch16_224 ...] [-o results.json]
 
-Rows measured again are replaced, others stay. Half an hour on two idle cores; on a busy machine the ratios of times
-that matter little are noise.
+Rows that are measured again are replaced; other rows are kept. Half an hour on two idle cores. On a busy machine,
+ratios of very short times are noise.
 """
 
 from __future__ import annotations
@@ -39,20 +40,20 @@ PARTS = ("own", "end", "export")
 OWN_TARGET, EXPORT_TARGET = 0.65, 1.15
 
 SLOWER_BY = 0.01
-"""Folded counts as slower when it is proven to be so by more than this: what identical files differ by here."""
+"""The folded form counts as slower if it is proven slower by more than this, the difference of identical files."""
 
 ROUNDS, RUNS, WARM = 3, 9, 2
-"""Own time: turns of each file, and runs in a turn, of which the first are not counted."""
+"""Own time: number of turns of each file, runs per turn, and first runs of a turn that are not counted."""
 
 EXPORTS = 3
-"""Interleaved pairs of exports per model, after one that is not counted."""
+"""Number of interleaved pairs of exports per model, after one pair that is not counted."""
 
 ELEMENTWISE = {"Add", "Mul", "ReduceMean"}
 
 
 @dataclass(frozen=True)
 class Arms:
-    """One model without CB, with the line as written, and folded; as captured programs and as files."""
+    """One model without CB, with CB as written in the paper, and with CB folded; as captured programs and as files."""
 
     name: str
     model: Any
@@ -61,7 +62,7 @@ class Arms:
     folder: Path
 
     def path(self, form: str) -> Path:
-        """The ONNX file of a form, exported when it is first asked for."""
+        """Return the ONNX file of a form; it is exported at the first call."""
         from cbsurgeon import deploy
 
         path = self.folder / f"{form}.onnx"
@@ -71,7 +72,7 @@ class Arms:
         return path
 
     def compiled(self, form: str) -> Any:
-        """The program of a form as a model; folded in the form compilers are given."""
+        """Return the program of a form as a model; the folded form is the one for compilers."""
         from cbsurgeon import deploy
         from cbsurgeon.models import Model
 
@@ -128,7 +129,7 @@ def profiled(path: Path, inputs: dict[str, Any], threads: int) -> tuple[float, f
 
 
 def own_time(model: Arms, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Own time of the operators at each batch size, the three files taking turns."""
+    """Measure the own time of the operators at each batch size; the three files take turns."""
     forms = ("base", "line", "folded")
     for batch in options.batch:
         inputs = model.programs["line"].with_batch(batch)
@@ -152,7 +153,7 @@ def own_time(model: Arms, options: argparse.Namespace) -> Iterator[dict[str, Any
 
 
 def end_to_end(model: Arms, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Whole runs of both forms, interleaved, on each backend."""
+    """Measure interleaved whole runs of both forms, on each back end."""
     from cbsurgeon import checks
 
     plans: list[tuple[str, int, Callable[[str], Any]]] = [
@@ -188,7 +189,7 @@ def end_to_end(model: Arms, options: argparse.Namespace) -> Iterator[dict[str, A
 
 
 def export_time(model: Arms, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Processor and wall seconds of both exporters, in turns, from the same module to a file."""
+    """Measure processor and wall-clock seconds of both exporters, in turns, from the same module to a file."""
     import torch
 
     from cbsurgeon.deploy.onnx.exporting import DEFAULT_OPSET, export_onnx
@@ -209,7 +210,7 @@ def export_time(model: Arms, options: argparse.Namespace) -> Iterator[dict[str, 
     def ours() -> None:
         export_onnx(model.edited, model.folder / "ours.onnx", force=True)
 
-    plain()  # the first one imports and compiles what all later ones find ready
+    plain()  # the first export imports and compiles code that later exports reuse
     pairs = [(_seconds(plain), _seconds(ours)) for _ in range(EXPORTS)]
     ratios = [[after[clock] / before[clock] for before, after in pairs] for clock in (0, 1)]
     ratio = statistics.median(ratios[0])
@@ -234,7 +235,7 @@ MEASURES = {"own": own_time, "end": end_to_end, "export": export_time}
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row for people."""
+    """Return one row as a line of text."""
     what = f"{row.get('backend', '')} batch {row['batch']}" if "batch" in row else ""
     low, high = row.get("ci95") or row["spread"]
     more = f", beside {row['beside']:.2f}" if "beside" in row else ""
@@ -244,20 +245,20 @@ def line(row: dict[str, Any]) -> str:
 
 
 def _key(row: dict[str, Any]) -> tuple[int, str, int, str, int]:
-    """What a row is about, in the order of the report."""
+    """Return the sort key of a row, in the order of the report."""
     model = MODELS.index(row["model"]) if row["model"] in MODELS else len(MODELS)
     return model, row["model"], PARTS.index(row["part"]), row.get("backend", ""), row.get("batch", 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and write; 1 when a target is missed."""
+    """Measure and write the results; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--compile-batch", type=int, nargs="*", default=[1, 8], help="batch sizes to compile for")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds per end-to-end row")
-    parser.add_argument("--processes", type=int, default=5, help="fresh processes per end-to-end row")
+    parser.add_argument("--processes", type=int, default=5, help="new processes per end-to-end row")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)

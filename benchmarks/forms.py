@@ -3,11 +3,11 @@
     python benchmarks/forms.py
     python benchmarks/forms.py --threads 1 --batch 1
 
-Four down projections in a row, each with its bias and its residual addition, and CB in several exact forms between
-them. All forms take turns under ONNX Runtime's profiler; a node's time is the mean of its fastest quarter.
-``over_base_us`` is what a form takes beside the projections, less what the model without CB takes there, in
-microseconds per site: additions that a form saves count for it. Every form's output is compared with the paper's line
-in float64. A few minutes; written after every row.
+The model has four down projections in a row, each with its bias and its residual addition, and CB in one of several
+exact forms after each. All forms take turns under ONNX Runtime's profiler; the time of a node is the mean of its
+fastest quarter of runs. ``over_base_us`` is the time of all nodes except the projections, minus the same time of the
+model without CB, in microseconds per site; a form that saves additions has a smaller value. The output of every form is
+compared with the paper's formula in float64. A few minutes; the results are written after every row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCHEMA = "cbsurgeon.forms/1"
 SHAPES = {"DeiT-S": (197, 384, 1536), "ViT-Ti": (197, 192, 768), "Mixer-S": (196, 512, 2048)}
 SITES, COLD, FASTEST = 4, 3, 4
 ROUNDING = 1e-4
-"""Sums of up to 2048 products of values around one, in float32."""
+"""Tolerance for sums of up to 2048 products of values around one, in float32."""
 
 Nodes = list[tuple[str, list[str], str, dict[str, Any]]]
 
@@ -47,7 +47,7 @@ FORMS: dict[str, tuple[str, Nodes]] = {
             ("Add", ["r", "z"], "next", {}),
         ],
     ),
-    "folded": ("what exports write: a row of 1/N times u, added to the bias", [("MatMul", ["row", "u"], "m", {})]),
+    "folded": ("exported files: a row of 1/N times u, added to the bias", [("MatMul", ["row", "u"], "m", {})]),
     "reduce": ("the same with ReduceMean", [("ReduceMean", ["u", "axes"], "m", {"keepdims": 1})]),
     "conv": ("the same with a convolution over the tokens as channels", [("Conv", ["u", "kernel"], "m", {})]),
     "wide": (
@@ -81,11 +81,11 @@ BESIDE_THE_BIAS: Nodes = [
     ("Add", ["u", "t"], "o", {}),
     ("Add", ["r", "o"], "next", {}),
 ]
-"""How the forms end that only differ in the mean."""
+"""Last nodes of the forms that differ only in the mean."""
 
 
 def network(form: str, shape: tuple[int, int, int], path: Path) -> Path:
-    """The four sites as an ONNX file with an open batch."""
+    """Return the four sites as an ONNX model with a dynamic batch."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -124,7 +124,7 @@ def network(form: str, shape: tuple[int, int, int], path: Path) -> Path:
 
 
 def expected(shape: tuple[int, int, int], h: Any, r: Any) -> Any:
-    """The paper's line in float64."""
+    """Return the result of the paper's formula in float64."""
     _, channels, hidden = shape
     rng = np.random.default_rng(0)
     stream = r.astype(np.float64)
@@ -136,7 +136,7 @@ def expected(shape: tuple[int, int, int], h: Any, r: Any) -> Any:
 
 
 def measure(shape: tuple[int, int, int], batch: int, threads: int, runs: int) -> dict[str, Any]:
-    """Microseconds per site beside the projections, over what the model without CB takes there."""
+    """Return the microseconds per site of all nodes except the projections, minus those of the model without CB."""
     import onnxruntime
 
     rng = np.random.default_rng(1)
@@ -170,7 +170,7 @@ def measure(shape: tuple[int, int, int], batch: int, threads: int, runs: int) ->
 
 
 def _beside(profile: Path) -> float:
-    """Microseconds per site of everything but the projections."""
+    """Return the microseconds per site of all nodes except the projections."""
     times = defaultdict(list)
     for event in json.loads(profile.read_text(encoding="utf-8")):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

@@ -1,4 +1,4 @@
-"""Thousands of damaged files for every reader: each must be read, or refused with an error of ours.
+"""Thousands of damaged files for every reader: each must be read, or refused with an error of cbsurgeon.
 
     python benchmarks/fuzz.py --mutants 5000 -o benchmarks/results/fuzz.json
 
@@ -20,7 +20,7 @@ from tests.attacks.mutation import fault, mutated, readers
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mutants", type=int, default=5000, help="damaged files in all")
+    parser.add_argument("--mutants", type=int, default=5000, help="number of damaged files, for all readers together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()

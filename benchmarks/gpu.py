@@ -1,16 +1,16 @@
-"""Parity and latency on an NVIDIA GPU, for every runtime that has one, in one command of at most eight minutes.
+"""Parity and latency on an NVIDIA GPU, for every runtime with GPU support, in at most eight minutes.
 
-The rows of PyTorch (eager, program, folded, torch.compile) have run on a GPU; those of ONNX Runtime and TensorRT have
-not. On a machine without a GPU it says so and stops.
+The rows of PyTorch (eager, program, folded, torch.compile) have been run on a GPU; those of ONNX Runtime and TensorRT
+have not. On a machine without a GPU, the script prints a message and stops.
 
     python benchmarks/gpu.py [--models ViT-S Swin-T] [--dtypes float32 float16] [--batches 1 8] [--only latency]
 
-Parity comes first: each row is one model with CB in its upper half, in one type, through one runtime on ``cuda``,
-judged against the eager model on the CPU by the tolerance policy of ``cbsurgeon verify``. Then latency: CB folded, the
-paper's line, CB_S and SE against the unedited model, interleaved in one process with the model against itself as
-control; recorded as CUDA graphs and timed by the device where the runtime allows it. A runtime that is not installed
-is a row that says so; one that is installed and fails is a failure; what no time was left for is a row that says so.
-Nothing is downloaded: weights are random.
+Parity is measured first. Each row is one model with CB in its upper half, in one dtype, in one runtime on ``cuda``; it
+is compared with the eager model on the CPU, with the tolerances of ``cbsurgeon verify``. Then latency is measured: CB
+folded, CB as written in the paper, CB_S and SE are compared with the unedited model, interleaved in one process, with
+the model against itself as control. Work is recorded as CUDA graphs and timed by the device if the runtime allows it. A
+runtime that is not installed has a row with this reason; so has a row for which no time was left. A runtime that is
+installed and fails is a failure. Nothing is downloaded: weights are random.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, this folder leads the search path, and its files would hide packages of the same name.
+# When run as a script, this folder is first on sys.path, and its files would hide packages of the same name.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
 
 import torch  # noqa: E402
@@ -57,24 +57,24 @@ BATCHES = (1, 2, 7)
 PROFILE = (1, 8, 8)
 DEVICE = "cuda"
 CLAIM = 0.02
-"""One process proves nothing finer: choices of kernels differ between processes."""
+"""One process cannot prove a smaller difference, because the choice of kernels differs between processes."""
 PARITY_SHARE = 0.5
-"""Part of the time after which no further parity row is begun, so that latency has the rest."""
+"""Fraction of the time after which no further parity row is started, so that the rest is left for latency."""
 RTX_LACKS = ((8, 0), (9, 0), (10, 0))
 """Compute capabilities of data-centre GPUs, which TensorRT-RTX's documentation does not list."""
 ABSENT = ("CB-RUN-06", "CB-RUN-03")
-"""Codes of a provider this ONNX Runtime was not built with, and of no GPU: absent, not wrong."""
+"""Error codes for a missing provider of ONNX Runtime and for a missing GPU; they count as absent, not as failures."""
 
 Row = dict[str, Any]
 
 
 @dataclass
 class Clock:
-    """The time there is.
+    """The available time.
 
     Attributes:
-        seconds: for everything.
-        budget: for measuring one row of latency.
+        seconds: seconds for the whole script.
+        budget: seconds for measuring one row of latency.
     """
 
     seconds: float
@@ -83,13 +83,13 @@ class Clock:
 
     @property
     def spent(self) -> float:
-        """Seconds since the start."""
+        """Return the seconds since the start."""
         return time.monotonic() - self.start
 
 
 @dataclass
 class Subject:
-    """One model, read and captured once; its edited forms and exported files are made when they are asked for."""
+    """One model, captured once; its edited forms and exported files are created when they are needed."""
 
     name: str
     folder: Path
@@ -104,7 +104,7 @@ class Subject:
         self._files: dict[tuple[str, ...], Path] = {}
 
     def edited(self, variant: str) -> Model:
-        """The model with an operator; ``folded`` and ``line`` are the same model."""
+        """Return the model with an operator; ``folded`` and ``line`` are the same model."""
         op = {"folded": "cb", "line": "cb"}.get(variant, variant)
         if op not in self._edited:
             options = {"initial": 0.1} if op == "cb_s" else {}
@@ -150,7 +150,7 @@ class Subject:
         return self._files[key]
 
     def typed(self, variant: str, dtype: str) -> Model:
-        """The model cast to a type, on its own weights."""
+        """Return a copy of the model cast to a dtype."""
         if dtype == "float32":
             return self.edited(variant)
         import copy
@@ -161,7 +161,7 @@ class Subject:
         return Model(copy.deepcopy(model.module).to(kind), inputs, model.provenance, recipes=model.recipes)
 
     def typed_program(self, variant: str, dtype: str) -> Model:
-        """The captured program cast to a type; folded where that is the variant."""
+        """Return the captured program cast to a dtype; folded if the variant is ``folded``."""
         program = self.program(variant)
         if variant == "folded":
             program, _ = deploy.fold(program, plainly=True)
@@ -174,7 +174,7 @@ class Subject:
 
 
 def parity(subject: Subject, dtypes: list[str], clock: Clock) -> Iterator[Row]:
-    """Every runtime for one model with CB."""
+    """Yield the parity rows of every runtime for one model with CB."""
     model = subject.edited("folded")
     row = partial(attempt, clock, PARITY_SHARE, "parity", subject.name)
     for backend in ("eager", "program", "folded", "compile"):
@@ -188,13 +188,13 @@ def parity(subject: Subject, dtypes: list[str], clock: Clock) -> Iterator[Row]:
 
 
 def on_cuda(model: Model, target: Callable[[], Any], backend: str) -> Row:
-    """Parity of one runtime on the GPU against eager on the CPU."""
+    """Compare one runtime on the GPU with the eager model on the CPU."""
     found = verify(model, target(), batches=BATCHES, backends=("eager", backend), device=("cpu", DEVICE))
     return facts(found)
 
 
 def engine_parity(subject: Subject, dtype: str, package: str) -> Row:
-    """Judge an engine, and its replay as a CUDA graph."""
+    """Check an engine, and its replay as a CUDA graph."""
     model, path = subject.edited("folded"), subject.engine("folded", dtype, package)
     row = facts(verify(model, path, batches=BATCHES))
     with deploy.open_runtime(path, device=DEVICE, cuda_graph=True) as runtime:
@@ -213,7 +213,7 @@ def engine_parity(subject: Subject, dtype: str, package: str) -> Row:
 
 
 def facts(found: Any) -> Row:
-    """What a row says about a verification."""
+    """Return the fields of a row for a verification."""
     return {
         "ok": found.ok,
         "max_abs": found.max_abs,
@@ -228,7 +228,7 @@ def facts(found: Any) -> Row:
 
 
 def latency(subject: Subject, dtypes: list[str], clock: Clock, batches: list[int]) -> Iterator[Row]:
-    """Every form of the operator against the unedited model, through every runtime."""
+    """Yield the latency rows: every form of the operator against the unedited model, in every runtime."""
     row = partial(attempt, clock, 1.0, "latency", subject.name)
     for dtype, batch in product(dtypes, batches):
         for backend in (*TORCH, "onnxruntime", *PACKAGES):
@@ -238,12 +238,12 @@ def latency(subject: Subject, dtypes: list[str], clock: Clock, batches: list[int
                 measured = row(dtype, backend, partial(timed, subject, dtype, backend, variant, clock.budget, batch))
                 yield {**measured, "variant": variant, "batch": batch}
                 if measured["ok"] is not True:
-                    break  # what the first one lacks, the others lack too
+                    break  # a package that the first variant lacks is missing for the others, too
                 torch._dynamo.reset()  # type: ignore[no-untyped-call]
 
 
 def timed(subject: Subject, dtype: str, backend: str, variant: str, budget: float, batch: int) -> Row:
-    """One benchmark of this process."""
+    """Run one benchmark in this process."""
     if backend in PACKAGES:
         sides: list[Any] = [subject.engine(name, dtype, backend) for name in ("base", variant)]
         backend = "tensorrt"
@@ -273,7 +273,7 @@ def timed(subject: Subject, dtype: str, backend: str, variant: str, budget: floa
 def attempt(
     clock: Clock, share: float, part: str, name: str, dtype: str, backend: str, check: Callable[[], Row]
 ) -> Row:
-    """One row: a result, a package that is absent, no time left, or a failure in its own words."""
+    """Return one row: a result, a missing package, no time left, or a failure with its message."""
     row: Row = {"part": part, "model": name, "dtype": dtype, "backend": backend}
     if clock.spent > share * clock.seconds:
         return {**row, "ok": None, "why": f"no time left after {clock.spent:.0f} s", "seconds": 0.0}
@@ -286,7 +286,7 @@ def attempt(
         absent = isinstance(error, UsageError) and error.code in ABSENT
         row.update(ok=None if absent else False, why=f"{error.what} [{error.code}] {error.why}")
     except Exception as error:
-        # A driver, a compiler or a runtime may raise anything; one of them must not take the other rows along.
+        # A driver, a compiler or a runtime may raise anything; the other rows must still be measured.
         row.update(ok=False, why=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     torch.cuda.empty_cache()
     row["seconds"] = round(time.perf_counter() - start, 1)
@@ -294,7 +294,7 @@ def attempt(
 
 
 def show(row: Row) -> str:
-    """The row as a line."""
+    """Return the row as a line of text."""
     head = f"{row['part']:<8}{row['model']:<11} {row['dtype']:<9} {row['backend']:<21}"
     if "why" in row:
         return f"{head} {row.get('variant', ''):<7}{'FAILED' if row['ok'] is False else 'left out':<10} {row['why']}"
@@ -311,19 +311,19 @@ def show(row: Row) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check, measure, print, write."""
+    """Check and measure; print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["ViT-S", "Swin-T"])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "float16"])
     parser.add_argument("--batches", nargs="+", type=int, default=[8], help="samples per call of latency")
     parser.add_argument("--only", choices=("parity", "latency"), help="leave the other part out")
-    parser.add_argument("--seconds", type=float, default=450.0, help="for everything; no row is begun after that")
+    parser.add_argument("--seconds", type=float, default=450.0, help="for the whole script; no row is started after that")
     parser.add_argument("--budget", type=float, default=4.0, help="seconds of measuring for each row of latency")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     parser.add_argument("--keep", type=Path, help="keep the exported files here")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("skipped: PyTorch sees no NVIDIA GPU on this machine; nothing was checked", file=sys.stderr)
+        print("skipped: PyTorch finds no NVIDIA GPU on this machine; nothing was checked", file=sys.stderr)
         return 2
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     clock, found = Clock(options.seconds, options.budget), list[Row]()
@@ -346,7 +346,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(path: Path, rows: list[Row], clock: Clock) -> None:
-    """After every row, so that a run that is cut off leaves what it has."""
+    """Write the results; called after every row, so that an interrupted run keeps its rows."""
     device = {
         "gpu": torch.cuda.get_device_name(),
         "capability": list(torch.cuda.get_device_capability()),

@@ -2,9 +2,9 @@
 
     python benchmarks/killed_sweep.py --kills 20
 
-Every continuation starts a new process, which is killed with its workers after a random time of work. Before each the
-finished runs are read from the storage; after the last, which is left alone, they must all still be there with the same
-value, and none of them may have been started again.
+Every continuation starts a new process, which is killed together with its workers after a random time. Before each
+continuation, the finished runs are read from the storage. The last continuation is not killed. Afterwards, all finished
+runs must still be in the storage with the same values, and none of them may have been started again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ cbs.sweep(model, sys.argv[1], run=sys.argv[2], metric="accuracy", retries=100, w
 
 
 def finished(folder: Path) -> dict[tuple[str, int], float]:
-    """Cell and seed → metric, of the runs that the storage calls complete."""
+    """Return the metric of each complete run in the storage, by cell and seed."""
     if not (folder / "runs.json").exists() and not (folder / "runs.db").exists():
         return {}
     trials = open_study(Runs.read(folder)).get_trials(deepcopy=False)
@@ -56,7 +56,7 @@ def finished(folder: Path) -> dict[tuple[str, int], float]:
 
 
 def count(log: Path) -> int:
-    """Runs that were started so far."""
+    """Return the number of runs started so far."""
     return len(log.read_text().splitlines()) if log.exists() else 0
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=4.0, help="seconds of work before a kill, at most")
+    parser.add_argument("--longest", type=float, default=4.0, help="largest number of seconds before a kill")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     args = parser.parse_args()
     chance = random.Random(args.seed)
@@ -82,7 +82,7 @@ def main() -> None:
             before = count(log)
             process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
             while left and process.poll() is None and count(log) == before:
-                time.sleep(0.05)  # loading libraries is no moment of a sweep
+                time.sleep(0.05)  # not while libraries are loaded, before the sweep starts
             try:
                 process.wait(timeout=chance.uniform(0.0, args.longest) if left else None)
                 ended = True

@@ -1,15 +1,15 @@
 """Does a test fail when the code is wrong? Sampled mutants of checks/, surgery/ and graph/, by cosmic-ray's operators.
 
     pip install cosmic-ray pytest-cov
-    python benchmarks/mutants.py --cover                       once: which test runs which line (as long as the tests)
+    python benchmarks/mutants.py --cover                       once: record the tests that run each line
     python benchmarks/mutants.py --count 300 --minutes 60      sample, run, add to results/mutants.json
     python benchmarks/mutants.py --pairs cbsurgeon/surgery/selection.py=tests/surgery/test_selection.py
                                                                without --cover: mutants of a file, its own tests
 
-A mutant is run against the tests that run its line, the quick ones first and at most ``--tests`` of them, until one
-fails. Each runs in a fork of one process that has imported torch, so that a mutant costs its tests and nothing else.
-Mutants that change annotations only are left out; those whose line no test runs count as survivors. The sample is drawn
-evenly over the lines, with a seed; a second run goes on with the mutants that have no result yet.
+A mutant is tested with the tests that run its line, the fastest first and at most ``--tests`` of them, until one fails.
+``--cover`` takes as long as the test suite. Each mutant runs in a fork of one process that has imported torch already.
+Mutants that change annotations only are left out; mutants on a line that no test runs count as survivors. The sample is
+drawn evenly over the lines, with a seed; a second run continues with the mutants that have no result yet.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PACKAGES = ("checks", "surgery", "graph")
 DATA = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cbsurgeon-mutants"
 HEAVY = ("torch", "torch.export", "numpy", "pytest", "hypothesis", "timm", "torchvision", "onnx", "onnxruntime", "rich")
 SLOWEST = 20.0
-"""Seconds a test may take to be chosen; the others are for whole suites."""
+"""Longest duration in seconds of a test that is used; longer tests are left out."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """Its name in the results."""
+        """The key of the mutant in the results."""
         return f"{self.file}:{self.line} {self.operator.removeprefix('core/')} {self.occurrence}"
 
 
 def cover(paths: Sequence[str]) -> None:
-    """Run the tests once and note which of them runs which line, and how long each takes."""
+    """Run the tests once; record the lines that each of them runs, and its duration."""
     DATA.mkdir(parents=True, exist_ok=True)
     settings = DATA / "settings"
     source = ",".join(f"cbsurgeon/{name}" for name in PACKAGES)
@@ -69,7 +69,7 @@ def cover(paths: Sequence[str]) -> None:
 
 
 def covering() -> tuple[dict[tuple[str, int], list[str]], dict[str, float]]:
-    """Tests by line, and their seconds."""
+    """Return the tests of each line, and the seconds of each test."""
     from coverage import CoverageData
 
     seconds: dict[str, float] = {}
@@ -89,7 +89,7 @@ def covering() -> tuple[dict[tuple[str, int], list[str]], dict[str, float]]:
 
 
 def mutants(files: Sequence[str] = ()) -> list[Mutant]:
-    """Every mutant, of some files or all, that changes more than an annotation."""
+    """Yield every mutant of the given files (or of all) that changes more than an annotation."""
     import cosmic_ray.ast
     import cosmic_ray.plugins
 
@@ -114,7 +114,7 @@ def mutants(files: Sequence[str] = ()) -> list[Mutant]:
 
 
 def _annotations(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where annotations stand: they are not evaluated, so that a change there changes nothing."""
+    """Return the positions of annotations. They are not evaluated, so a mutant there has no effect."""
     spans = []
     for node in ast.walk(ast.parse(text)):
         for field in ("annotation", "returns"):
@@ -126,7 +126,7 @@ def _annotations(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def sample(every: list[Mutant], count: int, seed: int) -> list[Mutant]:
-    """Mutants of lines drawn at random, one a line: lines with many possible changes weigh no more than others."""
+    """Return mutants of randomly drawn lines, one per line, so that lines with many mutants have no larger weight."""
     dice = random.Random(seed)
     by_line: dict[tuple[str, int], list[Mutant]] = {}
     for mutant in every:
@@ -145,7 +145,7 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         self.name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
-        """The spec of that module, and of no other."""
+        """Return the spec of that module; ``None`` for others."""
         if name != self.name:
             return None
         package = [str(self.path.parent)] if self.path.name == "__init__.py" else None
@@ -163,12 +163,12 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         return self.text.encode()
 
     def path_stats(self, path: str) -> Any:
-        """No time of change: nothing compiled is read or kept."""
+        """Refuse to give a modification time, so that no compiled file is read or written."""
         raise OSError
 
 
 def passes(tests: list[str], limit: float) -> bool:
-    """Whether the tests pass without a mutant: otherwise they would kill every one."""
+    """Return whether the tests pass without a mutant; if not, they would kill every mutant."""
     words = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
     try:
         return subprocess.run(words, cwd=ROOT, capture_output=True, timeout=limit).returncode == 0
@@ -177,7 +177,7 @@ def passes(tests: list[str], limit: float) -> bool:
 
 
 def run(mutant: Mutant, tests: list[str], limit: float) -> str:
-    """``killed``, ``survived``, ``timeout`` or ``broken``, in a fork."""
+    """Run a mutant in a fork; return ``killed``, ``survived``, ``timeout`` or ``broken``."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -204,7 +204,7 @@ def run(mutant: Mutant, tests: list[str], limit: float) -> str:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
-            # A mutant may fail while tests are collected (2, 4) or crash (negative): it was noticed.
+            # A mutant may fail while tests are collected (2, 4) or crash (negative): this counts as killed.
             return {0: "survived", 5: "broken"}.get(code, "killed")
         time.sleep(0.1)
     os.killpg(child, signal.SIGKILL)
@@ -213,13 +213,13 @@ def run(mutant: Mutant, tests: list[str], limit: float) -> str:
 
 
 def results() -> Iterator[dict[str, Any]]:
-    """What earlier runs found."""
+    """Return the results of earlier runs."""
     if RESULT.exists():
         yield from json.loads(RESULT.read_text())["mutants"]
 
 
 def write(found: list[dict[str, Any]], total: int) -> None:
-    """The results and their sums."""
+    """Write the results and their sums."""
     counts = Counter(one["outcome"] for one in found)
     ran = sum(counts[name] for name in ("killed", "timeout", "survived", "no test"))
     noticed = counts["killed"] + counts["timeout"]
@@ -236,14 +236,14 @@ def write(found: list[dict[str, Any]], total: int) -> None:
 
 
 def main() -> None:
-    """Cover, or sample and run."""
+    """Record coverage, or sample and run mutants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cover", nargs="*", metavar="TESTS", help="default: the tests of the three packages")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--tests", type=int, default=12, help="tests a mutant at most")
-    parser.add_argument("--limit", type=float, default=120, help="seconds a mutant at most")
+    parser.add_argument("--tests", type=int, default=12, help="largest number of tests per mutant")
+    parser.add_argument("--limit", type=float, default=120, help="largest number of seconds per mutant")
     parser.add_argument("--pairs", nargs="*", default=[], metavar="FILE=TESTS")
     parser.add_argument("--share", default="1/1", metavar="I/N", help="of several processes, the i-th")
     given = parser.parse_args()
@@ -271,7 +271,7 @@ def main() -> None:
             break
         quick = sorted({one for one in tests.get((mutant.file, mutant.line), []) if seconds.get(one, 0) < SLOWEST})
         quick = sorted(quick, key=lambda one: seconds.get(one, 0))
-        # The quickest ones and some others spread over the rest, so that not all come from one corner.
+        # The fastest tests, and some others spread over the rest, so that they do not all test the same part.
         picked = quick[: given.tests // 2] + quick[given.tests // 2 :: max(1, len(quick) // max(1, given.tests // 2))]
         picked = list(dict.fromkeys(picked))[: given.tests]
         picked = [pairs[mutant.file]] if pairs else picked

@@ -1,11 +1,11 @@
-"""What CB costs in time: each form against the unedited model, on the runtimes a CPU has.
+"""Latency overhead of CB: each form compared with the unedited model, in the runtimes for a CPU.
 
-    python benchmarks/overhead.py                                   everything (hours; a quiet machine)
+    python benchmarks/overhead.py                                   everything (hours; an idle machine)
     python benchmarks/overhead.py --models ViT-S Swin-T --backends onnxruntime --budget 300
-    python benchmarks/overhead.py --summary                         the table of what has been measured
+    python benchmarks/overhead.py --summary                         the table of all measured rows
 
-Rows already in results/overhead.json stay, rows measured again are replaced; they are written after each row, so an
-interrupted run keeps what it has. A row that does not hold is printed as it is.
+Rows in results/overhead.json are kept; rows that are measured again are replaced. The file is written after each row,
+so that an interrupted run keeps its rows. Rows that violate a claim are printed as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, this folder leads the search path, and its files would hide packages of the same name.
+# When run as a script, this folder is first on sys.path, and its files would hide packages of the same name.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
 
 from cbsurgeon.graph.capture import capture  # noqa: E402
@@ -38,17 +38,17 @@ MODELS = {
 }
 BACKENDS = ("onnxruntime", "compile", "eager")
 VARIANTS = {
-    "base": "the model against itself, built again: what the method calls no difference",
-    "folded": "CB with its halves in the weights",
-    "line": "the paper's line as it stands",
+    "base": "the model against itself, built again: shows the noise of the method",
+    "folded": "CB with its factor 1/2 folded into the weights",
+    "line": "CB as written in the paper",
     "cb_s": "CB_S with scale 0.1",
     "se": "squeeze-and-excitation at the same sites",
 }
 BOUND = 0.01
-"""Folded CB is to stay within this on ONNX Runtime."""
+"""Claimed upper bound of the overhead of folded CB in ONNX Runtime."""
 
 SAMPLE_DIGITS = 4
-"""Significant digits of raw samples in the file: the clock resolves no more of a 20 ms sample that matters."""
+"""Significant digits of raw samples in the file; more digits of a 20 ms sample are noise."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Arms:
     folder: Path
 
     def edited(self, variant: str) -> Any | None:
-        """The model with the variant's operator on its module, or ``None`` where that operator is not built in."""
+        """Return the model with the variant's operator in its module; ``None`` if that operator is not built in."""
         from cbsurgeon import operators, surgery
 
         op = {"folded": "cb", "line": "cb"}.get(variant, variant)
@@ -75,7 +75,7 @@ class Arms:
         return surgery.insert_module(self.model, recipe)
 
     def side(self, variant: str, backend: str) -> Any | None:
-        """What :func:`cbsurgeon.checks.bench` is given, or ``None`` where there is no such row."""
+        """Return the argument of :func:`cbsurgeon.checks.bench`; ``None`` if there is no such row."""
         from cbsurgeon import deploy, models
 
         edited = self.edited(variant)
@@ -95,7 +95,7 @@ class Arms:
 
 
 def rows(options: argparse.Namespace, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Measure, one row at a time."""
+    """Measure and yield one row at a time."""
     from cbsurgeon import checks, graph, models
 
     for name in options.models:
@@ -152,20 +152,20 @@ KEY = ("model", "backend", "variant", "layers", "batch")
 
 
 def merged(document: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """The document with one row added or replaced."""
+    """Return the document with one row added or replaced."""
     others = [old for old in document["rows"] if any(old[part] != row[part] for part in KEY)]
     return {**document, "rows": sorted([*others, row], key=lambda item: [str(item[part]) for part in KEY])}
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was measured so far."""
+    """Return the rows measured so far."""
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
     return {"schema": SCHEMA, "rows": []}
 
 
 def summary(document: dict[str, Any]) -> Iterator[str]:
-    """The table, and what holds of the claims about folded CB."""
+    """Return the table, and for each claim about folded CB whether it holds."""
     for row in document["rows"]:
         result = row["result"]
         low, high = (100 * (value - 1) for value in result["ci95"])
@@ -179,7 +179,7 @@ def summary(document: dict[str, Any]) -> Iterator[str]:
 
 
 def table(document: dict[str, Any]) -> Iterator[str]:
-    """Own time and end to end of every form beside each other, as Markdown; rows that have own time."""
+    """Return own time and end-to-end time of every form as a Markdown table, for the rows with own time."""
     rows = [row for row in document["rows"] if row["result"].get("own_time")]
     if not rows:
         return
@@ -219,7 +219,7 @@ def _claims(document: dict[str, Any]) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and write, or print what was measured."""
+    """Measure and write the results, or print the rows measured so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--budget", type=float, default=180.0, help="seconds per row")
     parser.add_argument("--claim", type=float, default=BOUND, help="as a fraction")
-    parser.add_argument("--processes", type=int, help="fresh processes per row; five unless the budget is tiny")
+    parser.add_argument("--processes", type=int, help="new processes per row; five unless the budget is very small")
     parser.add_argument("--threads", type=int, help="threads within one operator")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     parser.add_argument("--summary", action="store_true", help="measure nothing")

@@ -1,13 +1,13 @@
-"""The paper's cost figures, counted anew and printed beside the paper's.
+"""Recount the paper's cost figures, and print them next to the paper's.
 
     python benchmarks/paper_costs.py                 all models: a table, and results/paper_costs.json
     python benchmarks/paper_costs.py --only ViT-S    the figures of one row
-    python benchmarks/paper_costs.py -o FILE         where the JSON goes
+    python benchmarks/paper_costs.py -o FILE         path of the JSON file
 
-Each model is built by timm with random weights and captured once; its operators are inserted into the captured program,
-so what is counted is what would be deployed. FLOPs are the paper's: multiply-accumulates as torchprofile counts them. A
-figure agrees when it rounds to the digits the paper prints; where it does not, the reason is given, and a difference
-without a known reason ends the run with 1.
+Each model is built by timm with random weights and captured once. The operators are inserted into the captured program,
+so that the deployed form is counted. FLOPs are counted as in the paper: multiply-accumulates, as torchprofile counts
+them. A figure agrees if it rounds to the digits that the paper prints. Otherwise the reason is printed; a difference
+without a known reason makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, this folder leads the search path, and its files would hide packages of the same name.
+# When run as a script, this folder is first on sys.path, and its files would hide packages of the same name.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
 
 from cbsurgeon.graph.capture import capture  # noqa: E402
@@ -30,7 +30,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "paper_costs.json"
 SCHEMA = "cbsurgeon.paper-costs/1"
 
 SE_REDUCTION = 16
-"""Channels per channel of SE's bottleneck. The paper cites SE [26] without saying; 16 is that paper's own default."""
+"""Reduction ratio of SE. The paper cites SE [26] without a ratio; 16 is the default of the SE paper."""
 
 MODELS = {
     "ViT-Ti": "deit_tiny_patch16_224",
@@ -55,7 +55,7 @@ TABLES: dict[str, dict[str, tuple[str | None, str | None]]] = {
     },
     "Tables S16, S17": {"ViT-S": (None, "1260")},
 }
-"""Parameters [M] and FLOPs [G] as printed ([M] in S16 and S17). Table 2 prints accuracies only."""
+"""Parameters [M] and FLOPs [G] as printed in the paper ([M] in S16 and S17). Table 2 has accuracies only."""
 
 WITH_SCALES = ("Table 1", "Table 5", "Table S12")
 """Tables that have rows with CB_S."""
@@ -95,15 +95,15 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the paper beside ours.
+    """One figure of the paper, and the recounted figure.
 
     Attributes:
-        table, row, quantity: where it stands.
-        printed: as the paper prints it, ``None`` where the paper gives none.
-        value: ours, in ``unit``.
+        table, row, quantity: position of the figure in the paper.
+        printed: the figure as printed in the paper; ``None`` if the paper has none.
+        value: the recounted figure, in ``unit``.
         unit: ``M``, ``G`` or ``%``.
-        exact: ours, in full.
-        reason: why it differs, where that is known.
+        exact: the recounted figure with all digits.
+        reason: the reason of a difference, if it is known.
     """
 
     table: str
@@ -117,7 +117,7 @@ class Figure:
 
     @property
     def ours(self) -> str:
-        """Our value with the digits the paper prints (three significant ones where it prints none)."""
+        """The recounted value with as many digits as in the paper (three significant digits if the paper has none)."""
         if self.printed is None:
             return f"{self.value:.3g}"
         digits = len(self.printed.partition(".")[2])
@@ -148,7 +148,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model captured once, what was found in it, and its count."""
+    """A captured model, its inspection, and its count."""
 
     name: str
     base: Any
@@ -166,7 +166,7 @@ class Subject:
         return cls(name, base, graph.inspect(base), checks.count(base))
 
     def added(self, op: str, pos: str = "end", at: str = "mlp") -> Any:
-        """The difference that an operator in all layers makes, a :class:`cbsurgeon.checks.cost.counts.Tally`."""
+        """Return the additional cost of an operator in all layers, a :class:`cbsurgeon.checks.cost.counts.Tally`."""
         from cbsurgeon import checks, surgery
 
         recipe = surgery.plan(self.found, op=op, layers="all", pos=pos, at=at)
@@ -216,7 +216,7 @@ def figures(only: str | None = None, progress: Callable[[str], None] = lambda me
 
 
 def _totals(subject: Subject) -> Iterator[Figure]:
-    """Parameters and FLOPs of the model, with CB and with CB_S in all layers, for every table it stands in."""
+    """Return parameters and FLOPs of the model, with CB and with CB_S in all layers, for every table that has it."""
     name, total = subject.name, subject.counted.total
     rows = {name: total, f"{name} + CB": total + subject.added("cb"), f"{name} + CB_S": total + subject.added("cb_s")}
     for table, printed in TABLES.items():
@@ -239,7 +239,7 @@ def _figure(table: str, row: str, base: str, quantity: str, printed: str, exact:
 
 
 def _details(subject: Subject) -> Iterator[Figure]:
-    """What only ViT-S has figures for: Tables 3, S16, S17 and the 0.02 % of CB_S."""
+    """Return the figures that the paper has for ViT-S only: Tables 3, S16, S17 and the 0.02 % of CB_S."""
     for table, rows in INCREMENTS.items():
         for (op, pos), printed in rows.items():
             for at, text in zip(PLACES, printed, strict=False):
@@ -259,7 +259,7 @@ def _details(subject: Subject) -> Iterator[Figure]:
 
 
 def _increment(subject: Subject, op: str, pos: str, at: str) -> int:
-    """Counted on the edited program where the operator exists here, by its closed form elsewhere."""
+    """Count on the edited program if the operator is built in, otherwise by its formula."""
     from cbsurgeon import operators
 
     if op in operators.names():
@@ -268,10 +268,10 @@ def _increment(subject: Subject, op: str, pos: str, at: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table and write the JSON; 1 when a figure differs without a known reason."""
+    """Print the table and write the JSON; return 1 if a figure differs without a known reason."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=MODELS, help="the figures of one row")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="where the JSON goes")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="path of the JSON file")
     options = parser.parse_args(arguments)
     made = figures(options.only, lambda message: print(message, file=sys.stderr))
     for figure in made:

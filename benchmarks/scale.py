@@ -1,10 +1,10 @@
-"""How reading scales: time and peak memory against depth and width, and a ViT-22B-shaped model without its weights.
+"""Time and peak memory of inspection by depth and width, and for a model of ViT-22B's shape without weights.
 
-    python benchmarks/scale.py               all of it: a table, and results/scale.json
-    python benchmarks/scale.py -o FILE       the JSON goes there
+    python benchmarks/scale.py               all models: a table, and results/scale.json
+    python benchmarks/scale.py -o FILE       path of the JSON file
 
-Every model is measured in a process of its own, so that its peak memory is its own. Reading is everything after
-capture. Ends with 1 when a bound is broken.
+Every model is measured in its own process, so that peak memory is that of one model. *Reading* is the part of
+inspection after capture. The exit code is 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, this folder leads the search path; the package is one folder up.
+# When run as a script, this folder is first on sys.path; the package is one folder up.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
 
 RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
 SCHEMA = "cbsurgeon.scale/1"
 PACKAGES = ("torch", "timm")
 
-#: 12 → 96 blocks are 8 times the nodes; one more than that is left for what a busy machine adds.
+#: 96 blocks have 8 times the nodes of 12 blocks; the limit is one larger, for other work on the machine.
 MOST_GROWTH = 9.0
-#: Reading must not be felt beside capture.
+#: Reading must take a small fraction of the time of capture.
 MOST_SHARE = 0.10
-#: A model whose weights would fill 86 GB is read on a laptop, in less than a minute.
+#: A model whose weights would take 86 GB must be inspected on a laptop in less than a minute.
 MOST_SECONDS = 60.0
 MOST_MB = 2.5e9 / 2**20
 
-#: The least of this many readings counts: everything above it is the machine's doing.
+#: Number of readings, of which the fastest counts, because other work on the machine only adds time.
 READINGS = 7
 
 
@@ -46,11 +46,11 @@ class Shape:
     """One model to measure.
 
     Attributes:
-        name: what it is called in the table.
+        name: its name in the table.
         depth, width, heads: of the transformer.
-        patch: side of a patch of its 224-pixel picture.
+        patch: edge of a patch of the 224-pixel image.
         parallel: attention and MLP side by side on one stream with a shared input projection, as in ViT-22B.
-        meta: built without weights.
+        meta: whether it is built without weights.
     """
 
     name: str
@@ -73,9 +73,9 @@ HUGE = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write, judge."""
+    """Measure all models, print and write the results, and check the limits."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="where the results go")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="path of the results")
     parser.add_argument("--child", metavar="SHAPE", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
@@ -138,7 +138,7 @@ def measure(shape: Shape) -> dict[str, Any]:
 
 
 def build(shape: Shape) -> Any:
-    """A vision transformer of a shape, with random weights or with none."""
+    """Return a vision transformer of a shape, with random weights or without weights."""
     import timm
     import torch
     from timm.models.vision_transformer import Block, ParallelScalingBlock
@@ -157,7 +157,7 @@ def build(shape: Shape) -> Any:
 
 
 def _reading(model: Any) -> float:
-    """Processor seconds of one inspection of a program: of everything after capture."""
+    """Return the processor seconds of one inspection of a captured program."""
     from cbsurgeon.graph import inspect
 
     start = time.process_time()
@@ -170,7 +170,7 @@ def _peak_mb() -> float:
 
 
 def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The bounds, what was measured, and whether each holds."""
+    """Return each limit with the measured value and whether it holds."""
     by_name = {row["name"]: row for row in rows}
     shallow, deep = by_name[DEPTHS[0].name], by_name[DEPTHS[-1].name]
     growth = deep["read_s"] / shallow["read_s"]

@@ -1,12 +1,12 @@
-"""How fast the tool itself is: start-up, inspect, insert and export, beside what one would use without it.
+"""Speed of cbsurgeon itself: start-up, inspect, insert and export, compared with other tools for the same task.
 
-    python benchmarks/tool_speed.py                      all of it: tables, and results/tool_speed.json
+    python benchmarks/tool_speed.py                      all parts: tables, and results/tool_speed.json
     python benchmarks/tool_speed.py --parts startup inspect --repeats 3
     python benchmarks/tool_speed.py --parts insert --dtypes float32
 
-The two sides of a ratio take turns (A B B A) in one process; start-up and insert are fresh processes. Seconds are
-medians, with the quartiles beside them. Parts that are not measured keep their rows. Ends with 1 when a bound is
-broken. Polygraphy and onnx-graphsurgeon are compared where they are installed (`pip install polygraphy
+The two programs of a ratio take turns (A B B A) in one process; start-up and insert are measured in new processes.
+Times are medians with quartiles, in seconds. Parts that are not measured keep their rows. The exit code is 1 if a limit
+is exceeded. Polygraphy and onnx-graphsurgeon are compared if they are installed (`pip install polygraphy
 onnx-graphsurgeon`).
 """
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, this folder leads the search path, and its files would hide packages of the same name.
+# When run as a script, this folder is first on sys.path, and its files would hide packages of the same name.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path or ".").resolve() != ROOT / "benchmarks")]
 
 RESULTS = ROOT / "benchmarks" / "results" / "tool_speed.json"
@@ -38,20 +38,21 @@ LARGE = "timm:vit_giant_patch14_224"
 """1.01 billion parameters."""
 
 HELP_SECONDS = 0.3
-"""Less than what is felt as a wait."""
+"""Largest start-up time in seconds; a user does not notice a shorter wait."""
 INSPECT_RATIO = 1.15
-"""Reading is to cost little beside the capture that anybody pays."""
+"""Largest ratio of the times of inspection and of ``torch.export`` alone."""
 INSERT_SECONDS, INSERT_MEMORY = 20.0, 1.2
-"""Seconds, and peak memory over the size of the weights, for a model of a billion parameters."""
+"""Limits for a model of a billion parameters: seconds, and peak memory divided by the size of the weights."""
 SAME = 1e-4
-"""Largest difference, relative to the largest output, of files that hold the same nodes: float32, other fusions."""
+"""Largest difference between the outputs of two files with the same nodes in float32, relative to the largest output;
+the fusions may differ."""
 
 OPSET = 20
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one thing, several times."""
+    """Several measurements of one duration, in seconds."""
 
     seconds: tuple[float, ...]
 
@@ -61,14 +62,14 @@ class Times:
         return statistics.median(self.seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        """Median, quartiles and all of them."""
+        """Return median, quartiles and all values."""
         low, _, high = statistics.quantiles(self.seconds, n=4) if len(self.seconds) > 1 else self.seconds * 3
         every = [round(value, 4) for value in self.seconds]
         return {"median": round(self.median, 4), "quartiles": [round(low, 4), round(high, 4)], "all": every}
 
 
 def interleaved(arms: dict[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
-    """Time the arms in turn, there and back again, after one run of each that does not count."""
+    """Time the programs in turns, in order and in reverse order, after one run of each that is not counted."""
     names = list(arms)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for arm in arms.values():
@@ -82,13 +83,13 @@ def interleaved(arms: dict[str, Callable[[], object]], repeats: int) -> dict[str
 
 
 def ratio(times: dict[str, Times], above: str, below: str) -> float:
-    """Median of the ratios of neighbours, which a drift of the machine leaves alone."""
+    """Return the median of the ratios of neighbouring runs, which a slow drift of the machine does not change."""
     pairs = zip(times[above].seconds, times[below].seconds, strict=True)
     return round(statistics.median(one / other for one, other in pairs), 4)
 
 
 def rows_of(part: str, what: str, times: dict[str, Times], base: str) -> list[dict[str, Any]]:
-    """One row per arm, with its ratio to the base."""
+    """Return one row per program, with its ratio to the base."""
     return [
         {"part": part, "what": what, "arm": name, **spent.to_dict(), "ratio": ratio(times, name, base), "to": base}
         for name, spent in times.items()
@@ -96,7 +97,7 @@ def rows_of(part: str, what: str, times: dict[str, Times], base: str) -> list[di
 
 
 def absent(part: str, what: str, arm: str, package: str) -> dict[str, Any]:
-    """The row of a tool that is not installed."""
+    """Return the row of a tool that is not installed."""
     return {"part": part, "what": what, "arm": arm, "absent": f"{package} is not installed"}
 
 
@@ -104,7 +105,7 @@ def absent(part: str, what: str, arm: str, package: str) -> dict[str, Any]:
 
 
 def startup(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Fresh processes: Python alone, the command's help, importing the library, and what it needs."""
+    """Time new processes: Python alone, ``cbsurgeon --help``, importing torch, and importing cbsurgeon."""
     arms = {
         "python -c pass": ["-c", "pass"],
         "cbsurgeon --help": ["-m", "cbsurgeon", "--help"],
@@ -116,7 +117,7 @@ def startup(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def fresh(words: Sequence[str]) -> str:
-    """Run this Python in a process of its own; what it printed."""
+    """Run this Python in a new process; return its output."""
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=_surroundings())
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr}")
@@ -131,7 +132,7 @@ def _surroundings() -> dict[str, str]:
 
 
 def inspecting(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Finding the blocks of a model against capturing it, which is where it starts."""
+    """Time inspection of a model compared with ``torch.export`` of the same model, which it includes."""
     import torch
 
     import cbsurgeon
@@ -154,7 +155,8 @@ def inspecting(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def exporting(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Writing ONNX against torch.onnx.export; ours also compares the capture with the model, and checks the file."""
+    """Time export compared with ``torch.onnx.export``; cbsurgeon also compares the capture with the model and checks
+    the file."""
     import torch
 
     import cbsurgeon
@@ -189,7 +191,7 @@ def exporting(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def onnx_tools(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Looking at a model (fresh processes), and putting CB into it, with Polygraphy and onnx-graphsurgeon."""
+    """Time inspecting a model (in new processes) and inserting CB, compared with Polygraphy and onnx-graphsurgeon."""
     import cbsurgeon
 
     for name, reference in MODELS.items():
@@ -206,7 +208,7 @@ def onnx_tools(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _spread(module: Any) -> None:
-    """Numbers that differ from each other everywhere: an exporter joins equal biases and their names are lost."""
+    """Make all biases different, because an exporter merges equal biases, and their names are lost."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -231,7 +233,7 @@ def _looking(name: str, reference: str, bare: Path, options: argparse.Namespace)
 def _inserting(
     name: str, model: Any, recipe: Any, axes: dict[str, list[int]], bare: Path, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """From the model to a file with CB, and by hand from the file without CB to one with it."""
+    """Time inserting and exporting a model, and adding CB by hand to an exported file."""
     import cbsurgeon
 
     hand, ours = bare.with_name("hand.onnx"), bare.with_name("ours.onnx")
@@ -256,9 +258,10 @@ def _inserting(
 
 
 def by_hand(source: Path, target: Path, axes: dict[str, list[int]]) -> None:
-    """What one writes without the tool: find the last addition of each MLP by its bias, put the paper's line behind it.
+    """Add CB to an ONNX file by hand: find the last addition of each MLP by its bias, and insert the paper's line after
+    it.
 
-    Which biases, and which axes hold tokens, has to be known beforehand; here the recipe says it.
+    The biases and the token axes must be known in advance; here they are taken from the recipe.
     """
     import numpy
     import onnx
@@ -285,7 +288,7 @@ def by_hand(source: Path, target: Path, axes: dict[str, list[int]]) -> None:
 
 
 def _difference(hand: Path, ours: Path, model: Any) -> float:
-    """Largest difference of the two files on one input, relative to the largest output."""
+    """Return the largest difference of the two files on one input, relative to the largest output."""
     import onnxruntime
 
     found = []
@@ -300,7 +303,8 @@ def _difference(hand: Path, ours: Path, model: Any) -> float:
 
 
 def inserting_large(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """``cbsurgeon insert FILE`` in a fresh process: seconds, and its peak memory over the size of the weights."""
+    """Measure ``cbsurgeon insert FILE`` in a new process: seconds, and peak memory divided by the size of the
+    weights."""
     for dtype in options.dtypes:
         with tempfile.TemporaryDirectory(prefix="cbsurgeon-", dir=options.folder) as place:
             source = Path(place) / f"large.{options.suffix}"
@@ -328,11 +332,11 @@ subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps([time.perf_counter() - start, used.ru_maxrss * 1024, used.ru_utime + used.ru_stime]))
 """
-"""Measures a process from a small one: a process starts with the peak of the one it was forked from."""
+"""Measures a process from a small parent process, because a process inherits the peak memory of its parent."""
 
 
 def _insert_once(source: Path, target: Path) -> tuple[float, int, float]:
-    """Seconds, peak resident bytes and processor seconds of one process."""
+    """Return seconds, peak resident bytes and processor seconds of one process."""
     words = [sys.executable, "-m", "cbsurgeon", "insert", str(source), "-o", str(target), "--quiet", "--json"]
     seconds, peak, processor = json.loads(fresh(["-c", _WITNESS, *words]))
     target.unlink()
@@ -359,11 +363,11 @@ def make(path: Path, reference: str, dtype: str) -> dict[str, Any]:
     return {"parameters": sum(p.numel() for p in held), "weights_bytes": sum(p.nbytes for p in held)}
 
 
-# What is asked of it
+# Limits
 
 
 def bounds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each bound with what was measured and whether it holds."""
+    """Return each limit with the measured value and whether it holds."""
     found = []
     for row in rows:
         if row["arm"] == "cbsurgeon --help":
@@ -412,20 +416,20 @@ PART: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
 
 
 def written(path: Path) -> list[dict[str, Any]]:
-    """The rows of earlier runs."""
+    """Return the rows of earlier runs."""
     return list(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.exists() else []
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write, judge."""
+    """Measure, print and write the results, and check the limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--repeats", type=int, default=7, help="rounds there and back; half of them where one is long")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds (A B B A); half as many for slow programs")
     parser.add_argument("--large-repeats", type=int, default=5, help="processes that insert into the large file")
     parser.add_argument("--large", default=LARGE, help="the large model")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of its weights")
     parser.add_argument("--suffix", choices=["safetensors", "pt"], default="safetensors", help="of its file")
-    parser.add_argument("--folder", type=Path, help="where it is written; a temporary folder by default")
+    parser.add_argument("--folder", type=Path, help="folder of the large file; a temporary folder by default")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

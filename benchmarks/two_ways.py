@@ -4,11 +4,11 @@
     python benchmarks/two_ways.py --only timm/swin   those models again; the other results stay
     python benchmarks/two_ways.py --missing          only models without a result
 
-CB and CB_S with another random vector per site go into all default blocks. Three answers must agree: the edited
-module, the edited program, and the unedited graph run node by node in which each recorded site is averaged by hand,
-in double precision. No key of the state dict may change: CB adds none, CB_S one scale per site. Ends with 1 when that
-fails on any model; a case says little where the insertion moves the outputs by less than twenty times what the ways
-differ by.
+CB, and CB_S with a different random vector per site, are inserted into all default blocks. Three results must agree:
+the edited module, the edited program, and a node-by-node run of the unedited graph in which the mean at each site is
+computed by hand in float64. No key of the state dict may change: CB adds none, CB_S adds one scale per site. The exit
+code is 1 if a model fails. A case is not conclusive if the insertion changes the outputs by less than twenty times the
+difference between the results.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "two_ways.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the sweep; the exit code is the verdict."""
+    """Run the sweep; return the exit code."""
     return Sweep(
         script=Path(__file__),
         schema="cbsurgeon.two-ways/1",
@@ -44,12 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def good(result: Mapping[str, Any]) -> bool:
-    """No error, and every case of it agrees."""
+    """Return whether a model has no error and all of its cases agree."""
     return not result.get("error") and all(case["agree"] for case in result["cases"])
 
 
 def summary(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Sums over all models."""
+    """Return the sums over all models."""
     cases = [case for result in models.values() for case in result["cases"]]
     return {
         "models": len(models),
@@ -66,7 +66,7 @@ def summary(models: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(models: Mapping[str, Any]) -> str:
-    """One line per model and case, and the sums."""
+    """Return one line per model and case, and the sums, as text."""
     head = f"{'model':<48}{'operator':>9}{'position':>10}{'sites':>6}{'two ways':>11}{'by hand':>11}{'moves':>11}"
     lines = [head, "-" * len(head)]
     for name, result in models.items():

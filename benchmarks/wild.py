@@ -1,17 +1,17 @@
 """Architectures in the style of public repositories: is every insertion right, or refused?
 
     python benchmarks/wild.py                 all networks: a table, and results/wild.json
-    python benchmarks/wild.py dinov2 swin     those alone; nothing is written
+    python benchmarks/wild.py dinov2 swin     only these networks; nothing is written
 
-Each network of ``benchmarks/wild_networks`` has Context Broadcasting written into it by hand, and says how many blocks
-a person would choose and what a plain mean would leak. A network is
+Each network of ``benchmarks/wild_networks`` contains Context Broadcasting written by hand, the number of blocks that a
+person would choose, and the kind of leak that a plain mean would cause. A network is
 
-- *right* when exactly those blocks are found, a leak is refused, and the inserted operator (plain, causal or masked)
-  gives what the hand-written one does, at the captured batch and at another;
-- *refused* when cbsurgeon says that it cannot do it;
-- *wrong* in every other case: another result, a leak that nobody noticed, a block missed, a crash.
+- *right* if exactly these blocks are found, a leak is refused, and the inserted operator (plain, causal or masked)
+  gives the same result as the hand-written one, at the captured batch size and at another one;
+- *refused* if cbsurgeon raises an error that says why it cannot edit the network;
+- *wrong* in every other case: another result, an undetected leak, a missed block, a crash.
 
-Ends with 1 when a network is wrong, or more than a tenth are refused.
+The exit code is 1 if a network is wrong, or if more than a tenth are refused.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ RESULTS = ROOT / "benchmarks" / "results" / "wild.json"
 LEAKS = {"causal": "CB-LEAK-01", "padded": "CB-LEAK-02"}
 SAFE_FORM = {"causal": ("causal", {"causal": True}), "padded": ("masked", {"masked": True})}
 CLOSE = 1e-4
-"""Relative to the largest output, float32: a few blocks whose reductions run in another order differ by about 1e-6."""
+"""Tolerance relative to the largest output, in float32: a few blocks with another order of reductions differ by about
+1e-6."""
 REFUSED_SHARE = 0.1
 SECONDS = 120
-"""A network takes about two seconds; one that takes this long has hung."""
+"""Time limit per network in seconds; a network takes about two seconds."""
 
 
 def verdict(name: str) -> tuple[str, str]:
-    """``right``, ``refused`` or ``wrong``, and one sentence of explanation."""
+    """Return ``right``, ``refused`` or ``wrong``, and one sentence of explanation."""
     import torch
 
     from benchmarks.wild_networks import NETWORKS
@@ -53,7 +54,7 @@ def verdict(name: str) -> tuple[str, str]:
         return _judged(network, module)
     except CBSurgeonError as error:
         return "refused", f"{error.code}: {error.what}; {error.where}; {error.why}"[:300]
-    except Exception as error:  # a crash is a fault of cbsurgeon, and the other networks are still to be judged
+    except Exception as error:  # a crash is a fault of cbsurgeon; the other networks must still be tested
         return "wrong", f"{type(error).__name__}: {error}"[:300]
 
 
@@ -121,7 +122,7 @@ def _child(name: str, queue: Any) -> None:
 
 
 def judge(name: str) -> tuple[str, str]:
-    """The verdict from a process of its own: a crash of one network ends nothing else."""
+    """Return the verdict, determined in a new process, so that a crash affects one network only."""
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     process = context.Process(target=_child, args=(name, queue))
@@ -134,7 +135,7 @@ def judge(name: str) -> tuple[str, str]:
 
 
 def main(names: list[str]) -> int:
-    """Judge the networks; the exit code is the verdict on all of them."""
+    """Test the networks; return the exit code."""
     import torch
 
     from benchmarks.wild_networks import NETWORKS

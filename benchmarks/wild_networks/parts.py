@@ -1,4 +1,4 @@
-"""What the networks share: the hand-written operator, the register, and the plainest MLP and attention."""
+"""Shared by the networks: the hand-written operator, the list of networks, and a basic MLP and attention."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MODE = ["off"]
 
 @contextmanager
 def by_hand(mode: str) -> Iterator[None]:
-    """Within it, :func:`here` computes the operator instead of nothing.
+    """Context manager in which :func:`here` computes the operator; outside it returns its input.
 
     Args:
         mode: ``cb``, ``causal`` (every token with the mean of those up to it) or ``masked``.
@@ -31,12 +31,12 @@ def by_hand(mode: str) -> Iterator[None]:
 
 
 def here(y: Tensor, *axes: int, keep: Tensor | None = None) -> Tensor:
-    """The place where a person would write Context Broadcasting, over the token axes that person would write.
+    """Marks the position where a person would write Context Broadcasting, with its token axes.
 
     Args:
         y: result of an MLP.
         axes: its token axes.
-        keep: for padded networks, true where a token is none of the padding; broadcasts against ``y``.
+        keep: for padded networks, true for tokens that are not padding; broadcasts against ``y``.
     """
     mode = _MODE[0]
     if mode == "off":
@@ -54,16 +54,16 @@ def here(y: Tensor, *axes: int, keep: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Network:
-    """One network and its truth.
+    """One network and its expected result.
 
     Attributes:
-        name: the public style it follows.
+        name: the public architecture whose style it follows.
         build: makes the module.
         example: batch size → positional inputs.
         blocks: blocks a person would choose by default.
-        leak: what a plain mean would leak: nothing, ``causal`` or ``padded``.
-        layers: selector of the insertion; a stack where only some are free of leaks.
-        fixed: the module takes one batch size only.
+        leak: the leak of a plain mean: none (empty), ``causal`` or ``padded``.
+        layers: selector of the insertion; the name of a stack if other stacks would leak.
+        fixed: whether the module accepts one batch size only.
         kinds: kinds of blocks to choose instead of the default ones.
     """
 
@@ -90,7 +90,7 @@ def network(
     fixed: bool = False,
     kinds: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
-    """Put a class or a function that builds a module into the register."""
+    """Decorator that adds a class, or a function that builds a module, to the list of networks."""
 
     def add(build: Any) -> Any:
         NETWORKS[name] = Network(name, build, example, blocks, leak, layers, fixed, kinds)

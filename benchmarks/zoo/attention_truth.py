@@ -1,8 +1,8 @@
-"""The attentions of one run of an eager model, watched from outside: no graph, and none of the tool's code.
+"""Record the attentions of one run of an eager model, without a graph and without code of cbsurgeon.
 
-An attention is a call of ``scaled_dot_product_attention`` or ``multi_head_attention_forward``; or a softmax that reads
-a product of two tensors that were computed, and whose result is multiplied with a third one. What a tensor was made
-from is followed from function to function while the model runs.
+An attention is a call of ``scaled_dot_product_attention`` or ``multi_head_attention_forward``; or a softmax of a
+product of two computed tensors whose result is multiplied with a third tensor. The origin of each tensor is tracked
+from function to function while the model runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Seen:
     Attributes:
         path: the module that called it.
         keys: positions that are weighed.
-        weighs: it turned out to weigh something.
+        weighs: whether its result was used as attention weights.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Seen:
 
 @dataclass
 class _Origin:
-    """What a tensor was made from."""
+    """The origin of a tensor."""
 
     computed: bool = False
     scores: bool = False
@@ -55,7 +55,7 @@ class _Origin:
 
 
 class Watch(TorchFunctionMode):
-    """Watches the functions that a model calls.
+    """Records the functions that a model calls.
 
     Attributes:
         seen: every softmax and whole attention, in the order they ran.
@@ -71,7 +71,7 @@ class Watch(TorchFunctionMode):
             self._origins[tensor] = _Origin(computed=True)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function and note what its result is."""
+        """Call the function and record the origin of its result."""
         result = func(*args, **(kwargs or {}))
         outputs = _tensors(result)
         if not outputs:
@@ -85,7 +85,7 @@ class Watch(TorchFunctionMode):
 
     @contextmanager
     def modules(self) -> Iterator[None]:
-        """Know which module runs."""
+        """Register hooks that record the running module."""
         enter = nn.modules.module.register_module_forward_pre_hook(
             lambda module, _: self._stack.append(self._paths.get(id(module), self._stack[-1]))
         )
@@ -131,7 +131,7 @@ class Watch(TorchFunctionMode):
         return _Origin(computed, any(one.scores for one in held), weights)
 
     def _product(self, held: list[_Origin]) -> _Origin:
-        """Weights times values ends a map; two tensors that were computed give scores."""
+        """Record a product: attention weights times values, or two computed tensors, whose product may be scores."""
         weighed = [seen for one in held for seen in one.weights]
         for seen in weighed:
             seen.weighs = True
@@ -139,7 +139,7 @@ class Watch(TorchFunctionMode):
 
 
 def attentions(entry: Entry) -> list[Seen]:
-    """The attentions of one run, in the order they ran."""
+    """Return the attentions of one run, in execution order."""
     module, args, kwargs = entry.build()
     watch = Watch(module, (args, kwargs))
     fast = torch.backends.mha.get_fastpath_enabled()

@@ -25,7 +25,7 @@ STEPS = ("insert", "onnx", "parity", "engine")
 
 
 def measure(entry: Entry) -> dict[str, Any]:
-    """How far one entry gets: ``steps`` names each step that worked, ``error`` the first that did not."""
+    """Run all steps for one entry; ``steps`` names each step that passed, ``error`` has the first failure."""
     with attempt(entry, steps={}, remarks=[]) as result:
         _deploy(entry, result)
     return result
@@ -59,7 +59,7 @@ def _step(steps: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
 
 
 def _readable(entry: Entry, remarks: list[str]) -> tuple[Model, Inspection]:
-    """The model, or the part of it with the most blocks, and what is in it; without a padding mask where it has one."""
+    """Return the model (or its captured part with the most blocks) without its padding mask, and its inspection."""
     candidates = [(model, inspect(model)) for model, _ in parts(entry)]
     model, found = max(candidates, key=lambda each: len(each[1]))
     if len(candidates) > 1 or "program" in model.provenance.reference:

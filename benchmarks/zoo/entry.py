@@ -1,4 +1,4 @@
-"""What an entry of the zoo is."""
+"""The entries of the zoo."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ def tokens(length: int, vocabulary: int = 64, batch: int = BATCH) -> torch.Tenso
 
 
 def merged(*options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options laid over each other, the last one on top."""
+    """Return merged options; later ones override earlier ones."""
     return {key: value for mapping in options for key, value in mapping.items()}

@@ -21,20 +21,22 @@ from cbsurgeon.surgery import Recipe, insert_module, insert_program, plan
 from tests.surgery import arms, by_hand
 
 ASLEEP, AWAKE = 1e-2, 5e-2
-"""Parameters smaller than the first get random values of the second standard deviation."""
+"""Parameters whose magnitudes are below the first number get random values with the second as standard deviation."""
 
 ROUNDING = 1e-4
-"""Or ways may differ by this share of what the insertion moves: some outputs amplify rounding as they do insertions."""
+"""Alternatively, the results may differ by this fraction of the change that the insertion causes, because some outputs
+amplify rounding errors as they amplify insertions."""
 
 TELLING = 20
-"""What an insertion moves must be this many times what the ways differ by, or agreement says little: CB leaves the mean
-of the tokens as it is, so a head that averages them sees no CB in the last block."""
+"""The change that an insertion causes must be at least this many times the difference between the results; otherwise
+their agreement is not conclusive. CB does not change the mean of the tokens, so a head that averages them does not
+change with CB in the last block."""
 
 CASES = (("cb", "end"), ("cb_s", "end"), ("cb_s", "mid"), ("cb_s", "front"))
 
 
 def measure(entry: Entry) -> dict[str, Any]:
-    """All cases of one entry; a model that cannot be captured whole is compared part by part."""
+    """Measure all cases of one entry; a model that cannot be captured whole is compared part by part."""
     with attempt(entry, cases=[]) as result:
         for model, program in parts(entry):
             result["cases"] += _cases(model, program)
@@ -50,7 +52,7 @@ def parts(entry: Entry) -> Iterator[tuple[Model, Program]]:
         program = capture(whole)
     except CaptureError:
         programs = capture_parts(whole).programs
-        # The parts were captured with a mask of ones changed so that it hides something: run them on the same inputs.
+        # For capture, masks of ones were changed so that they mask something; the parts must run on the same inputs.
         args, kwargs = pytree.tree_map_only(Tensor, with_something_hidden, (args, kwargs))
         recorded = record(module, args, kwargs, only={program.prefix for program in programs})
         for program in programs:
@@ -63,7 +65,7 @@ def parts(entry: Entry) -> Iterator[tuple[Model, Program]]:
 
 
 def _cases(model: Model, program: Program) -> Iterator[dict[str, Any]]:
-    # Where an operator may stand is the question here, not whether it leaks there.
+    # This test is about sites, not about leaks.
     found = replace(inspect(model), causal_stacks={}, masks=())
     for op, position in CASES:
         here = [block for block in found.blocks if block.default and position in block.sites]
@@ -75,7 +77,7 @@ def _cases(model: Model, program: Program) -> Iterator[dict[str, Any]]:
 
 
 def _wake(module: nn.Module) -> None:
-    """Give random values to parameters that start near zero (layer scale, heads): they would hide every difference."""
+    """Give random values to parameters that are near zero (layer scale, heads), because they would hide differences."""
     for parameter in module.parameters():
         if parameter.is_floating_point() and parameter.numel() and float(parameter.detach().abs().max()) < ASLEEP:
             nn.init.normal_(parameter, std=AWAKE)
@@ -111,7 +113,8 @@ def _compare(model: Model, program: Program, found: Inspection, recipe: Recipe) 
 
 
 def _keys_kept(module: nn.Module, edited: nn.Module, recipe: Recipe) -> bool:
-    """Every old key is there with its tensor, in order; new ones are scales, one per site of CB_S and none for CB."""
+    """Return whether all old keys and tensors are unchanged and in order, and the only new keys are one scale per site
+    of CB_S."""
     before, after = module.state_dict(), edited.state_dict()
     added = [key for key in after if key not in before]
     tensors = {after[key].data_ptr() for key in added}  # a shared module shows its scale under each of its names

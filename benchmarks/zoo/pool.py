@@ -1,4 +1,4 @@
-"""Worker processes for the sweep: each measures many models, is killed when one takes too long, and is renewed."""
+"""Worker processes for the sweep: each measures many models, and is killed and replaced if a model takes too long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-#: A worker that has seen this many models, or grown beyond this size, is replaced: models leave memory behind.
+#: A worker is replaced after this many models, or above this size, because models do not release all of their memory.
 MODELS_PER_WORKER = 25
 WORKER_LIMIT_MB = 4000
 
@@ -56,7 +56,7 @@ class Worker:
         self.measured = 0
 
     def measure(self, name: str, timeout: float) -> dict[str, Any]:
-        """Result for a name; an error in it when the worker died or took too long."""
+        """Return the result for a name; it contains an error if the worker ended or took too long."""
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -75,7 +75,7 @@ class Worker:
         return result
 
     def stop(self) -> None:
-        """End the process, if one runs."""
+        """End the process if it is running."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()

@@ -1,8 +1,8 @@
-"""What a rule of the ground truth is.
+"""The rules of the ground truth.
 
-A rule names a class and the attributes that hold an MLP's first and last projections; a veto takes a place back (a
-class attention's MLP runs on one token). Both say why, in one sentence, where it is not obvious. This is the one
-corner of the project that reads class and attribute names, so that it cannot share a mistake with the finder.
+A rule names a class and the attributes with the first and last projections of an MLP. A veto excludes some of these
+modules (the MLP of a class attention runs on one token). Both contain the reason in one sentence if it is not obvious.
+Only this part of the project reads class and attribute names, so that it cannot have the same errors as cbsurgeon.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Rule:
     Attributes:
         kind: pattern for ``package.module.Class``.
         fc1, fc2: paths of the projections below the module.
-        when: asked about each match; a match it refuses is not a block.
-        why: the reason, where the case is not obvious.
-        refused: the reason for what ``when`` refuses.
+        when: function called for each match; if it returns false, the match is not a block.
+        why: the reason, if it is not obvious.
+        refused: the reason for matches for which ``when`` returns false.
     """
 
     kind: str
@@ -63,13 +63,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Veto:
-    """Whatever a rule finds at or below an attribute of a class is not a block.
+    """A match of a rule at or below an attribute of a class is not a block.
 
     Attributes:
         owner: pattern for ``package.module.Class``.
         attribute: path below the owner; empty for the owner itself.
         why: the reason.
-        when: asked about the owner; a veto it refuses does not count.
+        when: function called for the owner; if it returns false, the veto does not apply.
     """
 
     owner: str
@@ -80,7 +80,7 @@ class Veto:
 
 @dataclass(frozen=True)
 class Remark:
-    """Modules of a class look like an MLP block and no rule takes them; the reason goes into the truth.
+    """Modules of a class that look like an MLP block but match no rule; the reason is written into the ground truth.
 
     Attributes:
         kind: pattern for ``package.module.Class``.

@@ -1,4 +1,4 @@
-"""What the sweeps over the zoo share: options, worker processes, a JSON document that survives an interruption."""
+"""Shared by the sweeps over the zoo: options, worker processes, and a JSON document that is kept at an interruption."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """One question asked of many models.
+    """One measurement of many models.
 
     Attributes:
         script: the file that is run, also as its own worker.
         schema: of the JSON document.
-        results: where the document goes by default.
+        results: default path of the document.
         entries: the models, in order.
         measure: one model → its result.
-        lost: completes the result of a model whose worker died or took too long.
-        good: whether a result is as it should be.
+        lost: completes the result of a model whose worker ended or took too long.
+        good: returns whether a result is as expected.
         summary: sums over all results.
         table: all results as text.
-        packages: whose versions the document names.
+        packages: packages whose versions are in the document.
     """
 
     script: Path
@@ -56,7 +56,7 @@ class Sweep:
     packages: tuple[str, ...] = ("torch", "timm", "torchvision", "transformers")
 
     def run(self, options: argparse.Namespace) -> int:
-        """Measure the chosen models; 1 when one of the results shown is not good."""
+        """Measure the chosen models; return 1 if one of the results shown is not as expected."""
         if options.worker:
             return self._work()
         every = {entry.name: entry for entry in self.entries()}
@@ -102,13 +102,13 @@ class Sweep:
 
 
 def parser(description: str, output: Path, timeout: float = 600.0) -> argparse.ArgumentParser:
-    """The options every sweep has."""
+    """Return a parser with the options of every sweep."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--only", metavar="PATTERN", default="", help="regular expression on group and name")
     made.add_argument("--missing", action="store_true", help="leave out models that have a result")
     made.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     made.add_argument("--timeout", type=float, default=timeout, help=f"seconds per model (default: {timeout:.0f})")
-    made.add_argument("-o", "--output", type=Path, default=output, help="where the results go")
+    made.add_argument("-o", "--output", type=Path, default=output, help="path of the results")
     made.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return made
 
@@ -126,17 +126,18 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 @contextmanager
 def attempt(entry: Entry, **fields: Any) -> Iterator[Result]:
-    """The result of one model, to be filled: an error ends the block and becomes part of it, as do time and memory.
+    """Context manager that yields the result of one model, to be filled. An error in the block is added to the result,
+    and so are time and memory.
 
     Args:
         entry: the model.
-        fields: what the result holds if nothing is added; ``seconds`` as a mapping gets the total added to it.
+        fields: initial contents of the result; if ``seconds`` is a mapping, the total time is added to it.
     """
     result: Result = {"group": entry.group, "family": entry.family, **fields}
     began = time.perf_counter()
     try:
         yield result
-    except Exception as error:  # the sweep reports every failure and goes on
+    except Exception as error:  # the sweep reports every failure and continues
         result.update(failure(error))
     total = round(time.perf_counter() - began, 2)
     result["seconds"] = {**result["seconds"], "total": total} if "seconds" in result else total

@@ -1,7 +1,7 @@
-"""timm: the smallest model of every file that contains attention or token mixing, shrunk, plus forms of their own.
+"""timm: the smallest model of every file that contains attention or token mixing, reduced in size, and other variants.
 
-Depth stays at two or more per stage where the constructor allows it; pictures are small, but large enough that the
-last stage still has more than one token.
+The depth is at least two per stage if the constructor allows it. Images are small, but large enough that the last stage
+has more than one token.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where transformers' classes keep their MLPs, and which of them are not blocks.
 
-The library names its feed-forwards in some twenty ways; each is a pair of attributes on classes whose name ends in a
-certain way. What needs a
-sentence comes first, gated forms before plain ones: a place that one rule took is not offered to the next.
+The library uses about twenty pairs of attribute names for feed-forwards, on classes whose names have certain endings.
+Rules with a reason come first, and gated forms before plain ones: a module that matches one rule is not tested with the
+next rules.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from benchmarks.zoo.rules import Remark, Rule, Veto, Where, matches, qualified
 
 @dataclass
 class Calls:
-    """How often, in which order and on what each projection ran."""
+    """The calls of each projection: their number, order and input."""
 
     count: Counter[str] = field(default_factory=Counter)
     order: dict[str, int] = field(default_factory=dict)
@@ -33,11 +33,11 @@ def _rules() -> tuple[tuple[Rule, ...], tuple[Veto, ...], tuple[Remark, ...]]:
 
 
 def truth(entry: Entry) -> dict[str, Any]:
-    """Expected blocks of an entry and the reasons for what is not obvious.
+    """Return the expected blocks of an entry, and the reasons of decisions that are not obvious.
 
     Raises:
-        AssertionError: a rule points at a projection that never ran, or at one that sees a single token: the zoo's
-            picture or sequence is too small, or a veto is missing.
+        AssertionError: a rule names a projection that never ran, or one with a single token: the image or sequence of
+            the zoo is too small, or a veto is missing.
     """
     module, args, kwargs = entry.build()
     found, notes = blocks(module)
@@ -85,7 +85,7 @@ def blocks(model: nn.Module) -> tuple[list[dict[str, Any]], set[str]]:
 
 
 def _block(where: Where, rule: Rule) -> dict[str, Any] | None:
-    """The block a rule sees in a module; a rule with a wildcard passes by modules that lack its attributes."""
+    """Return the block that a rule finds in a module; a rule with a wildcard ignores modules without its attributes."""
     if not matches(where.module, rule.kind):
         return None
     try:

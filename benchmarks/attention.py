@@ -64,7 +64,7 @@ def read_truth() -> dict[str, list[list[Any]]]:
 
 
 def _write_truth(only: str, missing: bool) -> int:
-    """Run the chosen models and write what ran, after each model."""
+    """Run the chosen models and write their attentions, after each model."""
     known = read_truth() if (only or missing) and TRUTH.exists() else {}
     failed = 0
     for entry in entries():
@@ -72,7 +72,7 @@ def _write_truth(only: str, missing: bool) -> int:
             continue
         try:
             known[entry.name] = [[seen.path, seen.keys] for seen in attentions(entry)]
-        except Exception as error:  # reported, and the exit code says so
+        except Exception as error:  # reported, and the exit code is 1
             failed += 1
             print(f"FAILED {entry.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             continue

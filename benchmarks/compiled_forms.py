@@ -11,7 +11,8 @@ with CB in several exact forms. For each form:
 - ``over_base``: time over the time without CB, minus 1: median over rounds and 95 % interval of the median. All forms
   take turns in one process.
 
-Every form's output is compared with the paper's line in float64. A few minutes; written after every row.
+The output of every form is compared with the paper's formula in float64. A few minutes; the results are written after
+every row.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SCHEMA = "cbsurgeon.compiled-forms/1"
 SHAPES = {"DeiT-S": (197, 384, 1536), "ViT-Ti": (197, 192, 768), "Mixer-S": (196, 512, 2048)}
 SITES = 4
 ROUNDING = 1e-4
-"""Largest error over the largest output, in float32."""
+"""Tolerance relative to the largest output, in float32."""
 
 Site = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The activation [B, N, 4D], the weight [4D, D] and the bias [D] → the output of the MLP [B, N, D]."""
@@ -53,7 +54,7 @@ def line(a: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def folded(a: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """What `cbsurgeon export` folds: half the weight, and the mean beside the bias."""
+    """The form of `cbsurgeon export`: the weight is halved, and the mean is added to the bias."""
     u = a @ (w * 0.5)
     return u + (u.mean(1, keepdim=True) + b)
 
@@ -89,7 +90,7 @@ def network(site: Site, inputs: list[Tensor], weights: list[tuple[Tensor, Tensor
 
 
 def measure(shape: tuple[int, int, int], batch: int, rounds: int) -> dict[str, Any]:
-    """Kernels, bytes and time of all forms at one size."""
+    """Return kernels, bytes and time of all forms at one size."""
     from torch._inductor import config, metrics
 
     tokens, channels, hidden = shape

@@ -59,7 +59,8 @@ def _step(steps: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
 
 
 def _readable(entry: Entry, remarks: list[str]) -> tuple[Model, Inspection]:
-    """Return the model (or its captured part with the most blocks) without its padding mask, and its inspection."""
+    """Return the model, or its captured part with the most blocks, and its inspection; without a padding mask, if the
+    model also runs without one."""
     candidates = [(model, inspect(model)) for model, _ in parts(entry)]
     model, found = max(candidates, key=lambda each: len(each[1]))
     if len(candidates) > 1 or "program" in model.provenance.reference:

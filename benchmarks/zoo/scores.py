@@ -28,7 +28,7 @@ def summary(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def good(result: Result) -> bool:
-    """Whether nothing was missed, nothing was found that is not there, and nothing failed."""
+    """Return whether nothing was missed, nothing extra was found, and nothing failed."""
     return not (result["missed"] or result["extra"] or result.get("error"))
 
 

@@ -18,7 +18,8 @@ from cbsurgeon.sweeps.runs import Result
 SCHEMA = "cbsurgeon.sweep/1"
 
 DOUBT = 0.05
-"""Chance that one sentence about a sweep is wrong, and that one interval of its table misses."""
+"""Probability that the sentence about a sweep is wrong, and that one interval of its table does not contain the true
+value."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,10 @@ class SweepTable:
 
     @property
     def finding(self) -> str:
-        """Whether the best cell differs from the baseline, as a sentence; empty without runs.
+        """Return a sentence about the difference of the best cell from the baseline; empty without runs.
 
-        The best of many cells looks better than it is. So the interval in the sentence is corrected for every cell
-        that was compared (Bonferroni): the sentence is wrong with a chance of at most 5 %.
+        The best of many cells is often best by chance. The interval in the sentence is therefore corrected for every
+        cell that was compared (Bonferroni), so that the sentence is wrong with a probability of at most 5 %.
         """
         best = self.best
         if best is None:
@@ -95,7 +96,7 @@ class SweepTable:
         pairs = self._differences(best)
         ends = _interval(pairs, DOUBT / max(1, len(cells)))
         if ends is None:
-            return f"{best} is best by one seed, which cannot tell a difference from chance; run several seeds"
+            return f"{best} is best with one seed, but the difference may be chance; run several seeds"
         size = f"{statistics.fmean(pairs):+.4g} ({100 * (1 - DOUBT):g} % interval {ends[0]:+.4g} to {ends[1]:+.4g}"
         size += f", corrected for {len(cells)} cells)" if len(cells) > 1 else ")"
         better = ends[1] < 0 if self.minimize else ends[0] > 0

@@ -1,4 +1,4 @@
-"""The metadata that cbsurgeon writes into ONNX files, and what it reads back from it."""
+"""The metadata that cbsurgeon writes into ONNX files: reading and checking it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST_SIZE = 1 << 40
 """Limits on the number of axes and on any size: a file beyond them is damaged or malicious."""
 
 LARGEST_SIDE = 1 << 14
-"""No image that a file was exported with has more pixels in a row."""
+"""Largest height or width, in pixels, of an image that a file was exported with."""
 
 
 def metadata_of(proto: Any, path: Path) -> dict[str, Any] | None:
@@ -44,7 +44,7 @@ def metadata_of(proto: Any, path: Path) -> dict[str, Any] | None:
 
 
 def recipes_of(value: Any) -> list[dict[str, Any]]:
-    """The recipes in what an ONNX file or an engine's manifest says of the model, each of them checked.
+    """Return the recipes in the metadata of an ONNX file or in an engine's manifest, after checking each of them.
 
     Raises:
         ValueError: one is not a recipe, or states a size that no tensor has.
@@ -102,7 +102,7 @@ def module_path(metadata: Mapping[str, str]) -> str:
 
 
 def usual_sizes(proto: Any) -> dict[str, int]:
-    """Symbol → its size at export, from our own metadata where it can be read."""
+    """Return the size at export of each symbol, from the metadata of cbsurgeon if it can be read."""
     text = next((item.value for item in proto.metadata_props if item.key == METADATA_KEY), "{}")
     try:
         document = strict_json.parse(text)

@@ -19,7 +19,7 @@ ROUNDED = 1e-5
 
 
 @pytest.mark.slow
-def test_the_document_says_what_the_runs_left(tmp_path: Path) -> None:
+def test_the_document_has_the_results_of_the_runs(tmp_path: Path) -> None:
     numbers = numpy.random.default_rng(0)
     arrays = {}
     for name, count in (("train", 64), ("validate", 20), ("test", 40)):

@@ -220,7 +220,7 @@ def test_help_in_python_lists_the_fields() -> None:
         assert all(f"    {one.name}: " in text for one in dataclasses.fields(kind))
 
 
-def test_the_vocabulary_names_what_there_is() -> None:
+def test_the_vocabulary_has_the_registered_names() -> None:
     """It is written down apart, since the command line must not import torch to print a list of names."""
     assert names() == vocabulary.OPERATORS
     assert typing.get_args(Position) == (*vocabulary.POSITIONS, QUERY)

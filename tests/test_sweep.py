@@ -183,7 +183,7 @@ cbs.sweep(encoder(), {str(tmp_path / "s")!r}, layers=("all",), seeds=(0, 1, 2), 
     assert len(after) - 6 <= 1 and set(before) <= set(after), "only the run that was killed is repeated"
 
 
-def test_a_sweep_without_time_left_stops_and_goes_on_seed_by_seed(tmp_path: Path) -> None:
+def test_a_sweep_without_time_left_stops_and_continues_seed_by_seed(tmp_path: Path) -> None:
     how = {"op": ("cb", "se"), "layers": ("all",), "seeds": (2, 0), "run": command(tmp_path), "metric": "accuracy"}
     table = cbs.sweep(encoder(), tmp_path / "s", budget=1e-6, **how)
     assert table and table.left == table.to_dict()["left"] == 6 and not (tmp_path / "log").exists()
@@ -269,7 +269,7 @@ def test_a_database_that_is_gone_is_named_without_its_password(tmp_path: Path) -
         ({"run": "true", "metric": "a", "storage": "sqlite:////nowhere/at/all.db"}, "CB-SWEEP-03"),
     ],
 )
-def test_what_cannot_be_swept(tmp_path: Path, how: dict[str, object], code: str) -> None:
+def test_grids_and_commands_that_are_refused(tmp_path: Path, how: dict[str, object], code: str) -> None:
     with pytest.raises(CBSurgeonError, match=code):
         cbs.sweep(encoder(), tmp_path / "s", **how)
 

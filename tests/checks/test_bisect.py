@@ -48,7 +48,7 @@ def test_the_planted_block_is_returned(fault: str, name: str, block: int) -> Non
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_nothing_is_found_where_nothing_is_wrong(name: str) -> None:
+def test_equal_models_have_no_bad_block(name: str) -> None:
     assert bisect(faults.planted(name), faults.planted(name), backends=(None, "folded"))
 
 
@@ -110,7 +110,7 @@ def test_blocks_may_be_given() -> None:
     assert found.block == "blocks.2.mlp"
 
 
-def test_other_models_are_told_apart() -> None:
+def test_models_with_other_streams_are_an_error() -> None:
     inputs = faults.program("vit").with_batch(2)
     with pytest.raises(CheckFailed) as caught:
         bisect(faults.program("vit"), faults.program("swin"), inputs=inputs)

@@ -77,7 +77,7 @@ def test_a_wrong_count_is_found(tiny: Model, monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.code == "CB-COST-02" and "+1 FLOPs" in caught.value.why
 
 
-def test_without_fvcore_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fvcore_the_package_is_reported_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = counted("deit_tiny_patch16_224")[0]
     monkeypatch.setitem(sys.modules, "fvcore.nn", None)
     with pytest.raises(MissingPackage) as caught:
@@ -85,7 +85,7 @@ def test_without_fvcore_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_code == 3 and "cbsurgeon[cost]" in caught.value.do
 
 
-def test_what_cannot_be_traced_is_refused(tiny: Model) -> None:
+def test_a_model_that_cannot_be_traced_is_refused(tiny: Model) -> None:
     for side in (Model(None, program=capture(tiny).exported), Path("m.onnx")):
         with pytest.raises(UsageError) as caught:
             cross_check(side)

@@ -103,7 +103,7 @@ def test_single_nodes(
     assert found.uncounted == {}
 
 
-def test_what_no_rule_covers_is_listed(tmp_path: Path) -> None:
+def test_operators_without_a_rule_are_listed(tmp_path: Path) -> None:
     nodes = [helper.make_node("Det", ["x"], ["d"]), helper.make_node("FusedThing", ["d"], ["y"], domain="com.example")]
     path = written(tmp_path / "m.onnx", nodes, {"x": [1, 3, 3]}, {}, ["y"])
     proto = onnx.load(path)

@@ -91,7 +91,7 @@ def test_samples_become_shorter_when_the_machine_becomes_slower(clock: Clock) ->
     assert result.pairs >= MIN_GROUPS and clock.now <= 2.0 + 6 * 20 * 0.025, "only the first group came unexpected"
 
 
-def test_progress_is_told(clock: Clock) -> None:
+def test_progress_is_reported(clock: Clock) -> None:
     said: list[str] = []
     compare(clock.arm(0.01), clock.arm(0.01), pairs=20, progress=said.append)
     assert said[-1] == "20 of 20 groups"
@@ -166,7 +166,7 @@ def test_fresh_processes_measure() -> None:
         assert all(value is not None and value >= 0 for value in result.peak_memory)
 
 
-def test_a_failing_process_is_an_error_with_its_last_words() -> None:
+def test_a_failing_process_is_an_error_with_its_last_output() -> None:
     with pytest.raises(CheckFailed, match="CB-BENCH-02") as caught:
         compare_processes(Product(1), Broken(), processes=2, groups=2)
     assert "this arm cannot be built" in caught.value.why

@@ -77,7 +77,7 @@ def test_a_factory_can_supply_its_own_timer() -> None:
     assert Timed(lambda: None, timer=lambda calls: 7.0 / calls).timing()(7) == 1.0
 
 
-def test_an_engine_is_measured_on_the_gpu_whatever_is_asked() -> None:
+def test_an_engine_is_always_measured_on_the_gpu() -> None:
     assert device_for("a.engine", "b.onnx", "cpu") == "cuda"
     assert device_for("a.engine", "b.engine", "cuda:1") == "cuda:1"
     assert device_for("a.onnx", tiny(), "cpu") == "cpu"
@@ -134,7 +134,7 @@ def test_pytorchs_runtimes_record_where_they_are_asked_to(backend: str, monkeypa
         assert runtime.notes[-1] == "not recorded as a CUDA graph: operation not permitted when stream is capturing"
 
 
-def test_device_memory_is_what_is_taken_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_memory_is_the_increase_after_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     class Factory:
         device = "cuda"
 
@@ -158,7 +158,7 @@ def test_replays_compute_what_calls_compute(backend: str) -> None:
 
 
 @GPU
-def test_bench_on_a_device_says_so() -> None:
+def test_bench_on_a_device_uses_cuda_events() -> None:
     result = bench(tiny(), tiny(), device="cuda", budget=40.0, processes=2, claim=5.0)
     assert result.environment["clock"] == EVENTS
     assert all(value is not None for value in result.peak_memory)

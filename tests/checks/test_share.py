@@ -250,7 +250,7 @@ def test_notes_about_the_pairs_do_not_apply_to_own_time() -> None:
     assert found.notes == ("end to end: one process proves little",)
 
 
-def test_equal_graphs_say_so() -> None:
+def test_equal_graphs_are_negligible() -> None:
     found = settle(pairs(*NOISY), own(0.0, 0.0, different=False))
     assert found.sentence.startswith("negligible: both execute the same operators")
 

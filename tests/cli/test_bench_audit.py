@@ -43,7 +43,7 @@ def test_each_size_builds_new_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [["--input", "3x64x64"], ["--inputs", "x.npz"]])
-def test_a_size_said_twice_is_refused(more: list[str]) -> None:
+def test_a_size_given_twice_is_refused(more: list[str]) -> None:
     outcome = run("bench", "timm:test_vit", "timm:test_vit", "--size", "96", *more)
     assert outcome.code == 2 and "CB-CLI-07" in outcome.err
 

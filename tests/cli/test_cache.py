@@ -93,7 +93,7 @@ def test_another_content_another_option_or_another_source_is_another_entry(
     assert len(keys) == 3 and None not in keys
 
 
-def test_what_may_change_unnoticed_is_not_cached(
+def test_models_that_may_change_unnoticed_are_not_cached(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arch = Loading(arch=NAME)

@@ -103,7 +103,7 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         (PermissionError(13, "Permission denied", "/x"), 2, "Permission denied"),
     ],
 )
-def test_whatever_ends_a_verb_is_one_message(
+def test_every_error_of_a_verb_is_one_message(
     error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raising(error, monkeypatch)

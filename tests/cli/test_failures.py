@@ -22,7 +22,7 @@ def test_the_operating_system_is_quoted() -> None:
     assert "No space left" in found.why
 
 
-def test_out_of_memory_says_what_to_make_smaller() -> None:
+def test_out_of_memory_names_the_options_to_reduce() -> None:
     found = explain(MemoryError("cannot allocate 64 GiB"))
     assert (found.code, found.exit_code) == ("CB-CLI-05", 2)
     assert "64 GiB" in found.why

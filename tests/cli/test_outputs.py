@@ -77,7 +77,7 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_ship_does_not_replace_the_folder_its_model_lies_in(tmp_path: Path) -> None:
+def test_ship_does_not_replace_the_folder_of_its_model(tmp_path: Path) -> None:
     folder = tmp_path / "shipped"
     folder.mkdir()
     (folder / "report.json").write_text('{"schema": "cbsurgeon.ship/1"}')
@@ -171,7 +171,7 @@ def test_the_signals_are_the_callers_again_afterwards() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the path is Linux's")
 @pytest.mark.parametrize("words", [["insert", "-o", "/proc/x.safetensors"], ["ship", "-o", "/proc/x", "--no-engine"]])
-def test_a_folder_that_cannot_be_written_is_said_without_a_temporary_name(words: list[str]) -> None:
+def test_the_error_for_an_unwritable_folder_has_no_temporary_name(words: list[str]) -> None:
     verb, *rest = words
     outcome = run(verb, "mod:tests.cli.test_outputs:encoder", *rest)
     refused(outcome, 2, "CB-OUT-06", "/proc")

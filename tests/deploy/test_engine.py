@@ -98,7 +98,7 @@ def test_an_edited_manifest_breaks_its_seal(engine: Export, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the engine would run")
-def test_running_without_a_gpu_says_so(engine: Export) -> None:
+def test_running_without_a_gpu_is_an_error(engine: Export) -> None:
     with pytest.raises(UsageError) as caught:
         open_runtime(engine.path)
     assert caught.value.code == "CB-RUN-03"
@@ -146,7 +146,7 @@ def test_export_builds_an_engine_from_an_onnx_file(model: Path, tmp_path: Path) 
     ("target", "options", "code"),
     [("m.engine", {"dtype": "float16"}, "CB-EXPORT-11"), ("m.pt2", {}, "CB-EXPORT-12"), ("m.onnx", {}, "CB-EXPORT-12")],
 )
-def test_what_an_onnx_file_cannot_become(
+def test_formats_and_options_refused_for_an_onnx_file(
     model: Path, tmp_path: Path, target: str, options: dict[str, str], code: str
 ) -> None:
     with pytest.raises(UsageError, match=code):

@@ -86,14 +86,14 @@ def test_mid_moves_behind_the_down_projection() -> None:
     assert widths == [192, 192], "the mean belongs on the 192 channels behind the projection, not on 768 before it"
 
 
-def test_a_model_without_operators_comes_back_as_it_is() -> None:
+def test_a_model_without_operators_is_returned_unchanged() -> None:
     program = capture(networks.plain("vit"))
     folded, sites = fold(program)
     assert folded is program
     assert sites == ()
 
 
-def test_cb_s_is_left_alone_and_said_so() -> None:
+def test_cb_s_is_not_folded_and_the_reason_is_given() -> None:
     program = networks.program("vit", op="cb_s")
     folded, sites = fold(program)
     assert folded is program

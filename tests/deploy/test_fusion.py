@@ -68,7 +68,7 @@ def test_a_batch_fixed_by_the_session(name: str, folder: Path) -> None:
     assert not any(added[operator] for operator in FUSED)
 
 
-def test_without_folding_it_is_more(folder: Path) -> None:
+def test_without_folding_there_are_more_nodes(folder: Path) -> None:
     """The counts above can fail: the line as written adds two multiplications per site, and costs a fusion."""
     base, _ = exported("vit", "base", None, folder)
     path, _ = exported("vit", "plain", None, folder)

@@ -55,7 +55,7 @@ def edited() -> Model:
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-def test_every_opset_that_is_offered(edited: Model, opset: int, tmp_path: Path) -> None:
+def test_every_supported_opset(edited: Model, opset: int, tmp_path: Path) -> None:
     made = export_onnx(edited, tmp_path / "m.onnx", opset=opset)
     proto = onnx.load(tmp_path / "m.onnx")
     assert made.opset == opset == next(item.version for item in proto.opset_import if item.domain == "")
@@ -67,7 +67,7 @@ def test_every_opset_that_is_offered(edited: Model, opset: int, tmp_path: Path) 
     assert (proto.ir_version == 8) == (opset == 17), "what reads no newer set reads no newer form of file"
 
 
-def test_what_an_older_set_cannot_say_is_refused_with_the_operator(tmp_path: Path) -> None:
+def test_a_model_that_an_older_set_cannot_express_is_refused_with_the_operator(tmp_path: Path) -> None:
     model = Model(Scattered().eval(), (torch.randn(2, 5),))
     with pytest.raises(ExportError, match="operator set 17") as caught:
         export_onnx(model, tmp_path / "m.onnx", opset=17)
@@ -76,7 +76,7 @@ def test_what_an_older_set_cannot_say_is_refused_with_the_operator(tmp_path: Pat
     export_onnx(model, tmp_path / "m.onnx", opset=18)
 
 
-def test_an_exporter_that_keeps_another_set_is_not_believed() -> None:
+def test_an_exporter_that_keeps_another_set_is_an_error() -> None:
     """torch.onnx only logs a line where it cannot convert."""
 
     class Kept:

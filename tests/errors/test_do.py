@@ -129,7 +129,7 @@ def with_flag(words: list[str], flag: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(("command", "code"), CASES, ids=lambda value: value if isinstance(value, str) else "")
-def test_what_an_error_says_to_do_can_be_done(
+def test_the_advice_of_an_error_can_be_followed(
     command: str, code: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -144,5 +144,5 @@ def test_what_an_error_says_to_do_can_be_done(
     assert after.code == code, f"{shlex.join(line)}\n{after.err}\nafter\n{failed.err}"
 
 
-def test_at_least_thirty_errors_are_repaired_by_what_they_say() -> None:
+def test_at_least_thirty_errors_are_repaired_by_their_advice() -> None:
     assert sum(code is not None for _, code in CASES) >= 30

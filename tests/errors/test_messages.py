@@ -47,7 +47,7 @@ def test_an_empty_exclusion_is_not_silent(text: str) -> None:
     assert outcome.code == 2 and "--exclude 7,11,taps" in outcome.err
 
 
-def test_upper_is_said_to_be_per_stack_wherever_it_is_explained() -> None:
+def test_every_explanation_of_upper_says_per_stack() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert "of each stack" in readme
     assert "of each stack" in " ".join(run("insert", "--help").out.split())

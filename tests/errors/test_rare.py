@@ -97,7 +97,7 @@ def test_a_device_that_does_not_exist(device: str, near: str) -> None:
     require_device("cuda:1")
 
 
-def test_macos_is_told_where_an_engine_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_on_macos_names_systems_that_build_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "_import", lambda name: None)
     monkeypatch.setattr("sys.platform", "darwin")
     with pytest.raises(MissingPackage, match="not available on macOS") as caught:

@@ -197,7 +197,7 @@ class Counting(Wrapped):
         return self.module(x)
 
 
-def test_an_image_goes_through_a_model_once(data: Path) -> None:
+def test_each_model_runs_once_per_image(data: Path) -> None:
     model = digits.trained(Counting)
     Counting.images = 0
     cbs.evaluate(model, data=data, batch=32, **HERE)
@@ -233,7 +233,7 @@ def test_a_network_that_normalises_itself_is_compared_by_its_outputs(data: Path)
     assert any("are normalised with A's mean" in finding.text for finding in found.findings)
 
 
-def test_two_networks_that_only_differ_are_not_called_faulty(data: Path) -> None:
+def test_two_different_networks_have_no_fault(data: Path) -> None:
     class Sharper(Wrapped):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.module(x) * 1.1 + 0.05 * torch.sin(self.module(x))
@@ -242,7 +242,7 @@ def test_two_networks_that_only_differ_are_not_called_faulty(data: Path) -> None
     assert found and found.distance is not None and found.distance > 0.05
 
 
-def test_a_claim_that_is_false_exits_1_and_says_so(data: Path) -> None:
+def test_a_false_claim_exits_1_with_a_message(data: Path) -> None:
     sides = ("mod:tests.evaluation.digits:network", "mod:tests.evaluation.digits:worse")
     outcome = run("evaluate", *sides, "--data", data, "--claim", "0.5%", "--workers", "0")
     assert outcome.code == 1 and "false with 95 % confidence" in " ".join(outcome.out.split())

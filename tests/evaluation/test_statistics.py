@@ -50,7 +50,7 @@ def test_calibration_error_by_hand() -> None:
     assert metric.value(metric.record(outputs, targets).double()) == pytest.approx(error, abs=SINGLE)
 
 
-def test_top5_says_nothing_for_five_classes() -> None:
+def test_top5_of_five_classes_is_always_one() -> None:
     assert [metric.name for metric in metrics_of("classification", (), 5)] == ["top1", "nll", "ece"]
     with pytest.raises(UsageError, match="did you mean top5") as caught:
         metrics_of("classification", ("top",), 10)
@@ -121,7 +121,7 @@ def claimed(gained: int, lost: int, count: int, limit: float) -> tuple[str, int 
     return found.verdict, found.needed
 
 
-def test_claims_are_true_false_or_open() -> None:
+def test_claims_are_true_false_or_inconclusive() -> None:
     assert claimed(0, 0, 10_000, 0.001) == ("true", None)
     assert claimed(0, 300, 10_000, 0.001) == ("false", None)
     verdict, needed = claimed(0, 0, 100, 0.001)

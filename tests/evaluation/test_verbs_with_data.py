@@ -74,13 +74,13 @@ def test_export_compares_real_images_too(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("m.onnx", "--no-verify"), ("m.pt2",)])
-def test_export_refuses_images_that_it_would_not_look_at(data: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_export_refuses_images_if_it_does_not_compare(data: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     name, *flags = words
     outcome = run("export", "mod:tests.evaluation.digits:network", "-o", tmp_path / name, "--data", data, *flags)
     assert outcome.code == 2 and "[CB-VERIFY-07]" in outcome.err and not list(tmp_path.iterdir())
 
 
-def test_an_export_whose_float16_overflows_does_not_get_its_name(data: Path, tmp_path: Path) -> None:
+def test_a_float16_export_that_overflows_stays_unverified(data: Path, tmp_path: Path) -> None:
     outcome = run(
         "export", "mod:tests.evaluation.digits:large", "-o", tmp_path / "m.onnx", "--dtype", "float16", "--data", data
     )
@@ -88,7 +88,7 @@ def test_an_export_whose_float16_overflows_does_not_get_its_name(data: Path, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["m.unverified.onnx"]
 
 
-def test_ship_measures_accuracy_where_there_is_data(data: Path, tmp_path: Path) -> None:
+def test_ship_measures_accuracy_if_data_are_given(data: Path, tmp_path: Path) -> None:
     model = cbs.load("timm:deit_tiny_patch16_224", options=SMALL)
     how = {"engine": False, "bench_budget": 0, "limit": 40, "workers": 0}
     with pytest.raises(InputFileError):

@@ -160,7 +160,7 @@ def test_forward_that_differs_between_calls_is_refused(module: type[nn.Module]) 
     assert code(Model(module().eval(), (sample(),))) == "CB-CAPTURE-05"
 
 
-def test_what_cannot_be_traced_is_refused_with_the_reason() -> None:
+def test_an_untraceable_model_is_refused_with_the_reason() -> None:
     class Branching(Scaled):
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(x) if float(x.sum()) > 0 else x
@@ -340,7 +340,7 @@ def test_meta_weights_are_captured_without_memory() -> None:
 
 
 @pytest.mark.parametrize("module", [NoisyNetwork, CountingNetwork, AlwaysDropping])
-def test_what_its_own_graph_shows_is_refused_without_running_both(module: type[nn.Module]) -> None:
+def test_random_numbers_in_the_graph_are_refused_without_a_comparison(module: type[nn.Module]) -> None:
     with pytest.raises(CaptureError) as caught:
         capture(Model(module().eval(), (sample(),)), check=False)
     assert caught.value.code == "CB-CAPTURE-05"

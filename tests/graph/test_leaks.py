@@ -311,7 +311,7 @@ def test_biases_that_are_not_causal_masks(make: type[nn.Module]) -> None:
     assert_free(hand_made(make()))
 
 
-def test_a_mask_of_filler_is_a_padding_mask() -> None:
+def test_an_input_of_masked_fill_is_a_padding_mask() -> None:
     filler = mask() == 0
     inspection = hand_made(FilledPadding(), filler)
     assert inspection.causal == ()

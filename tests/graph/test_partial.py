@@ -294,7 +294,7 @@ def test_when_nothing_can_be_captured_the_error_is_that_of_the_whole() -> None:
     assert error.value.do
 
 
-def test_a_model_that_does_not_run_says_so() -> None:
+def test_a_model_that_does_not_run_is_an_error() -> None:
     with pytest.raises(CaptureError) as error:
         inspect(Model(TakesAnObject().eval(), (torch.randn(BATCH, LENGTH, WIDTH),)))
     assert error.value.code == "CB-CAPTURE-06"

@@ -50,7 +50,7 @@ class Caching(nn.Module):
         return x + self.mlp(self.norm(x)) + self.cache["bias"]
 
 
-def test_a_module_that_keeps_what_it_computed_keeps_numbers() -> None:
+def test_a_module_that_stores_a_result_stores_real_numbers() -> None:
     model = Model(Caching().eval(), (torch.randn(2, 5, 8),))
     edited = insert_module(model, plan(inspect(model), layers="all"))
     assert not [tensor for tensor in edited.module.cache.values() if isinstance(tensor, FakeTensor)]
@@ -155,6 +155,6 @@ class Asking(OneActivation):
             block["up"], block["down"] = Projection(8, 16), Projection(16, 8)
 
 
-def test_asking_for_the_size_is_no_reading() -> None:
+def test_reading_only_the_size_is_not_a_reader() -> None:
     found = inspect(Model(Asking().eval(), (torch.randn(2, 5, 8),)))
     assert [block.sites["mid"].hooks[0].module for block in found.blocks] == ["blocks.0.down", "blocks.1.down"]

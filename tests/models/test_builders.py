@@ -144,7 +144,7 @@ def test_input_shape_rebuilds_an_architecture_of_fixed_size() -> None:
         ("mod:tests.models.factories:bare", {}, "CB-INPUT-02"),
     ],
 )
-def test_what_cannot_be_built_says_so(reference: str, options: dict[str, Any], code: str) -> None:
+def test_an_architecture_that_cannot_be_built_is_an_error(reference: str, options: dict[str, Any], code: str) -> None:
     with pytest.raises(UsageError) as caught:
         build(reference, options=options)
     assert caught.value.code == code
@@ -152,7 +152,7 @@ def test_what_cannot_be_built_says_so(reference: str, options: dict[str, Any], c
     assert caught.value.do
 
 
-def test_inputs_that_cannot_be_guessed_are_explained_in_the_models_words() -> None:
+def test_inputs_that_cannot_be_guessed_are_an_error_with_the_models_message() -> None:
     small = {"d_model": 16, "num_hidden_layers": 1, "prediction_length": 4, "context_length": 8}
     with pytest.raises(UsageError) as caught:
         build("hf:PatchTSTModel", options=small)

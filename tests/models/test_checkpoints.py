@@ -344,7 +344,7 @@ def test_torchscript_is_refused_even_with_trust(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("payload", [3, {}, [torch.zeros(1)], {"epoch": 1}, {"state_dict": {}}, {1: torch.zeros(1)}])
-def test_a_file_without_weights_says_what_it_has(tmp_path: Path, payload: Any) -> None:
+def test_a_file_without_weights_is_an_error_with_its_keys(tmp_path: Path, payload: Any) -> None:
     torch.save(payload, tmp_path / "m.pt")
     with pytest.raises(CBSurgeonError) as caught:
         models.load(str(tmp_path / "m.pt"), arch=TIMM)
@@ -385,7 +385,7 @@ def test_no_shard_is_ever_overwritten(vit: Model, tmp_path: Path) -> None:
         models.save(loaded, tmp_path / "model-00002-of-00002.safetensors", force=True)
 
 
-def test_a_file_without_permission_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_permission_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.pt"
     path.write_bytes(b"x")
     path.chmod(0)

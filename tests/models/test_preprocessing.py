@@ -175,7 +175,7 @@ def test_an_engines_manifest_repeats_it(tmp_path: Path) -> None:
         ({"interpolation": "random"}, "'random'"),
     ],
 )
-def test_what_a_file_says_is_checked(change: dict[str, Any], why: str) -> None:
+def test_preprocessing_in_a_file_is_checked(change: dict[str, Any], why: str) -> None:
     document = {**cropped((32, 32), 0.8, **LOOK).to_dict(), **change}
     with pytest.raises(InputFileError, match=why) as caught:
         from_dict(document, "m.onnx")

@@ -27,7 +27,7 @@ from tests.report import documents
         ('{"schema": "cbsurgeon.report/1", "documents": [{"schema": "cbsurgeon.audit/1"}]}', "CB-REPORT-02"),
     ],
 )
-def test_what_is_not_a_result_is_refused(tmp_path: Path, text: str, code: str) -> None:
+def test_a_file_that_is_not_a_result_is_refused(tmp_path: Path, text: str, code: str) -> None:
     file = tmp_path / "result.json"
     file.write_text(text)
     with pytest.raises(InputFileError) as caught:

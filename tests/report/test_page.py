@@ -200,7 +200,7 @@ def test_an_absent_package_is_named(package: str, monkeypatch: pytest.MonkeyPatc
     assert "cbsurgeon[report]" in caught.value.do
 
 
-def test_attention_is_drawn_where_it_was_changed_and_not_taken_for_an_mlp() -> None:
+def test_changed_attention_is_drawn_and_not_shown_as_an_mlp() -> None:
     inspection = documents.inspection(2)
     branches = [
         {**block, "kind": "attention", "path": f"blocks.{i}.attn"} for i, block in enumerate(inspection["blocks"])
@@ -215,7 +215,7 @@ def test_attention_is_drawn_where_it_was_changed_and_not_taken_for_an_mlp() -> N
     assert "attention of blocks" not in render_html([inspection, documents.insertion((1,))])
 
 
-def test_the_head_says_how_it_was_made_and_what_was_not_done() -> None:
+def test_the_head_lists_origin_and_omitted_steps() -> None:
     shipment = documents.shipment()
     head = html.unescape(render_html([shipment]).split("</header>")[0])
     for text in (

@@ -42,7 +42,7 @@ def test_colour_only_when_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert "\x1b[" in render_text(ALL[name], color=True)
 
 
-def test_what_was_chosen_is_an_explicit_list() -> None:
+def test_the_chosen_blocks_are_an_explicit_list() -> None:
     assert "6,7,8,9,10,11" in render_text(documents.insertion())
 
 
@@ -56,7 +56,7 @@ def test_rejected_candidates_only_on_request() -> None:
     assert "no-residual" in render_text({**documents.inspection(), "show_rejected": True})
 
 
-def test_a_failed_check_shows_limit_and_what_would_pass() -> None:
+def test_a_failed_check_shows_the_limit_and_a_tolerance_that_would_pass() -> None:
     text = render_text(documents.verification(ok=False))
     assert (
         text.startswith("DIFFERENT")
@@ -71,7 +71,7 @@ def test_uncounted_operators_are_named() -> None:
     assert "aten.frobnicate" in render_text(documents.audit())
 
 
-def test_a_block_that_is_occupied_says_by_what() -> None:
+def test_an_occupied_block_shows_its_operator() -> None:
     document = documents.inspection(1)
     document["blocks"][0]["sites"]["end"]["occupied"] = "cb"
     assert "cb@end" in render_text(document)

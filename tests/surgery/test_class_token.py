@@ -171,7 +171,7 @@ def test_ways_of_writing_it(put: str, read: str, wanted: int | None) -> None:
     assert arms.same(by_module, by_hand.run(program, gated, program.example), arms.SHARE)
 
 
-def test_the_user_may_know_better() -> None:
+def test_the_user_may_give_the_position() -> None:
     found, model = architectures.inspection("hf bert"), architectures.model("hf bert")
     recipe = plan(found, op="cb_gate", layers="all", class_token=0)
     assert recipe.options == {"class_token": 0}

@@ -307,14 +307,14 @@ def one_block(kind: type[Attending], tokens: int = LENGTH) -> Model:
     return Model(_spread(kind()), (x, mask))
 
 
-def test_a_mask_is_tied_by_what_it_does() -> None:
+def test_a_mask_is_matched_by_its_effect() -> None:
     inspection = inspect(one_block(Attending))
     assert inspection.blocks[0].sites["end"].mask == Mask("mask", "nonzero")
     assert inspection.unmasked == {}
 
 
 @pytest.mark.parametrize("kind", [Shifted, Swapped, Grown, Queries, Lowered])
-def test_a_mask_that_does_something_else_is_not_tied(kind: type[Attending]) -> None:
+def test_a_mask_with_another_effect_is_not_matched(kind: type[Attending]) -> None:
     inspection = inspect(one_block(kind))
     assert inspection.masks == ("mask",)
     assert inspection.blocks[0].sites["end"].mask is None
@@ -368,7 +368,7 @@ def test_module_and_program_agree(name: str, op: str) -> None:
     assert (ours - original).abs().max() > PLANTED
 
 
-def test_the_mask_counts_however_it_is_given() -> None:
+def test_the_mask_may_be_positional_or_a_keyword() -> None:
     module = edited("bert").module
     assert module is not None
     with torch.no_grad():
@@ -420,7 +420,7 @@ def test_a_recipe_for_a_mask_the_model_does_not_take_is_refused() -> None:
     assert other.value.code == "CB-LEAK-06"
 
 
-def test_what_it_holds_after_insertion_is_seen_again() -> None:
+def test_an_inserted_operator_is_found_by_inspection() -> None:
     again = inspect(edited("bert"))
     assert [block.path for block in again.blocks] == [block.path for block in found("bert").blocks]
     assert {block.sites["end"].occupied for block in again.blocks} == {"cb"}

@@ -104,7 +104,7 @@ def test_the_trainer_of_transformers_learns(tmp_path: Path) -> None:
     assert not any(torch.equal(scale, before[key]) for key, scale in scales(module).items())
 
 
-def test_what_the_trainer_would_do_by_itself() -> None:
+def test_the_trainer_by_default_would_decay_scales() -> None:
     """The reason for ``parameter_groups``: by names alone ``scale`` is decayed. If this fails, the advice can go."""
     transformers = pytest.importorskip("transformers", reason="the grouping is that of transformers")
     pytest.importorskip("accelerate", reason="the Trainer of transformers needs it")

@@ -167,7 +167,7 @@ def test_dropout_and_drop_path_stay_alive(name: str) -> None:
     assert torch.equal(module(images()), module(images()))
 
 
-def test_the_mean_is_that_of_what_dropout_left() -> None:
+def test_the_mean_is_over_the_output_of_dropout() -> None:
     """At ``end`` the operator stands after the dropout: what it adds is the mean of the dropped-out tensor."""
     module = edited("vit", "cb_s", proj_drop_rate=0.5).train()
     inside: list[Tensor] = []
@@ -247,7 +247,7 @@ class Padded(nn.Module):
         return self.encoder(x, src_key_padding_mask=padding)
 
 
-def test_the_masked_form_is_the_way_out() -> None:
+def test_the_masked_form_works_with_padding() -> None:
     """What the refusal above advises: then padding reaches no other token, fused or not."""
     plain, x, padding = Padded().eval(), torch.randn(2, 6, 16), torch.zeros(2, 6, dtype=torch.bool)
     padding[0, 4:] = True

@@ -168,7 +168,7 @@ class Looked(nn.Module):
 
 
 @pytest.mark.parametrize("make", [PerSample, Looked])
-def test_what_cannot_serve_every_batch_is_refused_with_the_reason(make: type[nn.Module]) -> None:
+def test_a_model_for_one_batch_size_is_refused_with_the_reason(make: type[nn.Module]) -> None:
     with pytest.raises(CaptureError) as error:
         capture(cbs.Model(make().eval(), (noise(2),)))
     assert error.value.code == "CB-CAPTURE-04"

@@ -132,7 +132,7 @@ def test_inputs_that_disagree() -> None:
     assert found.masks == ("hidden",)
 
 
-def test_what_mixes_tokens_without_attention_is_found_by_running_it() -> None:
+def test_mixing_of_samples_without_attention_is_found_by_running() -> None:
     x = noise(TOKENS, SAMPLES, WIDTH)
     with pytest.raises(CaptureError, match="--batch-axis 1"):
         cbs.inspect(cbs.Model(Recurrent().eval(), (x,)))

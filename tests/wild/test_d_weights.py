@@ -90,7 +90,7 @@ class TestTags:
         assert model.provenance.source == "random"
         assert model.provenance.weights == "random"
 
-    def test_weights_in_the_cache_are_taken(self, nothing_downloaded: Path) -> None:
+    def test_weights_in_the_cache_are_used(self, nothing_downloaded: Path) -> None:
         from safetensors.torch import save_file
 
         name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     "--recipe-out",
     type=OutputPath(),
     metavar="FILE.json",
-    help="Also write the recipe, for --recipe.",
+    help="Also write the recipe to this file (for --recipe).",
 )
 @options(InsertOptions, "how")
 @click.option("--dry-run", is_flag=True, help="Show what would be inserted, but write no model.")

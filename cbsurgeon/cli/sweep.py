@@ -32,8 +32,9 @@ def command(terminal: Terminal, reference: str, loading: Loading, how: SweepOpti
           --op cb,cb_s --pos front,mid,end --layers all,upper
       cbsurgeon sweep model.pt --op cb,se --seeds 0,1 --metric accuracy -o runs \\
           --run "python train.py {model} --seed {seed} --out {out}"
-      cbsurgeon sweep model.pt --op cb,se --metric accuracy -o runs --workers 8 --on ray \
-          --storage postgresql://user@host/runs --run "python train.py {model} --out {out}"
+      cbsurgeon sweep model.pt --op cb,se --metric accuracy -o runs --workers 8 --on ray \\
+          --storage postgresql://user@host/runs \\
+          --run "python train.py {model} --out {out}"
     """
     from cbsurgeon import verbs
 

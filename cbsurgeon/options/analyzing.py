@@ -12,7 +12,7 @@ class AnalyzeOptions:
     """What :func:`cbsurgeon.analyze` draws, and where it runs."""
 
     pictures: int = option(
-        4, "Images whose attention is drawn.", "--pictures", metavar="N", number=int, least=0, shown="4"
+        4, "Number of images whose attention is drawn.", "--pictures", metavar="N", number=int, least=0, shown="4"
     )
     query: str = option(
         "auto",
@@ -23,7 +23,7 @@ class AnalyzeOptions:
     )
     mass: float = option(
         0.6,
-        "Share of the attention to draw, largest weights first; 1 draws all.",
+        "Fraction of the attention to draw, largest weights first; 1 draws all.",
         "--mass",
         metavar="SHARE",
         number=float,

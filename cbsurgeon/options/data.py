@@ -24,7 +24,7 @@ class DataOptions:
     batch: int = option(32, "Samples per batch.", "--batch", metavar="N", number=int, least=1, shown="32")
     workers: int | None = option(
         None,
-        "Processes that decode images; 0 decodes in the main process.",
+        "Number of processes that decode images; 0 decodes in the main process.",
         "--workers",
         metavar="N",
         number=int,
@@ -48,7 +48,7 @@ class DataOptions:
     )
     size: tuple[int, int] | None = option(
         None,
-        "Height and width of the model's input; with --crop in pixels, what the shorter edge is scaled to.",
+        "Height and width of the model's input; with --crop in pixels, the size of the shorter edge after scaling.",
         "--size",
         metavar="N|HxW",
         read=edges,
@@ -56,7 +56,7 @@ class DataOptions:
     )
     crop: float | None = option(
         None,
-        "Share of the scaled image that the centre crop keeps, such as 0.875; or the edge of the crop in pixels.",
+        "Fraction of the scaled image that the centre crop keeps, such as 0.875; or the edge of the crop in pixels.",
         "--crop",
         metavar="SHARE|N",
         read=number,
@@ -70,7 +70,7 @@ class DataOptions:
         shown="the model's own",
     )
     interpolation: str | None = option(
-        None, "How images are scaled.", "--interpolation", choices=INTERPOLATIONS, shown="the model's own"
+        None, "Interpolation of the scaling.", "--interpolation", choices=INTERPOLATIONS, shown="the model's own"
     )
     mean: Any = option(
         None,

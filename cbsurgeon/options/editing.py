@@ -28,7 +28,7 @@ class Loading:
     inputs: Path | None = option(None, "Example inputs by input name.", "--inputs", metavar="FILE.npz", read=Path)
     batch_axis: int | Mapping[str, int] | None = option(
         None,
-        "Which axis of the inputs is the batch, for all of them or by name (x=1,mask=0). --input leaves that axis out.",
+        "Batch axis of the inputs: one for all, or by name (x=1,mask=0). The shapes of --input do not include it.",
         "--batch-axis",
         metavar="N|NAME=N,...",
         read=axes,
@@ -54,7 +54,7 @@ class Loading:
         repeatable=True,
     )
     pretrained: bool = option(
-        False, "Download the weights that timm or torchvision has for the architecture.", "--pretrained"
+        False, "Download the pretrained weights that timm or torchvision provides for the architecture.", "--pretrained"
     )
     random_weights: bool = option(
         False,
@@ -100,7 +100,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which operator goes into which blocks (:func:`cbsurgeon.plan`)."""
+    """The operator, and the blocks and position where it is inserted (:func:`cbsurgeon.plan`)."""
 
     TAKES_MORE: ClassVar[bool] = True
     """A keyword that is not a field is an option of the operator, such as ``initial=0.1``."""
@@ -110,30 +110,31 @@ class Choice:
     )
     layers: str = option(
         "upper",
-        "all; upper (the last half of each stack) or lower; first:3 or last:3; 6-11 or 0,2,4; a stack's name; or "
-        "STACK:SELECTOR for one stack.",
+        "Blocks: all; upper (the last half of each stack) or lower; first:3 or last:3; 6-11 or 0,2,4; a stack's name; "
+        "or STACK:SELECTOR for one stack.",
         "--layers",
         metavar="SELECTOR",
         shown="upper",
     )
     pos: str = option(
         "end",
-        "Before the up projection (front), before the down projection (mid), or after it and its dropout (end).",
+        "Position: before the up projection (front), before the down projection (mid), or after the down projection "
+        "and its dropout (end).",
         "--pos",
         choices=POSITIONS,
         shown="end",
     )
     at: str = option(
         "mlp",
-        "The MLP branches (as in the paper), the attention branches, or both.",
+        "Branches: the MLPs (as in the paper), the attention, or both.",
         "--at",
         choices=BRANCHES,
         shown="mlp",
     )
     exclude: str | Iterable[int | str] = option(
         (),
-        "Leave these blocks out of --layers: indices such as 7,11, and taps, the blocks whose residual stream is also "
-        "an output of the model (for a feature pyramid).",
+        "Blocks to leave out: indices such as 7,11, and taps (all blocks whose residual stream is also an output of "
+        "the model, as for a feature pyramid).",
         "--exclude",
         metavar="LIST",
         read=exclusions,

@@ -17,13 +17,13 @@ class EvaluateOptions:
 
     claim: float | None = option(
         None,
-        "How much worse than A the first metric of B may be, in percentage points, such as 0.1%. The verdict is true, "
-        "false (exit 1) or INCONCLUSIVE.",
+        "Largest acceptable loss of B's first metric compared with A, in percentage points, such as 0.1%. The verdict "
+        "is true, false (exit 1) or INCONCLUSIVE.",
         "--claim",
         metavar="PERCENT",
         read=percent,
     )
-    task: str | None = option(None, "What the model does.", "--task", choices=TASKS, shown="from outputs and labels")
+    task: str | None = option(None, "Task of the model.", "--task", choices=TASKS, shown="from outputs and labels")
     metrics: Sequence[str] = option(
         (),
         "Metrics by name, and your own as mod:package.module:function.",
@@ -55,7 +55,9 @@ class EvaluateOptions:
         metavar="LIST",
         read=words,
     )
-    seeds: int = option(5, "Repetitions of random corruptions.", "--seeds", metavar="N", number=int, least=1, shown="5")
+    seeds: int = option(
+        5, "Number of repetitions of random corruptions.", "--seeds", metavar="N", number=int, least=1, shown="5"
+    )
     resume: bool = option(
         False,
         "Continue an interrupted run; finished parts are not computed again.",

@@ -11,7 +11,7 @@ from cbsurgeon.vocabulary import DEFAULT_OPSET, SWEEP_HOSTS
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """The grid of :func:`cbsurgeon.sweep`, and what is done in each of its cells."""
+    """The grid of :func:`cbsurgeon.sweep`, and the measurements and command of each cell."""
 
     op: tuple[str, ...] = option(("cb",), "Operators, such as cb,cb_s.", "--op", metavar="LIST", read=words, shown="cb")
     pos: tuple[str, ...] = option(
@@ -20,7 +20,7 @@ class SweepOptions:
     at: tuple[str, ...] = option(("mlp",), "Branches: mlp,msa,both.", "--at", metavar="LIST", read=words, shown="mlp")
     layers: tuple[str, ...] = option(
         ("upper",),
-        "Selectors, such as all,upper,lower; give a selector that contains commas (0,2,4) with a --layers of its own.",
+        "Selectors, such as all,upper,lower; give a selector that contains commas (0,2,4) in a separate --layers.",
         "--layers",
         metavar="LIST",
         read=selectors,
@@ -63,7 +63,7 @@ class SweepOptions:
         1, "How often a failed or lost run is repeated.", "--retries", metavar="N", number=int, least=0, shown="1"
     )
     workers: int = option(
-        1, "Processes that run the command.", "--workers", metavar="N", number=int, least=1, shown="1"
+        1, "Number of processes that run the command.", "--workers", metavar="N", number=int, least=1, shown="1"
     )
     on: str = option(
         "here",

@@ -3,7 +3,8 @@
     pip install 'cbsurgeon[timm,onnx]'
     python examples/01_insert_and_export.py
 
-About fifteen seconds on two cores. The model is small and has random weights; any reference `cbs.load` takes works.
+About fifteen seconds on two cores. The model is small and has random weights; any reference that `cbs.load` accepts
+works.
 """
 
 from __future__ import annotations

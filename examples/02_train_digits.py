@@ -3,7 +3,7 @@
     pip install 'cbsurgeon[timm,onnx]' scikit-learn
     python examples/02_train_digits.py
 
-About a minute on two cores. The recipe is made once, and one line puts it into the model of a training script.
+About a minute on two cores. The recipe is made once, and one line inserts it into the model in a training script.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Half a minute on two cores. The recipe is a file, made once from the architectur
 
     cbsurgeon insert model.pth.tar --op cb_s --layers upper --dry-run --recipe-out mine.json
 
-and one line of the script puts it into the model that is trained. Written under --out: recipe.json, last.pth.tar
-(timm's own form), model.safetensors (the averaged weights, with architecture and recipe), model.onnx.
+and one line of the script inserts it into the model. Files written under --out: recipe.json, last.pth.tar (a checkpoint
+of timm), model.safetensors (the averaged weights, with architecture and recipe), model.onnx.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OPTIONS = {
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--out", type=Path, required=True, help="folder for everything that is written")
+    parser.add_argument("--out", type=Path, required=True, help="folder for all output files")
     parser.add_argument("--recipe", type=Path, help="a recipe file; made by default")
     parser.add_argument("--amp", action="store_true", help="train in bfloat16 autocast (slow on a CPU without it)")
     return parser.parse_args()
@@ -62,8 +62,8 @@ def pictures() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train(module: nn.Module, x: Tensor, y: Tensor, steps: int, amp: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The averaged model, and the optimizer for a checkpoint."""
-    # timm gives vectors no weight decay, the new scales among them (cbs.parameter_groups does, without timm).
+    """Train; return the averaged model, and the optimizer for a checkpoint."""
+    # timm applies no weight decay to vectors, such as the new scales; without timm, use cbs.parameter_groups.
     optimizer = create_optimizer_v2(module, opt="adamw", lr=2e-3, weight_decay=0.05)
     schedule = CosineLRScheduler(optimizer, t_initial=steps, warmup_t=steps // 10, warmup_lr_init=1e-4)
     averaged = ModelEmaV3(module, decay=0.98, use_warmup=True)
@@ -105,7 +105,7 @@ def main() -> None:
     checkpoint = {"arch": NAME, "state_dict": module.state_dict(), "state_dict_ema": averaged.state_dict()}
     torch.save({**checkpoint, "optimizer": optimizer.state_dict(), "steps": args.steps}, args.out / "last.pth.tar")
 
-    # The file form: weights, architecture and recipe in one safe file, which anyone loads without this script.
+    # Weights, architecture and recipe in one safe file that can be loaded without this script.
     trained = replace(fresh, module=averaged.eval(), recipes=())
     path = cbs.save(trained, args.out / "model.safetensors", force=True)
     again = cbs.load(str(path))

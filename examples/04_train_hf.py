@@ -4,7 +4,7 @@
     python examples/04_train_hf.py --out runs/hf
     python examples/04_train_hf.py --out runs/hf --steps 40 --bf16
 
-Half a minute on two cores. Written under --out: recipe.json, checkpoint-N and last (the Trainer's own form),
+Half a minute on two cores. Files written under --out: recipe.json, checkpoint-N and last (folders of the Trainer),
 model.safetensors (the averaged weights, with architecture and recipe), model.onnx.
 """
 
@@ -39,13 +39,13 @@ OPTIONS = {
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--out", type=Path, required=True, help="folder for everything that is written")
+    parser.add_argument("--out", type=Path, required=True, help="folder for all output files")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 autocast (slow on a CPU without it)")
     return parser.parse_args()
 
 
 class Digits(torch.utils.data.Dataset):
-    """Digits as the Trainer takes them: one dictionary per picture."""
+    """Digits in the format of the Trainer: one dictionary per image."""
 
     def __init__(self, part: slice) -> None:
         data = load_digits()
@@ -71,7 +71,7 @@ class Averaging(transformers.TrainerCallback):
 
 
 def train(module: nn.Module, args: argparse.Namespace, data: Digits) -> tuple[transformers.Trainer, nn.Module]:
-    """The trainer when it is done, and the averaged model."""
+    """Train; return the trainer and the averaged model."""
     settings = transformers.TrainingArguments(
         output_dir=str(args.out),
         max_steps=args.steps,
@@ -84,7 +84,7 @@ def train(module: nn.Module, args: argparse.Namespace, data: Digits) -> tuple[tr
         disable_tqdm=True,
         seed=0,
     )
-    # Left alone, the Trainer decides by names and would decay the new scales.
+    # By default, the Trainer decides by names and would apply weight decay to the new scales.
     optimizer = torch.optim.AdamW(cbs.parameter_groups(module, 0.05), lr=1e-3)
     averaging = Averaging(module)
     trainer = transformers.Trainer(
@@ -108,13 +108,13 @@ def main() -> None:
     cbs.insert_(module, recipe)  # the one line, before the optimizer is made
     trainer, averaged = train(module, args, data)
 
-    # A folder of the Trainer holds weights alone; the recipe says what they were trained with.
+    # A folder of the Trainer has weights only; the recipe has the operators that they were trained with.
     trainer.save_model(str(args.out / "last"))
     last = cbs.load(f"hf:{args.out / 'last'}", recipe=recipe).module
     with torch.no_grad():
         assert torch.equal(last(test.x).logits, module.eval()(test.x).logits)
 
-    # The file form: weights, architecture and recipe in one safe file, which anyone loads without this script.
+    # Weights, architecture and recipe in one safe file that can be loaded without this script.
     path = cbs.save(replace(fresh, module=averaged.eval(), recipes=()), args.out / "model.safetensors", force=True)
     again = cbs.load(str(path))
     with torch.no_grad():

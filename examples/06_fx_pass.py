@@ -3,8 +3,9 @@
     pip install 'cbsurgeon[timm]'
     python examples/06_fx_pass.py
 
-About ten seconds on two cores. A pass gets a graph module, which does not know which of its inputs are parameters, so
-cbsurgeon's pass is made with the exported program; the edited program is its attribute `exported` afterwards.
+About ten seconds on two cores. A pass gets a graph module, which does not record which of its inputs are parameters.
+Therefore cbsurgeon's pass is created with the exported program; afterwards its attribute `exported` is the edited
+program.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     pip install 'cbsurgeon[timm]'
     python examples/07_uniform_heads.py
 
-Twenty seconds. (A) makes one of six heads uniform: its queries and keys no longer matter, which the table counts as
-dropped. (B) is (A) on a wider model of the size ViT-S had. (C) appends a head of the full width: six more heads of 64
-channels that are all uniform compute the same as one of 384.
+Twenty seconds. (A) makes one of six heads uniform: its queries and keys no longer affect the output, and the table does
+not count their parameters. (B) is (A) on a wider model, with about as many parameters as ViT-S. (C) appends a head of
+the full width: six more heads of 64 channels that are all uniform compute the same as one of 384.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def count(module: nn.Module) -> int:
 
 
 def unread(module: nn.Module, images: torch.Tensor) -> int:
-    """Rows of the projections of queries, keys and values that no output depends on: values and biases in them."""
+    """Return the number of weights and biases of the query, key and value projections that no output depends on."""
     module(images).square().sum().backward()
     weights = [p.grad for name, p in module.named_parameters() if name.endswith("attn.qkv.weight")]
     return sum(int((~grad.bool().any(1)).sum()) * (grad.shape[1] + 1) for grad in weights)

@@ -3,8 +3,8 @@
     pip install 'cbsurgeon[timm]' pytorch-lightning scikit-learn
     python examples/09_train_lightning.py --out runs/lightning
 
-Fifteen seconds. The recipe travels in the checkpoint: a run that resumes with another one is refused by the strict
-loading of its weights, and ``cbs.load`` needs to be told the architecture alone.
+Fifteen seconds. The checkpoint contains the recipe. Resuming a model with another recipe is refused when the weights
+are loaded strictly, and ``cbs.load`` needs only the architecture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPTIONS = {**SIZES, "embed_dim": 64, "depth": 4, "num_heads": 4}
 
 
 class Classifier(lightning.LightningModule):
-    """A ViT with operators; everything else is as Lightning wants it."""
+    """A ViT with operators as a ``LightningModule``."""
 
     def __init__(self, op: str = "cb_s") -> None:
         super().__init__()

@@ -29,7 +29,7 @@ class MaxContext(Operator):
         return x + self.per_channel(self.scale, x) * x.amax(dim=self.token_axes, keepdim=True)
 
     def options(self) -> dict[str, Any]:
-        """What a recipe needs to build it again."""
+        """The options with which a recipe builds it again."""
         return {"initial": self.initial} if self.initial else {}
 
     @classmethod

@@ -9,8 +9,8 @@ step, AdamW with betas 0.9 and 0.999, rate 6e-5, weight decay 0.01, polynomial d
 width 384. Images are 512x512 with random scale 0.5 to 2 and flips, and the rate is warmed up for 1,500 steps: the
 configuration of XCiT's and Swin's segmentation, which the paper names as its protocol.
 
-The detector's rule (section 4.4: no CB in blocks that feed the feature pyramid) is not stated for segmentation; blocks
-are named with --layers, and printed.
+The paper's rule for detection (section 4.4: no CB in blocks that feed the feature pyramid) is not stated for
+segmentation. Choose the blocks with --layers; they are printed.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def network(args: argparse.Namespace) -> nn.Module:
     print(f"blocks with an operator:\n{cbs.summary(model)}")
     if args.backbone is not None:
         state = torch.load(args.backbone, map_location="cpu", weights_only=True)
-        model.backbone.load_state_dict(state)  # strict, and of the same recipe, or it says so
+        model.backbone.load_state_dict(state)  # an error if keys, shapes or the recipe differ
     return model
 
 

@@ -15,7 +15,7 @@ from benchmarks.zoo.sweeping import attempt
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import Inspection, Program, inspect
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.parts import capture_parts, record, with_something_hidden
+from cbsurgeon.graph.capture.parts import capture_parts, record, with_one_position_masked
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.surgery import Recipe, insert_module, insert_program, plan
 from tests.surgery import arms, by_hand
@@ -53,7 +53,7 @@ def parts(entry: Entry) -> Iterator[tuple[Model, Program]]:
     except CaptureError:
         programs = capture_parts(whole).programs
         # For capture, masks of ones were changed so that they mask something; the parts must run on the same inputs.
-        args, kwargs = pytree.tree_map_only(Tensor, with_something_hidden, (args, kwargs))
+        args, kwargs = pytree.tree_map_only(Tensor, with_one_position_masked, (args, kwargs))
         recorded = record(module, args, kwargs, only={program.prefix for program in programs})
         for program in programs:
             inputs, prefix = recorded[program.prefix], program.prefix

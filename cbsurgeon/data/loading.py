@@ -105,19 +105,19 @@ def open_data(
     how = resolve(DataOptions, how, keywords, "open_data")
     for name, value, least in (("batch", how.batch, 1), ("limit", how.limit, 1), ("workers", how.workers, 0)):
         if value is not None and value < least:
-            raise UsageError(f"--{name} is too small", code="CB-DATA-12", where=_spelled(spec), do=f"--{name} 8")
+            raise UsageError(f"--{name} is too small", code="CB-DATA-12", where=_reference_of(spec), do=f"--{name} 8")
     source = spec if isinstance(spec, Source) else open_source(spec, how)
     if how.limit is not None:
         source = limited(source, how.limit)
     views: tuple[Preprocessing, ...] = ()
     if source.pictures:
         bases = preprocessing if isinstance(preprocessing, Sequence) else (preprocessing,)
-        views = tuple(changed(base, where=_spelled(spec), **how.preprocessing) for base in bases)
+        views = tuple(changed(base, where=_reference_of(spec), **how.preprocessing) for base in bases)
     workers = min((os.cpu_count() or 2) // 2, MOST_WORKERS) if how.workers is None else how.workers
     return Data(source, views, batch=how.batch, workers=workers, strict=how.strict, share=share)
 
 
-def _spelled(spec: str | Path | Source) -> str:
+def _reference_of(spec: str | Path | Source) -> str:
     return spec.spec if isinstance(spec, Source) else str(spec)
 
 
@@ -139,7 +139,7 @@ def _loader(collector: Collector, units: list[int], workers: int) -> Iterator[Ba
     if workers == 0 or len(units) < 2:
         yield from stream
         return
-    how: dict[str, Any] = {"batch_size": None, "num_workers": min(workers, len(units)), "collate_fn": _as_it_is}
+    how: dict[str, Any] = {"batch_size": None, "num_workers": min(workers, len(units)), "collate_fn": _identity}
     loader: Any = torch.utils.data.DataLoader(stream, **how)
     try:
         yield from loader
@@ -155,5 +155,5 @@ def _loader(collector: Collector, units: list[int], workers: int) -> Iterator[Ba
         ) from error
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _identity(batch: Batch) -> Batch:
     return batch

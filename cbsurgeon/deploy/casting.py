@@ -151,7 +151,7 @@ class _Casting:
             self._clamp_literals(node)
             kept = [operand for operand in node.all_input_nodes if operand.name in self.keep]
             self._move_operands(node, torch.float32, self.dtype, kept)
-            self._meet(node)
+            self._match_operand_types(node)
         source = node.args[0] if node.args else None
         if node.target in _ACCUMULATING and isinstance(source, fx.Node) and self._type(source) == self.dtype:
             self._accumulate(node, source)
@@ -173,7 +173,7 @@ class _Casting:
             self.plain[made] = self.plain[node].to(dtype)
         return made
 
-    def _meet(self, node: fx.Node) -> None:
+    def _match_operand_types(self, node: fx.Node) -> None:
         """Cast float32 operands to the 16-bit type if another operand has that type."""
         types = {operand: self._type(operand) for operand in node.all_input_nodes}
         if self.dtype in types.values() and torch.float32 in types.values():

@@ -61,7 +61,7 @@ def described(a: Side, b: Side, outputs: Mapping[str, Tensor]) -> list[Finding]:
     if same and set(different) <= {"mean", "std", "channels"}:
         return []
     return [
-        Finding(PREPROCESSING, f"{name} differs: A {_said(one)}, B {_said(other)}")
+        Finding(PREPROCESSING, f"{name} differs: A {_shown(one)}, B {_shown(other)}")
         for name, (one, other) in different.items()
     ]
 
@@ -158,7 +158,7 @@ def _exchanged(a: Tensor, b: Tensor, apart: float, allowed: float) -> list[Findi
     return [Finding(CLASSES, f"{len(moved)} classes are exchanged: {shown}{' ...' if len(moved) > 4 else ''}")]
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
     return str(value)

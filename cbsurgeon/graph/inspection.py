@@ -114,13 +114,13 @@ def inspect_program(
         hosts: which modules an operator can be a child of; any by default.
     """
     start = time.perf_counter()
-    bare, standing = without(program)
+    bare, operators = without(program)
     reading = read(bare)
     groups = same_weights(reading)
     names = stack_names(reading, groups)
     taps = tapped(reading)
     every = [
-        occupied(assemble(reading, group, names[place], hosts or Hosts(), taps), standing)
+        occupied(assemble(reading, group, names[place], hosts or Hosts(), taps), operators)
         for place, group in enumerate(groups)
     ]
     every = class_token.proved(reading, groups, without_experts(reading, groups, without_adapters(groups, every)))
@@ -131,7 +131,7 @@ def inspect_program(
     marking = _marking(bare, reading, groups, every, unmasked, run) if run is not None else {}
     unmasked |= {stack: f"{name} masks its tokens, but not as an attention mask" for stack, name in marking.items()}
     every = [_without_masks(block) if block.stack in marking else block for block in every]
-    every = _with_queries(bare, reading, groups, every, hosts or Hosts(), standing, run=has_weights(program))
+    every = _with_queries(bare, reading, groups, every, hosts or Hosts(), operators, run=has_weights(program))
     blocks = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind != "attention"))
     attention = tuple(replace(block, index=i) for i, block in enumerate(b for b in every if b.kind == "attention"))
     listing.reject_mapless(reading)
@@ -157,7 +157,7 @@ def _with_queries(
     groups: list[list[Found]],
     blocks: list[Block],
     hosts: Hosts,
-    standing: list[Occupant],
+    operators: list[Occupant],
     *,
     run: bool,
 ) -> list[Block]:
@@ -175,7 +175,7 @@ def _with_queries(
             result.append(replace(block, unavailable={**block.unavailable, QUERY: refused}))
             continue
         site = merged(reading, [site for site in sites if isinstance(site, Site)], hosts)
-        result.append(occupied(replace(block, sites={**block.sites, QUERY: site}), standing))
+        result.append(occupied(replace(block, sites={**block.sites, QUERY: site}), operators))
     return result
 
 

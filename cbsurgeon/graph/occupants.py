@@ -156,47 +156,47 @@ def without(program: Program) -> tuple[Program, list[Occupant]]:
 
     The operators' parameters stay in the signature, unused. A program without operators is returned as it is.
     """
-    standing = occupants(program.exported)
-    if not standing:
+    operators = occupants(program.exported)
+    if not operators:
         return program, []
     editor = ProgramEditor(program)
     bypass(editor.graph, occupants(program.exported, editor.graph))
-    return editor.finish(), standing
+    return editor.finish(), operators
 
 
-def bypass(graph: fx.Graph, standing: list[Occupant]) -> None:
+def bypass(graph: fx.Graph, operators: list[Occupant]) -> None:
     """Remove operators from a graph, in place."""
-    for occupant in reversed(standing):  # an operator that is applied to another's result is removed first
+    for occupant in reversed(operators):  # an operator that is applied to another's result is removed first
         occupant.result.replace_all_uses_with(occupant.source)
         for node in reversed(occupant.nodes):
             graph.erase_node(node)
 
 
-def occupied(block: Block, standing: list[Occupant]) -> Block:
+def occupied(block: Block, operators: list[Occupant]) -> Block:
     """Return the block with ``occupied`` set at the sites that have an operator."""
-    return replace(block, sites={position: _occupied(site, standing) for position, site in block.sites.items()})
+    return replace(block, sites={position: _occupied(site, operators) for position, site in block.sites.items()})
 
 
-def _occupied(site: Site, standing: list[Occupant]) -> Site:
+def _occupied(site: Site, operators: list[Occupant]) -> Site:
     for use in site.uses:
-        for occupant in standing:
+        for occupant in operators:
             # An operator that is applied to another's result occupies the same site.
-            if _base(occupant, standing).name != use.value:
+            if _base(occupant, operators).name != use.value:
                 continue
-            if not use.consumers or occupant.readers & set(use.consumers) or _feeds(occupant, standing):
+            if not use.consumers or occupant.readers & set(use.consumers) or _feeds(occupant, operators):
                 return replace(site, occupied=occupant.op)
     return site
 
 
-def _base(occupant: Occupant, standing: list[Occupant]) -> fx.Node:
+def _base(occupant: Occupant, operators: list[Occupant]) -> fx.Node:
     source = occupant.source
     while True:
-        below = next((one.source for one in standing if one.result is source), None)
+        below = next((one.source for one in operators if one.result is source), None)
         if below is None:
             return source
         source = below
 
 
-def _feeds(occupant: Occupant, standing: list[Occupant]) -> bool:
+def _feeds(occupant: Occupant, operators: list[Occupant]) -> bool:
     """Whether another operator takes this one's result."""
-    return any(one.source is occupant.result for one in standing)
+    return any(one.source is occupant.result for one in operators)

@@ -38,12 +38,12 @@ def refuse_mixed_samples(model: Model, program: Program, *, run: bool) -> None:
     """
     if model.program is not None or not program.batch_axes:
         return
-    attended = _attended(program)
-    why = attended or (samples.moved(program) if run else "")
+    attention = _attention_along_batch(program)
+    why = attention or (samples.influence(program) if run else "")
     if not why:
         return
     better = next((text for text, other in _alternatives(model) if _apart(other, run)), "")
-    if not better and (model.batch_axis is not None or not attended):
+    if not better and (model.batch_axis is not None or not attention):
         return
     axes = ", ".join(f"axis {axis} of {name}" for name, axis in program.batch_axes.items())
     what = f"{axes} is assumed to be the batch, but samples influence each other along it"
@@ -77,9 +77,9 @@ def _no_batch(model: Model, what: str, why: str, do: str) -> CaptureError:
     return CaptureError(what, code="CB-CAPTURE-08", where=model.provenance.reference, why=why, do=do)
 
 
-def _attended(program: Program) -> str:
+def _attention_along_batch(program: Program) -> str:
     bare, _ = without(program)
-    return samples.attended(read(bare).flow)
+    return samples.attention_along_batch(read(bare).flow)
 
 
 def _apart(model: Model, run: bool) -> bool:
@@ -88,7 +88,7 @@ def _apart(model: Model, run: bool) -> bool:
         program = capture(model, check=False)
     except CBSurgeonError:
         return False
-    return bool(program.batch_axes) and not _attended(program) and not (run and samples.moved(program))
+    return bool(program.batch_axes) and not _attention_along_batch(program) and not (run and samples.influence(program))
 
 
 def _alternatives(model: Model) -> Iterator[tuple[str, Model]]:

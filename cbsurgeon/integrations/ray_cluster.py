@@ -12,7 +12,7 @@ from typing import Any
 
 from cbsurgeon.errors import CheckFailed, UsageError, missing
 from cbsurgeon.sweeps.runs import Runs
-from cbsurgeon.sweeps.study import WAIT, open_study, standing, work
+from cbsurgeon.sweeps.study import WAIT, open_study, run_counts, work
 from cbsurgeon.vocabulary import Progress
 
 RESTARTS = 3
@@ -76,7 +76,7 @@ def _wait(ray: Any, tasks: list[Any], folder: Path, progress: Progress | None) -
             except ray.exceptions.RayError as error:
                 failed.append(str(error).strip())
         if progress is not None:
-            state = standing(study, runs)
+            state = run_counts(study, runs)
             progress(f"runs: {state.done} of {state.total} done, {state.running} running on Ray")
     if len(failed) == len(tasks):
         raise CheckFailed(

@@ -184,7 +184,7 @@ def changed(base: Preprocessing | None, *, where: str = "", **flags: Any) -> Pre
     if "size" in given or "crop" in given:
         size, crop = given.pop("size", base.size), given.pop("crop", base.crop)
         resize = given.get("resize", base.resize)
-        shape = cropped(size, crop, resize=resize, **_look(base))
+        shape = cropped(size, crop, resize=resize, **_kept_fields(base))
         base = replace(base, size=shape.size, resize_to=shape.resize_to)
     return replace(base, **{**given, "source": source})
 
@@ -198,7 +198,7 @@ def resized(base: Preprocessing, size: tuple[int, int]) -> Preprocessing:
     return replace(base, size=size, resize_to=(height, width), source=source)
 
 
-def _look(base: Preprocessing) -> dict[str, Any]:
+def _kept_fields(base: Preprocessing) -> dict[str, Any]:
     names = ("mean", "std", "interpolation", "channels", "resampler", "source")
     return {name: getattr(base, name) for name in names}
 

@@ -44,7 +44,7 @@ def open_study(runs: Runs) -> Any:
     optuna = _optuna()
     try:
         with _quietly():
-            return _at_the_same_moment(lambda: _opened(optuna, runs))
+            return _with_retries(lambda: _opened(optuna, runs))
     except Exception as error:  # each database driver raises errors of its own
         if isinstance(error, InputFileError):
             raise
@@ -57,7 +57,7 @@ def open_study(runs: Runs) -> Any:
         ) from error
 
 
-def _at_the_same_moment(make: Callable[[], Any]) -> Any:
+def _with_retries(make: Callable[[], Any]) -> Any:
     """Call ``make``, and retry if another worker is creating the same tables, which causes a database error."""
     from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
@@ -117,7 +117,7 @@ def work(folder: Path, progress: Progress | None = None) -> None:
 def _work(optuna: Any, study: Any, runs: Runs, folder: Path, progress: Progress | None) -> None:
     while True:
         optuna.storages.fail_stale_trials(study)
-        state = standing(study, runs)
+        state = run_counts(study, runs)
         if not state.open:
             if not state.running:
                 return
@@ -150,7 +150,7 @@ def spread(folder: Path, workers: int, progress: Progress | None = None) -> None
     try:
         while any(one.poll() is None for one in started):
             if progress is not None:
-                state = standing(study, runs)
+                state = run_counts(study, runs)
                 progress(f"runs: {state.done} of {state.total} done, {state.running} running")
             time.sleep(WAIT)
     except BaseException:
@@ -186,7 +186,7 @@ def results(runs: Runs) -> list[Result]:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunCounts:
     """The number of all runs, and how many are finished, running, and not started (``open``)."""
 
     total: int
@@ -195,7 +195,7 @@ class Standing:
     open: int
 
 
-def standing(study: Any, runs: Runs) -> Standing:
+def run_counts(study: Any, runs: Runs) -> RunCounts:
     """Return how many runs are finished, running, and not started."""
     trials = study.get_trials(deepcopy=False)
     total = len(runs.models) * len(runs.seeds)
@@ -210,7 +210,7 @@ def standing(study: Any, runs: Runs) -> Standing:
             finished.add(number)
     started = finished | running
     done = len(finished - running)
-    return Standing(total, done, len(running), max(0, total - len(started)) + waiting)
+    return RunCounts(total, done, len(running), max(0, total - len(started)) + waiting)
 
 
 def _run(trial: Any, runs: Runs, folder: Path) -> float:

@@ -65,7 +65,7 @@ def sweep(
     _check_command(how)
     folder = Path(directory)
     digest = _digest(model, how)
-    _claim(folder, digest)
+    _open_folder(folder, digest)
     rows, recipes = _measured(model, folder, grid, how, tell)
     table = SweepTable(
         model.provenance.reference, folder, tuple(rows), environment={"cbsurgeon": __version__, **environment()}
@@ -98,7 +98,7 @@ def _digest(model: Model, how: SweepOptions) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _claim(folder: Path, digest: str) -> None:
+def _open_folder(folder: Path, digest: str) -> None:
     """Create the folder, or check that it belongs to this sweep.
 
     Raises:

@@ -91,7 +91,7 @@ def verify(
             found = dataclasses.replace(found, notes=(*found.notes, note))
     inside = (program if isinstance(a, Model) and program is not None else a, b)
     if judge.blind and given is None:
-        found = _look_inside(found, *inside, backends, trust)
+        found = _compare_streams(found, *inside, backends, trust)
     if how.bisect and not found.ok:
         failed = judge.fed.get(found.worst)  # None if the worst row is a block, not an output
         tensors = failed.tensors if failed is not None else None
@@ -107,7 +107,7 @@ def _ends(a: Target) -> tuple[tuple[str, str], ...] | None:
     return (end_nodes(inspect(a, check=False)) or None) if isinstance(a, Model) else None
 
 
-def _look_inside(
+def _compare_streams(
     found: Verification,
     a: Target,
     b: Target,

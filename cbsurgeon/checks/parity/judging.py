@@ -109,7 +109,7 @@ class Judge:
         if feed.label == IMAGES:
             self.agreement.add(left, right)
         floors = self._noise(feed.label, plan)
-        self._ask_for_operators(feed, plan, left, right, floors)
+        self._check_operators(feed, plan, left, right, floors)
         rows = [self._row(feed, name, left[name], right[name], floors.get(name)) for name in left]
         return [row for row in rows if row is not None]
 
@@ -133,7 +133,7 @@ class Judge:
         limit = policy.allowed(tolerance, {} if tolerance.source == "given" else groups, a)
         extra = compare.excess(gap, a, tolerance.rtol)
         used, relative, cosine = compare.share_used(extra, limit), compare.relative_l2(gap, a), compare.cosine(a, b)
-        self._look_at_samples(name, a, limit)
+        self._record_variation(name, a, limit)
         reason = broken or self._reason(a, b, (used, relative, cosine), tolerance, floor)
         return Row(
             inputs=feed.label,
@@ -191,7 +191,7 @@ class Judge:
         scale = compare.largest(torch.nan_to_num(a.detach().cpu().double(), posinf=0.0, neginf=0.0).abs())
         return policy.estimated((self.a.dtype, self.b.dtype), self.depth, scale, self.reference.reason)
 
-    def _look_at_samples(self, name: str, a: Tensor, limit: Tensor) -> None:
+    def _record_variation(self, name: str, a: Tensor, limit: Tensor) -> None:
         """Record whether an output differs between samples, within a batch and between batches."""
         values = a.detach().cpu().double()
         if not values.numel():
@@ -206,7 +206,7 @@ class Judge:
             seen.varies = seen.varies or _beyond(first, seen.first, limit)
         seen.elements_vary = seen.elements_vary or bool((values != values.flatten()[0]).any())
 
-    def _ask_for_operators(
+    def _check_operators(
         self,
         feed: Feed,
         plan: Sequence[Feed],

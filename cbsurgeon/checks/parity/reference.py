@@ -123,8 +123,8 @@ class Operators:
     """
 
     def __init__(self, reference: Reference) -> None:
-        bare, standing = (None, []) if reference.program is None else without(reference.program)
-        self.exists = bool(standing)
+        bare, operators = (None, []) if reference.program is None else without(reference.program)
+        self.exists = bool(operators)
         self.reason = reference.reason
         self._full, self._bare = reference, Reference(bare)
 

@@ -65,7 +65,7 @@ def key_of(reference: str, loading: Loading, environment: Mapping[str, str] = os
             contents = _digest(Path(reference))
             libraries = [one for each in LIBRARIES.values() for one in each]
         facts = [
-            SCHEMA, reference, contents, _asked(loading), sys.version, platform.machine(), sys.prefix,
+            SCHEMA, reference, contents, _options_with_digests(loading), sys.version, platform.machine(), sys.prefix,
             [(one, _version(one)) for one in VERSIONS],
             [_source(one) for one in ("cbsurgeon", *libraries)],
             sorted((name, text) for name, text in environment.items() if name.startswith(VARIABLES)),
@@ -106,10 +106,10 @@ def write(key: str, document: Mapping[str, Any], loaded: Mapping[str, Any]) -> N
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         with atomic.output(place / f"{key}.json", force=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        _thin_out(place)
+        _delete_oldest(place)
 
 
-def _thin_out(place: Path) -> None:
+def _delete_oldest(place: Path) -> None:
     held = sorted(((path.stat().st_mtime_ns, path) for path in place.iterdir() if path.is_file()), reverse=True)
     total = 0
     for number, (_, path) in enumerate(held):
@@ -118,7 +118,7 @@ def _thin_out(place: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _asked(loading: Loading) -> dict[str, Any]:
+def _options_with_digests(loading: Loading) -> dict[str, Any]:
     """Return the options, with digests of the files that they name."""
     found: dict[str, Any] = {}
     for field in fields(loading):

@@ -46,7 +46,7 @@ class Probe:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._parameters = lively(program)
+        self._parameters = replaced_small_parameters(program)
 
     def order(self, part: Stretch, *, padded: bool) -> Order:
         """Return which tokens the tokens of a stretch do not see.
@@ -199,7 +199,7 @@ def _hidden(less: float, more: float, floor: float) -> bool:
     return more > 0 and (less == 0 or (more > floor and less <= CLOSED * more))
 
 
-def lively(program: Program) -> dict[str, Tensor]:
+def replaced_small_parameters(program: Program) -> dict[str, Tensor]:
     """Return random values for the parameters that are (nearly) zero, by the name of their placeholder."""
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Tensor] = {}

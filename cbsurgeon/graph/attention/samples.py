@@ -7,7 +7,7 @@ from torch import Tensor, fx
 from torch.export.graph_signature import TensorArgument
 
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.attention.influence import CLOSED, lively
+from cbsurgeon.graph.attention.influence import CLOSED, replaced_small_parameters
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
 from cbsurgeon.graph.capture.execution import values
@@ -18,7 +18,7 @@ ROUNDINGS = 50
 one sample in another order when another sample changes."""
 
 
-def attended(flow: Flow) -> str:
+def attention_along_batch(flow: Flow) -> str:
     """Return a clause that names the first attention whose keys lie along the batch axis; empty if there is none."""
     for node in flow.order:
         keys = _keys(flow, node)
@@ -43,7 +43,7 @@ def _keys(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
     return (source, axis) if source in flow.table.dims and flow.is_activation(node) else None
 
 
-def moved(program: Program) -> str:
+def influence(program: Program) -> str:
     """Return a clause that names an output whose first sample changes although only the last sample of the inputs was
     changed; empty if there is none."""
     sizes = [program.example[name].shape[axis] for name, axis in program.batch_axes.items()]
@@ -54,7 +54,7 @@ def moved(program: Program) -> str:
         name: _last_changed(tensor, program.batch_axes[name]) if name in program.batch_axes else tensor
         for name, tensor in program.example.items()
     }
-    parameters = lively(program)
+    parameters = replaced_small_parameters(program)
     before = values(program, program.example, outputs, parameters)
     try:
         after = values(program, changed, outputs, parameters)

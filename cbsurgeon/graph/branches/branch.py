@@ -158,7 +158,7 @@ def _complete(
 ) -> Branch:
     streams = frozenset(others)
     between = body_before(flow, last, _Either(streams, stop))
-    paths, stream = _meet(flow, between, streams)
+    paths, stream = _common_stream(flow, between, streams)
     for _ in range(DEPTH):
         spatial = any(first.spatial for first in between.firsts)
         if stream is not None or not between.firsts or between.attention or spatial:
@@ -166,7 +166,7 @@ def _complete(
         deeper = deepen(flow, between, _Either(streams, stop))
         if not deeper.firsts:
             break
-        paths, stream = _meet(flow, deeper, streams)
+        paths, stream = _common_stream(flow, deeper, streams)
         if stream is not None:
             between = deeper
     spatial = False
@@ -176,7 +176,7 @@ def _complete(
     return Branch(total, stream, last, between, tuple(tail), spatial, tuple(others))
 
 
-def _meet(flow: Flow, between: Body, streams: Container[fx.Node]) -> tuple[list[list[fx.Node]], fx.Node | None]:
+def _common_stream(flow: Flow, between: Body, streams: Container[fx.Node]) -> tuple[list[list[fx.Node]], fx.Node | None]:
     """The nodes upstream of each up projection, and the first node of the stream that is among all of them."""
     paths = [chain(flow, first.source) for first in between.firsts]
     if not paths:

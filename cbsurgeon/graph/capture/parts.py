@@ -76,7 +76,7 @@ def capture_parts(model: Model) -> Parts:
 
 def _record_example(model: Model, runs: Counter[str]) -> dict[str, Recorded]:
     assert model.module is not None
-    args, kwargs = pytree.tree_map_only(Tensor, with_something_hidden, example(model))
+    args, kwargs = pytree.tree_map_only(Tensor, with_one_position_masked, example(model))
     try:
         return record(model.module, args, kwargs, runs=runs)
     except Exception as error:
@@ -106,7 +106,7 @@ def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tup
         return {}
     more = batch.resized(example(model), batch.size + 1)
     try:
-        others = record(model.module, *pytree.tree_map_only(Tensor, with_something_hidden, more), only=recorded)
+        others = record(model.module, *pytree.tree_map_only(Tensor, with_one_position_masked, more), only=recorded)
     except Exception:  # forward() may raise anything for another number of samples; capture then uses axis 0
         return {}
     found = {}
@@ -179,7 +179,7 @@ def record(
     return recorded
 
 
-def with_something_hidden(tensor: Tensor) -> Tensor:
+def with_one_position_masked(tensor: Tensor) -> Tensor:
     """Return a mask of ones with one position masked, because models often drop a mask that masks nothing."""
     if tensor.is_floating_point() or tensor.dim() < 2 or tensor.shape[-1] < 2 or not bool((tensor == 1).all()):
         return tensor

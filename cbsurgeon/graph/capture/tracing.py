@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.graph.capture.parts import example, record, with_something_hidden
+from cbsurgeon.graph.capture.parts import example, record, with_one_position_masked
 from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model
 
@@ -39,17 +39,17 @@ def origins(model: Model, programs: Sequence[Program], masks: Mapping[str, Seque
     assert model.module is not None
     inputs = {program.prefix: program.input_names for program in programs if masks.get(program.prefix)}
     leaves, spec = pytree.tree_flatten(example(model))
-    plain = [with_something_hidden(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    plain = [with_one_position_masked(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
     def given(changed: Sequence[Any], state: Mapping[str, Tensor] | None = None) -> Given:
         return _given(model.module, pytree.tree_unflatten(list(changed), spec), inputs, masks, state)
 
     before = given(plain)
-    predicted = _moved(before, given(plain, _shaken(model.module)))
+    predicted = _moved(before, given(plain, _perturbed(model.module)))
     found: dict[str, None] = {}
     explained = set(predicted)
     for place, name in _mask_like(model, leaves):
-        changed = [_half_hidden(leaf) if i == place else leaf for i, leaf in enumerate(plain)]
+        changed = [_half_masked(leaf) if i == place else leaf for i, leaf in enumerate(plain)]
         moved = _moved(before, given(changed)) - predicted
         explained |= moved
         if moved:
@@ -80,7 +80,7 @@ def _given(
     }
 
 
-def _shaken(module: nn.Module | None) -> dict[str, Tensor]:
+def _perturbed(module: nn.Module | None) -> dict[str, Tensor]:
     assert module is not None
     generator = torch.Generator().manual_seed(0)
     return {
@@ -107,7 +107,7 @@ def _mask_like(model: Model, leaves: Sequence[Any]) -> Iterator[tuple[int, str]]
             yield place, name
 
 
-def _half_hidden(tensor: Tensor) -> Tensor:
+def _half_masked(tensor: Tensor) -> Tensor:
     """The mask with the second half of the first sample set to 0."""
     hidden = tensor.clone()
     hidden[0, ..., tensor.shape[-1] // 2 :] = 0

@@ -93,23 +93,23 @@ def joined(own: Iterable[Mapping[str, Any]], given: Iterable[Mapping[str, Any]],
     carried, asked = tuple(own), tuple(given)
     if not carried or not asked:
         return carried or asked
-    if [_essence(each) for each in carried] == [_essence(each) for each in asked]:
+    if [_identity(each) for each in carried] == [_identity(each) for each in asked]:
         return carried
     raise InputFileError(
         "the file carries another recipe than the one given",
         code="CB-META-04",
         where=where,
-        why=f"its weights were trained with {', '.join(_spoken(each) for each in carried)}, and the recipe given is "
-        f"{', '.join(_spoken(each) for each in asked)}",
+        why=f"its weights were trained with {', '.join(_summary(each) for each in carried)}, and the recipe given is "
+        f"{', '.join(_summary(each) for each in asked)}",
         do="leave out --trained-with (recipe=...): the file is read with its own",
     )
 
 
-def _essence(document: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key not in _FOR_PEOPLE}
 
 
-def _spoken(document: Mapping[str, Any]) -> str:
+def _summary(document: Mapping[str, Any]) -> str:
     sites = document.get("sites")
     indices = [str(site.get("index")) for site in sites if isinstance(site, Mapping)] if isinstance(sites, list) else []
     return f"{str(document.get('op'))[:40]} at blocks {','.join(indices)[:80]}"

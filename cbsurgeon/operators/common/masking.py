@@ -82,7 +82,7 @@ class Masking:
         if given is None and self.place is not None and self.place < len(args):
             given = args[self.place]
         if given is not None and not isinstance(given, Tensor):
-            raise _unfit(self, f"it is a {type(given).__name__}, not a tensor")
+            raise _invalid_mask(self, f"it is a {type(given).__name__}, not a tensor")
         self.now[_key()] = (given, torch.is_grad_enabled())
 
     def clear(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -113,8 +113,8 @@ class Masking:
             mask = mask.select(1, 0)
         fits = mask.dim() == 2 and mask.shape[1] == x.shape[token_axis]
         if not fits or (mask.shape[0] != x.shape[batch_axis] and mask.shape[0] != 1):
-            raise _unfit(self, f"its shape is {list(given.shape)}, and the tensor's {list(x.shape)}")
-        return _laid_over(self._padding(mask), x.dim(), batch_axis % x.dim(), token_axis % x.dim())
+            raise _invalid_mask(self, f"its shape is {list(given.shape)}, and the tensor's {list(x.shape)}")
+        return _aligned(self._padding(mask), x.dim(), batch_axis % x.dim(), token_axis % x.dim())
 
     def _padding(self, mask: Tensor) -> Tensor:
         if self.valid == "open":
@@ -125,26 +125,26 @@ class Masking:
         if torch.compiler.is_compiling():
             entries = list(self.now.values())
             if len(entries) != 1:
-                raise _not_handed(self, site)
+                raise _no_mask(self, site)
             return entries[0][0]
         entry = self.now.get(_key())
         if entry is None:
-            return self._again(x, site)
+            return self._recomputed(x, site)
         mask, learning = entry
         if learning:
-            self.past[site].append((_print(x), mask))
+            self.past[site].append((_fingerprint(x), mask))
         return mask
 
-    def _again(self, x: Tensor, site: str) -> Tensor | None:
+    def _recomputed(self, x: Tensor, site: str) -> Tensor | None:
         """The mask of the earlier forward pass in which this operator got the same values."""
-        own = _print(x)
+        own = _fingerprint(x)
         same = [
             mask
             for seen, mask in self.past.get(site, ())
             if seen.shape == own.shape and seen.dtype == own.dtype and torch.equal(seen.to(own.device), own)
         ]
         if not same or any(not _equal(mask, same[0]) for mask in same):
-            raise _not_handed(self, site)
+            raise _no_mask(self, site)
         return same[0] if same[0] is None else same[0].to(x.device)
 
 
@@ -152,7 +152,7 @@ def _key() -> int:
     return _COMPILED if torch.compiler.is_compiling() else threading.get_ident()
 
 
-def _print(x: Tensor) -> Tensor:
+def _fingerprint(x: Tensor) -> Tensor:
     """Evenly spaced values of a tensor, to recognise it by."""
     flat = x.detach().reshape(-1)
     return flat[:: max(1, flat.numel() // _PRINTS)].clone()
@@ -164,7 +164,7 @@ def _equal(first: Tensor | None, second: Tensor | None) -> bool:
     return first.shape == second.shape and torch.equal(first, second.to(first.device))
 
 
-def _laid_over(hidden: Tensor, rank: int, batch_axis: int, token_axis: int) -> Tensor:
+def _aligned(hidden: Tensor, rank: int, batch_axis: int, token_axis: int) -> Tensor:
     """Return ``[batch, tokens]`` with its axes moved to those of the tensor, and axes of size 1 elsewhere."""
     if batch_axis > token_axis:
         hidden = hidden.transpose(0, 1)
@@ -174,7 +174,7 @@ def _laid_over(hidden: Tensor, rank: int, batch_axis: int, token_axis: int) -> T
     return hidden
 
 
-def _not_handed(masking: Masking, site: str) -> SurgeryError:
+def _no_mask(masking: Masking, site: str) -> SurgeryError:
     owner = masking.module or "the model"
     return SurgeryError(
         f"no mask reached the operator at {site or 'its site'}",
@@ -187,7 +187,7 @@ def _not_handed(masking: Masking, site: str) -> SurgeryError:
     )
 
 
-def _unfit(masking: Masking, why: str) -> SurgeryError:
+def _invalid_mask(masking: Masking, why: str) -> SurgeryError:
     return SurgeryError(
         f"the mask {masking.input} does not mark padding per token",
         code="CB-LEAK-08",

@@ -108,7 +108,7 @@ class Unfolding:
         if self.unfold.module:
             sizes = self.now.get(_key())
             if sizes is None or sizes[0] * sizes[1] * sizes[2] != x.shape[axis]:
-                raise _unseen(self.unfold, x, sizes)
+                raise _unknown_sizes(self.unfold, x, sizes)
             parts = self.unfold.parts(*sizes)
         return (x.reshape(*x.shape[:axis], *parts, *x.shape[axis + 1 :]), *args[1:])
 
@@ -135,7 +135,7 @@ def _key() -> int:
     return _COMPILED if torch.compiler.is_compiling() else threading.get_ident()
 
 
-def _unseen(unfold: Unfold, x: Tensor, sizes: tuple[Any, ...] | None) -> SurgeryError:
+def _unknown_sizes(unfold: Unfold, x: Tensor, sizes: tuple[Any, ...] | None) -> SurgeryError:
     seen = f"its sizes of samples and tokens are {sizes}" if sizes is not None else "that module has not run"
     return SurgeryError(
         f"samples and tokens of a tensor of shape {list(x.shape)} cannot be separated",

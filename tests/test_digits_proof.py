@@ -1,4 +1,4 @@
-"""The proof on digits, with random images and a few steps: what it writes agrees with what its runs left."""
+"""The proof on digits, with random images and a few steps: its document agrees with the files of its runs."""
 
 from __future__ import annotations
 

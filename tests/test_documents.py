@@ -43,7 +43,7 @@ def test_the_map_has_every_package_in_the_order_of_imports() -> None:
 
 
 def test_the_files_named_in_the_map_contain_the_answers() -> None:
-    """A word that must stand in the file that the map names, for each question that a word can answer."""
+    """A word that must be in the file that the map names, for the questions that one word can answer."""
     wanted = {
         "the formula of CB_S": "formula",
         "the FLOP count of CB_S": "def plain_cost",

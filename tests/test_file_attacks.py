@@ -30,7 +30,7 @@ LEAST_CLASSES = 40
 
 
 class Victim:
-    """A process that opens files and can be asked what happened."""
+    """A process that opens files and reports the results."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(

@@ -275,7 +275,7 @@ def test_grids_and_commands_that_are_refused(tmp_path: Path, how: dict[str, obje
 
 
 def test_machines_do_not_share_a_file() -> None:
-    """A Ray cluster is asked for its machines before a worker is placed; a database is let through."""
+    """The number of machines of a Ray cluster is checked before a worker starts; a database as storage is accepted."""
     nodes = [{"Alive": True, "NodeManagerHostname": name} for name in ("one", "two")]
     cluster = SimpleNamespace(nodes=lambda: nodes)
     ray_cluster.refuse_a_file(cluster, SimpleNamespace(storage="postgresql://user@host/name"))

@@ -38,7 +38,8 @@ def answer(path: Path, arch: str | None, inputs: bool) -> dict[str, Any]:
 
 
 def warm() -> None:
-    """Import what builders need, so that the first hostile file does not pay for it."""
+    """Import the modules that builders need, so that the time of the first hostile file does not include the
+    imports."""
     models.build("timm:vit_tiny_patch16_224", options={"depth": 1})
     models.build("hf:ViTModel", options={"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2})
     models.build("mod:tests.models.factories:with_tensor")

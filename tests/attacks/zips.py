@@ -1,4 +1,4 @@
-"""Zip archives written field by field, so that any field can lie."""
+"""Zip archives written field by field, so that any field can have a wrong value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention written in many ways, each with what is true of it and a plain reference for its map.
+"""Attention written in many ways, each with its expected properties and a plain reference for its map.
 
 Every network keeps its map in ``self.map`` when it runs: ``[batch * windows, heads, queries, keys]``, the windows of a
 sample beside each other. That is the reference for the maps that cbsurgeon computes.
@@ -105,7 +105,7 @@ class Dotted(Base):
 
 
 class Columns(Base):
-    """Channels before tokens: the values stand left of the weights."""
+    """Channels before tokens: the values are the left factor of the product with the weights."""
 
     def attend(self, x: Tensor) -> Tensor:
         q, k, v = (one.mT for one in self.qkv(x))
@@ -227,7 +227,7 @@ class Latents(Base):
 
 
 class WithClassToken(nn.Module):
-    """Patches of a picture on a 3x3 grid, a class token, two registers behind, two layers."""
+    """Image patches on a 3x3 grid, a class token before them, two register tokens after them; two layers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -58,7 +58,8 @@ class Mixer(nn.Module):
 
 
 class Asking(Vit):
-    """What it does depends on the values of its input, which a graph cannot show: blocks are found in parts of it."""
+    """Its control flow depends on the values of its input, so it cannot be captured whole; its blocks are found in
+    captured parts."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + 1 if float(x.sum()) > 0 else super().forward(x)

@@ -1,4 +1,5 @@
-"""Inspection lists the attentions that run, on a sample of the zoo; ``benchmarks/attention.py`` takes all of it."""
+"""Inspection lists the attentions that run, for some models of the zoo; ``benchmarks/attention.py`` tests all of
+them."""
 
 from __future__ import annotations
 

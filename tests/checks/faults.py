@@ -40,7 +40,7 @@ class Absent(CB):
 
 
 class Overflowing(CB):
-    """The sum leaves float16's range before it is divided."""
+    """The sum exceeds the range of float16 before it is divided."""
 
     def forward(self, x: Tensor) -> Tensor:
         big = (x.sum(dim=self.token_axes, keepdim=True) * 2.0**18).clamp(-65504.0 * 2.0**14, 65504.0 * 2.0**14)

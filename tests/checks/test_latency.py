@@ -35,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_rotation_is_fair() -> None:
-    """Every order mirrors itself, and over the three every arm stands in every place equally often."""
+    """Every order is symmetric, and over the three orders every model is at every position equally often."""
     assert all(order == order[::-1] for order in ROTATION)
     for place in range(6):
         assert Counter(order[place] for order in ROTATION) == {0: 1, 1: 1, 2: 1}
@@ -174,7 +174,7 @@ def test_a_failing_process_is_an_error_with_its_last_output() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent as a POSIX signal")
 def test_ctrl_c_gives_the_result_so_far() -> None:
-    """The running process is asked to stop, and what it has counts, marked partial."""
+    """The running process is stopped, and its samples so far give a result marked as partial."""
     seen = threading.Event()
 
     def press(message: str) -> None:

@@ -36,7 +36,7 @@ def tiny() -> Model:
 
 
 class Streamed:
-    """A runtime as far as choosing a clock goes."""
+    """A runtime with only the attributes that the choice of a clock needs."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream

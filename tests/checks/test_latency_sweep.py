@@ -29,7 +29,7 @@ def result(factor: float, batch: int = 1) -> Benchmark:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is asked of each benchmark; larger batches are slower here."""
+    """Records the arguments of each benchmark; larger batches are slower here."""
     asked: list[dict[str, Any]] = []
 
     def bench(a: Any, b: Any, how: BenchOptions, *, progress: Progress | None) -> Benchmark:

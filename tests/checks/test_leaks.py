@@ -142,7 +142,8 @@ def test_a_mean_planted_in_a_padded_model_is_caught(op: str, options: dict[str, 
 
 
 def test_a_program_is_probed_at_its_own_length() -> None:
-    """A captured program takes one number of tokens: what is hidden can be changed, not cut off, and that is said."""
+    """A captured program accepts one number of tokens: hidden tokens can be changed but not cut off, and the result has
+    a note about it."""
     program = Model(None, program=capture(encoder()).exported)
     leak = padding_leak(program, mask="attention_mask")
     assert leak.ok

@@ -244,7 +244,7 @@ def test_inputs_are_not_touched(folder: Path) -> None:
 
 
 class TwoAnswers(nn.Module):
-    """A head more than the model beside it."""
+    """A second model with one more head than the first."""
 
     def __init__(self) -> None:
         super().__init__()

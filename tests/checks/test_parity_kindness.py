@@ -113,7 +113,7 @@ def test_a_model_whose_outputs_and_stream_are_constant_fails() -> None:
 
 
 def test_a_large_channel_does_not_hide_the_others() -> None:
-    """Ten scores beside one constant of a million: the constant's rounding is 0.06, theirs is 1e-7."""
+    """Ten scores and one constant of a million: the rounding error of the constant is 0.06, that of the scores 1e-7."""
 
     def beside(y: Tensor) -> Tensor:
         return torch.cat([y, torch.full_like(y[:, :1], 1e6)], 1)
@@ -252,7 +252,7 @@ def test_a_bisection_runs_on_the_token_ids_that_differed() -> None:
 
 
 def test_models_with_other_names_are_still_compared_without_their_operators(tmp_path: Path) -> None:
-    """The program that has operators is the second model's, and it calls its input and output otherwise."""
+    """Only the second model's program has operators, and its input and output have other names."""
 
     class Renamed(nn.Module):
         def __init__(self) -> None:

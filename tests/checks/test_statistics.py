@@ -167,7 +167,8 @@ def test_needed_pairs_grow_as_the_claim_gets_closer() -> None:
 
 
 def test_needed_pairs_settle_it() -> None:
-    """A run that was inconclusive for lack of groups and is repeated with what it asked for is settled mostly."""
+    """A run that was inconclusive because it had too few groups is usually conclusive when it is repeated with the
+    recommended number."""
     measured, control = ratios(MACHINES["shared"], 0.0, 50, PROCESSES, 6, seed=7)
     asked = [
         pairs_needed(estimate(list(b)), estimate(list(c)), CLAIM, PROCESSES)

@@ -62,7 +62,7 @@ def test_two_modes_are_not_compared() -> None:
 def test_bench_notices_that_the_baseline_runs_in_place_of_the_candidate(
     quick_compile: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fault of reused graphs, planted: whatever is compiled runs the module without CB."""
+    """Simulates reused graphs: every compiled module runs the module without CB."""
     plain, edited = _edited()
     bench(plain, edited, backend="compile", budget=0.5)
     monkeypatch.setattr(torch_runtimes.CompiledRuntime, "_compiled", lambda self: plain.module)

@@ -52,7 +52,7 @@ def tiny_vit() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 
 
 def training_vit() -> Model:
-    """The same, left in training mode; a factory that returns a Model is taken at its word."""
+    """The same, left in training mode; a Model that a factory returns is used unchanged."""
     module, inputs = tiny_vit()
     return Model(module.train(), inputs)
 

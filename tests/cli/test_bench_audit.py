@@ -105,7 +105,7 @@ def test_a_roofline_needs_something_inserted(plain: Path) -> None:
 
 
 def test_devices_on_the_command_line_are_those_that_are_known() -> None:
-    """They stand there as text, since reading them would import torch."""
+    """They are written as text, because importing them would import torch."""
     from cbsurgeon.checks.cost.hardware import NAMES
     from cbsurgeon.cli.audit import HARDWARE
 

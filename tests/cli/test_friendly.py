@@ -43,7 +43,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def completed(shell: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a shell is told after these words, the last of them being typed."""
+    """Return the completions for these words, the last of which is incomplete."""
     completion.register()
     monkeypatch.setenv("COMP_WORDS", "\n".join(words))
     monkeypatch.setenv("COMP_CWORD", words[-1] if shell == "fish" else str(len(words) - 1))

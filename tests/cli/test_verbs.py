@@ -166,7 +166,7 @@ def test_results_of_verbs_make_a_report(plain: Path, edited: Path, tmp_path: Pat
 def test_an_export_that_differs_is_kept_as_unverified(
     edited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault planted in the exporter: the file never gets its name, and the exit code says so."""
+    """With a fault planted in the exporter, the file never gets its final name, and the exit code is 1."""
     _plant_fault(monkeypatch)
     outcome = run("export", edited, "-o", tmp_path / "m.onnx", "--json")
     assert outcome.code == 1 and "[CB-VERIFY-01]" in outcome.err

@@ -1,4 +1,4 @@
-"""Names from files cannot steer the terminal, and ``--json`` is one valid document whatever is in it."""
+"""Names from files cannot steer the terminal, and ``--json`` is always one valid document."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_timing_asks_for_its_batch(processes: int, four: Path, open_batch: Path)
 
 
 def test_a_program_of_fixed_batch_keeps_it(tmp_path: Path) -> None:
-    """What somebody exported without a dynamic batch is edited, exported and compared at that batch."""
+    """A program that was exported without a dynamic batch is edited, exported and compared at its batch size."""
     plain = networks.plain("vit")
     exported = torch.export.export(plain.module, plain.example_inputs, strict=False)
     fixed = Model(None, program=exported)

@@ -1,4 +1,4 @@
-"""Folding changes what an operator costs, never what it computes."""
+"""Folding changes the cost of an operator but not its result."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Branch(nn.Module):
 
 
 class Scaled(nn.Module):
-    """An operator in front of which a norm stands: only the layer scale behind it can take the half."""
+    """An operator after a norm: the factor 1/2 can only be folded into the layer scale after the operator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Read(nn.Module):
 
 
 class Bent(nn.Module):
-    """A non-linearity between the projection and the operator, and another behind it."""
+    """A non-linearity between the projection and the operator, and another one after the operator."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -52,7 +52,7 @@ def test_a_typed_file_is_within_the_policy_and_builds(
 
 
 def test_weights_above_two_gigabytes_lie_beside_the_file(tmp_path: Path) -> None:
-    """By size alone, without being asked; the rest of the tool works by path."""
+    """External data are used because of the size alone, without an option; the other functions work with the path."""
     width, layers = 2**13, 9
     torch.manual_seed(0)
     module = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers))).eval()

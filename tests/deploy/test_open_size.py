@@ -1,4 +1,5 @@
-"""``--dynamic-size``: height and width open in the file, and right at sizes nobody exported."""
+"""``--dynamic-size``: height and width are dynamic in the file, and its outputs are correct at other sizes than that of
+the export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every operator set that is offered: the file is of it, computes the model, and has the operators the set has."""
+"""Every supported operator set: the file has this set, computes the same as the model, and uses only operators of the
+set."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def model(scale: float = SCALE) -> Model:
 
 
 def by_hand(net: ViT, x: Tensor) -> Tensor:
-    """Float16 everywhere but for the second down projection, the residual stream behind it, and the norms that read
+    """Float16 everywhere except for the second down projection, the residual stream after it, and the norms that read
     that stream."""
 
     def half(module: nn.Linear | nn.LayerNorm, x: Tensor) -> Tensor:

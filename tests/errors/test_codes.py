@@ -23,7 +23,7 @@ UNPROVOKED: dict[str, str] = {}
 
 
 def passed_codes(tree: ast.AST) -> Iterator[str]:
-    """The codes that stand as an argument of a call: what is raised, also through a helper."""
+    """The codes that are arguments of a call, and so are raised directly or by a helper."""
     for call in ast.walk(tree):
         if isinstance(call, ast.Call):
             for value in (*call.args, *(keyword.value for keyword in call.keywords)):

@@ -54,7 +54,7 @@ def _flags(kind: type) -> list[str]:
 
 
 def texts(file: Path) -> Iterator[tuple[int, str]]:
-    """The texts of a file that are no docstrings; an f-string with ``{}`` where a value goes."""
+    """The strings of a file that are not docstrings; in f-strings, ``{}`` replaces each value."""
     tree = ast.parse(file.read_text())
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     skipped = docstrings_of(tree) | inside

@@ -67,7 +67,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_python_file_is_a_factory_by_its_path(network: Path) -> None:
-    """Relative and absolute; what the file imports may lie beside it."""
+    """Relative and absolute paths; the file may import modules in its own folder."""
     for path in ("my_net.py", "./my_net.py", str(network)):
         assert len(cbs.inspect(cbs.load(f"mod:{path}:build"))) == 2
 

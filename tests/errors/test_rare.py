@@ -57,7 +57,7 @@ def test_a_graph_without_values_is_refused() -> None:
 
 
 def binding(**members: object) -> TensorRT:
-    """A TensorRT package with only what is asked of it here."""
+    """A TensorRT package with only the attributes that are used here."""
     return TensorRT("tensorrt", SimpleNamespace(__version__="0", **members))
 
 

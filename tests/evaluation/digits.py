@@ -66,7 +66,7 @@ def _weights() -> dict[str, torch.Tensor]:
 
 
 def trained(wrapper: type[nn.Module] | None = None, view: Preprocessing | None = VIEW) -> Model:
-    """The trained network, or what a wrapper makes of it."""
+    """The trained network, optionally in a wrapper."""
     module: nn.Module = Network()
     module.load_state_dict(_weights())
     if wrapper is not None:
@@ -75,7 +75,7 @@ def trained(wrapper: type[nn.Module] | None = None, view: Preprocessing | None =
 
 
 class HalfBlind(nn.Module):
-    """Gets the right half of each picture only."""
+    """Sees only the right half of each image."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class HalfBlind(nn.Module):
 
 
 class Large(nn.Module):
-    """The same classes; outputs lie beyond 65,504, which float16 does not have."""
+    """The same classes, but the outputs exceed 65,504, the largest number of float16."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

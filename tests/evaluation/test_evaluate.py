@@ -101,7 +101,7 @@ class Exchanged(Wrapped):
 
 
 class NormalisedTwice(Wrapped):
-    """Takes pictures from 0 to 1, as some exports do; what it gets is normalised already."""
+    """Expects images from 0 to 1, as some exports do, but receives normalised images."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (digits.VIEW.mean, digits.VIEW.std))

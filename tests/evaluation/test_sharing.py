@@ -95,7 +95,7 @@ def test_more_processes_than_batches(data: Path, tmp_path: Path) -> None:
 
 
 def test_an_error_in_one_process_is_raised_in_all(data: Path, tmp_path: Path) -> None:
-    """With ``strict``, one process meets the damaged image; the others must not wait for it."""
+    """With ``strict``, one process reads the damaged image and fails; the others must not wait for it."""
     port = free_port()
 
     def work(rank: int) -> None:
@@ -114,7 +114,7 @@ FATAL = 0
 
 
 def deadly(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """A metric that kills the process when it is asked for the fatal time."""
+    """A metric that kills the process at a certain call."""
     global CALLS
     CALLS += 1
     if FATAL == CALLS:

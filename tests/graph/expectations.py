@@ -1,4 +1,4 @@
-"""What a hand-written network must yield when it is inspected, written down beside the network itself."""
+"""The expected inspection of a hand-written network, written in the same file as the network."""
 
 from __future__ import annotations
 

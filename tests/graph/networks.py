@@ -1,4 +1,5 @@
-"""The table of hand-written networks: ``CASES`` maps a name to a network, its trap and what it must yield."""
+"""The table of hand-written networks: ``CASES`` maps a name to a network, its difficulty and its expected
+inspection."""
 
 from __future__ import annotations
 

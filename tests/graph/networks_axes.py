@@ -253,7 +253,7 @@ class SamePostNormBlock(SameBlock):
 
 @network(SAME, SAME, SAME, blocks=each(2, "blocks.{}.mlp", mlp), attention=ATTENTION)
 class SamePostNorm(SameStack):
-    """Nothing but the MLP stands in the branch: the norm after the addition tells the channels."""
+    """The branch contains only the MLP: the norm after the addition shows the channel axis."""
 
     def __init__(self) -> None:
         super().__init__(SamePostNormBlock(), SamePostNormBlock())
@@ -325,7 +325,7 @@ class BareMixerWide(SameStack):
     ),
 )
 class EmbeddedMixer(SameStack):
-    """The bare Mixer behind a patch embedding and before pooling and a head: these say which axis is which.
+    """The bare Mixer between a patch embedding and pooling with a head: these determine the roles of the axes.
 
     A convolution's output channels are channels, its positions are tokens.
     """

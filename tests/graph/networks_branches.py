@@ -410,7 +410,8 @@ class FunctionalDropoutBlock(Parts):
 
 @network(*RAW, blocks=each(2, "blocks.{}", mlp), attention=ATTENTION)
 class FunctionalDropout(Stack):
-    """Dropout as a function: no module ends after it, so the module hook stands before it and says so."""
+    """Dropout as a function: no module ends after it, so the module hook runs before it, and the block has a note about
+    it."""
 
     def __init__(self) -> None:
         super().__init__(FunctionalDropoutBlock(), FunctionalDropoutBlock())

@@ -1,4 +1,4 @@
-"""Networks whose trap is what stands between the two projections."""
+"""Networks whose difficulty is between the two projections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Convolutions, pooled gates and token mixers that look like an MLP block, or are one nobody asked for."""
+"""Convolutions, pooled gates and token mixers that look like an MLP block, or are blocks that are not chosen by
+default."""
 
 from __future__ import annotations
 

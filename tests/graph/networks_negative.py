@@ -327,7 +327,7 @@ class CumulativeBlock(Block):
     attention=ATTENTION,
 )
 class SumOverTokens(Stack):
-    """A running sum over the tokens stands between the down projection and the addition."""
+    """A running sum over the tokens between the down projection and the addition."""
 
     def __init__(self) -> None:
         super().__init__(CumulativeBlock(), CumulativeBlock())
@@ -355,7 +355,7 @@ class BoxLayer(nn.Module):
 class IteratedBoxes(nn.Module):
     """The box MLP's result *is* added to one of its ancestors (the box), through a whole decoder layer between.
 
-    Neither the box head nor the position MLP is an MLP of the query stream. Which reason each gets is left open.
+    Neither the box head nor the position MLP is an MLP of the query stream. The reasons are not tested.
     """
 
     def __init__(self) -> None:

@@ -99,7 +99,7 @@ class EinsumMlp(MatmulMlp):
 
 @network(*RAW, blocks=each(2, "blocks.{}.mlp", parameters_of), attention=ATTENTION)
 class EinsumProjections(Stack):
-    """``einsum`` with a parameter: which axis is contracted stands in the equation, not in the operator."""
+    """``einsum`` with a parameter: the contracted axis follows from the equation, not from the operator."""
 
     def __init__(self) -> None:
         super().__init__(Block(mlp=EinsumMlp()), Block(mlp=EinsumMlp()))
@@ -337,7 +337,7 @@ class MisnamedMlp(nn.Module):
 
 @network(*RAW, blocks=(mlp("attn.qkv", "query", "classifier"),), attention=("mlp.fc2",))
 class LyingNames(nn.Module):
-    """Every name lies: the attention is called ``mlp`` with ``fc1`` and ``fc2``, the MLP ``attn.qkv``."""
+    """Every name is misleading: the attention is called ``mlp`` with ``fc1`` and ``fc2``, the MLP ``attn.qkv``."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One inspection and one capture per network, shared by all tests of a session, and the tensors behind the nodes."""
+"""One inspection and one capture per network, shared by all tests of a session, and the tensors of the nodes."""
 
 from __future__ import annotations
 

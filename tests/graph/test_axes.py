@@ -20,7 +20,7 @@ ALL_EQUAL = [name for name in NAMES if name.startswith("Same")]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks(name: str) -> None:
-    """Token MLPs and channel MLPs are told apart, and each is found once."""
+    """Token MLPs and channel MLPs are distinguished, and each is found once."""
     check_blocks(name)
 
 
@@ -74,7 +74,7 @@ def test_roles_do_not_depend_on_sizes(batch: int, tokens: int) -> None:
 
 
 def test_swapping_the_axes_of_an_undecidable_network_changes_nothing() -> None:
-    """The bare Mixer and its mirror image are rejected alike: neither is guessed."""
+    """The bare Mixer and the same network with swapped axes are both rejected: the roles are not guessed."""
     sample = torch.randn(2, networks_axes.SAME, networks_axes.SAME)
     plain = SameStack(BareMixerBlock(6), BareMixerBlock(6)).eval()
 

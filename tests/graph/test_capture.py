@@ -39,7 +39,7 @@ def code(model: Model) -> str:
 
 
 class Scaled(nn.Module):
-    """A linear and a dropout, with whatever a test needs besides."""
+    """A linear layer and a dropout, with optional additions for a test."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_no_example_inputs_or_no_module_is_refused(model: Model) -> None:
 
 
 def test_one_sample_is_doubled() -> None:
-    """A batch of one would be taken for a constant; the user's tensor stays as it is."""
+    """torch.export would treat a batch of one as a constant; the user's tensor is not changed."""
     x = sample(1)
     captured = capture(Model(Scaled().eval(), (x,)))
     assert x.shape[0] == 1
@@ -127,7 +127,7 @@ class BakedTable(Scaled):
 
 @pytest.mark.parametrize("module", [BakedReshape, BakedInteger, BakedTable])
 def test_fixed_batch_is_refused(module: type[nn.Module]) -> None:
-    """Whether torch.export notices (03) or the check after it (04): never a program for one batch size."""
+    """torch.export (03) or the check after it (04) detects it; there is never a program for one batch size only."""
     assert code(Model(module().eval(), (sample(),))) in {"CB-CAPTURE-03", "CB-CAPTURE-04"}
 
 
@@ -287,7 +287,7 @@ class PartlyNothing(Scaled):
     ],
 )
 def test_output_names(module: type[nn.Module], names: tuple[str, ...]) -> None:
-    """Keys where the model gives them, numbers where not; the values behind the names are the right ones."""
+    """Names are the keys of the model's output, or numbers if it has none; each name has the right value."""
     built, x = module().eval(), sample()
     captured = capture(Model(built, (x,)))
     assert captured.output_names == names

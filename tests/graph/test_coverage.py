@@ -1,4 +1,5 @@
-"""The finder against the zoo's ground truth, which is made from classes and attributes and knows nothing of it."""
+"""Inspection compared with the ground truth of the zoo, which is made from classes and attributes and does not use
+inspection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading grows with the number of blocks and no faster, whatever the branches are made of."""
+"""The time of reading is linear in the number of blocks, for all kinds of branches."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Hand-written hostile networks: what is found, where it can be operated on, and why the rest is rejected.
+"""Hand-written difficult networks: the blocks that are found, their sites, and the reasons of the rejected candidates.
 
-The expectations stand beside each network in ``networks_*.py`` and were written from the rules, not from the finder.
+The expectations are beside each network in ``networks_*.py``; they were derived from the rules, not from results of
+inspection.
 """
 
 from __future__ import annotations
@@ -234,7 +235,7 @@ def test_end_is_after_dropout() -> None:
 
 
 def test_functional_dropout_is_noted() -> None:
-    """No module ends after a dropout that is a function: the hook stands before it, and the site says so."""
+    """No module ends after a dropout that is a function call: the hook runs before it, and the site records this."""
     nodes = {node.name: node for node in program("FunctionalDropout").exported.graph.nodes}
     for block in inspection("FunctionalDropout").blocks:
         (use,) = block.sites["end"].uses

@@ -233,7 +233,7 @@ class Told(Blocks):
 
 
 class Filled(CrossAttention):
-    """Scores are replaced by ``masked_fill`` where a mask says so."""
+    """Scores are replaced by ``masked_fill`` at masked positions."""
 
     def forward(self, x: Tensor, memory: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))

@@ -194,7 +194,7 @@ def test_a_forward_that_takes_a_list_of_dictionaries() -> None:
 
 
 class Generator(nn.Module):
-    """Yields after every block; nothing runs until somebody asks."""
+    """Yields after every block; nothing runs until a value is requested."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How far a rejected candidate got: the parts that each hand-written network has, written out beside it."""
+"""The parts of an MLP branch that a rejected candidate has; the expected parts are written beside each network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NORM, UP, ACTIVATION, DOWN, ADD = Part
 
 
 class Candidate(nn.Module):
-    """An ordinary MLP block, and beside it a branch of which parts can be left out."""
+    """An ordinary MLP block, and a parallel branch whose parts can be left out."""
 
     def __init__(self, *parts: Part, tokens: int = 5) -> None:
         super().__init__()

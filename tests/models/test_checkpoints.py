@@ -1,4 +1,4 @@
-"""Files → models: what is read, what is inferred, and what a file that does not fit is told."""
+"""Files → models: the values that are read or inferred, and the errors for files that do not fit."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_an_adapter_is_not_followed_to_its_base(folder: Path) -> None:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[Path, cbs.Model, Path]:
-    """A folder a Trainer might have written after ``insert_``, the model in it, and the recipe beside it."""
+    """A folder as a Trainer writes it after ``insert_``, its model, and the recipe."""
     model = cbs.Model(small_vit().eval(), (torch.randn(2, 3, 32, 32),))
     recipe = cbs.plan(cbs.inspect(model), op="cb_s", layers="all")
     cbs.insert_(model.module, recipe)

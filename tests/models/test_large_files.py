@@ -213,7 +213,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(replaced: bool, tmp_pat
 
 
 def test_a_weight_that_was_changed_in_memory_is_not_taken_from_the_file(tmp_path: Path) -> None:
-    """A replaced parameter has another place in memory; only one changed in place is out of reach, as is said."""
+    """A replaced parameter has another address in memory; a parameter changed in place cannot be detected, as
+    documented."""
     reference = "timm:vit_tiny_patch16_224"
     source = models.save(models.build(reference, options=SMALL[reference]), tmp_path / "source.safetensors")
     left = verbs.load(str(source), mapped=True)

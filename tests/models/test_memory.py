@@ -1,4 +1,4 @@
-"""What a model may take: small files that ask for much are refused before it is allocated."""
+"""Memory limits of models: small files that describe large models are refused before memory is allocated."""
 
 from __future__ import annotations
 

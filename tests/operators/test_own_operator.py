@@ -1,4 +1,4 @@
-"""The example of a user's own operator, run as a reader runs it, and what it states against its nodes."""
+"""The example of a user's own operator: it runs as documented, and its formula and cost are compared with its nodes."""
 
 from __future__ import annotations
 

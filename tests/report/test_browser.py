@@ -126,7 +126,7 @@ def test_the_probe_sees_an_overflow_and_a_console_error(tmp_path: Path) -> None:
 
 
 def test_a_screenshot_shows_the_inserted_operators(page: str, tmp_path: Path) -> None:
-    """The picture has the operators' blue where the inserted dots are, and every section shows something."""
+    """The screenshot has the colour of operators at the inserted dots, and every section has visible content."""
     image = pytest.importorskip("PIL.Image", reason="reading a screenshot needs Pillow, which matplotlib brings")
     (tmp_path / "page.html").write_text(page, encoding="utf-8")
     shot = tmp_path / "page.png"

@@ -78,7 +78,7 @@ def test_the_page_is_self_contained(page: str) -> None:
 
 
 def test_ids_are_unique_and_references_resolve(page: str) -> None:
-    """Several plots stand in one document: a clip path of one must not be taken from another."""
+    """One document has several plots: a plot must not use the clip path of another one."""
     found = outline(page)
     assert [name for name, times in found.ids.items() if times > 1] == []
     references = {link[1:] for link in found.links if link.startswith("#")} | set(re.findall(r"url\(#([^)]+)\)", page))

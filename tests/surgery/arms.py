@@ -53,7 +53,7 @@ def run_module(module: nn.Module, model: Model) -> list[Tensor]:
 
 
 def tensors(result: Any) -> list[Tensor]:
-    """The tensors in whatever a model returned."""
+    """The tensors in the output of a model."""
     if hasattr(result, "to_tuple"):
         result = result.to_tuple()
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]

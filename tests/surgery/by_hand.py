@@ -67,8 +67,8 @@ def formula(op: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) ->
 
 
 def at(site: Site, what: Formula) -> Formula:
-    """A formula applied to the tensor of a site, whatever the order of its axes; an axis that samples and tokens share
-    is split first."""
+    """A formula applied to the tensor of a site, for any order of its axes; an axis that samples and tokens share is
+    split first."""
 
     def apply(x: Tensor) -> Tensor:
         if site.unfold is None:

@@ -1,4 +1,4 @@
-"""A user's own operator, as it would stand in somebody's package."""
+"""A user's own operator, as in a third-party package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that read the class token stand where one is proved on the graph, and nowhere else."""
+"""Operators that read the class token are inserted only where a class token is proved on the graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An edited model, read again, has the blocks it had before, and knows what stands where."""
+"""An edited model, inspected again, has the same blocks as before, and shows the operator at each site."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reloaded(model: Model) -> Model:
 
 
 def bare(found: Inspection) -> list[dict[str, Any]]:
-    """The blocks without what stands in them; nodes may be called otherwise in another capture."""
+    """The blocks without their operators and node names, which may differ in another capture."""
     blocks = [block.to_dict() for block in (*found.blocks, *found.attention)]
     for site in (site for block in blocks for site in block["sites"].values()):
         del site["occupied"], site["nodes"]
@@ -52,7 +52,8 @@ def standing(found: Inspection) -> dict[tuple[int, str], str]:
 
 
 def check(edited: Model, op: str, position: str) -> None:
-    """The same blocks; the operator at block 0 alone; nothing more goes there, and something goes elsewhere."""
+    """The blocks are the same, and the operator is at block 0 only; a second insertion is refused there and possible
+    elsewhere."""
     before, again = architectures.inspection(NAME), inspect(edited)
     assert bare(again) == bare(before)
     assert again.fingerprint == before.fingerprint
@@ -160,7 +161,7 @@ def test_a_block_that_runs_twice() -> None:
 
 
 def test_the_paper_line_by_hand_is_still_seen() -> None:
-    """CB that somebody wrote into the source has no name of ours; its arithmetic gives it away."""
+    """CB written by hand in the source has no mark of cbsurgeon; it is recognised by its arithmetic."""
 
     class Written(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Operators on real models beside the table: schedules, causal models, both places at once."""
+"""Operators on real models, in addition to ``test_table.py``: schedules, causal models, both branches at once."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_parameters_on_vit_small() -> None:
 
 
 class Streaming(torch.nn.Module):
-    """Its forward is a generator: nothing runs until somebody asks for the next result."""
+    """Its forward is a generator: nothing runs until the next result is requested."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,13 +14,13 @@ from tests.surgery import architectures, arms
 
 
 def line(x: Tensor) -> Tensor:
-    """Section 3.2, for tokens between the batch and the channels (``dim=1``, or all of them in a picture)."""
+    """Section 3.2, for tokens between the batch and the channels (``dim=1``, or both spatial axes of an image)."""
     dim = tuple(range(1, x.dim() - 1))
     return 0.5 * x + 0.5 * x.mean(dim=dim, keepdim=True)
 
 
 class Front(nn.Module):
-    """fc1 of somebody who wrote the line before it."""
+    """fc1 of a model whose author wrote the line before it."""
 
     def __init__(self, fc1: nn.Module) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Front(nn.Module):
 
 
 class End(nn.Module):
-    """The last layer of an MLP of somebody who wrote the line after it."""
+    """The last layer of an MLP whose author wrote the line after it."""
 
     def __init__(self, last: nn.Module) -> None:
         super().__init__()

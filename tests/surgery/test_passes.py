@@ -1,4 +1,4 @@
-"""The rewrite in somebody's pass manager."""
+"""The rewrite as a pass of a ``PassManager``."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ def mlp(width: int) -> nn.Module:
 
 
 class Pyramid(nn.Module):
-    """Two stages of two blocks; what is done with the first stage's stream beside the second is up to ``tap``."""
+    """Two stages of two blocks; ``tap`` decides how the first stage's stream is used in addition to the second
+    stage."""
 
     def __init__(self, tap: str) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ WIDTH, TOKENS, HEADS, BLOCKS, STEPS, RATE, WORLD = 16, 6, 2, 2, 20, 0.05, 2
 
 
 class Block(nn.Module):
-    """A transformer block; ``op`` is what stands behind its MLP (in its attention, for uniform heads)."""
+    """A transformer block; ``op`` is the operator after its MLP (in its attention, for uniform heads)."""
 
     def __init__(self, op: str = "") -> None:
         super().__init__()

@@ -57,7 +57,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Residual(nn.Module):
-    """An MLP block, as wide as it is asked to be."""
+    """An MLP block of a given width."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def edited(name: str, op: str = "cb", **more: Any) -> nn.Module:
 
 
 def logits(output: Any) -> Tensor:
-    """What the network predicts, whatever it wraps it in."""
+    """The predictions of the network, without the container that it returns them in."""
     return output if isinstance(output, Tensor) else output.logits
 
 

@@ -1,4 +1,4 @@
-"""What each of two processes does in the distributed tests; it writes what it found for the test to judge."""
+"""The program of each of the two processes of the distributed tests; it writes its results for the test."""
 
 from __future__ import annotations
 

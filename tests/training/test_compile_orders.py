@@ -1,4 +1,5 @@
-"""A compiled edited model computes with its operators, whatever was compiled before it in the same process."""
+"""A compiled edited model computes with its operators, also if other models were compiled before in the same
+process."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_torchvision_and_inputs_by_hand() -> None:
 
 
 class Residuals(nn.Module):
-    """Nothing in it says what it takes."""
+    """It has no configuration of its inputs."""
 
     def __init__(self) -> None:
         super().__init__()

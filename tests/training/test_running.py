@@ -1,4 +1,4 @@
-"""Compiled, in mixed precision, checkpointed, wrapped, fused: the insertion is computed, and computed alike."""
+"""Compiled, in mixed precision, checkpointed, wrapped, fused: the operators run, and the results are the same."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_dropout_and_drop_path_stay_alive(name: str) -> None:
 
 
 def test_the_mean_is_over_the_output_of_dropout() -> None:
-    """At ``end`` the operator stands after the dropout: what it adds is the mean of the dropped-out tensor."""
+    """At ``end`` the operator runs after the dropout: it adds the mean of the output of the dropout."""
     module = edited("vit", "cb_s", proj_drop_rate=0.5).train()
     inside: list[Tensor] = []
     seen: list[tuple[Tensor, Tensor]] = []
@@ -236,7 +236,7 @@ class TestFusedInference:
 
 
 class Padded(nn.Module):
-    """An encoder that is told what is padding."""
+    """An encoder with a padding mask as an input."""
 
     def __init__(self) -> None:
         super().__init__()

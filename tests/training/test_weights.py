@@ -165,7 +165,8 @@ def test_a_trained_module_knows_its_recipe(op: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "model.", "net.backbone."])
 @pytest.mark.parametrize("op", ["cb", "cb_s"])
 def test_a_training_checkpoint_takes_its_recipe(op: str, wrapper: str, tmp_path: Path) -> None:
-    """Keys as DDP, compile or a Lightning module spell them; what else the trainer keeps stands beside the weights."""
+    """Keys with the prefixes of DDP, compile or a Lightning module; the other data of a trainer are stored beside the
+    weights."""
     pytest.importorskip("timm", reason="the architecture is timm's")
     options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
     module = edited("vit", op)
@@ -198,7 +199,7 @@ def test_two_models_under_two_prefixes_are_not_guessed_between(tmp_path: Path) -
 
 
 def test_keys_its_authors_published(tmp_path: Path) -> None:
-    """Swin's own files keep weights under ``model``, list two buffers timm computes, and call layers otherwise."""
+    """Swin's own files keep weights under ``model``, list two buffers timm computes, and have other names of layers."""
     pytest.importorskip("timm", reason="the architecture is timm's")
     module = build("swin")
     state = module.state_dict()

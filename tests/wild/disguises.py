@@ -360,7 +360,7 @@ CAUSAL = {
 
 
 class Keeping(Projected):
-    """A mixer that is told which tokens to keep, ``keep`` of ``[B or 1, 1, keys]`` or per pair of tokens."""
+    """A mixer with a mask of the tokens to keep, ``keep`` of ``[B or 1, 1, keys]`` or per pair of tokens."""
 
     def forward(self, y: Tensor, keep: Tensor) -> Tensor:
         weights = (self.q(y) @ self.k(y).transpose(-2, -1) * WIDTH**-0.5).exp()
@@ -372,7 +372,7 @@ class Keeping(Projected):
 
 
 class Boolean(Keeping):
-    """Weights of a softmax are replaced by zero where a boolean says so."""
+    """Weights of a softmax are replaced by zero at positions of a boolean mask."""
 
     def kept(self, weights: Tensor, keep: Tensor) -> Tensor:
         weights = torch.where(keep.bool(), weights / weights.sum(-1, keepdim=True), torch.zeros(()))

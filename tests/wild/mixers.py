@@ -254,7 +254,7 @@ class ForwardAndBackward(nn.Module):
 
 
 class TinyScale(OpenDecay):
-    """Attention that hides nothing behind a layer scale of a millionth."""
+    """Attention over all tokens, followed by a layer scale of 1e-6."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -98,7 +98,7 @@ def test_a_branch_that_starts_switched_off_is_recognised() -> None:
 @pytest.mark.parametrize("mlp_first", [False, True])
 @pytest.mark.parametrize("make", [mixers.Retention, mixers.CausalConvolution, mixers.RunningMean])
 def test_one_layer_is_enough(make: type[nn.Module], mlp_first: bool) -> None:
-    """The only mixer stands before the first block that is found, or after the last."""
+    """The only token mixer is before the first block that is found, or after the last one."""
     module = Network(make, depth=1, mlp_first=mlp_first).eval()
     assert not sees(module).tril(-1).any()
     assert refusal(inspect(Model(module, (tokens(),)))) == "CB-LEAK-01"

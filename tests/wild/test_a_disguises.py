@@ -1,4 +1,4 @@
-"""No spelling hides a leak: causal networks nobody described, and inputs that hide tokens in ways nobody described.
+"""Leaks are detected in forms that no rule describes: causal networks, and inputs that hide tokens.
 
 The references run the networks themselves: tokens of the input are changed one by one, and outputs are compared.
 """

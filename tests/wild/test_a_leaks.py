@@ -35,7 +35,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Two layers; hides the future if asked, and filler if told which tokens are filler."""
+    """Two layers with an optional causal mask and an optional padding mask."""
 
     future: Tensor
 
@@ -69,7 +69,7 @@ def model(*, causal: bool = False, padded: bool = False) -> Model:
 
 
 def hides_the_future(module: nn.Module) -> bool:
-    """Change everything from one token on, for every token: no output before it may move."""
+    """Change all tokens from one position on, for every position: no output before it may change."""
     x = tokens()
     with torch.no_grad():
         plain = module(x)

@@ -62,7 +62,7 @@ class Values(Layer):
 
 
 class CausalValues(Layer):
-    """The same behind a decay that hides later tokens."""
+    """The same after a decay that hides later tokens."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
         far = distance(LENGTH)

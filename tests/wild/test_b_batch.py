@@ -1,6 +1,6 @@
 """A batch that the model's code turns into a Python number: read, edited and exported for every batch size, or refused.
 
-The references are the operator written by hand into the module, run at batch sizes nobody captured.
+The reference is the operator written by hand into the module, run at other batch sizes than those of the capture.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Tokens of several samples on one axis, in an order that does not say which sample a token belongs to: no site there.
+"""Tokens of several samples on one axis, in an order from which the sample of a token cannot be determined: there is no
+site.
 
 A mean over such an axis would run over samples. Kept orders are the control: there the mean is the one by hand.
 """
@@ -69,7 +70,7 @@ class WithoutTheFirst(Layers):
 
 
 class ClassTokensBehind(Layers):
-    """The first tokens of all samples behind the other tokens of all samples."""
+    """The first tokens of all samples, after the other tokens of all samples."""
 
     def step(self, x: Tensor, mlp: nn.Module) -> Tensor:
         samples, tokens = x.shape[0], x.shape[1] - 1
@@ -108,7 +109,7 @@ class Repeated(Layers):
 
 
 class Flat(Layers):
-    """Token for token behind each other, sample after sample."""
+    """The tokens of one sample after those of another, in order."""
 
     def step(self, x: Tensor, mlp: nn.Module) -> Tensor:
         flat = x.flatten(0, 1)

@@ -16,7 +16,7 @@ from tests.wild.test_c_copies import CLOSE, WIDTH, Block, Net, by_hand, tokens
 
 
 class Wrapper(nn.Module):
-    """Passes on whatever it is given, as adapters of whole models do."""
+    """Passes on all of its arguments, as adapters of whole models do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_keyword_inputs_of_a_forward_that_takes_any() -> None:
 
 
 class Functional(nn.Module):
-    """All code in one forward(), which decides by a value: no part of it can be captured either."""
+    """All code is in one forward() with a decision by a value, so that no part of it can be captured either."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -151,7 +151,7 @@ class ExpandedScale(Block):
 
 
 class Adapter(Block):
-    """A bottleneck beside the MLP, on the same stream."""
+    """A bottleneck parallel to the MLP, on the same stream."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ def test_an_adapter_is_chosen_on_request() -> None:
 
 
 class Bottleneck(Block):
-    """A narrow MLP by itself is the feed-forward of its network."""
+    """A narrow MLP without a parallel one is the feed-forward of its network."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -145,7 +145,7 @@ def test_two_operators_on_a_layer_and_a_slice() -> None:
 
 
 class Masked(nn.Module):
-    """An encoder that is told what is padding."""
+    """An encoder with a padding mask as an input."""
 
     def __init__(self) -> None:
         super().__init__()

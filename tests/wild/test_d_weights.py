@@ -1,4 +1,4 @@
-"""Which weights were loaded is never a guess, and always said: file, entry, pretrained, random."""
+"""The origin of the weights is never guessed and always printed: file, entry, pretrained, random."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def same(one: nn.Module, other: nn.Module) -> None:
 
 
 class Adapter(nn.Module):
-    """A low-rank adapter beside a layer, as LoRA makes them: it reads the layer's input itself."""
+    """A low-rank adapter parallel to a layer, as in LoRA: it reads the layer's input."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -214,7 +214,8 @@ def test_quantised_by_torchao(pos: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("pos", POSITIONS)
 def test_quantised_by_torch_itself(pos: str) -> None:
-    """``quantize_dynamic`` goes by the exact class: it leaves a layer that carries an operator in float32."""
+    """``quantize_dynamic`` selects layers by their exact class: it leaves a layer that carries an operator in
+    float32."""
     quantise = getattr(getattr(torch.ao, "quantization", None), "quantize_dynamic", None)
     if quantise is None:
         pytest.skip("this torch has no quantize_dynamic")

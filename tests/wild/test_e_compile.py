@@ -1,4 +1,5 @@
-"""Compiled code follows insertions, removals and pauses, whatever was compiled before in the same process.
+"""Compiled code is correct after insertions, removals and ``disable``, also if other code was compiled before in the
+same process.
 
 The reference is a network that has the token mean written into its own forward pass and is never compiled.
 """
@@ -117,7 +118,7 @@ WAYS = {
 @pytest.mark.parametrize("way", list(WAYS))
 @pytest.mark.parametrize("pos", ["front", "mid", "end"])
 def test_one_module_through_every_order(pos: str, way: str, breaks: bool) -> None:
-    """The same module: compiled once, then edited, restored and paused; each state is asked for twice."""
+    """The same module: compiled once, then edited, restored and paused; each state is run twice."""
     wanted, made = right(pos), recipe(pos)
     compiled = WAYS[way](network(breaks))  # type: ignore[no-untyped-call]
     now = "plain"

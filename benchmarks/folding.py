@@ -5,8 +5,8 @@ Three parts, all written to one file:
 - own time: ONNX Runtime's profiler times every operator. ``ratio`` is the sum of the median times of the inserted
   operators, folded divided by the paper's form. ``beside`` checks that no time moves into the model's own operators: it
   is the same ratio for all additions, multiplications and means of the file, minus those of the model without CB.
-- end to end: whole runs, interleaved, with a control (:func:`cbsurgeon.checks.bench`), on both back ends, in several
-  processes, because two copies of one model in one process may differ by more than one per cent.
+- end to end: whole runs, interleaved, with a control (:func:`cbsurgeon.checks.bench`), on both back ends. Several
+  processes are used, because two copies of one model in one process may differ by more than one per cent.
 - export: processor seconds of ``cbsurgeon``'s export divided by those of ``torch.onnx.export`` of the same module,
   interleaved.
 

@@ -1,8 +1,8 @@
 """Tolerances: how much the outputs of two correct models may differ; measured if possible, else estimated.
 
 Two computations of one function in one dtype differ by rounding. The size of that difference depends on the model and
-on its inputs, so it is measured: the captured program runs in float64 and in the dtype of each model, on the same
-inputs, and the distance between the two is the *noise floor* of that dtype. The outputs that are judged are not used
+on its inputs, so it is measured. The captured program runs in float64 and in the dtype of each model, on the same
+inputs. The distance between the outputs is the *noise floor* of that dtype. The outputs that are judged are not used
 for it, so a fault cannot widen its own tolerance. A ceiling per dtype limits every measured tolerance.
 """
 

@@ -1,9 +1,13 @@
 """A cache of inspections of files and registered models, stored as JSON.
 
-An entry is used only if everything that the result depends on is the same: the contents of the file, the options, the
-source code of this package and of the library that builds the model, the versions of torch and Python, and the
-environment variables that these libraries read. If that cannot be checked, nothing is cached: users' own factories,
-folders, trusted files, pretrained weights.
+An entry is used only if everything that the result depends on is unchanged:
+
+- the contents of the file and the options,
+- the source code of this package and of the library that builds the model,
+- the versions of torch and Python, and the environment variables that these libraries read.
+
+If that cannot be checked, nothing is cached. This is the case for users' own factories, folders, trusted files and
+pretrained weights.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 channels.
 
 A head whose queries are zero gives all keys the same weight, in any implementation. This is proved by running the part
-of the program between the projection and the softmax: the queries of a head depend on channels that no other head uses,
-they are zero if these channels are zero, only this attention reads them, and the remaining scores are the same for
-every key that is not masked.
+of the program between the projection and the softmax:
+
+- the queries of a head depend on channels that no other head uses, and only this attention reads them;
+- the queries are zero if these channels are zero;
+- the remaining scores are then the same for every key that is not masked.
 """
 
 from __future__ import annotations

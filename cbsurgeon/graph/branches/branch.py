@@ -185,8 +185,11 @@ def _common_stream(flow: Flow, between: Body, streams: Container[fx.Node]) -> tu
 
 
 def mixes_tokens(flow: Flow, total: fx.Node, stop: Container[fx.Node], limit: int = 300) -> bool:
-    """Whether a sum that is not a block adds a token mixer to its stream: attention, or a pooling or depthwise
-    convolution with less than two projections (with two it would be an inverted bottleneck)."""
+    """Return whether a sum that is not a block adds a token mixer to its stream.
+
+    A token mixer is attention, or a pooling or depthwise convolution with less than two projections. With two
+    projections it would be an inverted bottleneck.
+    """
     terms = operands(flow, total)
     for place, term in enumerate(terms):
         streams = {node for k, other in enumerate(terms) if k != place for node in _streams(flow, other)}

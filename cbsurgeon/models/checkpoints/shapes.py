@@ -25,9 +25,9 @@ def plain(state: State, own: Iterable[str]) -> State:
 
     ``torch.compile`` puts ``_orig_mod.`` before keys, and ``DataParallel``, DDP and averaging wrappers put ``module.``.
     A model may have a module of that name itself, so every variant is tried and the one with the most keys of the
-    architecture is returned; the file's own keys win a tie. A Lightning module stores the model in an attribute, so its
-    keys begin with that attribute's name, whatever it is, and keys of losses or metrics may be there as well: if
-    exactly one prefix contains the whole architecture and nothing else, the keys below it are returned.
+    architecture is returned; the file's own keys win a tie. A Lightning module stores the model in an attribute, so the
+    keys begin with the name of this attribute, and there may also be keys of losses or metrics. If exactly one prefix
+    contains the whole architecture and nothing else, the keys below it are returned.
     """
     wanted = set(own)
     spellings = _spellings(state)

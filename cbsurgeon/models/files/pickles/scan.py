@@ -1,9 +1,9 @@
 """Check the instructions of a pickle without running them.
 
-``torch.load(weights_only=True)`` limits what a pickle may call, but not how much it may allocate or how long it may
-take: a kilobyte can name a storage of a terabyte, a tuple whose hash takes a century, or a tensor whose view is outside
-its storage. This scan executes the opcodes on descriptions of values, so that such a file is refused before torch reads
-it. It allows less than torch does: plain containers, numbers, text, and dense tensors.
+``torch.load(weights_only=True)`` limits the functions that a pickle may call, but not its memory or its time. A file of
+a kilobyte can name a storage of a terabyte, a tuple whose hash would take years, or a tensor whose view is outside its
+storage. This scan executes the opcodes on descriptions of values, so that such a file is refused before torch reads it.
+It allows less than torch does: plain containers, numbers, text, and dense tensors.
 """
 
 from __future__ import annotations

@@ -317,7 +317,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "float16"])
     parser.add_argument("--batches", nargs="+", type=int, default=[8], help="samples per call of latency")
     parser.add_argument("--only", choices=("parity", "latency"), help="leave the other part out")
-    parser.add_argument("--seconds", type=float, default=450.0, help="for the whole script; no row is started after that")
+    parser.add_argument(
+        "--seconds", type=float, default=450.0, help="for the whole script; no row is started after that"
+    )
     parser.add_argument("--budget", type=float, default=4.0, help="seconds of measuring for each row of latency")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     parser.add_argument("--keep", type=Path, help="keep the exported files here")

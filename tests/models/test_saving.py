@@ -132,7 +132,9 @@ def unsaveable() -> list[tuple[str, nn.Module]]:
 
 @pytest.mark.parametrize(("word", "module"), unsaveable())
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_values_that_no_checkpoint_can_hold_are_refused(tmp_path: Path, word: str, module: nn.Module, suffix: str) -> None:
+def test_values_that_no_checkpoint_can_hold_are_refused(
+    tmp_path: Path, word: str, module: nn.Module, suffix: str
+) -> None:
     with pytest.raises(OutputFileError) as caught:
         models.save(Model(module), tmp_path / f"m.{suffix}")
     assert caught.value.code == "CB-SAVE-02"

@@ -180,7 +180,7 @@ class _Proof:
 
     def _refuse_unequal_scores(self, made: fx.Node) -> None:
         """Refuse an attention with a bias on its scores that is not a mask, because such a bias gives keys different
-    weights."""
+        weights."""
         read, axis = self._scores()
         if read is None:
             return

@@ -176,7 +176,9 @@ def _complete(
     return Branch(total, stream, last, between, tuple(tail), spatial, tuple(others))
 
 
-def _common_stream(flow: Flow, between: Body, streams: Container[fx.Node]) -> tuple[list[list[fx.Node]], fx.Node | None]:
+def _common_stream(
+    flow: Flow, between: Body, streams: Container[fx.Node]
+) -> tuple[list[list[fx.Node]], fx.Node | None]:
     """The nodes upstream of each up projection, and the first node of the stream that is among all of them."""
     paths = [chain(flow, first.source) for first in between.firsts]
     if not paths:

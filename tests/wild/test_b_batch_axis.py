@@ -142,7 +142,7 @@ def test_mixing_of_samples_without_attention_is_found_by_running() -> None:
 
 def test_samples_that_see_each_other_on_purpose_have_to_be_stated() -> None:
     x = noise(SAMPLES, WIDTH)
-    with pytest.raises(CaptureError, match="--batch-axis 0 if samples are meant"):
+    with pytest.raises(CaptureError, match="--batch-axis 0 if samples may influence each other"):
         cbs.inspect(cbs.Model(Compared().eval(), (x,)))
     assert len(cbs.inspect(cbs.Model(Compared().eval(), (x,), batch_axis=0)).blocks) == 2
 

@@ -17,6 +17,7 @@ from benchmarks.coverage import read_truth  # noqa: E402
 from benchmarks.zoo import entries, entry  # noqa: E402
 from benchmarks.zoo.measure import measure  # noqa: E402
 from benchmarks.zoo.truth import truth  # noqa: E402
+from tests.marks import thinned  # noqa: E402
 
 EXPECTED = read_truth()
 EVERY = [candidate.name for candidate in entries()]
@@ -66,7 +67,7 @@ def agrees(name: str) -> None:
     assert not result["order_differs"]
 
 
-@pytest.mark.parametrize("name", TWENTY)
+@pytest.mark.parametrize("name", thinned(TWENTY, 3))
 def test_default_blocks_are_the_expected_ones(name: str) -> None:
     agrees(name)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import cbsurgeon as cbs
+from tests.marks import thinned
 from tests.training.networks import build, images, logits
 
 pytest.importorskip("timm", reason="the architectures are timm's and torchvision's")
@@ -52,7 +53,7 @@ CASES = [
     for name in NETWORKS
     for pos, op in (("end", "cb"), ("mid", "cb_s"), ("front", "cb"), ("end", "cb_retrofit"))
 ]
-cases = pytest.mark.parametrize(("name", "pos", "op"), CASES)
+cases = pytest.mark.parametrize(("name", "pos", "op"), thinned(CASES, 3))
 OPTIONS = {"cb_s": {"initial": 0.5}, "cb_retrofit": {"strength": 0.4}}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import cbsurgeon as cbs
 from cbsurgeon.surgery import remove_
+from tests.marks import thinned
 from tests.training.networks import build, images, logits
 
 pytest.importorskip("timm", reason="the architecture is timm's")
@@ -102,7 +103,7 @@ def renew(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("pos", POSITIONS)
+@pytest.mark.parametrize("pos", thinned(POSITIONS, 3, 2))
 def test_wrapped_unwrapped_and_replaced(pos: str, compiled: bool) -> None:
     torch._dynamo.reset()
     module, reference = edited(pos), by_hand(pos)

@@ -21,6 +21,7 @@ from torch.nn.utils import parametrizations
 
 import cbsurgeon as cbs
 from cbsurgeon.surgery import remove_
+from tests.marks import thinned
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 8
@@ -116,7 +117,7 @@ WAYS = {
 
 @pytest.mark.parametrize("breaks", [False, True], ids=["one graph", "graph breaks"])
 @pytest.mark.parametrize("way", list(WAYS))
-@pytest.mark.parametrize("pos", ["front", "mid", "end"])
+@pytest.mark.parametrize("pos", thinned(["front", "mid", "end"], 3, 2))
 def test_one_module_through_every_order(pos: str, way: str, breaks: bool) -> None:
     """The same module: compiled once, then edited, restored and paused; each state is run twice."""
     wanted, made = right(pos), recipe(pos)
@@ -138,7 +139,7 @@ def test_one_module_through_every_order(pos: str, way: str, breaks: bool) -> Non
 
 
 @pytest.mark.parametrize("breaks", [False, True], ids=["one graph", "graph breaks"])
-@pytest.mark.parametrize("pos", ["front", "mid", "end"])
+@pytest.mark.parametrize("pos", thinned(["front", "mid", "end"], 3, 1))
 def test_several_modules_of_one_class(pos: str, breaks: bool) -> None:
     """The class's graphs are shared: original, edited, a copy of the edited one, an operator with other numbers."""
     wanted = right(pos)

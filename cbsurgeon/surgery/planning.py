@@ -201,11 +201,11 @@ def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: b
     backwards = [stack for stack in stacks if stack in found.reversed_stacks]
     if backwards:
         raise SurgeryError(
-            "tokens see only themselves and later tokens, and a mean would show them earlier tokens",
+            "some tokens do not see earlier ones, and a mean, plain or causal, would show these to them",
             code="CB-LEAK-10",
             where=f"{found.reference}, stack {', '.join(backwards)}",
             why="; ".join(sentence for stack in backwards for sentence in found.causal_stacks[stack]),
-            do=_elsewhere(found) or "no operator averages over later tokens only: leave this model as it is",
+            do=_elsewhere(found) or "no operator averages over just the tokens that each one sees: leave it as it is",
         )
     if not stacks or hides_future:
         return

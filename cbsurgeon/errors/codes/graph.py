@@ -179,10 +179,12 @@ CODES = {
         do=("make the mask a parameter of forward()", "plan again for this model: cbsurgeon insert REF --masked"),
     ),
     "CB-LEAK-10": Entry(
-        "the tokens of the model see only themselves and later ones",
-        "The attention runs backwards in time. Both the plain mean and the causal mean would show a token the ones "
-        "before it.",
-        causes=("one direction of a bidirectional model", "a mask with the wrong triangle"),
+        "some tokens of the model do not see earlier ones",
+        "Both the plain mean and the causal mean would show a token the ones before it, which the model hides from it.",
+        causes=(
+            "one direction of a bidirectional model, or a mask with the wrong triangle",
+            "queries in front of the tokens that they read, or a prompt behind them that every token sees",
+        ),
         do=("choose other stacks: --layers STACK:upper", "check the attention mask of the model"),
     ),
 }

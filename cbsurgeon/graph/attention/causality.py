@@ -56,19 +56,57 @@ def causal_stacks(reading: Reading, members: Sequence[tuple[str, Found]], run: P
     padded = bool(masks(reading))
     found: dict[str, Causality] = {}
     for stack, group in by_stack(reading, members).items():
-        declared = _declared_causal(reading, group)
-        if declared:
-            found[stack] = Causality(declared)
-            continue
-        if any(_sees_all(reading, one) for one in group):
-            continue
-        order, evidence = _probed(run, reading, group, padded=padded) if run is not None else ("unknown", "")
-        triangles = _triangles(reading, group) if order == "unknown" else ()
-        if order in ("future", "past", "mixed"):
-            found[stack] = Causality((evidence,), past=order != "future")
-        elif triangles:
-            found[stack] = Causality(triangles)
+        streams = [_causal(reading, one, run, padded=padded) for one in _streams(reading, group)]
+        causal = [one for one in streams if one is not None]
+        if causal:
+            evidence = dict.fromkeys(sentence for one in causal for sentence in one.evidence)
+            found[stack] = Causality(tuple(evidence), past=any(one.past for one in causal))
     return found
+
+
+def _streams(reading: Reading, group: Sequence[Found]) -> list[list[Found]]:
+    """The blocks of a stack by the residual stream that they run on: shared blocks may run on several, of which one is
+    causal."""
+    found: dict[fx.Node, list[Found]] = {}
+    begin: dict[fx.Node, fx.Node] = {}
+    for one in group:
+        assert one.branch.stream is not None
+        origin = reading.lineage.origin(one.branch.stream)
+        begin[one.branch.total] = begin.get(origin, origin)
+        found.setdefault(begin[one.branch.total], []).append(one)
+    return list(found.values())
+
+
+def _causal(reading: Reading, group: Sequence[Found], run: Probe | None, *, padded: bool) -> Causality | None:
+    """The order in which the tokens of one stream see each other, if they do not see all others."""
+    declared = _declared_causal(reading, group)
+    if declared:
+        return Causality(declared)
+    open_at = next((place for place, one in enumerate(group) if _sees_all(reading, one)), None)
+    if open_at is not None:
+        group = group[:open_at] if _has_own_output(group, open_at) else ()
+    if not group:
+        return None
+    order, evidence = _probed(run, reading, group, padded=padded) if run is not None else ("unknown", "")
+    if order in ("future", "past", "mixed"):
+        return Causality((evidence,), past=order != "future")
+    triangles = _triangles(reading, group) if order == "unknown" else ()
+    return Causality(triangles) if triangles else None
+
+
+def _has_own_output(group: Sequence[Found], place: int) -> bool:
+    """Whether an output of the model shows the stream of some blocks before a later one mixes all its tokens."""
+    if not place:
+        return False
+    queue, seen = [group[place - 1].branch.total], {group[place].branch.total}
+    while queue:
+        node = queue.pop()
+        if node.op == "output":
+            return True
+        if node not in seen:
+            seen.add(node)
+            queue += node.users
+    return False
 
 
 def by_stack(reading: Reading, members: Sequence[tuple[str, Found]]) -> dict[str, list[Found]]:
@@ -114,7 +152,27 @@ def _sees_all(reading: Reading, found: Found) -> bool:
     if not readers or any(branch.stream not in chain(flow, one.source) for one in readers):
         return False
     tokens = tokens_of(flow, branch.stream)
-    return tokens is not None and any(_unmasked(flow, node) == (tokens, tokens) for node in branch.between.nodes)
+    return tokens is not None and any(
+        _unmasked(flow, node) == (tokens, tokens) and _is_kept_whole(flow, found, node, tokens)
+        for node in branch.between.nodes
+    )
+
+
+def _is_kept_whole(flow: Flow, found: Found, node: fx.Node, tokens: Tokens) -> bool:
+    """Whether the results of all queries of an attention go on: in a loop over the queries, each turn may compute all
+    of them and take one."""
+    inside, queue, seen = set(found.branch.between.nodes), [node], set[fx.Node]()
+    while queue:
+        current = queue.pop()
+        if current in seen or current not in inside:
+            continue
+        seen.add(current)
+        if current in flow.table.dims:
+            own = [factor for dim in flow.of(current) for factor in flow.plain(dim)]
+            if any(factor not in own for factor in tokens):
+                return False
+        queue += current.users
+    return True
 
 
 def _unmasked(flow: Flow, node: fx.Node) -> tuple[Tokens, Tokens] | None:
@@ -169,9 +227,10 @@ def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, padded: boo
         first, last = own[0].branch.stream, own[-1].branch.total
         assert first is not None
         order: Order = "unknown"
+        sites = any(one.kind != "attention" for one in own)
         for far in (True, False):
             part = stretch(reading, first, last, tokens, far=far)
-            order = run.order(part, padded=padded) if part is not None and order == "unknown" else order
+            order = run.order(part, padded=padded, sites=sites) if part is not None and order == "unknown" else order
             if part is not None and order in ("future", "past", "mixed"):
                 return order, _sentence(part, order)
         seen = order if seen == "unknown" else seen

@@ -10,6 +10,8 @@ compared. The input hides tokens if the other tokens stay the same, but change i
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import chain
+from math import isfinite
 
 import torch
 from torch import Tensor, fx
@@ -18,19 +20,26 @@ from cbsurgeon.graph import aten
 from cbsurgeon.graph.attention.causality import by_stack, resolutions
 from cbsurgeon.graph.attention.influence import CLOSED, Probe, later
 from cbsurgeon.graph.attention.scores import raw_inputs
-from cbsurgeon.graph.attention.stretches import Stretch, Tokens, stretch
+from cbsurgeon.graph.attention.stretches import Layout, Stretch, Tokens, layout_of, pooled, stretch
 from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.program import Program
 from cbsurgeon.operators.common.masking import CLOSED as FAR_BELOW
 
-MARKS = (0, 1)
-"""Values that may mark a hidden token: 0 or 1 in a mask. These are also the usual ids of a padding token."""
+MARKS = (0, 1, -1)
+"""Values that are tried as marks of padding: masks hold 0, 1 or -1 there, and padding ids are usually one of these."""
 
 OTHER = 2
 """Value of a token that is not hidden, for inputs that hold other numbers than zeros and ones."""
 
 SHARE = 0.5
 """Value of a token that is not hidden, for inputs of fractions between 0 and 1."""
+
+MOST_NUMBERS = 4
+"""Numbers per sample in an input that says how many tokens there are (rows and columns, a start and an end)."""
+
+EQUAL, ORDERED = frozenset({"eq", "ne"}), frozenset({"lt", "le", "gt", "ge"})
+COMPARISONS = EQUAL | ORDERED
+FINITE = frozenset({"isnan", "isfinite", "isinf"})
 
 MOST_MARKS = 4
 """Largest number of values besides :data:`MARKS` that are tried. If the graph has more, none of them is."""
@@ -84,14 +93,28 @@ def _hides_there(
     """
     stream = own[0].branch.stream
     assert stream is not None
-    for far in (False, True):
-        part = stretch(reading, stream, own[-1].branch.total, tokens, far=far)
-        if part is None or not _bypasses_entry(given, part):
-            continue
-        answer = _hides(run, program, given.name, part, marks)
+    layout = layout_of(reading.flow, given, tokens, alone=True) if _may_be_absent(reading, given) else None
+    both = [stretch(reading, stream, own[-1].branch.total, tokens, far=far) for far in (False, True)]
+    parts = [part for part in both if part is not None]
+    for part in parts:
+        answer = _hides(run, program, given.name, part, marks, layout) if _bypasses_entry(given, part) else None
         if answer is not None:
             return answer
-    return False
+    # No token influences another one: the input may mask a mean over the tokens at the end of the model.
+    ends = [end for part in parts for end in pooled(reading, part) if _bypasses_entry(given, end)]
+    return any(_hides(run, program, given.name, end, marks, layout, looks=False) for end in ends)
+
+
+def _may_be_absent(reading: Reading, given: fx.Node) -> bool:
+    """Return whether the graph compares the values of an input with a number, or asks which of them are finite: then
+    zeros, or values that are no numbers, may mean that a token is absent."""
+    raw = raw_inputs(reading.flow)
+    return any(
+        aten.name(node) in COMPARISONS | FINITE
+        and len(aten.tensors(node)) == 1
+        and given.name in raw.get(aten.tensors(node)[0], ())
+        for node in reading.flow.order
+    )
 
 
 def _bypasses_entry(given: fx.Node, part: Stretch) -> bool:
@@ -110,10 +133,11 @@ def _bypasses_entry(given: fx.Node, part: Stretch) -> bool:
 def _candidate_marks(program: Program, reading: Reading, name: str) -> list[int]:
     """Return the whole numbers, other than :data:`MARKS`, that could mark padding in an input.
 
-    These are the numbers that the graph compares the input with, and the rows of a table (indexed by the input) that
-    hold zero. If there are more than :data:`MOST_MARKS`, they are not taken for padding and the list is empty.
+    These are the numbers that the graph compares the input with, with their neighbours if it asks which is larger, and
+    the rows of a table (indexed by the input) that hold zero. If there are more than :data:`MOST_MARKS` of either kind,
+    none of them is taken for padding.
     """
-    raw, found = raw_inputs(reading.flow), list[int]()
+    raw, found, near = raw_inputs(reading.flow), list[int](), list[int]()
     exported = program.exported
     tensors = {**exported.constants, **exported.state_dict}
     specs = exported.graph_signature.input_specs
@@ -124,31 +148,66 @@ def _candidate_marks(program: Program, reading: Reading, name: str) -> list[int]
         if not asked:
             continue
         held = [one for source in sources if isinstance(one := weights.get(source.name), Tensor)]
-        if aten.name(node) in ("eq", "ne"):
-            found += [int(number) for number in node.args if isinstance(number, int | float)]
-            found += [int(one) for one in held if one.numel() == 1]
+        if aten.name(node) in COMPARISONS:
+            numbers = [int(number) for number in node.args if isinstance(number, int | float) and isfinite(number)]
+            numbers += [int(one) for one in held if one.numel() == 1 and bool(one.isfinite())]
+            if aten.name(node) in EQUAL:
+                found += numbers
+            else:
+                near += [number + step for number in numbers for step in (-1, 0, 1)]
         elif aten.name(node) in ("index", "index_select", "embedding"):
             found += [row for one in held if one.dim() and one.numel() == len(one) for row in _zeros(one)]
-    kept = [mark for mark in dict.fromkeys(found) if mark not in MARKS]
-    return kept if len(kept) <= MOST_MARKS else []
+    kept = [[mark for mark in dict.fromkeys(some) if mark not in MARKS] for some in (found, near)]
+    return [mark for some in kept if len(some) <= MOST_MARKS for mark in some]
 
 
 def _zeros(table: Tensor) -> list[int]:
     return [int(row) for row in (table.flatten() == 0).nonzero()]
 
 
-def _hides(run: Probe, program: Program, name: str, part: Stretch, marks: Sequence[int]) -> bool | None:
-    """Return whether marking some tokens in an input hides them from the others; ``None`` if tokens do not influence
-    each other even if none is marked."""
+def _hides(
+    run: Probe,
+    program: Program,
+    name: str,
+    part: Stretch,
+    marks: Sequence[int],
+    own: Layout | None,
+    *,
+    looks: bool = True,
+) -> bool | None:
+    """Return whether marking some tokens in an input hides them from the others, or from the exits if these hold no
+    tokens (``looks`` is false); ``None`` if tokens do not influence each other even if none is marked."""
     example, batched = program.example[name], name in program.batch_axes
     mixed = False
-    for hidden, pairs in _trials(example, batched, part.sizes, marks):
+    for hidden, pairs in chain(_trials(example, batched, part.sizes, marks), _absent(example, own)):
         for plain, marked in pairs:
-            open_ = run.passes(part, {name: plain}, hidden, ~hidden)
-            mixed |= open_ > 0
-            if open_ > 0 and run.passes(part, {name: marked}, hidden, ~hidden) <= CLOSED * open_:
-                return True
+            looked = ~hidden if looks else None
+            try:
+                open_ = run.passes(part, {name: plain}, hidden, looked)
+                mixed |= open_ > 0
+                if open_ > 0 and run.passes(part, {name: marked}, hidden, looked) <= CLOSED * open_:
+                    return True
+            except (IndexError, RuntimeError, ValueError):  # the model does not take these values: they mark nothing
+                continue
     return False if mixed else None
+
+
+def _absent(example: Tensor, own: Layout | None) -> Iterator[tuple[Tensor, Iterator[Pair]]]:
+    """Yield sets of tokens to hide, each with an input that holds the tokens themselves (``own`` says where), and the
+    same with zeros, or with values that are no numbers, for these tokens."""
+    if own is None or not example.is_floating_point():
+        return
+    rows = own.rows(example)
+
+    def pairs(hidden: Tensor) -> Iterator[Pair]:
+        for value in (0.0, float("nan")):
+            changed = rows.clone()
+            changed[hidden] = value
+            yield example, own.tensor(changed, example)
+
+    second = torch.arange(len(rows)) >= len(rows) // 2
+    yield second, pairs(second)
+    yield ~second, pairs(~second)
 
 
 def _trials(
@@ -159,7 +218,9 @@ def _trials(
         return  # noise; a mask holds whole numbers or fractions between 0 and 1
     count = torch.Size(sizes).numel()
     second = torch.arange(count) >= count // 2
-    yield second, _lengths(example, batched, count)
+    axes = [later(sizes, axis) for axis in range(len(sizes))] if len(sizes) > 1 else []
+    for hidden in (second, *axes):
+        yield hidden, _lengths(example, batched, count)
     shape = example.shape[1:] if batched and example.dim() else example.shape
     if shape.numel() == count:
         for hidden in (second, ~second):
@@ -191,8 +252,15 @@ def _unlike(marks: Sequence[int]) -> int:
 def _lengths(example: Tensor, batched: bool, count: int) -> Iterator[Pair]:
     """Yield pairs for inputs that hold sequence lengths, or the bounds of sequences in a row (``cu_seqlens``)."""
     per_sample = example[0].numel() if batched and example.dim() else example.numel()
-    if per_sample == 1 and example.dim() and bool(((example >= 1) & (example <= count)).all()):
-        yield torch.full_like(example, count), torch.full_like(example, count // 2)
+    if 0 < per_sample <= MOST_NUMBERS and example.dtype != torch.bool and bool((example >= 0).all()):
+        if per_sample == 1 and bool((example >= 1).all()):
+            yield torch.full_like(example, count), torch.full_like(example, count // 2)
+        columns = example.reshape(-1, per_sample)
+        for column in range(per_sample):
+            fewer = columns.clone()
+            fewer[:, column] = columns[:, column] / 3 if example.is_floating_point() else columns[:, column] // 3
+            if not torch.equal(fewer, columns):
+                yield example, fewer.view(example.shape)
     ends = example.flatten()
     if example.dim() == 1 and not batched and len(ends) > 2 and ends[0] == 0 and ends[-1] == count:
         plain = torch.full_like(example, count)

@@ -33,6 +33,10 @@ FEW, MANY = 8, 32
 """Number of tokens that are changed one by one to check that tokens see each other in the order of their axis: ``FEW``
 if the two halves of an axis already showed that order, else ``MANY``."""
 
+SOME, STEPS = 4, 6
+"""How many tokens, besides the second and the last but one, are followed to all that they reach, and in how many steps:
+in each, the tokens that were reached are changed as well."""
+
 Order = Literal["future", "past", "mixed", "open", "unknown"]
 """Which tokens a token does not see: later ones, earlier ones, some in another order, none, or unknown."""
 
@@ -48,20 +52,22 @@ class Probe:
         self._program = program
         self._parameters = replaced_small_parameters(program)
 
-    def order(self, part: Stretch, *, padded: bool) -> Order:
+    def order(self, part: Stretch, *, padded: bool, sites: bool = True) -> Order:
         """Return which tokens the tokens of a stretch do not see.
 
         Args:
             part: the stretch.
             padded: the example inputs contain padding, so that the last token may be one that no other token sees.
+            sites: some block of the stretch is an MLP. A class token that only reads the others is one-way, but blocks
+                of class attention alone have no MLP over these tokens.
         """
         run = self._runner(part)
         if run is None:
             return "unknown"
-        order = self._order(run, part, padded)
+        order = self._order(run, part, padded, sites)
         return "open" if order in ("future", "past", "mixed") and _only_moved(run, part.count) else order
 
-    def _order(self, run: _Runner, part: Stretch, padded: bool) -> Order:
+    def _order(self, run: _Runner, part: Stretch, padded: bool, sites: bool) -> Order:
         seen: Order = "unknown"
         for axis, size in enumerate(part.sizes):
             if size > 1:
@@ -69,23 +75,26 @@ class Probe:
                 if found in ("future", "past"):
                     return "mixed" if found == "future" and _against(run, part.count, FEW) else found
                 seen = found if seen == "unknown" else seen
-        if not _last_is_hidden(run, part.count, padded):
+        if not _last_is_hidden(run, part.count, padded) and not (sites and _one_way(run, part.count, padded)):
             return seen
         return "mixed" if _against(run, part.count, MANY) else "future"
 
-    def passes(self, part: Stretch, given: Mapping[str, Tensor], changed: Tensor, looked: Tensor) -> float:
+    def passes(self, part: Stretch, given: Mapping[str, Tensor], changed: Tensor, looked: Tensor | None) -> float:
         """Return the largest change of some tokens when other tokens are changed.
 
         Args:
             part: the stretch.
             given: inputs of the program to use instead of the examples.
-            changed, looked: ``[tokens]``, true for the tokens to change and for the tokens to compare.
+            changed, looked: ``[tokens]``, true for the tokens to change and for the tokens to compare; ``None`` to
+                compare exits that hold no tokens.
 
         Returns:
             the largest change at any exit; not-a-number if an output is not finite.
         """
         run = self._runner(part, given)
-        return max(float(moved[looked].max()) for moved in run(changed)) if run is not None else float("nan")
+        if run is None:
+            return float("nan")
+        return max(float((moved if looked is None else moved[looked]).max()) for moved in run(changed))
 
     def _runner(self, part: Stretch, given: Mapping[str, Tensor] | None = None) -> _Runner | None:
         names = [node.name for node in (part.entry, *part.exits)]
@@ -178,9 +187,41 @@ def _last_is_hidden(run: _Runner, count: int, padded: bool) -> bool:
     return False
 
 
+def _one_way(run: _Runner, count: int, padded: bool) -> bool:
+    """Return whether some tokens influence others to which nothing ever leads back, however many layers follow.
+
+    This detects a prompt behind causal tokens, queries in front of the tokens that they read, and every other one-way
+    influence that two halves and the last token do not show. Windows and convolutions are not one-way: what a token
+    reaches in several layers reaches it as well. With padding, tokens that no other token sees are left out.
+    """
+    for place in dict.fromkeys([*_places(count, SOME).tolist(), min(1, count - 1), max(count - 2, 0)]):
+        reached = torch.zeros(count, dtype=torch.bool)
+        reached[place] = True
+        for _ in range(STEPS):
+            moves = run(reached)
+            grown = reached | torch.stack([_reached(moved) for moved in moves]).any(dim=0)
+            if bool(grown.all()) or (padded and int(grown.sum()) == 1):
+                break
+            ahead = [float(moved[grown].max()) for moved in run(~grown)]
+            if not any(forward > floor for forward, floor in zip(ahead, run.floors, strict=True)):
+                break
+            if torch.equal(grown, reached):
+                back = [float(moved[~grown].max()) for moved in moves]
+                pairs = zip(back, ahead, run.floors, strict=True)
+                if any(forward > floor and _hidden(less, forward, floor) for less, forward, floor in pairs):
+                    return True
+                break
+            reached = grown
+    return False
+
+
+def _places(count: int, most: int) -> Tensor:
+    return torch.linspace(0, count - 1, min(count, most)).round().long()
+
+
 def _against(run: _Runner, count: int, most: int) -> bool:
     """Return whether some token sees a later token that does not see it. If so, a causal mean leaks as well."""
-    places = torch.linspace(0, count - 1, min(count, most)).round().long()
+    places = _places(count, most)
     sees = []
     for place in places:
         chosen = torch.zeros(count, dtype=torch.bool)

@@ -77,13 +77,13 @@ def stretch(reading: Reading, stream: fx.Node, total: fx.Node, tokens: Tokens, *
         total: the residual add of its last block.
         tokens: the tokens of that stream.
         far: start at the first tensor that holds these tokens instead of at the stream, to include token mixers before
-            the first block. The exits always include the last tensor that holds the tokens, for those after the last
-            block.
+            the first block. The exits always include the last tensors that hold the tokens, for those after the last
+            block: one as large as the stream, and one of any size.
     """
     flow = reading.flow
     entry = _begin(reading, stream, tokens) if far else stream
-    wanted = [total, _last(flow, total, tokens)]
-    found = {node: layout for node in (entry, *wanted) if (layout := _layout(flow, node, tokens)) is not None}
+    wanted = [total, *_last(flow, total, tokens)]
+    found = {node: layout for node in (entry, *wanted) if (layout := layout_of(flow, node, tokens)) is not None}
     exits = tuple(dict.fromkeys(node for node in wanted if node in found and node is not entry))
     if entry not in found or not exits:
         return None
@@ -91,30 +91,41 @@ def stretch(reading: Reading, stream: fx.Node, total: fx.Node, tokens: Tokens, *
     return part if part.count > 1 else None
 
 
+def pooled(reading: Reading, part: Stretch) -> list[Stretch]:
+    """Return a stretch from the same entry to each output of the model in which the tokens are pooled."""
+    flow, found = reading.flow, list[Stretch]()
+    for node in [node for last in flow.order if last.op == "output" for node in last.all_input_nodes]:
+        if node is not part.entry and _is_float(node) and node not in part.exits:
+            layouts = {part.entry: part.layouts[part.entry], node: Layout((-1,), ())}
+            found.append(Stretch(part.entry, (node,), layouts, part.sizes))
+    return found
+
+
 def _begin(reading: Reading, stream: fx.Node, tokens: Tokens) -> fx.Node:
     """The first tensor upstream that holds the tokens."""
     begin, node = stream, reading.lineage.upstream(stream)
     for _ in range(_FAR):
-        if node is None or node not in reading.flow.table.dims:
+        if node is None:
             break
-        if _is_float(node) and _layout(reading.flow, node, tokens) is not None:
+        known = node in reading.flow.table.dims  # a recurrent layer returns a list, which has no axes of its own
+        if known and _is_float(node) and layout_of(reading.flow, node, tokens) is not None:
             begin = node
         node = reading.lineage.upstream(node)
     return begin
 
 
-def _last(flow: Flow, total: fx.Node, tokens: Tokens) -> fx.Node:
-    """The last tensor that holds the tokens, is as large as the stream, and was computed from it."""
+def _last(flow: Flow, total: fx.Node, tokens: Tokens) -> tuple[fx.Node, fx.Node]:
+    """The last tensor that holds the tokens, is as large as the stream, and was computed from it; and the last one of
+    any size."""
     size = _size(flow, total)
-    reached, last = {total}, total
+    reached, last, other = {total}, total, total
     for node in list(flow.order)[flow.order[total] + 1 :]:
         if node.op != "call_function" or not reached.intersection(node.all_input_nodes):
             continue
         reached.add(node)
-        known = node in flow.table.dims and _is_float(node) and _size(flow, node) == size
-        if known and _layout(flow, node, tokens) is not None:
-            last = node
-    return last
+        if node in flow.table.dims and _is_float(node) and layout_of(flow, node, tokens) is not None:
+            last, other = node if _size(flow, node) == size else last, node
+    return last, other
 
 
 def _size(flow: Flow, node: fx.Node) -> int:
@@ -137,8 +148,8 @@ def tokens_of(flow: Flow, stream: fx.Node) -> Tokens | None:
     return tuple(factor for place in known.tokens for factor in flow.plain(dims[place]))
 
 
-def _layout(flow: Flow, node: fx.Node, tokens: Tokens) -> Layout | None:
-    """The axes of the tokens in a tensor; ``None`` unless it has every piece once and a channel axis as well."""
+def layout_of(flow: Flow, node: fx.Node, tokens: Tokens, *, alone: bool = False) -> Layout | None:
+    """Return the axes of the tokens in a tensor; ``None`` unless it has every piece once and a channel axis as well."""
     factors = [factor for dim in flow.of(node) for factor in flow.plain(dim)]
     if sum(factor.axis == BATCH for factor in factors) > 1:
         return None
@@ -151,4 +162,4 @@ def _layout(flow: Flow, node: fx.Node, tokens: Tokens) -> Layout | None:
         places = tuple(kept)
     rest = [factor for place, factor in enumerate(factors) if place not in places]
     sizes = tuple(-1 if factor.axis == BATCH else factor.size for factor in factors)
-    return Layout(sizes, places) if any(factor.axis != BATCH for factor in rest) else None
+    return Layout(sizes, places) if alone or any(factor.axis != BATCH for factor in rest) else None

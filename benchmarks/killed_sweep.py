@@ -24,6 +24,8 @@ from cbsurgeon.sweeps.runs import Runs
 from cbsurgeon.sweeps.study import open_study
 
 ROOT = Path(__file__).parents[1]
+RUNS = (3 * 2 + 1) * 12
+"""Cells of the grid and the baseline, times the seeds."""
 TRAIN = """
 import json, sys, time
 from pathlib import Path
@@ -42,7 +44,7 @@ torch.manual_seed(0)
 layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
 module = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
 model = cbs.Model(module, (torch.randn(2, 5, 8),))
-grid = {"op": ("cb", "cb_s", "se"), "layers": ("all", "upper"), "seeds": (0, 1, 2, 3, 4)}
+grid = {"op": ("cb", "cb_s", "se"), "layers": ("all", "upper"), "seeds": tuple(range(12))}
 cbs.sweep(model, sys.argv[1], run=sys.argv[2], metric="accuracy", retries=100, workers=2, **grid)
 """
 
@@ -96,7 +98,7 @@ def main() -> None:
             started = log.read_text().splitlines()[before:] if log.exists() else []
             repeated += sum(f"{cell} {seed}" in started for cell, seed in known)
             known = now
-            print(f"kills {kills}, finished {len(known)} of 35, lost {lost}, repeated {repeated}", flush=True)
+            print(f"kills {kills}, finished {len(known)} of {RUNS}, lost {lost}, repeated {repeated}", flush=True)
             if ended:
                 break
         starts = count(log)
@@ -104,7 +106,7 @@ def main() -> None:
     print(json.dumps(result))
     if args.out is not None:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
-    sys.exit(1 if lost or repeated or len(known) != 35 else 0)
+    sys.exit(1 if lost or repeated or len(known) != RUNS else 0)
 
 
 if __name__ == "__main__":

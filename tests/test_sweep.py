@@ -48,10 +48,10 @@ value += 0.5 * (cell.startswith("cb-") and seed % 2)
 """
 
 
-def encoder() -> cbs.Model:
+def encoder(blocks: int = 3) -> cbs.Model:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
-    return cbs.Model(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval(), (torch.randn(2, 5, 8),))
+    return cbs.Model(nn.TransformerEncoder(layer, blocks, enable_nested_tensor=False).eval(), (torch.randn(2, 5, 8),))
 
 
 def command(tmp_path: Path, script: str = SCRIPT, *more: str) -> str:
@@ -290,6 +290,8 @@ def test_another_sweep_does_not_get_into_a_folder_or_a_storage(tmp_path: Path) -
     cbs.sweep(encoder(), tmp_path / "s", layers=("all",))
     with pytest.raises(CBSurgeonError, match="CB-SWEEP-09"):
         cbs.sweep(encoder(), tmp_path / "s", layers=("0",))
+    with pytest.raises(CBSurgeonError, match="CB-SWEEP-09"):
+        cbs.sweep(encoder(2), tmp_path / "s", layers=("all",))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(CBSurgeonError, match="CB-SWEEP-09"):

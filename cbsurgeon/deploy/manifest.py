@@ -44,7 +44,7 @@ def read(engine: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        document = strict_json.parse(path.read_bytes())
+        document = strict_json.load(path)
     except (strict_json.NotStrictJSON, OSError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:

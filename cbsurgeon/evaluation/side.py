@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.data import Batch
+from cbsurgeon.deploy.onnx.file import external_files
 from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, open_spec
 from cbsurgeon.deploy.runtimes.torch_runtimes import EagerRuntime
 from cbsurgeon.deploy.stated import preprocessing_in
@@ -65,16 +66,19 @@ class Side:
         return {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in found.items()}
 
     def fingerprint(self) -> str:
-        """Return a text that changes with the model: a file's size and time, or a digest of sums of weights."""
+        """Return a text that changes with the model: size and time of its files, or a digest of its weights."""
         if self.model is None:
-            found = Path(self.name).stat()
-            return f"{found.st_size} {found.st_mtime_ns}"
+            path = Path(self.name)
+            more = external_files(path) if path.suffix.lower() == ".onnx" else []
+            found = [one.stat() for one in (path, *more)]
+            return " ".join(f"{one.st_size} {one.st_mtime_ns}" for one in found)
         module, program = self.model.module, self.model.program
         state = module.state_dict() if module is not None else program.state_dict if program is not None else {}
-        sums = (
-            f"{name} {float(value.double().sum())} {float(value.double().abs().sum())}" for name, value in state.items()
-        )
-        return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for name, value in state.items():
+            digest.update(f"{name} {list(value.shape)} {value.dtype} ".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @property
     def differentiable(self) -> bool:

@@ -9,10 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from cbsurgeon.errors import CBSurgeonError, InputFileError, UsageError
+from cbsurgeon.models.files import strict_json
 from cbsurgeon.models.imaging import OUTSIDE
 
 DIMENSIONS = {"classification": (2,), "multilabel": (2,), "segmentation": (4,)}
 """Task → numbers of dimensions that outputs may have."""
+MOST_BYTES = 1 << 20
+"""Most bytes of a file of classes that are read."""
 _OF_LABELS = {1: "classification", 2: "multilabel", 3: "segmentation"}
 
 
@@ -118,7 +121,7 @@ def _read(file: Path, outputs: int) -> tuple[int, ...]:
         )
 
     try:
-        words = re.split(r"[\s,\[\]]+", file.read_text(encoding="utf-8").strip(" \n\t[],"))
+        words = re.split(r"[\s,\[\]]+", strict_json.head(file, MOST_BYTES).decode().strip(" \n\t[],"))
         numbers = tuple(int(word) for word in words)
     except (OSError, ValueError) as error:
         raise refusal(str(error)[:160]) from error

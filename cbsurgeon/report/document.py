@@ -53,7 +53,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise _unreadable(file, f"it has {file.stat().st_size} bytes, the limit is {LARGEST}")
-        document = strict_json.parse(file.read_bytes(), largest=LARGEST)
+        document = strict_json.load(file, largest=LARGEST)
     except OSError as error:
         raise _unreadable(file, error.strerror or str(error)) from error
     except strict_json.NotStrictJSON as error:

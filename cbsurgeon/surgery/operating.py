@@ -16,6 +16,7 @@ from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators.common import notes
 from cbsurgeon.surgery import program
+from cbsurgeon.surgery.agreement import refuse_nothing
 from cbsurgeon.surgery.module import attachment
 from cbsurgeon.surgery.recipe import Recipe
 
@@ -29,8 +30,10 @@ def insert_module(model: Model, recipe: Recipe, *, in_place: bool = False) -> Mo
         in_place: edit ``model.module`` itself (the returned model holds the same module).
 
     Raises:
+        NothingMatched: the recipe has no enabled site (CB-RECIPE-05).
         SurgeryError: there is no module, the structure differs, a site is occupied, or an operator did not run.
     """
+    refuse_nothing(recipe)
     if model.module is None:
         raise SurgeryError(
             "the model is a program and has no module to insert into",
@@ -70,8 +73,10 @@ def insert_program(model: Model, recipe: Recipe) -> Model:
 
     Raises:
         CaptureError: the model cannot be captured.
+        NothingMatched: the recipe has no enabled site (CB-RECIPE-05).
         SurgeryError: the structure differs, or a site is occupied.
     """
+    refuse_nothing(recipe)
     edited = program.rewrite(capture(model), recipe)
     return replace(model, module=None, program=edited.exported, recipes=(*model.recipes, recipe.to_dict()))
 

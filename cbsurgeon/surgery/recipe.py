@@ -11,11 +11,15 @@ from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.block import Block, Heads, Hook, Mask
 from cbsurgeon.models.files import strict_json
 from cbsurgeon.operators.common import notes
+from cbsurgeon.operators.common.fields import Fields
 from cbsurgeon.operators.common.masking import VALID
 from cbsurgeon.operators.common.unfolding import Unfold
 from cbsurgeon.operators.registry import operator_class
 
 SCHEMA = "cbsurgeon.recipe/1"
+
+POSITIONS = ("front", "mid", "end", "query")
+"""The positions of sites in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ class Recipe:
         """Read a document.
 
         Raises:
-            UsageError: it is not a recipe, or a field is missing or has the wrong type.
+            UsageError: it is not a recipe, or a field is missing, unknown, or has the wrong type or value.
         """
         if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
             found = document.get("schema") if isinstance(document, Mapping) else type(document).__name__
@@ -181,26 +185,12 @@ class Recipe:
                 do="make one with `cbsurgeon insert REF --dry-run --json`",
             )
         try:
-            return cls(
-                op=str(document["op"]),
-                options=dict(document.get("options", {})),
-                layers=str(document.get("layers", "")),
-                position=str(document.get("position", "end")),
-                fingerprint=str(document["fingerprint"]),
-                structure=tuple(dict(block) for block in document.get("structure", ())),
-                sites=tuple(_site(site) for site in document["sites"]),
-                excluded=tuple(
-                    Excluded(int(block["index"]), str(block["path"]), str(block["reason"]))
-                    for block in document.get("excluded", ())
-                ),
-                reference=str(document.get("reference", "object")),
-                versions={str(key): str(text) for key, text in document.get("versions", {}).items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            return _recipe(Fields(document, "the recipe"))
+        except (TypeError, ValueError) as error:
             raise UsageError(
                 "the recipe cannot be read",
                 code="CB-RECIPE-02",
-                why=f"{type(error).__name__}: {error}",
+                why=str(error),
                 do="compare it with the output of `cbsurgeon insert REF --dry-run --json`",
             ) from error
 
@@ -223,44 +213,71 @@ class Recipe:
         return cls.from_dict(document)
 
 
-def _site(document: Mapping[str, Any]) -> RecipeSite:
-    if document["position"] not in ("front", "mid", "end", "query"):
-        raise ValueError(f"position {document['position']!r} is not front, mid, end or query")
-    enabled = document.get("enabled", True)
-    if not isinstance(enabled, bool):
-        raise ValueError(f"enabled is {enabled!r}, not true or false")
-    return RecipeSite(
-        index=int(document["index"]),
-        stack=str(document["stack"]),
-        kind=str(document["kind"]),
-        path=str(document["path"]),
-        position=str(document["position"]),
-        token_axes=tuple(int(axis) for axis in document["token_axes"]),
-        channel_axis=int(document["channel_axis"]),
-        batch_axes=tuple(int(axis) for axis in document["batch_axes"]),
-        tokens=int(document["tokens"]),
-        channels=int(document["channels"]),
-        hooks=tuple(
-            Hook(str(hook["module"]), hook["when"], bool(hook.get("before_dropout", False)))
-            for hook in document.get("hooks", ())
-        ),
-        calls=int(document.get("calls", 1)),
-        enabled=enabled,
-        mask=_mask(document.get("mask")),
-        unfold=Unfold.from_dict(document["unfold"]) if document.get("unfold") is not None else None,
-        heads=tuple(tuple((int(start), int(stop)) for start, stop in head) for head in document.get("heads", ())),
+def _recipe(fields: Fields) -> Recipe:
+    recipe = Recipe(
+        op=fields.text("op"),
+        options=fields.object("options", {}),
+        layers=fields.text("layers", ""),
+        position=fields.text("position", "end", POSITIONS),
+        fingerprint=fields.text("fingerprint"),
+        structure=tuple(Fields(block, "a block of the structure").all() for block in fields.list("structure", ())),
+        sites=tuple(_site(Fields(site, f"site {number}")) for number, site in enumerate(fields.list("sites"))),
+        excluded=tuple(_excluded(Fields(block, "an excluded block")) for block in fields.list("excluded", ())),
+        reference=fields.text("reference", "object"),
+        versions={str(key): str(text) for key, text in fields.object("versions", {}).items()},
     )
+    fields.finish()
+    return recipe
 
 
-def _mask(document: Mapping[str, Any] | None) -> Mask | None:
-    if document is None:
-        return None
-    if document["valid"] not in VALID:
-        raise ValueError(f"valid {document['valid']!r} is not one of {', '.join(VALID)}")
-    rows = document.get("rows", False)
-    if not isinstance(rows, bool):
-        raise ValueError(f"rows is {rows!r}, not true or false")
-    return Mask(str(document["input"]), document["valid"], str(document.get("module", "")), rows)
+def _site(fields: Fields) -> RecipeSite:
+    mask, unfold = fields.get("mask", None), fields.get("unfold", None)
+    site = RecipeSite(
+        index=fields.whole("index"),
+        stack=fields.text("stack"),
+        kind=fields.text("kind"),
+        path=fields.text("path"),
+        position=fields.text("position", among=POSITIONS),
+        token_axes=fields.wholes("token_axes"),
+        channel_axis=fields.whole("channel_axis"),
+        batch_axes=fields.wholes("batch_axes"),
+        tokens=fields.whole("tokens"),
+        channels=fields.whole("channels"),
+        hooks=tuple(_hook(Fields(hook, "a hook")) for hook in fields.list("hooks", ())),
+        calls=fields.whole("calls", 1, least=1),
+        enabled=fields.flag("enabled", True),
+        mask=None if mask is None else _mask(Fields(mask, "the mask of a site")),
+        unfold=None if unfold is None else Unfold.from_dict(unfold),
+        heads=tuple(tuple(_span(part) for part in head) for head in fields.list("heads", ())),
+    )
+    fields.finish()
+    return site
+
+
+def _hook(fields: Fields) -> Hook:
+    when: Any = fields.text("when", among=("input", "output"))
+    hook = Hook(fields.text("module"), when, fields.flag("before_dropout", False))
+    fields.finish()
+    return hook
+
+
+def _excluded(fields: Fields) -> Excluded:
+    block = Excluded(fields.whole("index"), fields.text("path"), fields.text("reason"))
+    fields.finish()
+    return block
+
+
+def _mask(fields: Fields) -> Mask:
+    valid: Any = fields.text("valid", among=VALID)
+    mask = Mask(fields.text("input"), valid, fields.text("module", ""), fields.flag("rows", False))
+    fields.finish()
+    return mask
+
+
+def _span(part: Any) -> tuple[int, int]:
+    if not isinstance(part, list | tuple) or len(part) != 2 or any(type(end) is not int for end in part):
+        raise ValueError(f"a range of channels is {str(part)[:60]}, not [start, stop]")
+    return part[0], part[1]
 
 
 OUTLINE = ("kind", "path", "fc1", "fc2", "channels", "hidden", "calls")

@@ -126,7 +126,7 @@ class Measured:
     def read(self, cell: Cell, file: Path) -> tuple[Row, Recipe | None]:
         """Read a cell measured before from its file; measure it again if the file is damaged."""
         try:
-            document = strict_json.parse(file.read_bytes())
+            document = strict_json.load(file)
             recipe = Recipe.from_dict(document["recipe"]) if document["recipe"] else None
             return Row.from_dict(document["row"], cell), recipe
         except (OSError, KeyError, TypeError, UsageError, strict_json.NotStrictJSON):

@@ -70,7 +70,7 @@ class Runs:
             InputFileError: the folder does not contain a sweep with runs (CB-SWEEP-02).
         """
         try:
-            document = strict_json.parse((folder / PLAN).read_bytes())
+            document = strict_json.load(folder / PLAN)
             return cls(**{**document, "seeds": tuple(document["seeds"])})
         except (OSError, TypeError, KeyError, strict_json.NotStrictJSON) as error:
             raise InputFileError(

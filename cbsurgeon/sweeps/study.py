@@ -257,7 +257,7 @@ def _started_elsewhere(trial: Any) -> bool:
 
 def _metric(file: Path, name: str) -> float:
     try:
-        document = strict_json.parse(file.read_bytes())
+        document = strict_json.load(file)
     except (OSError, strict_json.NotStrictJSON) as error:
         raise RunFailed(f"the command wrote no readable {file.name} into {{out}}: {error}") from error
     value = document.get(name) if isinstance(document, dict) else None

@@ -15,6 +15,7 @@ from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.graph import Inspection
 from cbsurgeon.graph.capture.copying import duplicate
 from cbsurgeon.models import Model
+from cbsurgeon.models.files import strict_json
 from cbsurgeon.operators.registry import needs_import
 from cbsurgeon.options import InsertOptions, Loading, documented, resolve
 from cbsurgeon.surgery import Recipe
@@ -58,7 +59,7 @@ def read_recipe(path: str | Path) -> Recipe:
     file = Path(path)
     make = "make one with `cbsurgeon insert REF --dry-run --recipe-out recipe.json`"
     try:
-        return Recipe.from_json(file.read_text(encoding="utf-8"))
+        return Recipe.from_json(strict_json.head(file, strict_json.LARGEST + 1).decode())
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)[:120]
         raise InputFileError(

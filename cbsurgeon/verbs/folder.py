@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cbsurgeon.errors import CBSurgeonError, OutputFileError
+from cbsurgeon.models.files import strict_json
+from cbsurgeon.report.document import LARGEST
 
 MARK = "report.json"
 """A folder with this file, written by ``ship``, may be replaced with ``--force``."""
@@ -149,8 +150,8 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 def _ours(folder: Path) -> bool:
     try:
-        document = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = strict_json.load(folder / MARK, largest=LARGEST)
+    except (OSError, strict_json.NotStrictJSON):
         return False
     return isinstance(document, dict) and str(document.get("schema", "")).startswith("cbsurgeon.ship/")
 

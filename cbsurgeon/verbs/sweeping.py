@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cbsurgeon.checks.environment import environment
 from cbsurgeon.errors import OutputFileError, UsageError
 from cbsurgeon.integrations import ray_cluster
@@ -91,10 +93,17 @@ def _check_command(how: SweepOptions) -> None:
 
 
 def _digest(model: Model, how: SweepOptions) -> str:
-    """Return a digest of the model and of all options except :data:`APART`: it identifies the sweep."""
+    """Return a digest of the model and of all options except :data:`APART`: it identifies the sweep.
+
+    Of a model that no file describes, it contains the shapes of the weights and not the weights themselves, because a
+    script that continues a sweep may initialise them anew.
+    """
     asked = {name: value for name, value in asdict(how).items() if name not in APART}
     origin = model.provenance
-    said = [origin.reference, origin.sha256, origin.architecture, dict(origin.architecture_options), asked]
+    held = model.module if model.module is not None else model.program
+    state = {} if held is None else held.state_dict() if isinstance(held, nn.Module) else held.state_dict
+    shapes = [[key, list(tensor.shape), str(tensor.dtype)] for key, tensor in state.items()]
+    said = [origin.reference, origin.sha256, origin.architecture, dict(origin.architecture_options), asked, shapes]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -107,8 +116,8 @@ def _open_folder(folder: Path, digest: str) -> None:
     mark = folder / IDENTITY
     if mark.is_file():
         try:
-            held = strict_json.parse(mark.read_bytes())
-        except strict_json.NotStrictJSON:
+            held = strict_json.load(mark)
+        except (OSError, strict_json.NotStrictJSON):
             held = None
         if isinstance(held, dict) and held.get("digest") == digest:
             return

@@ -13,7 +13,9 @@ from cbsurgeon.checks import verify
 from cbsurgeon.checks.parity import difference as compare
 from cbsurgeon.checks.parity import reference
 from cbsurgeon.checks.parity import tolerance as policy
-from cbsurgeon.checks.parity.inputs import covered, embeddings
+from cbsurgeon.checks.parity.inputs.feed import Source
+from cbsurgeon.checks.parity.inputs.tables import tables
+from cbsurgeon.checks.parity.inputs.vocabulary import covered
 from cbsurgeon.checks.parity.reference import share_removed
 from cbsurgeon.deploy import export_onnx
 from cbsurgeon.graph.capture import capture
@@ -220,8 +222,8 @@ def test_every_token_id_is_compared() -> None:
     ids = torch.randint(0, 100, (2, 12))
     right, wrong = model(Words(), ids), model(Words(10), ids)
     program = capture(right)
-    assert embeddings(program) == {"ids": 5000}
-    assert covered(program, 7) == {"ids": (5000, 5000)}
+    assert tables(program) == {"ids": range(5000)}
+    assert covered(Source(program, (), {}, tables(program)), 7) == {"ids": (5000, 5000)}
     found = verify(right, right)
     assert found.ok, str(found)
     assert "ids: all 5,000 token ids compared" in found.notes

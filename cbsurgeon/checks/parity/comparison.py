@@ -11,8 +11,12 @@ from typing import Any
 from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.bisection import bisect as bisect_sides
 from cbsurgeon.checks.parity.bisection import end_nodes
-from cbsurgeon.checks.parity.images import image_feeds
-from cbsurgeon.checks.parity.inputs import Source, coverage, feeds
+from cbsurgeon.checks.parity.inputs.feed import Source
+from cbsurgeon.checks.parity.inputs.images import image_feeds
+from cbsurgeon.checks.parity.inputs.onnx_tables import onnx_tables
+from cbsurgeon.checks.parity.inputs.plan import feeds
+from cbsurgeon.checks.parity.inputs.tables import common, cut, tables
+from cbsurgeon.checks.parity.inputs.vocabulary import coverage
 from cbsurgeon.checks.parity.judging import Judge
 from cbsurgeon.checks.parity.reference import Operators, Reference
 from cbsurgeon.checks.parity.result import Verification
@@ -74,7 +78,9 @@ def verify(
     with open_spec(specs[0]) as first, open_spec(specs[1]) as second:
         if program is None:
             program = _program_of(a, first) or _program_of(b, second)
-        source = Source(program, first.inputs, _integers(a) or _integers(b))
+        known = _tables(program, (a, first), (b, second))
+        left_out = cut(program) if program is not None else frozenset[str]()
+        source = Source(program, first.inputs, _integers(a) or _integers(b), known, left_out)
         reference, given = Reference(program), policy.given(how.atol, how.rtol)
         judge = Judge(first, second, source, reference, _operators(reference, b), given, _depth(program, b))
         only = one_batch(first, second)
@@ -82,8 +88,9 @@ def verify(
         if how.data is not None:
             tell("reading images")
             plan += image_feeds(how.data, (a, b), second if second.only_batch is not None else first)
-        judge.notes += coverage(program, plan)
         found = judge.verdict(plan, tell)
+        compared = [feed for feed in plan if feed.label not in judge.refused]
+        found = dataclasses.replace(found, notes=(*found.notes, *coverage(source, compared)))
         if how.data is not None:
             found = dataclasses.replace(found, images=judge.agreement.to_dict(str(how.data)))
         if only is not None:
@@ -178,6 +185,21 @@ def _integers(target: Target) -> dict[str, list[int]]:
         return {}
     metadata = onnx_file.read_metadata(target) or {}
     return dict(metadata.get("integer_inputs") or {})
+
+
+def _tables(program: Program | None, *sides: tuple[Target, Runtime]) -> dict[str, range]:
+    """Return the integer inputs that index a table, under the names that generated inputs have."""
+    if program is not None:
+        return tables(program)
+    names, found = [port.name for port in sides[0][1].inputs], dict[str, range]()
+    for target, runtime in sides:
+        if not isinstance(target, (str, Path)) or Path(target).suffix.lower() != ".onnx":
+            continue
+        own = [port.name for port in runtime.inputs]
+        aliases = dict(zip(own, names, strict=True)) if set(own) != set(names) and len(own) == len(names) else {}
+        for name, valid in onnx_tables(Path(target)).items():
+            found[aliases.get(name, name)] = common(found.get(aliases.get(name, name)), valid)
+    return {name: valid for name, valid in found.items() if valid and name in names}
 
 
 def _depth(program: Program | None, target: Target) -> int:

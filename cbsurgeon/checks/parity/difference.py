@@ -6,11 +6,27 @@ import torch
 from torch import Tensor
 
 
+def kind(a: Tensor) -> str:
+    """Return what a tensor holds: ``real``, ``complex`` or ``whole`` numbers (integers and truth values)."""
+    return "real" if a.is_floating_point() else "complex" if a.is_complex() else "whole"
+
+
+def as_real(a: Tensor) -> Tensor:
+    """Return complex numbers as real ones, with a last axis for the real and the imaginary part."""
+    return torch.view_as_real(a.resolve_conj()) if a.is_complex() else a
+
+
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """Return the elementwise distance in float64: infinite where only one is finite, 0 where equal or both NaN."""
+    """Return the elementwise distance in float64: infinite where only one is finite, 0 where equal or both NaN.
+
+    Whole numbers that float64 rounds to the same number have a distance of 1.
+    """
     first, second = a.detach().cpu().double(), b.detach().cpu().double()
     alike = (first == second) | (first.isnan() & second.isnan())
     gap = (first - second).abs()
+    if kind(a) == kind(b) == "whole" and a.dtype == b.dtype:
+        alike = a.detach().cpu() == b.detach().cpu()
+        gap = gap.clamp(min=1.0)
     return torch.where(alike, torch.zeros_like(gap), torch.nan_to_num(gap, nan=float("inf"), posinf=float("inf")))
 
 

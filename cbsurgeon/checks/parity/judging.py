@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cbsurgeon.checks.parity import difference as compare
 from cbsurgeon.checks.parity import tolerance as policy
-from cbsurgeon.checks.parity.images import IMAGES, Agreement
-from cbsurgeon.checks.parity.inputs import LARGE, VOCABULARY, Feed, Source
-from cbsurgeon.checks.parity.matching import match_outputs, renamed
+from cbsurgeon.checks.parity.inputs.feed import IMAGES, LARGE, PADDED, VOCABULARY, Feed, Source
+from cbsurgeon.checks.parity.inputs.images import Agreement
+from cbsurgeon.checks.parity.matching import match_outputs, other_order, renamed
 from cbsurgeon.checks.parity.reference import Operators, Reference, output_batch_axes, share_removed
 from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.checks.parity.row import Row, Side, Tolerance
+from cbsurgeon.checks.parity.variation import Variation
 from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.vocabulary import Progress
 
@@ -26,20 +26,13 @@ LARGEST_SHARE_REMOVED = 0.5
 # scores may change by that noise, and another back end's noise was up to 2.2 times that of the program.
 CLEAR_MARGIN = 5.0
 
+UNDEFINED = {LARGE: "which overflow the model's own dtype", PADDED: "for which the model itself returns no number"}
+"""Inputs for which the outputs of a correct model may be NaN or infinite, and why."""
+
 
 def side(runtime: Runtime) -> Side:
     """Return the name, back end, device and dtype of a runtime."""
     return Side(runtime.name, runtime.backend, runtime.device.type, runtime.dtype)
-
-
-@dataclass
-class _Seen:
-    """What is known of one output: its first sample, and whether other samples or elements differ from it."""
-
-    first: Tensor
-    samples: int = 0
-    varies: bool = False
-    elements_vary: bool = False
 
 
 class Judge:
@@ -49,7 +42,9 @@ class Judge:
         notes: facts that limit or explain the result, in the order they were found.
         failures: failures of a whole model rather than of one output.
         fed: row → the inputs it was compared on.
+        refused: labels of the inputs that the first model does not take.
         agreement: top-1 agreement on real images.
+        variation: whether the outputs differ between samples.
     """
 
     def __init__(
@@ -67,26 +62,24 @@ class Judge:
         self.notes: list[str] = [*a.notes, *b.notes]
         self.failures: list[str] = []
         self.fed: dict[Row, Feed] = {}
+        self.refused: set[str] = set()
         self.agreement = Agreement()
-        self._floors: dict[str, dict[str, policy.Floor]] = {}
+        self._floors: dict[tuple[str, int], dict[str, policy.Floor]] = {}
         self._axes = output_batch_axes(source.program) if source.program is not None else {}
-        self._seen: dict[str, _Seen] = {}
+        self.variation = Variation()
         self._asked = False
 
     @property
     def blind(self) -> bool:
-        """Whether no output differs between samples by more than the tolerance, so that it shows nothing.
-
-        If only one sample was compared, its elements are compared with each other instead.
-        """
-        return bool(self._seen) and not any(
-            seen.varies if seen.samples > 1 else seen.elements_vary for seen in self._seen.values()
-        )
+        """Whether no output differs between samples by more than the tolerance, so that it shows nothing."""
+        return self.variation.blind
 
     def verdict(self, plan: Sequence[Feed], tell: Progress) -> Verification:
         """Compare both models on every set of inputs and return the result."""
         rows: dict[tuple[object, ...], Row] = {}
         for step, feed in enumerate(plan):
+            if feed.label in self.refused:
+                continue
             tell(f"comparing {feed.label} inputs, batch {feed.batch}")
             for row in self.rows(feed, plan):
                 # Token ids and images come in many batches; only the worst one is reported.
@@ -95,37 +88,65 @@ class Judge:
                 worse = key not in rows or (not row.ok, row.severity) > (not rows[key].ok, rows[key].severity)
                 if worse:
                     rows[key], self.fed[row] = row, feed
+        self.notes += self.variation.idle
         return Verification(
             side(self.a), side(self.b), tuple(rows.values()), str(self.reference),
             notes=tuple(dict.fromkeys(self.notes)), failures=tuple(self.failures),
         )  # fmt: skip
 
+    def _run(self, runtime: Runtime, feed: Feed) -> dict[str, Tensor]:
+        return runtime.run(renamed(feed.tensors, [port.name for port in runtime.inputs]))
+
+    def _first(self, feed: Feed) -> dict[str, Tensor] | None:
+        """Run A; return ``None``, with a note, if it does not take inputs that were derived from its graph."""
+        try:
+            return self._run(self.a, feed)
+        except Exception as error:  # the code of a model may raise anything
+            if feed.label not in (VOCABULARY, PADDED):
+                raise
+            self.refused.add(feed.label)
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            self.notes.append(f"not compared on {feed.label} inputs, which A does not take: {said}")
+            return None
+
     def rows(self, feed: Feed, plan: Sequence[Feed]) -> list[Row]:
         """Run both models on one set of inputs and return one row per output."""
-        left, right = (
-            runtime.run(renamed(feed.tensors, [port.name for port in runtime.inputs])) for runtime in (self.a, self.b)
-        )
+        left = self._first(feed)
+        if left is None:
+            return []
+        right = self._run(self.b, feed)
+        ports = tuple([port.name for port in runtime.inputs] for runtime in (self.a, self.b))
+        orders = (other_order(*ports, "inputs"), other_order(list(left), list(right), "outputs"))
+        self.notes += filter(None, orders)
         right = match_outputs(left, right, self.a.name, self.b.name)
+        left, right = ({name: compare.as_real(one) for name, one in side.items()} for side in (left, right))
         if feed.label == IMAGES:
             self.agreement.add(left, right)
-        floors = self._noise(feed.label, plan)
+        floors = self._noise(feed, plan)
         self._check_operators(feed, plan, left, right, floors)
         rows = [self._row(feed, name, left[name], right[name], floors.get(name)) for name in left]
         return [row for row in rows if row is not None]
 
-    def _noise(self, label: str, plan: Sequence[Feed]) -> dict[str, policy.Floor]:
-        """Return the rounding noise per output, measured on a few samples; it does not depend on the batch size."""
+    def _noise(self, feed: Feed, plan: Sequence[Feed]) -> dict[str, policy.Floor]:
+        """Return the rounding noise per output, measured on a few samples; it does not depend on the batch size.
+
+        The user's own samples may have very different magnitudes, so the noise of each of them is measured.
+        """
         if self.given is not None:
             return {}
-        if label not in self._floors:
-            few = _smallest(label, plan).first(policy.NOISE_BATCH, self.source.batch_axes)
-            self._floors[label] = self.reference.floors(few, (self.a.dtype, self.b.dtype))
-        return self._floors[label]
+        each = feed.given and feed.batch <= policy.MOST_SAMPLES
+        key = (feed.label, feed.batch if each else 0)
+        if key not in self._floors:
+            few = feed if each else _smallest(feed.label, plan)
+            inputs = few.first(feed.batch if each else policy.NOISE_BATCH, self.source.batch_axes)
+            self._floors[key] = self.reference.floors(inputs, (self.a.dtype, self.b.dtype), samples=each)
+        return self._floors[key]
 
     def _row(self, feed: Feed, name: str, a: Tensor, b: Tensor, floor: policy.Floor | None) -> Row | None:
         broken = _not_finite(a, b, self.a.name, self.b.name, floor)
-        if broken and feed.label == LARGE and floor is not None and not floor.finite and not _any_finite(a, b):
-            self.notes.append(f"{name}: not compared on large inputs, which overflow the model's own dtype")
+        own = floor is not None and not floor.finite and not _any_finite(a, b)
+        if broken and feed.label in UNDEFINED and own:
+            self.notes.append(f"{name}: not compared on {feed.label} inputs, {UNDEFINED[feed.label]}")
             return None
         gap = compare.difference(b, a)
         tolerance = self._tolerance(feed, a, floor)
@@ -133,7 +154,7 @@ class Judge:
         limit = policy.allowed(tolerance, {} if tolerance.source == "given" else groups, a)
         extra = compare.excess(gap, a, tolerance.rtol)
         used, relative, cosine = compare.share_used(extra, limit), compare.relative_l2(gap, a), compare.cosine(a, b)
-        self._record_variation(name, a, limit)
+        self.variation.look(name, a, limit, min(self._axes.get(name, frozenset({0})), default=None))
         reason = broken or self._reason(a, b, (used, relative, cosine), tolerance, floor)
         return Row(
             inputs=feed.label,
@@ -191,21 +212,6 @@ class Judge:
         scale = compare.largest(torch.nan_to_num(a.detach().cpu().double(), posinf=0.0, neginf=0.0).abs())
         return policy.estimated((self.a.dtype, self.b.dtype), self.depth, scale, self.reference.reason)
 
-    def _record_variation(self, name: str, a: Tensor, limit: Tensor) -> None:
-        """Record whether an output differs between samples, within a batch and between batches."""
-        values = a.detach().cpu().double()
-        if not values.numel():
-            return
-        axis = min(self._axes.get(name, frozenset({0})), default=None)
-        batched = axis is not None and axis < values.dim()
-        first = values.narrow(axis, 0, 1) if batched and axis is not None else values
-        seen = self._seen.setdefault(name, _Seen(first))
-        seen.samples += values.shape[axis] if batched and axis is not None else 1
-        seen.varies = seen.varies or _beyond(values, first, limit)
-        if seen.first.shape == first.shape:
-            seen.varies = seen.varies or _beyond(first, seen.first, limit)
-        seen.elements_vary = seen.elements_vary or bool((values != values.flatten()[0]).any())
-
     def _check_operators(
         self,
         feed: Feed,
@@ -256,10 +262,6 @@ def _smallest(label: str, plan: Sequence[Feed]) -> Feed:
     """Return the smallest batch of one kind of inputs that is large enough to measure noise."""
     alike = sorted((feed for feed in plan if feed.label == label), key=lambda feed: feed.batch)
     return next((feed for feed in alike if feed.batch >= policy.NOISE_BATCH), alike[-1])
-
-
-def _beyond(values: Tensor, first: Tensor, limit: Tensor) -> bool:
-    return bool((compare.difference(values, first.expand_as(values)) > limit).any())
 
 
 def _any_finite(a: Tensor, b: Tensor) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from cbsurgeon.checks.parity.difference import kind
 from cbsurgeon.errors import CheckFailed
 
 
@@ -20,7 +21,8 @@ def match_outputs(left: Mapping[str, Tensor], right: Mapping[str, Tensor], a: st
     """Return the second model's outputs under the first model's names.
 
     Raises:
-        CheckFailed: the number of outputs (CB-VERIFY-02) or a shape (CB-VERIFY-03) differs.
+        CheckFailed: the number of outputs (CB-VERIFY-02), a shape (CB-VERIFY-03) or a kind of numbers (CB-VERIFY-08)
+            differs.
     """
     if len(left) != len(right):
         raise CheckFailed(
@@ -40,4 +42,23 @@ def match_outputs(left: Mapping[str, Tensor], right: Mapping[str, Tensor], a: st
                 why=f"{list(tensor.shape)} in {a}, {list(matched[name].shape)} in {b}",
                 do="compare a model with its own export",
             )
+        if kind(tensor) != kind(matched[name]):
+            raise CheckFailed(
+                "an output has numbers of another kind",
+                code="CB-VERIFY-08",
+                where=f"output {name}",
+                why=f"{_said(tensor)} in {a}, {_said(matched[name])} in {b}",
+                do="remove the conversion in B, or compare a model with its own export",
+            )
     return matched
+
+
+def other_order(left: Sequence[str], right: Sequence[str], what: str) -> str:
+    """Return a note if the same names have another order; empty if they do not."""
+    if set(left) != set(right) or list(left) == list(right):
+        return ""
+    return f"the {what} are compared by name, and have another order: {', '.join(left)} in A, {', '.join(right)} in B"
+
+
+def _said(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

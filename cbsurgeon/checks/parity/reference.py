@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.export.graph_signature import TensorArgument
 
+from cbsurgeon.checks.parity.difference import as_real
 from cbsurgeon.checks.parity.matching import renamed
 from cbsurgeon.checks.parity.tolerance import Floor, floor_of
 from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
@@ -46,8 +47,14 @@ class Reference:
     def __str__(self) -> str:
         return f"none: {self.reason}" if self.reason else "float64 program"
 
-    def floors(self, inputs: Named, dtypes: tuple[str, str]) -> dict[str, Floor]:
-        """Return output → sum of the noise floors of both dtypes; empty if there is no reference."""
+    def floors(self, inputs: Named, dtypes: tuple[str, str], *, samples: bool = False) -> dict[str, Floor]:
+        """Return output → sum of the noise floors of both dtypes; empty if there is no reference.
+
+        Args:
+            inputs: the inputs to measure on.
+            dtypes: floating types of the two models.
+            samples: measure the noise of each sample as well, not only that of each channel and token.
+        """
         if self.reason or self.program is None:
             return {}
         try:
@@ -61,7 +68,9 @@ class Reference:
         floors = {}
         for name, value in exact.items():
             if value.is_floating_point():
-                first, second = (floor_of(within[dtype][name], value, dtype, axes[name]) for dtype in dtypes)
+                first, second = (
+                    floor_of(within[dtype][name], value, dtype, () if samples else axes[name]) for dtype in dtypes
+                )
                 finite = all(bool(torch.isfinite(found[dtype][name]).all()) for dtype in dtypes)
                 floors[name] = replace(first + second, finite=finite)
         return floors
@@ -105,7 +114,8 @@ def run_in(program: Program, dtype: str, keep: Collection[str] = ()) -> Run:
         }
         args, kwargs = program.arguments(fitted)
         with torch.no_grad():
-            return program.name_outputs(module(*args, **kwargs))
+            outputs = program.name_outputs(module(*args, **kwargs))
+        return {name: as_real(value) for name, value in outputs.items()}
 
     return run
 

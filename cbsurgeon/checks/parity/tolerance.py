@@ -26,6 +26,9 @@ SAFETY = 4.0
 # Samples used to measure noise, which does not depend on the batch size.
 NOISE_BATCH = 2
 
+# The most samples of the user's own whose noise is measured one by one; of more, only the first ones are measured.
+MOST_SAMPLES = 32
+
 # Used without a float64 run: each matrix product rounds its result, and roundings add like a random walk. On the models
 # above, the factor of eps * sqrt(depth) was 0.1 to 0.9, and 8 with subnormal float16 weights.
 ESTIMATED_GROWTH = 16.0

@@ -22,7 +22,7 @@ from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.batching import batch_of
-from cbsurgeon.graph.capture.whole import output_names, refuse_training
+from cbsurgeon.graph.capture.whole import output_names, refuse_training, unused
 from cbsurgeon.models.model import Model
 
 
@@ -99,7 +99,9 @@ class EagerRuntime(TorchRuntime):
             outputs = self._call(dict(zip(self._names, _tensors(self._leaves), strict=True)), device)
         axes = _batch_axes(model, self._leaves)
         ports = tuple(map(_port, self._names, _tensors(self._leaves), axes))
-        super().__init__(model.provenance.reference, device, ports, output_names(outputs), _dtype(module))
+        super().__init__(
+            model.provenance.reference, device, ports, output_names(outputs), _dtype(module), _left_out(outputs)
+        )
         self._forward = self._compiled()
 
     def _compiled(self) -> Callable[..., Any]:
@@ -221,10 +223,32 @@ def _on_device(module: nn.Module, device: str) -> nn.Module:
 def _name_leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[str], list[Any], Any]:
     """Return the tensor inputs' names as torch.export forms them: the parameter, then the keys to the tensor."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
+    leaves = _distinct(leaves)  # one tensor may be given for several parameters
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
     bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     named = [leaf for leaf in pytree.tree_flatten_with_path(dict(bound))[0] if isinstance(leaf[1], Tensor)]
-    names = {id(tensor): "_".join(_word(key) for key in path) for path, tensor in named}
+    names: dict[int, str] = {}
+    for path, tensor in named:
+        names[id(tensor)] = unused("_".join(_word(key) for key in path), names.values())
     return [names[id(leaf)] for leaf in leaves if isinstance(leaf, Tensor)], leaves, spec
+
+
+def _left_out(outputs: Any) -> tuple[str, ...]:
+    """Return a note on outputs that are no tensors; ``None`` stands for an output that was not asked for."""
+    found = [leaf for leaf in pytree.tree_leaves(outputs) if leaf is not None and not isinstance(leaf, Tensor)]
+    kinds = ", ".join(dict.fromkeys(type(leaf).__name__ for leaf in found))
+    return (f"outputs that are no tensors are left out: {len(found)} ({kinds})",) if found else ()
+
+
+def _distinct(leaves: list[Any]) -> list[Any]:
+    """Return the values with a new tensor object for every further occurrence of a tensor; they share its memory."""
+    seen: set[int] = set()
+    found = []
+    for leaf in leaves:
+        again = isinstance(leaf, Tensor) and id(leaf) in seen
+        seen.add(id(leaf))
+        found.append(leaf.detach() if again else leaf)
+    return found
 
 
 def _batch_axes(model: Model, leaves: list[Any]) -> list[int | None]:

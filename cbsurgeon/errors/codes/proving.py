@@ -55,6 +55,13 @@ CODES = {
         causes=("--no-verify", "an engine or a .pt2 program", "REF is an ONNX file", "onnxruntime is not installed"),
         do=("leave out --data", "cbsurgeon verify REF FILE --data DATA"),
     ),
+    "CB-VERIFY-08": Entry(
+        "an output has numbers of another kind",
+        "One model returns real numbers and the other whole or complex ones. A program that reads the output expects "
+        "one kind.",
+        causes=("a cast at the end of an edited ONNX file", "two different models"),
+        do=("remove the conversion in B", "compare a model with its own export"),
+    ),
     "CB-BISECT-01": Entry(
         "inputs cannot be generated",
         "Both are files, and neither of them contains example inputs.",

@@ -85,6 +85,12 @@ CODES = {
         causes=("--resume with another choice than the first run", "a folder of another run"),
         do=("use the model of the checkpoint: cbs.load('hf:FOLDER').module", "start again in another folder"),
     ),
+    "CB-RECIPE-05": Entry(
+        "the recipe has no enabled site",
+        "Inserting it would change nothing. A request that matches nothing is an error.",
+        causes=("every site has enabled: false", "the list of sites was emptied by hand"),
+        do=("set enabled to true for at least one site", "make a recipe: cbsurgeon insert REF --dry-run --json"),
+    ),
     "CB-INSERT-01": Entry(
         "the model is a program and has no module",
         "cbs.insert changes a module unless it is told to change the program.",

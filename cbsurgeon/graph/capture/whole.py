@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -226,9 +227,14 @@ def output_names(outputs: Any) -> tuple[str, ...]:
         parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
         if not parts or parts[0].isdigit():
             parts.insert(0, "output")
-        name = "_".join(parts)
-        names.append(name if name not in names else f"{name}_{len(names)}")
+        names.append(unused("_".join(parts), names))
     return tuple(names)
+
+
+def unused(name: str, names: Collection[str]) -> str:
+    """Return a name that is not among ``names``: the name itself, or with the first number that makes it unused."""
+    numbered = (f"{name}_{number}" for number in itertools.count(len(names)))
+    return name if name not in names else next(other for other in numbered if other not in names)
 
 
 def compare(

@@ -34,8 +34,8 @@ def fit(module: M, state: Mapping[str, torch.Tensor], where: str, portions: Iter
         portions: the same tensors in several parts, which are read one after the other.
 
     Raises:
-        InputFileError: keys are missing or unexpected, or shapes differ; the first few and the counts are given
-            (``CB-FIT-01``).
+        InputFileError: keys are missing or unexpected, shapes differ, or numbers are of a type that the layers do not
+            compute with; the first few and the counts are given (``CB-FIT-01``).
     """
     problems = differences(module.state_dict(), state)
     if problems:
@@ -59,6 +59,8 @@ def advice(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -
     """Return the advice for the error about weights that do not fit."""
     if any(inserted(key) for key in given if key not in own):
         return "it was trained with an insertion: give its recipe (--trained-with, or cbs.load(file, recipe=...))"
+    if any(key in own and _is_strange(own[key], tensor) for key, tensor in given.items()):
+        return "convert the quantized weights first: tensor.to(torch.bfloat16), times their scales if there are any"
     return "check --arch and its options (num_classes, img_size): the file must hold exactly this architecture"
 
 
@@ -68,7 +70,7 @@ def inserted(key: str) -> bool:
 
 
 def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the differences between the keys and shapes of two state dicts, as sentences; empty if there are none."""
+    """Return the differences between the keys, shapes and types of two state dicts as sentences; empty if none."""
     absent = [key for key in own if key not in given]
     unexpected = [key for key in given if key not in own]
     unequal = [
@@ -76,7 +78,14 @@ def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tenso
         for key in own
         if key in given and own[key].shape != given[key].shape
     ]
+    strange = [
+        f"{key} is {_type(given[key])} in the file, {_type(own[key])} in the architecture"
+        for key in own
+        if key in given and _is_strange(own[key], given[key])
+    ]
     sentences = []
+    if strange:
+        sentences.append(f"{len(strange)} of {len(own)} number types cannot be computed with: {_few(strange)}")
     if unequal:
         sentences.append(f"{len(unequal)} of {len(own)} shapes differ: {_few(unequal)}")
     if absent:
@@ -116,6 +125,17 @@ def take_dtypes(module: nn.Module, state: State) -> None:
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if name in state and tensor.dtype != state[name].dtype:
             tensor.data = tensor.data.to(state[name].dtype)
+
+
+def _is_strange(own: torch.Tensor, given: torch.Tensor) -> bool:
+    """Return whether a layer with floating-point numbers gets others than these, or ones of 8 bits or fewer."""
+    if own.dtype == given.dtype or not own.is_floating_point():
+        return False
+    return not given.is_floating_point() or given.dtype.itemsize < torch.float16.itemsize
+
+
+def _type(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _few(items: list[str]) -> str:

@@ -1,9 +1,11 @@
-"""Parse JSON from untrusted files: limited in size and depth, and only values that JSON has."""
+"""Read JSON from untrusted files: limited in size and depth, and only values that JSON has."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 LARGEST = 8 << 20
@@ -44,6 +46,32 @@ def parse(text: str | bytes, *, largest: int = LARGEST, deepest: int = DEEPEST) 
         raise NotStrictJSON(str(error)[:200]) from error
     _check(document, deepest)
     return document
+
+
+def load(path: Path, *, largest: int = LARGEST, deepest: int = DEEPEST) -> Any:
+    """Return the value of a JSON file. No more than its largest size is read, also of a device or a pipe.
+
+    Raises:
+        OSError: the file cannot be read.
+        NotStrictJSON: as :func:`parse`.
+    """
+    return parse(head(path, largest + 1), largest=largest, deepest=deepest)
+
+
+def head(path: Path, most: int) -> bytes:
+    """Return the first bytes of a file, at most ``most``. A pipe that nothing writes into is read as empty.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+
+    def at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would wait for a writer
+
+    with open(path, "rb", opener=at_once) as file:
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(file.fileno(), True)
+        return file.read(most)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
+from cbsurgeon.operators.common.fields import Fields
 
 _COMPILED = 0
 """Used in place of the thread's id in compiled code, where calls do not share state."""
@@ -51,16 +52,23 @@ class Unfold:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Unfold:
-        """Read the JSON form."""
-        return cls(
-            int(document["axis"]),
-            int(document["before"]),
-            int(document["after"]),
-            str(document.get("module", "")),
-            int(document.get("samples", 0)),
-            tuple(int(axis) for axis in document.get("before_axes", ())),
-            tuple(int(axis) for axis in document.get("after_axes", ())),
+        """Read the JSON form.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another type.
+        """
+        fields = Fields(document, "the unfolding of a site")
+        unfold = cls(
+            fields.whole("axis"),
+            fields.whole("before"),
+            fields.whole("after"),
+            fields.text("module", ""),
+            fields.whole("samples", 0),
+            fields.wholes("before_axes", ()),
+            fields.wholes("after_axes", ()),
         )
+        fields.finish()
+        return unfold
 
     def parts(self, samples: int, before: int, after: int) -> list[int]:
         """Return the sizes that the shared axis is split into; an axis without tokens is left out."""

@@ -1,0 +1,70 @@
+"""Whether outputs differ between samples: one that does not cannot show a difference between two models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from cbsurgeon.checks.parity import difference as compare
+
+
+@dataclass
+class _Seen:
+    """What is known of one output: its first sample, and whether other samples or elements differ from it."""
+
+    first: Tensor
+    samples: int = 0
+    varies: bool = False
+    elements_vary: bool = False
+
+
+@dataclass
+class Variation:
+    """What is known of every output."""
+
+    _seen: dict[str, _Seen] = field(default_factory=dict)
+
+    @property
+    def blind(self) -> bool:
+        """Whether no output differs between samples by more than the tolerance.
+
+        If only one sample was compared, its elements are compared with each other instead.
+        """
+        return bool(self._seen) and not any(
+            seen.varies if seen.samples > 1 else seen.elements_vary for seen in self._seen.values()
+        )
+
+    @property
+    def idle(self) -> list[str]:
+        """One sentence for each output that does not differ between samples, if others do."""
+        return [
+            f"{name}: the same for all samples, so it does not show what it is computed from"
+            for name, seen in self._seen.items()
+            if seen.samples > 1 and not seen.varies and not self.blind
+        ]
+
+    def look(self, name: str, a: Tensor, limit: Tensor, axis: int | None) -> None:
+        """Record whether an output differs between samples, within a batch and between batches.
+
+        Args:
+            name: name of the output.
+            a: its value.
+            limit: the tolerance of each element.
+            axis: its batch axis; ``None`` if it has none.
+        """
+        values = a.detach().cpu().double()
+        if not values.numel():
+            return
+        batched = axis is not None and axis < values.dim()
+        first = values.narrow(axis, 0, 1) if batched and axis is not None else values
+        seen = self._seen.setdefault(name, _Seen(first))
+        seen.samples += values.shape[axis] if batched and axis is not None else 1
+        seen.varies = seen.varies or _beyond(values, first, limit)
+        if seen.first.shape == first.shape:
+            seen.varies = seen.varies or _beyond(first, seen.first, limit)
+        seen.elements_vary = seen.elements_vary or bool((values != values.flatten()[0]).any())
+
+
+def _beyond(values: Tensor, first: Tensor, limit: Tensor) -> bool:
+    return bool((compare.difference(values, first.expand_as(values)) > limit).any())

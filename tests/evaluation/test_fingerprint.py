@@ -15,10 +15,10 @@ from cbsurgeon.models import Model
 
 def layer(rows: list[int]) -> Model:
     torch.manual_seed(0)
-    module = nn.Linear(4, 4)
+    module = nn.Linear(256, 4)
     with torch.no_grad():
-        module.weight.copy_(torch.arange(16.0).reshape(4, 4)[rows])
-    return Model(module.eval(), (torch.randn(2, 4),))
+        module.weight.copy_(torch.arange(1024.0).reshape(4, 256)[rows])
+    return Model(module.eval(), (torch.randn(2, 256),))
 
 
 def opened(target: Model | Path) -> Side:

@@ -115,8 +115,8 @@ class Judge:
         if left is None:
             return []
         right = self._run(self.b, feed)
-        ports = tuple([port.name for port in runtime.inputs] for runtime in (self.a, self.b))
-        orders = (other_order(*ports, "inputs"), other_order(list(left), list(right), "outputs"))
+        first, second = ([port.name for port in runtime.inputs] for runtime in (self.a, self.b))
+        orders = (other_order(first, second, "inputs"), other_order(list(left), list(right), "outputs"))
         self.notes += filter(None, orders)
         right = match_outputs(left, right, self.a.name, self.b.name)
         left, right = ({name: compare.as_real(one) for name, one in side.items()} for side in (left, right))

@@ -84,16 +84,14 @@ def _origins(node: fx.Node) -> Iterator[tuple[str, int, bool]]:
 def _operands(node: fx.Node) -> Iterator[tuple[fx.Node, int]]:
     """Yield the operands that hold the same indices as a node, and the constant that the node adds to them."""
     kind, args = aten.name(node), node.args
+    found: list[Any] = []
     if kind in _PASSES:
         found = [args[place] for place in _PASSES[kind] if place < len(args)]
     elif kind in ("cat", "concat", "stack") and isinstance(args[0], (list, tuple)):
         found = list(args[0])
     elif kind in ("add", "sub") and len(args) == 2 and not node.kwargs and isinstance(args[1], int):
-        found = []
         if isinstance(args[0], fx.Node):
             yield args[0], args[1] if kind == "add" else -args[1]
     elif (kind in aten.LAYOUT or kind in aten.CROP) and len(node.all_input_nodes) == 1:
-        found = node.all_input_nodes
-    else:
-        found = []
+        found = list(node.all_input_nodes)
     yield from ((operand, 0) for operand in found if isinstance(operand, fx.Node))

@@ -69,7 +69,7 @@ def coverage(source: Source, plan: Sequence[Feed]) -> tuple[str, ...]:
 
 def _few(name: str, seen: Sequence[Tensor]) -> list[str]:
     """Return a sentence about an integer input that had only a few values, unless these are 0 and 1."""
-    values = sorted({int(value) for tensor in seen for value in tensor.unique()[: MOST_LISTED + 1]})
+    values = sorted({int(value) for tensor in seen for value in tensor.flatten().tolist()})
     if values == [0, 1] or len(values) > MOST_LISTED:
         return []
     said = f"value {values[0]} was" if len(values) == 1 else f"values {', '.join(map(str, values))} were"

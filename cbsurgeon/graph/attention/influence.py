@@ -182,7 +182,11 @@ def _last_is_hidden(run: _Runner, count: int, padded: bool) -> bool:
                 continue
             back, forward = float(moved[others].max()), float(run(others)[place][last])
             if forward > run.floors[place] and _hidden(back, forward, run.floors[place]):
-                return True
+                # One token may reach the others through a mean over all tokens, too little to be measured. What it
+                # reaches is changed as well: if the others do not see the last token, they do not see these either.
+                together = float(run(~others)[place][others].max())
+                if _hidden(together, forward, run.floors[place]):
+                    return True
         return False
     return False
 

@@ -221,3 +221,22 @@ def test_what_is_not_one_way_is_free(make: Callable[[], nn.Module], inputs: int)
     influence = sees(module, *given)
     assert torch.equal(influence, influence.T)
     assert len(cbs.plan(found, op="cb", layers="all")) == len(found.blocks) > 0
+
+
+def test_tokens_that_meet_in_a_mean_over_the_image_are_not_hidden() -> None:
+    """GCViT: windows, and queries that are pooled from the image. One token moves the other windows too little to be
+    measured, but half of the tokens move the other half in both directions."""
+    timm = pytest.importorskip("timm", reason="the architecture is timm's")
+    module = timm.create_model("gcvit_xxtiny", num_classes=10, img_size=128).eval()
+    x = torch.randn(2, 3, 128, 128)
+    with torch.no_grad():
+        stem = module.stem(x)
+        plain, half = module.stages[0](stem), stem.shape[-2] // 2
+        for changed in (slice(0, half), slice(half, None)):
+            other = stem.clone()
+            other[:, :, changed] += torch.randn_like(other[:, :, changed])
+            moved = (module.stages[0](other) - plain).abs().amax(dim=(0, 1, 3))
+            assert moved[: len(moved) // 2].max() > MOVED and moved[len(moved) // 2 :].max() > MOVED
+    found = cbs.inspect(cbs.Model(module, (x,)))
+    assert not found.causal
+    assert len(cbs.plan(found, layers="all").sites) == len(found.blocks)

@@ -92,20 +92,26 @@ def _spread(count: int, options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def spread(name: str, batch: int, images: int) -> None:
-    """Analyse the same images in all processes of torchrun; the first prints seconds and a digest of the figures."""
+def _opened(name: str, count: int) -> tuple[Any, Any]:
+    """Return the model with random weights and as many random images; from here on, PyTorch uses one thread."""
     import timm
     import torch
-
-    import cbsurgeon as cbs
-    from cbsurgeon.data.processes import share
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     size = model.default_cfg["input_size"][-1]
-    data = torch.randn(images, 3, size, size)
+    return model, torch.randn(count, 3, size, size)
+
+
+def spread(name: str, batch: int, images: int) -> None:
+    """Analyse the same images in all processes of torchrun; the first prints seconds and a digest of the figures."""
+
+    import cbsurgeon as cbs
+    from cbsurgeon.data.processes import share
+
+    model, data = _opened(name, images)
     marks: list[float] = []
     found = cbs.analyze(
         cbs.Model(model, (data[:2],)),
@@ -161,15 +167,9 @@ def summary(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) 
 
 def measure(arm: str, name: str, batch: int, repeats: int) -> dict[str, Any]:
     """Return the processor seconds per pass and the memory of one variant, measured in this process."""
-    import timm
     import torch
 
-    warnings.filterwarnings("ignore")
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    model = timm.create_model(name).eval()
-    size = model.default_cfg["input_size"][-1]
-    images = torch.randn(batch, 3, size, size)
+    model, images = _opened(name, batch)
     run = _arm(arm, model, images)
     with torch.no_grad():
         run()

@@ -1,4 +1,4 @@
-"""Forms of Context Broadcasting at the end of an MLP under torch.compile: kernels, bytes and time of each.
+"""Forms of Context Broadcasting at the end of an MLP under torch.compile: kernels and time of each.
 
     python benchmarks/compiled_forms.py
     python benchmarks/compiled_forms.py --shapes DeiT-S --batch 1 --threads 1
@@ -7,7 +7,6 @@ Four MLPs in a row (normalisation, activation, down projection, residual additio
 with CB in several exact forms. For each form:
 
 - ``kernels``: number of kernels that Inductor generates; the matrix products are library calls and are not counted.
-- ``bytes``: bytes that the scheduled kernels and library calls read and write, by Inductor's own count.
 - ``over_base``: time over the time without CB, minus 1: median over rounds and 95 % interval of the median. All forms
   take turns in one process.
 
@@ -90,7 +89,7 @@ def network(site: Site, inputs: list[Tensor], weights: list[tuple[Tensor, Tensor
 
 
 def measure(shape: tuple[int, int, int], batch: int, rounds: int) -> dict[str, Any]:
-    """Return kernels, bytes and time of all forms at one size."""
+    """Return kernels and time of all forms at one size."""
     from torch._inductor import config, metrics
 
     tokens, channels, hidden = shape
@@ -117,7 +116,7 @@ def measure(shape: tuple[int, int, int], batch: int, rounds: int) -> dict[str, A
             output = compiled[name](inputs[0])
         if name != "base":
             assert float((output.double() - wanted).abs().max()) <= ROUNDING * float(wanted.abs().max()), name
-        found[name] = {"kernels": metrics.generated_kernel_count, "bytes": metrics.num_bytes_accessed}
+        found[name] = {"kernels": metrics.generated_kernel_count}
     times: dict[str, list[float]] = {name: [] for name in FORMS}
     with torch.no_grad():
         for turn in range(rounds + 3):
@@ -186,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if over
                 else ""
             )
-            print(f"  {form:18} {one['kernels']:3} kernels {one['bytes'] / 1e6:8.2f} MB  {shown}", flush=True)
+            print(f"  {form:18} {one['kernels']:3} kernels  {shown}", flush=True)
 
 
 if __name__ == "__main__":

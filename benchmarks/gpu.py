@@ -263,8 +263,9 @@ def timed(subject: Subject, dtype: str, backend: str, variant: str, budget: floa
         device=DEVICE,
     )
     document = result.to_dict()
-    kept = ("ratio", "ci95", "upper95", "verdict", "sentence", "share", "pairs", "control", "median_seconds", "notes")
-    return {"ok": True, "clock": document["environment"]["clock"], **{key: document[key] for key in kept}}
+    kept = ("ratio", "ci95", "upper95", "verdict", "sentence", "pairs", "control", "median_seconds", "notes")
+    own = ("share", "own_time", "own_missing", "graph", "pairs_agree")
+    return {"ok": True, "clock": document["environment"]["clock"], **{key: document[key] for key in kept + own}}
 
 
 # Rows

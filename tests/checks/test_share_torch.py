@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.checks.latency.benchmark import bench
-from cbsurgeon.checks.latency.share.torch_profile import LABEL, runs_of
+from cbsurgeon.checks.latency.share.events import LABEL
+from cbsurgeon.checks.latency.share.operators import runs_of
 from cbsurgeon.models.model import Model, Provenance
 
 SIZE = 0.3

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from cbsurgeon.checks.latency.factory import RuntimeFactory
@@ -29,13 +30,15 @@ PROFILES: dict[tuple[str, str], Profile] = {
     ("program", "cpu"): torch_profile.profile,
     ("folded", "cpu"): torch_profile.profile,
     ("compile", "cpu"): torch_profile.profile,
+    ("eager", "cuda"): torch_profile.profile,
+    ("program", "cuda"): torch_profile.profile,
+    ("folded", "cuda"): torch_profile.profile,
+    ("compile", "cuda"): torch_profile.profile,
+    ("onnxruntime", "cuda"): torch_profile.profile,
+    ("onnxruntime-tensorrt", "cuda"): torch_profile.profile,
+    ("tensorrt", "cuda"): torch_profile.profile,
 }
 """Back end and device type → the function that profiles it. A new back end is one function and one line here."""
-
-NOT_YET = {
-    ("tensorrt", "cuda"): "the operators of TensorRT engines are not profiled: that has not been run on a GPU yet",
-}
-"""Why some back ends have no profile function."""
 
 
 def own_time(
@@ -54,10 +57,10 @@ def own_time(
     Raises:
         CBSurgeonError: a model cannot be opened or run.
     """
-    key = (a.spec.chosen, torch.device(a.device).type)
-    profile = PROFILES.get(key)
+    backend, device = a.spec.chosen, torch.device(a.device).type
+    profile = PROFILES.get((backend, device))
     if profile is None:
-        return NOT_YET.get(key, f"there is no profiler for {key[0]} on {key[1]}")
+        return f"there is no profiler for {backend} on {device}"
     start = time.perf_counter()
     if progress is not None:
         progress(f"operator times of A and B in turns, {seconds:.0f} s")
@@ -76,6 +79,17 @@ def own_time(
     second = replace(second, nodes=in_groups(second.nodes, differ(first.nodes, second.nodes).added, new))
     dropped = first.dropped + second.dropped
     notes = [f"{dropped} runs executed other operators and were left out"] if dropped else []
+    if device == "cuda":
+        notes.append(_with_gaps(first, second))
     return estimate(
         first, second, method=found.method, seconds=time.perf_counter() - start - found.opening, notes=notes
+    )
+
+
+def _with_gaps(a: Trace, b: Trace) -> str:
+    """Compare the spans: gaps between kernels are in no kernel's time, and more kernels have more gaps."""
+    first, second = float(np.median(a.spans)), float(np.median(b.spans))
+    return (
+        f"with the gaps between kernels, a run takes {first:.0f} µs in A and {second:.0f} µs in B "
+        f"({100 * (second / first - 1):+.2f} %)"
     )

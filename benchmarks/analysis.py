@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5, help="timed passes per process")
     parser.add_argument("--rounds", type=int, default=3, help="processes an arm")
-    parser.add_argument("--images", type=int, default=64, help="images for the throughput of one and two processes")
+    parser.add_argument("--images", type=int, default=192, help="images for the throughput of one and two processes")
     parser.add_argument("--arm", choices=(*ARMS, "spread"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm == "spread":
@@ -188,7 +188,7 @@ def _arm(arm: str, model: Any, images: Any) -> Callable[[], object]:
     from timm.utils import AttentionExtract
 
     import cbsurgeon as cbs
-    from cbsurgeon.analysis.collecting import Collector
+    from cbsurgeon.analysis.statistics.collecting import Collector
     from cbsurgeon.analysis.tapping import Tapped
     from cbsurgeon.graph.capture import capture
 

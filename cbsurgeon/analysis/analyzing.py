@@ -11,15 +11,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cbsurgeon.analysis.collecting import Collected, Collector, merged
 from cbsurgeon.analysis.comparison import alike, compared
 from cbsurgeon.analysis.feeding import Feed, feed
+from cbsurgeon.analysis.layer import Entropy, Layer
 from cbsurgeon.analysis.maps import captured, named
 from cbsurgeon.analysis.picturing import Picturing, pictures_of
-from cbsurgeon.analysis.quantities import bound
-from cbsurgeon.analysis.reducing import NAMES, percentile
-from cbsurgeon.analysis.result import Analysis, Entropy, Layer, Picture, Shift, Side
+from cbsurgeon.analysis.result import Analysis, Picture, Shift, Side
 from cbsurgeon.analysis.scales import Scale, scales_of
+from cbsurgeon.analysis.statistics.collecting import Collected, Collector, merged
+from cbsurgeon.analysis.statistics.quantities import bound
+from cbsurgeon.analysis.statistics.reducing import NAMES, percentile
 from cbsurgeon.analysis.tapping import Tapped
 from cbsurgeon.data import processes
 from cbsurgeon.errors import CaptureError, InputFileError, NothingMatched

@@ -8,8 +8,9 @@ from itertools import groupby
 
 import numpy
 
-from cbsurgeon.analysis.reducing import NAMES
-from cbsurgeon.analysis.result import TITLES, UNITS, Layer, Shift
+from cbsurgeon.analysis.layer import TITLES, UNITS, Layer
+from cbsurgeon.analysis.result import Shift
+from cbsurgeon.analysis.statistics.reducing import NAMES
 from cbsurgeon.checks.latency.statistics import student_quantile
 
 DOUBT = 0.05

@@ -19,7 +19,7 @@ from torch import Tensor
 import cbsurgeon as cbs
 from cbsurgeon.analysis.comparison import compared
 from cbsurgeon.analysis.picturing import panel
-from cbsurgeon.analysis.reducing import NAMES
+from cbsurgeon.analysis.statistics.reducing import NAMES
 from tests.attention import small
 
 EXACT = 1e-5

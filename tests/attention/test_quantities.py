@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cbsurgeon.analysis import quantities
-from cbsurgeon.analysis.reducing import RESOLUTION, Reducer, percentile
+from cbsurgeon.analysis.statistics import quantities
+from cbsurgeon.analysis.statistics.reducing import RESOLUTION, Reducer, percentile
 from cbsurgeon.analysis.tapping import Tap, Tapped
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import Model

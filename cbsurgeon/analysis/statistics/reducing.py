@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cbsurgeon.analysis import quantities
+from cbsurgeon.analysis.statistics import quantities
 from cbsurgeon.analysis.tapping import Tap
 
 RESOLUTION = 1e-3

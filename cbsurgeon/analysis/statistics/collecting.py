@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbsurgeon.analysis.reducing import NAMES, Reduced, Reducer
+from cbsurgeon.analysis.statistics.reducing import NAMES, Reduced, Reducer
 from cbsurgeon.analysis.tapping import Tapped
 
 

@@ -239,7 +239,8 @@ def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Bloc
     elif tied:
         do = f"{op.name} has no masked form; use {' or '.join(having('masked'))} with --masked (in Python masked=True)"
     elif given:
-        do = f"if the model is never padded, inspect it without {', '.join(given)}"
+        without = f"the model runs without {', '.join(given)}"
+        do = f"if no sample is padded and {without}, inspect it without; otherwise leave this stack as it is"
     else:
         do = "choose blocks of another stack: the model makes this mask itself, so it cannot be left out"
     raise SurgeryError(

@@ -62,6 +62,9 @@ TASKS = ("classification", "multilabel", "segmentation")
 CLASS_ORDERS = ("alphabetic", "numeric")
 """Orders of class folders that have numbers as names: torchvision's, and timm's."""
 
+COMPLETION_VARIABLE = "_CBSURGEON_COMPLETE"
+"""Environment variable that a shell sets when it asks for completions; click derives the name from the program's."""
+
 
 ON_LOAD: ContextVar[Callable[[Any], None] | None] = ContextVar("ON_LOAD", default=None)
 """Called with the provenance of every loaded model. The command line uses it to print where the weights come from."""

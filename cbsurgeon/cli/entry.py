@@ -14,10 +14,10 @@ from contextlib import contextmanager
 
 import click
 
-from cbsurgeon.cli.common import completion
 from cbsurgeon.cli.common.failure import exit_code_of, explain
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.cli.group import cli
+from cbsurgeon.vocabulary import COMPLETION_VARIABLE
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 CLOSED_PIPE = 141  # 128 + SIGPIPE, likewise
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = shlex.join(["cbsurgeon", *words])
-    if completion.VARIABLE in os.environ:
+    if COMPLETION_VARIABLE in os.environ:
+        from cbsurgeon.cli.common import completion
+
         completion.register()
     terminal = Terminal(json="--json" in words, debug="--debug" in words, command=command)
     try:

@@ -18,6 +18,7 @@ from cbsurgeon.cli.common import completion
 from cbsurgeon.cli.common.terminal import Left, Terminal, spoken
 from cbsurgeon.cli.group import VERBS, cli
 from cbsurgeon.cli.group import cli as group
+from cbsurgeon.vocabulary import COMPLETION_VARIABLE
 from tests.cli.running import run
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def completed(shell: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> list[
     monkeypatch.setenv("COMP_CWORD", words[-1] if shell == "fish" else str(len(words) - 1))
     kind = get_completion_class(shell)
     assert kind is not None
-    return kind(cli, {}, "cbsurgeon", completion.VARIABLE).complete().split("\n")
+    return kind(cli, {}, "cbsurgeon", COMPLETION_VARIABLE).complete().split("\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -81,7 +82,7 @@ def test_names_are_listed_once(names: list[str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_bash_takes_the_script() -> None:
-    environment = {**os.environ, completion.VARIABLE: "bash_source"}
+    environment = {**os.environ, COMPLETION_VARIABLE: "bash_source"}
     script = subprocess.run(
         [sys.executable, "-m", "cbsurgeon"], env=environment, capture_output=True, text=True, cwd=ROOT, check=True
     ).stdout

@@ -7,17 +7,12 @@ completion of references.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.metadata
 import json
 import os
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
-from cbsurgeon.cli.common import cache
-
-VARIABLE = "_CBSURGEON_COMPLETE"
 KINDS = ("timm:", "torchvision:", "hf:", "mod:")
 LISTED = {"timm": "timm", "torchvision": "torchvision.models"}
 """Library that lists its model names → the module with the list."""
@@ -36,6 +31,10 @@ def references(context: click.Context, parameter: click.Parameter, incomplete: s
 
 def _names(library: str) -> list[str]:
     """Return the model names of an installed library, from a cached file because importing it takes seconds."""
+    import importlib.metadata
+
+    from cbsurgeon.cli.common import cache
+
     try:
         version = importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cbsurgeon import graph, surgery
 from cbsurgeon.checks import verify
+from cbsurgeon.checks.cost.auditing import count_file
 from cbsurgeon.deploy import export_onnx
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.errors import CaptureError
@@ -63,6 +64,15 @@ def test_sizes_are_open_named_and_right(tmp_path: Path) -> None:
             expected = model.module(x)
         (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         assert torch.allclose(torch.from_numpy(got), expected, atol=ROUNDING)
+
+
+def test_a_file_of_open_sizes_is_counted_at_the_size_of_its_export(tmp_path: Path) -> None:
+    """Multiply-accumulates by hand: 8 x 8 patches of 4 x 4 x 3 pixels, 16 channels, 32 in the MLP, 5 classes."""
+    made, _ = export_checked(edited(), tmp_path / "m.onnx", dynamic_size=True)
+    found, _ = count_file(made.path, batch=3)
+    assert found.uncounted == {}
+    assert found.by_operator["conv2d"].flops == 3 * 64 * (16 * 48 + 2 * 16 * 32)
+    assert found.by_operator["mm"].flops == 3 * 16 * 5
 
 
 def test_a_model_of_one_size_is_refused_with_the_reason(tmp_path: Path) -> None:

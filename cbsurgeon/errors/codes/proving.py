@@ -113,7 +113,10 @@ CODES = {
     "CB-AUDIT-05": Entry(
         "the ONNX file cannot be counted at this size",
         "Shape inference did not give a number for every dimension that counting needs.",
-        causes=("a dynamic dimension other than the batch", "another batch than the one fixed in the file"),
+        causes=(
+            "a dynamic dimension other than the batch, without the size at export in cbsurgeon's metadata",
+            "another batch than the one fixed in the file",
+        ),
         do=("give the batch of the file: --batch N", "export with every other dimension fixed"),
     ),
     "CB-AUDIT-06": Entry(

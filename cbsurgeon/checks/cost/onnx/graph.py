@@ -17,7 +17,7 @@ from cbsurgeon.checks.cost.onnx.rules import FREE, MOVES, RULES, FileNode, resiz
 from cbsurgeon.checks.cost.rules import Call, NotCountable, Shape
 from cbsurgeon.deploy.folding.folds import AVERAGE
 from cbsurgeon.deploy.onnx import file as onnx_file
-from cbsurgeon.deploy.onnx.metadata import metadata_of
+from cbsurgeon.deploy.onnx.metadata import metadata_of, usual_sizes
 from cbsurgeon.errors import UsageError
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.registry import classes
@@ -42,7 +42,7 @@ class Tensor:
 
 
 class OnnxGraph:
-    """An ONNX file with inferred shapes at one batch size.
+    """An ONNX file with inferred shapes at one batch size, and at the image size at export if that is dynamic.
 
     Args:
         path: the file; external weights are not read.
@@ -180,10 +180,14 @@ def _inferred(proto: Any, path: Path, batch: int) -> Any:
     # Files of cbsurgeon name the batch axis. In others it is the first axis of the first input, and any dynamic first
     # axis.
     axes = metadata.get("batch_inputs", {}) if metadata else {value.name: 0 for value in inputs[:1]}
+    usual = usual_sizes(proto)
     for value in inputs:
         batch_axis = axes.get(value.name)
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value"):
+                if dim.dim_param in usual:
+                    dim.dim_value = usual[dim.dim_param]
+                    continue
                 if axis != (batch_axis or 0):
                     raise _unfit(path, f"dimension {axis} of {value.name} ({dim.dim_param or '?'}) is dynamic")
                 dim.dim_value = batch

@@ -75,6 +75,13 @@ CODES = {
             "if samples may influence each other: --batch-axis 0",
         ),
     ),
+    "CB-CAPTURE-09": Entry(
+        "the captured program cannot be run",
+        "torch.export recorded a graph whose operators, run one by one, raise an error, so nothing can be proved by "
+        "running it.",
+        causes=("torch.vmap around code that slices its input", "an operator that only works inside a transformation"),
+        do=("write that part of forward() without torch.vmap or torch.func",),
+    ),
     "CB-LOCATE-01": Entry(
         "there is no block to choose from",
         "Reading the graph found no branch of the kind asked for (exit code 1).",

@@ -81,7 +81,7 @@ def stretch(reading: Reading, stream: fx.Node, total: fx.Node, tokens: Tokens, *
             block: one as large as the stream, and one of any size.
     """
     flow = reading.flow
-    entry = _begin(reading, stream, tokens) if far else stream
+    entry = begin(reading, stream, tokens) if far else stream
     wanted = [total, *_last(flow, total, tokens)]
     found = {node: layout for node in (entry, *wanted) if (layout := layout_of(flow, node, tokens)) is not None}
     exits = tuple(dict.fromkeys(node for node in wanted if node in found and node is not entry))
@@ -95,23 +95,23 @@ def pooled(reading: Reading, part: Stretch) -> list[Stretch]:
     """Return a stretch from the same entry to each output of the model in which the tokens are pooled."""
     flow, found = reading.flow, list[Stretch]()
     for node in [node for last in flow.order if last.op == "output" for node in last.all_input_nodes]:
-        if node is not part.entry and _is_float(node) and node not in part.exits:
+        if node is not part.entry and is_float(node) and node not in part.exits:
             layouts = {part.entry: part.layouts[part.entry], node: Layout((-1,), ())}
             found.append(Stretch(part.entry, (node,), layouts, part.sizes))
     return found
 
 
-def _begin(reading: Reading, stream: fx.Node, tokens: Tokens) -> fx.Node:
-    """The first tensor upstream that holds the tokens."""
-    begin, node = stream, reading.lineage.upstream(stream)
+def begin(reading: Reading, stream: fx.Node, tokens: Tokens) -> fx.Node:
+    """Return the first tensor upstream that holds the tokens."""
+    first, node = stream, reading.lineage.upstream(stream)
     for _ in range(_FAR):
         if node is None:
             break
         known = node in reading.flow.table.dims  # a recurrent layer returns a list, which has no axes of its own
-        if known and _is_float(node) and layout_of(reading.flow, node, tokens) is not None:
-            begin = node
+        if known and is_float(node) and layout_of(reading.flow, node, tokens) is not None:
+            first = node
         node = reading.lineage.upstream(node)
-    return begin
+    return first
 
 
 def _last(flow: Flow, total: fx.Node, tokens: Tokens) -> tuple[fx.Node, fx.Node]:
@@ -123,7 +123,7 @@ def _last(flow: Flow, total: fx.Node, tokens: Tokens) -> tuple[fx.Node, fx.Node]
         if node.op != "call_function" or not reached.intersection(node.all_input_nodes):
             continue
         reached.add(node)
-        if node in flow.table.dims and _is_float(node) and layout_of(flow, node, tokens) is not None:
+        if node in flow.table.dims and is_float(node) and layout_of(flow, node, tokens) is not None:
             last, other = node if _size(flow, node) == size else last, node
     return last, other
 
@@ -132,7 +132,8 @@ def _size(flow: Flow, node: fx.Node) -> int:
     return math.prod(flow.table.sizes(node))
 
 
-def _is_float(node: fx.Node) -> bool:
+def is_float(node: fx.Node) -> bool:
+    """Return whether the result of a node is a floating-point tensor."""
     val = node.meta.get("val")
     return isinstance(val, Tensor) and val.is_floating_point()
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
-from cbsurgeon.graph.attention.stretches import Stretch
+from cbsurgeon.graph.attention.probing.stretches import Stretch
 from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.program import Program
 
@@ -78,6 +78,19 @@ class Probe:
         if not _last_is_hidden(run, part.count, padded) and not (sites and _one_way(run, part.count, padded)):
             return seen
         return "mixed" if _against(run, part.count, MANY) else "future"
+
+    def apart(self, part: Stretch) -> bool:
+        """Return whether each tested token of a stretch changes itself and no other, at every exit."""
+        run = self._runner(part)
+        if run is None:
+            return False
+        for place in sorted({0, part.count // 2, part.count - 1}):
+            chosen = torch.zeros(part.count, dtype=torch.bool)
+            chosen[place] = True
+            for moved, floor in zip(run(chosen), run.floors, strict=True):
+                if not _hidden(float(moved[~chosen].max()), float(moved[chosen].max()), floor):
+                    return False
+        return True
 
     def passes(self, part: Stretch, given: Mapping[str, Tensor], changed: Tensor, looked: Tensor | None) -> float:
         """Return the largest change of some tokens when other tokens are changed.

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import TensorArgument
 
+from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.attention.influence import CLOSED, replaced_small_parameters
+from cbsurgeon.graph.attention.probing.influence import CLOSED, replaced_small_parameters
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
 from cbsurgeon.graph.capture.execution import values
@@ -45,7 +46,11 @@ def _keys(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
 
 def influence(program: Program) -> str:
     """Return a clause that names an output whose first sample changes although only the last sample of the inputs was
-    changed; empty if there is none."""
+    changed; empty if there is none.
+
+    Raises:
+        CaptureError: the program cannot be run on the example inputs (CB-CAPTURE-09).
+    """
     sizes = [program.example[name].shape[axis] for name, axis in program.batch_axes.items()]
     outputs = _outputs(program)
     if not sizes or not outputs:
@@ -55,7 +60,16 @@ def influence(program: Program) -> str:
         for name, tensor in program.example.items()
     }
     parameters = replaced_small_parameters(program)
-    before = values(program, program.example, outputs, parameters)
+    try:
+        before = values(program, program.example, outputs, parameters)
+    except RuntimeError as error:
+        raise CaptureError(
+            "capture failed because the captured program cannot be run",
+            code="CB-CAPTURE-09",
+            where=", ".join(name for name, _ in outputs.values()),
+            why=f"run one by one on the example inputs, its operators raise {type(error).__name__}: {str(error)[:200]}",
+            do="write that part of forward() without torch.vmap or torch.func",
+        ) from error
     try:
         after = values(program, changed, outputs, parameters)
     except (IndexError, RuntimeError, ValueError):

@@ -23,7 +23,7 @@ from cbsurgeon.errors import UsageError
 from cbsurgeon.options import Choice, InsertOptions, Loading
 
 if TYPE_CHECKING:
-    from cbsurgeon.surgery import Recipe
+    pass
 
 
 @click.command("insert")
@@ -81,6 +81,7 @@ def command(
     from cbsurgeon.models.files import atomic
     from cbsurgeon.surgery.agreement import refuse_other_sites
     from cbsurgeon.verbs.editing import refuse_foreign_code
+    from cbsurgeon.verbs.results import cautions
 
     target = output or _beside(reference, how.on)
     _refuse_losing_the_program(how.on, target)
@@ -119,7 +120,8 @@ def command(
         leaks=leaks,
     )
     terminal.show(document)
-    _warn(terminal, made)
+    for caution in cautions(made, found):
+        terminal.warn(caution)
 
 
 def _beside(reference: str, on: str | None) -> Path:
@@ -153,14 +155,4 @@ def _refuse_both(context: click.Context) -> None:
             where=f"--recipe with {', '.join(given)}",
             why="the recipe already says which operator goes where",
             do="edit the recipe, or leave it out",
-        )
-
-
-def _warn(terminal: Terminal, recipe: Recipe) -> None:
-    from cbsurgeon.operators.registry import operator_class
-
-    if not operator_class(recipe.op).identity_at_start:
-        terminal.warn(
-            f"{recipe.op} changes what the model computes; train or fine-tune with it. No accuracy is promised "
-            "for a finished checkpoint without training."
         )

@@ -20,6 +20,10 @@ Heads = tuple[tuple[tuple[int, int], ...], ...]
 """For every attention head, the ranges ``(start, stop)`` of channels that are its queries."""
 
 
+APART = "positions of an axis that the model keeps apart; fold this axis into the batch if that is not wanted"
+"""End of the note of a block whose tokens include views, crops or variates that no layer mixes."""
+
+
 @dataclass(frozen=True)
 class Hook:
     """An input or output of an ``nn.Module`` at which an operator can be inserted without renaming a key.

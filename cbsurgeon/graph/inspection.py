@@ -8,11 +8,11 @@ from collections.abc import Container
 from dataclasses import replace
 
 from cbsurgeon.errors import CaptureError
+from cbsurgeon.graph import apart
 from cbsurgeon.graph.attention import causality, class_token, filler, padding
 from cbsurgeon.graph.attention.between import add_code_between_parts
+from cbsurgeon.graph.attention.influence import Probe
 from cbsurgeon.graph.attention.maps import listing
-from cbsurgeon.graph.attention.probing.apart import without_apart
-from cbsurgeon.graph.attention.probing.influence import Probe
 from cbsurgeon.graph.attention.queries import QUERY, query_sites
 from cbsurgeon.graph.block import Block, Inspection, Mask, Site
 from cbsurgeon.graph.blocks.assembly import (
@@ -128,7 +128,7 @@ def inspect_program(
     members = [(block.stack, one) for block, group in zip(every, groups, strict=True) for one in group]
     run = Probe(bare) if probe and has_weights(program) else None
     causal = causality.causal_stacks(reading, members, run)
-    every = without_apart(reading, groups, every, run) if probe else every
+    every = apart.with_notes(reading, groups, every, run) if run is not None else every
     every, unmasked = _masked(bare, reading, groups, every, run=run is not None)
     marking = _marking(bare, reading, groups, every, unmasked, run) if run is not None else {}
     unmasked |= {stack: f"{name} masks its tokens, but not as an attention mask" for stack, name in marking.items()}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError, CBSurgeonError
-from cbsurgeon.graph.attention.probing import samples
+from cbsurgeon.graph.attention import samples
 from cbsurgeon.graph.blocks.reader import read
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.batching import Inputs, batch_of, input_names, spelled

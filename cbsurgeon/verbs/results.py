@@ -11,6 +11,7 @@ from cbsurgeon.deploy.manifest import read as read_manifest
 from cbsurgeon.deploy.onnx.file import read_metadata, require_file
 from cbsurgeon.deploy.onnx.metadata import recipes_of
 from cbsurgeon.errors import InputFileError
+from cbsurgeon.graph.block import APART, Inspection
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
 from cbsurgeon.operators.registry import operator_class
@@ -55,6 +56,26 @@ def insertion(
         "output": str(output) if output else None,
         "recipe": document,
     }
+
+
+def cautions(recipe: Recipe, found: Inspection | None) -> list[str]:
+    """Return what a user has to know after an insertion.
+
+    Args:
+        recipe: the recipe that was inserted.
+        found: the inspection of the model before; ``None`` if the operators were in the model already.
+    """
+    said = []
+    if not operator_class(recipe.op).identity_at_start:
+        said.append(
+            f"{recipe.op} changes what the model computes; train or fine-tune with it. No accuracy is promised for a "
+            "finished checkpoint without training."
+        )
+    if found is not None:
+        chosen = {site.path for site in recipe.active}
+        notes = [note for block in found.blocks if block.path in chosen for note in block.notes if APART in note]
+        said += dict.fromkeys(notes)
+    return said
 
 
 def removal(model: Model, output: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from cbsurgeon.surgery import Recipe, plan, remove
 from cbsurgeon.verbs.editing import insert, inspect
 from cbsurgeon.verbs.folder import MARK, results_folder
 from cbsurgeon.verbs.proving import export_checked
-from cbsurgeon.verbs.results import insertion
+from cbsurgeon.verbs.results import cautions, insertion
 from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import Progress
 
@@ -172,11 +172,8 @@ class _Job:
         (self.folder / RECIPE).write_text(self.recipe.to_json(), encoding="utf-8")
         done = insertion(self.model, edited, self.recipe, blocks=len(found), output=self.final / name, leaks=leaks)
         self.documents += [found.to_dict(), done]
-        if not before and not done["identity_at_start"]:
-            self.warnings.append(
-                f"{self.recipe.op} changes what the model computes; train or fine-tune with it. No accuracy is "
-                "promised for a finished checkpoint without training."
-            )
+        if not before:
+            self.warnings += cautions(self.recipe, found)
 
     def export(self, opset: int) -> None:
         """Export to ONNX and compare the file with the edited model."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.attention.probing.influence import Order, Probe
-from cbsurgeon.graph.attention.probing.stretches import Stretch, Tokens, stretch, tokens_of
+from cbsurgeon.graph.attention.influence import Order, Probe
 from cbsurgeon.graph.attention.scores import NEAR, find_scores, raw_inputs
+from cbsurgeon.graph.attention.stretches import Stretch, Tokens, stretch, tokens_of
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches.steps import chain
@@ -46,7 +46,7 @@ def causal_stacks(reading: Reading, members: Sequence[tuple[str, Found]], run: P
 
     A stack is causal if an attention operator has ``is_causal``, and not causal if attention covers all tokens without
     a mask. Every other stack is run: some tokens are changed, and the outputs of the other tokens are compared
-    (:mod:`cbsurgeon.graph.attention.probing.influence`). If that is not conclusive, a triangular mask in the graph
+    (:mod:`cbsurgeon.graph.attention.influence`). If that is not conclusive, a triangular mask in the graph
     decides.
 
     Args:

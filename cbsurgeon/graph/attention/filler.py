@@ -18,9 +18,9 @@ from torch import Tensor, fx
 
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.attention.causality import by_stack, resolutions
-from cbsurgeon.graph.attention.probing.influence import CLOSED, Probe, later
-from cbsurgeon.graph.attention.probing.stretches import Layout, Stretch, Tokens, layout_of, pooled, stretch
+from cbsurgeon.graph.attention.influence import CLOSED, Probe, later
 from cbsurgeon.graph.attention.scores import raw_inputs
+from cbsurgeon.graph.attention.stretches import Layout, Stretch, Tokens, layout_of, pooled, stretch
 from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.program import Program
 from cbsurgeon.operators.common.masking import CLOSED as FAR_BELOW

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
-from cbsurgeon.graph.attention.probing.stretches import Stretch
+from cbsurgeon.graph.attention.stretches import Stretch
 from cbsurgeon.graph.capture.execution import values
 from cbsurgeon.graph.program import Program
 

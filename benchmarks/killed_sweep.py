@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from cbsurgeon.sweeps.runs import Runs
-from cbsurgeon.sweeps.study import open_study
+from cbsurgeon.sweeps.storage import open_study
 
 ROOT = Path(__file__).parents[1]
 RUNS = (3 * 2 + 1) * 12
@@ -38,8 +38,8 @@ time.sleep(0.4)
 SWEEP = """
 import sys, torch
 import cbsurgeon as cbs
-from cbsurgeon.sweeps import study
-study.HEARTBEAT, study.GRACE = 1, 3
+from cbsurgeon.sweeps import storage
+storage.HEARTBEAT, storage.GRACE = 1, 3
 torch.manual_seed(0)
 layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
 module = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()

@@ -25,9 +25,9 @@ import cbsurgeon as cbs
 from cbsurgeon.errors import CBSurgeonError, CheckFailed
 from cbsurgeon.integrations import ray_cluster
 from cbsurgeon.report import render_html, render_text
-from cbsurgeon.sweeps import study
+from cbsurgeon.sweeps import storage, study
 from cbsurgeon.sweeps.result import SweepTable
-from cbsurgeon.sweeps.runs import Result
+from cbsurgeon.sweeps.runs import Result, Runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -164,9 +164,9 @@ def test_a_killed_sweep_resumes_without_losing_or_repeating_a_finished_run(tmp_p
     code = f"""
 from pathlib import Path
 import cbsurgeon as cbs
-from cbsurgeon.sweeps import study
+from cbsurgeon.sweeps import storage
 from tests.test_sweep import encoder
-study.HEARTBEAT, study.GRACE = 1, 3
+storage.HEARTBEAT, storage.GRACE = 1, 3
 cbs.sweep(encoder(), {str(tmp_path / "s")!r}, layers=("all",), seeds=(0, 1, 2), run={run!r}, metric="accuracy")
 """
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
@@ -297,11 +297,11 @@ def test_another_sweep_does_not_get_into_a_folder_or_a_storage(tmp_path: Path) -
     with pytest.raises(CBSurgeonError, match="CB-SWEEP-09"):
         cbs.sweep(encoder(), tmp_path / "other")
     cbs.sweep(encoder(), tmp_path / "t", layers=("all",), run=command(tmp_path), metric="accuracy", storage=shared)
-    runs = study.Runs.read(tmp_path / "t")
+    runs = Runs.read(tmp_path / "t")
     with pytest.raises(CBSurgeonError, match="CB-SWEEP-04"):
-        study.open_study(dataclasses.replace(runs, digest="another"))
+        storage.open_study(dataclasses.replace(runs, digest="another"))
     with pytest.raises(CBSurgeonError, match="CB-SWEEP-02"):
-        study.Runs.read(tmp_path)
+        Runs.read(tmp_path)
 
 
 def test_workers_that_all_fail_are_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

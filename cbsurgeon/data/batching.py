@@ -11,12 +11,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from cbsurgeon.data.decoding import Unreadable, decode, decode_map
+from cbsurgeon.data.decoding import MOST_PIXELS, Unreadable, decode, decode_map
 from cbsurgeon.data.sample import Batch, Inputs, Problem, Sample
 from cbsurgeon.data.sources.source import Source
 from cbsurgeon.errors import InputFileError
 from cbsurgeon.models import Preprocessing
-from cbsurgeon.models.imaging import MODES, framed, map_of, normalized
+from cbsurgeon.models.imaging import MODES, framed, map_of, normalized, scaled
 
 
 class Collector:
@@ -84,6 +84,7 @@ class Collector:
             return (), ()
         modes = [MODES[view.channels] for view in self.views]
         image, notes = decode(sample.image, modes[0])
+        self._limit(image.height, image.width)
         return tuple(
             framed(image if mode == modes[0] else image.convert(mode), view)
             for mode, view in zip(modes, self.views, strict=True)
@@ -96,7 +97,20 @@ class Collector:
         if isinstance(label, numpy.ndarray) and label.ndim != 2:
             return torch.from_numpy(label.copy())
         found = torch.from_numpy(decode_map(label))
+        self._limit(int(found.shape[0]), int(found.shape[1]))
         return map_of(found, self.views[0]) if self.source.pictures else found
+
+    def _limit(self, height: int, width: int) -> None:
+        """Raise an error for an image so narrow that scaling its shorter side takes gigabytes.
+
+        Raises:
+            Unreadable: it is too large after scaling.
+        """
+        for view in self.views:
+            tall, wide = (height, width) if view.resize == "none" else scaled(height, width, view)
+            if tall * wide > MOST_PIXELS:
+                size = f"{wide} x {tall} pixels, at most {MOST_PIXELS} are decoded"
+                raise Unreadable(f"it has {width} x {height} pixels, and scaled for the model {size}")
 
     def _views(self, samples: list[Sample], pictures: list[tuple[Tensor, ...]]) -> tuple[Inputs, ...]:
         if self.source.pictures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from cbsurgeon.errors import missing
+from cbsurgeon.models.files import strict_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +36,8 @@ def decode(source: Path | bytes | numpy.ndarray[Any, Any] | Any, mode: str) -> t
     """Decode an image to a Pillow mode; return it with notes on the conversions.
 
     Args:
-        source: a file, its bytes, uint8 pixels ``[height, width]`` or ``[height, width, channels]``, or a Pillow image.
+        source: a file, its bytes, uint8 pixels ``[height, width]`` or ``[height, width, channels]``, a Pillow image, or
+            the reason why it cannot be read.
         mode: ``RGB`` or ``L``.
 
     Returns:
@@ -86,14 +89,22 @@ def _open(library: Any, source: Any) -> Image:
     if isinstance(source, library.Image):
         found: Image = source
         return _limited(found)
+    if isinstance(source, Unreadable):
+        raise source
     if isinstance(source, Path):
-        size = source.stat().st_size
-        if size > MOST_BYTES:
-            raise Unreadable(f"the file has {size} bytes, at most {MOST_BYTES} are read")
-        source = source.read_bytes()
+        source = _bytes(source)
     if not source:
         raise Unreadable("the file is empty")
     return _limited(library.open(io.BytesIO(source), formats=FORMATS))
+
+
+def _bytes(file: Path) -> bytes:
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise Unreadable("it is not a regular file")
+    if found.st_size > MOST_BYTES:
+        raise Unreadable(f"the file has {found.st_size} bytes, at most {MOST_BYTES} are read")
+    return strict_json.head(file, MOST_BYTES)
 
 
 def _limited(image: Image) -> Image:

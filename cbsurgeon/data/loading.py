@@ -15,7 +15,7 @@ from cbsurgeon.data.limiting import limited
 from cbsurgeon.data.sample import Batch, Problem
 from cbsurgeon.data.sources.registry import open_source
 from cbsurgeon.data.sources.source import Source
-from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.errors import CBSurgeonError, InputFileError, UsageError
 from cbsurgeon.models import Preprocessing
 from cbsurgeon.models.preprocessing import changed
 from cbsurgeon.options import DataOptions, documented, resolve
@@ -121,28 +121,31 @@ def _reference_of(spec: str | Path | Source) -> str:
     return spec.spec if isinstance(spec, Source) else str(spec)
 
 
-class _Stream(torch.utils.data.IterableDataset[Batch]):
+class _Stream(torch.utils.data.IterableDataset[Batch | CBSurgeonError]):
     """The units of a share; each worker process reads every ``workers``-th of them."""
 
     def __init__(self, collector: Collector, units: list[int]) -> None:
         self.collector, self.numbers = collector, units
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | CBSurgeonError]:
         worker = torch.utils.data.get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for unit in self.numbers[first::step]:
-            yield from self.collector.batches(unit)
+        try:
+            for unit in self.numbers[first::step]:
+                yield from self.collector.batches(unit)
+        except CBSurgeonError as error:
+            yield error  # a worker process of PyTorch can raise only errors with a single argument
 
 
 def _loader(collector: Collector, units: list[int], workers: int) -> Iterator[Batch]:
     stream = _Stream(collector, units)
     if workers == 0 or len(units) < 2:
-        yield from stream
+        yield from map(_raised, stream)
         return
     how: dict[str, Any] = {"batch_size": None, "num_workers": min(workers, len(units)), "collate_fn": _identity}
     loader: Any = torch.utils.data.DataLoader(stream, **how)
     try:
-        yield from loader
+        yield from map(_raised, loader)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -153,6 +156,12 @@ def _loader(collector: Collector, units: list[int], workers: int) -> Iterator[Ba
             why=" ".join(str(error).split())[:200],
             do="use --workers 0 to decode in the main process; workers end when memory or /dev/shm is full",
         ) from error
+
+
+def _raised(batch: Batch | CBSurgeonError) -> Batch:
+    if isinstance(batch, CBSurgeonError):
+        raise batch
+    return batch
 
 
 def _identity(batch: Batch) -> Batch:

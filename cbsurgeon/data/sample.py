@@ -37,7 +37,8 @@ class Sample:
     Attributes:
         index: its unique number in the dataset.
         name: its file, or its position in the dataset.
-        image: an encoded image (a path or bytes), pixels, or a Pillow image; ``None`` for arrays.
+        image: an encoded image (a path or bytes), pixels, a Pillow image, or the reason why it cannot be read; ``None``
+            for arrays.
         arrays: input name → array, used without preprocessing.
         label: a class index, one number per class, a map of class indices, or an encoded label map; ``None`` if the
             dataset has no labels.

@@ -12,7 +12,9 @@ from typing import Any
 
 from cbsurgeon.errors import CheckFailed, UsageError, missing
 from cbsurgeon.sweeps.runs import Runs
-from cbsurgeon.sweeps.study import WAIT, open_study, run_counts, work
+from cbsurgeon.sweeps.storage import open_study, storage_errors
+from cbsurgeon.sweeps.study import WAIT, work
+from cbsurgeon.sweeps.trials import run_counts
 from cbsurgeon.vocabulary import Progress
 
 RESTARTS = 3
@@ -76,7 +78,8 @@ def _wait(ray: Any, tasks: list[Any], folder: Path, progress: Progress | None) -
             except ray.exceptions.RayError as error:
                 failed.append(str(error).strip())
         if progress is not None:
-            state = run_counts(study, runs)
+            with storage_errors(runs):
+                state = run_counts(study, runs)
             progress(f"runs: {state.done} of {state.total} done, {state.running} running on Ray")
     if len(failed) == len(tasks):
         raise CheckFailed(

@@ -40,7 +40,7 @@ def framed(image: Image, preprocessing: Preprocessing) -> Tensor:
     width, height = image.size
     if preprocessing.resize != "none":
         mode = modes(preprocessing.interpolation)
-        picture = functional.resize(picture, _scaled(height, width, preprocessing), interpolation=mode)
+        picture = functional.resize(picture, scaled(height, width, preprocessing), interpolation=mode)
     fill = [round(255 * value) for value in preprocessing.mean] if preprocessing.resize == "pad" else 0
     picture = _centre(picture, preprocessing, fill)
     picture = _tensor(picture) if preprocessing.resampler == "pil" else picture
@@ -52,8 +52,8 @@ def map_of(labels: Tensor, preprocessing: Preprocessing) -> Tensor:
     functional, modes = _library()
     picture = labels[None].to(torch.int32)
     if preprocessing.resize != "none":
-        scaled = _scaled(int(labels.shape[0]), int(labels.shape[1]), preprocessing)
-        picture = functional.resize(picture, scaled, interpolation=modes("nearest-exact"))
+        size = scaled(int(labels.shape[0]), int(labels.shape[1]), preprocessing)
+        picture = functional.resize(picture, size, interpolation=modes("nearest-exact"))
     cut: Tensor = _centre(picture, preprocessing, OUTSIDE)[0]
     return cut.long()
 
@@ -71,8 +71,8 @@ def normalized(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     return images.float().div_(255.0).sub_(mean).div_(std)
 
 
-def _scaled(height: int, width: int, preprocessing: Preprocessing) -> list[int]:
-    """The height and width that an image is scaled to."""
+def scaled(height: int, width: int, preprocessing: Preprocessing) -> list[int]:
+    """Return the height and width that an image is scaled to, before it is cropped."""
     to = preprocessing.resize_to
     if preprocessing.resize == "squash":
         return list(to)

@@ -8,6 +8,7 @@ from cbsurgeon.sweeps.grid import Cell, cells
 from cbsurgeon.sweeps.measuring import Row, measure
 from cbsurgeon.sweeps.result import SweepTable
 from cbsurgeon.sweeps.runs import Result, Runs
-from cbsurgeon.sweeps.study import open_study, work
+from cbsurgeon.sweeps.storage import open_study
+from cbsurgeon.sweeps.study import work
 
 __all__ = ["Cell", "Result", "Row", "Runs", "SweepTable", "cells", "measure", "open_study", "work"]

@@ -59,6 +59,8 @@ class Row:
             KeyError, TypeError: the document is not a row.
         """
         share = document["share"]
+        if not _is_row(document):
+            raise TypeError("a field has another type")
         return cls(
             cell.name,
             cell.to_dict(),
@@ -128,8 +130,11 @@ class Measured:
         try:
             document = strict_json.load(file)
             recipe = Recipe.from_dict(document["recipe"]) if document["recipe"] else None
-            return Row.from_dict(document["row"], cell), recipe
-        except (OSError, KeyError, TypeError, UsageError, strict_json.NotStrictJSON):
+            row = Row.from_dict(document["row"], cell)
+            if bool(row.refused) != (recipe is None) or (recipe and recipe != plan(self.found, cell.choice())):
+                raise TypeError("the recipe is not that of the cell")
+            return row, recipe
+        except (OSError, KeyError, TypeError, UsageError, NothingMatched, SurgeryError, strict_json.NotStrictJSON):
             file.unlink(missing_ok=True)
             return self.cell(cell)
 
@@ -161,6 +166,20 @@ def measure(model: Model, how: SweepOptions) -> Measured:
     """
     program = capture(model, check=False)
     return Measured(model, program, inspect(model), how)
+
+
+def _is_row(document: Mapping[str, Any]) -> bool:
+    """Return whether every field of a row's JSON form has the type that :meth:`Row.to_dict` writes."""
+    share, size = document["share"], document["onnx_bytes"]
+    ends = share["ci95"] if share else None
+    numbers = [*document["blocks"], *(document[name] for name in ("params", "flops", "bytes"))]
+    return (
+        isinstance(document["blocks"], list)
+        and all(type(number) is int and number >= 0 for number in numbers + ([] if size is None else [size]))
+        and all(isinstance(document[name], str) for name in ("refused", "note"))
+        and (not share or type(share["value"]) in (int, float))
+        and (not ends or (len(ends) == 2 and all(type(end) in (int, float) for end in ends)))
+    )
 
 
 def _counted(name: str, cell: Mapping[str, Any], blocks: tuple[int, ...], counted: Count) -> Row:

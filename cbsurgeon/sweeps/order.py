@@ -18,7 +18,7 @@ def sampler(runs: Runs) -> Any:
     """
     from optuna.samplers import GridSampler
 
-    order = [{"cell": cell, "seed": seed} for seed in runs.seeds for cell in runs.models]
+    order = [{"cell": cell, "seed": seed} for cell, seed in runs.grid]
 
     class SeedsOutermost(GridSampler):  # type: ignore[misc, unused-ignore]
         def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:

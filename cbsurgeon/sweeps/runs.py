@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import string
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models.files import atomic, strict_json
+
+PLACEHOLDERS = ("model", "recipe", "seed", "out")
+"""What the braces of a command may name."""
 
 PLAN = "runs.json"
 """The file in a sweep's folder that describes its runs for the workers."""
@@ -46,6 +50,11 @@ class Runs:
     seeds: tuple[int, ...]
     until: float | None = None
 
+    @property
+    def grid(self) -> list[tuple[str, int]]:
+        """The cell and seed of every run in the order in which they start: all cells with the first seed, and so on."""
+        return [(cell, seed) for seed in self.seeds for cell in self.models]
+
     def write(self, folder: Path) -> None:
         """Write the description into the folder, for the workers."""
         with atomic.output(folder / PLAN, force=True) as temporary:
@@ -55,10 +64,10 @@ class Runs:
         """Return the command of one run as words, with its placeholders filled in."""
         recipe = self.recipes.get(cell)
         values = {
-            "model": folder / self.models[cell],
-            "recipe": folder / recipe if recipe else "",
-            "seed": seed,
-            "out": out,
+            "model": str(folder / self.models[cell]),
+            "recipe": str(folder / recipe) if recipe else "",
+            "seed": str(seed),
+            "out": str(out),
         }
         return [word.format(**values) for word in shlex.split(self.command)]
 
@@ -71,6 +80,9 @@ class Runs:
         """
         try:
             document = strict_json.load(folder / PLAN)
+            wrong = [name for name, kind in _KINDS.items() if type(document[name]) is not kind]
+            if wrong:
+                raise TypeError(f"{wrong[0]} has another type")
             return cls(**{**document, "seeds": tuple(document["seeds"])})
         except (OSError, TypeError, KeyError, strict_json.NotStrictJSON) as error:
             raise InputFileError(
@@ -80,6 +92,17 @@ class Runs:
                 why=str(error)[:200],
                 do="create one with cbsurgeon sweep REF --run COMMAND --metric NAME -o DIR",
             ) from error
+
+
+_KINDS = {
+    **dict.fromkeys(("name", "command", "metric", "storage", "digest"), str),
+    "minimize": bool,
+    "retries": int,
+    "models": dict,
+    "recipes": dict,
+    "seeds": list,
+}
+"""Type of each field in the file."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +128,29 @@ class Result:
 
 
 def placeholders(command: str) -> None:
-    """Check the placeholders of a command.
+    """Check the words and placeholders of a command.
 
     Raises:
-        UsageError: it has an unknown placeholder, or cannot be split into words (CB-SWEEP-05).
+        UsageError: it has no words, an unknown placeholder, or cannot be split into words (CB-SWEEP-05).
     """
-    known = {"model": "", "recipe": "", "seed": "", "out": ""}
     try:
-        [word.format(**known) for word in shlex.split(command)]
-    except (KeyError, IndexError, ValueError) as error:
-        raise UsageError(
-            "the command of the sweep cannot be read",
-            code="CB-SWEEP-05",
-            where=f"--run {command}",
-            why=f"{error} is not a placeholder" if isinstance(error, KeyError) else str(error),
-            do="use {model}, {recipe}, {seed} and {out}; write {{ and }} for literal braces",
-        ) from error
+        words = shlex.split(command)
+        fields = [field for word in words for field in string.Formatter().parse(word) if field[1] is not None]
+    except ValueError as error:
+        raise _not_a_command(command, str(error)) from error
+    if not words or "\0" in command:
+        raise _not_a_command(command, "it has a null character" if words else "it is empty")
+    for _, name, form, conversion in fields:
+        if name not in PLACEHOLDERS or form or conversion:
+            given = f"{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}"
+            raise _not_a_command(command, f"{given!r} is not a placeholder")
+
+
+def _not_a_command(command: str, why: str) -> UsageError:
+    return UsageError(
+        "the command of the sweep cannot be read",
+        code="CB-SWEEP-05",
+        where=f"--run {command}",
+        why=why,
+        do="use {model}, {recipe}, {seed} and {out}; write {{ and }} for literal braces",
+    )

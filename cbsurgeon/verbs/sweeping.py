@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +25,18 @@ from cbsurgeon.surgery import Recipe
 from cbsurgeon.sweeps import Row, Runs, SweepTable, cells, measure
 from cbsurgeon.sweeps.grid import BASELINE, Cell
 from cbsurgeon.sweeps.runs import placeholders
-from cbsurgeon.sweeps.study import results, spread
+from cbsurgeon.sweeps.storage import file_storage
+from cbsurgeon.sweeps.study import spread
+from cbsurgeon.sweeps.trials import results
 from cbsurgeon.verbs.editing import insert
 from cbsurgeon.verbs.results import write_text
 from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import Progress
 
 TABLE, IDENTITY = "sweep.json", "identity.json"
+
+_UNFINISHED_MARK = re.compile(rf"\.{re.escape(IDENTITY)}\.[0-9a-f]+\.tmp\.json")
+"""Name of a temporary file that remains if a process is killed while it writes the first file of a sweep."""
 
 APART = ("workers", "retries", "storage", "budget", "on")
 """Options that may differ between calls that continue the same sweep."""
@@ -114,6 +123,13 @@ def _open_folder(folder: Path, digest: str) -> None:
         OutputFileError: it contains another sweep, or other files (CB-SWEEP-09).
     """
     mark = folder / IDENTITY
+    text = json.dumps({"schema": "cbsurgeon.sweep-identity/1", "digest": digest}) + "\n"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(parents=True, exist_ok=True)
+    # The mark is the first file of a sweep: files that are there before it are foreign.
+    foreign = not folder.is_dir() or any(not _UNFINISHED_MARK.fullmatch(entry.name) for entry in folder.iterdir())
+    if not mark.is_file() and not foreign:
+        _once(mark, lambda: write_text(mark, text))
     if mark.is_file():
         try:
             held = strict_json.load(mark)
@@ -122,12 +138,8 @@ def _open_folder(folder: Path, digest: str) -> None:
         if isinstance(held, dict) and held.get("digest") == digest:
             return
         why = "its model, grid, seeds, command or metric differ from the ones given now"
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        why = "it contains files that were not written by a sweep"
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(mark, json.dumps({"schema": "cbsurgeon.sweep-identity/1", "digest": digest}) + "\n")
-        return
+        why = "it contains files that were not written by a sweep" if folder.is_dir() else "it is not a folder"
     raise OutputFileError(
         "the folder does not belong to this sweep",
         code="CB-SWEEP-09",
@@ -135,6 +147,17 @@ def _open_folder(folder: Path, digest: str) -> None:
         why=why,
         do="give another folder with -o",
     )
+
+
+def _once(file: Path, write: Callable[[], object]) -> None:
+    """Write a file unless it exists. Another process that continues the same sweep may write it at the same moment."""
+    if file.exists():
+        return
+    try:
+        write()
+    except OutputFileError as error:
+        if error.code != "CB-OUT-01":
+            raise
 
 
 def _measured(
@@ -173,11 +196,12 @@ def _run(
         models[name], file = f"models/{name}.safetensors", folder / f"models/{name}.safetensors"
         if not file.exists():
             tell(f"writing {file.name}")
-            save(model if name == BASELINE else insert(model, recipes[name], share=True), file)
+            edited = model if name == BASELINE else insert(model, recipes[name], share=True)
+            _once(file, partial(save, edited, file))
         if name in recipes:
             written[name] = f"models/{name}.recipe.json"
             write_text(folder / written[name], recipes[name].to_json(), force=True)
-    storage = how.storage or f"sqlite:///{(folder / 'runs.db').absolute()}"
+    storage = how.storage or file_storage(folder)
     name = f"cbsurgeon-{digest[:16]}" if how.storage else "cbsurgeon"
     runs = Runs(
         name, how.run, how.metric, how.minimize, how.retries, storage, digest, models, written, tuple(how.seeds)

@@ -17,8 +17,7 @@ from cbsurgeon.errors import CBSurgeonError, InputFileError
 from cbsurgeon.evaluation.task import classes_of
 from cbsurgeon.models.files import strict_json
 from cbsurgeon.report import read_document
-from cbsurgeon.sweeps import study
-from cbsurgeon.sweeps.study import RunFailed
+from cbsurgeon.sweeps.command import RunFailed, read_metric
 from cbsurgeon.verbs import read_recipe
 from cbsurgeon.verbs.folder import _ours
 
@@ -28,7 +27,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "recipe": read_recipe,
     "report": read_document,
     "classes": lambda path: classes_of(10, path, (), "here"),
-    "metrics": lambda path: study._metric(path, "accuracy"),
+    "metrics": lambda path: read_metric(path, "accuracy"),
 }
 
 

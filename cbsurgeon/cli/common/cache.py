@@ -83,14 +83,16 @@ def read(key: str) -> dict[str, Any] | None:
     """Return the entry of a key; ``None`` if there is none or it is damaged."""
     path = folder() / f"{key}.json"
     try:
-        if path.stat().st_size > LARGEST_ENTRY:
+        if not path.is_file():  # a pipe or a device may never end
             return None
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("key") != key:
-        return None
-    if not isinstance(found.get("document"), dict) or not isinstance(found.get("loaded"), dict):
+        with path.open("rb") as file:
+            text = file.read(LARGEST_ENTRY + 1)
+        found = json.loads(text) if len(text) <= LARGEST_ENTRY else None
+        if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("key") != key:
+            return None
+        if found.get("digest") != _entry_digest(found["document"], found["loaded"]):
+            return None
+    except (OSError, ValueError, KeyError, RecursionError):
         return None
     with contextlib.suppress(OSError):
         os.utime(path)  # the most recently used entries are kept
@@ -102,7 +104,8 @@ def write(key: str, document: Mapping[str, Any], loaded: Mapping[str, Any]) -> N
     from cbsurgeon.errors import CBSurgeonError
     from cbsurgeon.models.files import atomic
 
-    text = json.dumps({"schema": SCHEMA, "key": key, "document": document, "loaded": dict(loaded)})
+    digest = _entry_digest(document, loaded)
+    text = json.dumps({"schema": SCHEMA, "key": key, "digest": digest, "document": document, "loaded": dict(loaded)})
     if len(text) > LARGEST_ENTRY:
         return
     place = folder()
@@ -111,6 +114,12 @@ def write(key: str, document: Mapping[str, Any], loaded: Mapping[str, Any]) -> N
         with atomic.output(place / f"{key}.json", force=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
         _delete_oldest(place)
+
+
+def _entry_digest(document: Any, loaded: Any) -> str:
+    """Return a digest by which a damaged entry is noticed."""
+    held = json.loads(json.dumps([document, loaded]))  # what a reader gets, such as lists for tuples
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _delete_oldest(place: Path) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cbsurgeon.data.decoding import Unreadable
 from cbsurgeon.data.sample import Sample
-from cbsurgeon.data.sources.refusals import unreadable
+from cbsurgeon.data.sources.refusals import class_index, unreadable
 from cbsurgeon.data.sources.source import Indexed
 from cbsurgeon.errors import missing
 from cbsurgeon.options import DataOptions
@@ -33,10 +34,12 @@ class Rows(Indexed):
     def sample(self, index: int) -> Sample:
         """See :meth:`Indexed.sample`."""
         row = self._table[index]
-        held = row[self._image]
-        name = f"row {index}" + (f" ({Path(held['path']).name})" if held.get("path") else "")
-        image = held["bytes"] if held.get("bytes") else Path(held["path"])
-        return Sample(index, name, image=image, label=None if self._label is None else int(row[self._label]))
+        held = row[self._image] or {}
+        file = held.get("path")
+        name = f"row {index}" + (f" ({Path(file).name})" if file else "")
+        image = held.get("bytes") or (Path(file) if file else Unreadable("the row has no image"))
+        label = None if self._label is None else class_index(row[self._label], f"{self.spec}: {name}")
+        return Sample(index, name, image=image, label=label)
 
 
 def open_source(reference: str, how: DataOptions) -> Rows:
@@ -53,7 +56,8 @@ def open_source(reference: str, how: DataOptions) -> Rows:
     folder, split = (reference, "") if Path(reference).is_dir() else reference.rpartition(":")[::2]
     try:
         table: Any = datasets.load_from_disk(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # datasets and pyarrow raise any error for a file that is damaged.
         why = f"{type(error).__name__}: {str(error)[:160]}"
         raise unreadable(f"hf:{reference}", why, "write it with dataset.save_to_disk(DIRECTORY)") from error
     if isinstance(table, datasets.DatasetDict):

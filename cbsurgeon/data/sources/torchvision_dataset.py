@@ -9,13 +9,16 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from cbsurgeon.data.decoding import Unreadable
 from cbsurgeon.data.sample import Sample
-from cbsurgeon.data.sources.refusals import unreadable
+from cbsurgeon.data.sources.refusals import class_index, unreadable
 from cbsurgeon.data.sources.source import Indexed
 from cbsurgeon.errors import UsageError, did_you_mean, missing
 from cbsurgeon.options import DataOptions
 
 SPLITS = ("val", "test")
+UNSAFE = ("LSUN", "LSUNClass")
+"""Datasets that read a pickle from their folder without checking it; a pickle can run any code."""
 
 
 class Pairs(Indexed):
@@ -27,8 +30,15 @@ class Pairs(Indexed):
 
     def sample(self, index: int) -> Sample:
         """See :meth:`Indexed.sample`."""
-        image, label = self._dataset[index]
-        return Sample(index, f"item {index}", image=image, label=int(label))
+        name = f"item {index}"
+        try:
+            image, label = self._dataset[index]
+        except Exception as error:
+            # Each dataset class opens its images in its own way.
+            return Sample(
+                index, name, image=Unreadable(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
+            )
+        return Sample(index, name, image=image, label=class_index(label, f"{self.spec}: {name}"))
 
 
 def open_source(reference: str, how: DataOptions) -> Pairs:
@@ -52,6 +62,10 @@ def open_source(reference: str, how: DataOptions) -> Pairs:
             code="CB-DATA-15",
             where=where,
             do=(did_you_mean(name, library.__all__) if found is None else "") or "torchvision:NAME:ROOT",
+        )
+    if name in UNSAFE:
+        raise unreadable(
+            where, "torchvision reads its list of images with pickle, which can run code", "copy the images"
         )
     dataset, why = None, ""
     for arguments in _arguments(found):

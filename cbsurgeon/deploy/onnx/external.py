@@ -7,20 +7,26 @@ from typing import Any
 
 from cbsurgeon.errors import InputFileError
 
+_MEMORY = "MEM_ADDR_"
+"""Part of the name with which ONNX Runtime marks weights that are in its memory already."""
+
 
 def external_names(proto: Any) -> list[str]:
     """Return the names of files with external weights of a parsed model, each once, including subgraphs."""
     found: dict[str, None] = {}
     graphs = [proto.graph, *proto.functions]
+    for training in proto.training_info:
+        graphs += [training.initialization, training.algorithm]
     while graphs:
         graph = graphs.pop()
-        tensors = list(getattr(graph, "initializer", ()))
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            tensors += [sparse.values, sparse.indices]
-        for node in graph.node:
-            for attribute in node.attribute:
-                tensors += [attribute.t, *attribute.tensors]
-                graphs += [attribute.g, *attribute.graphs]
+        tensors, sparse = list(getattr(graph, "initializer", ())), list(getattr(graph, "sparse_initializer", ()))
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        for attribute in [*attributes, *getattr(graph, "attribute_proto", ())]:
+            tensors += [attribute.t, *attribute.tensors]
+            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+            graphs += [attribute.g, *attribute.graphs]
+        for one in sparse:
+            tensors += [one.values, one.indices]
         outside = [tensor for tensor in tensors if tensor.data_location == tensor.EXTERNAL]
         found |= {entry.value: None for tensor in outside for entry in tensor.external_data if entry.key == "location"}
     return list(found)
@@ -36,6 +42,8 @@ def require_own(path: Path, name: str) -> None:
     data = path.parent / plain
     if plain.is_absolute() or ".." in plain.parts or not plain.parts:
         why = "it is outside the model's folder"
+    elif _MEMORY in name:
+        why = "ONNX Runtime takes this name for an address in memory"
     elif not data.exists() and not data.is_symlink():
         return  # reported as missing when it is read
     elif any((path.parent / Path(*plain.parts[: depth + 1])).is_symlink() for depth in range(len(plain.parts))):

@@ -101,11 +101,13 @@ class Collector:
         return map_of(found, self.views[0]) if self.source.pictures else found
 
     def _limit(self, height: int, width: int) -> None:
-        """Raise an error for an image so narrow that scaling its shorter side takes gigabytes.
+        """Raise an error for an image without pixels, or so narrow that scaling its shorter side takes gigabytes.
 
         Raises:
-            Unreadable: it is too large after scaling.
+            Unreadable: it has no pixels, or is too large after scaling.
         """
+        if not height or not width:
+            raise Unreadable("it has no pixels")
         for view in self.views:
             tall, wide = (height, width) if view.resize == "none" else scaled(height, width, view)
             if tall * wide > MOST_PIXELS:

@@ -6,6 +6,7 @@ Classes are numbered in the order of their names, as in torchvision's ``ImageFol
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def open_source(reference: str, how: DataOptions) -> Folder:
     maps = next((name for name in MAPS if names == {"images", name}), None)
     if maps is not None:
         return _with_maps(root, root / "images", root / maps)
-    found = {folder.name: list(_images(Path(folder.path))) for folder in folders}
+    number = itertools.count(1)
+    found = {folder.name: list(_images(Path(folder.path), number)) for folder in folders}
     loose = [entry.path for entry in listed if _is_image(entry)]
     filled = {name: images for name, images in found.items() if images}
     if loose and filled:
@@ -101,9 +103,10 @@ def open_source(reference: str, how: DataOptions) -> Folder:
 
 
 def _with_maps(root: Path, images: Path, maps: Path) -> Folder:
-    by_stem = {_stem(path, maps): path for path in _images(maps)}
+    number = itertools.count(1)
+    by_stem = {_stem(path, maps): path for path in _images(maps, number)}
     entries, absent = [], []
-    for path in _images(images):
+    for path in _images(images, number):
         label = by_stem.get(_stem(path, images))
         if label is None:
             absent.append(Path(path).name)
@@ -153,26 +156,35 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
         raise unreadable(str(folder), error.strerror or str(error)) from error
 
 
-def _images(folder: Path) -> Iterator[str]:
-    """Yield every image below a folder, in the order of the names; links are followed."""
+def _images(folder: Path, number: Iterator[int]) -> Iterator[str]:
+    """Yield every image below a folder, in the order of the names; links are followed.
+
+    ``number`` counts the folders of the whole dataset.
+    """
     pending: list[tuple[str, tuple[str, ...]]] = [(str(folder), (os.path.realpath(folder),))]
-    seen = 0
     while pending:
         here, above = pending.pop()
         entries = _listed(Path(here))
         yield from (entry.path for entry in entries if _is_image(entry))
         for entry in reversed([entry for entry in entries if _leads_to_folder(entry)]):
             real = os.path.realpath(entry.path)
-            seen += 1
-            if real in above or len(above) > _DEEPEST:
+            if real in above:
                 raise _loops(entry.path, f"it links to {real}, which contains it")
-            if seen > _MOST_FOLDERS:
+            if len(above) > _DEEPEST:
+                raise _loops(entry.path, f"it is nested more than {_DEEPEST} folders deep, links included")
+            if next(number) > _MOST_FOLDERS:
                 raise _loops(entry.path, f"there are more than {_MOST_FOLDERS} folders, links included")
             pending.append((entry.path, (*above, real)))
 
 
 def _loops(where: str, why: str) -> InputFileError:
-    return InputFileError("the folder contains itself", code="CB-DATA-07", where=where, why=why, do="remove the link")
+    return InputFileError(
+        "the folder contains itself, or too many folders",
+        code="CB-DATA-07",
+        where=where,
+        why=why,
+        do="remove the link, or give a folder with fewer levels",
+    )
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

@@ -35,6 +35,8 @@ def class_index(value: Any, name: str, why: str = "") -> int:
         found = int(value)
     except (TypeError, ValueError) as error:
         raise unreadable(name, why or f"its label is {str(value)[:80]!r}, which is not a class index") from error
+    if isinstance(value, float) and found != value:
+        raise unreadable(name, why or f"its label is {value!r}, which is not a class index")
     if abs(found) > _LARGEST_LABEL:
         raise unreadable(name, "its label is too large for a class index")
     return found

@@ -78,9 +78,14 @@ def open_source(reference: str, how: DataOptions) -> Shards:
         raise unreadable(where, "only files on this machine are read", "copy the shards to a folder")
     if _expansions(reference) > MOST_NAMES:
         raise unreadable(where, f"the braces stand for more than {MOST_NAMES} names", "wds:val/*.tar")
+    try:
+        patterns = library.shardlists.expand_urls(reference)
+    except Exception as error:
+        # braceexpand raises errors of its own, such as for a brace that is not closed.
+        raise unreadable(where, f"{type(error).__name__}: {str(error)[:160]}", "wds:val/*.tar") from error
     names = [
         name
-        for pattern in library.shardlists.expand_urls(reference)
+        for pattern in patterns
         for name in (sorted(glob.glob(pattern)) or [pattern])  # noqa: PTH207 - a pattern may begin with /
     ]
     paths = [Path(name) for name in names]
@@ -98,7 +103,9 @@ def _expansions(pattern: str) -> int:
     found = 1
     for inner in re.findall(r"\{([^{}]*)\}", pattern):
         ends = re.fullmatch(r"(-?\d{1,18})\.\.(-?\d{1,18})(\.\.-?\d+)?", inner)
-        numbers = abs(int(ends[2]) - int(ends[1])) + 1 if ends else MOST_NAMES if re.search(r"\d{19}", inner) else 26
+        numbers = abs(int(ends[2]) - int(ends[1])) + 1 if ends else 26
+        if re.search(r"\d{19}", inner):
+            numbers = MOST_NAMES + 1
         found *= max(numbers if ".." in inner else 1, inner.count(",") + 1)
     return found
 

@@ -53,10 +53,11 @@ CODES = {
         do=("give each map the name of its image",),
     ),
     "CB-DATA-07": Entry(
-        "the folder contains itself through a link",
-        "A link inside the folder points to a folder that contains it.",
-        causes=("a symbolic link",),
-        do=("remove the link",),
+        "the folder contains itself, or too many folders",
+        "A link inside the folder points to a folder that contains it, or the folder has more levels, or more folders, "
+        "than a dataset has. Links among a few folders can make any number of paths.",
+        causes=("a symbolic link", "a folder that is not a dataset, such as /"),
+        do=("remove the link", "give the folder of the images itself"),
     ),
     "CB-DATA-08": Entry(
         "the class names are numbers, and their order is ambiguous",

@@ -16,6 +16,7 @@ from cbsurgeon.checks.latency.share.difference import differ, in_groups, only_in
 from cbsurgeon.checks.latency.share.estimate import FEWEST_RUNS, estimate
 from cbsurgeon.checks.latency.share.result import GraphDifference, Interval, Operators, OwnTime, Share
 from cbsurgeon.checks.latency.share.trace import Node, Run, Trace, trace_of
+from cbsurgeon.report import render_text
 from tests.checks.traces import model, traced
 
 MEAN = (("ReduceMean", 9.0), ("AddMean", 4.0))
@@ -253,6 +254,9 @@ def test_notes_about_the_pairs_do_not_apply_to_own_time() -> None:
 def test_equal_graphs_are_negligible() -> None:
     found = settle(pairs(*NOISY), own(0.0, 0.0, different=False))
     assert found.sentence.startswith("negligible: both execute the same operators")
+    document = found.to_dict()
+    assert document["graph"]["added"] == [] and document["graph"]["only_inserted"] is True
+    assert "both execute the same operators" in " ".join(render_text(document).split())
 
 
 def test_without_own_time_the_pairs_decide() -> None:

@@ -105,7 +105,7 @@ class Benchmark:
             "median_seconds": {"a": self.median_seconds[0], "b": self.median_seconds[1]},
             "peak_memory": {"a": self.peak_memory[0], "b": self.peak_memory[1]},
             "share": self.share.to_dict() if self.share else None,
-            "graph": self.graph.to_dict() if self.graph else None,
+            "graph": None if self.graph is None else self.graph.to_dict(),
             "own_time": {**self.own.to_dict(), "profiler_overhead": self.profiler_overhead} if self.own else None,
             "own_missing": self.own_missing or None,
             "pairs_agree": self.pairs_agree,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cbsurgeon.deploy.onnx import walking
 from cbsurgeon.errors import InputFileError
 
 _MEMORY = "MEM_ADDR_"
@@ -13,23 +14,13 @@ _MEMORY = "MEM_ADDR_"
 
 def external_names(proto: Any) -> list[str]:
     """Return the names of files with external weights of a parsed model, each once, including subgraphs."""
-    found: dict[str, None] = {}
-    graphs = [proto.graph, *proto.functions]
-    for training in proto.training_info:
-        graphs += [training.initialization, training.algorithm]
-    while graphs:
-        graph = graphs.pop()
-        tensors, sparse = list(getattr(graph, "initializer", ())), list(getattr(graph, "sparse_initializer", ()))
-        attributes = [attribute for node in graph.node for attribute in node.attribute]
-        for attribute in [*attributes, *getattr(graph, "attribute_proto", ())]:
-            tensors += [attribute.t, *attribute.tensors]
-            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
-            graphs += [attribute.g, *attribute.graphs]
-        for one in sparse:
-            tensors += [one.values, one.indices]
-        outside = [tensor for tensor in tensors if tensor.data_location == tensor.EXTERNAL]
-        found |= {entry.value: None for tensor in outside for entry in tensor.external_data if entry.key == "location"}
-    return list(found)
+    outside = [
+        tensor
+        for graph in walking.graphs(proto)
+        for tensor in walking.tensors(graph)
+        if tensor.data_location == tensor.EXTERNAL
+    ]
+    return list({entry.value: None for tensor in outside for entry in tensor.external_data if entry.key == "location"})
 
 
 def require_own(path: Path, name: str) -> None:

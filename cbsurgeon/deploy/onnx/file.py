@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cbsurgeon.deploy.artifact import Port
+from cbsurgeon.deploy.onnx import walking
 from cbsurgeon.deploy.onnx.external import external_names, require_own
-from cbsurgeon.deploy.onnx.metadata import LARGEST_SIZE, metadata_of, usual_sizes
+from cbsurgeon.deploy.onnx.metadata import LARGEST_COUNT, LARGEST_SIZE, metadata_of, usual_sizes
 from cbsurgeon.errors import InputFileError, MissingPackage, missing
 
 # Older versions of onnx follow symbolic and hard links out of the model's folder when they load external data, and let
@@ -19,6 +21,9 @@ ONNX_FLOOR = (1, 21)
 
 # A protocol buffer holds at most 2 GiB. Weights of larger models are in a separate file, and onnx must work by path.
 PROTOBUF_LIMIT = 2**31 - 1
+
+MOST_NODES = 1_000_000
+"""Largest number of nodes once every call of a function is replaced by its nodes, as runtimes do."""
 
 _CHUNK = 1 << 22
 
@@ -64,12 +69,8 @@ def load(path: Path, *, weights: bool = False) -> Any:
         raise not_onnx(path, error) from error
     if not proto.graph.node or not proto.opset_import:
         raise not_onnx(path, ValueError("it has no graph"))
-    if any(isinstance(text, bytes) for text in _texts(proto)):
-        raise not_onnx(path, ValueError("a name in it is not UTF-8"))
-    if any(not node.output for node in proto.graph.node):
-        raise not_onnx(path, ValueError("a node in it has no output"))
-    if any(not 0 <= size <= LARGEST_SIZE for size in _sizes(proto)):
-        raise not_onnx(path, ValueError(f"a size in it is negative or above {LARGEST_SIZE}"))
+    if why := _fault(proto):
+        raise not_onnx(path, ValueError(why))
     for name in external_names(proto):
         require_own(path, name)
     if weights:
@@ -78,6 +79,32 @@ def load(path: Path, *, weights: bool = False) -> Any:
         except Exception as error:
             raise not_onnx(path, error) from error
     return proto
+
+
+def _fault(proto: Any) -> str:
+    """Return what makes a parsed model unusable; empty if nothing was found."""
+    if any(isinstance(text, bytes) for text in _texts(proto)):
+        return "a name in it is not UTF-8"
+    if any(not node.output for node in proto.graph.node):
+        return "a node in it has no output"
+    if not any(item.domain in ("", "ai.onnx") for item in proto.opset_import):
+        return "it names no version of the default operator set"
+    if not proto.graph.output:
+        return "it has no outputs"
+    try:
+        if walking.expanded(proto) > MOST_NODES:
+            return f"its functions stand for more than {MOST_NODES} nodes"
+    except ValueError as error:
+        return str(error)
+    names = [tensor.name for tensor in proto.graph.initializer]
+    if len(set(names)) != len(names):
+        return "two initialisers in it have the same name"
+    for shape in _shapes(proto):
+        if any(not 0 <= size <= LARGEST_SIZE for size in shape):
+            return f"a size in it is negative or above {LARGEST_SIZE}"
+        if math.prod(size or 1 for size in shape) > LARGEST_COUNT:
+            return f"a tensor in it has more than {LARGEST_COUNT} values"
+    return ""
 
 
 def external_files(path: Path) -> list[Path]:
@@ -91,22 +118,24 @@ def external_files(path: Path) -> list[Path]:
 
 def _texts(proto: Any) -> Iterator[str | bytes]:
     """Yield every name in a model; protocol buffers return bytes for a name that is not UTF-8."""
-    graph = proto.graph
     yield from (item.domain for item in proto.opset_import)
     yield from (text for item in proto.metadata_props for text in (item.key, item.value))
-    yield from (item.name for item in (*graph.initializer, *graph.input, *graph.output, *graph.value_info))
-    for node in graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-        yield from (attribute.name for attribute in node.attribute)
-        yield from (text for item in node.metadata_props for text in (item.key, item.value))
+    for graph in walking.graphs(proto):
+        yield graph.name
+        yield from (tensor.name for tensor in walking.tensors(graph))
+        yield from (value.name for value in walking.values(graph))
+        for node in graph.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (attribute.name for attribute in node.attribute)
+            yield from (text for item in node.metadata_props for text in (item.key, item.value))
 
 
-def _sizes(proto: Any) -> Iterator[int]:
-    """Yield every tensor size declared in a model."""
-    graph = proto.graph
-    yield from (size for tensor in graph.initializer for size in tensor.dims)
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        yield from (dim.dim_value for dim in value.type.tensor_type.shape.dim)
+def _shapes(proto: Any) -> Iterator[list[int]]:
+    """Yield every shape declared in a model; a dimension without a size is 0."""
+    for graph in walking.graphs(proto):
+        yield from (list(tensor.dims) for tensor in walking.tensors(graph))
+        for value in walking.values(graph):
+            yield [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def require_file(path: Path, code: str) -> None:

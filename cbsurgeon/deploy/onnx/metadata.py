@@ -18,6 +18,9 @@ LARGEST_RANK = 16
 LARGEST_SIZE = 1 << 40
 """Limits on the number of axes and on any size: a file beyond them is damaged or malicious."""
 
+LARGEST_COUNT = 1 << 48
+"""Largest number of values of one tensor, for the same reason."""
+
 LARGEST_SIDE = 1 << 14
 """Largest height or width, in pixels, of an image that a file was exported with."""
 

@@ -17,7 +17,7 @@ from cbsurgeon.checks.cost.onnx.rules import FREE, MOVES, RULES, FileNode, resiz
 from cbsurgeon.checks.cost.rules import Call, NotCountable, Shape
 from cbsurgeon.deploy.folding.folds import AVERAGE
 from cbsurgeon.deploy.onnx import file as onnx_file
-from cbsurgeon.deploy.onnx.metadata import metadata_of, usual_sizes
+from cbsurgeon.deploy.onnx.metadata import LARGEST_COUNT, metadata_of, usual_sizes
 from cbsurgeon.errors import UsageError
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.registry import classes
@@ -200,7 +200,10 @@ def _inferred(proto: Any, path: Path, batch: int) -> Any:
     del proto.graph.value_info[:]
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception as error:  # it has several classes of errors, for a node with too few inputs for example
+        raise onnx_file.not_onnx(path, error) from error
 
 
 def _unfit(path: Path, why: str) -> UsageError:
@@ -232,7 +235,9 @@ def _tensors(proto: Any) -> Iterator[tuple[str, Tensor]]:
     for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output):
         kind = value.type.tensor_type
         if kind.elem_type and kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
-            yield value.name, described(tuple(dim.dim_value for dim in kind.shape.dim), kind.elem_type)
+            shape = tuple(dim.dim_value for dim in kind.shape.dim)
+            if prod(shape) <= LARGEST_COUNT:  # a larger one is damaged, and its nodes are not counted
+                yield value.name, described(shape, kind.elem_type)
 
 
 def _namespace(node: Any) -> str:

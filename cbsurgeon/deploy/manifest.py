@@ -6,6 +6,7 @@ Therefore the manifest also carries a seal: a keyed digest (HMAC) whose key stay
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -120,15 +121,27 @@ def _seal(body: Mapping[str, Any], *, create: bool = True) -> str | None:
 
 def _key(create: bool) -> bytes | None:
     """Return this user's sealing key; ``None`` if the state folder is not writable (engines then need ``--trust``)."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    path = Path(state) / "cbsurgeon" / "engine-key"
     try:
-        if create and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_bytes(_KEY_BYTES))
-        key = path.read_bytes()
-    except OSError:
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        path = Path(state) / "cbsurgeon" / "engine-key"
+        if create and not (path.is_file() and path.stat().st_size == _KEY_BYTES):
+            _create_key(path)
+        key = strict_json.head(path, _KEY_BYTES + 1)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home folder
         return None
     return key if len(key) == _KEY_BYTES else None
+
+
+def _create_key(path: Path) -> None:
+    """Write a key that appears complete or not at all; one that another process has written meanwhile is kept."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+        if path.is_file() and path.stat().st_size != _KEY_BYTES:
+            path.unlink()  # a process was killed while it wrote it
+        with contextlib.suppress(FileExistsError):
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)

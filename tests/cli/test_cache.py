@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from cbsurgeon.cli.common import cache
+from cbsurgeon.cli.common import cache, completion
+from cbsurgeon.deploy import manifest
 from cbsurgeon.options import Loading
 from tests.cli.running import SMALL, Outcome, run
 
@@ -150,3 +152,45 @@ def test_a_cache_folder_that_cannot_be_written_is_not_an_error(tmp_path: Path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     cache.write("0", {"blocks": []}, {})
     assert cache.read("0") is None
+
+
+def test_an_entry_that_was_changed_is_not_used(place: Path) -> None:
+    """Nor one that never ends; both inspections are equal to that without a cache."""
+    fresh = inspected(NAME, *OPTIONS, kept=False, where=place).out
+    (file,) = place.iterdir()
+    good = file.read_text()
+    changes: list[Callable[[], object]] = [
+        lambda: file.write_text(good.replace("blocks.0", "blocks.7")),
+        lambda: file.write_text(json.dumps({**json.loads(good), "document": {"blocks": [5]}})),
+        lambda: file.write_text("[" * 100_000),
+        lambda: (file.unlink(), os.mkfifo(file)),
+        lambda: (file.unlink(), file.symlink_to("/dev/zero")),
+    ]
+    for change in changes:
+        change()
+        assert without_times(inspected(NAME, *OPTIONS, kept=False, where=place).out) == without_times(fresh)
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a user that it does not know."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    inspected(NAME, *OPTIONS, kept=False, where=Path())
+    inspected(NAME, *OPTIONS, kept=False, where=Path())
+    assert manifest._seal({"schema": "x"}) is None
+    assert completion._names("timm")
+
+
+def test_the_sealing_key_is_complete_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    key = tmp_path / "state" / "cbsurgeon" / "engine-key"
+    key.parent.mkdir(parents=True)
+    key.touch()  # a process was killed before it wrote the bytes
+    seal = manifest._seal({"schema": "x"})
+    assert seal is not None and seal == manifest._seal({"schema": "x"}, create=False)
+    assert key.stat().st_mode & 0o777 == 0o600 and [one.name for one in key.parent.iterdir()] == ["engine-key"]

@@ -72,3 +72,16 @@ def test_a_fixed_batch_from_the_command_line(tmp_path: Path) -> None:
     found = run("export", VIT, "-o", tmp_path / "m.onnx", "--batch", "4", "--json").document
     assert found["inputs"][0]["dims"][0] == 4
     assert {row["batch"] for row in found["verify"]["rows"]} == {4}
+
+
+@pytest.mark.parametrize("kind", [MemoryError, RuntimeError])
+def test_an_error_without_a_file_names_the_line_of_the_package(kind: type[Exception]) -> None:
+    from cbsurgeon.models.files import strict_json
+
+    class Text(str):
+        def __len__(self) -> int:
+            raise kind
+
+    with pytest.raises(kind) as raised:
+        strict_json.parse(Text())
+    assert explain(raised.value).where.startswith("cbsurgeon.models.files.strict_json, line ")

@@ -40,9 +40,17 @@ _BLOCK = 1 << 20
 
 
 def folder() -> Path:
-    """Return the folder of the entries (XDG base directory specification)."""
+    """Return the folder of the entries (XDG base directory specification).
+
+    Raises:
+        OSError: the user has no home folder, as in some containers.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "cbsurgeon" / "inspections"
+    try:
+        above = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+    return above / "cbsurgeon" / "inspections"
 
 
 def switched_off() -> bool:
@@ -81,8 +89,8 @@ def key_of(reference: str, loading: Loading, environment: Mapping[str, str] = os
 
 def read(key: str) -> dict[str, Any] | None:
     """Return the entry of a key; ``None`` if there is none or it is damaged."""
-    path = folder() / f"{key}.json"
     try:
+        path = folder() / f"{key}.json"
         if not path.is_file():  # a pipe or a device may never end
             return None
         with path.open("rb") as file:
@@ -108,8 +116,8 @@ def write(key: str, document: Mapping[str, Any], loaded: Mapping[str, Any]) -> N
     text = json.dumps({"schema": SCHEMA, "key": key, "digest": digest, "document": document, "loaded": dict(loaded)})
     if len(text) > LARGEST_ENTRY:
         return
-    place = folder()
     with contextlib.suppress(OSError, CBSurgeonError, UnicodeEncodeError):
+        place = folder()
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         with atomic.output(place / f"{key}.json", force=True) as temporary:
             temporary.write_text(text, encoding="utf-8")

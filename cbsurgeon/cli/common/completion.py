@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from pathlib import Path
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
@@ -39,13 +40,16 @@ def _names(library: str) -> list[str]:
         version = importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return []
-    place = cache.folder().with_name(f"names-{library}-{version}.json")
+    try:
+        place = cache.folder().with_name(f"names-{library}-{version}.json")
+    except OSError:  # a user without a home folder
+        place = Path(os.devnull)
     with contextlib.suppress(OSError, ValueError):
         kept = json.loads(place.read_bytes())
         if isinstance(kept, list) and all(isinstance(name, str) for name in kept):
             return kept
     found: list[str] = importlib.import_module(LISTED[library]).list_models()
-    if not cache.switched_off():
+    if not cache.switched_off() and place.name != Path(os.devnull).name:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             part = place.with_suffix(f".{os.getpid()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 import click
 
@@ -37,15 +38,27 @@ def explain(error: BaseException) -> CBSurgeonError:
         return UsageError(
             "out of memory",
             code="CB-CLI-05",
+            where=_frame(error),
             why=str(error) or "an allocation was refused",
             do="use a smaller --input or batch, or a machine with more memory",
         )
     return InternalError(
         "this is a fault in cbsurgeon",
         code="CB-INTERNAL-01",
+        where=_frame(error),
         why=f"{type(error).__name__}: {_one_line(str(error))}",
         do="rerun with --debug and report the traceback",
     )
+
+
+def _frame(error: BaseException) -> str:
+    """Return the innermost line of this package in a traceback, such as ``cbsurgeon.data.loading, line 12``."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] == "cbsurgeon":
+            found = f"{module}, line {line}"
+    return found
 
 
 def _wrong_command(error: click.ClickException) -> UsageError:

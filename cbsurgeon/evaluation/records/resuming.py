@@ -109,7 +109,10 @@ def state_of(sides: Sequence[Side], opened: Data, how: EvaluateOptions) -> State
         "how": [how.task, list(how.metrics), how.output, str(how.classes), list(how.robust), how.seeds],
     }
     key = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    try:
+        home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    except RuntimeError:  # a user without a home folder: nothing can be written, and nothing resumed
+        home = Path(os.devnull)
     return State(home / "cbsurgeon" / "evaluate" / key, opened.share[0])
 
 

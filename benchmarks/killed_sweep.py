@@ -24,7 +24,7 @@ from cbsurgeon.sweeps.runs import Runs
 from cbsurgeon.sweeps.storage import open_study
 
 ROOT = Path(__file__).parents[1]
-RUNS = (3 * 2 + 1) * 12
+RUNS = (3 * 2 + 1) * 20
 """Cells of the grid and the baseline, times the seeds."""
 TRAIN = """
 import json, sys, time
@@ -44,7 +44,7 @@ torch.manual_seed(0)
 layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
 module = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
 model = cbs.Model(module, (torch.randn(2, 5, 8),))
-grid = {"op": ("cb", "cb_s", "se"), "layers": ("all", "upper"), "seeds": tuple(range(12))}
+grid = {"op": ("cb", "cb_s", "se"), "layers": ("all", "upper"), "seeds": tuple(range(20))}
 cbs.sweep(model, sys.argv[1], run=sys.argv[2], metric="accuracy", retries=100, workers=2, **grid)
 """
 

@@ -1,0 +1,1 @@
+"""The parts of ``tool_speed.py``."""

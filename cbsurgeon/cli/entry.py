@@ -90,7 +90,17 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _prepare_streams() -> None:
-    """Print characters that a stream's encoding lacks as escapes instead of raising an error."""
+    """Open streams that the caller closed, and print characters that a stream's encoding lacks as escapes.
+
+    A file that is opened later would otherwise get the number of a closed stream, and receive what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

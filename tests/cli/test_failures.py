@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import shlex
+import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -85,3 +89,16 @@ def test_an_error_without_a_file_names_the_line_of_the_package(kind: type[Except
     with pytest.raises(kind) as raised:
         strict_json.parse(Text())
     assert explain(raised.value).where.startswith("cbsurgeon.models.files.strict_json, line ")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash closes the streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_neither_exit_code_nor_output(closed: str, tmp_path: Path) -> None:
+    """A recipe is written while a stream is closed: nothing is printed into it."""
+    program = f"{shlex.quote(sys.executable)} -m cbsurgeon insert {VIT} --layers all -o {tmp_path}/m.safetensors"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(["bash", "-c", f"{program} {closed}"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert run("inspect", tmp_path / "m.safetensors", "--arch", VIT).code == 0
+    failed = subprocess.run(["bash", "-c", f"{program} {closed}"], cwd=root, capture_output=True, text=True)
+    assert failed.returncode == 2 and "INTERNAL" not in failed.stderr

@@ -62,7 +62,8 @@ class Keeper:
         """Move the operators to the layers that the parent holds now.
 
         Raises:
-            SurgeryError: a layer was deleted, and its operator with it (CB-SURGERY-11).
+            SurgeryError: a layer was deleted, and its operator with it (CB-SURGERY-11), or replaced by a container
+                (CB-SURGERY-02).
         """
         for each in self.kept:
             if parent._modules.get(each.attribute) is not each.seen:
@@ -78,6 +79,15 @@ class Keeper:
                 do="remove the operators (cbs.remove), change the model, then insert again",
             )
         if not _only_calls(now, each.layer):
+            if isinstance(now, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+                raise SurgeryError(
+                    "the layer of an inserted operator was replaced by a container",
+                    code="CB-SURGERY-02",
+                    where=f"layer {each.attribute}",
+                    why=f"a child added to {type(now).__name__} would also run as a layer of its own",
+                    do="put the layers into a module with its own forward(), or remove the operators (cbs.remove), "
+                    "change the model, then insert again",
+                )
             if each.name not in now._modules:
                 self.move(each.layer, now, each.name, each.operator)
             each.layer, each.operator = now, now._modules[each.name]  # type: ignore[assignment]

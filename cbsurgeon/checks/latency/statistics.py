@@ -176,7 +176,7 @@ def estimate(processes: Sequence[Values]) -> Estimate:
         lower95=math.exp(one_sided[0]),
         upper95=math.exp(one_sided[1]),
         deviation=1.4826 * float(np.median(np.abs(pooled - median))),
-        spread=float(medians.std(ddof=1)) if medians.size > 1 else math.inf,
+        spread=float(medians.std(ddof=1)),  # of at least two processes, or of six blocks
         units=int(medians.size),
         groups=int(pooled.size),
         autocorrelation=autocorrelation(groups),

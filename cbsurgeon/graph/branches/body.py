@@ -28,7 +28,6 @@ class Body:
         activation, gate: there is a non-linearity; two different tensors are multiplied.
         attention: tokens are mixed by weights that are computed from tokens.
         spatial: tokens are mixed by a depthwise convolution, a pooling or a Fourier transform.
-        token_mixing: there is a projection of a token axis (spatial gating unit).
         opened: the walk stopped at a node that no projection precedes.
     """
 
@@ -39,7 +38,6 @@ class Body:
     gate: bool = False
     attention: bool = False
     spatial: bool = False
-    token_mixing: bool = False
     opened: bool = False
 
 
@@ -64,10 +62,9 @@ def body_before(flow: Flow, last: Projection, stop: Container[fx.Node]) -> Body:
         if inner is None:
             _note(flow, node, tokens, found)
             queue.extend(aten.tensors(node)[:1] if aten.name(node).endswith("_as") else aten.tensors(node))
-        elif is_pooled(flow, inner) and not pooled_last:
-            queue.append(inner.source)
-        elif flow.table.axes(inner.contracted) <= tokens and not inner.spatial:
-            found.token_mixing = True
+        elif (is_pooled(flow, inner) and not pooled_last) or (
+            flow.table.axes(inner.contracted) <= tokens and not inner.spatial
+        ):
             queue.append(inner.source)
         elif _features(flow, inner) & hidden:
             if all(inner.core is not first.core for first in found.firsts):
@@ -86,7 +83,7 @@ def deepen(flow: Flow, between: Body, stop: Container[fx.Node]) -> Body:
         joined.firsts += [one for one in below.firsts if all(one.core is not known.core for known in joined.firsts)]
         joined.others += below.others
         joined.nodes |= below.nodes | {first.core, first.output}
-        for flag in ("activation", "gate", "attention", "spatial", "token_mixing", "opened"):
+        for flag in ("activation", "gate", "attention", "spatial", "opened"):
             setattr(joined, flag, getattr(joined, flag) or getattr(below, flag) or getattr(between, flag))
     return joined
 

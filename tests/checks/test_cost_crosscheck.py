@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from cbsurgeon.checks.cost import crosscheck
 from cbsurgeon.checks.cost.auditing import count
 from cbsurgeon.checks.cost.crosscheck import cross_check
+from cbsurgeon.checks.cost.traced import TracedCount
 from cbsurgeon.errors import CheckFailed, MissingPackage, UsageError
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
@@ -60,6 +63,76 @@ def test_the_difference_is_explained_by_hand(tiny: Model) -> None:
         "layer_norm": (norms, 5 * norms),
     }
     assert all(row.why for row in found.explained)
+
+
+def test_each_row_says_why_the_counts_differ() -> None:
+    """Only the audit counts ``bmm``, only fvcore ``relu``; both count the others, with different rules."""
+    own, flops = (
+        {"relu": 5, "layer_norm": 50, "pool": 3, "linear": 7},
+        {"layer_norm": 10, "pool": 4, "bmm": 2, "linear": 7},
+    )
+    found = {
+        row.operator: (row.ours, row.fvcore, row.why)
+        for row in crosscheck._explained(TracedCount(own, flops, 9, 0, {}))
+    }
+    convention = "the paper's convention only the multiplication by the weight"
+    assert found == {
+        "relu": (0, 5, "it contains no multiply-accumulate as the paper counts them"),
+        "layer_norm": (10, 50, f"fvcore counts every operation, {convention}"),
+        "pool": (4, 3, "fvcore's rule for it differs"),
+        "bmm": (2, 0, "fvcore has no rule for it and counts zero"),
+        "inserted operators": (
+            9, 0, "the formula of the inserted operators; their nodes are counted in the rows above",
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_layer_that_could_run_as_one_kernel_is_counted_by_its_operators(fast: bool) -> None:
+    """PyTorch's fused encoder layer is one node, which no rule counts; the setting is as before afterwards."""
+    pytest.importorskip("fvcore", reason="the cross-check needs the extra `cost`")
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fast)
+    try:
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval().requires_grad_(False)
+        found = cross_check(Model(layer, (torch.randn(1, 5, 8),)))
+        assert torch.backends.mha.get_fastpath_enabled() is fast
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    assert found and found.uncounted == {}
+    assert found.ours == 5 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 5 * 5 * 8 + 2 * 5 * 8, "products, attention, norms"
+
+
+class Sums(nn.Module):
+    """Reductions, and a running sum."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum(1) + x.amax(1) + x.cumsum(1)[:, 0]
+
+
+SMALL = {
+    # A network, the shape of its input, and the multiplications of one sample by hand.
+    "batch norm": (nn.Sequential(nn.Conv1d(3, 5, 2), nn.BatchNorm1d(5)), (1, 3, 8), 7 * 5 * 3 * 2 + 7 * 5),
+    "batch norm without weights": (nn.BatchNorm1d(3, affine=False), (1, 3, 8), 0),
+    "group norm": (nn.GroupNorm(2, 4), (1, 4, 8), 4 * 8),
+    "pooling": (nn.Sequential(nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)), (1, 3, 4, 4), 3 * 4 + 3),
+    "largest": (nn.Sequential(nn.MaxPool2d(2), nn.LeakyReLU()), (1, 3, 4, 4), 3 * 4),
+    "sums": (Sums(), (1, 3, 8), 0),
+    "gates": (nn.Sequential(nn.Linear(8, 6), nn.GLU(-1), nn.PReLU()), (1, 3, 8), 3 * 8 * 6 + 3 * 3 + 3 * 3),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_networks_by_hand(name: str) -> None:
+    """Both counts leave nothing out, and agree in the multiplications and in all operations."""
+    pytest.importorskip("fvcore", reason="the cross-check needs the extra `cost`")
+    module, shape, flops = SMALL[name]
+    found = cross_check(Model(module.eval(), (torch.randn(shape),)))
+    assert found.uncounted == {}
+    assert (found.ours, found.unexplained, found.unexplained_operations) == (flops, 0, 0)
+    document = found.to_dict()
+    assert (document["ok"], document["batch"], document["ours"]) == (True, 1, flops)
+    assert document["difference"] == flops - found.fvcore
 
 
 def test_a_wrong_count_is_found(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:

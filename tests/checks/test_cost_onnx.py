@@ -26,7 +26,12 @@ DEPTH = 2
 
 
 def written(
-    path: Path, nodes: list[Any], inputs: dict[str, list[int | str]], weights: dict[str, Any], outputs: list[str]
+    path: Path,
+    nodes: list[Any],
+    inputs: dict[str, list[int | str]],
+    weights: dict[str, Any],
+    outputs: list[str],
+    opset: int = 20,
 ) -> Path:
     """An ONNX file of a few nodes."""
     graph = helper.make_graph(
@@ -36,7 +41,7 @@ def written(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]), path)
     return path
 
 
@@ -100,6 +105,23 @@ def test_single_nodes(
     made = helper.make_node(node[0], ["x", *weights], ["y"], **node[1])
     found, _ = count_file(written(tmp_path / "m.onnx", [made], {"x": inputs}, weights, ["y"]))
     assert (found.total.flops, found.total.operations) == (flops, operations)
+    assert found.uncounted == {}
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["merged heads", "an axis of heads"])
+def test_attention_of_grouped_heads(tmp_path: Path, merged: bool) -> None:
+    """Four heads of queries share two of keys and values: 2 x 4 x 5 x 7 scores, of keys of width 3 and values of 5."""
+    shapes = ((4, 5, 3), (2, 7, 3), (2, 7, 5))
+    inputs: dict[str, list[int | str]] = {
+        name: [2, tokens, heads * width] if merged else [2, heads, tokens, width]
+        for name, (heads, tokens, width) in zip("qkv", shapes, strict=True)
+    }
+    heads = {"q_num_heads": 4, "kv_num_heads": 2} if merged else {}
+    node = helper.make_node("Attention", list("qkv"), ["y"], **heads)
+    found, _ = count_file(written(tmp_path / "m.onnx", [node], inputs, {}, ["y"], opset=23), batch=2)
+    scores = 2 * 4 * 5 * 7
+    products = scores * (3 + 5)
+    assert (found.total.flops, found.total.operations) == (products, 2 * products + 6 * scores)
     assert found.uncounted == {}
 
 

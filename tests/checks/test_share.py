@@ -263,3 +263,27 @@ def test_without_own_time_the_pairs_decide() -> None:
     found = settle(pairs(*NOISY), "no profiler here")
     assert found.verdict == "inconclusive" and found.sentence == "inconclusive by the pairs"
     assert found.to_dict()["own_missing"] == "no profiler here" and found.share is None
+
+
+def test_bounds_are_students_for_fourteen_degrees_of_freedom() -> None:
+    """Sixty runs make fifteen blocks. Tabled quantiles: 2.145 for two sides, 1.761 for one."""
+    rng = np.random.default_rng(0)
+    found = estimate(traced(model(), rng, 60), traced(model(MEAN), rng, 60)).overhead
+    value, one = found.value, found.upper95 - found.value
+    two = one * 2.145 / 1.761
+    assert one > 0 and found.lower95 == pytest.approx(value - one)
+    assert found.ci95 == pytest.approx((value - two, value + two), rel=1e-3)
+
+
+def test_a_changed_operator_is_listed_with_both_times() -> None:
+    """An addition on 384 instead of 197 x 384 numbers, and nothing else."""
+    same = Node("MatMul", "float[197,384]", "float[197,384]", "fc")
+    before = Node("Add", "float[197,384] float[384]", "float[197,384]", "bias")
+    after = Node("Add", "float[197,384] float[1,384]", "float[197,384]", "bias")
+    a, b = (trace_of([Run((same, add), (90.0, time), 100.0)] * 8) for add, time in ((before, 10.0), (after, 4.0)))
+    assert isinstance(a, Trace) and isinstance(b, Trace)
+    found = estimate(a, b)
+    ((old, new),) = found.graph.changed
+    assert (old.inputs, old.microseconds, new.inputs, new.microseconds) == (before.inputs, 10.0, after.inputs, 4.0)
+    assert not found.graph.added and not found.graph.removed
+    assert found.overhead.value == pytest.approx(94 / 100 - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.checks.latency.benchmark import bench
+from cbsurgeon.checks.latency.sampling import Timed
+from cbsurgeon.checks.latency.share.estimate import FEWEST_RUNS
 from cbsurgeon.checks.latency.share.events import LABEL
 from cbsurgeon.checks.latency.share.operators import runs_of
+from cbsurgeon.checks.latency.share.torch_profile import profile
+from cbsurgeon.checks.latency.share.trace import Trace
+from cbsurgeon.checks.latency.share.turns import Profiled
 from cbsurgeon.models.model import Model, Provenance
 
 SIZE = 0.3
@@ -45,6 +51,32 @@ def test_a_trace_is_read_down_to_its_operators() -> None:
     assert [(node.op, node.inputs) for node in a.nodes] == [("aten::linear", "[8,8] [8,8]"), ("cpp_fused_add_mean", "")]
     assert a.times == (30.0, 10.5) and a.span == 100.0
     assert [(node.op, node.inputs) for node in b.nodes] == [("aten::cat", "[[1,4],[1,4]]")]
+
+
+def test_both_models_run_in_turns_under_the_profiler() -> None:
+    """Products of known shapes; the second A runs once, and A and B equally often. Every model is closed."""
+    x, y, closed = torch.randn(3, 4), torch.randn(4, 5), []
+
+    class Factory:
+        spec, device = SimpleNamespace(chosen="eager"), "cpu"
+
+        def __init__(self, name: str, call: Callable[[], object]) -> None:
+            self.timed = Timed(call, close=lambda: closed.append(name))
+
+        def __call__(self) -> Timed:
+            return self.timed
+
+    a, b = Factory("A", lambda: x @ y), Factory("B", lambda: torch.relu(x @ y))
+    found = profile((a, b, a), 0.05)  # type: ignore[arg-type]
+    assert isinstance(found, Profiled)
+    assert all(isinstance(trace, Trace) for trace in found.traces), found.traces
+    first, second, again = (trace for trace in found.traces if isinstance(trace, Trace))
+    product = ("aten::matmul", "[3,4] [4,5]")
+    assert [(node.op, node.inputs) for node in first.nodes] == [product]
+    assert [(node.op, node.inputs) for node in second.nodes] == [product, ("aten::relu", "[3,5]")]
+    assert again.nodes == first.nodes
+    assert again.runs == 1 and first.runs == second.runs >= FEWEST_RUNS
+    assert closed == ["A", "B", "A"]
 
 
 class Rows(nn.Module):

@@ -236,3 +236,32 @@ def test_the_sentences_give_what_is_proven() -> None:
     assert sentence("slower", _known(1.05, 0.01), CLAIM, None).startswith("slower by 5.00 %, at least 4.00 %")
     assert "at most 0.70 % slower" in sentence("negligible", _known(1.003, 0.004), CLAIM, None)
     assert "between -1.00 % and +2.00 %; about 40 pairs" in sentence("inconclusive", _known(1.005, 0.015), CLAIM, 40)
+
+
+def test_the_bounds_of_processes_are_those_of_students_table() -> None:
+    """Five processes whose groups are all equal: 2.132 and 2.776 are the quantiles of four degrees of freedom."""
+    medians = [0.00, 0.01, 0.02, 0.03, 0.04]
+    found = estimate([np.full(40, median) for median in medians])
+    spread = math.sqrt(sum((median - 0.02) ** 2 for median in medians) / 4)
+    one, two = (quantile * spread / math.sqrt(5) for quantile in (2.132, 2.776))
+    logs = [math.log(bound) for bound in (found.ci95[0], found.lower95, found.upper95, found.ci95[1])]
+    assert logs == pytest.approx([0.02 - two, 0.02 - one, 0.02 + one, 0.02 + two], abs=1e-5)
+    assert (found.spread, found.units, found.groups) == (pytest.approx(spread), 5, 200)
+    assert found.ratio == pytest.approx(math.exp(0.02)) and not found.covers_one
+
+
+@pytest.mark.parametrize("outcome", ["negligible", "slower", "faster", "inconclusive"])
+def test_a_bound_on_the_claim_itself(outcome: str) -> None:
+    """At most the claim is negligible; only more than it is slower, and only less than minus it is faster."""
+    at = {
+        "negligible": replace(_known(1.0, 0.002), upper95=1 + CLAIM),
+        "slower": replace(_known(1.02, 0.005), lower95=(1 + CLAIM) * (1 + 1e-12)),
+        "faster": replace(_known(0.98, 0.005), upper95=(1 - CLAIM) * (1 - 1e-12)),
+        "inconclusive": replace(_known(1.0, 0.002), upper95=(1 + CLAIM) * (1 + 1e-12)),
+    }
+    assert judge(at[outcome], FINE, CLAIM, 5) == outcome
+
+
+@pytest.mark.parametrize(("upper", "outcome"), [(1 + CLAIM / 2, "negligible"), (1.0051, "inconclusive")])
+def test_a_bound_of_the_control_at_half_the_claim(upper: float, outcome: str) -> None:
+    assert judge(_known(1.0, 0.002), replace(FINE, upper95=upper), CLAIM, 5) == outcome

@@ -7,6 +7,7 @@ import pytest
 from cbsurgeon.errors import NothingMatched, UsageError
 from cbsurgeon.graph.block import Block
 from cbsurgeon.surgery import select, spans
+from cbsurgeon.surgery.planning import _absent
 
 
 def block(index: int, stack: str, kind: str = "mlp") -> Block:
@@ -93,6 +94,25 @@ def test_a_range_backwards_names_nothing() -> None:
 def test_nothing_to_choose_from(blocks: list[Block], kinds: list[str] | None) -> None:
     with pytest.raises(NothingMatched, match="CB-LOCATE-01"):
         select(blocks, "all", kinds)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "named"), [(None, "MLP"), (["attention"], "attention"), (["attention", "mlp"], "MLP"), (["glu"], "MLP")]
+)
+def test_what_is_missing_is_named(kinds: list[str] | None, named: str) -> None:
+    with pytest.raises(NothingMatched, match=f"no {named} block to choose from"):
+        select([], "all", kinds)
+
+
+def test_another_position_is_offered_where_there_is_one() -> None:
+    """An operator on attention weights has no other position."""
+    absent = [(ONE[3], "it has none")]
+    for pos, offered in (("front", True), ("mid", True), ("end", True), ("weights", False)):
+        refused = _absent(absent, pos, ONE[:5])
+        assert (refused.what, refused.why) == (f"1 of 5 requested blocks have no {pos} position", "it has none")
+        assert "block 3 (blocks.3)" in refused.where
+        assert ("another --pos" in refused.do) is offered
+        assert "other --layers, or --allow-partial" in refused.do
 
 
 def test_spans() -> None:

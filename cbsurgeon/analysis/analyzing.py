@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cbsurgeon.analysis.comparison import alike, compared
+from cbsurgeon.analysis.comparison import compared, unlike
 from cbsurgeon.analysis.feeding import Feed, feed
 from cbsurgeon.analysis.layer import Entropy, Layer
 from cbsurgeon.analysis.maps import captured, named
@@ -109,10 +109,11 @@ def analyze(
     findings: tuple[str, ...] = ()
     runs = 0
     if len(sides) == 2 and sides[0].layers and sides[1].layers:
-        if alike(sides[0].layers, sides[1].layers):
-            shifts, findings, runs = compared(sides[0].layers, sides[1].layers)
+        reason = unlike(sides[0].layers, sides[1].layers)
+        if reason:
+            remarks = (*remarks, f"the layers are not compared: {reason}")
         else:
-            remarks = (*remarks, "the two models have different attention layers, so their layers are not compared")
+            shifts, findings, runs = compared(sides[0].layers, sides[1].layers)
     return Analysis(
         a=sides[0],
         b=sides[1] if len(sides) > 1 else None,

@@ -21,7 +21,7 @@ true difference."""
 def compared(a: Sequence[Layer], b: Sequence[Layer]) -> tuple[tuple[Shift, ...], tuple[str, ...], int]:
     """Return the differences B minus A, sentences about the significant ones, and how many sentences were possible.
 
-    The layers of both models must match (see :func:`alike`). The interval of a single difference is not corrected. Each
+    The layers of both models must match (:func:`unlike`). The interval of a single difference is not corrected. Each
     sentence is about a group of consecutive layers, chosen because a difference is significant there. The intervals of
     the sentences are therefore corrected for every group and quantity that could have been chosen (Bonferroni), so that
     all sentences together hold with 95 % confidence.
@@ -32,13 +32,16 @@ def compared(a: Sequence[Layer], b: Sequence[Layer]) -> tuple[tuple[Shift, ...],
     return tuple(shifts), tuple(_sentences(a, b, runs)), runs
 
 
-def alike(a: Sequence[Layer], b: Sequence[Layer]) -> bool:
-    """Return whether the layers of two models match: the same numbers of heads, queries and keys."""
-
-    def form(layer: Layer) -> tuple[int, int, int]:
-        return layer.attention.heads, layer.attention.queries, layer.attention.keys
-
-    return [form(layer) for layer in a] == [form(layer) for layer in b]
+def unlike(a: Sequence[Layer], b: Sequence[Layer]) -> str:
+    """Return why the layers of two models do not match, for example another image size; empty if they match."""
+    if len(a) != len(b):
+        return f"A has {len(a)} attentions and B has {len(b)}"
+    for first, second in zip(a, b, strict=True):
+        for name in ("heads", "queries", "keys"):
+            one, other = getattr(first.attention, name), getattr(second.attention, name)
+            if one != other:
+                return f"layer {first.attention.index} has {one} {name} in A and {other} in B"
+    return ""
 
 
 def _shifts(first: Layer, second: Layer) -> Iterator[Shift]:
@@ -92,4 +95,4 @@ def _sentence(a: Sequence[Layer], b: Sequence[Layer], name: str, runs: int) -> s
     unit = f" {UNITS[name]}" if name in UNITS else ""
     mean = float(gaps.mean())
     word = "higher" if mean > 0 else "lower"
-    return f"the {TITLES[name]} of {layers} is {abs(mean):.3g}{unit} {word}, 95 % interval {low:.3g} to {high:.3g}"
+    return f"the {TITLES[name]} of {layers} is {abs(mean):.3g}{unit} {word} in B, 95 % interval {low:.3g} to {high:.3g}"

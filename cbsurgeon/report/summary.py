@@ -82,13 +82,19 @@ def next_steps(documents: Sequence[Document]) -> list[str]:
         if "files" not in document:
             continue
         folder, names = document["directory"], document["files"]
-        changes = any(not part["identity_at_start"] for part in of_kind(document["documents"], "insert"))
-        if changes:
+        insertions = list(of_kind(document["documents"], "insert"))
+        trained = any(part.get("trained") for part in insertions)
+        if not trained and any(not part["identity_at_start"] for part in insertions):
             steps.append("Train or fine-tune the model with the inserted operators, and ship the result.")
         if "model.onnx" in names:
-            original = document["title"]
+            plain, first = document["title"], ""
+            if trained:
+                plain, first = (
+                    "plain.safetensors",
+                    f"cbsurgeon remove {folder}/model.safetensors -o plain.safetensors; ",
+                )
             steps.append(
-                f"Measure the latency on the target machine: cbsurgeon bench {original} {folder}/model.safetensors"
+                f"Measure the latency on the target machine: {first}cbsurgeon bench {plain} {folder}/model.safetensors"
             )
         if "model.engine" in names:
             steps.append(

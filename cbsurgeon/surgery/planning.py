@@ -135,7 +135,7 @@ def _reason(block: Block) -> str:
 def _sites(
     blocks: Sequence[Block], pos: str, op: str, masked: bool
 ) -> tuple[list[RecipeSite], list[tuple[Block, str]]]:
-    sites, absent = list[RecipeSite](), list[tuple[Block, str]]()
+    sites, absent, taken = list[RecipeSite](), list[tuple[Block, str]](), list[tuple[RecipeSite, str]]()
     for block in blocks:
         there = block.sites.get(pos)
         if there is None:
@@ -161,8 +161,10 @@ def _sites(
             heads=there.heads,
         )
         if there.occupied is not None:
-            raise occupied(site, there.occupied, op)
+            taken.append((site, there.occupied))
         sites.append(site)
+    if taken:
+        raise occupied(*taken[0], op, [site.index for site, _ in taken])
     return sites, absent
 
 

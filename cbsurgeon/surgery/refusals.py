@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 
 
-def occupied(site: RecipeSite, by: str, op: str) -> SurgeryError:
+def occupied(site: RecipeSite, by: str, op: str, all_taken: Sequence[int] = ()) -> SurgeryError:
     """The error for a site that already has an operator.
 
     Args:
         site: the site.
         by: the operator that is there.
         op: the operator that was to be inserted.
+        all_taken: indices of all chosen blocks that have an operator, if they are known.
     """
+    taken = ",".join(map(str, all_taken or [site.index]))
+    these = "the block" if taken.isdigit() else "these blocks"
     twice = operator_class(op).twice if by == op else ""
     return SurgeryError(
         f"block {site.index} already has an operator at its {site.position} position",
         code="CB-SURGERY-03",
         where=f"{site.path or site.stack}: {by} is there",
         why=twice or f"{op} after {by} would compute another function than each of them",
-        do=f"remove the first one (cbsurgeon remove REF -o OUT), or leave the block out (--exclude {site.index})",
+        do=f"remove the first one (cbsurgeon remove REF -o OUT), or leave {these} out (--exclude {taken})",
     )
 
 

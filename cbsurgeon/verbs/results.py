@@ -28,6 +28,7 @@ def insertion(
     blocks: int | None,
     output: Path | None,
     leaks: Sequence[Leak] = (),
+    trained: bool = False,
 ) -> dict[str, Any]:
     """Return the JSON document of an insertion, schema ``cbsurgeon.insert/1``.
 
@@ -37,6 +38,7 @@ def insertion(
         blocks: number of blocks of the model; ``None`` if unknown.
         output: the file written; ``None`` for a dry run.
         leaks: the results of the leak probes (:func:`cbsurgeon.checks.leaks_of`).
+        trained: the operators were in the model before, as its weights were saved.
     """
     document, operator = recipe.to_dict(), operator_class(recipe.op)
     return {
@@ -48,6 +50,7 @@ def insertion(
         "chosen": list(recipe.indices),
         "blocks": blocks,
         "identity_at_start": operator.identity_at_start,
+        "trained": trained,
         "formula": operator.formula,
         "sites": [site.to_dict() for site in recipe.active],
         "keys_added": sorted(keys(edited) - keys(model)),

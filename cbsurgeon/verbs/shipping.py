@@ -145,6 +145,7 @@ class _Job:
 
     def __init__(self, model: Model, final: Path, folder: Path, tell: Progress) -> None:
         self.model, self.final, self.folder, self.tell = model, final, folder, tell
+        self.reference = model.provenance.reference
         self.documents: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}
         self.warnings: list[str] = []
@@ -155,7 +156,9 @@ class _Job:
         given = self.model
         before = len(given.recipes) == 1 and choice == Choice()
         if before:
-            self.model = remove(given)
+            plain = remove(given)
+            named = replace(plain.provenance, reference=f"{self.reference} without its operators")
+            self.model = replace(plain, provenance=named)
         self.tell("reading the graph")
         found = inspect(self.model)
         self.recipe = Recipe.from_dict(given.recipes[0]) if before else plan(found, choice)
@@ -170,7 +173,9 @@ class _Job:
         origin = replace(edited.provenance, reference=str(self.final / name))
         self.edited = replace(edited, provenance=origin)
         (self.folder / RECIPE).write_text(self.recipe.to_json(), encoding="utf-8")
-        done = insertion(self.model, edited, self.recipe, blocks=len(found), output=self.final / name, leaks=leaks)
+        done = insertion(
+            self.model, edited, self.recipe, blocks=len(found), output=self.final / name, leaks=leaks, trained=before
+        )
         self.documents += [found.to_dict(), done]
         if not before:
             self.warnings += cautions(self.recipe, found)
@@ -237,7 +242,7 @@ class _Job:
         """Write the report as JSON and as HTML."""
         document = {
             "schema": SCHEMA,
-            "title": self.model.provenance.reference,
+            "title": self.reference,
             "ok": bool(self.verdict) and (self.evaluated is None or bool(self.evaluated)),
             "directory": str(self.final),
             "command": command or None,
@@ -257,7 +262,7 @@ class _Job:
         origin = self.model.provenance
         name = WEIGHTS if self.edited.module is not None else PROGRAM
         return {
-            "reference": origin.reference,
+            "reference": self.reference,
             "architecture": origin.architecture,
             "options": dict(origin.architecture_options),
             "sha256": origin.sha256,

@@ -104,7 +104,7 @@ def test_two_models_are_compared_image_by_image() -> None:
     assert found.runs == found.to_dict()["corrected_for"] == 15
     half = 5.24742 * gaps.std(ddof=1) / math.sqrt(6)  # Student's quantile at 1 - 0.05 / 15 / 2, from scipy
     ends = f"95 % interval {gaps.mean() - half:.3g} to {gaps.mean() + half:.3g}"
-    assert sentence == f"the entropy of layer 1 is {gaps.mean():.3g} nats higher, {ends}"
+    assert sentence == f"the entropy of layer 1 is {gaps.mean():.3g} nats higher in B, {ends}"
 
 
 def test_findings_about_nothing_are_rare() -> None:

@@ -246,6 +246,15 @@ def test_own_time_and_pairs_decide_together(
     )
 
 
+def test_pairs_of_a_disturbed_machine_do_not_confirm_anything() -> None:
+    """B is slower by operator times and faster end to end, but A differs as much from its copy."""
+    found = settle(pairs(0.70, 0.88, control=(0.75, 0.83)), own(0.0127, 0.0139))
+    assert found.verdict == "slower"
+    assert "agree" not in found.sentence and "A differs from itself by -21.00 %" in found.sentence
+    close = settle(pairs(1.00, 1.03, control=(1.02, 1.04)), own(0.0127, 0.0139))
+    assert "end-to-end times agree" in close.sentence
+
+
 def test_notes_about_the_pairs_do_not_apply_to_own_time() -> None:
     found = settle(replace(pairs(*NOISY), notes=("one process proves little",)), own(0.002, 0.005))
     assert found.notes == ("end to end: one process proves little",)

@@ -52,7 +52,14 @@ def settle(benchmark: Benchmark, own: OwnTime | str) -> Benchmark:
         return _undecided(benchmark, own, agree)
     if against:
         return _contradicted(benchmark, own, found)
-    words = "end-to-end times agree" if agree else f"end-to-end times {_differing(found)}"
+    drift = benchmark.control_ratio - 1
+    near = benchmark.lower95 - 1 - margin <= overhead.value <= benchmark.upper95 - 1 + margin
+    if near:
+        words = "end-to-end times agree"
+    elif agree:  # if A's deviation from itself is taken into account
+        words = f"end-to-end times cannot confirm this, as A differs from itself by {100 * drift:+.2f} %"
+    else:
+        words = f"end-to-end times {_differing(found)}"
     return replace(
         benchmark,
         own=own,
@@ -74,7 +81,7 @@ def _undecided(benchmark: Benchmark, own: OwnTime, agree: bool) -> Benchmark:
     if benchmark.verdict == "inconclusive":
         sentence = (
             f"INCONCLUSIVE: the overhead is {_interval(own)} by operator times and {_pairs(benchmark)} end to end; "
-            f"neither settles the claim; measure longer with --budget ({_stated(benchmark)})"
+            f"neither settles the claim; measure longer, with a larger budget ({_stated(benchmark)})"
         )
     return replace(benchmark, own=own, sentence=sentence, pairs_agree=agree)
 

@@ -37,7 +37,7 @@ def analyzed(document: Document, documents: Sequence[Document]) -> Rows:
             yield _scales(side["scales"])
     for finding in document["findings"]:
         yield fact("finding", finding, "green")
-    if b and document["layers"] and not document["findings"]:
+    if b and document["difference"] and not document["findings"]:
         yield fact("finding", "no significant difference (95 % confidence)")
     if document.get("corrected_for"):
         yield fact("findings", corrected(document["corrected_for"]))

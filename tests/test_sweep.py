@@ -224,7 +224,9 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         yield f"postgresql+psycopg2://sweeper:secret@127.0.0.1:{port}/postgres"
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+        ended = subprocess.run([*control, "-m", "immediate", "stop"], capture_output=True, text=True, cwd="/")
+        state = subprocess.run([*control[:-1], "status"], capture_output=True, cwd="/")
+        assert state.returncode == 3, f"the server still runs: {ended.stderr}"  # 3: no server is running
 
 
 def test_two_sweeps_share_a_postgresql_database(tmp_path: Path, postgresql: str) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_rows.plan import MODELS, PACKAGES, TORCH, Group
+from benchmarks.gpu_rows.plan import MODELS, TORCH, Group
 from benchmarks.gpu_rows.subject import PROFILE, Subject
 from cbsurgeon import deploy
 from cbsurgeon.checks import bench, verify
+from cbsurgeon.deploy.tensorrt.package import PACKAGES
 from cbsurgeon.errors import CBSurgeonError, MissingPackage, UsageError
 
 BATCHES = (1, 2, 7)

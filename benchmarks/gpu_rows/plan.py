@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from cbsurgeon.deploy.tensorrt.package import PACKAGES
+
 MODELS = {
     "ViT-S": "timm:deit_small_patch16_224",
     "Swin-T": "timm:swin_tiny_patch4_window7_224",
@@ -15,7 +17,6 @@ MODELS = {
 DTYPES = ("float32", "float16", "bfloat16")
 TORCH = ("eager", "program", "folded", "compile")
 FILES = ("onnxruntime", "onnxruntime-tensorrt")
-PACKAGES = ("tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ and neither are the tokens of a model that mixes none of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -49,11 +50,8 @@ def _positions(reading: Reading, stream: fx.Node, tokens: Tokens, run: Probe) ->
     if len(set(tokens)) != len(tokens):
         return 0  # pieces of equal size with one axis identity are not told apart
     parts = [(factor, part) for factor in tokens if (part := _along(reading, stream, tokens, factor)) is not None]
-    apart = [factor for factor, part in parts if run.apart(part)]
-    count = 1
-    for factor in apart:
-        count *= factor.size
-    return count if 0 < len(apart) < len(tokens) else 0
+    apart = [factor.size for factor, part in parts if run.apart(part)]
+    return math.prod(apart) if 0 < len(apart) < len(tokens) else 0
 
 
 def _along(reading: Reading, stream: fx.Node, tokens: Tokens, factor: Factor) -> Stretch | None:

@@ -61,12 +61,12 @@ def insertion(
     }
 
 
-def cautions(recipe: Recipe, found: Inspection | None) -> list[str]:
+def cautions(recipe: Recipe, found: Inspection) -> list[str]:
     """Return what a user has to know after an insertion.
 
     Args:
         recipe: the recipe that was inserted.
-        found: the inspection of the model before; ``None`` if the operators were in the model already.
+        found: the inspection of the model before.
     """
     said = []
     if not operator_class(recipe.op).identity_at_start:
@@ -74,11 +74,9 @@ def cautions(recipe: Recipe, found: Inspection | None) -> list[str]:
             f"{recipe.op} changes what the model computes; train or fine-tune with it. No accuracy is promised for a "
             "finished checkpoint without training."
         )
-    if found is not None:
-        chosen = {site.path for site in recipe.active}
-        notes = [note for block in found.blocks if block.path in chosen for note in block.notes if APART in note]
-        said += dict.fromkeys(notes)
-    return said
+    chosen = {site.path for site in recipe.active}
+    notes = [note for block in found.blocks if block.path in chosen for note in block.notes if APART in note]
+    return [*said, *dict.fromkeys(notes)]
 
 
 def removal(model: Model, output: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from cbsurgeon.checks.latency.benchmark import bench
 from cbsurgeon.checks.latency.share.estimate import estimate
@@ -16,6 +15,7 @@ from cbsurgeon.checks.latency.share.measuring import PROFILES
 from cbsurgeon.checks.latency.share.trace import Node, Run, Trace, trace_of
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.vocabulary import BACKENDS
+from tests.checks.test_share_torch import Rows
 
 
 def _span(name: str, start: float, length: float) -> Any:
@@ -110,29 +110,13 @@ def test_every_back_end_that_runs_on_a_gpu_has_a_profile() -> None:
     assert {backend for backend, device in PROFILES if device == "cuda"} == set(BACKENDS)
 
 
-class Rows(nn.Module):
-    """Products in a row; after the first, optionally, a sum over them."""
-
-    def __init__(self, *, planted: bool) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(1024, 1024) for _ in range(4)])
-        self.planted = planted
-
-    def forward(self, x: Tensor) -> Tensor:
-        for place, layer in enumerate(self.layers):
-            x = torch.relu(layer(x))
-            if self.planted and place == 0:
-                x = x + torch.cumsum(x, 1)
-        return x
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine")
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("backend", ["eager", "program", "compile"])
 def test_a_planted_operator_is_slower(backend: str, recorded: bool) -> None:
     """Its time is that of the two operators alone, measured with CUDA events."""
-    sides = [Rows(planted=planted).eval() for planted in (False, True)]
+    sides = [Rows(planted=planted, width=1024).eval() for planted in (False, True)]
     sides[1].load_state_dict(sides[0].state_dict())
     x = torch.randn(1, 4096, 1024)
     a, b = (Model(side, (x,), Provenance(str(place))) for place, side in enumerate(sides))

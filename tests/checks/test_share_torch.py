@@ -82,9 +82,9 @@ def test_both_models_run_in_turns_under_the_profiler() -> None:
 class Rows(nn.Module):
     """Products in a row; after the first, optionally, a sum over them."""
 
-    def __init__(self, *, planted: bool = False) -> None:
+    def __init__(self, *, planted: bool = False, width: int = 192) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(192, 192) for _ in range(4)])
+        self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(4)])
         self.planted = planted
 
     def forward(self, x: Tensor) -> Tensor:

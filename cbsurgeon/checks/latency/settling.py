@@ -52,12 +52,12 @@ def settle(benchmark: Benchmark, own: OwnTime | str) -> Benchmark:
         return _undecided(benchmark, own, agree)
     if against:
         return _contradicted(benchmark, own, found)
-    drift = benchmark.control_ratio - 1
     near = benchmark.lower95 - 1 - margin <= overhead.value <= benchmark.upper95 - 1 + margin
     if near:
         words = "end-to-end times agree"
     elif agree:  # if A's deviation from itself is taken into account
-        words = f"end-to-end times cannot confirm this, as A differs from itself by {100 * drift:+.2f} %"
+        drift = 100 * (benchmark.control_ratio - 1)
+        words = f"end-to-end times cannot confirm this, as A differs from itself by {drift:+.2f} %"
     else:
         words = f"end-to-end times {_differing(found)}"
     return replace(

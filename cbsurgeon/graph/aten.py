@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -138,9 +140,11 @@ ALIASES = {
 
 def name(node: fx.Node) -> str:
     """Return the plain operator name: ``add`` for ``add_.Tensor``, ``mul`` for ``multiply``; empty for other nodes."""
-    if node.op != "call_function":
-        return ""
-    target = node.target
+    return _plain(node.target) if node.op == "call_function" else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         plain = target._schema.name.split("::")[1]
         plain = plain if plain.endswith("__") else plain.rstrip("_")

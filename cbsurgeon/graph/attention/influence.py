@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
 from cbsurgeon.graph.attention.stretches import Stretch
-from cbsurgeon.graph.capture.execution import values
+from cbsurgeon.graph.capture.execution import Execution
 from cbsurgeon.graph.program import Program
 
 CLOSED = 1e-4
@@ -50,6 +50,7 @@ class Probe:
 
     def __init__(self, program: Program) -> None:
         self._program = program
+        self._execution = Execution(program)
         self._parameters = replaced_small_parameters(program)
         self._example = _first_sample(program)
 
@@ -114,10 +115,10 @@ class Probe:
         names = [node.name for node in (part.entry, *part.exits)]
         override = {**self._parameters, **(given or {})}
         example = self._program.example if given else self._example
-        plain = values(self._program, example, names, override)
+        plain = self._execution.values(example, names, override)
         if not all(bool(tensor.isfinite().all()) for tensor in plain.values()):
             return None
-        return _Runner(self._program, example, override, part, plain)
+        return _Runner(self._execution, example, override, part, plain)
 
 
 def _first_sample(program: Program) -> Mapping[str, Tensor]:
@@ -136,13 +137,14 @@ class _Runner:
 
     def __init__(
         self,
-        program: Program,
+        execution: Execution,
         example: Mapping[str, Tensor],
         override: Mapping[str, Tensor],
         part: Stretch,
         plain: dict[str, Tensor],
     ) -> None:
-        self._program, self._example, self._override, self._part, self._plain = program, example, override, part, plain
+        self._execution, self._example, self._override = execution, example, override
+        self._part, self._plain = part, plain
         exits = [plain[node.name].double() for node in part.exits]
         eps = [torch.finfo(plain[node.name].dtype).eps for node in part.exits]
         self.floors = [10 * one * float(tensor.abs().max()) for one, tensor in zip(eps, exits, strict=True)]
@@ -156,7 +158,7 @@ class _Runner:
         rows[changed] += noise * (entry.float().std() + 1e-3).to(entry.dtype)
         override = {**self._override, part.entry.name: part.layouts[part.entry].tensor(rows, entry)}
         names = [node.name for node in part.exits]
-        after = values(self._program, self._example, names, override)
+        after = self._execution.values(self._example, names, override)
         return [
             (part.layouts[node].rows(after[node.name]).double() - self._rows(node)).abs().nan_to_num().amax(dim=1)
             for node in part.exits

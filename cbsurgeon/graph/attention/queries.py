@@ -31,7 +31,7 @@ from cbsurgeon.graph.block import Heads, Site
 from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches.projection import projection
 from cbsurgeon.graph.branches.sites import NoSite, site_at
-from cbsurgeon.graph.capture.execution import values
+from cbsurgeon.graph.capture.execution import Execution
 from cbsurgeon.graph.program import Program
 
 QUERY: Final = "query"
@@ -55,12 +55,13 @@ def query_sites(program: Program, reading: Reading, found: Sequence[Found], *, r
         run: whether the program's parameters hold values.
     """
     maps = find_maps(reading.flow)
+    execution = Execution(program)
     for one in found:
         inside = [each for each in maps if each.node in one.branch.between.nodes]
         try:
             if len(inside) != 1:
                 raise NoSite(f"this branch has {len(inside) or 'no'} maps of queries by keys instead of one")
-            yield _Proof(program, reading, inside[0], run).site()
+            yield _Proof(program, execution, reading, inside[0], run).site()
         except NoSite as reason:
             yield str(reason)
 
@@ -70,6 +71,7 @@ class _Proof:
     """The proof for one attention."""
 
     program: Program
+    execution: Execution
     reading: Reading
     map: Map
     run: bool
@@ -150,7 +152,8 @@ class _Proof:
     def _values(self, given: Mapping[fx.Node, Tensor], wanted: Iterable[fx.Node], *, grad: bool = False) -> Any:
         override = {node.name: tensor for node, tensor in given.items()}
         try:
-            return values(self.program, self.program.example, [node.name for node in wanted], override, grad=grad)
+            names = [node.name for node in wanted]
+            return self.execution.values(self.program.example, names, override, grad=grad)
         except RuntimeError as error:
             raise NoSite(f"the part that makes its queries cannot be run by itself: {error}") from error
 

@@ -1,13 +1,15 @@
-"""Run a captured graph node by node, to read or replace intermediate values."""
+"""Run parts of a captured graph, to read or replace intermediate values."""
 
 from __future__ import annotations
 
+import heapq
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, InputSpec
 
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.program import Program
@@ -16,56 +18,107 @@ Override = Mapping[str, Tensor]
 """Node name → tensor that replaces its value."""
 
 
-class _Enough(Exception):
-    """Raised to stop a run when all requested values have been computed."""
+class Execution:
+    """Runs parts of one captured program: only the nodes that the requested values are computed from.
 
+    Preparing it takes one pass over the graph. A run takes time for the nodes that it needs, however long the graph is.
+    The program must not be edited as long as this object is used.
+    """
 
-class _Reader(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, wanted: Iterable[str], override: Override) -> None:
-        super().__init__(module)
-        self.wanted, self.override = set(wanted), override
-        self.found: dict[str, Tensor] = {}
-        self.needed = _needed(module.graph, self.wanted, override)
-        self.places = {node: place for place, node in enumerate(module.graph.nodes)}
+    def __init__(self, program: Program) -> None:
+        module = program.exported.graph_module
+        self._program = program
+        self._interpreter = fx.Interpreter(module, garbage_collect_values=False)
+        self._nodes = {node.name: node for node in module.graph.nodes}
+        self._places = {node: place for place, node in enumerate(module.graph.nodes)}
+        self._specs = {getattr(spec.arg, "name", ""): spec for spec in program.exported.graph_signature.input_specs}
+        self._writers: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+        for node in module.graph.nodes:
+            if writes(node):
+                self._writers[_storage(node)].append(node)
 
-    def run(self, *args: Any, **_: Any) -> None:
-        """Run only the nodes that are needed, so that many short runs of a long graph are fast."""
-        self.env, self.args_iter = {}, iter(args)
-        for node in self.module.graph.nodes:  # type: ignore[union-attr]
-            if node.op in ("placeholder", "get_attr") or (node.op == "call_function" and node in self.needed):
-                self.env[node] = self.run_node(node)
-            for dead in self.user_to_last_uses.get(node, ()):
-                self.env.pop(dead, None)
+    def values(
+        self,
+        inputs: Mapping[str, Tensor],
+        wanted: Iterable[str],
+        override: Override | None = None,
+        *,
+        grad: bool = False,
+    ) -> dict[str, Tensor]:
+        """Return the values of named nodes for named inputs.
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.name not in self.override and aten.draws(n):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.places[n])
-                result = super().run_node(n)
-        elif n.name not in self.override:
-            result = super().run_node(n)
-        else:
-            if n.op == "placeholder":  # running it advances to the next input
-                super().run_node(n)
-            result = self.override[n.name]
-        if n.name in self.wanted:
-            self.found[n.name] = result
-            if len(self.found) == len(self.wanted):
-                raise _Enough
-        return result
+        A node that draws random numbers draws the same numbers in every run, whichever other nodes run.
 
+        Args:
+            inputs: input name → tensor.
+            wanted: names of the nodes.
+            override: node name → tensor that replaces its value.
+            grad: whether gradients of the values can be computed.
 
-def _needed(graph: fx.Graph, wanted: set[str], override: Override) -> set[fx.Node]:
-    """Return the nodes that have to run for the requested values: their ancestors back to replaced values, and the
-    nodes that write into one of these."""
-    needed, written = set[fx.Node](), set[fx.Node]()
-    for node in reversed(graph.nodes):
-        if node.name in wanted or node in needed or (writes(node) and _storage(node) in written):
-            needed.add(node)
-            written.add(_storage(node))
+        Raises:
+            KeyError: a name is not in the graph.
+        """
+        override, names = override or {}, list(wanted)
+        nodes = {self._nodes[name] for name in names}
+        order = self._needed(nodes, override)
+        dead = _last_uses(order, keep=nodes)
+        environment: dict[fx.Node, Any] = {}
+        self._interpreter.env = environment
+        try:
+            with torch.set_grad_enabled(grad):
+                for node in order:
+                    replaced = node.name in override
+                    environment[node] = override[node.name] if replaced else self._run(node, inputs)
+                    for gone in dead[node]:
+                        environment.pop(gone, None)
+        finally:
+            self._interpreter.env = {}
+        return {name: environment[self._nodes[name]] for name in names}
+
+    def _run(self, node: fx.Node, inputs: Mapping[str, Tensor]) -> Any:
+        if node.op == "placeholder":
+            return _given(self._program, self._specs[node.name], inputs)
+        if not aten.draws(node):
+            return self._interpreter.run_node(node)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._places[node])
+            return self._interpreter.run_node(node)
+
+    def _needed(self, wanted: Iterable[fx.Node], override: Override) -> list[fx.Node]:
+        """Return the nodes that have to run, in graph order: the ancestors of the wanted nodes back to replaced values,
+        and the nodes that write into one of these before it is read."""
+        needed = dict[int, fx.Node]()
+        queue = list[int]()
+
+        def add(node: fx.Node) -> None:
+            place = self._places[node]
+            if place not in needed:
+                needed[place] = node
+                heapq.heappush(queue, -place)
+
+        for node in wanted:
+            add(node)
+        while queue:
+            node = needed[-heapq.heappop(queue)]
             if node.name not in override:
-                needed.update(node.all_input_nodes)
-    return needed
+                for source in node.all_input_nodes:
+                    add(source)
+            for writer in self._writers.get(_storage(node), ()) if self._writers else ():
+                if self._places[writer] < self._places[node]:
+                    add(writer)
+        return [needed[place] for place in sorted(needed)]
+
+
+def _last_uses(order: list[fx.Node], keep: Iterable[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """Return, for each node of a run, the values that no later node of it reads."""
+    last: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+    seen = set(keep)
+    for node in reversed(order):
+        for source in node.all_input_nodes:
+            if source not in seen:
+                seen.add(source)
+                last[node].append(source)
+    return last
 
 
 def writes(node: fx.Node) -> bool:
@@ -84,42 +137,21 @@ def _storage(node: fx.Node) -> fx.Node:
 
 
 def values(
-    program: Program,
-    inputs: Mapping[str, Tensor],
-    wanted: Iterable[str],
-    override: Override | None = None,
-    *,
-    grad: bool = False,
+    program: Program, inputs: Mapping[str, Tensor], wanted: Iterable[str], override: Override | None = None
 ) -> dict[str, Tensor]:
-    """Return the values of named nodes for named inputs; only the nodes that are needed for them run.
-
-    A node that draws random numbers draws the same numbers in every run, whichever other nodes run. With ``grad``,
-    gradients of the values can be computed.
-
-    Raises:
-        KeyError: a name is not in the graph.
-    """
-    names = list(wanted)
-    reader = _Reader(program.exported.graph_module, names, override or {})
-    try:
-        with torch.set_grad_enabled(grad):
-            reader.run(*flat_inputs(program, inputs))
-    except _Enough:
-        pass
-    return {name: reader.found[name] for name in names}
+    """Run a program once; see :meth:`Execution.values`."""
+    return Execution(program).values(inputs, wanted, override)
 
 
 def flat_inputs(program: Program, inputs: Mapping[str, Tensor]) -> list[Any]:
     """One value per placeholder of the graph: parameters, buffers, constants and the user's inputs."""
-    exported = program.exported
-    result: list[Any] = []
-    for spec in exported.graph_signature.input_specs:
-        target = str(spec.target)
-        if spec.kind is InputKind.USER_INPUT:
-            name = getattr(spec.arg, "name", "")
-            result.append(inputs[name] if name in inputs else getattr(spec.arg, "value", None))
-        elif target in exported.state_dict:
-            result.append(exported.state_dict[target])
-        else:
-            result.append(exported.constants[target])
-    return result
+    return [_given(program, spec, inputs) for spec in program.exported.graph_signature.input_specs]
+
+
+def _given(program: Program, spec: InputSpec, inputs: Mapping[str, Tensor]) -> Any:
+    """The value of one placeholder."""
+    exported, target = program.exported, str(spec.target)
+    if spec.kind is InputKind.USER_INPUT:
+        name = getattr(spec.arg, "name", "")
+        return inputs[name] if name in inputs else getattr(spec.arg, "value", None)
+    return exported.state_dict[target] if target in exported.state_dict else exported.constants[target]

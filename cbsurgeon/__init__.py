@@ -8,9 +8,9 @@ Belongs here: the public names and nothing else. Not here: code; README.md in th
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cbsurgeon import lazy
 from cbsurgeon.version import __version__
 
 if TYPE_CHECKING:
@@ -100,8 +100,6 @@ _PACKAGES = {
         "write_report",
     ),
 }
-_PACKAGE_OF = {name: package for package, names in _PACKAGES.items() for name in names}
-
 __all__ = [  # noqa: RUF022 - in the order a user meets them
     "load",
     "inspect",
@@ -157,17 +155,4 @@ __all__ = [  # noqa: RUF022 - in the order a user meets them
     "__version__",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562)."""
-    try:
-        package = _PACKAGE_OF[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(package), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy.attach(__name__, _PACKAGES)

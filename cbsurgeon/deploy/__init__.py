@@ -4,14 +4,43 @@ Belongs here: whatever turns a model into a file, and whatever runs a model or a
 (``checks``), inserting operators (``surgery``).
 """
 
-from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
-from cbsurgeon.deploy.folding.folds import fold
-from cbsurgeon.deploy.formats import export
-from cbsurgeon.deploy.onnx.exporting import export_onnx
-from cbsurgeon.deploy.onnx.file import read_metadata
-from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, open_runtime, open_spec, stage
-from cbsurgeon.deploy.tensorrt.build_options import BuildOptions
-from cbsurgeon.deploy.tensorrt.building import build_engine, export_engine
+from typing import TYPE_CHECKING
+
+from cbsurgeon import lazy
+
+if TYPE_CHECKING:
+    from cbsurgeon.deploy.artifact import Export, FoldedSite, Port
+    from cbsurgeon.deploy.folding.folds import fold
+    from cbsurgeon.deploy.formats import export
+    from cbsurgeon.deploy.onnx.exporting import export_onnx
+    from cbsurgeon.deploy.onnx.file import read_metadata
+    from cbsurgeon.deploy.runtimes import Runtime, RuntimeSpec, open_runtime, open_spec, stage
+    from cbsurgeon.deploy.tensorrt.build_options import BuildOptions
+    from cbsurgeon.deploy.tensorrt.building import build_engine, export_engine
+
+_MODULES = {
+    "cbsurgeon.deploy.artifact": (
+        "Export",
+        "FoldedSite",
+        "Port",
+    ),
+    "cbsurgeon.deploy.folding.folds": ("fold",),
+    "cbsurgeon.deploy.formats": ("export",),
+    "cbsurgeon.deploy.onnx.exporting": ("export_onnx",),
+    "cbsurgeon.deploy.onnx.file": ("read_metadata",),
+    "cbsurgeon.deploy.runtimes": (
+        "Runtime",
+        "RuntimeSpec",
+        "open_runtime",
+        "open_spec",
+        "stage",
+    ),
+    "cbsurgeon.deploy.tensorrt.build_options": ("BuildOptions",),
+    "cbsurgeon.deploy.tensorrt.building": (
+        "build_engine",
+        "export_engine",
+    ),
+}
 
 __all__ = [
     "BuildOptions",
@@ -30,3 +59,5 @@ __all__ = [
     "read_metadata",
     "stage",
 ]
+
+__getattr__, __dir__ = lazy.attach(__name__, _MODULES)

@@ -1,6 +1,7 @@
 """Showing results in notebooks: the tables of the terminal as HTML, with every text escaped, and curves as SVG.
 
-Result classes are in packages below this one and cannot import it; :func:`install` adds the method that notebooks call.
+Result classes are in packages below this one and cannot import it; the verbs that return them call :func:`install`,
+which adds the method that notebooks call.
 """
 
 from __future__ import annotations
@@ -22,21 +23,11 @@ COLORS = {"red": "#b00020", "green": "#1b7f3b", "yellow": "#8a6100"}
 _CELL = "padding:1px 12px 1px 0;vertical-align:top;white-space:normal;"
 
 
-def install() -> None:
-    """Add ``_repr_html_`` to every result class."""
-    from cbsurgeon.analysis import Analysis
-    from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification
-    from cbsurgeon.deploy import Export
-    from cbsurgeon.evaluation import Evaluation
-    from cbsurgeon.graph import Inspection
-    from cbsurgeon.models import Model
-    from cbsurgeon.surgery import Recipe
-    from cbsurgeon.sweeps import SweepTable
-
-    own: dict[type, Callable[[Any], Rows]] = {Model: _model, Recipe: _recipe}
-    shown = (Inspection, Export, Verification, Benchmark, Sweep, Audit, Analysis, Evaluation, SweepTable)
-    for kind in (*own, *shown):
-        setattr(kind, METHOD, _method(own.get(kind, _result)))
+def install(*kinds: type) -> None:
+    """Add ``_repr_html_`` to result classes."""
+    own: dict[str, Callable[[Any], Rows]] = {"Model": _model, "Recipe": _recipe}
+    for kind in kinds:
+        setattr(kind, METHOD, _method(own.get(kind.__name__, _result)))
 
 
 def _method(rows: Callable[[Any], Rows]) -> Callable[[Any], str]:

@@ -4,20 +4,53 @@ Belongs here: calling the packages below in the right order, a few lines per ver
 (``options``), any computation.
 """
 
-from cbsurgeon.checks import audit, bench, verify
-from cbsurgeon.deploy import export
-from cbsurgeon.models import save
-from cbsurgeon.report import notebook
-from cbsurgeon.surgery import insert_, plan, remove
-from cbsurgeon.verbs.analyzing import analyze
-from cbsurgeon.verbs.editing import insert, inspect, load, read_recipe
-from cbsurgeon.verbs.evaluating import evaluate
-from cbsurgeon.verbs.proving import export_checked, open_side
-from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_report, write_text
-from cbsurgeon.verbs.shipping import Shipment, ship
-from cbsurgeon.verbs.sweeping import sweep
+from typing import TYPE_CHECKING
 
-notebook.install()
+from cbsurgeon import lazy
+
+if TYPE_CHECKING:
+    from cbsurgeon.verbs.analyzing import analyze
+    from cbsurgeon.verbs.editing import insert, insert_, inspect, load, plan, read_recipe, remove, save
+    from cbsurgeon.verbs.evaluating import evaluate
+    from cbsurgeon.verbs.proving import audit, bench, export, export_checked, open_side, verify
+    from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_report, write_text
+    from cbsurgeon.verbs.shipping import Shipment, ship
+    from cbsurgeon.verbs.sweeping import sweep
+
+_MODULES = {
+    "cbsurgeon.verbs.analyzing": ("analyze",),
+    "cbsurgeon.verbs.editing": (
+        "insert",
+        "insert_",
+        "inspect",
+        "load",
+        "plan",
+        "read_recipe",
+        "remove",
+        "save",
+    ),
+    "cbsurgeon.verbs.evaluating": ("evaluate",),
+    "cbsurgeon.verbs.proving": (
+        "audit",
+        "bench",
+        "export",
+        "export_checked",
+        "open_side",
+        "verify",
+    ),
+    "cbsurgeon.verbs.results": (
+        "insertion",
+        "read_inserted",
+        "removal",
+        "write_report",
+        "write_text",
+    ),
+    "cbsurgeon.verbs.shipping": (
+        "Shipment",
+        "ship",
+    ),
+    "cbsurgeon.verbs.sweeping": ("sweep",),
+}
 
 __all__ = [
     "Shipment",
@@ -45,3 +78,5 @@ __all__ = [
     "write_report",
     "write_text",
 ]
+
+__getattr__, __dir__ = lazy.attach(__name__, _MODULES)

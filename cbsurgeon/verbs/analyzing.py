@@ -11,8 +11,11 @@ from cbsurgeon import analysis
 from cbsurgeon.analysis import Analysis
 from cbsurgeon.models import Model
 from cbsurgeon.options import AnalyzeOptions, DataOptions, Loading, documented, fields_of, resolve
+from cbsurgeon.report import notebook
 from cbsurgeon.verbs.editing import load
 from cbsurgeon.vocabulary import Progress
+
+notebook.install(Analysis)
 
 
 @documented(AnalyzeOptions, DataOptions)

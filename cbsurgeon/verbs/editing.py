@@ -14,12 +14,28 @@ from cbsurgeon import graph, models, surgery
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.graph import Inspection
 from cbsurgeon.graph.capture.copying import duplicate
-from cbsurgeon.models import Model
+from cbsurgeon.models import Model, save
 from cbsurgeon.models.files import strict_json
 from cbsurgeon.operators.registry import needs_import
 from cbsurgeon.options import InsertOptions, Loading, documented, resolve
-from cbsurgeon.surgery import Recipe
+from cbsurgeon.report import notebook
+from cbsurgeon.surgery import Recipe, insert_, plan, remove
 from cbsurgeon.vocabulary import ON_LOAD
+
+__all__ = [
+    "insert",
+    "insert_",
+    "inspect",
+    "load",
+    "plan",
+    "read_recipe",
+    "refuse_foreign_code",
+    "remove",
+    "replay",
+    "save",
+]
+
+notebook.install(Inspection, Model, Recipe)
 
 
 @documented(Loading)

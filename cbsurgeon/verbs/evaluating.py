@@ -9,8 +9,11 @@ from cbsurgeon import evaluation
 from cbsurgeon.evaluation import Evaluation
 from cbsurgeon.models import Model
 from cbsurgeon.options import DataOptions, EvaluateOptions, Loading, documented, fields_of, resolve
+from cbsurgeon.report import notebook
 from cbsurgeon.verbs.proving import Side, open_side
 from cbsurgeon.vocabulary import Progress
+
+notebook.install(Evaluation)
 
 
 @documented(EvaluateOptions, DataOptions)

@@ -11,11 +11,11 @@ from typing import Any
 from torch.utils._pytree import tree_leaves
 
 from cbsurgeon import checks, deploy
-from cbsurgeon.checks import Audit, Verification
+from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification, audit, bench, verify
 from cbsurgeon.checks.cost import roofline
 from cbsurgeon.checks.cost.crosscheck import CrossCheck, cross_check
 from cbsurgeon.checks.cost.hardware import NAMES, described, named
-from cbsurgeon.deploy import Export
+from cbsurgeon.deploy import Export, export
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
@@ -23,8 +23,25 @@ from cbsurgeon.graph.capture.sizes import is_image, resized
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
 from cbsurgeon.options import CheckOptions, ExportOptions, Loading, documented, resolve
+from cbsurgeon.report import notebook
 from cbsurgeon.verbs.editing import load
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
+
+__all__ = [
+    "Side",
+    "audit",
+    "bench",
+    "cross_checked",
+    "export",
+    "export_checked",
+    "open_side",
+    "shares_of_latency",
+    "unverified",
+    "verify",
+    "why_unchecked",
+]
+
+notebook.install(Audit, Benchmark, Export, Sweep, Verification)
 
 Side = Model | str | Path
 

@@ -21,6 +21,7 @@ from cbsurgeon.integrations import ray_cluster
 from cbsurgeon.models import Model, save
 from cbsurgeon.models.files import strict_json
 from cbsurgeon.options import SweepOptions, documented, resolve
+from cbsurgeon.report import notebook
 from cbsurgeon.surgery import Recipe
 from cbsurgeon.sweeps import Row, Runs, SweepTable, cells, measure
 from cbsurgeon.sweeps.grid import BASELINE, Cell
@@ -32,6 +33,8 @@ from cbsurgeon.verbs.editing import insert
 from cbsurgeon.verbs.results import write_text
 from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import Progress
+
+notebook.install(SweepTable)
 
 TABLE, IDENTITY = "sweep.json", "identity.json"
 

@@ -21,6 +21,7 @@ from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.onnx.file import sha256
 from cbsurgeon.errors import ExportError, MissingPackage, missing
 from cbsurgeon.evaluation import Evaluation
+from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import Model, preprocessing_of, save
 from cbsurgeon.models.saving import sources
@@ -128,8 +129,7 @@ def ship(
         else:
             job.left_out["engine"] = "--no-engine was given"
         job.evaluate(how.data, reading)
-        tell("counting parameters, FLOPs and bytes")
-        job.documents.append(checks.audit(job.model, job.edited).to_dict())
+        job.audit()
         job.bench(how.bench_budget, how.opset)
         tell("writing the report")
         document = job.finish(command)
@@ -141,6 +141,10 @@ class _Job:
 
     edited: Model
     recipe: Recipe
+    captured: Program
+    """The edited model, captured."""
+    original: Program
+    """The original model, captured."""
     verdict: Verification
 
     def __init__(self, model: Model, final: Path, folder: Path, tell: Progress) -> None:
@@ -183,7 +187,7 @@ class _Job:
     def export(self, opset: int) -> None:
         """Export to ONNX and compare the file with the edited model."""
         self.tell("capturing the edited model")
-        program = capture(self.edited)
+        program = self.captured = capture(self.edited)
         made, verdict = export_checked(
             self.edited, self.folder / ONNX, opset=opset, program=program, progress=self.tell
         )
@@ -224,6 +228,13 @@ class _Job:
         self.evaluated = replace(found, sides=names)
         self.documents.append(self.evaluated.to_dict())
 
+    def audit(self) -> None:
+        """Count parameters, FLOPs and bytes of the original and the edited model."""
+        self.tell("counting parameters, FLOPs and bytes")
+        self.original = capture(self.model)
+        counted = checks.audit(self.model, self.edited, programs=(self.original, self.captured))
+        self.documents.append(counted.to_dict())
+
     def bench(self, budget: float, opset: int) -> None:
         """Compare the latency of the original and the edited model, both as ONNX files on the CPU."""
         if budget <= 0 or not self.verdict:
@@ -232,7 +243,7 @@ class _Job:
         with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
             self.tell("exporting the original model for comparison")
             plain = Path(folder) / "original.onnx"
-            deploy.export_onnx(self.model, plain, opset=opset)
+            deploy.export_onnx(self.model, plain, opset=opset, program=self.original)
             self.tell(f"timing original and edited model for {budget:.0f} s")
             result = checks.bench(plain, self.made.path, on="onnxruntime", budget=budget, progress=self.tell)
         named = replace(result, a=self.model.provenance.reference, b=str(self.final / ONNX))

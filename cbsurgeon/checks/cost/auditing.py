@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ def audit(
     b: Side | None = None,
     *more: Side,
     batch: int = 1,
+    programs: Sequence[Program | None] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Audit:
     """Count parameters, arithmetic and bytes of a model, and of others to compare with it.
@@ -40,6 +42,7 @@ def audit(
         a: a model, or the path of an ``.onnx`` file.
         b, more: models or files to compare with A, usually A with operators inserted, or an export of it.
         batch: batch size of the counts.
+        programs: the captured programs of the models, in their order, if the caller has them already.
         progress: called with a message for each model.
 
     Raises:
@@ -48,13 +51,13 @@ def audit(
         InputFileError: a file does not exist or cannot be read.
     """
     counts, dtypes = [], []
-    for side in (a, b, *more):
+    for side, program in zip_longest((a, b, *more), programs):
         if side is None:
             continue
         if progress:
             progress(f"counting {side.provenance.reference if isinstance(side, Model) else side}")
         if isinstance(side, Model):
-            counts.append(count(side, batch=batch))
+            counts.append(count(side, batch=batch, program=program))
             dtypes.append(_dtype(side))
         else:
             found, dtype = count_file(Path(side), batch=batch)

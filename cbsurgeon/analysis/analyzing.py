@@ -86,7 +86,7 @@ def analyze(
             share,
         )
         name = batches.name
-        picturing = Picturing(how, [one.collector.tapped for one in opened])
+        picturing = Picturing(how, [one.collector.tapped for one in opened], batches.span)
         parts = processes.gathered(lambda: _collect(opened, batches, picturing, how.device, tell))
         tell("summarizing")
         whole = [merged([part[0][side] for part in parts]) for side in range(len(opened))]
@@ -100,8 +100,8 @@ def analyze(
                 do="give at least one readable image",
             )
         sides = [_side(one, collected) for one, collected in zip(opened, whole, strict=True)]
-        shots = sorted((shot for part in parts for shot in part[1]), key=lambda shot: shot.index)[: how.pictures]
-        pictures = pictures_of(picturing, shots, [one.stated for one in opened], how)
+        shots = [shot for part in parts for shot in part[1]]
+        pictures = pictures_of(picturing, picturing.chosen(shots), [one.stated for one in opened], how)
         remarks = tuple(dict.fromkeys(remark for part in parts for remark in part[2]))
     else:
         sides = [Side(one.name, (), one.scales, one.reason) for one in opened]

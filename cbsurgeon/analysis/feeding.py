@@ -39,6 +39,8 @@ class Feed(Protocol):
     """An iterable of batches of this process's share, with remarks."""
 
     name: str
+    span: int | None
+    """Number of samples that :attr:`Fed.indices` counts; ``None`` if unknown."""
 
     def __iter__(self) -> Iterator[Fed]: ...
 
@@ -72,9 +74,10 @@ class Dataset:
     view_of: tuple[int, ...]
     names: tuple[tuple[str, ...], ...]
     name: str = field(init=False)
+    span: int | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.name = self.data.source.spec
+        self.name, self.span = self.data.source.spec, self.data.source.span
 
     def __iter__(self) -> Iterator[Fed]:
         for batch in self.data:
@@ -98,6 +101,7 @@ class Given:
     models: int
     share: tuple[int, int]
     name: str = "given batches"
+    span: int | None = None
 
     def __iter__(self) -> Iterator[Fed]:
         start = 0

@@ -11,6 +11,7 @@ from cbsurgeon.analysis.tapping import Tapped
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.sizes import is_image
 from cbsurgeon.graph.heads import Attention
 from cbsurgeon.graph.program import wrap
 from cbsurgeon.models import Model
@@ -85,17 +86,29 @@ def named(program: Program, batch: Batch) -> dict[str, Tensor]:
         ]
         if tensor.dim() != example.dim() or any(have != want for have, want in sizes):
             wanted = ["batch" if axis == free else str(size) for axis, size in enumerate(example.shape)]
-            raise _wrong(f"{name} has shape {list(tensor.shape)}; the model expects [{', '.join(wanted)}]")
+            why = f"{name} has shape {list(tensor.shape)}; the model expects [{', '.join(wanted)}]"
+            raise _wrong(why, _other_size(tensor, example))
         if tensor.is_floating_point() and example.is_floating_point():
             given[name] = tensor.to(example.dtype)
     return given
 
 
-def _wrong(why: str) -> UsageError:
+def _other_size(tensor: Tensor, example: Tensor) -> str:
+    """Return the advice for images of another size than the model's; empty for any other difference."""
+    if not (is_image(tensor) and is_image(example)) or tensor.shape[-3] != example.shape[-3]:
+        return ""
+    have, want = tensor.shape[-2:], example.shape[-2:]
+    size = str(want[0]) if want[0] == want[1] else f"{want[0]}x{want[1]}"
+    return (
+        f"read the images at --size {size}, or build the model for theirs, in timm: --model-option img_size={have[0]}"
+    )
+
+
+def _wrong(why: str, advice: str = "") -> UsageError:
     return UsageError(
         "the batch does not match the model's inputs",
         code="CB-ANALYZE-01",
         where="batch",
         why=why,
-        do="give the arguments of the model's forward()",
+        do=advice or "give the arguments of the model's forward()",
     )

@@ -39,34 +39,37 @@ class Shot:
 
 
 class Picturing:
-    """Records the attention weights of the first images, in the last attention over the whole image.
+    """Records the attention weights of some images, in the last attention over the whole image.
+
+    The images are evenly spaced in the dataset, so that a sorted folder shows several classes. If the number of samples
+    is unknown, they are the first ones.
 
     Args:
         how: number of images, and the query whose row of the map is drawn.
         tapped: the models.
+        span: number of samples in the dataset; ``None`` if unknown.
 
     Raises:
         UsageError: the attention has no such query (CB-ANALYZE-06).
     """
 
-    def __init__(self, how: AnalyzeOptions, tapped: Sequence[Tapped]) -> None:
-        self._most = how.pictures
+    def __init__(self, how: AnalyzeOptions, tapped: Sequence[Tapped], span: int | None) -> None:
+        self._least = [number * (span or 0) // how.pictures for number in range(how.pictures)]
         self.taps = [last_with_grid(one.taps) for one in tapped]
         self.queries = [query_of(tap, how.query) if tap is not None else "" for tap in self.taps]
         self.shots: list[Shot] = []
-        self._now: list[Shot] = []
+        self._now: list[tuple[int, Shot]] = []
 
     def begin(self, fed: Fed) -> None:
         """Choose which images of the next batch are recorded."""
         first = fed.views[0]
         image = first if isinstance(first, Tensor) else next(iter(first.values()))
-        wanted = self._most - len(self.shots) if any(self.taps) and image.dim() == 4 else 0
-        self._now = [
-            Shot(index, name, image[position].float().cpu())
-            for position, (index, name) in enumerate(zip(fed.indices, fed.names, strict=True))
-            if position < wanted
-        ]
-        self.shots += self._now
+        self._now = []
+        if not any(self.taps) or image.dim() != 4:
+            return
+        taken = spaced(fed.indices, self._least[len(self.shots) :])
+        self._now = [(place, Shot(fed.indices[place], fed.names[place], image[place].float().cpu())) for place in taken]
+        self.shots += [shot for _, shot in self._now]
 
     def keeper(self, side: int) -> Callable[[int, Tensor], None]:
         """Return the function that records the weights from the maps of one model."""
@@ -75,11 +78,31 @@ class Picturing:
         def keep(number: int, weights: Tensor) -> None:
             if tap is None or number != tap.attention.index:
                 return
-            for position, shot in enumerate(self._now):
-                map_of_image = weights[min(position, len(weights) - 1)]
+            for place, shot in self._now:
+                map_of_image = weights[min(place, len(weights) - 1)]
                 shot.rows[side] = row(map_of_image, tap, self.queries[side]).float().cpu()
 
         return keep
+
+    def chosen(self, shots: Sequence[Shot]) -> list[Shot]:
+        """Return the images to draw, of those that all processes recorded."""
+        ordered = sorted(shots, key=lambda shot: shot.index)
+        return [ordered[place] for place in spaced([shot.index for shot in ordered], self._least)]
+
+
+def spaced(indices: Sequence[int], least: Sequence[int]) -> list[int]:
+    """Return the places of the images to draw: for each bound, the first image with at least that index that is not
+    chosen already.
+
+    Args:
+        indices: indices of images, ascending.
+        least: the bounds, ascending.
+    """
+    places: list[int] = []
+    for place, index in enumerate(indices):
+        if len(places) < len(least) and index >= least[len(places)]:
+            places.append(place)
+    return places
 
 
 def last_with_grid(taps: Sequence[Tap]) -> Tap | None:

@@ -34,6 +34,11 @@ class _Every(Indexed):
             remarks=(*whole.remarks, f"{count} of {whole.count} samples, evenly spaced"),
         )
 
+    @property
+    def span(self) -> int | None:
+        """See :attr:`Source.span`."""
+        return self._whole.span
+
     def sample(self, index: int) -> Sample:
         """See :meth:`Indexed.sample`; the sample keeps its index in the whole dataset."""
         assert self._whole.count is not None and self.count is not None

@@ -12,7 +12,13 @@ class AnalyzeOptions:
     """What :func:`cbsurgeon.analyze` draws, and where it runs."""
 
     pictures: int = option(
-        4, "Number of images whose attention is drawn.", "--pictures", metavar="N", number=int, least=0, shown="4"
+        4,
+        "Number of images whose attention is drawn, evenly spaced in the dataset.",
+        "--pictures",
+        metavar="N",
+        number=int,
+        least=0,
+        shown="4",
     )
     query: str = option(
         "auto",

@@ -56,6 +56,8 @@ def verdict(document: Document) -> tuple[str, str]:
         return ("INCONCLUSIVE", "yellow") if open_claim else ("as good as claimed", "green")
     if "b" not in document["sides"]:
         return "measured", "green"
+    if (document.get("agreement") or {}).get("value") == 1.0:
+        return "same predictions", "green"
     return ("not shown to be worse" if document["titles"] else "compared"), "green"
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import cbsurgeon as cbs
 from cbsurgeon.analysis.comparison import compared
-from cbsurgeon.analysis.picturing import panel
+from cbsurgeon.analysis.picturing import panel, spaced
 from cbsurgeon.analysis.statistics.reducing import NAMES
 from tests.attention import small
 
@@ -205,6 +206,29 @@ def test_pictures_hold_the_class_token_s_rows_of_both_models() -> None:
     expected = (row - row.min()) / (row.max() - row.min())
     assert picture.panels["a"][0] == pytest.approx(expected.tolist(), abs=1e-4)
     assert picture.pixels.startswith("data:image/jpeg")
+
+
+@pytest.mark.parametrize("limit", [None, 6])
+@pytest.mark.parametrize("batch", [2, 16])
+def test_pictures_are_evenly_spaced_in_a_sorted_folder(batch: int, limit: int | None, tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            pixels = numpy.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=numpy.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "b" / "0.png").write_bytes(b"broken")
+    reading = {"size": (32, 32), "crop": 1.0, "mean": "imagenet", "std": "imagenet", "interpolation": "bilinear"}
+    found = cbs.analyze(model(small.vit), data=tmp_path, pictures=3, batch=batch, limit=limit, **reading)
+    second = "b/1.png" if limit is None else "b/2.png"  # the first that can be read
+    assert [picture.name for picture in found.pictures] == ["a/0.png", second, "c/0.png"]
+
+
+def test_processes_choose_the_pictures_that_one_would() -> None:
+    indices, least = list(range(40)), [0, 13, 26]
+    alone = [indices[place] for place in spaced(indices, least)]
+    shares = [[index for index in indices if index // 4 % 2 == rank] for rank in range(2)]
+    kept = sorted(share[place] for share in shares for place in spaced(share, least))
+    assert [kept[place] for place in spaced(kept, least)] == alone == [0, 13, 26]
 
 
 @pytest.mark.parametrize("name", ["curves.png", "curves.svg", "pictures.png"])

@@ -110,6 +110,14 @@ class Mlp(nn.Module):
         return x + self.fc2(nn.functional.gelu(self.fc1(self.norm(x))))
 
 
+def test_images_of_another_size_are_refused_with_the_flags_that_help() -> None:
+    case = CASES["class-token"]
+    program = capture(cbs.Model(case.module(), case.inputs()))
+    with pytest.raises(cbs.CBSurgeonError) as caught:
+        next(attention_maps(program, torch.randn(2, 3, 10, 10)))
+    assert "--size 12" in caught.value.do and "img_size=10" in caught.value.do
+
+
 @pytest.mark.parametrize(
     ("batch", "why"),
     [

@@ -79,13 +79,13 @@ def test_a_fresh_process_computes_the_same_bits(vit: Model, tmp_path: Path) -> N
     assert torch.equal(torch.load(tmp_path / "out.pt", weights_only=True), expected)
 
 
-def test_error_for_a_bare_state_dict_names_the_command_to_run(vit: Model, tmp_path: Path) -> None:
+def test_error_for_a_bare_state_dict_names_the_flag_to_add(vit: Model, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save(state_of(vit), path)
     with pytest.raises(UsageError) as caught:
         models.load(str(path))
     assert caught.value.code == "CB-LOAD-20"
-    assert f"cbsurgeon inspect {path} --arch timm:NAME" in caught.value.do
+    assert "--arch timm:NAME" in caught.value.do
     assert "32 tensors" in caught.value.why
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import cbsurgeon as cbs
+from cbsurgeon.checks import Sweep
 from cbsurgeon.report import notebook
+from cbsurgeon.sweeps import SweepTable
 from tests.cli.running import tiny_vit
 from tests.report import documents
 from tests.report.documents import HOSTILE
@@ -77,9 +79,24 @@ def test_no_text_of_a_result_becomes_markup(make: str) -> None:
     assert HOSTILE in hostile.text or make in ("audit", "benchmark")  # these show numbers only
 
 
-@pytest.mark.parametrize("kind", [*SHOWN, cbs.Analysis, cbs.Evaluation])
-def test_every_result_has_a_form_for_notebooks(kind: type) -> None:
-    assert callable(getattr(kind, notebook.METHOD))
+@pytest.mark.parametrize(
+    ("verb", "kinds"),
+    [
+        ("load", (cbs.Model,)),
+        ("inspect", (cbs.Inspection,)),
+        ("plan", (cbs.Recipe,)),
+        ("export", (cbs.Export,)),
+        ("verify", (cbs.Verification,)),
+        ("bench", (cbs.Benchmark, Sweep)),
+        ("audit", (cbs.Audit,)),
+        ("analyze", (cbs.Analysis,)),
+        ("evaluate", (cbs.Evaluation,)),
+        ("sweep", (SweepTable,)),
+    ],
+)
+def test_the_results_of_a_verb_have_a_form_for_notebooks(verb: str, kinds: tuple[type, ...]) -> None:
+    getattr(cbs, verb)  # importing a verb adds the form to its results
+    assert all(callable(getattr(kind, notebook.METHOD)) for kind in kinds)
 
 
 def test_a_session_shows_what_it_did() -> None:

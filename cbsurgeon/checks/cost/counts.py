@@ -168,11 +168,8 @@ class Audit:
             return ""
         unfused, fused = (self.compared(name)["relative"] or 0.0 for name in ("bytes", "bytes_fused"))
         return (
-            f"Unfused ({100 * unfused:+.2f} %): every intermediate of the inserted operators is written to memory and "
-            f"read again, as in eager PyTorch. Fused ({100 * fused:+.2f} %): pointwise arithmetic is part of "
-            "neighbouring kernels, as in exported and compiled models. Bytes are not time: if matrix products take "
-            "most of the time, a few per cent more bytes can be a negligible slow-down. `audit --roofline` estimates "
-            "the operators' share of the latency; `bench` measures it."
+            f"{100 * unfused:+.2f} % as in eager PyTorch (unfused), {100 * fused:+.2f} % as in exported and compiled "
+            "models (fused). Bytes are not time: `bench` measures the latency, `audit --roofline` estimates it."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,6 +36,11 @@ class Source(ABC):
         self.spec, self.pictures, self.labelled = spec, pictures, labelled
         self.classes, self.count, self.remarks = classes, count, remarks
 
+    @property
+    def span(self) -> int | None:
+        """Number of samples that ``Sample.index`` counts, which ``--limit`` does not change; ``None`` if unknown."""
+        return self.count
+
     def fingerprint(self) -> str:
         """Return a text that changes when the list of samples changes."""
         return f"{self.count} {' '.join(self.classes)}"

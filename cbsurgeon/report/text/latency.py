@@ -22,14 +22,18 @@ def measured(document: Document, documents: Sequence[Document]) -> Rows:
         yield from _points(document["sweep"])
         yield line(f"worst point: {figures.place(document)}", "bold")
     times = document["median_seconds"]
-    columns = ("median", "ratio - 1", "95 % interval", "peak memory")
+    peak, control = document["peak_memory"], document["control"]
+    known = any(value is not None for value in peak.values())
+    columns = ("median", "ratio - 1", "95 % interval", *(["peak memory"] if known else []))
     table = grid("", *columns, right=columns)
-    peak = document["peak_memory"]
-    table.add_row(*cells("A", figures.milliseconds(times["a"]), "", "", figures.size(peak["a"])))
     ratio, ci95 = figures.slowdown(document["ratio"]), figures.interval(document["ci95"])
-    table.add_row(*cells("B", figures.milliseconds(times["b"]), ratio, ci95, figures.size(peak["b"])))
-    control = document["control"]
-    table.add_row(*cells("A again", "", figures.slowdown(control["ratio"]), figures.interval(control["ci95"]), ""))
+    rows = (
+        ("A", figures.milliseconds(times["a"]), "", "", figures.size(peak["a"])),
+        ("B", figures.milliseconds(times["b"]), ratio, ci95, figures.size(peak["b"])),
+        ("A again", "", figures.slowdown(control["ratio"]), figures.interval(control["ci95"]), ""),
+    )
+    for row in rows:
+        table.add_row(*cells(*row[: 1 + len(columns)]))
     yield table
     partial = ", partial" if document["partial"] else ""
     groups, processes = figures.counted(document["pairs"], "group"), figures.counted(document["processes"], "process")

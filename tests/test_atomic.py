@@ -303,6 +303,7 @@ PARTS = {"file": {"": CHUNKS}, "bundle": {"": 4, ".data": CHUNKS}, "folder": {"/
 """What each kind of output consists of, by what follows its name, in chunks."""
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", PARTS)
 def test_kill_9_never_leaves_a_part_under_the_final_name(kind: str, tmp_path: Path) -> None:
     final = tmp_path / "m.bin"

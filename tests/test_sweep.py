@@ -64,6 +64,7 @@ def started(tmp_path: Path) -> list[str]:
     return sorted((tmp_path / "log").read_text().splitlines())
 
 
+@pytest.mark.wide
 def test_each_cell_costs_what_an_audit_of_that_model_says(tmp_path: Path) -> None:
     model = encoder()
     table = cbs.sweep(model, tmp_path / "s", op=("cb", "cb_s", "se"), pos=("front", "end"), layers=("0,2",))
@@ -87,6 +88,7 @@ def test_a_cell_that_does_not_exist_is_listed_with_the_reason(tmp_path: Path) ->
     assert mid.refused.split(" [")[0] in " ".join(render_text(table.to_dict(), width=400).split())
 
 
+@pytest.mark.wide
 def test_runs_are_compared_with_the_baseline_seed_by_seed(tmp_path: Path) -> None:
     how = {"op": ("cb", "se"), "layers": ("all",), "seeds": (0, 1), "run": command(tmp_path), "metric": "accuracy"}
     table = cbs.sweep(encoder(), tmp_path / "s", **how)
@@ -152,6 +154,7 @@ def test_a_failed_run_is_repeated_and_one_that_keeps_failing_is_reported(tmp_pat
     assert raised.value.code == "CB-SWEEP-07"
 
 
+@pytest.mark.wide
 def test_two_workers_share_the_runs(tmp_path: Path) -> None:
     how = {"op": ("cb", "se"), "layers": ("all",), "seeds": (0, 1, 2), "metric": "accuracy"}
     table = cbs.sweep(encoder(), tmp_path / "s", run=command(tmp_path, SCRIPT, "0.2"), workers=2, **how)
@@ -306,6 +309,7 @@ def test_another_sweep_does_not_get_into_a_folder_or_a_storage(tmp_path: Path) -
         Runs.read(tmp_path)
 
 
+@pytest.mark.wide
 def test_workers_that_all_fail_are_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study.sys, "executable", "/bin/false")
     with pytest.raises(CheckFailed, match="CB-SWEEP-06"):

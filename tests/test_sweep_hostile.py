@@ -207,6 +207,7 @@ def alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.wide
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the states of processes from /proc")
 def test_ctrl_c_ends_every_process_of_the_command_and_its_run_is_repeated(tmp_path: Path) -> None:
     """Even with --retries 0: the interruption is no failure of the run."""
@@ -228,6 +229,7 @@ def test_an_attempt_without_a_heartbeat_is_repeated(tmp_path: Path, monkeypatch:
     assert table and table.left == 0 and started(tmp_path) == ["baseline 0", f"{CELL} 0"]
 
 
+@pytest.mark.wide
 def test_failed_runs_are_repeated_with_more_retries(tmp_path: Path) -> None:
     """The explanation of CB-SWEEP-07 suggests it; and a worker killed before it queued a run again loses nothing."""
     once = GOOD.replace("(out /", "seen = out / 'seen'\nif not seen.exists():\n    sys.exit(seen.touch() or 1)\n(out /")
@@ -250,6 +252,7 @@ for _ in range(600 if len(log.read_text().splitlines()) == 1 else 1):
 """
 
 
+@pytest.mark.wide
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the states of processes from /proc")
 def test_a_command_that_outlives_a_killed_sweep_ends_before_its_run_is_repeated(tmp_path: Path) -> None:
     """Two processes would write into one folder otherwise."""
@@ -277,6 +280,7 @@ def test_a_sweep_continues_after_a_kill_before_its_first_file(tmp_path: Path) ->
         swept(tmp_path, GOOD, "t")
 
 
+@pytest.mark.wide
 def test_two_processes_start_one_sweep_at_the_same_moment(tmp_path: Path) -> None:
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
     processes = [in_a_process(tmp_path, GOOD, "seeds=(0, 1)", **pipes) for _ in range(2)]
@@ -323,6 +327,7 @@ def test_a_damaged_cell_is_measured_again(tmp_path: Path, finished: Path, change
         measured.close()
 
 
+@pytest.mark.wide
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGTERM")
 def test_a_terminated_sweep_with_several_workers_leaves_no_process(tmp_path: Path) -> None:
     script = "import os, sys, time\nopen(sys.argv[4], 'a').write(f'{os.getpid()}\\n')\ntime.sleep(100)"

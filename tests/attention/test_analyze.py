@@ -257,6 +257,7 @@ def run(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
 
 
+@pytest.mark.wide
 def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     numpy.savez(tmp_path / "images.npz", x=torch.randn(7, 3, 32, 32).numpy())
     how = (f"mod:{FILE}:vit", f"mod:{FILE}:uniform", "--data", str(tmp_path / "images.npz"), "--batch", "2", "--json")

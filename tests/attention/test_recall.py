@@ -22,6 +22,7 @@ SAMPLE = {
 """Models → attentions that run, counted in their source."""
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("name", SAMPLE)
 def test_inspection_lists_what_runs(name: str) -> None:
     (entry,) = (entry for entry in entries() if entry.name == name)

@@ -34,6 +34,7 @@ def test_twelve_models_are_cross_checked() -> None:
     assert len(CROSS_CHECKED) == 12
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", CROSS_CHECKED)
 def test_graph_count_equals_fvcore(name: str) -> None:
     """Two counts that share neither graph nor code agree to the last operation, and neither leaves anything out."""

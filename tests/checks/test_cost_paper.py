@@ -18,6 +18,7 @@ def small() -> list[Figure]:
     return paper_costs.figures("ViT-S")
 
 
+@pytest.mark.wide
 def test_every_figure_of_vit_s_agrees_or_is_explained(small: list[Figure]) -> None:
     assert len(small) > 30
     assert [figure.verdict for figure in small if figure.verdict == "DIFFERS"] == []

@@ -148,6 +148,7 @@ def test_document_is_plain_json() -> None:
     assert document["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
 
 
+@pytest.mark.wide
 def test_fresh_processes_measure() -> None:
     """Twice the work takes about twice the time, in two new interpreters."""
     said: list[str] = []
@@ -209,6 +210,7 @@ def test_bench_of_two_models_in_this_process() -> None:
     assert result.environment["batch"] == 4
 
 
+@pytest.mark.wide
 def test_bench_in_fresh_processes() -> None:
     result = bench(_tiny(), _tiny(), budget=10.0, processes=2, claim=5.0)
     assert result.processes == 2

@@ -35,6 +35,7 @@ def exported(name: str, folder: Path, dtype: str | None = None) -> Path:
     return export_onnx(networks.edited(name), folder / f"{name}-{dtype}.onnx", dtype=dtype).path
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", ["vit", "swin", "bert"])
 def test_a_correct_export_passes(name: str, folder: Path) -> None:
     found = verify(networks.edited(name), exported(name, folder))
@@ -46,6 +47,7 @@ def test_a_correct_export_passes(name: str, folder: Path) -> None:
     assert found.reference == "float64 program"
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_a_correct_typed_export_passes(name: str, dtype: str, folder: Path) -> None:

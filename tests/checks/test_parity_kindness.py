@@ -170,6 +170,7 @@ def test_a_float16_file_that_computes_noise_is_not_the_same(tmp_path: Path) -> N
     assert not found.ok, str(found)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_file_without_the_operators_is_not_the_same(dtype: str, tmp_path: Path) -> None:
     """Against the original in a low precision, the inserted operators must be there, however coarse the dtype."""

@@ -24,6 +24,7 @@ def edited(plain: Path) -> Path:
     return path
 
 
+@pytest.mark.wide
 def test_several_batches_are_a_sweep(plain: Path, edited: Path) -> None:
     outcome = run("bench", plain, edited, "--batch", "1,3", "--budget", "4s", "--claim", "900%", "--json")
     found = outcome.document
@@ -112,6 +113,7 @@ def test_devices_on_the_command_line_are_those_that_are_known() -> None:
     assert tuple(HARDWARE.split(",")) == tuple(NAMES)
 
 
+@pytest.mark.wide
 def test_any_number_of_models_and_files_is_audited(plain: Path, edited: Path) -> None:
     file = plain.with_name("edited.onnx")
     assert run("export", edited, "-o", file, "--no-verify").code == 0

@@ -91,6 +91,7 @@ def test_an_error_without_a_file_names_the_line_of_the_package(kind: type[Except
     assert explain(raised.value).where.startswith("cbsurgeon.models.files.strict_json, line ")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash closes the streams")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_neither_exit_code_nor_output(closed: str, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_every_verb_says_which_of_its_parameters_are_outputs(verb: str) -> None:
         assert isinstance(parameter.type, OutputPath) == (parameter.name in OUTPUTS), (verb, parameter.name)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("alias", ["same", "hard link", "other spelling"])
 @pytest.mark.parametrize("option", ["-o", "--recipe-out"])
 @pytest.mark.parametrize("lost", ["recipe", "weights", "inputs"])
@@ -110,6 +111,7 @@ def test_a_recipe_that_is_not_of_this_model_is_refused_in_a_dry_run(changes: dic
     refused(run("insert", VIT, "--recipe", recipe, "--dry-run"), 2, "CB-RECIPE-03")
 
 
+@pytest.mark.wide
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a file's size is set as Linux has it")
 def test_a_full_disk_error_names_the_requested_file(tmp_path: Path) -> None:
     code = (

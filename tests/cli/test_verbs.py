@@ -163,6 +163,7 @@ def test_results_of_verbs_make_a_report(plain: Path, edited: Path, tmp_path: Pat
     assert "blocks.1.mlp" in page.read_text()
 
 
+@pytest.mark.wide
 def test_an_export_that_differs_is_kept_as_unverified(
     edited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +204,7 @@ def test_ship_runs_every_step(plain: Path, tmp_path: Path) -> None:
     assert not (folder / "model.engine").exists()
 
 
+@pytest.mark.wide
 def test_ship_with_failed_parity_exits_1_and_keeps_the_unverified_file(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_running_without_a_gpu_is_an_error(engine: Export) -> None:
     assert "NVIDIA GPU" in caught.value.what
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_typed_engines_build(name: str, dtype: str, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def assert_same_in_float64(program: Program, folded: Program) -> None:
         assert (before - after).abs().max() <= FLOAT64_RTOL * before.abs().max()
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("position", ["end", "mid", "front"])
 @pytest.mark.parametrize("name", list(networks.BUILDERS))
 def test_folded_equals_unfolded_in_float64(name: str, position: str) -> None:

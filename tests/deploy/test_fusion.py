@@ -12,7 +12,6 @@ import pytest
 
 from cbsurgeon.deploy import export_onnx
 from tests.deploy import networks
-from tests.marks import thinned
 
 NAMES = ["vit", "deit", "swin", "mixer", "pvt_v2", "bert"]
 FUSED = ("SkipLayerNormalization", "LayerNormalization", "BiasGelu", "FusedGemm", "Softmax")
@@ -42,7 +41,8 @@ def operators(path: Path, batch: int | None = None) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(str(optimized)).graph.node)
 
 
-@pytest.mark.parametrize("batch", thinned([None, 1], 2), ids=["open", "fixed"])
+@pytest.mark.thin(3)
+@pytest.mark.parametrize("batch", [None, 1], ids=["open", "fixed"])
 @pytest.mark.parametrize("name", NAMES)
 def test_one_reduction_and_one_addition_per_site(name: str, batch: int | None, folder: Path) -> None:
     base, _ = exported(name, "base", batch, folder)

@@ -55,6 +55,7 @@ def edited() -> Model:
     return surgery.insert_program(model, surgery.plan(graph.inspect(model), op="cb_s", layers="all", pos="end"))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("opset", OPSETS)
 def test_every_supported_opset(edited: Model, opset: int, tmp_path: Path) -> None:
     made = export_onnx(edited, tmp_path / "m.onnx", opset=opset)

@@ -26,6 +26,7 @@ CPU_BACKENDS = ("eager", "program", "folded", "onnxruntime")
 FLOAT32_RTOL = 2e-5
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", ["vit", "bert"])
 def test_backends_agree(name: str) -> None:
     model = networks.plain(name)

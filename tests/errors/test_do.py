@@ -17,7 +17,6 @@ import torch
 import cbsurgeon as cbs
 from cbsurgeon.errors import did_you_mean
 from tests.cli.running import CONVOLUTIONS, SMALL, VIT, Outcome, run
-from tests.marks import thinned
 
 DONE, NOTHING, USAGE = 0, 1, 2
 
@@ -129,9 +128,8 @@ def with_flag(words: list[str], flag: list[str]) -> list[str]:
     return words[:place] + flag + words[place + len(flag) :]
 
 
-@pytest.mark.parametrize(
-    ("command", "code"), thinned(CASES, 2), ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.thin(4)
+@pytest.mark.parametrize(("command", "code"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_the_advice_of_an_error_can_be_followed(
     command: str, code: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.wide
 def test_exported_files_are_inspected_whatever_the_case_of_their_suffix(saved: Path) -> None:
     for name in ("MODEL.ONNX", "m.engine"):
         outcome = run("inspect", saved / name)

@@ -88,6 +88,7 @@ def test_a_float16_export_that_overflows_stays_unverified(data: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["m.unverified.onnx"]
 
 
+@pytest.mark.wide
 def test_ship_measures_accuracy_if_data_are_given(data: Path, tmp_path: Path) -> None:
     model = cbs.load("timm:deit_tiny_patch16_224", options=SMALL)
     how = {"engine": False, "bench_budget": 0, "limit": 40, "workers": 0}

@@ -18,6 +18,7 @@ NAMES = [case.name for case in of(networks_axes)]
 ALL_EQUAL = [name for name in NAMES if name.startswith("Same")]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks(name: str) -> None:
     """Token MLPs and channel MLPs are distinguished, and each is found once."""
@@ -58,6 +59,7 @@ def test_front_and_mid_of_a_token_mlp() -> None:
         assert "token" in block.unavailable["mid"]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("tokens", [1, 2, 4, 7])
 @pytest.mark.parametrize("batch", [1, 2, 4, 7])
 def test_roles_do_not_depend_on_sizes(batch: int, tokens: int) -> None:

@@ -17,7 +17,6 @@ from benchmarks.coverage import read_truth  # noqa: E402
 from benchmarks.zoo import entries, entry  # noqa: E402
 from benchmarks.zoo.measure import measure  # noqa: E402
 from benchmarks.zoo.truth import truth  # noqa: E402
-from tests.marks import thinned  # noqa: E402
 
 EXPECTED = read_truth()
 EVERY = [candidate.name for candidate in entries()]
@@ -67,7 +66,8 @@ def agrees(name: str) -> None:
     assert not result["order_differs"]
 
 
-@pytest.mark.parametrize("name", thinned(TWENTY, 3))
+@pytest.mark.thin(4)
+@pytest.mark.parametrize("name", TWENTY)
 def test_default_blocks_are_the_expected_ones(name: str) -> None:
     agrees(name)
 

@@ -44,6 +44,7 @@ class SpelledBranch(Branch):
         super().__init__(Mlp(act=Spelled("tanh-gelu")))
 
 
+@pytest.mark.thin(4)
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("make", [Block, ParallelBlock, ScaledResidualBlock, SpelledBranch])
 def test_reading_is_linear_in_depth(make: type[nn.Module]) -> None:

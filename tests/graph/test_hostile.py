@@ -36,6 +36,7 @@ def test_there_are_enough_networks_and_each_names_its_trap() -> None:
     assert all(case.trap.strip() for case in CASES.values())
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_blocks(name: str) -> None:
     """Kinds, projections, defaults and calls, in graph order: all of them and nothing else."""
@@ -101,6 +102,7 @@ def test_nothing_is_both_found_and_rejected(name: str) -> None:
         assert not alone or block.path not in {rejected.path for rejected in found.rejected}, block.path
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", [name for name in EVERY if CASES[name].attention is not None])
 def test_attention(name: str) -> None:
     """Attention branches are listed with their End site."""
@@ -112,6 +114,7 @@ def test_attention(name: str) -> None:
         assert "end" in block.sites
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", WITH_BLOCKS)
 def test_positions(name: str) -> None:
     """Each position either has a site or a sentence saying why it has none."""

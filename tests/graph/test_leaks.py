@@ -104,6 +104,7 @@ def assert_free(inspection: Inspection) -> None:
     assert len(plan(inspection, op="cb", layers="all")) == len(inspection.blocks) > 0
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", CAUSAL)
 def test_causal_models_are_refused(name: str) -> None:
     inspection = found("causal", name)
@@ -117,6 +118,7 @@ def test_the_encoder_of_a_causal_decoder_is_fine() -> None:
     assert_free(inspect(Model(built("T5EncoderModel", T5), example_kwargs={"input_ids": ids()})))
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", MASKED)
 def test_masked_models_are_refused_and_the_input_is_named(name: str) -> None:
     inspection = found("masked", name)
@@ -148,6 +150,7 @@ def vilt() -> Model:
     return Model(built("ViltModel", TEXT | {"image_size": 32, "patch_size": 16}), example_kwargs=inputs)
 
 
+@pytest.mark.wide
 def test_masks_of_a_captured_part_are_named_as_the_model_takes_them() -> None:
     """ViLT's encoder is captured on its own and given one mask of text and patches, made from both of the model's."""
     inspection = inspect(vilt())
@@ -157,6 +160,7 @@ def test_masks_of_a_captured_part_are_named_as_the_model_takes_them() -> None:
     assert error.where.endswith("input attention_mask, pixel_mask")
 
 
+@pytest.mark.wide
 def test_a_captured_part_without_masks_is_fine() -> None:
     """ViLT then makes masks of ones, and its encoder is given none because they hide nothing."""
     whole = vilt()

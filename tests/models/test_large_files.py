@@ -160,6 +160,7 @@ def test_digest_computed_in_a_thread_is_the_digest(tmp_path: Path) -> None:
         digest.result()
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("written", ["safetensors", "pt"])
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_a_model_with_mapped_weights_is_written_like_any_other(

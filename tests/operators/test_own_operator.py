@@ -32,6 +32,7 @@ def kind() -> Iterator[type[Operator]]:
     del sys.modules["max_context"]
 
 
+@pytest.mark.wide
 def test_the_example_runs_end_to_end() -> None:
     for package in ("timm", "onnx", "onnxruntime"):
         pytest.importorskip(package, reason="the example says it needs it")

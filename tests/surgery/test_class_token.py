@@ -51,6 +51,7 @@ WANTED: dict[str, list[int | None]] = {
 }
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_architectures(name: str) -> None:
     found = architectures.inspection(name)

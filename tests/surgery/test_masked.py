@@ -352,6 +352,7 @@ def test_the_plain_mean_planted_by_force_is_caught(name: str) -> None:
     assert {gap.probe for gap in leak.gaps if gap.max_abs > PLANTED} == {"filler", "length", "alone"}
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("op", ["cb", "cb_s"])
 @pytest.mark.parametrize("name", MODELS)
 def test_module_and_program_agree(name: str, op: str) -> None:

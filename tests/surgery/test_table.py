@@ -87,6 +87,7 @@ def rows() -> list[Any]:
     ]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("name", "form", "place", "position"), rows())
 def test_row(name: str, form: str, place: str, position: str) -> None:
     found, model = architectures.inspection(name), architectures.model(name)

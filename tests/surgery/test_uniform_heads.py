@@ -73,6 +73,7 @@ def run(model: cbs.Model) -> Tensor:
     return out if isinstance(out, Tensor) else out[0]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_map_of_a_chosen_head_is_uniform_and_no_other(name: str) -> None:
     """Softmax of equal scores is 1/N to the bit, and both editors and the folded program give the same output."""

@@ -37,6 +37,7 @@ def _ways() -> list[Any]:
     ]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(("op", "way"), _ways())
 def test_one_process(op: str, way: str) -> None:
     edited, written = by_hand.pair(op)

@@ -51,6 +51,7 @@ def compiled(model: Model) -> torch.Tensor:
     return found
 
 
+@pytest.mark.wide
 def test_the_graph_of_the_original_is_not_reused(pair: tuple[Model, Model]) -> None:
     plain, edited = expected(pair)
     for model, right in ((pair[0], plain), (pair[1], edited), (pair[0], plain)):

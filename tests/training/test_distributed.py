@@ -43,6 +43,7 @@ def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         torch.testing.assert_close(value, other[key], rtol=1e-5, atol=ORDER, msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.wide
 def test_ddp_gradients_are_those_of_the_joined_batch(found: list[dict[str, Any]], alone: Any) -> None:
     first, second = (report["ddp"]["grads"] for report in found)
     assert sum(key.endswith("context_broadcast.scale") for key in first) == 2

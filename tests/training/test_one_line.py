@@ -146,6 +146,7 @@ class TestTooLate:
         yield
         gc.collect()
 
+    @pytest.mark.wide
     def test_an_optimizer(self) -> None:
         module = build("vit")
         optimizer = torch.optim.AdamW(cbs.parameter_groups(module, 0.05))
@@ -160,6 +161,7 @@ class TestTooLate:
         gc.collect()
         cbs.insert_(build("vit"), op="cb_s", layers="all")
 
+    @pytest.mark.wide
     def test_ddp(self, tmp_path: Any) -> None:
         if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
             pytest.skip("this torch is built without gloo")

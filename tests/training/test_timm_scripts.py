@@ -120,6 +120,7 @@ def test_a_trained_model_is_shipped_as_it_is(tmp_path: Path) -> None:
         cbs.ship(cbs.load(file), tmp_path / "twice", layers="all", bench_budget=0, engine=False)
 
 
+@pytest.mark.wide
 def test_a_script_without_device_modules(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys, timm\nprint(timm.is_model('cbsurgeon'), __name__, sys.argv[1:])\n")

@@ -56,6 +56,7 @@ def outcome(module: nn.Module) -> Tensor:
         return module.eval()(IMAGES[:2]).logits
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("op", ["cb", "cb_s"])
 def test_resumed_equals_unbroken_and_one_line_reads_the_folder(op: str, tmp_path: Path) -> None:
     from cbsurgeon.integrations.transformers import same_recipe
@@ -70,6 +71,7 @@ def test_resumed_equals_unbroken_and_one_line_reads_the_folder(op: str, tmp_path
     assert torch.equal(outcome(cbs.load(f"hf:{tmp_path / 'last'}").module), outcome(whole.model))
 
 
+@pytest.mark.wide
 def test_the_strength_follows_the_steps_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
     from transformers import TrainerCallback
 
@@ -93,6 +95,7 @@ def test_the_strength_follows_the_steps_and_a_resumed_run_goes_on(tmp_path: Path
     torch.testing.assert_close(outcome(again), outcome(plain), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.wide
 def test_a_checkpoint_of_another_recipe_is_not_resumed(tmp_path: Path) -> None:
     from cbsurgeon.integrations.transformers import same_recipe
 

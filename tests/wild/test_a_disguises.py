@@ -52,6 +52,7 @@ def code(found: Inspection, **options: bool) -> str:
     return error.value.code
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", CAUSAL)
 def test_every_causal_network_is_detected(name: str) -> None:
     case = CAUSAL[name]
@@ -91,6 +92,7 @@ def test_frames_that_see_each_other_are_free() -> None:
         assert len(cbs.plan(found, op="cb", layers="all")) == 2
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", PADDED)
 def test_every_input_that_hides_tokens_is_detected(name: str) -> None:
     case = PADDED[name]

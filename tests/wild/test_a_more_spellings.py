@@ -175,6 +175,7 @@ def blind(module: nn.Module, x: Tensor, *rest: Tensor) -> int:
     return unseen
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("mixer", "kind"),
     [

@@ -164,6 +164,7 @@ def hides(module: nn.Module, given: Tensor) -> bool:
         return torch.allclose(module(x, given)[-1, :KEPT], module(changed, given)[-1, :KEPT], atol=CLOSE)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("how", GIVEN)
 @pytest.mark.parametrize("make", [Exponentials, Keys, Values, Weights, Pooled])
 def test_padding_is_recognised(make: type[Layer], how: str) -> None:

@@ -102,6 +102,7 @@ def noise(batch: int, tokens: int = SIDE * SIDE) -> Tensor:
     return torch.randn(batch, tokens, WIDTH, generator=torch.Generator().manual_seed(batch))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("mixer", "tokens"),
     [(Windows, 16), (Reshaped, 16), (Reshaped, 3), (Reshaped, 2), (Allocated, 16), (Numpy, 16)],
@@ -137,6 +138,7 @@ def test_the_steps_keep_their_modules() -> None:
     }
 
 
+@pytest.mark.wide
 def test_it_is_exported_for_an_open_batch_and_for_one(tmp_path: Path) -> None:
     model = cbs.Model(Network(Windows).eval(), (noise(2),))
     edited = cbs.insert(model, cbs.plan(cbs.inspect(model), op="cb", layers="all"))

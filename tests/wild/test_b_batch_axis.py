@@ -83,6 +83,7 @@ def test_tokens_first_at_the_top_is_refused_with_the_axis_to_state() -> None:
     assert "attention layers.0.self_attn" in raised.value.why
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("stated", [1, {"src": 1}])
 def test_with_the_axis_stated_the_mean_runs_over_the_tokens(stated: int | Mapping[str, int], tmp_path: Path) -> None:
     net = encoder()
@@ -110,6 +111,7 @@ def test_in_place_takes_the_axis_too() -> None:
         assert torch.allclose(edited(x), by_hand(net, x), atol=CLOSE)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "make", [lambda: encoder(batch_first=True), lambda: nn.Sequential(encoder(batch_first=True)).eval()]
 )

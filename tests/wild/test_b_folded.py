@@ -78,6 +78,7 @@ def noise(batch: int, length: int = LENGTH) -> Tensor:
     return torch.randn(batch, length, 8, generator=torch.Generator().manual_seed(batch))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("sequence_first", [False, True])
 @pytest.mark.parametrize("position", ["front", "mid", "end"])
 def test_the_mean_is_over_the_tokens_of_one_sample(position: str, sequence_first: bool) -> None:
@@ -205,6 +206,7 @@ def test_opt_with_padding_takes_the_causal_masked_form() -> None:
         assert torch.equal(plain[mask().bool()], moved[mask().bool()])
 
 
+@pytest.mark.wide
 def test_an_export_is_verified_and_audited(tmp_path: Any) -> None:
     model = cbs.Model(Folded().eval(), (noise(2),))
     edited = cbs.insert(model, cbs.plan(cbs.inspect(model), op="cb", layers="all"))

@@ -92,6 +92,7 @@ def test_an_input_that_hides_tokens_between_parts_is_noticed() -> None:
     assert raised.value.code == "CB-LEAK-02"
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", [Between, TokensFirst])
 def test_open_code_between_parts_is_free_and_the_mean_is_over_the_tokens(kind: type[Between]) -> None:
     module, x = kind().eval(), noise()

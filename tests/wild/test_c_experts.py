@@ -31,6 +31,7 @@ def built(make: type[nn.Module]) -> nn.Module:
     return Network(make).eval()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("make", [experts.Dense, experts.TopK, experts.Summed])
 def test_experts_that_see_all_tokens_end_at_their_weighted_sum(make: type[nn.Module]) -> None:
     module = built(make)

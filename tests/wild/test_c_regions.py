@@ -81,6 +81,7 @@ def test_the_program_computes_what_the_regions_do(region: str) -> None:
     assert not [node for node in program.exported.graph.nodes if "wrap_with" in str(node.target)]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("on", ["module", "program"])
 @pytest.mark.parametrize("region", REGIONS)
 def test_blocks_inside_regions_are_found_and_edited(region: str, on: str) -> None:

@@ -198,6 +198,7 @@ FORMS = (
 )  # fmt: skip
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("make", FORMS)
 def test_the_mlp_is_found_and_edited(make: type[Block]) -> None:
     torch.manual_seed(0)

@@ -232,6 +232,7 @@ class TestRefusals:
         with pytest.raises(cbs.CBSurgeonError):
             cbs.load(str(tmp_path / "a.pt"), arch="timm:deit3_small_patch16_224", options=OPTIONS)
 
+    @pytest.mark.wide
     def test_a_state_dict_of_another_insertion(self) -> None:
         """A resumed training: torch's own ``load_state_dict``, with weights of another operator or other sites."""
         state = edited("vit", "cb").state_dict()

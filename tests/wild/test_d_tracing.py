@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, fx, nn
 
 import cbsurgeon as cbs
-from tests.marks import thinned
 from tests.training.networks import build, images, logits
 
 pytest.importorskip("timm", reason="the architectures are timm's and torchvision's")
@@ -53,7 +52,7 @@ CASES = [
     for name in NETWORKS
     for pos, op in (("end", "cb"), ("mid", "cb_s"), ("front", "cb"), ("end", "cb_retrofit"))
 ]
-cases = pytest.mark.parametrize(("name", "pos", "op"), thinned(CASES, 3))
+cases = pytest.mark.parametrize(("name", "pos", "op"), CASES)
 OPTIONS = {"cb_s": {"initial": 0.5}, "cb_retrofit": {"strength": 0.4}}
 
 
@@ -77,6 +76,7 @@ def answer(module: nn.Module, count: int = 2) -> Tensor:
         return logits(module(images(count)))
 
 
+@pytest.mark.thin(5)
 @cases
 def test_symbolic_trace(name: str, pos: str, op: str) -> None:
     module = edited(name, pos, op)
@@ -88,6 +88,7 @@ def test_symbolic_trace(name: str, pos: str, op: str) -> None:
     assert before.keys() <= NETWORKS[name][0]().state_dict().keys()
 
 
+@pytest.mark.thin(5)
 @cases
 def test_torchvisions_feature_extractor(name: str, pos: str, op: str) -> None:
     module, (_, node, path) = edited(name, pos, op), NETWORKS[name]
@@ -118,6 +119,7 @@ def test_timms_attention_maps(method: str) -> None:
     assert (maps[1].sum(-1) - 1).abs().max() < 1e-5
 
 
+@pytest.mark.thin(5)
 @cases
 def test_script(name: str, pos: str, op: str) -> None:
     module = edited(name, pos, op)

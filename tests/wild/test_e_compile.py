@@ -21,7 +21,6 @@ from torch.nn.utils import parametrizations
 
 import cbsurgeon as cbs
 from cbsurgeon.surgery import remove_
-from tests.marks import thinned
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 8
@@ -115,9 +114,10 @@ WAYS = {
 }
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("breaks", [False, True], ids=["one graph", "graph breaks"])
 @pytest.mark.parametrize("way", list(WAYS))
-@pytest.mark.parametrize("pos", thinned(["front", "mid", "end"], 3, 2))
+@pytest.mark.parametrize("pos", ["end", "mid", "front"])
 def test_one_module_through_every_order(pos: str, way: str, breaks: bool) -> None:
     """The same module: compiled once, then edited, restored and paused; each state is run twice."""
     wanted, made = right(pos), recipe(pos)
@@ -138,8 +138,9 @@ def test_one_module_through_every_order(pos: str, way: str, breaks: bool) -> Non
                 assert (answer(compiled) - wanted[state]).abs().max() < CLOSE, state
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("breaks", [False, True], ids=["one graph", "graph breaks"])
-@pytest.mark.parametrize("pos", thinned(["front", "mid", "end"], 3, 1))
+@pytest.mark.parametrize("pos", ["mid", "front", "end"])
 def test_several_modules_of_one_class(pos: str, breaks: bool) -> None:
     """The class's graphs are shared: original, edited, a copy of the edited one, an operator with other numbers."""
     wanted = right(pos)
@@ -163,6 +164,7 @@ def test_copies_share_their_graphs() -> None:
         answer(torch.compile(copy.deepcopy(edited), backend="eager"))
 
 
+@pytest.mark.wide
 def test_training_code_follows_too() -> None:
     """Gradients of compiled code, before and after an insertion with parameters."""
     net = network()

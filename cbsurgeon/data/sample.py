@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,14 @@ class Batch:
             raise UsageError(
                 "the arrays of the dataset are not the model's inputs",
                 code="CB-DATA-10",
-                why=f"the model has {', '.join(names)}; the dataset has {', '.join(inputs)}",
-                do="name the arrays as the model names its inputs (an array called images is preprocessed)",
+                why=f"the model has {_listed(names)}; the dataset has {_listed(inputs)}",
+                do="name the arrays as the model names its inputs; labels is the name of the labels, images that of "
+                "images to be preprocessed",
             )
         return {name: inputs[name] for name in names}
+
+
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    """Return the first names, and how many more there are."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")

@@ -121,10 +121,16 @@ def _read(file: Path, outputs: int) -> tuple[int, ...]:
         )
 
     try:
-        words = re.split(r"[\s,\[\]]+", strict_json.head(file, MOST_BYTES).decode().strip(" \n\t[],"))
-        numbers = tuple(int(word) for word in words)
-    except (OSError, ValueError) as error:
-        raise refusal(str(error)[:160]) from error
+        text = strict_json.head(file, MOST_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise refusal(error.strerror or str(error)[:160]) from error
+    except UnicodeDecodeError as error:
+        raise refusal("it is not a text in UTF-8") from error
+    words = re.split(r"[\s,\[\]]+", text.strip("[], \r\n\t"))
+    wrong = next((word for word in words if not re.fullmatch(r"-?[0-9]{1,9}", word)), None)
+    if wrong is not None:
+        raise refusal(f"{wrong[:40]!r} is not the index of an output" if wrong else "it is empty")
+    numbers = tuple(map(int, words))
     if len(set(numbers)) != len(numbers):
         raise refusal("an index appears twice")
     if len(numbers) < 2 or not 0 <= min(numbers) <= max(numbers) < outputs:

@@ -153,6 +153,15 @@ def test_wrong_inputs_are_named(tmp_path: Path) -> None:
         assert caught.value.code == "CB-RUN-02"
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.complex64])
+def test_numbers_of_another_kind_are_refused(dtype: torch.dtype) -> None:
+    with open_runtime(small()) as runtime:
+        with pytest.raises(UsageError) as caught:
+            runtime.run({"pixels": torch.ones(2, 4, dtype=dtype), "scale_by": torch.randn(2, 1)})
+        assert caught.value.code == "CB-RUN-13"
+        runtime.run({"pixels": torch.ones(2, 4, dtype=torch.float64), "scale_by": torch.randn(2, 1)})
+
+
 def test_a_program_has_no_eager_form() -> None:
     with pytest.raises(UsageError) as caught:
         open_runtime(capture(small()), "eager")

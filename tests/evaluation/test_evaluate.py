@@ -313,7 +313,10 @@ def test_classes_of_model_and_dataset_must_fit(data: Path, tmp_path: Path) -> No
     eights = labels[mine] == 8
     assert found.per_class[1]["a"] == pytest.approx(float(right[eights].double().mean()))
 
-    for text in ("3\n3\n", "3\n10\n", "three\n", "3\n"):
+    chosen.write_bytes(b"\xef\xbb\xbf3\r\n8\r\n")  # as an editor of Windows writes it
+    assert cbs.evaluate(digits.trained(), data=part, classes=chosen, **HERE).metrics == found.metrics
+
+    for text in ("3\n3\n", "3\n10\n", "three\n", "3\n", "", "3\n" + "8" * 5000, "3\n-8\n"):
         chosen.write_text(text)
         with pytest.raises(InputFileError) as refused:
             cbs.evaluate(digits.trained(), data=part, classes=chosen, **HERE)

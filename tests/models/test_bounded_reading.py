@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from cbsurgeon import models
 from cbsurgeon.errors import CBSurgeonError, InputFileError
 from cbsurgeon.evaluation.task import classes_of
 from cbsurgeon.models.files import strict_json
+from cbsurgeon.models.files.arrays import read_arrays
 from cbsurgeon.report import read_document
 from cbsurgeon.sweeps.command import RunFailed, read_metric
 from cbsurgeon.verbs import read_recipe
@@ -77,3 +79,19 @@ def test_weights_that_layers_do_not_compute_with_are_refused(dtype: torch.dtype)
     assert f"weight is {str(dtype)[6:]} in the file, float32 in the architecture" in caught.value.why
     assert "bfloat16" in caught.value.do
     assert torch.equal(module.weight, before)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">i8", ">f8", "<f4"])
+def test_arrays_of_the_other_byte_order_hold_the_same_numbers(dtype: str, tmp_path: Path) -> None:
+    numbers = numpy.arange(12).reshape(3, 4)
+    numpy.savez(tmp_path / "x.npz", x=numbers.astype(dtype))
+    (read,) = read_arrays(tmp_path / "x.npz").values()
+    assert torch.equal(torch.from_numpy(read).double(), torch.from_numpy(numbers).double())
+
+
+@pytest.mark.skipif(numpy.longdouble is numpy.float64, reason="long double has 64 bits here")
+def test_numbers_that_torch_has_not_are_refused(tmp_path: Path) -> None:
+    numpy.savez(tmp_path / "x.npz", x=numpy.zeros(3, numpy.longdouble))
+    with pytest.raises(InputFileError) as caught:
+        read_arrays(tmp_path / "x.npz")
+    assert caught.value.code == "CB-INPUT-03"

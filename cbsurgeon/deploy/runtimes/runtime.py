@@ -75,7 +75,8 @@ class Runtime(ABC):
             Output name → tensor, on the runtime's device.
 
         Raises:
-            UsageError: an input is missing, unknown or of another shape (CB-RUN-01, CB-RUN-02).
+            UsageError: an input is missing, unknown, or of another shape or kind of number (CB-RUN-01, CB-RUN-02,
+                CB-RUN-13).
         """
         return self._run(self.fit(inputs))
 
@@ -103,8 +104,15 @@ class Runtime(ABC):
                 do="check the inputs, or export the model for this size",
             )
         dtype = getattr(torch, port.dtype, tensor.dtype)
-        convertible = tensor.is_floating_point() == dtype.is_floating_point
-        return tensor.to(self.device, dtype if convertible else tensor.dtype)
+        if (tensor.is_complex(), tensor.is_floating_point()) != (dtype.is_complex, dtype.is_floating_point):
+            raise UsageError(
+                f"input {port.name} has the wrong type",
+                code="CB-RUN-13",
+                where=self.name,
+                why=f"the model expects {port.dtype}; given is {str(tensor.dtype).removeprefix('torch.')}",
+                do=f"convert it: {port.name}.astype({port.dtype!r})",
+            )
+        return tensor.to(self.device, dtype)
 
     @abstractmethod
     def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -291,4 +291,11 @@ CODES = {
         causes=("many batch sizes or types in one process",),
         do=("call torch.compiler.reset()", "use one batch size per process"),
     ),
+    "CB-RUN-13": Entry(
+        "an input has another kind of number",
+        "The model expects floating-point numbers and the input has integers or complex numbers, or the reverse. Other "
+        "types are converted, such as float64 to float32.",
+        causes=("images as integers from 0 to 255", "token ids as floating-point numbers"),
+        do=("convert the array, and scale images as the model's preprocessing does",),
+    ),
 }

@@ -17,9 +17,14 @@ from cbsurgeon.models.files import reading as files
 LARGEST = 1 << 30
 """Largest size in bytes of all arrays, unpacked."""
 
+TYPES = frozenset(
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
+)
+"""Types of arrays that torch has as well."""
+
 
 def read_arrays(path: str | Path) -> dict[str, numpy.ndarray[Any, Any]]:
-    """Return the arrays of an ``.npz`` file by name; numbers and booleans only.
+    """Return the arrays of an ``.npz`` file by name, in this machine's byte order; numbers and booleans only.
 
     Raises:
         InputFileError: missing, damaged, unsafe (as a checkpoint), or it holds objects or text (``CB-INPUT-03``).
@@ -43,9 +48,12 @@ def _array(opened: zipfile.ZipFile, name: str, size: int, path: Path) -> numpy.n
         header.seek(8)
         reader = numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
         shape, _, dtype = reader(header)
-        if dtype.hasobject or dtype.kind not in "biufc" or math.prod(shape) * dtype.itemsize != size - header.tell():
-            raise _refusal(path, f"{name} is {dtype} of shape {shape}, not {size - header.tell()} bytes of numbers")
-        return numpy.load(io.BytesIO(raw), allow_pickle=False)  # type: ignore[no-any-return]
+        if dtype.hasobject or dtype.name not in TYPES or math.prod(shape) * dtype.itemsize != size - header.tell():
+            raise _refusal(
+                path, f"{name} is {dtype} of shape {shape}, not {size - header.tell()} bytes of numbers that torch has"
+            )
+        loaded = numpy.load(io.BytesIO(raw), allow_pickle=False)
+        return loaded.astype(dtype.newbyteorder("="), copy=False)  # type: ignore[no-any-return]
     except InputFileError:
         raise
     except Exception as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 import cbsurgeon as cbs
 from cbsurgeon.cli.common.failure import explain
@@ -30,6 +31,22 @@ def test_out_of_memory_names_the_options_to_reduce() -> None:
     found = explain(MemoryError("cannot allocate 64 GiB"))
     assert (found.code, found.exit_code) == ("CB-CLI-05", 2)
     assert "64 GiB" in found.why
+
+
+def test_memory_that_torch_cannot_allocate_is_no_fault() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert explain(raised.value).code == "CB-CLI-05"
+    assert explain(torch.OutOfMemoryError("CUDA out of memory")).code == "CB-CLI-05"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash sets the limit")
+def test_a_limit_of_memory_that_torch_does_not_fit_into_is_no_fault() -> None:
+    words = f"ulimit -v 1500000; {shlex.quote(sys.executable)} -m cbsurgeon inspect timm:test_vit --no-cache"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(["bash", "-c", words], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "CB-MISSING-04" in done.stderr
 
 
 def test_a_slower_model_fails_its_claim() -> None:

@@ -7,7 +7,7 @@ import traceback
 
 import click
 
-from cbsurgeon.errors import CBSurgeonError, OutputFileError, UsageError, did_you_mean
+from cbsurgeon.errors import CBSurgeonError, MissingPackage, OutputFileError, UsageError, did_you_mean
 
 _REFUSED_CHOICE = re.compile(r"'(.*)' is not one of ", re.DOTALL)
 """The beginning of click's message about a value that is not one of the choices."""
@@ -34,12 +34,20 @@ def explain(error: BaseException) -> CBSurgeonError:
         return _wrong_command(error)
     if isinstance(error, OSError):
         return _operating_system(error)
-    if isinstance(error, MemoryError):
+    if isinstance(error, ImportError) and not str(error.name or "").startswith("cbsurgeon"):
+        return MissingPackage(
+            "a library cannot be loaded",
+            code="CB-MISSING-04",
+            where=_frame(error),
+            why=_one_line(str(error)),
+            do="check the installation: pip check; and the memory limit: ulimit -v",
+        )
+    if isinstance(error, MemoryError) or _out_of_memory(error):
         return UsageError(
             "out of memory",
             code="CB-CLI-05",
             where=_frame(error),
-            why=str(error) or "an allocation was refused",
+            why=_one_line(str(error)) or "an allocation was refused",
             do="use a smaller --input or batch, or a machine with more memory",
         )
     return InternalError(
@@ -49,6 +57,12 @@ def explain(error: BaseException) -> CBSurgeonError:
         why=f"{type(error).__name__}: {_one_line(str(error))}",
         do="rerun with --debug and report the traceback",
     )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch could not allocate memory, on the CPU or on a GPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "OutOfMemoryError" in names or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _frame(error: BaseException) -> str:

@@ -84,6 +84,20 @@ CODES = {
         causes=("macOS",),
         do=("export to ONNX here, and build the engine elsewhere: cbsurgeon export FILE.onnx -o FILE.engine",),
     ),
+    "CB-MISSING-04": Entry(
+        "a library cannot be loaded",
+        "Python found a package that cbsurgeon needs, but importing it failed (exit code 3).",
+        causes=(
+            "a package that was built for another version of torch, NumPy or CUDA",
+            "an incomplete installation",
+            "a limit on the address space that is smaller than the libraries of torch",
+        ),
+        do=(
+            "check the versions: pip check",
+            "install the package again: pip install --force-reinstall PACKAGE",
+            "raise or remove the limit: ulimit -v unlimited",
+        ),
+    ),
     "CB-INTERNAL-01": Entry(
         "a fault in cbsurgeon",
         "The program met a case that it has no rule for (exit code 70). Inputs are untouched, and incomplete outputs "

@@ -41,10 +41,10 @@ def edited() -> Model:
 def test_the_operators_of_either_model_are_found() -> None:
     without, with_them = capture(plain()), capture(edited())
     first = _operators(Reference(with_them), plain())
-    assert first.exists and first._full.program is with_them
+    assert first.exists and first.reference.program is with_them
     for second in (edited(), with_them):
         found = _operators(Reference(without), second)
-        assert found.exists and found._full.program is not without
+        assert found.exists and found.reference.program is not without
     for second in (plain(), without, Path("m.onnx")):
         assert not _operators(Reference(without), second).exists
         assert not _operators(Reference(None), Path("m.onnx")).exists

@@ -16,7 +16,7 @@ from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.inputs.feed import Source
 from cbsurgeon.checks.parity.inputs.tables import tables
 from cbsurgeon.checks.parity.inputs.vocabulary import covered
-from cbsurgeon.checks.parity.reference import share_removed
+from cbsurgeon.checks.parity.inserted.comparing import share_removed
 from cbsurgeon.deploy import export_onnx
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model

@@ -17,8 +17,9 @@ from cbsurgeon.checks.parity.inputs.onnx_tables import onnx_tables
 from cbsurgeon.checks.parity.inputs.plan import feeds
 from cbsurgeon.checks.parity.inputs.tables import common, cut, tables
 from cbsurgeon.checks.parity.inputs.vocabulary import coverage
+from cbsurgeon.checks.parity.inserted.effect import Operators
 from cbsurgeon.checks.parity.judging import Judge
-from cbsurgeon.checks.parity.reference import Operators, Reference
+from cbsurgeon.checks.parity.reference import Reference
 from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.checks.parity.row import Row, Tolerance
 from cbsurgeon.deploy.onnx import file as onnx_file

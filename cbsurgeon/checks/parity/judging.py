@@ -11,16 +11,15 @@ from cbsurgeon.checks.parity import difference as compare
 from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.inputs.feed import IMAGES, LARGE, PADDED, VOCABULARY, Feed, Source
 from cbsurgeon.checks.parity.inputs.images import Agreement
+from cbsurgeon.checks.parity.inserted.comparing import Compared, compare_operators
+from cbsurgeon.checks.parity.inserted.effect import Operators
 from cbsurgeon.checks.parity.matching import match_outputs, other_order, renamed
-from cbsurgeon.checks.parity.reference import Operators, Reference, output_batch_axes, share_removed
+from cbsurgeon.checks.parity.reference import Reference, output_batch_axes
 from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 from cbsurgeon.checks.parity.variation import Variation
 from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.vocabulary import Progress
-
-# Fraction of the operators' effect that a model lacks: 0 with all operators, 1 with none. 0.5 separates the two.
-LARGEST_SHARE_REMOVED = 0.5
 
 # A sample's top class is clear if its margin exceeds this many times the largest rounding noise of a score. Each of two
 # scores may change by that noise, and another back end's noise was up to 2.2 times that of the program.
@@ -67,7 +66,7 @@ class Judge:
         self._floors: dict[tuple[str, int], dict[str, policy.Floor]] = {}
         self._axes = output_batch_axes(source.program) if source.program is not None else {}
         self.variation = Variation()
-        self._asked = False
+        self._operators: Compared | None = None
 
     @property
     def blind(self) -> bool:
@@ -89,6 +88,9 @@ class Judge:
                 if worse:
                     rows[key], self.fed[row] = row, feed
         self.notes += self.variation.idle
+        if self._operators is not None:
+            self.notes += self._operators.notes
+            self.failures += self._operators.failures
         return Verification(
             side(self.a), side(self.b), tuple(rows.values()), str(self.reference),
             notes=tuple(dict.fromkeys(self.notes)), failures=tuple(self.failures),
@@ -220,42 +222,13 @@ class Judge:
         right: Mapping[str, Tensor],
         floors: Mapping[str, policy.Floor],
     ) -> None:
-        """Check once, on one set of inputs, that the outputs of both models contain the inserted operators' effect."""
-        unasked = self.operators.exists and self.given is None and not self._asked
-        if not unasked or feed is not _smallest(feed.label, plan):
-            return
-        self._asked = True
-        reason, effects = self.operators.reason, []
-        try:
-            effects = [] if reason else self.operators.effect(feed.tensors)
-        except (RuntimeError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:120]
-        if reason:
-            self.notes.append(f"not compared with the model without its inserted operators: {reason}")
-            return
-        clear = {
-            name: (full, effect)
-            for name, (full, effect) in zip(left, effects, strict=True)
-            if full.is_floating_point()
-            and float(torch.linalg.vector_norm(effect)) > self._rounding(floors.get(name), full)
-        }
-        for runtime, outputs in ((self.a, left), (self.b, right)):
-            self.failures += [
-                f"{runtime.name}: output {name} is closer to the model without its inserted operators "
-                f"({share:.0%} of their effect is missing)"
-                for name, (full, effect) in clear.items()
-                if not (share := share_removed(outputs[name], full, effect)) <= LARGEST_SHARE_REMOVED
-            ]
-        if not clear:
-            self.notes.append(
-                "the inserted operators do not change any output by more than rounding, so parity does not show "
-                "whether both models contain them"
-            )
-
-    def _rounding(self, floor: policy.Floor | None, output: Tensor) -> float:
-        """Return the L2 norm of the rounding noise of an output."""
-        relative = policy.eps(self._coarser) if floor is None else floor.rel_l2
-        return relative * float(torch.linalg.vector_norm(output))
+        """Check both models for the inserted operators, on few samples; on more if these are unclear."""
+        first = _smallest(feed.label, plan)
+        again = self._operators is not None and not self._operators.settled and feed.batch > first.batch
+        wanted = again if self._operators is not None else feed is first
+        if self.operators.exists and self.given is None and wanted and plan[0].label == feed.label:
+            sides = ((side(self.a), left), (side(self.b), right))
+            self._operators = compare_operators(self.operators, feed.tensors, sides, floors)
 
 
 def _smallest(label: str, plan: Sequence[Feed]) -> Feed:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export.graph_signature import TensorArgument
 
 from cbsurgeon.checks.parity.difference import as_real
@@ -17,7 +16,6 @@ from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
 from cbsurgeon.deploy.typed import kept_in_range
 from cbsurgeon.errors import ExportError
 from cbsurgeon.graph import Program
-from cbsurgeon.graph.occupants import without
 
 # More weights than this need over 4 GB in float64, and minutes.
 LARGEST_REFERENCE = 500_000_000
@@ -38,6 +36,7 @@ class Reference:
         self.program = program
         self.reason = "" if program is not None else "neither A nor B is a model that can be captured"
         self._programs: dict[str, Run] = {}
+        self._last: dict[str, tuple[Named, Outputs]] = {}
         if program is None:
             return
         weights = sum(tensor.numel() for tensor in program.exported.state_dict.values())
@@ -88,24 +87,41 @@ class Reference:
         inputs = renamed(inputs, self.program.input_names)
         return run_in(self.program, dtype, kept_in_range(self.program, DTYPES[dtype], inputs))(inputs)
 
-    def run(self, dtype: str, inputs: Named) -> dict[str, Tensor]:
-        """Run the program in one dtype; the converted program is cached."""
+    def run(self, dtype: str, inputs: Named) -> Outputs:
+        """Run the program in one dtype; the converted program and its last run are cached."""
+        inputs = self.fitting(inputs)
+        last = self._last.get(dtype)
+        if last is not None and all(torch.equal(value, inputs[name]) for name, value in last[0].items()):
+            return last[1]
         assert self.program is not None
         if dtype not in self._programs:
             self._programs[dtype] = run_in(self.program, dtype)
-        return self._programs[dtype](renamed(inputs, self.program.input_names))
+        self._last[dtype] = inputs, self._programs[dtype](inputs)
+        return self._last[dtype][1]
+
+    def fitting(self, inputs: Named) -> dict[str, Tensor]:
+        """Return the inputs under the program's names."""
+        assert self.program is not None
+        return renamed(inputs, self.program.input_names)
 
 
 def run_in(program: Program, dtype: str, keep: Collection[str] = ()) -> Run:
     """Return the program as a function of named inputs that computes in one dtype, nodes in ``keep`` in float32."""
     if dtype == "float64":
-        module: Any = in_float64(program)
-        kind: torch.dtype | None = torch.float64
-    elif dtype in DTYPES:
+        return runner(program, in_float64(program), torch.float64)
+    if dtype in DTYPES:
         program = cast(program, DTYPES[dtype], keep)
-        module, kind = program.module(), None
-    else:
-        module, kind = program.module(), None
+    return runner(program, program.module())
+
+
+def runner(program: Program, module: nn.Module, kind: torch.dtype | None = None) -> Run:
+    """Return a module with the program's inputs and outputs as a function of named inputs.
+
+    Args:
+        program: names the inputs and outputs.
+        module: what is run.
+        kind: floating type of the inputs; by default, each has that of the program's example.
+    """
 
     def run(inputs: Named) -> dict[str, Tensor]:
         fitted = {
@@ -118,40 +134,6 @@ def run_in(program: Program, dtype: str, keep: Collection[str] = ()) -> Run:
         return {name: as_real(value) for name, value in outputs.items()}
 
     return run
-
-
-class Operators:
-    """The program with and without its inserted operators, in float64.
-
-    If rounding is as large as the operators' effect, a small difference does not prove that both models contain the
-    operators. The direction of the difference does: outputs of a model without them are closer to the program without
-    them.
-
-    Attributes:
-        exists: whether the program has inserted operators.
-        reason: why the two programs cannot be run in float64; empty if they can.
-    """
-
-    def __init__(self, reference: Reference) -> None:
-        bare, operators = (None, []) if reference.program is None else without(reference.program)
-        self.exists = bool(operators)
-        self.reason = reference.reason
-        self._full, self._bare = reference, Reference(bare)
-
-    def effect(self, inputs: Named) -> list[tuple[Tensor, Tensor]]:
-        """Return for each output its value with the operators, and the change that removing them causes."""
-        full, bare = (each.run("float64", inputs) for each in (self._full, self._bare))
-        return [(value, bare[name] - value) for name, value in full.items()]
-
-
-def share_removed(output: Tensor, full: Tensor, effect: Tensor) -> float:
-    """Return the fraction of the operators' effect that an output lacks: 0 if it has all of it, 1 if none.
-
-    The projection of ``output - full`` on ``effect``, over all elements; all three have the same shape.
-    """
-    gap = (output.detach().cpu().double() - full).flatten()
-    away = effect.flatten()
-    return float(gap @ away) / float(away @ away)
 
 
 def output_batch_axes(program: Program) -> dict[str, frozenset[int]]:

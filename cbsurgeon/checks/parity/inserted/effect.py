@@ -1,0 +1,111 @@
+"""What the inserted operators do to a model's outputs, computed in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from cbsurgeon.checks.parity.reference import Reference, output_batch_axes, runner
+from cbsurgeon.deploy.casting import in_float64
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.occupants import occupants
+
+STEP = 1e-2
+"""Change of a coefficient from which the derivatives are computed: small, and far above the rounding of float64."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One output, and how it depends on the inserted operators. All tensors have its shape.
+
+    Attributes:
+        name: its name in the program.
+        axis: its batch axis; ``None`` if it has none.
+        full: its value.
+        removal: the change when all operators are removed.
+        result: its derivative with respect to the coefficient ``a``, and
+        source: with respect to ``b``, at 0, where each operator computes ``(1 + a) op(x) + b x``.
+    """
+
+    name: str
+    axis: int | None
+    full: Tensor
+    removal: Tensor
+    result: Tensor
+    source: Tensor
+
+
+class Coefficients(nn.Module):
+    """Computes ``(1 + a) op(x) + b x`` from the result of an operator and its input ``x``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = 0.0, 0.0
+
+    def forward(self, result: Tensor, source: Tensor) -> Tensor:
+        """All operators of a program share this module, so that they change together."""
+        return source if (self.a, self.b) == (-1.0, 1.0) else (1.0 + self.a) * result + self.b * source
+
+
+class Operators:
+    """The program in float64, with its inserted operators changed or removed.
+
+    If rounding is as large as the operators' effect, a small difference does not prove that both models contain the
+    operators. The direction of the difference does: outputs of a model without them are closer to the program without
+    them.
+
+    Attributes:
+        reference: the program in float64 and in other dtypes.
+        exists: whether the program has inserted operators.
+        reason: why the program cannot be run in float64; empty if it can.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self.exists = reference.program is not None and bool(occupants(reference.program.exported))
+        self.reason = reference.reason
+
+    def effect(self, inputs: Mapping[str, Tensor]) -> list[Effect]:
+        """Return the effect of the operators on each output, in the order of the outputs."""
+        program = self.reference.program
+        assert program is not None
+        coefficients = Coefficients()
+        run = runner(program, _changeable(program, coefficients), torch.float64)
+
+        def changed(a: float, b: float) -> dict[str, Tensor]:
+            coefficients.a, coefficients.b = a, b
+            return run(self.reference.fitting(inputs))
+
+        axes = output_batch_axes(program)
+        bare, result, source = changed(-1.0, 1.0), changed(STEP, 0.0), changed(0.0, STEP)
+        return [
+            Effect(
+                name,
+                min(axes[name], default=None),
+                full,
+                bare[name] - full,
+                (result[name] - full) / STEP,
+                (source[name] - full) / STEP,
+            )
+            for name, full in self.reference.run("float64", inputs).items()
+        ]
+
+
+def _changeable(program: Program, coefficients: Coefficients) -> nn.Module:
+    """Return the program in float64 with a call of a module after each inserted operator."""
+    module = in_float64(program)
+    assert isinstance(module, fx.GraphModule)
+    name = "_cbsurgeon_coefficients"
+    module.add_module(name, coefficients)
+    nodes: dict[str, fx.Node] = {node.name: node for node in module.graph.nodes}
+    for occupant in occupants(program.exported):
+        result, source = nodes[occupant.result.name], nodes[occupant.source.name]
+        with module.graph.inserting_after(result):
+            changed = module.graph.call_module(name, (result, source))
+        for reader in [user for user in result.users if user is not changed]:
+            reader.replace_input_with(result, changed)
+    module.recompile()
+    return module

@@ -14,7 +14,7 @@ Not in the sample, as they change nothing that runs: annotations (they are not e
 ``if TYPE_CHECKING``, and changes that are not Python (the ``*`` of a signature as ``-``). cosmic-ray has no operator
 that changes texts. Not in the rate: mutants of the sample that are equivalent to the code; ``mutation/equivalent.json``
 has each with its proof. A mutant on a line that no test runs is a survivor. A mutant that runs longer than four times
-its tests, and 30 s more, is counted as noticed (``timeout``).
+its tests, and 30 s more, in processor time, is counted as noticed (``timeout``).
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ from mutation.covering import ROOT, Ran
 OTHERS = ("-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not gpu")
 
 
+PATIENCE = 8
+"""A trial is ended after its limit of processor time, or after this many times the limit of wall time."""
+
 STRONG = (
     *(f"tests/graph/test_hostile.py::test_{name}" for name in ("blocks", "positions", "end_axes", "rejections")),
     *("tests/surgery/test_table.py::test_row", "tests/graph/test_axes.py::test_end_axes"),
@@ -85,7 +88,7 @@ def reimported(tests: list[str], limit: float, changed: Mutated | None) -> tuple
 
     Args:
         tests: names of tests.
-        limit: seconds after which the fork is ended.
+        limit: seconds of processor time after which the fork is ended.
         changed: the mutated module; ``None`` runs all tests without a mutant.
 
     Returns:
@@ -176,8 +179,8 @@ def _forked(body: Callable[[int], int], limit: float) -> tuple[str, list[str]]:
             code = 1
         os._exit(code)
     os.close(written)
-    code_found, deadline = None, time.monotonic() + limit
-    while time.monotonic() < deadline:
+    code_found, deadline = None, time.monotonic() + PATIENCE * limit
+    while time.monotonic() < deadline and _processor_seconds(child) < limit:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code_found = os.waitstatus_to_exitcode(status)
@@ -191,6 +194,15 @@ def _forked(body: Callable[[int], int], limit: float) -> tuple[str, list[str]]:
     if code_found == 4 and not failed:
         return "broken", []  # pytest does not know a test: the record is of other tests.
     return {None: "timeout", 0: "survived", 5: "broken"}.get(code_found, "killed"), failed
+
+
+def _processor_seconds(process: int) -> float:
+    """Return the processor time of a process and its finished children; 0 where the system does not say."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(int(fields[place]) for place in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
 
 
 def picked(

@@ -53,8 +53,9 @@ def verify(
 
     Args:
         a, b: a model, a program, or a file (``.onnx``, ``.engine``, ``.pt2``); ``b`` is judged against ``a``.
-        how: batches, inputs and tolerances; or the fields as keywords. One set of the generated inputs has a large
-            magnitude. If a model's batch is fixed, only that batch size is run. ``device`` may be a pair, for A and B.
+        how: batches, inputs and tolerances; or the fields as keywords. Besides ordinary inputs, very large and very
+            small ones are generated. If a model's batch is fixed, only that batch size is run. ``device`` may be a
+            pair, for A and B.
         backends: back ends for A and B (:data:`cbsurgeon.vocabulary.BACKENDS`); ``None`` runs each as it is.
         program: the captured program of ``a``, if the caller has it already.
         blocks: (node name, block path) of the blocks to bisect (see :func:`bisect`); by default the MLP blocks of
@@ -85,7 +86,8 @@ def verify(
         reference, given = Reference(program), policy.given(how.atol, how.rtol)
         judge = Judge(first, second, source, reference, _operators(reference, b), given, _depth(program, b))
         only = one_batch(first, second)
-        plan = list(feeds(source, how.batches if only is None else (only,), how.inputs))
+        zero = max(policy.eps(first.dtype), policy.eps(second.dtype)) <= policy.eps("float32")
+        plan = list(feeds(source, how.batches if only is None else (only,), how.inputs, zero=zero))
         if how.data is not None:
             tell("reading images")
             plan += image_feeds(how.data, (a, b), second if second.only_batch is not None else first)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cbsurgeon.checks.parity import difference as compare
 from cbsurgeon.checks.parity import tolerance as policy
-from cbsurgeon.checks.parity.inputs.feed import IMAGES, LARGE, PADDED, VOCABULARY, Feed, Source
+from cbsurgeon.checks.parity.inputs.feed import IMAGES, LARGE, PADDED, SMALL, VOCABULARY, Feed, Source
 from cbsurgeon.checks.parity.inputs.images import Agreement
 from cbsurgeon.checks.parity.inserted.comparing import Compared, compare_operators
 from cbsurgeon.checks.parity.inserted.effect import Operators
@@ -25,7 +25,11 @@ from cbsurgeon.vocabulary import Progress
 # scores may change by that noise, and another back end's noise was up to 2.2 times that of the program.
 CLEAR_MARGIN = 5.0
 
-UNDEFINED = {LARGE: "which overflow the model's own dtype", PADDED: "for which the model itself returns no number"}
+UNDEFINED = {
+    LARGE: "which overflow the model's own dtype",
+    SMALL: "for which the model itself returns no number",
+    PADDED: "for which the model itself returns no number",
+}
 """Inputs for which the outputs of a correct model may be NaN or infinite, and why."""
 
 

@@ -69,8 +69,8 @@ class Row:
     """One output compared on one set of inputs.
 
     Attributes:
-        inputs: ``generated``, ``large`` (magnitude), ``vocabulary`` (every token id), ``padded`` (masks that mask some
-            tokens), ``images``, or the name of the user's file.
+        inputs: ``generated``, ``large`` or ``small`` (magnitude), ``vocabulary`` (every token id), ``padded`` (some
+            tokens are masked), ``images``, or the name of the user's file.
         batch: number of samples.
         output: name of the output.
         max_abs: largest elementwise difference; infinite when one value is finite and the other is not.

@@ -11,7 +11,8 @@ from torch import Tensor
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.graph import Program
 
-GENERATED, LARGE, VOCABULARY, PADDED, IMAGES = "generated", "large", "vocabulary", "padded", "images"
+GENERATED, LARGE, SMALL = "generated", "large", "small"
+VOCABULARY, PADDED, IMAGES = "vocabulary", "padded", "images"
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Feed:
     """Inputs for one comparison.
 
     Attributes:
-        label: ``generated``, ``large``, ``vocabulary``, ``padded``, ``images``, or the name of the user's file.
+        label: ``generated``, ``large``, ``small``, ``vocabulary``, ``padded``, ``images``, or the name of the
+            user's file.
         batch: number of samples.
         tensors: input name → tensor.
         given: they are the user's own.

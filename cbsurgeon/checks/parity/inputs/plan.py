@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbsurgeon.checks.parity.inputs.feed import GENERATED, LARGE, Feed, Source
+from cbsurgeon.checks.parity.inputs.feed import GENERATED, LARGE, SMALL, Feed, Source
 from cbsurgeon.checks.parity.inputs.padding import padded
 from cbsurgeon.checks.parity.inputs.vocabulary import vocabulary
 from cbsurgeon.deploy.overflow import enlarged
@@ -17,14 +17,20 @@ from cbsurgeon.errors import UsageError
 
 Arrays = Mapping[str, Any]
 
+# The variance of such inputs is below the usual epsilons of normalizations. Smaller ones lose digits in float16.
+SMALL_MAGNITUDE = 1e-3
 
-def feeds(source: Source, batches: Sequence[int], given: Arrays | str | Path | None) -> Iterator[Feed]:
+
+def feeds(
+    source: Source, batches: Sequence[int], given: Arrays | str | Path | None, *, zero: bool = True
+) -> Iterator[Feed]:
     """Yield every set of inputs to compare on.
 
     Args:
         source: generates inputs.
         batches: batch sizes; the user's samples, if given, are repeated to fill each batch.
         given: the user's arrays by input name, or an ``.npz`` file of them; generated inputs by default.
+        zero: use an input of zeros. With it, values in a model can be so small that 16-bit types lose their digits.
 
     Raises:
         UsageError: no batch sizes, or one below 1 (CB-VERIFY-04).
@@ -47,13 +53,44 @@ def feeds(source: Source, batches: Sequence[int], given: Arrays | str | Path | N
         yield Feed(GENERATED, batch, source.draw(batch))
     batch = sorted(batches)[min(1, len(batches) - 1)]
     drawn = source.draw(batch)
-    large = enlarged(drawn)
-    if any(not torch.equal(large[name], drawn[name]) for name in drawn):
-        yield Feed(LARGE, batch, large)
+    yield from _other_magnitudes(drawn, batch, source, zero)
     yield from vocabulary(source, max(batches))
     masked = padded(source, batch)
     if masked is not None:
         yield masked
+
+
+def _other_magnitudes(drawn: Mapping[str, Tensor], batch: int, source: Source, zero: bool) -> Iterator[Feed]:
+    """Yield inputs of large and small magnitude; none for inputs that are masks, or between 0 and 1.
+
+    Every other large sample is the negative of the one before it: a unit that is active for large values only, such as
+    a clamp at 6, is active for one of the two. Small samples are close to zero, where the epsilon of a normalization
+    decides the output. With ``zero``, every other one is zero.
+    """
+    large, axes = enlarged(drawn), source.batch_axes
+    changed = [name for name in drawn if not torch.equal(large[name], drawn[name])]
+    if not changed:
+        return
+    pairs = {name: _repeated(large[name], axes.get(name)) for name in changed}
+    for factors in ((1.0, -1.0),) if batch > 1 else ((1.0,), (-1.0,)):
+        yield Feed(LARGE, batch, {**drawn, **{name: _times(pairs[name], axes.get(name), factors) for name in changed}})
+    factors = (SMALL_MAGNITUDE, 0.0 if zero else -SMALL_MAGNITUDE)
+    small = {name: _times(drawn[name], axes.get(name), factors) for name in changed}
+    yield Feed(SMALL, batch, {**drawn, **small})
+
+
+def _repeated(tensor: Tensor, axis: int | None) -> Tensor:
+    """Return the tensor with every other sample replaced by the one before it."""
+    return tensor if axis is None else tensor.index_select(axis, torch.arange(tensor.shape[axis]) // 2 * 2)
+
+
+def _times(tensor: Tensor, axis: int | None, factors: Sequence[float]) -> Tensor:
+    """Multiply each sample with one of the factors, in turn; a tensor without samples with the first one."""
+    if axis is None:
+        return tensor * factors[0]
+    shape = [-1 if other == axis else 1 for other in range(tensor.dim())]
+    places = torch.arange(tensor.shape[axis]) % len(factors)
+    return tensor * torch.tensor(factors, dtype=tensor.dtype)[places].reshape(shape)
 
 
 def _arrays(given: Arrays | str | Path) -> tuple[str, dict[str, Tensor]]:

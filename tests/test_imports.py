@@ -38,7 +38,7 @@ PACKAGES = (
     "verbs",
     "cli",
 )
-EVERYWHERE = {"lazy", "version"}
+EVERYWHERE = {"escapes", "lazy", "version"}
 
 # Imported inside the functions that need them: they are optional, or too slow for every start.
 INSIDE_FUNCTIONS = {

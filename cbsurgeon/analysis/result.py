@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from cbsurgeon.analysis.layer import Layer
 from cbsurgeon.analysis.scales import Scale
 from cbsurgeon.errors import MissingPackage, UsageError
-from cbsurgeon.models.files import atomic
+from cbsurgeon.models.files import atomic, strict_json
 
 SCHEMA = "cbsurgeon.analyze/1"
 
@@ -171,7 +170,7 @@ class Analysis:
 
     def to_json(self) -> str:
         """Return the JSON form as text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return strict_json.dumps(self.to_dict())
 
     def plot(self, path: str | Path, what: str = "curves", *, force: bool = False) -> Path:
         """Write a plot.

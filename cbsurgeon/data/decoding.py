@@ -56,7 +56,7 @@ def decode(source: Path | bytes | numpy.ndarray[Any, Any] | Any, mode: str) -> t
         raise
     except Exception as error:
         # Each format's decoder raises errors of its own: OSError, SyntaxError, struct.error, ValueError ...
-        raise Unreadable(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+        raise Unreadable(_reason(error)) from error
 
 
 def decode_map(source: Path | bytes | numpy.ndarray[Any, Any] | Any) -> numpy.ndarray[Any, Any]:
@@ -77,7 +77,7 @@ def decode_map(source: Path | bytes | numpy.ndarray[Any, Any] | Any) -> numpy.nd
     except Unreadable:
         raise
     except Exception as error:
-        raise Unreadable(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+        raise Unreadable(_reason(error)) from error
     if image.mode not in ("L", "P", "1", *_WIDE):
         raise Unreadable(f"a label map has one channel of class indices; this image is {image.mode}")
     return numpy.asarray(image).astype(numpy.int64)
@@ -174,3 +174,10 @@ def _library() -> Any:
     except ImportError as error:
         raise missing("pillow", "eval", "decoding images") from error
     return PIL.Image
+
+
+def _reason(error: Exception) -> str:
+    """Return an error of Pillow as a reason; its text for an unknown format names an object, not the file."""
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "it is not an image of a format that Pillow reads"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

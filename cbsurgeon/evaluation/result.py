@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from cbsurgeon.evaluation.comparison import Claim, Difference
 from cbsurgeon.evaluation.diagnosis import Finding
 from cbsurgeon.evaluation.statistics import Interval
 from cbsurgeon.models import Preprocessing
+from cbsurgeon.models.files import strict_json
 
 SCHEMA = "cbsurgeon.evaluate/1"
 MOST_LISTED = 1000
@@ -164,7 +164,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Return the JSON form as text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return strict_json.dumps(self.to_dict())
 
     def raise_if_failed(self) -> Evaluation:
         """Return the result itself, or raise an error if it is false.

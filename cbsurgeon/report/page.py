@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cbsurgeon.escapes import encodable
 from cbsurgeon.report import accuracy, attention, figures, plots, summary, sweeping
 from cbsurgeon.report.document import Document, chosen, combine, listed, of_kind, text_of
 from cbsurgeon.report.network import anatomy, panels
@@ -63,7 +64,8 @@ def render_html(documents: Sequence[Document]) -> str:
     }
     environment.filters.update(filters)
     page = environment.get_template("page.html")
-    return page.render(**_content(documents), style=Markup((TEMPLATE / "style.css").read_text(encoding="utf-8"))) + "\n"
+    text = page.render(**_content(documents), style=Markup((TEMPLATE / "style.css").read_text(encoding="utf-8")))
+    return encodable(text) + "\n"
 
 
 def _content(documents: Sequence[Document]) -> dict[str, Any]:

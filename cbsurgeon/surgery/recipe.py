@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -167,7 +166,7 @@ class Recipe:
 
     def to_json(self) -> str:
         """The document as text, two-space indented, byte-stable."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        return strict_json.dumps(self.to_dict()) + "\n"
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Recipe:

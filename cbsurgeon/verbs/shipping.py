@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shlex
 import tempfile
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from cbsurgeon.evaluation import Evaluation
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import Model, preprocessing_of, save
+from cbsurgeon.models.files import strict_json
 from cbsurgeon.models.saving import sources
 from cbsurgeon.options import Choice, DataOptions, EvaluateOptions, ShipOptions, documented, fields_of, resolve
 from cbsurgeon.report import plots, render_html
@@ -264,8 +264,7 @@ class _Job:
             "documents": self.documents,
         }
         (self.folder / PAGE).write_text(render_html([document]), encoding="utf-8")
-        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-        (self.folder / MARK).write_text(text + "\n", encoding="utf-8")
+        (self.folder / MARK).write_text(strict_json.dumps(document) + "\n", encoding="utf-8")
         return document
 
     def _weights(self) -> dict[str, Any]:

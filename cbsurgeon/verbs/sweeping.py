@@ -86,7 +86,7 @@ def sweep(
     )
     if how.run is not None:
         table = _run(model, table, recipes, how, digest, tell)
-    write_text(folder / TABLE, json.dumps(table.to_dict(), indent=2, ensure_ascii=False) + "\n", force=True)
+    write_text(folder / TABLE, strict_json.dumps(table.to_dict()) + "\n", force=True)
     return table
 
 

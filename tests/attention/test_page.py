@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import sys
 import zlib
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from PIL import Image
 
 import cbsurgeon as cbs
+from cbsurgeon.models.files import strict_json
 from cbsurgeon.report import render_html, render_text
 from cbsurgeon.report.attention import overlay
 from tests.attention import small
@@ -77,3 +83,18 @@ def test_a_panel_is_a_png_with_one_pixel_a_token() -> None:
     alphas = [rows[1 + 4 * place + 3] for place in range(3)]
     assert alphas[1] < alphas[2]
     assert rows[1:4] == b"\0\0\0" and rows[5:8] != b"\0\0\0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes, as Linux has them")
+def test_file_names_that_are_not_utf8_are_shown_as_escapes(tmp_path: Path) -> None:
+    pixels = numpy.zeros((32, 32, 3), dtype=numpy.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    (tmp_path / "x.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
+    (tmp_path / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
+    reading = {"size": (32, 32), "crop": 1.0, "mean": "imagenet", "std": "imagenet", "interpolation": "bilinear"}
+    found = cbs.analyze(model(small.vit), data=tmp_path, pictures=1, **reading)
+    held = strict_json.parse(found.to_json().encode())
+    assert held["pictures"][0]["name"] == "\\xff.png"
+    assert any("\\xfe.png was left out: it is not an image" in remark for remark in held["remarks"])
+    cbs.write_report([found.to_dict()], tmp_path / "page.html")
+    assert "\\xff.png" in (tmp_path / "page.html").read_text(encoding="utf-8")

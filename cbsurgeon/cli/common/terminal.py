@@ -18,8 +18,9 @@ from typing import Any, TextIO
 
 import click
 
-from cbsurgeon.cli.common.visible import valid_json, visible, visible_in
+from cbsurgeon.cli.common.visible import visible, visible_in
 from cbsurgeon.errors import CBSurgeonError
+from cbsurgeon.escapes import valid_json
 from cbsurgeon.vocabulary import ON_LOAD
 
 ERROR_SCHEMA = "cbsurgeon.error/1"

@@ -1,4 +1,4 @@
-"""Making text from files and models safe for a terminal and for JSON.
+"""Making text from files and models safe for a terminal.
 
 A name can contain characters that a terminal interprets: escape sequences and C1 bytes that move the cursor or change
 the title, and bidirectional overrides that change the order in which text is shown.
@@ -6,10 +6,11 @@ the title, and bidirectional overrides that change the order in which text is sh
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from cbsurgeon.escapes import escape
 
 ACTED_ON = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, delete, C1
@@ -18,13 +19,10 @@ ACTED_ON = re.compile(
     "\ud800-\udfff]"  # lone surrogates, which no encoding can write
 )
 
-UNDECODED = range(0xDC80, 0xDD00)
-"""The code points that Python uses for bytes of a file name that are not UTF-8."""
-
 
 def visible(text: str) -> str:
     """Replace every character that a terminal interprets by an escape such as ``\\x1b`` or ``\\u202e``."""
-    return ACTED_ON.sub(lambda found: _escape(ord(found[0])), text)
+    return ACTED_ON.sub(lambda found: escape(ord(found[0])), text)
 
 
 def visible_in(value: Any) -> Any:
@@ -36,22 +34,3 @@ def visible_in(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [visible_in(item) for item in value]
     return value
-
-
-def valid_json(value: Any) -> Any:
-    """Make a value valid for JSON and UTF-8: non-finite numbers become null, lone surrogates become escapes."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return re.sub("[\ud800-\udfff]", lambda found: _escape(ord(found[0])), value)
-    if isinstance(value, Mapping):
-        return {valid_json(str(key)): valid_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [valid_json(item) for item in value]
-    return value
-
-
-def _escape(number: int) -> str:
-    if number in UNDECODED:
-        return f"\\x{number - 0xDC00:02x}"
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"

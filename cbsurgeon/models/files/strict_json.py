@@ -1,4 +1,4 @@
-"""Read JSON from untrusted files: limited in size and depth, and only values that JSON has."""
+"""Strict JSON: read it from untrusted files with a limit of size and depth, and write values that JSON has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+
+from cbsurgeon.escapes import valid_json
 
 LARGEST = 8 << 20
 """Longest text read, in characters."""
@@ -72,6 +74,11 @@ def head(path: Path, most: int) -> bytes:
         if hasattr(os, "set_blocking"):
             os.set_blocking(file.fileno(), True)
         return file.read(most)
+
+
+def dumps(document: Any) -> str:
+    """Return a document as indented JSON that :func:`parse` reads; what JSON cannot hold is replaced."""
+    return json.dumps(valid_json(document), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -41,12 +41,13 @@ PARTIAL = frozenset({"CB-CAPTURE-03", "CB-CAPTURE-04", "CB-CAPTURE-05"})
 """Errors of capturing the whole model after which its parts are tried."""
 
 
-def inspect(model: Model, *, check: bool = True) -> Inspection:
+def inspect(model: Model, *, check: bool = True, program: Program | None = None) -> Inspection:
     """Capture a model and return its MLP blocks, their axes and sites, and rejected candidates with reasons.
 
     Args:
         model: a module with example inputs, or a program.
         check: compare the captured program with the eager model (see :func:`cbsurgeon.graph.capture.whole.capture`).
+        program: the captured model, if the caller has it already.
 
     Raises:
         CaptureError: the model cannot be captured.
@@ -56,7 +57,7 @@ def inspect(model: Model, *, check: bool = True) -> Inspection:
     hosts = hosts_of(model)
     failure: CaptureError | None = None
     try:
-        program = capture(model, check=check, same_draws=True)
+        program = program or capture(model, check=check, same_draws=True)
         refuse_mixed_samples(model, program, run=has_weights(program))
         parts = Parts((program,), {}, {})
     except CaptureError as error:

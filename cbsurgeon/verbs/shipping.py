@@ -6,6 +6,7 @@ import importlib.util
 import shlex
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from cbsurgeon.checks.environment import environment
 from cbsurgeon.data import open_data
 from cbsurgeon.deploy import Export
 from cbsurgeon.deploy.onnx.file import sha256
-from cbsurgeon.errors import ExportError, MissingPackage, missing
+from cbsurgeon.errors import CaptureError, ExportError, MissingPackage, missing
 from cbsurgeon.evaluation import Evaluation
-from cbsurgeon.graph import Program
+from cbsurgeon.graph import Program, inspect
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import Model, preprocessing_of, save
 from cbsurgeon.models.files import strict_json
@@ -28,7 +29,7 @@ from cbsurgeon.models.saving import sources
 from cbsurgeon.options import Choice, DataOptions, EvaluateOptions, ShipOptions, documented, fields_of, resolve
 from cbsurgeon.report import plots, render_html
 from cbsurgeon.surgery import Recipe, plan, remove
-from cbsurgeon.verbs.editing import insert, inspect
+from cbsurgeon.verbs.editing import insert
 from cbsurgeon.verbs.folder import MARK, results_folder
 from cbsurgeon.verbs.proving import export_checked
 from cbsurgeon.verbs.results import cautions, insertion
@@ -143,7 +144,7 @@ class _Job:
     recipe: Recipe
     captured: Program
     """The edited model, captured."""
-    original: Program
+    original: Program | None = None
     """The original model, captured."""
     verdict: Verification
 
@@ -164,7 +165,9 @@ class _Job:
             named = replace(plain.provenance, reference=f"{self.reference} without its operators")
             self.model = replace(plain, provenance=named)
         self.tell("reading the graph")
-        found = inspect(self.model)
+        with suppress(CaptureError):  # inspect() refuses with the remedy, or captures the model in parts
+            self.original = capture(self.model)
+        found = inspect(self.model, check=False, program=self.original)
         self.recipe = Recipe.from_dict(given.recipes[0]) if before else plan(found, choice)
         self.tell("inserting")
         edited = given if before else insert(self.model, self.recipe)
@@ -231,7 +234,6 @@ class _Job:
     def audit(self) -> None:
         """Count parameters, FLOPs and bytes of the original and the edited model."""
         self.tell("counting parameters, FLOPs and bytes")
-        self.original = capture(self.model)
         counted = checks.audit(self.model, self.edited, programs=(self.original, self.captured))
         self.documents.append(counted.to_dict())
 

@@ -12,7 +12,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.graph import Program, aten
-from cbsurgeon.graph.capture.execution import flat_inputs, writes
+from cbsurgeon.graph.capture.execution import flat_inputs
+from cbsurgeon.graph.capture.writing import writes
 
 # A power of two, so that scaling is exact. Large enough that a float16 sum over a few hundred tokens overflows unless
 # it accumulates in float32; small enough that a correct float16 model does not overflow.

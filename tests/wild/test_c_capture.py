@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import cbsurgeon as cbs
+from cbsurgeon.deploy import open_runtime
 from cbsurgeon.errors import CaptureError
+from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 from tests.wild.test_c_copies import CLOSE, WIDTH, Block, Net, by_hand, tokens
 
@@ -87,3 +90,32 @@ def test_a_failed_capture_names_the_line_and_never_says_that_there_is_no_mlp() -
         cbs.inspect(Model(Functional().eval(), (tokens(),)))
     assert "capture failed because" in caught.value.what
     assert "test_c_capture.py" in caught.value.where and "if x.sum().item() > 0" in caught.value.where
+
+
+class InPlace(Net):
+    """Normalises its input in place, as some preprocessing inside forward() does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.5).div_(0.25)
+        return super().forward(x)
+
+
+def test_inputs_that_the_model_writes_into_stay_as_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = InPlace().eval(), tokens()
+    kept = x.clone()
+    model = Model(module, (x,))
+    with torch.no_grad():
+        expected = module(x.clone())
+    edited = cbs.insert(model, cbs.plan(cbs.inspect(model), layers="all"))
+    assert torch.equal(capture(model).run({"x": x})["output"], expected)
+    assert cbs.verify(model, model) and not cbs.verify(model, edited)
+    cbs.export(edited, tmp_path / "m.onnx")
+    assert cbs.verify(edited, tmp_path / "m.onnx")
+    with open_runtime(model) as eager:
+        assert torch.equal(eager.run({"x": x})["output"], expected)
+        run = eager.prepare({"x": x})
+        run()
+        assert torch.equal(run()["output"], expected)  # type: ignore[index]
+    cbs.audit(model, edited)
+    assert torch.equal(x, kept)

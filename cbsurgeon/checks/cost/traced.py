@@ -18,6 +18,7 @@ from torch import nn
 
 from cbsurgeon.checks.cost.rules import words
 from cbsurgeon.errors import UsageError, missing
+from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.models.model import Model
 from cbsurgeon.operators import Operator
 
@@ -116,7 +117,7 @@ def _operator_calls(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[st
     try:
         with torch.no_grad():
             if operators:
-                module(*inputs)
+                module(*copied(inputs, {})[0])
     finally:
         for hook in hooks:
             hook.remove()

@@ -18,6 +18,7 @@ from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.capture.parts import example
 from cbsurgeon.graph.capture.tracing import input_names
 from cbsurgeon.graph.capture.whole import output_names
+from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.graph.program import wrap
 from cbsurgeon.models.model import Model
 
@@ -177,7 +178,7 @@ def _callable(model: Model) -> tuple[dict[str, Tensor], Callable[[Mapping[str, T
 
     def call(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         filled = [inputs.get(name, leaf) for name, leaf in zip(names, leaves, strict=True)]
-        args, kwargs = pytree.tree_unflatten(filled, spec)
+        args, kwargs = copied(*pytree.tree_unflatten(filled, spec))
         with torch.no_grad():
             outputs = module(*args, **kwargs)
         return dict(zip(output_names(outputs), _tensors(outputs), strict=True))

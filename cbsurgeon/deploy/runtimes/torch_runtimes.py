@@ -70,6 +70,8 @@ class EagerRuntime(TorchRuntime):
     """Calls the ``nn.Module`` directly."""
 
     backend = "eager"
+    _writes = False
+    """Whether forward() changes its inputs in place, so that it gets copies."""
 
     @classmethod
     def _of(cls, spec: RuntimeSpec) -> TorchRuntime:
@@ -95,8 +97,11 @@ class EagerRuntime(TorchRuntime):
         self.module = _on_device(module, device)
         args, kwargs = model.example_inputs, dict(model.example_kwargs)
         self._names, self._leaves, self._spec = _name_leaves(module, args, kwargs)
+        own = [leaf.to(device, copy=True) for leaf in _tensors(self._leaves)]
+        before = [leaf._version for leaf in own]
         with torch.no_grad():
-            outputs = self._call(dict(zip(self._names, _tensors(self._leaves), strict=True)), device)
+            outputs = self._call(dict(zip(self._names, own, strict=True)))
+        self._writes = before != [leaf._version for leaf in own]
         axes = _batch_axes(model, self._leaves)
         ports = tuple(map(_port, self._names, _tensors(self._leaves), axes))
         super().__init__(
@@ -107,11 +112,11 @@ class EagerRuntime(TorchRuntime):
     def _compiled(self) -> Callable[..., Any]:
         return self.module
 
-    def _call(self, inputs: Mapping[str, Tensor], device: str | None = None) -> Any:
+    def _call(self, inputs: Mapping[str, Tensor]) -> Any:
         names = iter(self._names)
         filled = [inputs[next(names)] if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        if device is not None:
-            filled = [leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in filled]
+        if self._writes:
+            filled = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in filled]
         args, kwargs = pytree.tree_unflatten(filled, self._spec)
         forward = getattr(self, "_forward", self.module)
         return forward(*args, **kwargs)

@@ -19,6 +19,7 @@ from cbsurgeon.graph.attention.influence import CLOSED, REACHED
 from cbsurgeon.graph.block import Block, Inspection
 from cbsurgeon.graph.capture.parts import example
 from cbsurgeon.graph.capture.tracing import input_names
+from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.models.model import Model
 
 
@@ -145,7 +146,7 @@ class _Runner:
         parts = dict(self._module.named_modules())
         handles = [self._hook(parts[place.module], number, seen, which) for number, place in enumerate(self._places)]
         leaves = [given.get(number, leaf) for number, leaf in enumerate(self._leaves)]
-        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        args, kwargs = copied(*pytree.tree_unflatten(leaves, self._spec))
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)

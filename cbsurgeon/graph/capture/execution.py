@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.export.graph_signature import InputKind, InputSpec
 
 from cbsurgeon.graph import aten
+from cbsurgeon.graph.capture.writing import storage, writes
 from cbsurgeon.graph.program import Program
 
 Override = Mapping[str, Tensor]
@@ -35,7 +36,7 @@ class Execution:
         self._writers: dict[fx.Node, list[fx.Node]] = defaultdict(list)
         for node in module.graph.nodes:
             if writes(node):
-                self._writers[_storage(node)].append(node)
+                self._writers[storage(node)].append(node)
 
     def values(
         self,
@@ -67,17 +68,24 @@ class Execution:
         try:
             with torch.set_grad_enabled(grad):
                 for node in order:
-                    replaced = node.name in override
-                    environment[node] = override[node.name] if replaced else self._run(node, inputs)
+                    environment[node] = self._given(node, inputs, override)
                     for gone in dead[node]:
                         environment.pop(gone, None)
         finally:
             self._interpreter.env = {}
         return {name: environment[self._nodes[name]] for name in names}
 
-    def _run(self, node: fx.Node, inputs: Mapping[str, Tensor]) -> Any:
-        if node.op == "placeholder":
-            return _given(self._program, self._specs[node.name], inputs)
+    def _given(self, node: fx.Node, inputs: Mapping[str, Tensor], override: Override) -> Any:
+        """Return the value of a node; a value from outside is copied if the graph writes into tensors."""
+        if node.name in override:
+            value: Any = override[node.name]
+        elif node.op == "placeholder":
+            value = _given(self._program, self._specs[node.name], inputs)
+        else:
+            return self._run(node)
+        return value.clone() if self._writers and isinstance(value, Tensor) else value
+
+    def _run(self, node: fx.Node) -> Any:
         if not aten.draws(node):
             return self._interpreter.run_node(node)
         with torch.random.fork_rng(devices=[]):
@@ -103,9 +111,9 @@ class Execution:
             if node.name not in override:
                 for source in node.all_input_nodes:
                     add(source)
-            for writer in self._writers.get(_storage(node), ()) if self._writers else ():
-                if self._places[writer] < self._places[node]:
-                    add(writer)
+                    for writer in self._writers.get(storage(source), ()) if self._writers else ():
+                        if self._places[writer] < self._places[node]:
+                            add(writer)
         return [needed[place] for place in sorted(needed)]
 
 
@@ -119,21 +127,6 @@ def _last_uses(order: list[fx.Node], keep: Iterable[fx.Node]) -> dict[fx.Node, l
                 seen.add(source)
                 last[node].append(source)
     return last
-
-
-def writes(node: fx.Node) -> bool:
-    """Whether an operator writes into one of its operands."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
-def _storage(node: fx.Node) -> fx.Node:
-    """The tensor whose memory a node's result may share, through views and in-place operators."""
-    while node.args and isinstance(node.args[0], fx.Node):
-        if not (writes(node) or aten.name(node) in aten.LAYOUT | aten.CROP | aten.SPLIT):
-            break
-        node = node.args[0]
-    return node
 
 
 def values(

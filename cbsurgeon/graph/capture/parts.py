@@ -15,6 +15,7 @@ from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.batching import batch_of
 from cbsurgeon.graph.capture.substitution import call_with
+from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model, Provenance
 
@@ -156,8 +157,8 @@ def record(
             if runs is not None:
                 runs[path] += 1
             if path not in recorded:
-                copied = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (args, kwargs))
-                recorded[path] = Recorded(*copied)
+                detached = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (args, kwargs))
+                recorded[path] = Recorded(*detached)
 
         return note
 
@@ -166,6 +167,7 @@ def record(
         for path, part in module.named_modules()
         if path and (only is None or path in only)
     ]
+    args, kwargs = copied(args, kwargs)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a forward() with random numbers (which patches to keep) gets the same each time

@@ -24,6 +24,7 @@ from cbsurgeon.graph.capture import merging
 from cbsurgeon.graph.capture.batching import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.regions import inline, raising_line
+from cbsurgeon.graph.capture.writing import copied, spare_inputs
 from cbsurgeon.graph.program import Program, wrap
 from cbsurgeon.models.model import Model
 
@@ -109,11 +110,14 @@ def export(module: nn.Module, inputs: Inputs, batch: Batch, reference: str) -> P
 def traced(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: dict[str, Any] | None
 ) -> ExportedProgram:
-    """Return the program of ``torch.export`` (non-strict, without log output), with the regions of its graph
-    inlined."""
+    """Return the program of ``torch.export`` (non-strict, without log output), with the regions of its graph inlined.
+
+    A program does not write into its inputs, also if the model does.
+    """
     with _plain_attention(), _quiet(), torch.no_grad():
         exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     inline(exported)
+    spare_inputs(exported)
     return exported
 
 
@@ -249,10 +253,12 @@ def compare(
     """Refuse a program with other outputs than the module; with ``same_draws``, both get the same random numbers."""
     with _plain_attention(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        eager = program.name_outputs(module(*args, **kwargs))
+        own_args, own_kwargs = copied(args, kwargs)
+        eager = program.name_outputs(module(*own_args, **own_kwargs))
         if same_draws:
             torch.manual_seed(0)
-        captured = program.name_outputs(program.module()(*args, **kwargs))
+        own_args, own_kwargs = copied(args, kwargs)
+        captured = program.name_outputs(program.module()(*own_args, **own_kwargs))
     for name, expected in eager.items():
         got = captured[name]
         if expected.shape != got.shape or expected.dtype != got.dtype:

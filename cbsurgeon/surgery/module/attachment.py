@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph.capture.copying import duplicate, named_parts
 from cbsurgeon.graph.capture.substitution import call_with
+from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.operators import Operator, build
 from cbsurgeon.operators.common.unfolding import Unfolding
@@ -202,7 +203,8 @@ def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
             _run_on_shapes(other, args, kwargs)
     except Exception:  # forward() may fail in any way on tensors without values; the real run below decides
         with _counting(module) as ran, torch.no_grad():
-            _drain(module(*args, **kwargs))
+            own_args, own_kwargs = copied(args, kwargs)
+            _drain(module(*own_args, **own_kwargs))
     return ran
 
 

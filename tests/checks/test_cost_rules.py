@@ -26,6 +26,7 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], int, int]] =
     "var": (lambda x: x.var(1), (3, 8), 0, 4 * 24 + 8),
     "adaptive_avg_pool1d": (lambda x: F.adaptive_avg_pool1d(x, 2), (3, 8), 6, 24 + 6),
     "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, 2), (3, 4, 4), 12, 48 + 12),
+    "adaptive_avg_pool3d": (lambda x: F.adaptive_avg_pool3d(x, 2), (3, 4, 4, 4), 24, 192 + 24),
     "avg_pool1d": (lambda x: F.avg_pool1d(x, 2), (3, 8), 12, 2 * 12),
     "avg_pool2d": (lambda x: F.avg_pool2d(x, 2), (3, 4, 4), 12, 4 * 12),
     "avg_pool2d of two sides": (lambda x: F.avg_pool2d(x, (2, 1)), (3, 4, 4), 24, 2 * 24),
@@ -146,3 +147,32 @@ def test_a_count_of_nothing() -> None:
 )
 def test_signs_of_readable_numbers(value: int, signed: bool, text: str) -> None:
     assert readable(value, signed=signed) == text
+
+
+class Region(nn.Module):
+    """A linear layer in a region with another gradient mode or another type, which a program holds as one node."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.fc, self.kind = nn.Linear(8, 8), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        region = torch.no_grad() if self.kind == "gradients" else torch.autocast("cpu", dtype=torch.bfloat16)
+        with region:
+            y = self.fc(x)
+        return y.float()
+
+
+@pytest.mark.parametrize("kind", ["gradients", "types"])
+def test_the_region_of_a_program_is_counted(kind: str) -> None:
+    module, x = Region(kind).eval(), torch.randn(2, 3, 8)
+    with torch.enable_grad():
+        exported = torch.export.export(module, (x,))
+    assert any(str(node.target).startswith("wrap_with") for node in exported.graph.nodes)
+    found = count(Model(None, program=exported))
+    assert found.calls["linear"] == 1 and not found.uncounted
+    assert found.total.flops == 2 * 3 * 8 * 8, "two samples of three tokens"
+
+
+def test_a_count_of_nothing_reads_no_weights() -> None:
+    assert Count("nothing", Tally()).weight_bytes == 0

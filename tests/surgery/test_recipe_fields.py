@@ -14,6 +14,7 @@ from torch import nn
 import cbsurgeon as cbs
 from cbsurgeon.errors import NothingMatched, SurgeryError, UsageError
 from cbsurgeon.surgery.agreement import refuse_other_sites
+from cbsurgeon.surgery.refusals import occupied
 
 
 @cache
@@ -104,3 +105,9 @@ def test_a_recipe_that_would_change_nothing_is_refused(empty: cbs.Recipe, on: An
     with pytest.raises(NothingMatched) as caught:
         cbs.insert(model(), empty, on=on)
     assert caught.value.code == "CB-RECIPE-05" and caught.value.exit_code == 1
+
+
+def test_a_refusal_names_the_blocks_to_leave_out() -> None:
+    site = replace(recipe().sites[0], index=2)
+    assert occupied(site, "cb", "cb").do.endswith("leave the block out (--exclude 2)")
+    assert occupied(site, "cb", "cb", (1, 2, 5)).do.endswith("leave these blocks out (--exclude 1,2,5)")

@@ -83,7 +83,7 @@ class ProgramEditor:
         target = self.targets[name]
         (self._state if target in self._state else self._constants)[target] = self.weights[name]
 
-    def add_weight(self, path: str, tensor: Tensor, *, saved: bool = True) -> fx.Node:
+    def add_weight(self, path: str, tensor: Tensor, *, saved: bool) -> fx.Node:
         """A new parameter or buffer: its state-dict entry, its placeholder, and its line in the signature.
 
         Args:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.attention import between, causality, channels, filler, queries, samples
+from cbsurgeon.graph.attention import between, causality, channels, class_token, filler, padding, queries, samples
 from cbsurgeon.graph.attention.class_token import ClassTokens, Spot
 from cbsurgeon.graph.attention.maps import following, keys, listing, scale
 from cbsurgeon.graph.axes.table import Factor
+from cbsurgeon.graph.axes.tracking import follow
 from cbsurgeon.graph.branches.sites import NoSite
 from tests.graph.small_graphs import C, N, axes, read
 
@@ -166,3 +167,50 @@ def test_a_position_of_a_unit_axis_stays_where_it_is() -> None:
 )
 def test_noise_is_no_mask(example: Tensor, tried: bool) -> None:
     assert bool(list(filler._trials(example, True, (3,), ()))) == tried
+
+
+def test_the_parameter_behind_an_expanded_vector() -> None:
+    """A row of a table is a vector of its own; an expanded vector is the vector."""
+    _, nodes = read(lambda x, table: x + table[1].expand(2, -1)[:1], table=(3, C))
+    row, expanded = (next(node for node in nodes if aten.name(node) == name) for name in ("select", "expand"))
+    assert class_token._vector(expanded) is row
+    _, nodes = read(lambda x, vector: x + vector.expand(2, -1)[:1], vector=(C,))
+    expanded = next(node for node in nodes if aten.name(node) == "expand")
+    assert class_token._vector(expanded).op == "placeholder"
+
+
+@pytest.mark.parametrize(("axis", "follows"), [(1, True), (2, False)])
+def test_a_position_behind_attention_is_that_of_its_query(axis: int, follows: bool) -> None:
+    flow, nodes = read(lambda x: torch.nn.functional.scaled_dot_product_attention(x.sin(), x.cos(), x))
+    found = ClassTokens(flow).before(Spot(nodes[-1], axis, 0))
+    assert (found == Spot(nodes[-1].args[0], axis, 0)) == follows and (found is None) != follows
+
+
+@pytest.mark.parametrize(("scores", "expected"), [(True, ("mask",)), (False, ())])
+def test_a_mask_is_what_is_added_to_scores(scores: bool, expected: tuple[str, ...]) -> None:
+    class Masked(torch.nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return (x @ x.mT + mask).softmax(-1) @ x
+
+    class Routed(torch.nn.Module):
+        """A softmax over the channels of a sum: a router masks no token."""
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return (x + mask).softmax(-1)
+
+    shape = (2, N, N) if scores else (2, N, C)
+    module = Masked() if scores else Routed()
+    exported = torch.export.export(module, (torch.randn(2, N, C), torch.zeros(shape)))
+    flow = follow(exported.graph, ["x", "mask"], {"x": 0, "mask": 0})
+    assert causality.masks(SimpleNamespace(flow=flow)) == expected  # type: ignore[arg-type]
+
+
+def test_a_mask_that_the_model_rejects_has_another_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rejects(*_: Any) -> Any:
+        raise ValueError("every row must have a token")
+
+    monkeypatch.setattr(padding, "values", rejects)
+    program: Any = SimpleNamespace(with_batch=lambda samples: {})
+    scores: Any = SimpleNamespace(product=None, read=SimpleNamespace(name="softmax"))
+    flow: Any = None
+    assert padding._hidden(program, flow, scores, "mask", torch.ones(2, N)) is None

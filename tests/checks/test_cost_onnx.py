@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -14,9 +15,11 @@ from torch import nn
 import cbsurgeon as cbs
 from cbsurgeon.checks.cost.auditing import audit, count_file
 from cbsurgeon.checks.cost.counts import QUANTITIES, Tally
+from cbsurgeon.checks.cost.onnx import graph
 from cbsurgeon.checks.cost.roofline import shares
 from cbsurgeon.errors import CBSurgeonError
 from cbsurgeon.models.model import Model
+from cbsurgeon.operators import CB
 
 onnx = pytest.importorskip("onnx", reason="reading ONNX files needs the extra `onnx`")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -224,3 +227,15 @@ def test_half_precision_halves_the_weights(exported: tuple[Model, Model, Path, P
     assert half.total.params == full.total.params
     sizes = full.weight_bytes - 2 * full.total.params, half.weight_bytes
     assert abs(sizes[0] - sizes[1]) < 200, "shapes and single constants are all that does not halve"
+
+
+def test_an_operator_inside_another_belongs_to_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = f"{CB.__module__}.{CB.__qualname__}"
+    stack = {"blocks.0.context_broadcast": kind, "blocks.0.context_broadcast.inner": kind}
+    site = {"path": "blocks.0", "tokens": 4, "channels": 8}
+    monkeypatch.setattr(graph, "_stack", lambda node: stack)
+    monkeypatch.setattr(graph, "metadata_of", lambda proto, path: {"recipes": [{"sites": [site]}]})
+    node = SimpleNamespace(name="mean", op_type="ReduceMean")
+    read: Any = SimpleNamespace(proto=SimpleNamespace(graph=SimpleNamespace(node=[node])), path=None, dtype="float32")
+    (group,) = graph.OnnxGraph.groups(read)
+    assert (group.path, group.nodes) == ("blocks.0.context_broadcast", ("mean",))

@@ -13,9 +13,10 @@ from torch import Tensor, fx, nn
 from cbsurgeon.graph import aten, inspect
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, Dims, Evidence
+from cbsurgeon.graph.blocks import taps
 from cbsurgeon.graph.blocks.assembly import common_prefix
 from cbsurgeon.graph.branches import body, experts, steps
-from cbsurgeon.graph.capture import batching, sizes
+from cbsurgeon.graph.capture import batching, parts, sizes
 from cbsurgeon.models.model import Model
 from tests.graph.small_graphs import B, C, N, axes, read
 
@@ -181,3 +182,36 @@ def test_an_mlp_as_wide_as_its_stream_is_no_adapter() -> None:
     (use,) = block.sites["end"].uses
     assert use.value.startswith("dropout"), "End is after the dropout and before the layer scale"
     assert "(only on request)" not in str(found)
+
+
+ENDS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "scale": (lambda y, scale: scale * y, "linear_1"),
+    "scale, dropout": (lambda y, scale: nn.functional.dropout(scale * y, 0.1, False), "linear_1"),
+    "dropout, scale": (lambda y, scale: scale * nn.functional.dropout(y, 0.1, False), "dropout"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_end_is_before_the_layer_scale(name: str) -> None:
+    class Net(Wide):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(x).clamp(-100.0, 100.0)
+            return x + ENDS[name][0](self.fc2(nn.functional.gelu(self.fc1(y))), self.scale)
+
+    (block,) = inspect(Model(Net().eval(), (torch.randn(B, N, C),))).blocks
+    assert [use.value for use in block.sites["end"].uses] == [ENDS[name][1]]
+    assert [use.value for use in block.sites["front"].uses] == ["layer_norm"], "a clamp for the number format is passed"
+
+
+def test_an_output_is_found_behind_other_readers() -> None:
+    flow, (_, _, total, *_) = read(lambda x: ((total := x + x.sin()).mean(), total))  # type: ignore[arg-type, return-value]
+    assert [user.op for user in total.users] == ["call_function", "output"]
+    assert taps._is_output(flow, total)
+
+
+def test_the_batch_axes_of_a_part_beside_a_number() -> None:
+    class Plus(nn.Module):
+        def forward(self, x: Tensor, number: int) -> Tensor:
+            return x + number
+
+    assert parts._batch_axes(Model(Plus().eval(), (torch.randn(B, N, C), 3)), {}) == {}

@@ -13,11 +13,11 @@ from torch import Tensor
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.attention import between, causality, channels, class_token, filler, padding, queries, samples
 from cbsurgeon.graph.attention.class_token import ClassTokens, Spot
-from cbsurgeon.graph.attention.maps import following, keys, listing, scale
+from cbsurgeon.graph.attention.maps import following, keys, lead, listing, scale, weighing
 from cbsurgeon.graph.axes.table import Factor
 from cbsurgeon.graph.axes.tracking import follow
 from cbsurgeon.graph.branches.sites import NoSite
-from tests.graph.small_graphs import C, N, axes, read
+from tests.graph.small_graphs import B, C, N, axes, read
 
 
 def test_the_head_of_each_written_channel() -> None:
@@ -214,3 +214,43 @@ def test_a_mask_that_the_model_rejects_has_another_meaning(monkeypatch: pytest.M
     scores: Any = SimpleNamespace(product=None, read=SimpleNamespace(name="softmax"))
     flow: Any = None
     assert padding._hidden(program, flow, scores, "mask", torch.ones(2, N)) is None
+
+
+def test_the_product_behind_weights_that_get_another_layout() -> None:
+    flow, nodes = read(attending(lambda weights, x: weights.unsqueeze(1) @ x[:, None]))
+    softmax = next(node for node in nodes if aten.name(node) == "softmax")
+    found = weighing.weighing(flow, softmax, 2)
+    assert found is not None and found.product is nodes[-1] and not found.mixers
+    assert [aten.name(node) for node in found.way] == ["softmax", "unsqueeze"] and found.key == 3
+
+
+def test_heads_that_only_the_keys_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries of one head are broadcast to the heads of the keys; here tokens stand for heads."""
+    flow, nodes = read(
+        lambda x: torch.nn.functional.scaled_dot_product_attention(x[:, None], x[:, :, None], x[:, :, None])
+    )
+    query, key = nodes[-1].args[:2]
+    one: Any = SimpleNamespace(weights=query, lead=(0, 1), fused=True, asked=SimpleNamespace(node=key))
+    monkeypatch.setattr(lead, "parts_of", lambda flow, one, dims: dims)
+    assert lead.lead_of(flow, one) == [flow.of(key)[0], flow.of(key)[1]]
+    one.fused = False
+    assert lead.lead_of(flow, one) == [flow.of(key)[0], ()]
+
+
+def test_what_is_merged_with_the_batch_beside_heads_are_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = {0: "batch", 1: "head", 2: "head"}
+    monkeypatch.setattr(lead, "_role", lambda flow, one, axis: roles[axis])
+    monkeypatch.setattr(lead, "_size", lambda axis, size: size)
+    nothing: Any = None
+    merged, heads = (Factor(7, 0), Factor(4, 1)), (Factor(3, 2),)
+    found = lead.parts_of(nothing, nothing, (merged, heads))
+    assert [[part.role for part in own] for own in found] == [["batch", "window"], ["head"]]
+    found = lead.parts_of(nothing, nothing, (merged,))
+    assert [[part.role for part in own] for own in found] == [["batch", "head"]]
+
+
+def test_an_open_size_is_that_of_the_capture() -> None:
+    _, (x, *_) = read(lambda x: x + 1)
+    samples_of_x, tokens, _ = aten.value(x).shape  # type: ignore[union-attr]
+    assert isinstance(samples_of_x, torch.SymInt)
+    assert (channels._at_capture(samples_of_x), channels._at_capture(tokens)) == (B, N)

@@ -178,7 +178,8 @@ def test_an_mlp_as_wide_as_its_stream_is_no_adapter() -> None:
     found = inspect(Model(Wide().eval(), (torch.randn(B, N, C),)))
     (block,) = found.blocks
     assert block.default and block.hidden == block.channels
-    assert [note for note in block.notes if note.startswith("dropout is a function call")] == list(block.notes)[:1]
+    (note,) = block.notes
+    assert note.startswith("dropout is a function call")
     (use,) = block.sites["end"].uses
     assert use.value.startswith("dropout"), "End is after the dropout and before the layer scale"
     assert "(only on request)" not in str(found)

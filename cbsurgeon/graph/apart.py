@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from torch import fx
 
-from cbsurgeon.graph.attention.influence import Probe
-from cbsurgeon.graph.attention.stretches import Stretch, Tokens, begin, is_float, layout_of, tokens_of
+from cbsurgeon.graph.attention.probing.influence import Probe
+from cbsurgeon.graph.attention.probing.stretches import Stretch, Tokens, begin, is_float, layout_of, tokens_of
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import Factor
 from cbsurgeon.graph.block import APART, Block

@@ -4,15 +4,17 @@ fingerprint."""
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import apart
-from cbsurgeon.graph.attention import causality, class_token, filler, padding
+from cbsurgeon.graph.attention import causality, class_token, padding
 from cbsurgeon.graph.attention.between import add_code_between_parts
-from cbsurgeon.graph.attention.influence import Probe
+from cbsurgeon.graph.attention.causality import Causality
+from cbsurgeon.graph.attention.hiding import filler, orders
 from cbsurgeon.graph.attention.maps import listing
+from cbsurgeon.graph.attention.probing.influence import Probe
 from cbsurgeon.graph.attention.queries import QUERY, query_sites
 from cbsurgeon.graph.block import Block, Inspection, Mask, Site
 from cbsurgeon.graph.blocks.assembly import (
@@ -131,7 +133,10 @@ def inspect_program(
     causal = causality.causal_stacks(reading, members, run)
     every = apart.with_notes(reading, groups, every, run) if run is not None else every
     every, unmasked = _masked(bare, reading, groups, every, run=run is not None)
-    marking = _marking(bare, reading, groups, every, unmasked, run) if run is not None else {}
+    marking: dict[str, str] = {}
+    if run is not None:
+        marking, ordered = _hidden(bare, reading, groups, every, unmasked, causal, run)
+        causal |= ordered
     unmasked |= {stack: f"{name} masks its tokens, but not as an attention mask" for stack, name in marking.items()}
     every = [_without_masks(block) if block.stack in marking else block for block in every]
     every = _with_queries(bare, reading, groups, every, hosts or Hosts(), operators, run=has_weights(program))
@@ -182,18 +187,20 @@ def _with_queries(
     return result
 
 
-def _marking(
+def _hidden(
     program: Program,
     reading: Reading,
     groups: list[list[Found]],
     blocks: list[Block],
     unmasked: Container[str],
+    causal: Mapping[str, Causality],
     run: Probe,
-) -> dict[str, str]:
-    """Return, for each stack that has one, the input that masks its tokens by other means than an attention mask."""
-    known: dict[str, set[str]] = {}
+) -> tuple[dict[str, str], dict[str, Causality]]:
+    """Return, for each stack that has one, the input that masks its tokens by other means than an attention mask; and
+    the stacks whose tokens see each other in an order that depends on the inputs."""
+    known: dict[str, set[Mask]] = {}
     for block in blocks:
-        masks = {site.mask.input for site in block.sites.values() if site.mask is not None}
+        masks = {site.mask for site in block.sites.values() if site.mask is not None}
         known.setdefault(block.stack, set()).update(masks)
     members = [
         (block.stack, one)
@@ -201,7 +208,17 @@ def _marking(
         if block.stack not in unmasked
         for one in group
     ]
-    return filler.marking_inputs(program, reading, members, run, known)
+    names = {stack: {mask.input for mask in masks} for stack, masks in known.items()}
+    found = filler.marking_inputs(program, reading, members, run, names)
+    order = {
+        stack: f"the values of {name} decide which tokens see which; if it always holds increasing values, leave it out"
+        for stack, (name, how) in found.items()
+        if how == "order"
+    }
+    rest = [(stack, one) for stack, one in members if stack not in found and stack not in causal]
+    order |= orders.ordered_stacks(program, reading, rest, run, frozenset().union(*known.values()))
+    marking = {stack: name for stack, (name, how) in found.items() if how == "padding"}
+    return marking, {stack: Causality((sentence,), past=True) for stack, sentence in order.items()}
 
 
 def _without_masks(block: Block) -> Block:

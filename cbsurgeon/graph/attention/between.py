@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.graph.attention.influence import CLOSED, REACHED
+from cbsurgeon.graph.attention.probing.order import CLOSED, REACHED
 from cbsurgeon.graph.block import Block, Inspection
 from cbsurgeon.graph.capture.parts import example
 from cbsurgeon.graph.capture.tracing import input_names

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import fx
 
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.attention.influence import Order, Probe
+from cbsurgeon.graph.attention.probing.influence import Probe
+from cbsurgeon.graph.attention.probing.order import Order
+from cbsurgeon.graph.attention.probing.stretches import Stretch, Tokens, stretch, tokens_of
 from cbsurgeon.graph.attention.scores import NEAR, find_scores, raw_inputs
-from cbsurgeon.graph.attention.stretches import Stretch, Tokens, stretch, tokens_of
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches.steps import chain
@@ -46,7 +47,7 @@ def causal_stacks(reading: Reading, members: Sequence[tuple[str, Found]], run: P
 
     A stack is causal if an attention operator has ``is_causal``, and not causal if attention covers all tokens without
     a mask. Every other stack is run: some tokens are changed, and the outputs of the other tokens are compared
-    (:mod:`cbsurgeon.graph.attention.influence`). If that is not conclusive, a triangular mask in the graph
+    (:mod:`cbsurgeon.graph.attention.probing.influence`). If that is not conclusive, a triangular mask in the graph
     decides.
 
     Args:
@@ -241,7 +242,8 @@ def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, padded: boo
 def _sentence(part: Stretch, order: Order) -> str:
     out = ", ".join(node.name for node in part.exits)
     if order == "mixed":
-        return f"from {part.entry.name} to {out}, some tokens see later ones that do not see them"
+        what = "some tokens see later ones that do not see them, or never influence later ones"
+        return f"from {part.entry.name} to {out}, {what}"
     later, earlier = ("later", "earlier") if order == "future" else ("earlier", "later")
     return f"changing {later} tokens at {part.entry.name} changes no {earlier} token at {out}"
 

@@ -8,7 +8,8 @@ from torch.export.graph_signature import TensorArgument
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.attention.influence import CLOSED, replaced_small_parameters
+from cbsurgeon.graph.attention.probing.influence import replaced_small_parameters
+from cbsurgeon.graph.attention.probing.order import CLOSED
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
 from cbsurgeon.graph.capture.execution import values

@@ -1,0 +1,143 @@
+"""Find which tokens of a stack influence which others, by running the part of the program that holds the stack.
+
+Some tokens of the stack's input are changed, and the tokens of its output are compared. This detects causality whatever
+the operators are: a triangular mask, a decay that is multiplied with the scores, a running sum, a causal convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.export.graph_signature import InputKind
+
+from cbsurgeon.graph.attention.probing.order import Order, depends_on_place, hidden, influence_is_lost, order_of
+from cbsurgeon.graph.attention.probing.running import Runner
+from cbsurgeon.graph.attention.probing.stretches import Stretch
+from cbsurgeon.graph.capture.execution import values
+from cbsurgeon.graph.program import Program
+
+SMALL = 1e-2
+"""Parameters whose largest magnitude is below this are replaced while probing: a branch that starts at zero (ReZero,
+adaptive norms, layer scale) would otherwise have no influence."""
+
+
+class Probe:
+    """Runs stretches of one program with changed tokens.
+
+    Args:
+        program: the captured program, with weights.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._parameters = replaced_small_parameters(program)
+        self._example = _first_sample(program)
+
+    def order(self, part: Stretch, *, padded: bool, sites: bool = True) -> Order:
+        """Return which tokens the tokens of a stretch do not see.
+
+        Args:
+            part: the stretch.
+            padded: the example inputs contain padding, so that the last token may be one that no other token sees.
+            sites: some block of the stretch is an MLP. A class token that only reads the others is one-way, but blocks
+                of class attention alone have no MLP over these tokens.
+        """
+        run = self._runner(part)
+        return "unknown" if run is None else order_of(run, part.sizes, padded, sites)
+
+    def apart(self, part: Stretch) -> bool:
+        """Return whether each tested token of a stretch changes itself and no other, at every exit."""
+        run = self._runner(part)
+        if run is None:
+            return False
+        for place in sorted({0, part.count // 2, part.count - 1}):
+            chosen = torch.zeros(part.count, dtype=torch.bool)
+            chosen[place] = True
+            for moved, floor in zip(run(chosen), run.floors, strict=True):
+                if not hidden(float(moved[~chosen].max()), float(moved[chosen].max()), floor):
+                    return False
+        return True
+
+    def passes(self, part: Stretch, given: Mapping[str, Tensor], changed: Tensor, looked: Tensor | None) -> float:
+        """Return the largest change of some tokens when other tokens are changed.
+
+        Args:
+            part: the stretch.
+            given: inputs of the program to use instead of the examples.
+            changed, looked: ``[tokens]``, true for the tokens to change and for the tokens to compare; ``None`` to
+                compare exits that hold no tokens.
+
+        Returns:
+            the largest change at any exit; not-a-number if an output is not finite.
+        """
+        run = self._runner(part, given)
+        if run is None:
+            return float("nan")
+        return max(float((moved if looked is None else moved[looked]).max()) for moved in run(changed))
+
+    def loses(self, part: Stretch, plain: Mapping[str, Tensor], marked: Mapping[str, Tensor]) -> bool:
+        """Return whether some token influences others with some inputs of the program, and none with others.
+
+        Args:
+            part: the stretch.
+            plain, marked: the inputs to use instead of the examples.
+        """
+        runs = [self._runner(part, given) for given in (plain, marked)]
+        before, after = runs
+        return before is not None and after is not None and influence_is_lost(before, after, part.count)
+
+    def ordered(self, part: Stretch, given: Mapping[str, Tensor], sample: int) -> bool:
+        """Return whether the tokens of one sample see each other in an order.
+
+        Args:
+            part: the stretch.
+            given: inputs of the program to use instead of the examples.
+            sample: the number of the sample.
+        """
+        inputs = {**self._program.example, **given}
+        one = {
+            name: tensor.narrow(axis, min(sample, tensor.shape[axis] - 1), 1)
+            if (axis := self._program.batch_axes.get(name)) is not None
+            else tensor
+            for name, tensor in inputs.items()
+        }
+        run = self._runner(part, example=one)
+        return run is not None and depends_on_place(run, part.count)
+
+    def _runner(
+        self, part: Stretch, given: Mapping[str, Tensor] | None = None, example: Mapping[str, Tensor] | None = None
+    ) -> Runner | None:
+        names = [node.name for node in (part.entry, *part.exits)]
+        override = {**self._parameters, **(given or {})}
+        example = example or (self._program.example if given else self._example)
+        plain = values(self._program, example, names, override)
+        if not all(bool(tensor.isfinite().all()) for tensor in plain.values()):
+            return None
+        return Runner(self._program, example, override, part, plain)
+
+
+def _first_sample(program: Program) -> Mapping[str, Tensor]:
+    """Return the first sample of the example inputs if all of them are floats, which halves the time of a run.
+
+    The samples of other inputs differ in more than their values: masks and token ids mark different tokens as padding.
+    """
+    floats = all(tensor.is_floating_point() for tensor in program.example.values())
+    if not floats or set(program.batch_axes) != set(program.example):
+        return program.example
+    return {name: tensor.narrow(program.batch_axes[name], 0, 1) for name, tensor in program.example.items()}
+
+
+def replaced_small_parameters(program: Program) -> dict[str, Tensor]:
+    """Return random values for the parameters that are (nearly) zero, by the name of their placeholder."""
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, Tensor] = {}
+    for spec in program.exported.graph_signature.input_specs:
+        tensor = program.exported.state_dict.get(str(spec.target)) if spec.kind is InputKind.PARAMETER else None
+        if tensor is None or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        if float(tensor.detach().abs().max()) < SMALL:
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32) / 10
+            found[str(getattr(spec.arg, "name", ""))] = noise.to(tensor)
+    return found

@@ -1,8 +1,9 @@
-"""Token axes along which a model keeps positions apart, such as an axis of views, crops or variates.
+"""Tokens that a model keeps apart: along an axis of views, crops or variates, or in groups along a single axis.
 
 If each output of a model has such an axis, and each position along it only changes itself, then a mean over all tokens
-mixes what the model never mixes. The blocks get a note about it. An axis that a later layer pools is not of this kind,
-and neither are the tokens of a model that mixes none of them.
+mixes what the model never mixes. The same holds if each token only changes those of its own group (views that were
+joined to one row of tokens, windows in every layer). The blocks get a note about it. An axis that a later layer pools
+is not of this kind, and neither are the tokens of a model that mixes none of them.
 """
 
 from __future__ import annotations
@@ -30,18 +31,28 @@ def with_notes(reading: Reading, groups: Sequence[list[Found]], blocks: Sequence
         blocks: the blocks.
         run: runs the program.
     """
-    known: dict[tuple[str, Tokens], int] = {}
+    known: dict[tuple[str, Tokens], str] = {}
     result = []
     for group, block in zip(groups, blocks, strict=True):
         stream = group[0].branch.stream
         tokens = tokens_of(reading.flow, stream) if stream is not None else None
-        if stream is not None and tokens is not None and len(tokens) > 1:
+        if stream is not None and tokens is not None:
             key = (block.stack, tokens)
-            known[key] = known[key] if key in known else _positions(reading, stream, tokens, run)
+            known[key] = known[key] if key in known else _mixed(reading, stream, tokens, run)
             if known[key]:
                 block = replace(block, notes=(*block.notes, f"a mean over all tokens mixes {known[key]} {APART}"))
         result.append(block)
     return result
+
+
+def _mixed(reading: Reading, stream: fx.Node, tokens: Tokens, run: Probe) -> str:
+    """Return what a mean over all tokens mixes, although the model keeps it apart; empty if it keeps nothing apart."""
+    positions = _positions(reading, stream, tokens, run) if len(tokens) > 1 else 0
+    if positions:
+        return f"{positions} positions of an axis"
+    part = _to_outputs(reading, begin(reading, stream, tokens), tokens)
+    groups = run.groups(part) if part is not None else 0
+    return f"{groups} groups of tokens" if groups else ""
 
 
 def _positions(reading: Reading, stream: fx.Node, tokens: Tokens, run: Probe) -> int:
@@ -59,11 +70,15 @@ def _along(reading: Reading, stream: fx.Node, tokens: Tokens, factor: Factor) ->
     one axis as its tokens; ``None`` if an output does not have this axis."""
     if factor.size < 2:
         return None
-    entry = begin(reading, stream, tokens)
+    return _to_outputs(reading, begin(reading, stream, tokens), (factor,))
+
+
+def _to_outputs(reading: Reading, entry: fx.Node, tokens: Tokens) -> Stretch | None:
     exits = tuple(dict.fromkeys(_outputs(reading.flow, entry)))
-    layouts = {node: layout_of(reading.flow, node, (factor,), alone=True) for node in (entry, *exits)}
+    layouts = {node: layout_of(reading.flow, node, tokens, alone=True) for node in (entry, *exits)}
     found = {node: layout for node, layout in layouts.items() if layout is not None}
-    return Stretch(entry, exits, found, (factor.size,)) if exits and len(found) == len(layouts) else None
+    sizes = tuple(factor.size for factor in tokens)
+    return Stretch(entry, exits, found, sizes) if exits and len(found) == len(layouts) else None
 
 
 def _outputs(flow: Flow, entry: fx.Node) -> Iterator[fx.Node]:

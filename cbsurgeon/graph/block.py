@@ -20,7 +20,7 @@ Heads = tuple[tuple[tuple[int, int], ...], ...]
 """For every attention head, the ranges ``(start, stop)`` of channels that are its queries."""
 
 
-APART = "positions of an axis that the model keeps apart; fold this axis into the batch if that is not wanted"
+APART = "that the model keeps apart; fold them into the batch if that is not wanted"
 """End of the note of a block whose tokens include views, crops or variates that no layer mixes."""
 
 

@@ -188,6 +188,28 @@ def test_an_order_of_each_sample_is_refused_in_every_form(
             cbs.plan(found, op="cb", layers="all", options=options)
 
 
+class Flipped(nn.Module):
+    """The tokens are flipped before the layers and after them; ``seen`` holds for the flipped tokens."""
+
+    def __init__(self, seen: Tensor) -> None:
+        super().__init__()
+        self.inner = Network(lambda mixer, x, given: mixer(x, seen))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.flip(1)).flip(1)
+
+
+@pytest.mark.parametrize("seen", [LOWER, LOWER.T])
+def test_layers_with_flipped_tokens_are_refused_in_every_form(seen: Tensor) -> None:
+    module, x = Flipped(seen).eval(), noise(TOKENS, WIDTH)
+    shown = sees(module, x)
+    assert not bool((shown & shown.mT & ~SELF).any()), "no two tokens may see each other"
+    found = cbs.inspect(cbs.Model(module, (x,)))
+    for options in ({}, {"causal": True}):
+        with pytest.raises(SurgeryError, match="CB-LEAK-10"):
+            cbs.plan(found, op="cb", layers="all", options=options)
+
+
 @pytest.mark.parametrize(
     ("mix", "given"), [(sorted_and_put_back, shuffled()), (decaying, shuffled()), (neighbours, cells())]
 )
@@ -225,6 +247,9 @@ BEHIND = {
         marked(0, 5),
         marked(3, 1),
         [0, 1, 2],
+    ),
+    "number-of-padding": Marks(
+        lambda m, x, g: m(x, keys(TOKENS - g[:, None] > PLACE)), torch.zeros(2).long(), torch.full((2,), 4)
     ),
     "group": Marks(lambda m, x, g: m(x, keys(g[:, GROUP])), ONES, ONES * torch.tensor([1, 1, 0]), [6, 7, 8]),
     "pixels": Marks(

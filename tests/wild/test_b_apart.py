@@ -112,6 +112,43 @@ def test_a_note_says_that_the_mean_mixes_what_the_model_keeps_apart(
     assert len(said) == (2 if apart else 0) and all(f"mixes {apart} positions" in note for note in said)
 
 
+class Joined(nn.Module):
+    """Views in one row of tokens, ``[B, V * N, D]``: attention within a view (``across``: over all), an MLP for all."""
+
+    def __init__(self, *, across: bool) -> None:
+        super().__init__()
+        self.within = nn.ModuleList([Attention(), Attention()])
+        self.mlps = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 32), nn.GELU(), nn.Linear(32, WIDTH)) for _ in range(2)
+        )
+        self.across = across
+
+    def forward(self, x: Tensor) -> Tensor:
+        for within, mlp in zip(self.within, self.mlps, strict=True):
+            y = x if self.across else x.unflatten(1, (VIEWS, TOKENS))
+            x = x + within(y).view_as(x)
+            x = x + mlp(x)
+        return x
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_views_in_one_row_of_tokens_are_noticed(across: bool) -> None:
+    torch.manual_seed(0)
+    module = Joined(across=across).eval()
+    model = cbs.Model(module, (noise(2, VIEWS * TOKENS, WIDTH),))
+    found = cbs.inspect(model)
+    recipe = cbs.plan(found, op="cb", layers="all")
+    crossed = []
+    for network in (module, cbs.insert(model, recipe).module):
+        x = noise(2, VIEWS * TOKENS, WIDTH).requires_grad_()
+        network(x)[:, :TOKENS].sum().backward()
+        assert x.grad is not None
+        crossed.append(bool(x.grad[:, TOKENS:].any()))
+    assert crossed == [across, True]
+    said = [note for note in (*found.blocks[0].notes, *cautions(recipe, found)) if "keeps apart" in note]
+    assert len(said) == (0 if across else 2) and all(f"mixes {VIEWS} groups of tokens" in note for note in said)
+
+
 class Mapped(nn.Module):
     """Means of growing prefixes under ``torch.vmap``, and an MLP."""
 

@@ -143,6 +143,25 @@ def test_copies_of_a_stream_are_no_tokens(make: type[nn.Module]) -> None:
         assert not torch.allclose(edited(x), module(x), atol=100 * CLOSE)
 
 
+class WeightsOfTheInput(Hyper):
+    """The weights with which a result is written to the copies are computed from the copies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x[:, :, None].expand(-1, -1, 3, -1)
+        for one in self.layers:
+            y = one.layer(one.norm((h * one.read[:, None]).sum(2)))
+            h = h + y[:, :, None] * h.mean(-1, keepdim=True).tanh()
+        return self.norm(h.sum(2))
+
+
+def test_copies_whose_weights_depend_on_the_input_are_refused_with_the_cause() -> None:
+    torch.manual_seed(0)
+    found = cbs.inspect(cbs.Model(WeightsOfTheInput().eval(), (noise(),)))
+    assert not found.blocks
+    assert {str(one.reason) for one in found.rejected} == {"not-elementwise"}
+    assert all("with weights that depend on the input" in one.detail for one in found.rejected)
+
+
 def test_an_expanded_norm_makes_no_copies() -> None:
     class Normalised(nn.Module):
         def __init__(self) -> None:

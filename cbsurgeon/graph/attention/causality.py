@@ -10,7 +10,7 @@ from torch import fx
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.attention.probing.influence import Probe
 from cbsurgeon.graph.attention.probing.order import Order
-from cbsurgeon.graph.attention.probing.stretches import Stretch, Tokens, stretch, tokens_of
+from cbsurgeon.graph.attention.probing.stretches import Stretch, Tokens, layout_of, stretch, tokens_of
 from cbsurgeon.graph.attention.scores import NEAR, find_scores, raw_inputs
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.blocks.reading import Found, Reading
@@ -233,10 +233,20 @@ def _probed(run: Probe, reading: Reading, group: Sequence[Found], *, padded: boo
         for far in (True, False):
             part = stretch(reading, first, last, tokens, far=far)
             order = run.order(part, padded=padded, sites=sites) if part is not None and order == "unknown" else order
+            if part is not None and order == "future" and _is_turned(run, reading, part, own, tokens):
+                return "mixed", f"behind {part.entry.name}, a block has its tokens in another order"
             if part is not None and order in ("future", "past", "mixed"):
                 return order, _sentence(part, order)
         seen = order if seen == "unknown" else seen
     return seen, ""
+
+
+def _is_turned(run: Probe, reading: Reading, part: Stretch, own: Sequence[Found], tokens: Tokens) -> bool:
+    """Whether the tokens of some block are in another order than those of the exits, such as flipped."""
+    streams = [node for one in own for node in (one.branch.stream, one.branch.total) if node not in part.layouts]
+    found = {node: one for node in streams if node is not None and (one := layout_of(reading.flow, node, tokens))}
+    exits = (*found, *sorted(part.exits, key=lambda node: reading.flow.order[node]))
+    return run.turned(Stretch(part.entry, exits, {**part.layouts, **found}, part.sizes))
 
 
 def _sentence(part: Stretch, order: Order) -> str:

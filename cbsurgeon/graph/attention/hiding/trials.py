@@ -54,6 +54,8 @@ def trials(example: Tensor, batched: bool, sizes: tuple[int, ...], marks: Sequen
     axes = [later(sizes, axis) for axis in range(len(sizes))] if len(sizes) > 1 else []
     for hidden in (second, *axes):
         yield hidden, _lengths(example, batched, count)
+    for hidden in (second, ~second):
+        yield hidden, _absences(example, batched, count)
     shape = example.shape[1:] if batched and example.dim() else example.shape
     if shape.numel() == count:
         for hidden in (second, ~second):
@@ -160,6 +162,13 @@ def _lengths(example: Tensor, batched: bool, count: int) -> Iterator[Pair]:
         marked = plain.clone()
         marked[1] = count // 2
         yield plain, marked
+
+
+def _absences(example: Tensor, batched: bool, count: int) -> Iterator[Pair]:
+    """Yield a pair for inputs that hold the number of tokens that are padding, at either end."""
+    per_sample = example[0].numel() if batched and example.dim() else example.numel()
+    if per_sample == 1 and example.dtype != torch.bool and bool(((example >= 0) & (example == example.round())).all()):
+        yield torch.zeros_like(example), torch.full_like(example, count - count // 2)
 
 
 def _marked(example: Tensor, hidden: Tensor, marks: Sequence[int]) -> Iterator[Pair]:

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from torch.export.graph_signature import InputKind
 
-from cbsurgeon.graph.attention.probing.order import Order, depends_on_place, hidden, influence_is_lost, order_of
+from cbsurgeon.graph.attention.probing.order import (
+    Order,
+    depends_on_place,
+    groups_of,
+    hidden,
+    influence_is_lost,
+    order_of,
+    turned,
+)
 from cbsurgeon.graph.attention.probing.running import Runner
 from cbsurgeon.graph.attention.probing.stretches import Stretch
 from cbsurgeon.graph.capture.execution import values
@@ -59,6 +67,17 @@ class Probe:
                 if not hidden(float(moved[~chosen].max()), float(moved[chosen].max()), floor):
                     return False
         return True
+
+    def turned(self, part: Stretch) -> bool:
+        """Return whether later tokens influence earlier ones at some exit of a stretch, but not at the last."""
+        run = self._runner(part)
+        return run is not None and turned(run, part.count)
+
+    def groups(self, part: Stretch) -> int:
+        """Return the number of groups of tokens that do not influence each other, each of several tokens; 0 if there is
+        one, or if it is not known."""
+        run = self._runner(part)
+        return groups_of(run, part.count) if run is not None else 0
 
     def passes(self, part: Stretch, given: Mapping[str, Tensor], changed: Tensor, looked: Tensor | None) -> float:
         """Return the largest change of some tokens when other tokens are changed.

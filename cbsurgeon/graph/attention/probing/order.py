@@ -25,6 +25,9 @@ SOME, STEPS = 4, 6
 """How many tokens, besides the second and the last but one, are followed to all that they reach, and in how many steps:
 in each, the tokens that were reached are changed as well."""
 
+MOST_FAR = 2
+"""Number of tokens whose reach is not found within :data:`STEPS` runs, after which no more are followed."""
+
 Order = Literal["future", "past", "mixed", "open", "unknown"]
 """Which tokens a token does not see: later ones, earlier ones, some in another order, none, or unknown."""
 
@@ -48,12 +51,12 @@ def _shown(run: Runner, sizes: tuple[int, ...], padded: bool, sites: bool) -> Or
         if size > 1:
             found = _across(run, later(sizes, axis))
             if found in ("future", "past"):
-                mixed = found == "future" and (_against(run, count, FEW) or (not padded and _branches(run, count)))
+                mixed = found == "future" and _leaks_causally(run, count, FEW, padded)
                 return "mixed" if mixed else found
             seen = found if seen == "unknown" else seen
     if not _last_is_hidden(run, count, padded) and not (sites and _one_way(run, count, padded)):
         return seen
-    return "mixed" if _against(run, count, MANY) or (not padded and _branches(run, count)) else "future"
+    return "mixed" if _leaks_causally(run, count, MANY, padded) else "future"
 
 
 def _only_moved(run: Runner, count: int) -> bool:
@@ -73,8 +76,10 @@ def later(sizes: tuple[int, ...], axis: int) -> Tensor:
 
 
 def _across(run: Runner, behind: Tensor) -> Order:
-    """Return the order that is shown by changing each half of the tokens, at the first exit that shows an order."""
+    """Return the order that is shown by changing each half of the tokens, at the first exit that shows one. At other
+    exits, tokens may be in another order, such as flipped, in which they seem to see each other."""
     back_moves, ahead_moves = run(behind), run(~behind)
+    seen: Order = "unknown"
     for back, ahead, floor in zip(back_moves, ahead_moves, run.floors, strict=True):
         backward, forward = float(back[~behind].max()), float(ahead[behind].max())
         if hidden(backward, forward, floor):
@@ -82,8 +87,8 @@ def _across(run: Runner, behind: Tensor) -> Order:
         if hidden(forward, backward, floor):
             return "past"
         if backward > 0 and forward > 0:
-            return "open"
-    return "unknown"
+            seen = "open"
+    return seen
 
 
 def _last_is_hidden(run: Runner, count: int, padded: bool) -> bool:
@@ -141,15 +146,27 @@ def _places(count: int, most: int) -> Tensor:
     return torch.linspace(0, count - 1, min(count, most)).round().long()
 
 
-def _against(run: Runner, count: int, most: int) -> bool:
-    """Return whether some token sees a later token that does not see it. If so, a causal mean leaks as well."""
+def _leaks_causally(run: Runner, count: int, most: int, padded: bool) -> bool:
+    """Return whether a causal mean leaks as well: some token sees a later token that does not see it, or a token
+    influences two others of which neither influences the other, however many layers follow (as in a tree)."""
     places = _places(count, most)
-    sees = []
-    for place in places:
-        chosen = _only(count, int(place))
-        sees.append(torch.stack([_reached(moved)[places] for moved in run(chosen)]).any(dim=0))
-    by_changed = torch.stack(sees)  # [changed, moved]
-    return bool((by_changed & ~by_changed.T).tril(-1).any())  # the changed token is later, and does not see the other
+    direct = torch.stack([_reached_by(run, _only(count, place)) for place in places.tolist()])  # [changed, moved]
+    sees = direct[:, places]
+    if bool((sees & ~sees.T).tril(-1).any()):  # the changed token is later, and does not see the other
+        return True
+    if padded:  # padding is seen by no other token
+        return False
+    found: list[Tensor] = []
+    far = 0
+    for place, first in zip(places.tolist(), direct, strict=True):
+        reached = first if bool(first[place:].all()) else reach(run, first)
+        if reached is not None and any(root[place] and bool((root & ~reached)[place:].any()) for root in found):
+            return True
+        found += [reached] if reached is not None else []
+        far += reached is None
+        if far == MOST_FAR:
+            return False
+    return False
 
 
 def _reached(moved: Tensor) -> Tensor:
@@ -172,31 +189,47 @@ def _reached_by(run: Runner, changed: Tensor) -> Tensor:
     return changed | torch.stack([_reached(moved) for moved in run(changed)]).any(dim=0)
 
 
-def _branches(run: Runner, count: int) -> bool:
-    """Return whether some token influences two others of which neither influences the other, however many layers
-    follow, as in a tree. If so, a causal mean leaks as well."""
-    found: dict[int, Tensor] = {}
-    for place in sorted({0, min(1, count - 1), count // 2}):
-        reached = reach(run, count, place)
-        if reached is None:
-            continue
-        for from_root in found.values():
-            if from_root[place] and bool((from_root & ~reached)[place:].any()):
-                return True
-        found[place] = reached
-    return False
-
-
-def reach(run: Runner, count: int, place: int) -> Tensor | None:
-    """Return ``[tokens]``, true for the tokens that one token influences, however many layers follow; ``None`` if
+def reach(run: Runner, reached: Tensor) -> Tensor | None:
+    """Return ``[tokens]``, true for the tokens that some tokens influence, however many layers follow; ``None`` if
     :data:`STEPS` runs do not show all of them."""
-    reached = _only(count, place)
     for _ in range(STEPS):
         grown = _reached_by(run, reached)
         if bool(grown.all()) or torch.equal(grown, reached):
             return grown
         reached = grown
     return None
+
+
+def turned(run: Runner, count: int) -> bool:
+    """Return whether later tokens influence earlier ones at some exit, but not at the last: in between, the tokens were
+    in another order."""
+    behind = later((count,), 0)
+    back = [
+        float(moved[~behind].max()) > max(floor, CLOSED * float(moved[behind].max()))
+        for moved, floor in zip(run(behind), run.floors, strict=True)
+    ]
+    return any(back) and not back[-1]
+
+
+def groups_of(run: Runner, count: int) -> int:
+    """Return the number of groups of tokens that do not influence each other, each of several tokens; 0 if there is
+    one, or if it is not known.
+
+    Tokens that are tested belong to one group if both influence some token. If the groups that are seen are equally
+    large, there may be more of them.
+    """
+    groups: list[Tensor] = []
+    for place in dict.fromkeys([0, count - 1, *_places(count, FEW).tolist()]):
+        reached = reach(run, _only(count, place))
+        if reached is None or bool(reached.all()):
+            return 0
+        near = [one for one in groups if bool((one & reached).any())]
+        groups = [one for one in groups if not bool((one & reached).any())]
+        groups.append(torch.stack([reached, *near]).any(dim=0))
+    sizes = {int(one.sum()) for one in groups}
+    if len(groups) < 2 or min(sizes) < 2:
+        return 0
+    return count // sizes.pop() if len(sizes) == 1 else len(groups)
 
 
 def depends_on_place(run: Runner, count: int) -> bool:
@@ -210,7 +243,8 @@ def depends_on_place(run: Runner, count: int) -> bool:
     one_way = both_ways = neither = 0
     at_once = True
     for place in _places(count, FEW).tolist():
-        reached, direct = reach(run, count, place), _reached_by(run, _only(count, place))
+        direct = _reached_by(run, _only(count, place))
+        reached = reach(run, direct)
         if reached is None:
             return False
         at_once &= torch.equal(reached, direct)

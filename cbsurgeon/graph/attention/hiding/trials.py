@@ -181,7 +181,10 @@ def _marked(example: Tensor, hidden: Tensor, marks: Sequence[int]) -> Iterator[P
     """
     binary = bool(((example == 0) | (example == 1)).all())
     shares = example.is_floating_point() and not binary and bool((example <= 1).all())
+    fractions = shares and bool((example >= 0).all()) and not bool((example == example.round()).all())
     for mark in marks:
+        if fractions and mark < 0:  # not a fraction: ``1 + scale`` is zero there
+            continue
         plain = example.clone()
         plain[plain == mark] = 1 - mark if binary else SHARE if shares else _unlike(marks)
         yield plain, torch.where(hidden, torch.full_like(plain, mark), plain)

@@ -23,7 +23,7 @@ from cbsurgeon.graph.attention.probing.order import (
 )
 from cbsurgeon.graph.attention.probing.running import Runner
 from cbsurgeon.graph.attention.probing.stretches import Stretch
-from cbsurgeon.graph.capture.execution import values
+from cbsurgeon.graph.capture.execution import Execution
 from cbsurgeon.graph.program import Program
 
 SMALL = 1e-2
@@ -40,6 +40,7 @@ class Probe:
 
     def __init__(self, program: Program) -> None:
         self._program = program
+        self._execution = Execution(program)
         self._parameters = replaced_small_parameters(program)
         self._example = _first_sample(program)
 
@@ -131,10 +132,10 @@ class Probe:
         names = [node.name for node in (part.entry, *part.exits)]
         override = {**self._parameters, **(given or {})}
         example = example or (self._program.example if given else self._example)
-        plain = values(self._program, example, names, override)
+        plain = self._execution.values(example, names, override)
         if not all(bool(tensor.isfinite().all()) for tensor in plain.values()):
             return None
-        return Runner(self._program, example, override, part, plain)
+        return Runner(self._execution, example, override, part, plain)
 
 
 def _first_sample(program: Program) -> Mapping[str, Tensor]:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from cbsurgeon.graph.attention.probing.stretches import Stretch
-from cbsurgeon.graph.capture.execution import values
-from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.capture.execution import Execution
 
 UNCOMMON = 104_729
 """Seed of the noise. With a seed that an example was made with, noise may be a multiple of the token that it is added
@@ -21,13 +20,14 @@ class Runner:
 
     def __init__(
         self,
-        program: Program,
+        execution: Execution,
         example: Mapping[str, Tensor],
         override: Mapping[str, Tensor],
         part: Stretch,
         plain: dict[str, Tensor],
     ) -> None:
-        self._program, self._example, self._override, self._part, self._plain = program, example, override, part, plain
+        self._execution, self._example, self._override = execution, example, override
+        self._part, self._plain = part, plain
         exits = [plain[node.name].double() for node in part.exits]
         eps = [torch.finfo(plain[node.name].dtype).eps for node in part.exits]
         self.floors = [10 * one * float(tensor.abs().max()) for one, tensor in zip(eps, exits, strict=True)]
@@ -41,7 +41,7 @@ class Runner:
         rows[changed] += noise * (entry.float().std() + 1e-3).to(entry.dtype)
         override = {**self._override, part.entry.name: part.layouts[part.entry].tensor(rows, entry)}
         names = [node.name for node in part.exits]
-        after = values(self._program, self._example, names, override)
+        after = self._execution.values(self._example, names, override)
         return [
             (part.layouts[node].rows(after[node.name]).double() - self._rows(node)).abs().nan_to_num().amax(dim=1)
             for node in part.exits

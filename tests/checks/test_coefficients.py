@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import timm
@@ -13,10 +15,12 @@ from torch import Tensor
 
 import cbsurgeon as cbs
 from cbsurgeon.checks import verify
+from cbsurgeon.checks.parity.inserted import comparing
 from cbsurgeon.checks.parity.inserted.coefficients import LEAST, Estimate, estimate
 from cbsurgeon.checks.parity.inserted.comparing import _estimated
 from cbsurgeon.checks.parity.inserted.effect import Effect, Operators
 from cbsurgeon.checks.parity.reference import Reference
+from cbsurgeon.checks.parity.row import Side
 from cbsurgeon.deploy import export_onnx
 from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.graph.capture import capture
@@ -151,3 +155,17 @@ def test_an_unclear_result_is_settled_by_more_samples() -> None:
     assert Estimate((0.02, -0.02), (0.05, 0.05)).clear, "rounding explains less than half of the limit"
     assert Estimate((0.06, 0.0), (0.05, 0.05)).clear, "it fails"
     assert not Estimate((0.0, -0.026), (0.05, 0.05)).clear
+
+
+@pytest.mark.parametrize(("value", "settled"), [(0.04, False), (0.02, True), (0.06, True)])
+def test_more_samples_are_asked_for_if_one_output_is_unclear(
+    value: float, settled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = effect()
+    answers = iter([Estimate((value, 0.0), (0.05, 0.05)), Estimate((0.0, 0.0), (0.05, 0.05))])
+    monkeypatch.setattr(comparing, "_estimated", lambda *_: next(answers))
+    reference = SimpleNamespace(run=lambda dtype, inputs: {"output": one.full})
+    operators: Any = SimpleNamespace(reason="", effect=lambda inputs: [one], reference=reference)
+    sides = [(Side(name, "eager", "cpu", "float32"), {"output": one.full}) for name in "AB"]
+    found = comparing.compare_operators(operators, {}, sides, {})
+    assert found.settled == settled and bool(found.failures) == (value > 0.05)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cbsurgeon.checks import verify
+from cbsurgeon.checks.parity import comparison
+from cbsurgeon.checks.parity.inputs import plan
 from cbsurgeon.checks.parity.inputs.feed import Source
 from cbsurgeon.checks.parity.inputs.plan import SMALL_MAGNITUDE, feeds
+from cbsurgeon.deploy.casting import DTYPES, cast
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models.model import Model
 
@@ -77,9 +82,32 @@ def test_a_unit_that_is_active_far_from_zero_only(sign: float, batches: tuple[in
 
 def test_the_magnitudes_of_each_batch() -> None:
     source = Source(capture(model(Unit(1.0, 1.0))), (), {})
-    plan = {feed.label: feed.tensors["x"] for feed in feeds(source, (1, 3), None)}
+    made = {feed.label: feed.tensors["x"] for feed in feeds(source, (1, 3), None)}
     drawn = source.draw(3)["x"]
-    assert torch.equal(plan["large"][1], -plan["large"][0]) and plan["large"][2].abs().max() > 64
-    assert torch.equal(plan["small"], drawn * torch.tensor([SMALL_MAGNITUDE, 0.0, SMALL_MAGNITUDE])[:, None, None])
+    assert torch.equal(made["large"][1], -made["large"][0]) and made["large"][2].abs().max() > 64
+    assert torch.equal(made["small"], drawn * torch.tensor([SMALL_MAGNITUDE, 0.0, SMALL_MAGNITUDE])[:, None, None])
     halves = next(feed for feed in feeds(source, (1, 3), None, zero=False) if feed.label == "small").tensors["x"]
     assert torch.equal(halves[1], -SMALL_MAGNITUDE * drawn[1]), "16-bit types have no input of zeros"
+
+
+def test_an_input_without_samples_is_multiplied_as_a_whole() -> None:
+    x = torch.tensor([[3.0, -5.0], [7.0, 0.5]])
+    assert torch.equal(plan._times(x, None, (0.5, 0.0)), torch.tensor([[1.5, -2.5], [3.5, 0.25]]))
+    assert torch.equal(plan._repeated(x, None), x)
+
+
+@pytest.mark.parametrize(("dtype", "zero"), [(None, True), ("float16", False), ("bfloat16", False)])
+def test_zero_is_an_input_for_full_precision_only(
+    dtype: str | None, zero: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = model(Normalized(1e-5))
+    asked: list[bool] = []
+
+    def feeds(*given: Any, **named: Any) -> Any:
+        asked.append(named["zero"])
+        return plan.feeds(*given, **named)
+
+    monkeypatch.setattr(comparison, "feeds", feeds)
+    other = capture(right) if dtype is None else cast(capture(right), DTYPES[dtype])
+    assert verify(right, other, batches=(2,)).ok
+    assert asked == [zero]

@@ -4,8 +4,11 @@
 
 Each kind of output is written over an older one, by a command that is killed (``kill -9``) after a random part of the
 time for which it writes. Afterwards the output is the old one, byte for byte, or a new one that can be read in full;
-and no input has changed. Then two processes of ``remove`` and of ``ship`` write one output at the same time: one of
-them succeeds, the other one is refused. Kinds whose package is missing are left out and named.
+and no input has changed. An engine has a manifest beside it, and two files cannot be replaced at once: killed in
+between, the command leaves no engine, rather than an old one with a new manifest (``none``).
+
+Then two processes of ``remove`` and of ``ship`` write one output at the same time: one of them succeeds, the other one
+is refused. Kinds whose package is missing are left out and named.
 """
 
 from __future__ import annotations
@@ -168,7 +171,7 @@ def kill(kind: str, folder: Path, kills: int, dice: random.Random) -> dict[str, 
     for each in parts:
         each.rename(kept / each.name)
     first, lengths = _outputs(kept, parts), list[float]()
-    found = {"old": 0, "new": 0, "wrong": 0, "interrupted": 0}
+    found = {"old": 0, "new": 0, "none": 0, "wrong": 0, "interrupted": 0}
     for turn in range(kills + ROUND):
         _remove(path)
         for each in parts:
@@ -186,6 +189,13 @@ def kill(kind: str, folder: Path, kills: int, dice: random.Random) -> dict[str, 
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         ended(child)
+        left = hidden(folder)
+        found["interrupted"] += bool(left)
+        for each in left:
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+        if not path.exists() and len(parts) > 1:
+            found["none"] += 1
+            continue
         try:
             same = _outputs(folder, parts) == first
             read(path)
@@ -193,10 +203,6 @@ def kill(kind: str, folder: Path, kills: int, dice: random.Random) -> dict[str, 
         except Exception as error:  # whatever a reader says about half a file
             found["wrong"] += 1
             print(f"{kind}: {type(error).__name__}: {error}", file=sys.stderr)
-        left = hidden(folder)
-        found["interrupted"] += bool(left)
-        for each in left:
-            shutil.rmtree(each) if each.is_dir() else each.unlink()
     shutil.rmtree(kept)
     changed = [each.name for each, before in inputs.items() if digest(each) != before]
     return {"kind": kind, "kills": kills, "seconds_of_writing": round(min(lengths), 3), **found, "changed": changed}

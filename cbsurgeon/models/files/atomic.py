@@ -94,11 +94,13 @@ def bundle(
                     why=f"expected {sorted(names)}, found {sorted(written)}",
                     do="run it again; if it stays, update the package that writes this format",
                 )
-            if any(_lstat(final.parent / name) is not None for name in written - {final.name}):
-                final.unlink(missing_ok=True)  # an old main file beside new companions would be read as one model
-            for name in (name for name in names if name in written):
+            made = [name for name in names if name in written]
+            for name in made:  # before anything is replaced, so that little time passes without a main file
                 _require_regular(folder / name, final)
                 _sync(folder / name)
+            if any(_lstat(final.parent / name) is not None for name in written - {final.name}):
+                final.unlink(missing_ok=True)  # an old main file beside new companions would be read as one model
+            for name in made:
                 _publish(folder / name, final.parent / name, force)
             _sync(final.parent)
     finally:

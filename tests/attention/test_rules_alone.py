@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.attention import between, causality, channels, class_token, filler, padding, queries, samples
+from cbsurgeon.graph.attention import between, causality, channels, class_token, padding, queries, samples
 from cbsurgeon.graph.attention.class_token import ClassTokens, Spot
+from cbsurgeon.graph.attention.hiding.trials import trials
 from cbsurgeon.graph.attention.maps import following, keys, lead, listing, scale, weighing
 from cbsurgeon.graph.axes.table import Factor
 from cbsurgeon.graph.axes.tracking import follow
@@ -166,7 +167,7 @@ def test_a_position_of_a_unit_axis_stays_where_it_is() -> None:
     ids=["additive mask", "fractions", "noise", "whole numbers"],
 )
 def test_noise_is_no_mask(example: Tensor, tried: bool) -> None:
-    assert bool(list(filler._trials(example, True, (3,), ()))) == tried
+    assert bool(list(trials(example, True, (3,), ()))) == tried
 
 
 def test_the_parameter_behind_an_expanded_vector() -> None:

@@ -153,7 +153,7 @@ def sees(module: nn.Module, x: Tensor, *given: Tensor) -> Tensor:
         plain, rows = module(x, *given), []
         for token in range(TOKENS):
             changed = x.clone()
-            changed[:, token, 1:] += 0.1
+            changed[:, token, 1:-1] += 0.1
             rows.append((module(changed, *given) - plain).abs().amax(2) > MOVED)
     return torch.stack(rows, 1)
 
@@ -237,7 +237,7 @@ def marked(place: int, number: int) -> Tensor:
 
 
 ONES, CELLS = torch.ones(2, 3), torch.ones(2, 6, 6)
-GROUP = PLACE // 3
+GROUP, TASKS = PLACE // 3, torch.stack([torch.ones(TOKENS), (PLACE < 6).float(), (PLACE < 3).float()])
 BEHIND = {
     "behind-the-end": Marks(
         lambda m, x, g: m(x, keys(g.eq(2).cumsum(1) - g.eq(2).long() == 0)), marked(0, 5), marked(4, 2)
@@ -250,6 +250,19 @@ BEHIND = {
     ),
     "number-of-padding": Marks(
         lambda m, x, g: m(x, keys(TOKENS - g[:, None] > PLACE)), torch.zeros(2).long(), torch.full((2,), 4)
+    ),
+    "task": Marks(lambda m, x, g: m(x, keys(TASKS[g])), torch.zeros(2).long(), torch.ones(2).long(), [6, 7, 8]),
+    "two-lengths": Marks(
+        lambda m, x, g: m(x, keys(torch.where(PLACE < 4, g[:, :1] > PLACE, g[:, 1:] > PLACE - 4))),
+        torch.tensor([[4, 5], [4, 5]]),
+        torch.tensor([[2, 5], [2, 5]]),
+        [2, 3],
+    ),
+    "ids-of-some": Marks(
+        lambda m, x, g: m(x, keys(F.pad(g.ne(0).float(), (0, 5), value=1.0))),
+        torch.full((2, 4), 7),
+        torch.tensor([[7, 7, 0, 0]] * 2),
+        [2, 3],
     ),
     "group": Marks(lambda m, x, g: m(x, keys(g[:, GROUP])), ONES, ONES * torch.tensor([1, 1, 0]), [6, 7, 8]),
     "pixels": Marks(
@@ -270,6 +283,21 @@ def test_tokens_behind_a_mark_are_noticed(name: str) -> None:
     assert not bool(sees(module, x, case.marked)[:, case.hidden][:, :, shown].any())
     found = cbs.inspect(cbs.Model(module, (x, case.plain)))
     assert len(found.blocks) == 2
+    with pytest.raises(SurgeryError) as refused:
+        cbs.plan(found, op="cb", layers="all")
+    assert refused.value.code == "CB-LEAK-02"
+
+
+def test_a_channel_that_marks_absent_tokens_is_noticed() -> None:
+    """The last channel of the tokens says which of them were observed."""
+    module = Network(lambda mixer, x, given: mixer(x, keys(given[..., -1]))).eval()
+    x = noise(TOKENS, WIDTH)
+    x[..., -1] = 1
+    some = x.clone()
+    some[:, 5:, -1] = 0
+    assert bool(sees(module, x).all())
+    assert not bool(sees(module, some)[:, 5:, :5].any())
+    found = cbs.inspect(cbs.Model(module, (x,)))
     with pytest.raises(SurgeryError) as refused:
         cbs.plan(found, op="cb", layers="all")
     assert refused.value.code == "CB-LEAK-02"

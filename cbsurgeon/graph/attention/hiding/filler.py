@@ -18,7 +18,8 @@ from torch import fx
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.attention.causality import by_stack, resolutions
 from cbsurgeon.graph.attention.hiding.candidates import COMPARISONS, FINITE, MARKS, candidate_marks
-from cbsurgeon.graph.attention.hiding.trials import Trials, absent, elsewhere, orders, trials
+from cbsurgeon.graph.attention.hiding.crossing import beside
+from cbsurgeon.graph.attention.hiding.trials import Trials, absent, choices, elsewhere, is_scale, orders, trials
 from cbsurgeon.graph.attention.probing.influence import Probe
 from cbsurgeon.graph.attention.probing.order import CLOSED
 from cbsurgeon.graph.attention.probing.stretches import Layout, Stretch, Tokens, layout_of, pooled, stretch
@@ -77,17 +78,48 @@ def _there(
     """
     stream = own[0].branch.stream
     assert stream is not None
-    layout = layout_of(reading.flow, given, tokens, alone=True) if _may_be_absent(reading, given) else None
+    compared = _may_be_absent(reading, given)
+    layout = layout_of(reading.flow, given, tokens, alone=True)
+    if not compared and is_scale(program.example[given.name]):
+        marks = [mark for mark in marks if mark >= 0]  # ``1 + scale`` is zero at -1
     both = [stretch(reading, stream, own[-1].branch.total, tokens, far=far) for far in (False, True)]
     parts = [part for part in both if part is not None]
     for part in parts:
-        answer = _hides(run, program, given.name, part, marks, layout) if _bypasses_entry(given, part) else None
+        if not _bypasses_entry(given, part):
+            continue
+        own_value = layout if compared or part.entry is stream else None
+        answer = _hides(run, program, given.name, part, marks, own_value)
+        if answer == "free" and _loses(run, program, reading, given, part, tokens, marks if compared else ()):
+            return "padding"
         if answer is not None:
             return answer
     # No token influences another one: the input may mask a mean over the tokens at the end of the model.
     ends = [end for part in parts for end in pooled(reading, part) if _bypasses_entry(given, end)]
-    answers = [_hides(run, program, given.name, end, marks, layout, looks=False) for end in ends]
+    own_value = layout if compared else None
+    answers = [_hides(run, program, given.name, end, marks, own_value, looks=False) for end in ends]
     return next((answer for answer in answers if answer not in (None, "free")), None) or "free"
+
+
+def _loses(
+    run: Probe,
+    program: Program,
+    reading: Reading,
+    given: fx.Node,
+    part: Stretch,
+    tokens: Tokens,
+    marks: Sequence[int],
+) -> bool:
+    """Return whether some token loses its influence on all others if an input holds other values. Which token it is,
+    is not known: the values belong to groups of tokens, or choose one of several masks."""
+    example, batched, name = program.example[given.name], given.name in program.batch_axes, given.name
+    chosen = choices(example, batched) if beside(reading, part, tokens, (), given) else ()
+    for plain, marked in chain(elsewhere(example, batched, part.sizes, marks), chosen):
+        try:
+            if run.loses(part, {name: plain}, {name: marked}):
+                return True
+        except (IndexError, RuntimeError, ValueError):
+            continue
+    return False
 
 
 def _may_be_absent(reading: Reading, given: fx.Node) -> bool:
@@ -142,11 +174,5 @@ def _hides(
             if open_ > 0 and run.passes(part, {name: marked}, hidden, looked) <= CLOSED * open_:
                 return how
         except (IndexError, RuntimeError, ValueError):  # the model does not take these values: they mark nothing
-            continue
-    for plain, marked in elsewhere(example, batched, part.sizes) if looks else ():
-        try:
-            if run.loses(part, {name: plain}, {name: marked}):
-                return "padding"
-        except (IndexError, RuntimeError, ValueError):
             continue
     return "free" if mixed else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import permutations
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def absent(example: Tensor, own: Layout | None) -> Trials:
     rows = own.rows(example)
 
     def pairs(hidden: Tensor) -> Iterator[Pair]:
-        for value in (0.0, float("nan")):
+        for value in (0.0, 1.0, float("nan")):
             changed = rows.clone()
             changed[hidden] = value
             yield example, own.tensor(changed, example)
@@ -126,16 +127,45 @@ def _placed(example: Tensor, hidden: Tensor) -> Iterator[Pair]:
         yield after, before
 
 
-def elsewhere(example: Tensor, batched: bool, sizes: tuple[int, ...]) -> Iterator[Pair]:
-    """Yield pairs of an input of zeros and ones that has no value per token, with half of it marked: the values may
-    belong to groups of tokens, or to pixels."""
+def is_scale(example: Tensor) -> bool:
+    """Return whether an input holds fractions between 0 and 1."""
+    shares = example.is_floating_point() and bool(((example >= 0) & (example <= 1)).all())
+    return shares and not bool((example == example.round()).all())
+
+
+def elsewhere(example: Tensor, batched: bool, sizes: tuple[int, ...], marks: Sequence[int]) -> Iterator[Pair]:
+    """Yield pairs of an input that has no value per token, with half of it marked: its values may belong to groups of
+    tokens, to pixels, or to some of the tokens.
+
+    Args:
+        example, batched, sizes: as in :func:`trials`.
+        marks: the numbers that may mark a token, if the graph compares the input with numbers; else empty. Inputs of
+            zeros and ones are tried in any case.
+    """
     shape = example.shape[1:] if batched and example.dim() else example.shape
-    if _fits(shape, sizes) or shape.numel() < 2 or not bool(((example == 0) | (example == 1)).all()):
+    binary = bool(((example == 0) | (example == 1)).all())
+    if _fits(shape, sizes) or shape.numel() < 2:
+        return
+    if not binary and not example.is_floating_point() and shape.numel() <= MOST_NUMBERS:
+        for column in range(shape.numel()):
+            fewer = example.clone()
+            fewer[..., column] //= 3
+            yield example, fewer
+    if not binary and (not marks or len(shape) > 1):
         return
     for axis, size in enumerate(shape):
         second = (torch.arange(size) >= size // 2).view(-1, *[1] * (len(shape) - axis - 1)).expand(shape)
         for hidden in (second, ~second) if size > 1 else ():
-            yield from _marked(example, hidden, (0, 1))
+            yield from _marked(example, hidden, (0, 1) if binary else marks)
+
+
+def choices(example: Tensor, batched: bool) -> Iterator[Pair]:
+    """Yield pairs of an input that holds one choice per sample (a task, a direction)."""
+    numbers = range(3) if not example.is_floating_point() and example.dtype != torch.bool else range(2)
+    whole = bool((example == example.round()).all()) if example.is_floating_point() else True
+    if batched and example[0].numel() == 1 and whole:
+        for first, second in permutations(numbers, 2):
+            yield torch.full_like(example, first), torch.full_like(example, second)
 
 
 def _unlike(marks: Sequence[int]) -> int:
@@ -181,10 +211,7 @@ def _marked(example: Tensor, hidden: Tensor, marks: Sequence[int]) -> Iterator[P
     """
     binary = bool(((example == 0) | (example == 1)).all())
     shares = example.is_floating_point() and not binary and bool((example <= 1).all())
-    fractions = shares and bool((example >= 0).all()) and not bool((example == example.round()).all())
     for mark in marks:
-        if fractions and mark < 0:  # not a fraction: ``1 + scale`` is zero there
-            continue
         plain = example.clone()
         plain[plain == mark] = 1 - mark if binary else SHARE if shares else _unlike(marks)
         yield plain, torch.where(hidden, torch.full_like(plain, mark), plain)

@@ -263,7 +263,10 @@ def influence_is_lost(before: Runner, after: Runner, count: int) -> bool:
     """Return whether a token influences others in one run and none in another."""
     for place in _places(count, FEW).tolist():
         chosen = _only(count, place)
-        kept, shown = (max(float(moved[~chosen].max()) for moved in run(chosen)) for run in (after, before))
+        kept = max(float(moved[~chosen].max()) for moved in after(chosen))
+        if kept > max(after.floors):
+            continue
+        shown = max(float(moved[~chosen].max()) for moved in before(chosen))
         if shown > max(before.floors) and kept <= CLOSED * shown:
             return True
     return False

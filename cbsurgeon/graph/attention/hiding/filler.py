@@ -89,7 +89,7 @@ def _there(
             continue
         own_value = layout if compared or part.entry is stream else None
         answer = _hides(run, program, given.name, part, marks, own_value)
-        if answer == "free" and _loses(run, program, reading, given, part, tokens, marks if compared else ()):
+        if answer in (None, "free") and _loses(run, program, reading, given, part, tokens, marks if compared else ()):
             return "padding"
         if answer is not None:
             return answer

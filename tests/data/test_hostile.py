@@ -9,6 +9,7 @@ import lzma
 import os
 import tarfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from cbsurgeon.data.sources import webdataset_shards
 from cbsurgeon.errors import InputFileError
 from tests.data.pictures import noise
 from tests.data.test_kinds import SMALL, encoded, shard
+
+needs_webdataset = pytest.mark.skipif(
+    find_spec("webdataset") is None, reason="webdataset is in the extra 'data', not in 'dev'"
+)
 
 PICTURES = [noise(20, 20, seed) for seed in range(4)]
 
@@ -70,6 +75,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
 }
 
 
+@needs_webdataset
 @pytest.mark.parametrize("member", LARGE)
 def test_a_shard_that_stands_for_more_than_memory_is_refused(tmp_path: Path, member: str) -> None:
     shard(tmp_path / "good.tar", PICTURES, [0, 1, 2, 0])
@@ -78,6 +84,7 @@ def test_a_shard_that_stands_for_more_than_memory_is_refused(tmp_path: Path, mem
     assert refused(f"wds:{file}")
 
 
+@needs_webdataset
 @pytest.mark.parametrize("packed", [gzip, bz2, lzma])
 def test_a_compressed_shard_is_read_unless_it_is_a_bomb(
     tmp_path: Path, packed: Any, monkeypatch: pytest.MonkeyPatch
@@ -92,6 +99,7 @@ def test_a_compressed_shard_is_read_unless_it_is_a_bomb(
     assert "times its size" in refused(f"wds:{tmp_path / 'bomb.tar.x'}")
 
 
+@needs_webdataset
 def test_a_damaged_shard_does_not_end_early(tmp_path: Path) -> None:
     """tarfile takes a damaged header for the end of the archive."""
     file = tmp_path / "shard.tar"
@@ -104,6 +112,7 @@ def test_a_damaged_shard_does_not_end_early(tmp_path: Path) -> None:
     assert "truncated" in refused(f"wds:{file}")
 
 
+@needs_webdataset
 def test_only_regular_files_of_a_shard_are_read(tmp_path: Path) -> None:
     file = tmp_path / "shard.tar"
     shard(file, PICTURES, [0, 1, 2, 0])
@@ -115,6 +124,7 @@ def test_only_regular_files_of_a_shard_are_read(tmp_path: Path) -> None:
     assert read(f"wds:{file}") == (4, [])
 
 
+@needs_webdataset
 @pytest.mark.parametrize(
     "pattern", ["x{0..999999999999}.tar", "{0..9}" * 9, "{a..z}" * 6, "{0.." + "9" * 30 + "}", "{a..", "}{", "{"]
 )
@@ -122,6 +132,7 @@ def test_braces_for_too_many_shards_are_refused(pattern: str) -> None:
     assert refused(f"wds:{pattern}")
 
 
+@needs_webdataset
 @pytest.mark.parametrize("label", [b"cat", b"9" * 30, b"9" * 6000, b"", b"1.5", b"\xff"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_label_that_is_no_class_index_is_named(tmp_path: Path, label: bytes, workers: int) -> None:

@@ -21,20 +21,26 @@ def noise(node: fx.Node) -> Tensor:
     Raises:
         NoSite: the shape depends on values.
     """
-    value = aten.value(node)
-    assert value is not None
-    sizes, strides = ([_at_capture(number) for number in numbers] for numbers in (value.shape, value.stride()))
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(sizes, generator=generator) + 0.5
-    result: Tensor = torch.empty_strided(sizes, strides, dtype=value.dtype)
-    return result.copy_(drawn)
+    result = _empty(node)
+    return result.copy_(torch.rand(result.shape, generator=torch.Generator().manual_seed(0)) + 0.5)
 
 
 def numbered(node: fx.Node, axis: int) -> Tensor:
     """Return a tensor of a node's shape at capture whose values are their channel's number, counted from 1."""
-    like = noise(node)
-    numbers = torch.arange(1, like.shape[axis] + 1)
-    return torch.empty_like(like, dtype=torch.float32).copy_(along(numbers, axis, like.dim()).expand_as(like))
+    result = _empty(node, torch.float32)
+    return result.copy_(along(torch.arange(1, result.shape[axis] + 1), axis, result.dim()))
+
+
+def _empty(node: fx.Node, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor of a node's shape, strides and type at capture, without values.
+
+    Raises:
+        NoSite: the shape depends on values.
+    """
+    value = aten.value(node)
+    assert value is not None
+    sizes, strides = ([_at_capture(number) for number in numbers] for numbers in (value.shape, value.stride()))
+    return torch.empty_strided(sizes, strides, dtype=dtype or value.dtype)
 
 
 def written(query: Tensor, channels: int) -> Tensor:

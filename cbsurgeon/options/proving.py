@@ -135,13 +135,13 @@ class ShipOptions:
         shown="engine",
     )
     bench_budget: float = option(
-        15.0,
+        10.0,
         "Seconds to spend on the benchmark; 0 leaves it out.",
         "--bench-budget",
         metavar="SECONDS",
         number=float,
         least=0,
-        shown="15",
+        shown="10",
     )
     data: Any = option(
         None,

@@ -31,7 +31,7 @@ Side = Model | str | Path
 SHORTEST_FULL = 40.0
 """Shortest budget in seconds for several processes: with less, starting them would take most of it."""
 
-OWN_PART, OWN_MOST = 0.4, 10.0
+OWN_PART, OWN_MOST = 0.6, 10.0
 """Largest fraction of the budget, and most seconds, for measuring own time (see ``share``)."""
 
 OWN_READING = 0.6

@@ -20,7 +20,7 @@ from cbsurgeon.graph.axes.roles import unfolded
 from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim, Dims
 from cbsurgeon.graph.block import Mask, Site
 from cbsurgeon.graph.blocks.reading import Found, Reading
-from cbsurgeon.graph.capture.execution import values
+from cbsurgeon.graph.capture.execution import Execution
 from cbsurgeon.graph.program import Program
 from cbsurgeon.operators.common.masking import CLOSED, VALID, Valid
 
@@ -187,11 +187,11 @@ def _codes(tokens: int) -> Tensor:
 
 def _means(program: Program, flow: Flow, one: Scores, name: str, valid: Valid, codes: Tensor) -> bool:
     """Whether an input of this meaning masks exactly the keys at the positions it marks."""
-    like = program.example[name]
-    before = _hidden(program, flow, one, name, _written(torch.ones_like(codes[:2]), valid, like))
+    like, execution = program.example[name], Execution(program)
+    before = _hidden(program, execution, flow, one, name, _written(torch.ones_like(codes[:2]), valid, like))
     # Two samples at a time: the scores of a long sequence are large.
     return all(
-        _follows(before, _hidden(program, flow, one, name, _written(pair, valid, like)), ~pair)
+        _follows(before, _hidden(program, execution, flow, one, name, _written(pair, valid, like)), ~pair)
         for pair in (codes[i : i + 2] for i in range(0, len(codes), 2))
     )
 
@@ -205,13 +205,13 @@ def _written(pattern: Tensor, valid: Valid, like: Tensor) -> Tensor:
     return mask[(slice(None), *[None] * (like.dim() - 2))].expand(len(mask), *like.shape[1:])
 
 
-def _hidden(program: Program, flow: Flow, one: Scores, name: str, mask: Tensor) -> Tensor | None:
+def _hidden(program: Program, execution: Execution, flow: Flow, one: Scores, name: str, mask: Tensor) -> Tensor | None:
     """Return ``[samples, rows, keys]``, true where a key gets no weight; ``None`` if the scores have another layout."""
     samples = len(mask)
     inputs = {**program.with_batch(samples), name: mask}
     override = {} if one.product is None else {one.product.name: _zeros(flow, one.product, samples)}
     try:
-        read = values(program, inputs, [one.read.name], override)[one.read.name]
+        read = execution.values(inputs, [one.read.name], override)[one.read.name]
     except Exception:  # the model may reject a mask of this meaning; then the mask has another meaning
         return None
     leading = flow.of(one.read)[0]

@@ -12,7 +12,7 @@ from cbsurgeon.graph.attention.probing.influence import replaced_small_parameter
 from cbsurgeon.graph.attention.probing.order import CLOSED
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
-from cbsurgeon.graph.capture.execution import values
+from cbsurgeon.graph.capture.execution import Execution
 from cbsurgeon.graph.program import Program
 
 ROUNDINGS = 50
@@ -62,7 +62,8 @@ def influence(program: Program) -> str:
     }
     parameters = replaced_small_parameters(program)
     try:
-        before = values(program, program.example, outputs, parameters)
+        execution = Execution(program)
+        before = execution.values(program.example, outputs, parameters)
     except RuntimeError as error:
         raise CaptureError(
             "capture failed because the captured program cannot be run",
@@ -72,7 +73,7 @@ def influence(program: Program) -> str:
             do="write that part of forward() without torch.vmap or torch.func",
         ) from error
     try:
-        after = values(program, changed, outputs, parameters)
+        after = execution.values(changed, outputs, parameters)
     except (IndexError, RuntimeError, ValueError):
         return ""  # the model does not accept the changed values, so they show nothing
     for node, (name, axis) in outputs.items():

@@ -68,14 +68,14 @@ class Execution:
         try:
             with torch.set_grad_enabled(grad):
                 for node in order:
-                    environment[node] = self._given(node, inputs, override)
+                    environment[node] = self._value(node, inputs, override)
                     for gone in dead[node]:
                         environment.pop(gone, None)
         finally:
             self._interpreter.env = {}
         return {name: environment[self._nodes[name]] for name in names}
 
-    def _given(self, node: fx.Node, inputs: Mapping[str, Tensor], override: Override) -> Any:
+    def _value(self, node: fx.Node, inputs: Mapping[str, Tensor], override: Override) -> Any:
         """Return the value of a node; a value from outside is copied if the graph writes into tensors."""
         if node.name in override:
             value: Any = override[node.name]

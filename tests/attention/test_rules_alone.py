@@ -206,15 +206,15 @@ def test_a_mask_is_what_is_added_to_scores(scores: bool, expected: tuple[str, ..
     assert causality.masks(SimpleNamespace(flow=flow)) == expected  # type: ignore[arg-type]
 
 
-def test_a_mask_that_the_model_rejects_has_another_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_that_the_model_rejects_has_another_meaning() -> None:
     def rejects(*_: Any) -> Any:
         raise ValueError("every row must have a token")
 
-    monkeypatch.setattr(padding, "values", rejects)
+    execution: Any = SimpleNamespace(values=rejects)
     program: Any = SimpleNamespace(with_batch=lambda samples: {})
     scores: Any = SimpleNamespace(product=None, read=SimpleNamespace(name="softmax"))
     flow: Any = None
-    assert padding._hidden(program, flow, scores, "mask", torch.ones(2, N)) is None
+    assert padding._hidden(program, execution, flow, scores, "mask", torch.ones(2, N)) is None
 
 
 def test_the_product_behind_weights_that_get_another_layout() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 
 import click
 
@@ -25,8 +27,10 @@ VERBS = {
     "explain": "Explain an error code: what it means, usual causes, what to do.",
 }
 
-
 NO_COMMAND = 2
+
+TIMED = ("bench", "sweep")
+"""Verbs that may time PyTorch: its threads wait there as they do in the user's programs."""
 
 
 class LazyGroup(click.Group):
@@ -40,6 +44,8 @@ class LazyGroup(click.Group):
         """Import the verb's file and return its command."""
         if cmd_name not in VERBS:
             return None
+        if cmd_name not in TIMED:
+            _sleep_while_waiting()
         command: click.Command = importlib.import_module(f"cbsurgeon.cli.{cmd_name}").command
         return command
 
@@ -119,3 +125,13 @@ def cli(context: click.Context) -> int | None:
         return None
     click.echo(START)
     return NO_COMMAND
+
+
+def _sleep_while_waiting() -> None:
+    """Let the threads of PyTorch sleep while they wait for each other, unless the user has chosen otherwise.
+
+    By default they wait in a loop. On a machine that is busy with other work, this loop takes the time of the thread
+    that they wait for. OpenMP reads the variable when PyTorch is imported.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

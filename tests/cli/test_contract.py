@@ -213,3 +213,19 @@ def test_interrupting_a_verb_is_one_line_and_130(tmp_path: Path) -> None:
     assert code == 130
     assert process.stdout.read() == ""
     assert re.fullmatch(r"\n?interrupted.*\n", process.stderr.read())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch uses GNU OpenMP, which prints its settings, on Linux only")
+@pytest.mark.parametrize(
+    ("verb", "chosen", "spins"), [("verify", None, "0"), ("verify", "ACTIVE", "[1-9]"), ("bench", None, "[1-9]")]
+)
+def test_threads_of_pytorch_sleep_while_they_wait_unless_it_is_timed(verb: str, chosen: str | None, spins: str) -> None:
+    """GNU OpenMP reports how many times a thread looks again before it sleeps."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    environment |= {"OMP_DISPLAY_ENV": "verbose", "PYTHONPATH": str(Path(entry.__file__).parents[2])}
+    if chosen is not None:
+        environment["OMP_WAIT_POLICY"] = chosen
+    command = [sys.executable, "-m", "cbsurgeon", verb, "timm:nosuch", "timm:nosuch"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert re.search(rf"GOMP_SPINCOUNT = '{spins}", done.stderr), done.stderr

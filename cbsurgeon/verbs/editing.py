@@ -17,7 +17,7 @@ from cbsurgeon.graph.capture.copying import duplicate
 from cbsurgeon.models import Model, save
 from cbsurgeon.models.files import strict_json
 from cbsurgeon.operators.registry import needs_import
-from cbsurgeon.options import InsertOptions, Loading, documented, resolve
+from cbsurgeon.options import Choice, InsertOptions, Loading, documented, fields_of, resolve
 from cbsurgeon.report import notebook
 from cbsurgeon.surgery import Recipe, insert_, plan, remove
 from cbsurgeon.vocabulary import ON_LOAD
@@ -134,20 +134,29 @@ def inspect(model: Model | nn.Module, example_inputs: tuple[Any, ...] = ()) -> I
     return graph.inspect(_model(model, example_inputs), check=False)
 
 
-@documented(InsertOptions)
-def insert(model: Model, recipe: Recipe, how: InsertOptions | None = None, /, **keywords: Any) -> Model:
-    """Return a new model with the recipe's operators; ``model`` is not modified.
+@documented(InsertOptions, Choice)
+def insert(
+    model: Model, what: Recipe | Choice | None = None, how: InsertOptions | None = None, /, **keywords: Any
+) -> Model:
+    """Return a new model with inserted operators; ``model`` is not modified.
 
     Args:
         model: the model to edit.
-        recipe: from :func:`plan`, or read from JSON.
+        what: a recipe, from :func:`plan` or read from JSON; or a choice of operator, position and layers; or the
+            choice's fields as keywords: ``insert(model, op="cb", layers="upper")``.
         how: whether to edit the module or the program; or its fields as keywords.
 
     Raises:
         SurgeryError: the recipe does not match the model, or a site is occupied.
-        UsageError: ``on="module"`` for a model that is a program (CB-INSERT-01).
+        NothingMatched: no block, or not every requested block, exists.
+        UsageError: ``on="module"`` for a model that is a program (CB-INSERT-01), or an unknown keyword (CB-OPTION-01).
     """
-    how = resolve(InsertOptions, how, keywords, "insert")
+    if isinstance(what, Recipe):
+        how, recipe = resolve(InsertOptions, how, keywords, "insert"), what
+    else:
+        own = {name: keywords.pop(name) for name in fields_of(InsertOptions) if name in keywords}
+        how = resolve(InsertOptions, how, own, "insert")
+        recipe = plan(inspect(model), resolve(Choice, what, keywords, "insert"))
     editor = how.on or ("program" if model.module is None else "module")
     if editor == "module" and model.module is None:
         raise UsageError(

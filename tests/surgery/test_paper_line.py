@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import cbsurgeon as cbs
 from cbsurgeon.surgery import insert_module, plan
 from tests.surgery import architectures, arms
 
@@ -80,6 +81,27 @@ def test_bit_equal(name: str, position: str) -> None:
     by_hand, ours = arms.run_module(written, model), arms.run_module(inserted.module, model)
     assert arms.same(ours, by_hand)
     assert not arms.same(ours, arms.run_module(model.module, model))
+
+
+@pytest.mark.parametrize("spelling", ["keywords", "choice", "recipe"])
+def test_a_choice_is_inserted_directly(spelling: str) -> None:
+    model = architectures.model("deit")
+    if spelling == "keywords":
+        inserted = cbs.insert(model, op="cb", layers="all", pos="front", on="module")
+    elif spelling == "choice":
+        inserted = cbs.insert(model, cbs.Choice(op="cb", layers="all"), pos="front")
+    else:
+        inserted = cbs.insert(model, plan(architectures.inspection("deit"), op="cb", layers="all", pos="front"))
+    written = copy.deepcopy(model.module)
+    for owner, first, _, _ in timm_blocks(written):
+        setattr(owner, first, Front(getattr(owner, first)))
+    assert arms.same(arms.run_module(inserted.module, model), arms.run_module(written, model))
+
+
+def test_a_recipe_and_a_choice_are_refused() -> None:
+    model = architectures.model("deit")
+    with pytest.raises(cbs.CBSurgeonError, match="CB-OPTION-01"):
+        cbs.insert(model, plan(architectures.inspection("deit"), layers="all"), layers="upper")
 
 
 @pytest.mark.parametrize("name", ["deit", "mixer", "swin", "hf vit"])

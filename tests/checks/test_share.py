@@ -255,6 +255,16 @@ def test_pairs_of_a_disturbed_machine_do_not_confirm_anything() -> None:
     assert "end-to-end times agree" in close.sentence
 
 
+def test_an_interval_wider_than_what_is_claimed_confirms_nothing() -> None:
+    """The claim is 1 %; with one process, pairs are trusted to 2 %. An interval of 30 % fits any claim."""
+    wide, narrow = (settle(pairs(*bounds), own(0.003, 0.004)) for bounds in ((0.77, 1.14), (0.99, 1.02)))
+    assert wide.verdict == narrow.verdict == "negligible"
+    assert "do not contradict this, but vary too much to confirm it" in wide.sentence and "agree" not in wide.sentence
+    assert "end-to-end times agree" in narrow.sentence
+    large = settle(pairs(4.21, 5.23), own(3.67, 3.73))
+    assert "end-to-end times agree" in large.sentence, "an interval of 100 % confirms a slow-down of 370 %"
+
+
 def test_notes_about_the_pairs_do_not_apply_to_own_time() -> None:
     found = settle(replace(pairs(*NOISY), notes=("one process proves little",)), own(0.002, 0.005))
     assert found.notes == ("end to end: one process proves little",)

@@ -53,7 +53,10 @@ def settle(benchmark: Benchmark, own: OwnTime | str) -> Benchmark:
     if against:
         return _contradicted(benchmark, own, found)
     near = benchmark.lower95 - 1 - margin <= overhead.value <= benchmark.upper95 - 1 + margin
-    if near:
+    wide = benchmark.upper95 - benchmark.lower95 > 2 * max(margin, abs(overhead.value))
+    if near and wide:
+        words = "end-to-end times do not contradict this, but vary too much to confirm it"
+    elif near:
         words = "end-to-end times agree"
     elif agree:  # if A's deviation from itself is taken into account
         drift = 100 * (benchmark.control_ratio - 1)

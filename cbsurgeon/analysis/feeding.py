@@ -83,7 +83,7 @@ class Dataset:
         for batch in self.data:
             if len(batch):
                 pairs = zip(self.names, self.view_of, strict=True)
-                views = tuple(batch.named(names, view) for names, view in pairs)
+                views = tuple(batch.named(names, view, where=self.name) for names, view in pairs)
                 yield Fed(batch.indices.tolist(), batch.names, views)
 
     def remarks(self) -> tuple[str, ...]:

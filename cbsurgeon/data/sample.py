@@ -84,12 +84,13 @@ class Batch:
         """The inputs with the first preprocessing."""
         return self.views[0]
 
-    def named(self, names: Sequence[str], view: int = 0) -> dict[str, Tensor]:
+    def named(self, names: Sequence[str], view: int = 0, *, where: str) -> dict[str, Tensor]:
         """Return the inputs as a mapping from a runtime's input names.
 
         Args:
             names: names of the runtime's inputs.
             view: index of the preprocessing.
+            where: the model or the dataset, for an error.
 
         Raises:
             UsageError: the dataset has images but the model has other inputs too, or the dataset's arrays are not the
@@ -102,6 +103,7 @@ class Batch:
             raise UsageError(
                 "the dataset has only images, but the model has several inputs",
                 code="CB-DATA-10",
+                where=where,
                 why=f"its inputs are {', '.join(names)}",
                 do="write all inputs into an .npz file, one array per name, and labels",
             )
@@ -109,6 +111,7 @@ class Batch:
             raise UsageError(
                 "the arrays of the dataset are not the model's inputs",
                 code="CB-DATA-10",
+                where=where,
                 why=f"the model has {_listed(names)}; the dataset has {_listed(inputs)}",
                 do="name the arrays as the model names its inputs; labels is the name of the labels, images that of "
                 "images to be preprocessed",

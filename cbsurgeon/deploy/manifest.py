@@ -2,6 +2,9 @@
 
 An engine is machine code. A digest in the manifest proves that engine and manifest belong together, not who made them.
 Therefore the manifest also carries a seal: a keyed digest (HMAC) whose key stays in this user's state folder.
+
+An engine and its manifest cannot be replaced at once. While an engine is replaced, the manifest describes the new one
+and contains that of the old one, and the digest of the engine beside it decides which of them is read.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from typing import Any
 
 from cbsurgeon.deploy.onnx.file import require_file, sha256
 from cbsurgeon.errors import InputFileError
-from cbsurgeon.models.files import strict_json
+from cbsurgeon.models.files import atomic, strict_json
 
 SCHEMA = "cbsurgeon.engine/1"
 _KEY_BYTES = 32
+_REPLACED = "replaced"
+"""The member of a manifest that contains the old engine's digest and manifest; no seal covers it."""
 
 
 def beside(engine: Path) -> Path:
@@ -32,7 +37,27 @@ def beside(engine: Path) -> Path:
 def write(path: Path, document: Mapping[str, Any]) -> None:
     """Write a sealed manifest."""
     body = {"schema": SCHEMA, **document}
-    path.write_text(json.dumps({**body, "seal": _seal(body)}, indent=2, sort_keys=True) + "\n")
+    path.write_text(_text({**body, "seal": _seal(body)}))
+
+
+def bridge(new: Path, old: Path) -> None:
+    """Write a manifest beside an old engine that describes it and the new one, from the manifests of both.
+
+    Args:
+        new: the engine that replaces the old one, with its manifest.
+        old: the engine to be replaced, with its manifest or without one.
+    """
+    document = strict_json.load(beside(new))
+    try:
+        known = read(old)
+    except InputFileError:  # damaged
+        known = None
+    with atomic.output(beside(old), force=True) as staged:
+        staged.write_text(_text({**document, _REPLACED: {"sha256": sha256(old), "manifest": known}}))
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 
 def read(engine: Path) -> dict[str, Any] | None:
@@ -50,7 +75,18 @@ def read(engine: Path) -> dict[str, Any] | None:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise _damaged(path, f"its schema is not {SCHEMA}")
-    return document
+    replaced = document.pop(_REPLACED, None)
+    if not isinstance(replaced, dict) or not engine.is_file():
+        return document
+    found, old = sha256(engine), replaced.get("manifest")
+    if found == _digest(document) or found != replaced.get("sha256"):
+        return document
+    return old if isinstance(old, dict) and old.get("schema") == SCHEMA else None
+
+
+def _digest(document: Mapping[str, Any]) -> object:
+    described = document.get("engine")
+    return described.get("sha256") if isinstance(described, dict) else None
 
 
 def _damaged(path: Path, why: str) -> InputFileError:
@@ -80,8 +116,7 @@ def require_trusted(engine: Path, *, trust: bool = False) -> dict[str, Any]:
     require_file(engine, "CB-ENGINE-03")
     document = read(engine)
     if document is not None:
-        described = document.get("engine")
-        wanted = described.get("sha256") if isinstance(described, dict) else None
+        wanted = _digest(document)
         found = sha256(engine)
         if found != wanted:
             raise InputFileError(

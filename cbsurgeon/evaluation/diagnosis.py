@@ -76,7 +76,7 @@ def batch_dependence(side: Side, batch: Batch, together: Tensor) -> list[Finding
     """
     if side.runtime.only_batch == 1 or len(batch) < 2:
         return []
-    inputs = batch.named([port.name for port in side.runtime.inputs], side.view)
+    inputs = batch.named([port.name for port in side.runtime.inputs], side.view, where=side.name)
     worst = 0.0
     # With a fixed batch size, each image costs a whole batch, so only one is run alone.
     for index in range(min(_ALONE, len(batch)) if side.runtime.only_batch is None else 1):

@@ -49,7 +49,7 @@ class Side:
 
     def run(self, batch: Batch) -> Tensor:
         """Return the evaluated output for a batch, on the CPU, float32, ``[batch, ...]``."""
-        return self.run_inputs(batch.named([port.name for port in self.runtime.inputs], self.view))
+        return self.run_inputs(batch.named([port.name for port in self.runtime.inputs], self.view, where=self.name))
 
     def run_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the evaluated output for inputs by name; with a fixed batch size, the last part is padded and cut."""
@@ -59,7 +59,9 @@ class Side:
     def all_outputs(self, batch: Batch) -> dict[str, Tensor]:
         """Return every output for a batch by name, on the CPU."""
         found: dict[str, list[Tensor]] = {}
-        for part, count in self._parts(batch.named([port.name for port in self.runtime.inputs], self.view)):
+        for part, count in self._parts(
+            batch.named([port.name for port in self.runtime.inputs], self.view, where=self.name)
+        ):
             for name, tensor in self.runtime.run(part).items():
                 rows = tensor if tensor.dim() else tensor[None]
                 found.setdefault(name, []).append(rows[:count].cpu())

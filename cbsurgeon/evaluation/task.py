@@ -92,9 +92,12 @@ def check_labels(labels: Tensor, task: str, count: int, where: str) -> None:
         UsageError: a label is out of range, or the number of classes differs (``CB-EVAL-03``).
     """
     if task == "multilabel":
-        if labels.shape[1] == count:
+        other = labels[(labels != 0) & (labels != 1)]
+        if labels.shape[1] == count and not other.numel():
             return
         why = f"a label has {labels.shape[1]} numbers, the model {count} outputs"
+        if labels.shape[1] == count:
+            why = f"a label has the number {other[0].item()}; each is 1 for a class that the sample has, or else 0"
     else:
         counted = labels[labels != OUTSIDE] if task == "segmentation" else labels
         low, high = (int(counted.min()), int(counted.max())) if counted.numel() else (0, 0)

@@ -244,12 +244,12 @@ def test_arrays_of_images_and_of_inputs(tmp_path: Path) -> None:
 
     numpy.savez(tmp_path / "t.npz", input_ids=numpy.arange(12).reshape(4, 3), mask=numpy.ones((4, 3)))
     (batch,) = open_data(tmp_path / "t.npz", workers=0)
-    assert batch.labels is None and batch.named(("mask", "input_ids"))["input_ids"].tolist()[1] == [3, 4, 5]
+    assert batch.labels is None and batch.named(("mask", "input_ids"), where="m")["input_ids"].tolist()[1] == [3, 4, 5]
     with pytest.raises(UsageError, match="the model has x; the dataset has") as caught:
-        batch.named(("x",))
+        batch.named(("x",), where="m")
     assert caught.value.code == "CB-DATA-10"
     with pytest.raises(UsageError, match="several inputs"):
-        same.named(("pixel_values", "input_ids"))
+        same.named(("pixel_values", "input_ids"), where="m")
 
 
 @pytest.mark.parametrize(
@@ -261,6 +261,8 @@ def test_arrays_of_images_and_of_inputs(tmp_path: Path) -> None:
         ({"images": numpy.zeros((3, 4, 4, 3))}, "not uint8"),
         ({"images": numpy.zeros((3, 4, 4, 3), numpy.uint8), "x": numpy.zeros(3)}, "also x"),
         ({"x": numpy.zeros(3), "labels": numpy.zeros(3)}, "must be integers"),
+        ({"x": numpy.zeros(3), "labels": numpy.zeros((3, 4, 4))}, "must be integers"),
+        ({"x": numpy.zeros(3), "labels": numpy.zeros((3, 4), numpy.complex64)}, "must be integers"),
         ({"x": numpy.float32(3)}, "one number"),
     ],
 )
@@ -268,6 +270,14 @@ def test_arrays_that_do_not_form_a_dataset(tmp_path: Path, arrays: dict[str, Any
     numpy.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(InputFileError, match=why) as caught:
         open_data(tmp_path / "x.npz", SMALL)
+    assert caught.value.code == "CB-DATA-09"
+
+
+@pytest.mark.parametrize("label", [1 << 63, (1 << 64) - 1])
+def test_a_label_beyond_int64_is_refused(tmp_path: Path, label: int) -> None:
+    numpy.savez(tmp_path / "x.npz", x=numpy.zeros(2), labels=numpy.array([0, label], dtype="uint64"))
+    with pytest.raises(InputFileError, match="too large for a class index") as caught:
+        list(open_data(tmp_path / "x.npz", SMALL, workers=0))
     assert caught.value.code == "CB-DATA-09"
 
 

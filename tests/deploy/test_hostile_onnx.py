@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,18 @@ def without_outputs() -> bytes:
     return bytes(proto.SerializeToString())
 
 
+def typed(where: str, kind: int) -> bytes:
+    """A model with an element type that does not exist."""
+    weights = numpy_helper.from_array(EYE, "w")
+    weights.data_type = kind if where in ("an initialiser", "a constant") else weights.data_type
+    proto = model(constant(weights), []) if where == "a constant" else product(weights)
+    proto.graph.value_info.append(value("z", [4]))
+    values = {"the input": proto.graph.input, "the output": proto.graph.output, "a value": proto.graph.value_info}
+    if where in values:
+        values[where][0].type.tensor_type.elem_type = kind
+    return bytes(proto.SerializeToString())
+
+
 WRONG: dict[str, Callable[[], bytes]] = {
     "a negative size": lambda: product(tensor(-4, 4)).SerializeToString(),
     "a negative size in a subgraph": lambda: in_a_subgraph(tensor(-4, 4)).SerializeToString(),
@@ -143,6 +157,12 @@ WRONG: dict[str, Callable[[], bytes]] = {
     "functions that call each other": lambda: calling(["F1", "Relu"], ["F0"]).SerializeToString(),
     "2 ** 60 calls": lambda: calling(*([f"F{n + 1}"] * 2 for n in range(60)), ["Relu"]).SerializeToString(),
     "no outputs": without_outputs,
+    **{
+        f"type {kind} of {where}": partial(typed, where, kind)
+        for where in ("an initialiser", "a constant", "the input", "the output", "a value")
+        for kind in (77, -4)
+    },
+    "no type of an initialiser": partial(typed, "an initialiser", 0),
     "two initialisers of one name": lambda: model(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         [numpy_helper.from_array(EYE, "w"), numpy_helper.from_array(-EYE, "w")],
@@ -177,3 +197,76 @@ def test_a_node_that_no_runtime_can_run_is_an_error_or_uncounted(tmp_path: Path,
     file.write_bytes(model([NODES[node]], [numpy_helper.from_array(EYE, "w"), large]).SerializeToString())
     assert run("audit", file).code in (0, 2)
     assert run("verify", file, file).code in (1, 2)
+
+
+def cast(kind: int, side: str) -> bytes:
+    """A model whose input or output has an element type."""
+    other = helper.make_tensor_value_info("y" if side == "output" else "x", kind, ["batch", 4])
+    node = helper.make_node("Cast", ["x"], ["y"], to=kind if side == "output" else TensorProto.FLOAT)
+    ends = ([value("x", ["batch", 4])], [other]) if side == "output" else ([other], [value("y", ["batch", 4])])
+    graph = helper.make_graph([node], "g", *ends)
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11).SerializeToString()
+    )
+
+
+KINDS = {name: kind for name, kind in TensorProto.DataType.items() if kind}
+COMPUTED = "FLOAT DOUBLE FLOAT16 INT64 INT32 INT16 INT8 UINT64 UINT32 UINT16 UINT8 BOOL".split()
+"""Types for which ONNX Runtime has a Cast, and torch a tensor."""
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+@pytest.mark.parametrize("name", KINDS)
+def test_every_type_is_compared_or_refused(tmp_path: Path, name: str, side: str) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(cast(KINDS[name], side))
+    found = run("verify", file, file)
+    assert found.code == 0 if name in COMPUTED else found.code in (0, 2)
+    assert found.code == 0 or "CB-RUN-05" in found.err, found.err
+
+
+def lists() -> bytes:
+    graph = helper.make_graph(
+        [helper.make_node("SequenceConstruct", ["x"], ["y"])],
+        "g",
+        [value("x", ["batch", 4])],
+        [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)],
+    )
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (lists, "output y is seq(tensor(float))"),
+        (partial(cast, TensorProto.STRING, "input"), "input x is tensor(string)"),
+        (partial(cast, TensorProto.INT4, "output"), "output y is tensor(int4)"),
+        (
+            lambda: model(
+                [helper.make_node("ConstantOfShape", ["s"], ["c"]), helper.make_node("Add", ["x", "c"], ["y"])],
+                [numpy_helper.from_array(numpy.array([1 << 20, 1 << 20]), "s")],
+            ).SerializeToString(),
+            "",
+        ),
+    ],
+)
+def test_what_cannot_be_run_cannot_be_timed(tmp_path: Path, content: Callable[[], bytes], why: str) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(content())
+    found = run("bench", file, file, "--budget", "1")
+    assert found.code == 2 and "CB-RUN-05" in found.err and why in " ".join(found.err.split())
+
+
+@pytest.mark.parametrize(
+    "ends", [[5, 1], [True, False], [0, 10**30], [0, (1 << 63) - 1], [-(1 << 63) - 1, 0], [0.0, 1]]
+)
+def test_a_range_of_integers_that_is_none(tmp_path: Path, ends: list[Any]) -> None:
+    proto = product(numpy_helper.from_array(EYE, "w"))
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "cbsurgeon", json.dumps({"schema": "cbsurgeon.onnx/1", "integer_inputs": {"x": ends}})
+    file = tmp_path / "m.onnx"
+    file.write_bytes(proto.SerializeToString())
+    found = run("verify", file, file)
+    assert found.code == 2 and "CB-ONNX-03" in found.err

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 import cbsurgeon as cbs
+from cbsurgeon.errors import UsageError
 from cbsurgeon.evaluation.metrics import metrics_of
 from cbsurgeon.models import Model
 from cbsurgeon.models.preprocessing import cropped
@@ -34,6 +35,26 @@ def test_mean_average_precision_is_that_of_scikit_learn(tmp_path: Path) -> None:
         expected = average_precision_score(labels[:, :3], module(inputs)[:, :3], average="macro")
     assert found.task == "multilabel" and found.metrics["a"]["map"] == pytest.approx(expected, abs=1e-6)
     assert found and found.agreement is not None and found.agreement[0] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bool", "int8", "uint64"])
+def test_labels_of_several_classes_may_have_any_type(tmp_path: Path, dtype: str) -> None:
+    inputs = numpy.random.default_rng(0).standard_normal((8, 6)).astype("float32")
+    numpy.savez(tmp_path / "x.npz", input=inputs, labels=numpy.tile(numpy.eye(4), (2, 1)).astype(dtype))
+    model = Model(nn.Linear(6, 4).eval(), (torch.zeros(2, 6),))
+    assert 0 < cbs.evaluate(model, model, data=tmp_path / "x.npz", **HERE).metrics["a"]["map"] <= 1
+
+
+@pytest.mark.parametrize("wrong", [0.5, 2, -1, numpy.nan, numpy.inf])
+def test_a_label_that_is_neither_0_nor_1_is_refused(tmp_path: Path, wrong: float) -> None:
+    """It would be rounded to a class that the sample has or does not have, and the mAP would mean nothing."""
+    labels = numpy.tile(numpy.eye(4), (2, 1))
+    labels[5, 2] = wrong
+    numpy.savez(tmp_path / "x.npz", input=numpy.zeros((8, 6), "float32"), labels=labels)
+    model = Model(nn.Linear(6, 4).eval(), (torch.zeros(2, 6),))
+    with pytest.raises(UsageError, match=f"a label has the number {float(wrong)}") as caught:
+        cbs.evaluate(model, model, data=tmp_path / "x.npz", **HERE)
+    assert caught.value.code == "CB-EVAL-03"
 
 
 class Colours(nn.Module):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cbsurgeon.data.sample import Array, Sample
+from cbsurgeon.data.sources.refusals import class_index
 from cbsurgeon.data.sources.source import Indexed
 from cbsurgeon.errors import InputFileError
 from cbsurgeon.models.files.arrays import read_arrays
@@ -37,7 +38,7 @@ class Arrays(Indexed):
         """See :meth:`Indexed.sample`."""
         label = None if self._labels is None else self._labels[index]
         if label is not None and label.ndim == 0:
-            label = int(label)
+            label = class_index(label, self.spec)
         name = f"{Path(self.spec).name}[{index}]"
         if self._images is not None:
             return Sample(index, name, image=self._images[index], label=label)
@@ -78,7 +79,7 @@ def open_source(reference: str, how: DataOptions) -> Arrays:
             f"images are {images.dtype} {list(images.shape)}, not uint8 [samples, height, width, 3]",
             "name an array that is already preprocessed as the model names its input, such as x",
         )
-    if labels is not None and labels.ndim == 1 and labels.dtype.kind not in "iub":
+    if labels is not None and labels.dtype.kind not in ("iubf" if labels.ndim == 2 else "iub"):
         raise _wrong(path, f"labels are {labels.dtype}; class indices must be integers", "labels.astype('int64')")
     return Arrays(path, images, arrays, labels)
 

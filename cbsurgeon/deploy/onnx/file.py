@@ -99,6 +99,10 @@ def _fault(proto: Any) -> str:
     names = [tensor.name for tensor in proto.graph.initializer]
     if len(set(names)) != len(names):
         return "two initialisers in it have the same name"
+    known = set(import_onnx().TensorProto.DataType.values())
+    for kind in _types(proto):
+        if kind not in known:
+            return f"a tensor in it has the unknown element type {kind}"
     for shape in _shapes(proto):
         if any(not 0 <= size <= LARGEST_SIZE for size in shape):
             return f"a size in it is negative or above {LARGEST_SIZE}"
@@ -136,6 +140,13 @@ def _shapes(proto: Any) -> Iterator[list[int]]:
         yield from (list(tensor.dims) for tensor in walking.tensors(graph))
         for value in walking.values(graph):
             yield [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def _types(proto: Any) -> Iterator[int]:
+    """Yield the element type of every tensor and of every declared value in a model; an undeclared one has none."""
+    for graph in walking.graphs(proto):
+        yield from (tensor.data_type or -1 for tensor in walking.tensors(graph))
+        yield from (value.type.tensor_type.elem_type for value in walking.values(graph))
 
 
 def require_file(path: Path, code: str) -> None:

@@ -21,6 +21,9 @@ LARGEST_SIZE = 1 << 40
 LARGEST_COUNT = 1 << 48
 """Largest number of values of one tensor, for the same reason."""
 
+LOWEST_INTEGER, LARGEST_INTEGER = -(1 << 63), (1 << 63) - 2
+"""Range of an integer input: an int64, and one less so that the end of a range is one too."""
+
 LARGEST_SIDE = 1 << 14
 """Largest height or width, in pixels, of an image that a file was exported with."""
 
@@ -66,7 +69,8 @@ def recipes_of(value: Any) -> list[dict[str, Any]]:
 
 
 def _is_range(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(end, int) for end in value)
+    whole = isinstance(value, list) and len(value) == 2 and all(type(end) is int for end in value)
+    return whole and LOWEST_INTEGER <= value[0] <= value[1] <= LARGEST_INTEGER
 
 
 def _is_sizes(value: Any) -> bool:

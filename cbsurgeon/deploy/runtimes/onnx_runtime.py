@@ -20,6 +20,7 @@ from cbsurgeon.deploy.runtimes.onnx_session import (
     library,
     open_session,
     provider_for,
+    require_tensors,
     session_options,
     with_outputs,
 )
@@ -94,6 +95,7 @@ class OnnxRuntime(Runtime):
             options.graph_optimization_level = library().GraphOptimizationLevel.ORT_DISABLE_ALL
         changed = with_outputs(proto, extra_outputs) if self._wide or extra_outputs else None
         self.session = open_session(self.path, options, self._provider, proto=changed)
+        require_tensors(self.session, self.path)
         names = tuple(item.name for item in self.session.get_outputs())
         super().__init__(str(self.path), device, inputs, names, dtype, notes)
         check_placement(self.session, self._provider, self.path)
@@ -108,9 +110,7 @@ class OnnxRuntime(Runtime):
             return {name: from_dlpack(v) for name, v in zip(self.output_names, values, strict=True)}
         feeds = {name: _to_numpy(tensor, self._wide) for name, tensor in inputs.items()}
         values = self._guarded(lambda: self.session.run(None, feeds))
-        return {
-            name: self._restore(torch.from_numpy(value)) for name, value in zip(self.output_names, values, strict=True)
-        }
+        return {name: self._restore(_to_torch(value)) for name, value in zip(self.output_names, values, strict=True)}
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         try:
@@ -128,7 +128,7 @@ class OnnxRuntime(Runtime):
             held = {name: tensor.contiguous() for name, tensor in fitted.items()}
             return (self._recorded(held) if self.cuda_graph else None) or self._bound(self.session, held)
         feeds = {name: _to_numpy(tensor, self._wide) for name, tensor in fitted.items()}
-        return lambda: self.session.run(None, feeds)
+        return partial(self._guarded, partial(self.session.run, None, feeds))
 
     def _recorded(self, inputs: Mapping[str, Tensor]) -> Callable[[], object] | None:
         """Record a session for these shapes; return ``None`` and add a note if ONNX Runtime refuses.
@@ -145,7 +145,7 @@ class OnnxRuntime(Runtime):
             session = open_session(self.path, options, self._provider, record=True)
             call = self._bound(session, inputs, outputs)
             for _ in range(WARM_RUNS):
-                self._guarded(call)
+                call()
         except InputFileError as error:
             self.notes = (*self.notes, f"not recorded as a CUDA graph: {error.why[:160]}")
             return None
@@ -158,7 +158,7 @@ class OnnxRuntime(Runtime):
         binding, kept = self._bind(session, inputs, outputs), (inputs, outputs)
 
         def call(_kept: object = kept) -> object:
-            return session.run_with_iobinding(binding)
+            return self._guarded(partial(session.run_with_iobinding, binding))
 
         return call
 
@@ -201,6 +201,11 @@ def _to_numpy(tensor: Tensor, wide: bool) -> Any:
     if wide and tensor.is_floating_point():
         tensor = tensor.bfloat16().float()
     return tensor.contiguous().numpy()
+
+
+def _to_torch(array: Any) -> Tensor:
+    """Return a tensor of an array; ONNX Runtime's type of uint64 is one that equals NumPy's and that torch refuses."""
+    return torch.from_numpy(array.view(array.dtype.str))
 
 
 def _element_type(dtype: torch.dtype) -> Any:

@@ -26,6 +26,15 @@ _SHAPE_OPERATORS = {
 _RECORD = {"CUDAExecutionProvider": "enable_cuda_graph", "TensorrtExecutionProvider": "trt_cuda_graph_enable"}
 """The option with which a provider records its first runs as a CUDA graph and replays it in later runs."""
 
+_TENSORS = {
+    f"tensor({name})"
+    for name in (
+        "float", "double", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16",
+        "uint8", "bool", "complex64", "complex128",
+    )
+}  # fmt: skip
+"""Types of inputs and outputs, as a session names them, that torch has too."""
+
 _FATAL_ONLY = 4  # errors are also raised as exceptions
 
 
@@ -118,6 +127,19 @@ def open_session(path: Path, options: Any, provider: str, *, proto: Any = None, 
         return ort.InferenceSession(source, options, providers=[(provider, _provider_options(provider, record))])
     except Exception as error:
         raise cannot_run(path, error) from error
+
+
+def require_tensors(session: Any, path: Path) -> None:
+    """Raise an error if an input or output is not a tensor of numbers that torch has: a text, a list, 4-bit numbers.
+
+    Raises:
+        InputFileError: there is one (CB-RUN-05).
+    """
+    for what, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        for value in values:
+            if value.type not in _TENSORS:
+                why = f"{what} {value.name} is {value.type}, which is not a tensor of numbers that torch computes with"
+                raise cannot_run(path, ValueError(why))
 
 
 def cannot_run(path: Path, error: Exception) -> InputFileError:

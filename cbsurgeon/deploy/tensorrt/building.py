@@ -285,12 +285,12 @@ def _facts(
 
 
 def _write(target: Path, plan: Any, facts: dict[str, Any], source: Path, force: bool) -> str:
-    note = manifest.beside(target)
-    with atomic.bundle(target, force=force, inputs=(source,), companions=(note.name,)) as staged:
+    note = manifest.beside(target).name
+    with atomic.bundle(target, force=force, inputs=(source,), companions=(note,), bridge=manifest.bridge) as staged:
         staged.write_bytes(plan)
         digest = onnx_file.sha256(staged)
         engine = {"name": target.name, "bytes": int(plan.nbytes), "sha256": digest}
-        manifest.write(staged.with_name(note.name), {**facts, "engine": engine})
+        manifest.write(staged.with_name(note), {**facts, "engine": engine})
     return digest
 
 

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -58,20 +58,28 @@ def output(path: str | Path, *, force: bool = False, inputs: Iterable[str | Path
 
 @contextmanager
 def bundle(
-    path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = (), companions: Iterable[str] = ()
+    path: str | Path,
+    *,
+    force: bool = False,
+    inputs: Iterable[str | Path] = (),
+    companions: Iterable[str] = (),
+    bridge: Callable[[Path, Path], object] | None = None,
 ) -> Iterator[Path]:
     """Write a file and its companions (such as ``m.onnx`` and ``m.onnx.data``), the main file last.
 
     Yields the main file's path in a temporary folder beside the destination, with its final *name*, because such files
     refer to each other by name. On success every companion is moved into place, and then the main file, so that the
     companions are there whenever the main file is. Where companions are replaced, the old main file is removed first: a
-    process killed in between leaves no main file, rather than an old one that reads new companions.
+    process killed in between leaves no main file, rather than an old one that reads new companions. With a ``bridge``
+    the old main file stays until the new one replaces it. Two processes that write into one folder publish in turn.
 
     Args:
         path: the final name of the main file.
         force: replace existing regular files.
         inputs: files the result was made from.
         companions: names the writer may create next to the main file; any other file is an error.
+        bridge: called with the new and the old main file before the old one is replaced. It turns the companions of the
+            old file into ones that fit both files; those of the new file replace them afterwards.
 
     Raises:
         OutputFileError: as :func:`output`; a file that was not announced (``CB-OUT-08``).
@@ -98,10 +106,15 @@ def bundle(
             for name in made:  # before anything is replaced, so that little time passes without a main file
                 _require_regular(folder / name, final)
                 _sync(folder / name)
-            if any(_lstat(final.parent / name) is not None for name in written - {final.name}):
-                final.unlink(missing_ok=True)  # an old main file beside new companions would be read as one model
-            for name in made:
-                _publish(folder / name, final.parent / name, force)
+            with _in_turn(final.parent):
+                if bridge is not None and force and _lstat(final) is not None:
+                    bridge(folder / final.name, final)
+                    _sync(final.parent)
+                    made.reverse()
+                elif any(_lstat(final.parent / name) is not None for name in written - {final.name}):
+                    final.unlink(missing_ok=True)  # an old main file beside new companions would be read as one model
+                for name in made:
+                    _publish(folder / name, final.parent / name, force)
             _sync(final.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -190,6 +203,23 @@ def _publish(temporary: Path, final: Path, force: bool) -> None:
             if _lstat(final) is not None:
                 raise _exists(final) from None
     temporary.replace(final)
+
+
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process; do nothing where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _require_regular(temporary: Path, final: Path) -> None:

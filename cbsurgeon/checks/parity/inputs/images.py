@@ -74,7 +74,8 @@ def image_feeds(data: str | Path, targets: tuple[Target, Target], runtime: Runti
     batch = runtime.only_batch or BATCH
     for part in open_data(data, stated[0] if stated else None, batch=batch, limit=MOST, workers=0):
         if len(part) == batch or runtime.only_batch is None:
-            yield Feed(IMAGES, len(part), part.named([port.name for port in runtime.inputs]))
+            named = part.named([port.name for port in runtime.inputs], where=runtime.name)
+            yield Feed(IMAGES, len(part), named)
 
 
 def _stated(target: Target) -> Preprocessing | None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import click
 
 from cbsurgeon.cli.common.failure import exit_code_of, explain
-from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.terminal import Terminal, aside
 from cbsurgeon.cli.group import cli
 from cbsurgeon.vocabulary import COMPLETION_VARIABLE
 
@@ -54,8 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CLOSED_PIPE
     except Exception as error:
         if terminal.debug:
-            traceback.print_exc(file=sys.stderr)
-        terminal.fail(explain(error))
+            aside(traceback.format_exc().rstrip())
+        try:
+            terminal.fail(explain(error))
+        except OSError:  # no JSON document: the disk of stdout is full, or its reader has ended
+            _close_stdout()
         return exit_code_of(error)
 
 
@@ -107,6 +110,6 @@ def _prepare_streams() -> None:
 
 
 def _close_stdout() -> None:
-    """Redirect stdout to the null device, so that the flush at exit does not fail on a closed pipe."""
+    """Redirect stdout to the null device, so that the flush at exit does not fail on a closed pipe or a full disk."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

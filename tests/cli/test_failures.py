@@ -27,6 +27,39 @@ def test_the_operating_system_is_quoted() -> None:
     assert "No space left" in found.why
 
 
+def test_an_error_without_a_file_is_about_a_stream() -> None:
+    assert explain(OSError(errno.ENOSPC, "No space left on device")).where.startswith("standard output")
+
+
+FULL = Path("/dev/full")
+"""A device on which every write fails as on a full disk."""
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("words", "streams", "code"),
+    [
+        ("inspect nope:x", "2> /dev/full", 2),
+        ("inspect nope:x --json", "> /dev/full", 2),
+        ("inspect nope:x --json", "> /dev/full 2>&1", 2),
+        ("inspect nope:x --json --debug", "> /dev/full 2>&1", 2),
+        ("inspect nope:x", "2>&1 >/dev/null | sleep 0", 2),
+        ("--version", "> /dev/full", 2),
+        ("insert VIT -o FOLDER/x.safetensors", "2> /dev/full", 0),
+        ("insert VIT -o FOLDER/x.safetensors -v", "2>&1 > /dev/null | sleep 0", 0),
+    ],
+)
+def test_a_stream_that_cannot_be_written_changes_no_exit_code(
+    tmp_path: Path, words: str, streams: str, code: int
+) -> None:
+    """What is said about the work fails, not the work; Python would end with 1 or 120 and a traceback."""
+    words = words.replace("VIT", VIT).replace("FOLDER", str(tmp_path))
+    script = f"{sys.executable} -m cbsurgeon {words} {streams}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr, "ignored" in done.stderr) == (code, False, False), done.stderr
+    assert (tmp_path / "x.safetensors").exists() == ("insert" in words)
+
+
 def test_out_of_memory_names_the_options_to_reduce() -> None:
     found = explain(MemoryError("cannot allocate 64 GiB"))
     assert (found.code, found.exit_code) == ("CB-CLI-05", 2)

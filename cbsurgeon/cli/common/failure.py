@@ -132,7 +132,7 @@ def _operating_system(error: OSError) -> OutputFileError:
     return OutputFileError(
         "the operating system refused a file",
         code="CB-CLI-04",
-        where=str(error.filename or ""),
+        where=str(error.filename or "standard output, or a file that was open already"),
         why=error.strerror or str(error),
         do="check the path, its permissions and the free space",
     )

@@ -39,6 +39,12 @@ def columns() -> int:
     return min(shutil.get_terminal_size((100, 24)).columns, WIDEST)
 
 
+def aside(text: str) -> None:
+    """Print lines on stderr; if its disk is full or its reader has ended, the work goes on without them."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
 @dataclass
 class Terminal:
     """The output of a verb: its result, progress and warnings.
@@ -96,11 +102,11 @@ class Terminal:
 
     def _note(self, label: str, text: str) -> None:
         if not self.quiet:
-            click.echo(f"{label} {visible(text)}".lstrip(), err=True)
+            aside(f"{label} {visible(text)}".lstrip())
 
     def fail(self, error: CBSurgeonError) -> None:
         """Print an error on stderr; with ``--json`` also as a JSON document, if none was printed yet."""
-        click.echo(four_parts(error, colored(sys.stderr), columns() if sys.stderr.isatty() else None), err=True)
+        aside(four_parts(error, colored(sys.stderr), columns() if sys.stderr.isatty() else None))
         if self.json and not self.shown:
             self.show({"schema": ERROR_SCHEMA, **error.to_dict()})
 
@@ -175,10 +181,10 @@ def _lines(start: float) -> Callable[[str], None]:
         now, left = time.monotonic(), clock.left(step)
         if _stage(step) not in ("", shown):
             shown, said = _stage(step), now
-            click.echo(f"[{now - start:6.1f} s] {visible(shown)}", err=True)
+            aside(f"[{now - start:6.1f} s] {visible(shown)}")
         elif now - said >= BETWEEN_LINES:
             said = now
-            click.echo(f"[{now - start:6.1f} s] {visible(step)}{left}", err=True)
+            aside(f"[{now - start:6.1f} s] {visible(step)}{left}")
 
     return progress
 

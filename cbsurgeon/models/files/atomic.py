@@ -142,7 +142,7 @@ def check(path: str | Path, *, force: bool = False, inputs: Iterable[str | Path]
             "CB-OUT-05",
             final,
             why=f"{parent} is not a folder",
-            do=f"mkdir -p {parent}",
+            do="name another folder" if os.path.lexists(parent) else f"mkdir -p {parent}",
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise _unwritable(final, "no permission")

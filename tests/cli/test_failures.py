@@ -17,6 +17,7 @@ import torch
 import cbsurgeon as cbs
 from cbsurgeon.cli.common.failure import explain
 from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.models.files import atomic
 from tests.cli.running import TIMM, VIT, run
 
 
@@ -27,8 +28,11 @@ def test_the_operating_system_is_quoted() -> None:
     assert "No space left" in found.why
 
 
-def test_an_error_without_a_file_is_about_a_stream() -> None:
-    assert explain(OSError(errno.ENOSPC, "No space left on device")).where.startswith("standard output")
+def test_an_error_without_a_file_has_a_place_too() -> None:
+    assert explain(OSError(errno.ENOSPC, "No space left on device")).where == "standard output"
+    with pytest.raises(OSError) as raised:
+        atomic._sync(Path("/dev/null"))  # a device cannot be flushed
+    assert explain(raised.value).where.startswith("cbsurgeon.models.files.atomic, line ")
 
 
 FULL = Path("/dev/full")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 
@@ -11,6 +12,9 @@ from cbsurgeon.errors import CBSurgeonError, MissingPackage, OutputFileError, Us
 
 _REFUSED_CHOICE = re.compile(r"'(.*)' is not one of ", re.DOTALL)
 """The beginning of click's message about a value that is not one of the choices."""
+
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""Errors of a write. Outputs that are files are named by their writers, so that a write without a name is to stdout."""
 
 OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
@@ -132,7 +136,7 @@ def _operating_system(error: OSError) -> OutputFileError:
     return OutputFileError(
         "the operating system refused a file",
         code="CB-CLI-04",
-        where=str(error.filename or "standard output, or a file that was open already"),
+        where=str(error.filename or ("standard output" if error.errno in _WRITING else _frame(error))),
         why=error.strerror or str(error),
         do="check the path, its permissions and the free space",
     )

@@ -191,6 +191,7 @@ CODES = {
         causes=(
             "one direction of a bidirectional model, or a mask with the wrong triangle",
             "queries in front of the tokens that they read, or a prompt behind them that every token sees",
+            "tokens that are sorted or ranked by an input or by a score, and see each other in that order",
         ),
         do=("choose other stacks: --layers STACK:upper", "check the attention mask of the model"),
     ),

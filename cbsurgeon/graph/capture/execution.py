@@ -54,7 +54,7 @@ class Execution:
             inputs: input name → tensor.
             wanted: names of the nodes.
             override: node name → tensor that replaces its value.
-            grad: whether gradients of the values can be computed.
+            grad: whether gradients of the values can be computed; they pass ``detach``, which changes no value.
 
         Raises:
             KeyError: a name is not in the graph.
@@ -86,6 +86,8 @@ class Execution:
         return value.clone() if self._writers and isinstance(value, Tensor) else value
 
     def _run(self, node: fx.Node) -> Any:
+        if torch.is_grad_enabled() and aten.name(node) == "detach":
+            return self._interpreter.env[node.all_input_nodes[0]]
         if not aten.draws(node):
             return self._interpreter.run_node(node)
         with torch.random.fork_rng(devices=[]):

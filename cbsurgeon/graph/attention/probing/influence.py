@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.export.graph_signature import InputKind
 
+from cbsurgeon.graph.attention.probing.derivatives import Derivatives, sources
 from cbsurgeon.graph.attention.probing.order import (
     Order,
     depends_on_place,
@@ -116,15 +117,40 @@ class Probe:
             given: inputs of the program to use instead of the examples.
             sample: the number of the sample.
         """
-        inputs = {**self._program.example, **given}
-        one = {
+        one = self._sample({**self._program.example, **given}, sample)
+        run = self._runner(part, example=one)
+        return run is not None and depends_on_place(run, part.count)
+
+    def own_order(self, part: Stretch) -> bool:
+        """Return whether the tokens of a stretch see each other in an order that depends on their values."""
+        shown: list[dict[int, Tensor]] = []
+        for sample in range(2):
+            example = self._sample(self._program.example, sample)
+            plain = self._execution.values(example, [part.entry.name], self._parameters)[part.entry.name]
+            noise = torch.randn(plain.shape, generator=torch.Generator().manual_seed(sample), dtype=torch.float32)
+            for entry in (plain, plain + (plain.float().std() * noise).to(plain)):
+                try:
+                    run = Derivatives(self._execution, example, self._parameters, part, entry)
+                    found = sources(run, part.count)
+                except (NotImplementedError, RuntimeError):  # some operator has no derivative
+                    return False
+                if found is None:
+                    return False
+                shown.append(found)
+        first = shown[0]
+        return any(
+            one.keys() != first.keys() or any(not torch.equal(one[place], first[place]) for place in first)
+            for one in shown[1:]
+        )
+
+    def _sample(self, inputs: Mapping[str, Tensor], sample: int) -> dict[str, Tensor]:
+        """Return one sample of some inputs, or the last one if there are not as many."""
+        return {
             name: tensor.narrow(axis, min(sample, tensor.shape[axis] - 1), 1)
             if (axis := self._program.batch_axes.get(name)) is not None
             else tensor
             for name, tensor in inputs.items()
         }
-        run = self._runner(part, example=one)
-        return run is not None and depends_on_place(run, part.count)
 
     def _runner(
         self, part: Stretch, given: Mapping[str, Tensor] | None = None, example: Mapping[str, Tensor] | None = None

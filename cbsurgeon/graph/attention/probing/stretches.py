@@ -82,7 +82,7 @@ def stretch(reading: Reading, stream: fx.Node, total: fx.Node, tokens: Tokens, *
     """
     flow = reading.flow
     entry = begin(reading, stream, tokens) if far else stream
-    wanted = [total, *_last(flow, total, tokens)]
+    wanted = [total, *last_tensors(flow, total, tokens)]
     found = {node: layout for node in (entry, *wanted) if (layout := layout_of(flow, node, tokens)) is not None}
     exits = tuple(dict.fromkeys(node for node in wanted if node in found and node is not entry))
     if entry not in found or not exits:
@@ -114,9 +114,9 @@ def begin(reading: Reading, stream: fx.Node, tokens: Tokens) -> fx.Node:
     return first
 
 
-def _last(flow: Flow, total: fx.Node, tokens: Tokens) -> tuple[fx.Node, fx.Node]:
-    """The last tensor that holds the tokens, is as large as the stream, and was computed from it; and the last one of
-    any size."""
+def last_tensors(flow: Flow, total: fx.Node, tokens: Tokens) -> tuple[fx.Node, fx.Node]:
+    """Return the last tensor that holds the tokens, is as large as the stream, and was computed from it; and the last
+    one of any size."""
     size = _size(flow, total)
     reached, last, other = {total}, total, total
     for node in list(flow.order)[flow.order[total] + 1 :]:

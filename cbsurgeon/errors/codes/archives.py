@@ -58,7 +58,7 @@ CODES = {
     ),
     "CB-ZIP-02": Entry(
         "a member of the archive appears twice",
-        "Different readers could use different ones of the two.",
+        "Different readers could read different copies of it.",
         causes=("an archive made by another program", "a malicious file"),
         do=(_PLAIN, _UNKNOWN),
     ),
@@ -69,20 +69,21 @@ CODES = {
         do=("decrypt it first, and name the checkpoint inside",),
     ),
     "CB-ZIP-04": Entry(
-        "the descriptions of a member of the archive disagree",
-        "A zip archive describes each member twice. Here the two differ, or have flags that torch.save does not use.",
+        "the two headers of a member of the archive disagree",
+        "A zip archive describes each member in a local header and in the table of contents. Here the two differ, or "
+        "have flags that torch.save does not use.",
         causes=("an archive made by another program", "a malicious file"),
         do=(_PLAIN, _UNKNOWN),
     ),
     "CB-ZIP-05": Entry(
-        "the members of the archive claim more bytes than it has",
+        "the members of the archive are declared larger than the archive",
         "The sizes in the archive's table of contents add up to more than the file.",
         causes=("a download that was cut off", "a malicious file"),
         do=("download the file again", _UNKNOWN),
     ),
     "CB-ZIP-06": Entry(
         "members of the archive overlap",
-        "Two members use the same bytes of the file. This is how a small archive is made to unpack to a huge one.",
+        "Two members use the same bytes of the file, so a small archive could unpack to a huge one.",
         causes=("a malicious file",),
         do=(_UNKNOWN,),
     ),
@@ -93,14 +94,14 @@ CODES = {
         do=("unpack it and name the checkpoint inside", _UNKNOWN),
     ),
     "CB-ZIP-08": Entry(
-        "the archive is beyond the limits of the reader",
+        "the archive exceeds the limits of the reader",
         "It has too many members, or a member that must be read into memory as a whole is too large.",
         causes=("a checkpoint with hundreds of thousands of tensors", "a malicious file"),
         do=("store the tensors as safetensors", _UNKNOWN),
     ),
     "CB-ZIP-09": Entry(
-        "the archive has hidden bytes, a comment or other parts",
-        "Bytes before, between or after the members belong to no member. torch.save leaves none.",
+        "the archive has a comment, or bytes that belong to no member",
+        "torch.save writes no comment and no bytes outside the members.",
         causes=("a self-extracting or split archive", "bytes appended to the file", "a malicious file"),
         do=(_PLAIN, _UNKNOWN),
     ),

@@ -100,9 +100,9 @@ CODES = {
     ),
     "CB-INTERNAL-01": Entry(
         "a fault in cbsurgeon",
-        "The program met a case that it has no rule for (exit code 70). Inputs are untouched, and incomplete outputs "
-        "have been removed.",
-        causes=("a model or a file of a form that was never tried", "a version of a library that behaves differently"),
+        "An exception that cbsurgeon does not expect was raised (exit code 70). Inputs are unchanged, and incomplete "
+        "outputs have been removed.",
+        causes=("a model or a file of an untested form", "a version of a library that behaves differently"),
         do=("run the command again with --debug and report the traceback", "try the newest version of cbsurgeon"),
     ),
 }

@@ -7,8 +7,8 @@ _FLAGS = "state it: --size 224 --crop 0.875 --interpolation bicubic --mean image
 CODES = {
     "CB-DATA-01": Entry(
         "the preprocessing of the images is unknown",
-        "The dataset has images, and neither the model nor its file says how images become its input. cbsurgeon does "
-        "not guess: a wrong guess would cost several points of accuracy and looks like a broken export.",
+        "The dataset has images, and neither the model nor its file states the preprocessing. cbsurgeon does not guess "
+        "it, because a wrong guess would cost several points of accuracy and look like a broken export.",
         causes=(
             "a model of your own, or an ONNX file that cbsurgeon did not write",
             "a transformers processor that does more than resize, crop and normalise",
@@ -16,8 +16,8 @@ CODES = {
         do=(_FLAGS, "set Model.preprocessing before exporting, so that the file carries it"),
     ),
     "CB-DATA-02": Entry(
-        "a description of the preprocessing is wrong",
-        "A size, crop, mean, standard deviation or name in it is not possible.",
+        "the description of the preprocessing is not valid",
+        "A size, crop, mean, standard deviation or name is not a possible value.",
         causes=(
             "a typing mistake in a flag",
             "a file written by another program",
@@ -48,14 +48,14 @@ CODES = {
     ),
     "CB-DATA-06": Entry(
         "images have no label map",
-        "A folder with images/ and labels/ has a label map of the same name for each image.",
+        "In a folder with images/ and labels/, each image needs a label map of the same name.",
         causes=("a map is missing", "maps have a suffix in their names, such as _mask"),
         do=("give each map the name of its image",),
     ),
     "CB-DATA-07": Entry(
         "the folder contains itself, or too many folders",
-        "A link inside the folder points to a folder that contains it, or the folder has more levels, or more folders, "
-        "than a dataset has. Links among a few folders can make any number of paths.",
+        "A link inside the folder points to a folder that contains it, or the folder has more levels or more folders "
+        "than a dataset can have.",
         causes=("a symbolic link", "a folder that is not a dataset, such as /"),
         do=("remove the link", "give the folder of the images itself"),
     ),
@@ -85,13 +85,13 @@ CODES = {
         do=("repair or remove the file", "leave out --strict: the sample is then left out, and the result names it"),
     ),
     "CB-DATA-12": Entry(
-        "a number of samples or processes is too small",
-        "A batch and a limit need at least one sample, and the number of processes cannot be negative.",
+        "a batch size, a limit or a number of workers is too small",
+        "--batch and --limit need at least one sample, and --workers cannot be negative.",
         causes=("a zero or a negative number",),
         do=("give a positive number",),
     ),
     "CB-DATA-13": Entry(
-        "a process that decodes images ended",
+        "a process that decodes images was killed",
         "The operating system ended a worker process.",
         causes=("too little memory", "a small /dev/shm, as containers have"),
         do=("--workers 0", "docker run --shm-size 1g"),
@@ -111,7 +111,7 @@ CODES = {
     "CB-EVAL-01": Entry(
         "it is unclear which output to evaluate",
         "The model has several outputs. Unless --output-name is given, the one called logits is evaluated, or the only "
-        "one with the right number of dimensions; here there is neither.",
+        "one with the right number of dimensions. This model has neither.",
         causes=("a model without a classifier", "a model that returns features as well", "a typing mistake"),
         do=("--output-name NAME, with a name from the message",),
     ),
@@ -133,7 +133,7 @@ CODES = {
     ),
     "CB-EVAL-04": Entry(
         "the file of classes cannot be used",
-        "It holds the output index of each class of the dataset, one per line, each once.",
+        "The file must contain the output index of each class of the dataset, one per line, without repetition.",
         causes=("names of classes instead of numbers", "indices that the model does not have"),
         do=("write it as numbers: 6, 11, 13 and so on",),
     ),
@@ -148,7 +148,7 @@ CODES = {
         do=("choose one from the message", "write mod:package.module:function"),
     ),
     "CB-EVAL-06": Entry(
-        "B is worse than A, or is not run in the same way",
+        "B is worse than A, or has a fault",
         "The evaluation ran and its check failed. The message lists the reasons: a metric that is worse than claimed, "
         "or a fault such as another preprocessing, outputs that depend on the batch, or swapped classes.",
         causes=(
@@ -225,8 +225,8 @@ CODES = {
     ),
     "CB-ANALYZE-08": Entry(
         "the model cannot be captured whole",
-        "inspect and insert can work with the largest parts that torch.export follows. An analysis runs the whole "
-        "model and reads its attention on the way, for which it needs the whole graph.",
+        "inspect and insert work with the largest parts that torch.export can capture. An analysis reads attention "
+        "from the graph of the whole model.",
         causes=("control flow that depends on values", "an operation that torch.export does not follow"),
         do=("make the reported operation traceable", "cbs.analyze(model.module.encoder, data=its inputs)"),
     ),

@@ -32,9 +32,9 @@ CODES = {
         do=("try another --opset", "report it with the name of the model"),
     ),
     "CB-EXPORT-05": Entry(
-        "the exported file has another batch than requested",
-        "The inputs of the file are read back. Their first axis is fixed although it should be dynamic, or the other "
-        "way round. The file was removed.",
+        "the batch of the exported file is not as requested",
+        "The inputs of the file are read back. Their batch is fixed although it should be dynamic, or the reverse. The "
+        "file was removed.",
         causes=("a version of torch or onnxscript that fixes dimensions",),
         do=("pip install --upgrade torch onnxscript",),
     ),
@@ -63,8 +63,8 @@ CODES = {
         do=("leave --batch out", "fix the batch of the ONNX file or engine made from it"),
     ),
     "CB-EXPORT-10": Entry(
-        "the batch size of the model is fixed already",
-        "The program was captured for one batch size and cannot be given another.",
+        "the batch size of the program is fixed",
+        "The program was captured for one batch size and cannot be exported for another.",
         causes=("a .pt2 file of another program, exported without dynamic shapes",),
         do=("leave --batch out", "capture the model with a dynamic batch"),
     ),
@@ -86,7 +86,7 @@ CODES = {
         "(65504 in float16), so the export would compute infinity or noise. The message names the first such tensor.",
         causes=("a residual stream that grows from block to block", "weights that were trained in bfloat16"),
         do=(
-            "add --keep-float32 overflowing: those nodes and what reads them compute in float32",
+            "add --keep-float32 overflowing: nodes that overflow, and those that read them, compute in float32",
             "take --dtype bfloat16, which has the range of float32",
         ),
     ),
@@ -101,7 +101,7 @@ CODES = {
         "the model cannot be written in the requested ONNX opset",
         "An operator of the model has no equivalent in this ONNX operator set. The message names it. "
         "Sets below 18 are converted from 18, the oldest that torch.onnx writes.",
-        causes=("--opset 17 for a model with padding or resizing in a form of 18",),
+        causes=("--opset 17 for a model whose padding or resizing needs opset 18",),
         do=("leave --opset out", "take 18 or newer"),
     ),
     "CB-ONNX-01": Entry(
@@ -131,8 +131,8 @@ CODES = {
     ),
     "CB-ONNX-05": Entry(
         "the ONNX file reads its weights from an unsafe file",
-        "An ONNX file can name files that hold its weights. Only regular files in its own folder are read, and no "
-        "links: a link would make any file of yours the weights of a model, which could then be read out of it.",
+        "An ONNX file can name other files that hold its weights. Only regular files in its own folder are read, and "
+        "no links: through a link, a model could contain any file that you can read.",
         causes=(
             "a model from a cache that keeps its files as links",
             "copies made with hard links (cp -l, a backup tool)",
@@ -172,8 +172,8 @@ CODES = {
         do=("build it here from the ONNX file", "only for an engine you built yourself: --trust"),
     ),
     "CB-ENGINE-06": Entry(
-        "the batch profile is not in order",
-        "An engine serves a range of batches: smallest, most common, largest.",
+        "the sizes of the batch profile are not in ascending order",
+        "The profile of an engine has the smallest, the most common and the largest batch size.",
         causes=("the numbers are not sorted",),
         do=("write --batch 1,8,64",),
     ),
@@ -186,19 +186,19 @@ CODES = {
     ),
     "CB-ENGINE-08": Entry(
         "TensorRT-RTX takes no timing cache",
-        "It does not measure kernels while it builds.",
+        "A timing cache stores measured times of kernels, and TensorRT-RTX does not time kernels during a build.",
         causes=("an option meant for TensorRT",),
         do=("leave the timing cache out",),
     ),
     "CB-ENGINE-09": Entry(
         "the TensorRT parser cannot read the ONNX model",
-        "The parser has no implementation of an operation, or not of this form of it. The message names the block.",
+        "The parser does not support an operation, or one of its attributes. The message names the block.",
         causes=("an operation TensorRT lacks, such as Col2Im or DFT", "an opset that the parser does not know"),
         do=("export with another --opset", "replace that operation in the model", "update TensorRT"),
     ),
     "CB-ENGINE-10": Entry(
         "TensorRT could not build the engine",
-        "The model was parsed, and building failed. The message repeats what TensorRT said.",
+        "The model was parsed, and the build failed. The message contains the error of TensorRT.",
         causes=("too little GPU memory", "no NVIDIA GPU or driver", "an input with more than one dynamic dimension"),
         do=(
             "give a smaller largest batch: --batch 1,8,16",
@@ -224,8 +224,8 @@ CODES = {
         do=("name the arrays as the message lists them: numpy.savez('inputs.npz', x=array)",),
     ),
     "CB-RUN-02": Entry(
-        "an input has another shape",
-        "The file fixes sizes that the input does not have.",
+        "an input has the wrong shape",
+        "The file has fixed sizes, and those of the input are different.",
         causes=("an image of another size", "a missing batch axis"),
         do=("give an input of the shape in the message", "export the model for this size: --input 3x224x224"),
     ),
@@ -243,7 +243,7 @@ CODES = {
     ),
     "CB-RUN-05": Entry(
         "ONNX Runtime cannot run the file",
-        "Opening a session or running it failed. The message repeats what ONNX Runtime said.",
+        "Opening a session or running it failed. The message contains the error of ONNX Runtime.",
         causes=("an operator or opset that this version lacks", "a damaged file", "missing external data"),
         do=("check it: cbsurgeon inspect FILE.onnx", "export it again", "pip install --upgrade onnxruntime"),
     ),
@@ -255,8 +255,7 @@ CODES = {
     ),
     "CB-RUN-07": Entry(
         "part of the model fell back to the CPU",
-        "CUDA was requested, and ONNX Runtime placed operators on the CPU. A measurement would not show the requested "
-        "provider.",
+        "CUDA was requested, and ONNX Runtime placed operators on the CPU, so a measurement would not be one of CUDA.",
         causes=("missing CUDA or cuDNN libraries", "operators without a CUDA kernel"),
         do=("check the CUDA and cuDNN libraries of this installation", "export with --opset 20"),
     ),
@@ -286,15 +285,15 @@ CODES = {
     ),
     "CB-RUN-12": Entry(
         "torch.compile would run this model eagerly",
-        "Dynamo keeps a limited number of compiled variants of a function and runs it eagerly beyond that. cbsurgeon "
-        "stops instead, because it would check or time code that is not compiled (exit code 1).",
+        "Dynamo compiles a function only a limited number of times, and then runs it eagerly. cbsurgeon stops instead, "
+        "because it would check or time code that is not compiled (exit code 1).",
         causes=("many batch sizes or types in one process",),
         do=("call torch.compiler.reset()", "use one batch size per process"),
     ),
     "CB-RUN-13": Entry(
-        "an input has another kind of number",
-        "The model expects floating-point numbers and the input has integers or complex numbers, or the reverse. Other "
-        "types are converted, such as float64 to float32.",
+        "an input has a dtype of the wrong kind",
+        "The model expects floating-point numbers and the input has integers or complex numbers, or the reverse. Only "
+        "dtypes of one kind are converted, such as float64 to float32.",
         causes=("images as integers from 0 to 255", "token ids as floating-point numbers"),
         do=("convert the array, and scale images as the model's preprocessing does",),
     ),

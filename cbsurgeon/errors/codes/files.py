@@ -10,14 +10,14 @@ CODES = {
         do=("check the path", "name a builder: timm:NAME, torchvision:NAME, hf:CLASS or mod:package.module:factory"),
     ),
     "CB-LOAD-02": Entry(
-        "the model is a folder",
+        "REF is a folder",
         "A folder was given where a file is expected.",
         causes=("a folder saved by transformers, without hf: before it", "a run folder that holds checkpoints"),
         do=("for a folder saved by transformers: hf:FOLDER", "name the checkpoint inside the folder"),
     ),
     "CB-LOAD-03": Entry(
-        "the model is not a regular file",
-        "Pipes, sockets and devices cannot be read twice, which checking a file needs.",
+        "REF is not a regular file",
+        "A file is read twice, to check it and to load it. Pipes, sockets and devices can be read only once.",
         causes=("process substitution such as <(...)", "/dev/stdin"),
         do=("copy the content into a file first",),
     ),
@@ -45,7 +45,7 @@ CODES = {
     ),
     "CB-LOAD-07": Entry(
         "the file is damaged",
-        "It begins as a checkpoint does, but its parts do not fit together.",
+        "It begins like a checkpoint, but the rest of it is not valid.",
         causes=("a download or copy that was cut off", "a fault of the disk"),
         do=("compare its size or checksum with the source", "download or write the file again"),
     ),
@@ -74,8 +74,8 @@ CODES = {
         do=("give the weights and the architecture instead: FILE --arch REF", "only for a file of your own: --trust"),
     ),
     "CB-LOAD-14": Entry(
-        "a trusted file could not be rebuilt",
-        "The file was read with --trust, but its objects could not be rebuilt.",
+        "a trusted file could not be loaded",
+        "The file was read with --trust, but its objects could not be created.",
         causes=("a class it names cannot be imported here", "another version of torch wrote it"),
         do=("run where the classes it names can be imported", "save a state dict, or export the program again"),
     ),
@@ -86,8 +86,8 @@ CODES = {
         do=("store dense tensors: tensor.to_dense(), tensor.dequantize()",),
     ),
     "CB-LOAD-16": Entry(
-        "the file claims more data than it holds",
-        "A tensor in the file is declared larger than the bytes that are there. It is not read.",
+        "a tensor is declared larger than its data",
+        "The file holds fewer bytes for a tensor than its shape and dtype need. The file is not read.",
         causes=("a file that was cut off", "a malicious file"),
         do=("download or write the file again", "do not use it if it comes from an unknown source"),
     ),
@@ -105,20 +105,20 @@ CODES = {
     ),
     "CB-LOAD-21": Entry(
         "the checkpoint names an architecture that a file may not name",
-        "The architecture in the file would import code or read other files. Only the user may request that.",
+        "Building the architecture that the file names would import code or read other files. Only the command line "
+        "may request that.",
         causes=("a model of your own, saved with a mod: reference", "a file from somebody else"),
         do=("if the code is yours, give the name on the command line: --arch mod:package.module:factory",),
     ),
     "CB-LOAD-22": Entry(
         "the checkpoint was saved with insertions",
-        "The weights belong to the edited model, and the lower-level function that was called cannot insert the "
-        "operators again.",
+        "The weights belong to the edited model, and the function that was called does not insert operators.",
         causes=("cbsurgeon.models.load was called instead of cbsurgeon.load",),
         do=("load it with cbs.load(FILE), which inserts the operators again",),
     ),
     "CB-LOAD-23": Entry(
-        "an option has no meaning for this kind of file",
-        "An exported program brings its own architecture, weights and example inputs.",
+        "an option does not apply to this kind of file",
+        "An exported program contains its architecture, weights and example inputs.",
         causes=("--arch, --input, --inputs or --entry given with a .pt2 file",),
         do=("leave the option out",),
     ),
@@ -131,15 +131,15 @@ CODES = {
     "CB-LOAD-25": Entry(
         "the checkpoint holds several state dicts, and none has a usual name",
         "Usual names are state_dict, model, model_state_dict, module, net, weights, and those of averaged weights. "
-        "With several other names, cbsurgeon cannot know which one is the model you mean.",
+        "With several other names, cbsurgeon does not guess which one to read.",
         causes=("student and teacher in one file", "a generator and a discriminator in one file"),
         do=("choose one of the entries in the message: --entry NAME",),
     ),
     "CB-LOAD-26": Entry(
         "building the model would take too much memory",
         "Parameters, buffers and example inputs are counted while the model is built, before anything is written into "
-        "them. A model named on the command line may take four fifths of the machine's memory; one that a file "
-        "describes half a gibibyte and eight times the size of the file. Running the model needs additional memory.",
+        "them. The limit is 0.8 of the machine's memory for a model named on the command line, and 0.5 GiB plus 8 "
+        "times the size of the file for a model that a file describes. Running the model needs additional memory.",
         causes=(
             "an image size or a width far above what the architecture is made for",
             "a small file that describes a large model: do not use it unless you know it",
@@ -182,8 +182,8 @@ CODES = {
     ),
     "CB-META-03": Entry(
         "the recipe note in the state dict cannot be read",
-        "A state dict saved after an insertion notes its operators and their recipe beside the tensors. Here the "
-        "operators are not those of the recipe, or the recipe is damaged.",
+        "A state dict saved after an insertion contains a note of its operators and their recipe. Here the operators "
+        "are not those of the recipe, or the recipe is damaged.",
         causes=("only a part of the edited model was saved", "a program that rewrote the file"),
         do=(
             "save the state dict of the whole model",
@@ -191,22 +191,23 @@ CODES = {
         ),
     ),
     "CB-META-04": Entry(
-        "the file carries another recipe than the one given",
-        "Its weights were trained with the recipe it carries; with another one they mean something else.",
+        "the file contains another recipe than the one given",
+        "The weights were trained with the recipe in the file. With another recipe, the model would compute something "
+        "else.",
         causes=("a recipe of another run", "a recipe edited after the training"),
         do=("leave out --trained-with: the file is read with its own recipe",),
     ),
     "CB-META-05": Entry(
         "it is unknown whether these weights were trained with operators",
-        "Another entry of the checkpoint notes its operators. This one was copied into a plain dictionary, which holds "
-        "no notes, so it may have had them as well.",
+        "Another entry of the checkpoint has a note of its operators. This entry was copied into a plain dictionary, "
+        "which drops such a note, so it may have been trained with operators too.",
         causes=("averaged weights kept as {key: tensor}", "weights moved to the CPU one by one before saving"),
         do=("give the recipe: --trained-with recipe.json", "take the other entry: --entry NAME"),
     ),
     "CB-WEIGHTS-01": Entry(
         "the pretrained weights are not available",
-        "timm:NAME.TAG names weights. They are read from timm's cache, or downloaded with --pretrained. Random weights "
-        "are used instead only with --random-weights.",
+        "timm:NAME.TAG names pretrained weights. They are read from timm's cache, or downloaded with --pretrained. "
+        "They are replaced by random weights only with --random-weights.",
         causes=("nothing was downloaded before", "no network", "options that do not fit the pretrained weights"),
         do=("download them: --pretrained", "use the architecture alone: --random-weights, or leave out the tag"),
     ),

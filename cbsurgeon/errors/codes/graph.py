@@ -11,13 +11,13 @@ CODES = {
     ),
     "CB-CAPTURE-02": Entry(
         "the model is in training mode",
-        "Dropout and batch statistics would be recorded as they are in training.",
+        "The graph would contain active dropout and batch statistics.",
         causes=("model.train() was called, or model.eval() was not", "a module that overrides train()"),
         do=("call model.eval() first",),
     ),
     "CB-CAPTURE-03": Entry(
         "torch.export cannot follow the model's forward()",
-        "The code of the model does something that cannot be recorded as a graph. The message names the line.",
+        "An operation in the code of the model cannot be recorded as a graph. The message names the line.",
         causes=(
             "a branch that depends on values of a tensor",
             "a tensor turned into a Python number",
@@ -61,9 +61,9 @@ CODES = {
         ),
     ),
     "CB-CAPTURE-08": Entry(
-        "the assumed batch axis is not the batch",
-        "Axis 0 of the inputs counts as the batch. In this model one sample changes the result of another along it, or "
-        "attention runs along it, so a token mean would run over the wrong axis.",
+        "axis 0 of the inputs is not the batch",
+        "Axis 0 of the inputs is assumed to be the batch. In this model, a sample on this axis changes the output of "
+        "another, or attention runs along it, so a token mean would run over the wrong axis.",
         causes=(
             "tokens first: nn.TransformerEncoder without batch_first=True, inputs of shape (tokens, batch, width)",
             "inputs that have the batch at different axes",
@@ -77,14 +77,14 @@ CODES = {
     ),
     "CB-CAPTURE-09": Entry(
         "the captured program cannot be run",
-        "torch.export recorded a graph whose operators, run one by one, raise an error, so nothing can be proved by "
-        "running it.",
+        "An operator of the graph that torch.export recorded raises an error, so nothing can be proved by running the "
+        "graph.",
         causes=("torch.vmap around code that slices its input", "an operator that only works inside a transformation"),
         do=("write that part of forward() without torch.vmap or torch.func",),
     ),
     "CB-LOCATE-01": Entry(
         "there is no block to choose from",
-        "Reading the graph found no branch of the kind asked for (exit code 1).",
+        "The graph has no branch of the requested kind (exit code 1).",
         causes=("a model without MLP blocks, such as a plain CNN", "blocks of a kind that is only chosen on request"),
         do=("list near misses and their reasons: cbsurgeon inspect REF --why", "choose other kinds: --kinds"),
     ),
@@ -115,7 +115,8 @@ CODES = {
     ),
     "CB-SELECT-02": Entry(
         "cbsurgeon cannot find out which blocks are tapped",
-        "The model was captured in parts, and the graph of a part does not show where its residual stream goes.",
+        "A block is tapped if its residual stream is also an output of the model. This model was captured in parts, "
+        "and the graph of a part does not show where its residual stream is used.",
         causes=("a model that torch.export cannot capture whole",),
         do=("give the indices of the blocks whose stream is also an output: --exclude 3,7,11",),
     ),
@@ -160,7 +161,7 @@ CODES = {
     ),
     "CB-LEAK-06": Entry(
         "a block has no mask that marks its padding",
-        "The masked form was requested, and it is not proved which entry of the mask belongs to which token here.",
+        "The masked form was requested, and at this block it cannot be proved which mask value belongs to which token.",
         causes=("tokens that were merged or moved after the mask was used", "a stack whose attention takes no mask"),
         do=("leave the block out: --layers, --exclude", "if there is never padding: insert without --masked"),
     ),
@@ -187,7 +188,7 @@ CODES = {
     ),
     "CB-LEAK-10": Entry(
         "some tokens of the model do not see earlier ones",
-        "Both the plain mean and the causal mean would show a token the ones before it, which the model hides from it.",
+        "Both the plain mean and the causal mean would let a token depend on earlier tokens that the model masks.",
         causes=(
             "one direction of a bidirectional model, or a mask with the wrong triangle",
             "queries in front of the tokens that they read, or a prompt behind them that every token sees",

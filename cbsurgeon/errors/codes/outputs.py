@@ -72,8 +72,8 @@ CODES = {
     ),
     "CB-SAVE-02": Entry(
         "a value of the state dict cannot be stored",
-        "safetensors holds dense tensors that share no memory in unexpected ways. A value is not a tensor, is not "
-        "dense, or has no data; or there is no tensor at all.",
+        "A file of weights holds dense tensors. A value is not a tensor, is not dense, or has no data; or the state "
+        "dict has no tensor.",
         causes=("a module with extra state", "parameters on the meta device", "quantised or sparse weights"),
         do=("materialise the weights", "convert: tensor.to_dense(), tensor.dequantize()"),
     ),

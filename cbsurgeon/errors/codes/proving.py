@@ -20,7 +20,7 @@ CODES = {
     ),
     "CB-VERIFY-02": Entry(
         "the two models have different outputs",
-        "Their numbers or names of outputs differ, so there is nothing to compare pair by pair (exit code 1).",
+        "The number or the names of their outputs differ, so outputs cannot be compared in pairs (exit code 1).",
         causes=("two unrelated models", "a model exported with only some of its outputs"),
         do=("compare a model with its own export",),
     ),
@@ -32,19 +32,19 @@ CODES = {
     ),
     "CB-VERIFY-04": Entry(
         "no valid batch size was given",
-        "No batch size is left to run.",
+        "None of the requested batch sizes can be run.",
         causes=("--batches with zero", "a file whose fixed batch is none of those"),
         do=("give sizes of at least 1: --batches 1,2,7",),
     ),
     "CB-VERIFY-05": Entry(
         "the two models are fixed to different batch sizes",
-        "Each has a fixed batch, and the two are not the same (exit code 1).",
+        "Each model has a fixed batch size, and the two sizes differ (exit code 1).",
         causes=("two files exported with different --batch",),
         do=("compare each with the model it was made from", "export both with the same batch"),
     ),
     "CB-VERIFY-06": Entry(
         "the two models have different preprocessing",
-        "The same pixels would reach them as different inputs, so their outputs cannot be compared on images.",
+        "The same image would become different inputs, so outputs cannot be compared on images.",
         causes=("the file was exported from a model with another preprocessing", "two different models"),
         do=("run each with its own preprocessing: cbsurgeon evaluate A B --data DATA", "export the file again"),
     ),
@@ -56,20 +56,19 @@ CODES = {
         do=("leave out --data", "cbsurgeon verify REF FILE --data DATA"),
     ),
     "CB-VERIFY-08": Entry(
-        "an output has numbers of another kind",
-        "One model returns real numbers and the other whole or complex ones. A program that reads the output expects "
-        "one kind.",
+        "an output has a dtype of another kind",
+        "One model returns floating-point numbers, and the other integers or complex numbers.",
         causes=("a cast at the end of an edited ONNX file", "two different models"),
         do=("remove the conversion in B", "compare a model with its own export"),
     ),
     "CB-BISECT-01": Entry(
         "inputs cannot be generated",
-        "Both are files, and neither of them contains example inputs.",
+        "Both models are files, and neither contains example inputs.",
         causes=("two ONNX files were given",),
         do=("give inputs: --inputs FILE.npz", "compare one of them with the model"),
     ),
     "CB-BISECT-02": Entry(
-        "the inner values of an engine cannot be read",
+        "the intermediate tensors of an engine cannot be read",
         "TensorRT fuses layers when it builds, so the tensors between blocks no longer exist.",
         causes=("--bisect with an engine",),
         do=("bisect the ONNX file that the engine was built from",),
@@ -82,7 +81,7 @@ CODES = {
     ),
     "CB-BISECT-04": Entry(
         "the two models have different residual streams",
-        "A point of the stream is missing in one of them, or has another shape there (exit code 1).",
+        "A point of the residual stream is missing in one model, or has another shape (exit code 1).",
         causes=("two different models", "an optimiser that merged residual adds"),
         do=("compare a model with its own export",),
     ),
@@ -94,13 +93,13 @@ CODES = {
     ),
     "CB-AUDIT-02": Entry(
         "no operator is inserted, so there is no share to compute",
-        "--roofline estimates which share of the run time inserted operators take. Neither model has one.",
+        "--roofline estimates the share of inserted operators in the run time. No given model has one.",
         causes=("the original was given alone",),
         do=("compare the original with the edited model: cbsurgeon audit A B --roofline",),
     ),
     "CB-AUDIT-03": Entry(
-        "no requested device computes in this dtype",
-        "The table of peak rates has no entry for the dtype on these devices.",
+        "no requested device supports this dtype",
+        "The table of peak rates has no entry for this dtype on any requested device.",
         causes=("bfloat16 or float16 on a device without it",),
         do=("take --dtype float32", "name another --hardware"),
     ),
@@ -157,8 +156,8 @@ CODES = {
     ),
     "CB-BENCH-04": Entry(
         "B, as it would be timed, computes the same as A",
-        "In eager mode, the two models have different outputs; in the back end that is timed, they have the same. The "
-        "timing would not be that of B (exit code 1).",
+        "In eager mode, the outputs of A and B differ; in the timed back end, they are equal. The time would not be "
+        "that of B (exit code 1).",
         causes=("torch.compile reuses the graph of a module of the same class that it compiled before",),
         do=("call torch.compiler.reset() after an insertion", "run the bench in a fresh process"),
     ),
@@ -188,8 +187,8 @@ CODES = {
     ),
     "CB-SWEEP-01": Entry(
         "the grid cannot be made",
-        "A sweep has one cell for every combination of --op, --pos, --at and --layers, and each cell has a name of its "
-        "own.",
+        "A sweep has one cell for every combination of --op, --pos, --at and --layers, and no two cells may have the "
+        "same name.",
         causes=("a value that was given twice", "an empty list"),
         do=("give every value once",),
     ),
@@ -221,14 +220,14 @@ CODES = {
     ),
     "CB-SWEEP-06": Entry(
         "every worker of the sweep failed",
-        "All processes that run the command ended with a fault before the runs were done.",
+        "Every process that runs the command failed before the runs were finished.",
         causes=("the storage went away", "no memory for so many processes"),
         do=("give --workers 1 to see the failure", "run the same command again: finished runs are kept"),
     ),
     "CB-SWEEP-07": Entry(
         "runs of the sweep failed",
-        "The command ended with an error, or did not write the metric into {out}/metrics.json, also when it was "
-        "repeated. The table holds the runs that succeeded.",
+        "The command failed, or did not write the metric into {out}/metrics.json, in every attempt. The table has the "
+        "runs that succeeded.",
         causes=("a fault in the training script", "another --metric than the script writes"),
         do=("read log.txt in the folder of the run", "run the same command with a higher --retries"),
     ),

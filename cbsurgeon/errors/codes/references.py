@@ -6,7 +6,7 @@ CODES = {
     "CB-REF-01": Entry(
         "the model reference cannot be read, or does not go with another option",
         "REF is a file, or kind:name with one of the kinds timm, torchvision, hf and mod. --arch takes kind:name only, "
-        "and only together with a file of weights; so does a recipe that says what the weights were trained with.",
+        "and only with a file of weights. --trained-with is also only for files of weights.",
         causes=("a missing or misspelt kind", "nothing after the colon", "--arch with a reference that is not a file"),
         do=(
             "write timm:NAME, torchvision:NAME, hf:CLASS, hf:DIRECTORY or mod:package.module:factory",
@@ -25,7 +25,7 @@ CODES = {
     ),
     "CB-REF-03": Entry(
         "the builder raised an error",
-        "The library's own code, called to build the architecture, failed. The message repeats what it said.",
+        "The library's code that builds the architecture raised an error. The message contains it.",
         causes=("an --model-option that this architecture does not take", "a value of another type"),
         do=("check the options against the library's documentation", "build without options first"),
     ),
@@ -49,14 +49,14 @@ CODES = {
     ),
     "CB-REF-06": Entry(
         "the architecture that a file names is far larger than the file",
-        "Building stopped because the architecture has many more modules than the file has tensors. A small file could "
-        "otherwise use up the memory.",
+        "The architecture has many more modules than the file has tensors. Building it was stopped, because a small "
+        "file could otherwise fill the memory.",
         causes=("options that belong to another model", "a malicious file"),
         do=("check --arch and --model-option", "do not use a file from an unknown source"),
     ),
     "CB-REF-07": Entry(
         "the keywords of --model cbsurgeon in a timm script are not complete",
-        "It takes the architecture as of=NAME, and either a choice (op, layers ...) or the file of a recipe.",
+        "--model cbsurgeon takes the architecture as of=NAME, and either a choice (op, layers ...) or a recipe file.",
         causes=("of=NAME is missing in --model-kwargs", "recipe= beside op= or layers="),
         do=("--model-kwargs of=deit_small_patch16_224 layers=upper op=cb",),
     ),
@@ -69,8 +69,8 @@ CODES = {
     ),
     "CB-HF-02": Entry(
         "reading the folder would run code or fetch another model",
-        "auto_map in config.json asks to run Python files of the folder, or the folder holds an adapter that needs its "
-        "base model from a hub. cbsurgeon does neither.",
+        "auto_map in config.json names Python files of the folder to run, or the folder holds an adapter whose base "
+        "model is on a hub. cbsurgeon does not run or download them.",
         causes=("a model with custom code", "a folder saved from a PEFT model"),
         do=(
             "merge the adapter and save the whole model: model.merge_and_unload().save_pretrained(folder)",

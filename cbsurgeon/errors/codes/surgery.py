@@ -67,14 +67,14 @@ CODES = {
     ),
     "CB-RECIPE-02": Entry(
         "a member of the recipe is missing or not valid",
-        "It is a recipe, but one of its members has another type or value than the schema says.",
+        "The document is a recipe, but the type or value of a member does not follow the schema.",
         causes=("a file edited by hand", "a recipe of another version"),
         do=("compare it with: cbsurgeon insert REF --dry-run --json",),
     ),
     "CB-RECIPE-03": Entry(
         "the recipe was made for another structure",
-        "The blocks of this model are not those the recipe names. The fingerprint is a digest of kinds, paths and "
-        "widths.",
+        "The blocks of this model are not those that the recipe names. Both are compared by a fingerprint: a digest of "
+        "kinds, paths and widths.",
         causes=("another model or another size of it", "a model that was changed after the recipe was made"),
         do=("make a recipe for this model: cbsurgeon insert REF --dry-run --json",),
     ),
@@ -93,7 +93,7 @@ CODES = {
     ),
     "CB-INSERT-01": Entry(
         "the model is a program and has no module",
-        "cbs.insert changes a module unless it is told to change the program.",
+        'cbs.insert edits a module unless on="program" is given.',
         causes=("a model loaded from a .pt2 file", "cbs.insert_ on an exported program"),
         do=('change the program: cbs.insert(model, recipe, on="program"), or --on program',),
     ),
@@ -115,15 +115,15 @@ CODES = {
     ),
     "CB-SURGERY-03": Entry(
         "the site is occupied",
-        "There is an operator at that position already. Two operators in a row would compute another function than "
-        "each of them.",
+        "There is an operator at that position already. Two operators in a row would compute a function that is "
+        "neither of the two.",
         causes=("the model was edited before", "a recipe that is applied twice"),
         do=("remove the first: cbsurgeon remove REF -o OUT", "leave the block out: --exclude INDEX"),
     ),
     "CB-SURGERY-04": Entry(
         "the operator does not run as often as its block",
-        "After an insertion the model is run once and the operators are counted. One did not run, or ran too often. "
-        "The insertion was undone.",
+        "After an insertion, the model is run once and the calls of each operator are counted. An operator was not "
+        "called as often as its block. The insertion was undone.",
         causes=("the model calls layer.forward() directly, which skips hooks", "code that iterates over children"),
         do=('insert into the program: cbs.insert(model, recipe, on="program"), or --on program',),
     ),
@@ -135,7 +135,7 @@ CODES = {
     ),
     "CB-SURGERY-06": Entry(
         "the operator does not work on the tensor of this site",
-        "The operator was asked for at a site whose axes, tokens or class token do not suit it.",
+        "The operator cannot be used with the axes, the tokens or the class token of this site.",
         causes=("cb_gate where no class token is proved", "the causal form on a site with two token axes"),
         do=("leave the block out: --layers, --exclude", "choose another operator or --op-option"),
     ),
@@ -160,8 +160,8 @@ CODES = {
     ),
     "CB-SURGERY-10": Entry(
         "samples and tokens of a tensor cannot be separated",
-        "At this site they share one axis. It is split by the sizes of another module's output in the same forward "
-        "pass. That module did not run before, or its sizes do not match the tensor.",
+        "At this site, samples and tokens share one axis, which is split by the sizes of another module's output in "
+        "the same forward pass. That module did not run before, or its sizes do not match the tensor.",
         causes=("a part of the model was called by itself", "samples have different numbers of tokens"),
         do=("run the whole block, not a part of it", "give every sample the same number of tokens"),
     ),
@@ -184,14 +184,15 @@ CODES = {
     ),
     "CB-SURGERY-13": Entry(
         "an optimizer was built before the insertion",
-        "It holds parameters of the module and none of the operators, so it would never train their scale vectors.",
+        "The optimizer holds the parameters of the module, but not those of the operators, so it would never train "
+        "them.",
         causes=("the insertion comes too late in the script", "an optimizer of an earlier run in the same notebook"),
         do=("insert first, then build the optimizer", "delete the old optimizer: del optimizer"),
     ),
     "CB-SURGERY-14": Entry(
         "the module is wrapped by DistributedDataParallel already",
-        "The wrapper lists parameters and buffers when it is built. It would not synchronise those of the operators, "
-        "which would then differ between ranks.",
+        "The wrapper lists parameters and buffers when it is built. The parameters of operators inserted later would "
+        "not be synchronised, and would differ between ranks.",
         causes=("the insertion comes too late in the script",),
         do=("insert first, then wrap the module",),
     ),

@@ -83,5 +83,5 @@ def test_tensorrt_is_not_asked_for_where_there_is_none() -> None:
 def test_the_readme_says_what_is_stable() -> None:
     text = (ROOT / "README.md").read_text()
     section = text.partition("## What is stable")[2].partition("\n## ")[0]
-    for word in ("cbsurgeon.__all__", "schema", "Exit codes", "error codes"):
+    for word in ("cbsurgeon.__all__", "schema", "exit codes", "error codes"):
         assert word in section

@@ -71,14 +71,14 @@ def test_own_time_is_that_of_the_traces(monkeypatch: pytest.MonkeyPatch) -> None
     assert -1e6 <= found.seconds < 60 - 1e6
     noted = _measured(monkeypatch, (replace(a, dropped=2), replace(b, dropped=1), replace(again, dropped=9)))
     assert isinstance(noted, OwnTime)
-    assert noted.notes == ("3 runs executed other operators and were left out",)
+    assert noted.notes == ("3 runs executed different operators and were left out",)
 
 
 def test_own_time_that_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     a, b, few = traced(model(), rng), traced(model(MEAN), rng), traced(model(), rng, FEWEST_RUNS - 1)
     assert _measured(monkeypatch, (a, "no operators", a)) == "B: no operators"
-    assert _measured(monkeypatch, (a, b, b)) == "the baseline executes other operators when it is opened a second time"
+    assert _measured(monkeypatch, (a, b, b)) == "the baseline executes different operators when it is opened again"
     told = _measured(monkeypatch, (few, b, a))
     assert told == f"only {FEWEST_RUNS - 1} runs fit into 7 s; {FEWEST_RUNS} are needed"
     enough = traced(model(), rng, FEWEST_RUNS)

@@ -227,7 +227,7 @@ def test_a_large_sample_does_not_hide_the_others() -> None:
 
 def test_what_a_comparison_by_name_cannot_show_is_noted() -> None:
     right, turned = small(lambda y: {"a": y, "b": y.sin()}), small(lambda y: {"b": y.sin(), "a": y})
-    assert any("another order: a, b in A, b, a in B" in note for note in verify(right, turned).notes)
+    assert any("as their order differs: a, b in A, b, a in B" in note for note in verify(right, turned).notes)
     constant = small(lambda y: (y, torch.zeros_like(y), 3))
     notes = verify(constant, constant).notes
     assert any("output_1: the same for all samples" in note for note in notes)

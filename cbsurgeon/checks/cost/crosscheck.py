@@ -92,7 +92,7 @@ def cross_check(side: Side) -> CrossCheck:
             code="CB-COST-01",
             where=str(side),
             why="it traces a module on example inputs",
-            do="leave out --cross-check, or the file",
+            do="leave out --cross-check, or give a model instead of the file",
         )
     traced, ours = count_traced(side), count(side, batch=1)
     return CrossCheck(

@@ -33,7 +33,8 @@ class Group:
         parameters: number of its trainable values.
         itemsize: bytes of one element.
         options: the options it was created with.
-        as_exported: whether the nodes are those of a file, after folding, which the formula does not describe.
+        as_exported: whether the nodes are those of an exported file. Its operators may be folded, so the formula does
+            not apply.
     """
 
     path: str

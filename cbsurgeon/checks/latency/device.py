@@ -18,7 +18,7 @@ EVENTS, HOST = "events of the device", "clock of the host"
 def timer_of(runtime: Runtime, call: Call) -> Timer:
     """Return a timer for a prepared call: by CUDA events if the runtime's stream is known, else by the host's clock.
 
-    ONNX Runtime, for example, does not reveal its stream; its calls are timed until they have finished.
+    ONNX Runtime, for example, does not expose its stream; each of its calls is timed until it has finished.
     """
     if runtime.stream is None:
         return host_timer(call, runtime.synchronize)
@@ -31,7 +31,7 @@ def clock_of(runtime: Runtime) -> str:
 
 
 def device_timer(call: Call, stream: torch.cuda.Stream) -> Timer:
-    """Return a timer that places two events on a stream; Python overhead and launches ahead of time are not counted."""
+    """Return a timer that records an event before and one after the calls; Python overhead is not counted."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def time(calls: int) -> float:

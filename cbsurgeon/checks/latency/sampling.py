@@ -28,7 +28,7 @@ MIN_GROUPS = 6
 """Fewest groups for which a 95 % interval exists."""
 
 WARM_SECONDS = 10.0
-"""Longest warm-up in seconds: a model that is not steady by then is noisy, not cold."""
+"""Longest warm-up in seconds. If times still vary then, the cause is noise and not a cold start."""
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,11 @@ def settle(benchmark: Benchmark, own: OwnTime | str) -> Benchmark:
     * ``faster``: the upper bound is below minus the claim.
     * If the claim is inside the interval, the pairs decide alone.
 
-    The pairs contradict this verdict if their interval, widened by A's deviation from itself, is more than the claim
-    away from it. (With one process, more than 2 % away: two copies of one model differ by as much through memory
-    layout.) A contradicted verdict becomes ``inconclusive``, with two exceptions:
+    The interval of the pairs is widened by A's deviation from itself. The pairs contradict the verdict if the distance
+    of this interval from the overhead by own time exceeds the claim (with one process, 2 %, because memory layout alone
+    causes such differences). A contradicted verdict becomes ``inconclusive``, with two exceptions:
 
-    * If the whole widened interval of the pairs is on the same side, by more than the claim (or the 2 %), both agree on
-      the verdict and differ only in its size; the sentence gives both sizes.
+    * If the pairs show the same verdict with another size, the verdict stays, and the sentence gives both sizes.
     * If pairs of several processes prove a slow-down and own time shows none, the verdict is ``slower``, because a run
       can become slower outside its operators.
 

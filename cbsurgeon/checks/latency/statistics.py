@@ -28,7 +28,7 @@ Values = NDArray[np.float64]
 Verdict = Literal["negligible", "slower", "faster", "inconclusive"]
 
 ONE_PROCESS_FLOOR = 0.02
-"""Smallest claim that a single process can prove: memory layout and kernel choice cause differences of this size."""
+"""Smallest claim that a single process can prove. Memory layout and kernel choice cause differences of this size."""
 
 BLOCKS = 8
 """Number of blocks in a single process; they are long enough that their medians are nearly independent."""
@@ -196,9 +196,9 @@ def judge(measured: Estimate, control: Estimate, claim: float, processes: int) -
     """Return the verdict of end-to-end pairs alone on the claim "B takes at most ``claim`` longer than A".
 
     - ``slower``: the lower bound exceeds the claim by more than A deviates from itself (``control``).
-    - ``faster``: the upper bound is as far below minus the claim.
-    - ``negligible``: the upper bound is within the claim, and A compared with itself shows no difference, with a bound
-      of at most half the claim.
+    - ``faster``: the upper bound is below minus the claim by more than A deviates from itself.
+    - ``negligible``: the upper bound is within the claim, the interval of A against itself contains 1, and its upper
+      bound is at most half the claim.
 
     ``faster`` and ``negligible`` with a claim below :data:`ONE_PROCESS_FLOOR` need more than one process.
     """

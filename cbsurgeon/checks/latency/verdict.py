@@ -1,4 +1,4 @@
-"""Making a benchmark, with its verdict, of raw samples."""
+"""Computing a benchmark result, with its verdict, from raw samples."""
 
 from __future__ import annotations
 
@@ -118,11 +118,15 @@ def _notes(
         notes.append(f"A differs from itself by {100 * (control.ratio - 1):+.2f} %: the machine was disturbed")
     elif control.upper95 > 1 + claim / 2:
         share = 100 * (control.upper95 - 1)
-        notes.append(f"A equals itself only within {share:.2f} %; the claim needs {50 * claim:g} %")
+        notes.append(f"the two copies of A are equal only within {share:.2f} %; the claim needs {50 * claim:g} %")
     if processes == 1 and claim < ONE_PROCESS_FLOOR:
-        notes.append(f"one process cannot prove a claim below {100 * ONE_PROCESS_FLOOR:g} %: memory layout matters")
+        notes.append(
+            f"one process cannot prove a claim below {100 * ONE_PROCESS_FLOOR:g} %: memory layout changes times as much"
+        )
     if processes == 1 and finding.measured.autocorrelation > CORRELATED:
-        notes.append(f"groups are correlated ({finding.measured.autocorrelation:.2f}): bounds come from blocks")
+        notes.append(
+            f"groups are correlated ({finding.measured.autocorrelation:.2f}): bounds are computed from blocks of groups"
+        )
     cores = len(environment.get("affinity") or ()) or environment.get("cores") or 1
     busiest = max(max(part.load) for part in samples)
     if busiest > cores * CROWDED:

@@ -1,7 +1,7 @@
 """Black-box probes of a model: can a token see later tokens, or padding?
 
-Whether an insertion is allowed is decided from the graph (:mod:`cbsurgeon.graph.attention.causality`). These probes use
-inputs and outputs only, so they also work for models that were edited elsewhere.
+The graph decides whether an insertion is allowed (:mod:`cbsurgeon.graph.attention.causality`). These probes use inputs
+and outputs only, so they also work for models that were not edited by cbsurgeon.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> 
 def padding_leak(model: Model, *, mask: str, axis: int = 1, valid: int = 1) -> Leak:
     """Mark the last quarter of one sample as padding and check whether outputs of its other tokens change.
 
-    There are three probes. ``filler``: the padding gets other values. ``length``: the padding is cut off in the whole
-    batch. ``alone``: the sample runs without the rest of the batch and without its padding. The outputs of the sample's
-    other tokens must be the same in all of them.
+    There are three probes. ``filler``: the padding is replaced by other values. ``length``: the padding is removed from
+    the whole batch. ``alone``: the sample runs without the rest of the batch and without its padding. In all of them,
+    the outputs of the sample's other tokens must not change.
 
     Args:
         model: a module with example inputs, or a program.

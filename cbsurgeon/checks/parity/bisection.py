@@ -68,8 +68,8 @@ def bisect(
         progress: called with a message at each step.
 
     Raises:
-        UsageError: neither is a model (CB-BISECT-01), inner values of one cannot be read (CB-BISECT-02), or none of the
-            blocks ends in a residual add (CB-BISECT-03).
+        UsageError: neither is a model (CB-BISECT-01), one is an engine, whose intermediate tensors cannot be read
+            (CB-BISECT-02), or none of the blocks ends in a residual add (CB-BISECT-03).
         CheckFailed: the two models have different residual streams (CB-BISECT-04).
     """
     tell = progress or (lambda message: None)
@@ -132,7 +132,7 @@ def _stream(target: Target, backend: str | None, trust: bool, folder: Path, name
             return OnnxStream(target)
         if suffix in ENGINE_SUFFIXES:
             raise UsageError(
-                "the inner values of an engine cannot be read",
+                "the intermediate tensors of an engine cannot be read",
                 code="CB-BISECT-02",
                 where=str(target),
                 why="TensorRT fuses layers when it builds an engine",

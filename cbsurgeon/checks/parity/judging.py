@@ -27,8 +27,8 @@ CLEAR_MARGIN = 5.0
 
 UNDEFINED = {
     LARGE: "which overflow the model's own dtype",
-    SMALL: "for which the model itself returns no number",
-    PADDED: "for which the model itself returns no number",
+    SMALL: "for which the model itself returns NaN or infinity",
+    PADDED: "for which the model itself returns NaN or infinity",
 }
 """Inputs for which the outputs of a correct model may be NaN or infinite, and why."""
 
@@ -201,7 +201,7 @@ class Judge:
         if a.numel() > 1 and usual and cosine < least:
             return f"the cosine is {cosine:.4f}, at least {least:g} is required in {self._coarser}"
         if floor is not None and (lost := compare.clear_disagreements(a, b, CLEAR_MARGIN * floor.max_abs)):
-            return f"{lost} of {a.shape[0]} samples have another top class, although the first one leads clearly"
+            return f"{lost} of {a.shape[0]} samples have another top class, although that of A leads by a clear margin"
         return ""
 
     @property

@@ -44,10 +44,10 @@ def match_outputs(left: Mapping[str, Tensor], right: Mapping[str, Tensor], a: st
             )
         if kind(tensor) != kind(matched[name]):
             raise CheckFailed(
-                "an output has numbers of another kind",
+                "an output has a dtype of another kind",
                 code="CB-VERIFY-08",
                 where=f"output {name}",
-                why=f"{_said(tensor)} in {a}, {_said(matched[name])} in {b}",
+                why=f"{_described(tensor)} in {a}, {_described(matched[name])} in {b}",
                 do="remove the conversion in B, or compare a model with its own export",
             )
     return matched
@@ -57,8 +57,8 @@ def other_order(left: Sequence[str], right: Sequence[str], what: str) -> str:
     """Return a note if the same names have another order; empty if they do not."""
     if set(left) != set(right) or list(left) == list(right):
         return ""
-    return f"the {what} are compared by name, and have another order: {', '.join(left)} in A, {', '.join(right)} in B"
+    return f"the {what} are compared by name, as their order differs: {', '.join(left)} in A, {', '.join(right)} in B"
 
 
-def _said(tensor: Tensor) -> str:
+def _described(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")

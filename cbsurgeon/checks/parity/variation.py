@@ -1,4 +1,4 @@
-"""Whether outputs differ between samples: one that does not cannot show a difference between two models."""
+"""Whether outputs differ between samples. An output that does not cannot show a difference between two models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cbsurgeon.checks.parity import difference as compare
 
 @dataclass
 class _Seen:
-    """What is known of one output: its first sample, and whether other samples or elements differ from it."""
+    """The first sample of one output, and whether other samples or elements differ from it."""
 
     first: Tensor
     samples: int = 0
@@ -39,7 +39,7 @@ class Variation:
     def idle(self) -> list[str]:
         """One sentence for each output that does not differ between samples, if others do."""
         return [
-            f"{name}: the same for all samples, so it does not show what it is computed from"
+            f"{name}: the same for all samples, so a fault in the layers before it may not show"
             for name, seen in self._seen.items()
             if seen.samples > 1 and not seen.varies and not self.blind
         ]

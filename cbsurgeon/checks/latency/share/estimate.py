@@ -1,17 +1,17 @@
 """Computing the inserted operators' share and overhead, with confidence intervals, from the traces of two models.
 
-The time of an operator is the mean of the fastest quarter of its runs. Other work on the machine only adds time, and it
-adds more to operators that use several threads than to the small inserted ones; the mean over all runs would make the
-share look smaller than it is.
+The time of an operator is the mean of the fastest quarter of its runs. Other work on the machine only adds time. It
+adds more to operators that use several threads than to the small inserted ones, so the mean over all runs would
+underestimate the share.
 
 Let ``r`` be the fraction of A's time in operators that B does not have, and ``s`` the fraction of B's time in operators
 that A does not have. The shared operators take ``(1 - r)`` of A and ``(1 - s)`` of B. They are assumed to be equally
 fast, so ``B / A = (1 - r) / (1 - s)``. If the shared operators take less than half of either model's time, the sums
 over all operators are compared instead.
 
-The intervals come from a bootstrap over blocks of consecutive runs. The two models ran in turns, and the same blocks
-are drawn for both, so a disturbance affects both. The standard error is multiplied by Student's quantile for the number
-of blocks.
+The intervals are computed by a bootstrap over blocks of consecutive runs. The two models ran in turns, and the same
+blocks are drawn for both, so that a disturbance affects both. The standard error is multiplied by Student's quantile
+for the number of blocks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reading a trace down to the kernels on an NVIDIA GPU, for every back end.
 
-CUPTI, which ``torch.profiler`` uses, records the kernels of all libraries in the process, so those of ONNX Runtime and
-TensorRT as well. A kernel carries the correlation number of the call that launched it. All kernels of a replayed CUDA
-graph carry the number of the replay. A kernel belongs to the run in which it was launched.
+CUPTI, which ``torch.profiler`` uses, records the kernels of all libraries in the process, including ONNX Runtime and
+TensorRT. The event of a kernel has the correlation number of the call that launched it. All kernels of a replayed CUDA
+graph have the number of the replay. A kernel belongs to the run in which it was launched.
 
 The time of a kernel is measured by the GPU. Gaps between kernels are not part of it; they are part of a run's span,
 from the start of its first kernel to the end of its last one.

@@ -46,8 +46,8 @@ def own_time(
 ) -> OwnTime | str:
     """Measure the time of operators that only B executes; return a sentence if that is not possible.
 
-    A is opened twice and must execute the same operators both times. If the back end optimises one model in two ways, a
-    difference between two models proves nothing.
+    A is opened twice and must execute the same operators both times. Otherwise the back end's optimiser is not
+    deterministic, and different operators of A and B prove nothing.
 
     Args:
         a, b: factories of the baseline and the candidate, with the same back end, batch and device.
@@ -72,13 +72,13 @@ def own_time(
             return f"{name}: {trace}"
     first, second, control = (trace for trace in found.traces if isinstance(trace, Trace))
     if differ(first.nodes, control.nodes):
-        return "the baseline executes other operators when it is opened a second time"
+        return "the baseline executes different operators when it is opened again"
     if min(first.runs, second.runs) < FEWEST_RUNS:
         return f"only {min(first.runs, second.runs)} runs fit into {seconds:.0f} s; {FEWEST_RUNS} are needed"
     new = [site for site in b.sites if site not in a.sites]
     second = replace(second, nodes=in_groups(second.nodes, differ(first.nodes, second.nodes).added, new))
     dropped = first.dropped + second.dropped
-    notes = [f"{dropped} runs executed other operators and were left out"] if dropped else []
+    notes = [f"{dropped} runs executed different operators and were left out"] if dropped else []
     if device == "cuda":
         notes.append(_with_gaps(first, second))
     return estimate(

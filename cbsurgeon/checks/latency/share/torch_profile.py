@@ -38,7 +38,7 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
         require_comparable(timed[0], timed[1])
         calls = [labelled(one.call, one.synchronize, name) for one, name in zip(timed, NAMES, strict=True)]
         _warm_up(calls, GPU_WARM_SECONDS if gpu else 0.0)
-        opening = time.perf_counter() - start  # what is compiled is compiled at the first call
+        opening = time.perf_counter() - start  # includes compilation, which happens at the first call
         began = time.perf_counter()
         counted = [event for event in recorded(calls[:2], gpu=gpu) if event.get("ph") == "X"]
         each = (time.perf_counter() - began) / 2  # reading included, which is slow on a busy machine

@@ -24,7 +24,7 @@ class Feed:
             user's file.
         batch: number of samples.
         tensors: input name → tensor.
-        given: they are the user's own.
+        given: whether they are the user's own.
     """
 
     label: str
@@ -49,7 +49,7 @@ class Source:
         ports: names, types and dims of the inputs, used if there is no program.
         integers: lowest and highest value of integer inputs, from a file's metadata.
         tables: integer inputs with a batch axis that index a table → the indices that the table has.
-        cut: those of which some positions are left out.
+        cut: those of ``tables`` of which the model drops some positions before the lookup.
     """
 
     program: Program | None

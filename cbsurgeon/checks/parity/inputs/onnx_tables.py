@@ -9,7 +9,7 @@ from typing import Any
 from cbsurgeon.checks.parity.inputs.tables import common
 from cbsurgeon.deploy.onnx import file as onnx_file
 
-# Operators whose result holds the indices of their operands at these places, or constants.
+# Operator → positions of the operands whose elements, or constants, make up its result; None for all operands.
 _PASSES: Mapping[str, tuple[int, ...] | None] = {
     "Cast": (0,), "Reshape": (0,), "Unsqueeze": (0,), "Squeeze": (0,), "Identity": (0,), "Flatten": (0,),
     "Slice": (0,), "Transpose": (0,), "Expand": (0,), "Clip": (0,), "Pad": (0,), "Mod": (0,), "Tile": (0,),
@@ -49,7 +49,7 @@ def _rows(node: Any, weights: Mapping[str, tuple[int, ...]], made: Mapping[str, 
 
 
 def _origins(name: str, made: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the names of the values that a tensor of indices is made of."""
+    """Yield the names of the values that a tensor of indices is computed from."""
     pending, seen = [name], set()
     while pending:
         here = pending.pop()

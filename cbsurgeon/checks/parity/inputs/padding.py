@@ -1,7 +1,7 @@
-"""Inputs in which masks that are all true in the example mask some tokens.
+"""Inputs with padding, for masks that mask no token in the example.
 
-A model whose masks always say "every token counts" computes the same without them. So a mask that is ignored, or read
-the wrong way round, only shows with padding.
+If a mask masks no token, a model computes the same without it. A mask that is ignored or inverted is therefore only
+detected with padding.
 """
 
 from __future__ import annotations

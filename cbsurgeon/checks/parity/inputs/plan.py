@@ -63,9 +63,9 @@ def feeds(
 def _other_magnitudes(drawn: Mapping[str, Tensor], batch: int, source: Source, zero: bool) -> Iterator[Feed]:
     """Yield inputs of large and small magnitude; none for inputs that are masks, or between 0 and 1.
 
-    Every other large sample is the negative of the one before it: a unit that is active for large values only, such as
-    a clamp at 6, is active for one of the two. Small samples are close to zero, where the epsilon of a normalization
-    decides the output. With ``zero``, every other one is zero.
+    Every second large sample is the negative of the one before it, so that a clamp of large values, such as ReLU6, is
+    active for one of the two. Small samples are close to zero, where the epsilon of a normalization determines the
+    output. With ``zero``, every second small sample is zero.
     """
     large, axes = enlarged(drawn), source.batch_axes
     changed = [name for name in drawn if not torch.equal(large[name], drawn[name])]

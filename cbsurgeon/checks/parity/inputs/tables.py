@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from cbsurgeon.graph import Program, aten
 
-# Operators whose result holds the indices of their operand at these places, or constants.
+# Operator → positions of the operands whose elements, or constants, make up its result.
 _PASSES: Mapping[str, tuple[int, ...]] = {
     "clamp": (0,), "clamp_min": (0,), "clamp_max": (0,), "clip": (0,), "remainder": (0,), "masked_fill": (0,),
     "where": (1, 2), "maximum": (0, 1), "minimum": (0, 1), "abs": (0,), "pad": (0,), "constant_pad_nd": (0,),
@@ -28,7 +28,7 @@ def tables(program: Program) -> dict[str, range]:
 
 
 def cut(program: Program) -> frozenset[str]:
-    """Return the inputs of which some positions are left out before they index a table."""
+    """Return the inputs of which some positions are dropped before they index a table."""
     lookups = (indices for node in program.exported.graph.nodes for indices, _ in _lookups(node))
     return frozenset(name for indices in lookups for name, _, shortened in _origins(indices) if shortened)
 
@@ -68,7 +68,10 @@ def _is_whole(node: fx.Node) -> bool:
 
 
 def _origins(node: fx.Node) -> Iterator[tuple[str, int, bool]]:
-    """Yield the inputs that indices are made of, the constant added to each, and whether parts of it are cut off."""
+    """Yield the inputs that a tensor of indices is computed from.
+
+    Each comes with the constant that is added to it, and whether some of its positions are dropped.
+    """
     pending, seen = [(node, 0, False)], set()
     while pending:
         here, added, shortened = pending.pop()

@@ -1,4 +1,4 @@
-"""Inputs that contain every token id, and what is said about integer inputs that were compared on few values."""
+"""Inputs that contain every token id, and notes on integer inputs that were compared on few values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def covered(source: Source, batch: int) -> dict[str, tuple[int, int]]:
 def vocabulary(source: Source, batch: int) -> Iterator[Feed]:
     """Yield batches that together contain every token id, or as many as the limits allow, in random order.
 
-    If the model leaves out some positions, every id comes a second time, half a length further on.
+    If the model drops some positions, every id occurs a second time, shifted by half the length.
     """
     plan = {name: (ids, rows) for name, (ids, rows) in covered(source, batch).items() if ids}
     if not plan:

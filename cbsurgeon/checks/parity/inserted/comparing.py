@@ -18,7 +18,7 @@ from cbsurgeon.errors import ExportError
 # Fraction of the operators' effect that a model lacks: 0 with all operators, 1 with none. 0.5 separates the two.
 LARGEST_SHARE_REMOVED = 0.5
 
-# A limit of a coefficient above this is noted: CB with a factor that is off by as much would not be noticed.
+# A limit of a coefficient above this is noted, because CB whose factor is wrong by as much would pass.
 NOTED = 0.05
 
 
@@ -29,7 +29,7 @@ class Compared:
     Attributes:
         failures: one sentence per output that shows other operators, or none.
         notes: what the outputs do not show.
-        settled: whether more samples would say the same.
+        settled: whether the result would stay the same with more samples.
     """
 
     failures: tuple[str, ...] = ()

@@ -26,8 +26,8 @@ class Effect:
         axis: its batch axis; ``None`` if it has none.
         full: its value.
         removal: the change when all operators are removed.
-        result: its derivative with respect to the coefficient ``a``, and
-        source: with respect to ``b``, at 0, where each operator computes ``(1 + a) op(x) + b x``.
+        result, source: its derivatives with respect to the coefficients ``a`` and ``b`` at 0, where each operator
+            computes ``(1 + a) op(x) + b x``.
     """
 
     name: str
@@ -54,8 +54,7 @@ class Operators:
     """The program in float64, with its inserted operators changed or removed.
 
     If rounding is as large as the operators' effect, a small difference does not prove that both models contain the
-    operators. The direction of the difference does: outputs of a model without them are closer to the program without
-    them.
+    operators, but its direction does: without the operators, outputs are closer to those of the program without them.
 
     Attributes:
         reference: the program in float64 and in other dtypes.

@@ -32,6 +32,7 @@ class Flag:
         read: turns the text as typed into the value; ``None`` keeps the text.
         number: ``int`` or ``float``, where the value is a plain number.
         least: the smallest number allowed.
+        most: the largest whole number allowed.
         shown: the default as ``--help`` shows it; if empty, no default is shown.
         repeatable: the flag may be given several times, and ``read`` gets all texts as one tuple.
     """
@@ -45,6 +46,7 @@ class Flag:
     read: Callable[[Any], Any] | None = None
     number: type[int] | type[float] | None = None
     least: float | None = None
+    most: int = (1 << 63) - 1
     shown: str = ""
     repeatable: bool = False
 

@@ -11,6 +11,13 @@ import math
 import re
 from typing import Any
 
+LARGEST = (1 << 63) - 1
+"""Largest whole number that a flag takes, which is that of an int64."""
+
+
+LONGEST = 366 * 86400
+"""Longest time in seconds that a flag takes: the operating system's clocks cannot wait for any number of seconds."""
+
 
 class BadText(ValueError):
     """The text does not have the form that the flag takes.
@@ -26,13 +33,13 @@ class BadText(ValueError):
 
 
 def numbers(text: str, least: int = 1) -> tuple[int, ...]:
-    """``1,2,7`` as integers, each at least ``least``."""
+    """``1,2,7`` as integers, each at least ``least`` and an int64."""
     try:
         found = tuple(int(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or min(found) < least:
-        raise BadText(f"takes whole numbers of at least {least}, separated by commas", "1,2,7")
+    if not found or min(found) < least or max(found) > LARGEST:
+        raise BadText(f"takes whole numbers from {least} to {LARGEST}, separated by commas", "1,2,7")
     return found
 
 
@@ -124,9 +131,10 @@ def number(text: str) -> float:
 def memory(text: str) -> int:
     """``16GB``, ``500MB`` or ``16GiB`` as bytes."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(i?)B?", text.strip(), re.IGNORECASE)
-    if found is None or float(found[1]) <= 0:
+    unit = (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1) if found else 0
+    if found is None or not 0 < float(found[1]) * unit <= LARGEST:
         raise BadText("takes a size in memory", "16GB")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1))
+    return int(float(found[1]) * unit)
 
 
 def percent(text: str) -> float:
@@ -143,7 +151,7 @@ def percent(text: str) -> float:
 def slowdown(text: str) -> float:
     """``1%`` as 0.01; it may exceed 100 %, and must be above zero."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise BadText("takes a percentage above zero", "1%")
     return float(match[1]) / 100
 
@@ -151,9 +159,10 @@ def slowdown(text: str) -> float:
 def duration(text: str) -> float:
     """``20s``, ``5m`` or ``1h`` as seconds; a plain number is seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
-    if match is None or match[2] not in _SECONDS or float(match[1]) <= 0:
-        raise BadText("takes a time", "60s")
-    return float(match[1]) * _SECONDS[match[2]]
+    found = float(match[1]) * _SECONDS.get(match[2], 0) if match else 0.0
+    if not 0 < found <= LONGEST:
+        raise BadText("takes a time of at most a year", "60s")
+    return found
 
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}

@@ -59,6 +59,7 @@ class BenchOptions:
         metavar="N",
         number=int,
         least=1,
+        most=1024,
         shown="the back end's own",
     )
     cuda_graph: bool | None = option(None, "Replay each model as a CUDA graph.", shown="on a CUDA device")

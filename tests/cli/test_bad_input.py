@@ -228,3 +228,40 @@ def test_an_onnx_file_that_is_none_or_not_ours(tmp_path: Path) -> None:
     path.write_bytes(b"not a model")
     refused(run("inspect", path), 2, str(path))
     refused(run("verify", VIT, path), 2, str(path))
+
+
+LARGE = {"an int64": (1 << 63) - 1, "beyond int64": 1 << 63, "400 digits": 10**400, "2 ** 60": 1 << 60}
+
+
+@pytest.mark.parametrize("size", LARGE)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("verify", VIT, VIT, "--batches"),
+        ("bench", VIT, VIT, "--budget", "1", "--batch"),
+        ("bench", VIT, VIT, "--budget", "1", "--threads"),
+        ("bench", VIT, VIT, "--budget"),
+        ("inspect", VIT, "--batch-axis"),
+        ("export", VIT, "-o", "FOLDER/x.onnx", "--opset"),
+        ("export", VIT, "-o", "FOLDER/x.onnx", "--batch"),
+    ],
+)
+def test_a_number_that_is_too_large_is_refused(tmp_path: Path, words: tuple[str, ...], size: str) -> None:
+    """By its own flag, or because no memory is that large; never as a fault in cbsurgeon."""
+    found = run(*(word.replace("FOLDER", str(tmp_path)) for word in words), str(LARGE[size]))
+    refused(found, 2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e400", "NaN"])
+@pytest.mark.parametrize(
+    "words", [("verify", VIT, VIT, "--atol"), ("verify", VIT, VIT, "--rtol"), ("ship", VIT, "--bench-budget")]
+)
+def test_a_number_that_is_not_finite_is_refused(words: tuple[str, ...], text: str) -> None:
+    """With ``--atol inf`` any two models are the same."""
+    refused(run(*words, text), 2, words[-1])
+
+
+@pytest.mark.parametrize("text", [f"{10**400}GB", f"{10**12}TB"])
+def test_a_limit_of_memory_beyond_any_machine_is_refused(text: str) -> None:
+    refused(run("inspect", VIT, "--max-memory", text), 2, "--max-memory")

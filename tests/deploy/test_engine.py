@@ -126,6 +126,8 @@ def test_targets_are_the_builders(model: Path, tmp_path: Path) -> None:
         (BuildOptions(targets=("SM90",)), "CB-ENGINE-07"),
         (BuildOptions(batch=(4, 2, 8)), "CB-ENGINE-06"),
         (BuildOptions(batch=(0, 2, 8)), "CB-ENGINE-06"),
+        (BuildOptions(batch=(1, 2, 1 << 31)), "CB-ENGINE-06"),
+        (BuildOptions(batch=(1, 2, (1 << 32) + 8)), "CB-ENGINE-06"),
         (BuildOptions(timing_cache=Path("cache.bin")), "CB-ENGINE-08"),
         (BuildOptions(package="tensorflow"), "CB-ENGINE-01"),
     ],

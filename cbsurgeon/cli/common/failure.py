@@ -16,6 +16,9 @@ _REFUSED_CHOICE = re.compile(r"'(.*)' is not one of ", re.DOTALL)
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """Errors of a write. Outputs that are files are named by their writers, so that a write without a name is to stdout."""
 
+_NO_MEMORY = ("DefaultCPUAllocator", "Storage size calculation overflowed", "numel: integer multiplication overflow")
+"""Parts of PyTorch's messages about a tensor that is too large."""
+
 OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -64,9 +67,10 @@ def explain(error: BaseException) -> CBSurgeonError:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch could not allocate memory, on the CPU or on a GPU."""
+    """Whether PyTorch could not allocate memory, on the CPU or on a GPU, or even state its size in bytes."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return "OutOfMemoryError" in names or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return "OutOfMemoryError" in names or any(words in said for words in _NO_MEMORY)
 
 
 def _frame(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import shlex
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -78,7 +79,10 @@ def _option(parameter: str, flag: Flag, kind: type, field: str) -> Callable[[Com
         return click.option(names, parameter, is_flag=True, default=default_of(kind, field), help=shown)
     typed: Any = click.Choice(flag.choices) if flag.choices else flag.number
     if flag.number is not None and flag.least is not None:
-        typed = click.IntRange(min=int(flag.least)) if flag.number is int else click.FloatRange(min=flag.least)
+        whole = flag.number is int
+        typed = click.IntRange(int(flag.least), flag.most) if whole else _Finite(min=flag.least)
+    elif flag.number is float:
+        typed = _Finite()
     return click.option(
         *filter(None, (flag.name, flag.alias)),
         parameter,
@@ -87,6 +91,16 @@ def _option(parameter: str, flag: Flag, kind: type, field: str) -> Callable[[Com
         multiple=flag.repeatable,
         help=shown,
     )
+
+
+class _Finite(click.FloatRange):
+    """A number; ``nan`` and ``inf`` are read as numbers too, and no comparison with them means anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
 
 
 def _read(flag: Flag, typed: Any) -> Any:

@@ -29,6 +29,8 @@ from cbsurgeon.vocabulary import Progress
 
 _KEPT = ("dtype", "recipes", "provenance", "sites", "integer_inputs", "preprocessing")
 """Fields of the ONNX file's metadata that are copied into the engine's manifest."""
+_LARGEST_BATCH = (1 << 31) - 1
+"""TensorRT's builders keep the lower 32 bits of a larger size, and build for another batch without an error."""
 
 
 @documented(ExportOptions)
@@ -134,12 +136,12 @@ def build_engine(
 
 def _check_options(options: BuildOptions, trt: TensorRT) -> None:
     low, best, high = options.batch
-    if not 1 <= low <= best <= high:
+    if not 1 <= low <= best <= high <= _LARGEST_BATCH:
         raise UsageError(
             "the batch profile is not in order",
             code="CB-ENGINE-06",
             where=f"--batch {low},{best},{high}",
-            why="it is the smallest, the most common and the largest batch, in this order, and at least 1",
+            why="it is the smallest, the most common and the largest batch, in this order, from 1 to 2147483647",
             do="--batch 1,8,64",
         )
     unknown = [target for target in options.targets if target not in trt.targets]

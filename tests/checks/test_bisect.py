@@ -81,6 +81,55 @@ def test_inputs_by_keyword(tmp_path: Path) -> None:
     assert found.before == 0
 
 
+class Named(nn.Module):
+    """Two residual layers whose input is called x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.first(x)
+        return x + self.second(x)
+
+
+class NamedOtherwise(Named):
+    """The same, with an input that is called tokens."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens)
+
+
+class Shifted(Named):
+    """The same, with a second input."""
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        return super().forward(x) * shift
+
+
+def test_inputs_of_other_names_are_the_same_by_order() -> None:
+    inputs = (torch.randn(2, 5, 8),)
+    left, right = Model(Named().eval(), inputs), Model(NamedOtherwise().eval(), inputs)
+    assert bisect(left, right) and bisect(right, left)
+    wrong = NamedOtherwise().eval()
+    with torch.no_grad():
+        wrong.second.bias += 1
+    found = bisect(left, Model(wrong, inputs))
+    assert not found and found.before == 0
+    assert not verify(left, Model(wrong, inputs), bisect=True)
+
+
+def test_another_number_of_inputs_is_an_error(tmp_path: Path) -> None:
+    inputs = (torch.randn(2, 5, 8), torch.randn(2, 5, 8))
+    left, right = Model(Named().eval(), inputs[:1]), Model(Shifted().eval(), inputs)
+    file = export_onnx(right, tmp_path / "m.onnx").path
+    for pair in ((left, right), (right, left), (left, file)):
+        with pytest.raises(UsageError) as caught:
+            bisect(*pair)
+        assert caught.value.code == "CB-RUN-01"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("fault", ["axis", "scale", "absent", "overflow"])

@@ -18,11 +18,13 @@ from torch import Tensor, fx
 from torch.export._tree_utils import reorder_kwargs
 from torch.utils import _pytree as pytree
 
+from cbsurgeon.checks.parity.matching import renamed
 from cbsurgeon.checks.parity.reference import Named
 from cbsurgeon.deploy.casting import DTYPES, cast, in_float64
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.onnx.metadata import module_path
 from cbsurgeon.deploy.runtimes.onnx_runtime import OnnxRuntime
+from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program, aten
 
 _ADDITIONS = {torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor}
@@ -118,10 +120,23 @@ class ProgramStream:
         self.dtype = torch.float64 if dtype == "float64" else None
 
     def read(self, inputs: Named, keys: Sequence[Key]) -> dict[Key, Tensor]:
-        """Run the program and return the values of some points."""
+        """Run the program and return the values of some points.
+
+        Raises:
+            UsageError: the program has another number of inputs (CB-RUN-01).
+        """
+        named, wanted = renamed(inputs, self.program.input_names), self.program.input_names
+        if set(named) != set(wanted):
+            raise UsageError(
+                "the two models have different inputs",
+                code="CB-RUN-01",
+                where=f"inputs {', '.join(wanted)}",
+                why=f"the inputs of the other model are {', '.join(named)}",
+                do="compare models with the same inputs, in the same order",
+            )
         fitted = {
             name: tensor.to(self.dtype or self.program.example[name].dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in inputs.items()
+            for name, tensor in named.items()
         }
         args, kwargs = self.program.arguments(fitted)
         flat = pytree.tree_leaves((args, reorder_kwargs(dict(kwargs), self.program.exported.call_spec.in_spec)))
@@ -156,9 +171,7 @@ class OnnxStream:
         """Run the file and return the values of some points."""
         names = [self.points[key] for key in keys]
         with OnnxRuntime(self.path, self.device, extra_outputs=names) as runtime:
-            ports = [port.name for port in runtime.inputs]
-            fitted = dict(inputs) if set(ports) == set(inputs) else dict(zip(ports, inputs.values(), strict=True))
-            outputs = runtime.run(fitted)
+            outputs = runtime.run(renamed(inputs, [port.name for port in runtime.inputs]))
         return {key: outputs[name].cpu() for key, name in zip(keys, names, strict=True)}
 
 

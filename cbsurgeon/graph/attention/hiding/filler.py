@@ -9,7 +9,7 @@ compared. The input hides tokens if the other tokens stay the same, but change i
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -17,9 +17,19 @@ from torch import fx
 
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.attention.causality import by_stack, resolutions
-from cbsurgeon.graph.attention.hiding.candidates import COMPARISONS, FINITE, MARKS, candidate_marks
+from cbsurgeon.graph.attention.hiding.candidates import COMPARISONS, FINITE, MARKS, candidate_marks, told_apart
 from cbsurgeon.graph.attention.hiding.crossing import beside
-from cbsurgeon.graph.attention.hiding.trials import Trials, absent, choices, elsewhere, is_scale, orders, trials
+from cbsurgeon.graph.attention.hiding.trials import (
+    Pair,
+    Trials,
+    absent,
+    choices,
+    elsewhere,
+    is_scale,
+    orders,
+    scattered,
+    trials,
+)
 from cbsurgeon.graph.attention.probing.influence import Probe
 from cbsurgeon.graph.attention.probing.order import CLOSED
 from cbsurgeon.graph.attention.probing.stretches import Layout, Stretch, Tokens, layout_of, pooled, stretch
@@ -97,7 +107,10 @@ def _there(
     ends = [end for part in parts for end in pooled(reading, part) if _bypasses_entry(given, end)]
     own_value = layout if compared else None
     answers = [_hides(run, program, given.name, end, marks, own_value, looks=False) for end in ends]
-    return next((answer for answer in answers if answer not in (None, "free")), None) or "free"
+    found = next((answer for answer in answers if answer not in (None, "free")), None)
+    if found is None and any(_together(run, program, reading, given, end) for end in ends):
+        return "padding"
+    return found or "free"
 
 
 def _loses(
@@ -111,13 +124,26 @@ def _loses(
 ) -> bool:
     """Return whether some token loses its influence on all others if an input holds other values. Which token it is,
     is not known: the values belong to groups of tokens, or choose one of several masks."""
-    example, batched, name = program.example[given.name], given.name in program.batch_axes, given.name
+    example, batched = program.example[given.name], given.name in program.batch_axes
     chosen = choices(example, batched) if beside(reading, part, tokens, (), given) else ()
-    for plain, marked in chain(elsewhere(example, batched, part.sizes, marks), chosen):
+    pairs = chain(elsewhere(example, batched, part.sizes, marks), chosen)
+    return _any_loses(run, given, part, pairs) or _together(run, program, reading, given, part)
+
+
+def _together(run: Probe, program: Program, reading: Reading, given: fx.Node, part: Stretch) -> bool:
+    """Return whether some token loses its influence if an input with one number per token holds several numbers that
+    the graph tells apart, such as two marks."""
+    example = program.example[given.name]
+    numbers = told_apart(program, reading, given.name) if example.shape[-1:] == (part.count,) else []
+    return _any_loses(run, given, part, scattered(example, part.count, numbers))
+
+
+def _any_loses(run: Probe, given: fx.Node, part: Stretch, pairs: Iterable[Pair]) -> bool:
+    for plain, marked in pairs:
         try:
-            if run.loses(part, {name: plain}, {name: marked}):
+            if run.loses(part, {given.name: plain}, {given.name: marked}):
                 return True
-        except (IndexError, RuntimeError, ValueError):
+        except (IndexError, RuntimeError, ValueError):  # the model does not take these values
             continue
     return False
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import permutations
+from itertools import permutations, product
 
 import torch
 from torch import Tensor
 
-from cbsurgeon.graph.attention.probing.order import later
+from cbsurgeon.graph.attention.probing.order import FEW, later, spread
 from cbsurgeon.graph.attention.probing.stretches import Layout
 from cbsurgeon.operators.common.masking import CLOSED as FAR_BELOW
 
@@ -20,6 +20,9 @@ SHARE = 0.5
 
 MOST_NUMBERS = 4
 """Numbers per sample in an input that says how many tokens there are (rows and columns, a start and an end)."""
+
+RANDOM = 4
+"""Number of random mixtures of the numbers that a graph tells apart."""
 
 Pair = tuple[Tensor, Tensor]
 """An input in which no token is marked, and the same input with some tokens marked."""
@@ -166,6 +169,30 @@ def choices(example: Tensor, batched: bool) -> Iterator[Pair]:
     if batched and example[0].numel() == 1 and whole:
         for first, second in permutations(numbers, 2):
             yield torch.full_like(example, first), torch.full_like(example, second)
+
+
+def scattered(example: Tensor, count: int, told: Sequence[int]) -> Iterator[Pair]:
+    """Yield pairs of an input with one number per token: in the first, all numbers are equal; in the second, some are
+    others: two, with tokens in between or without, or many at random.
+
+    Args:
+        example: the input.
+        count: number of tokens.
+        told: the number of all tokens in the first, and then the others.
+    """
+    if len(told) < 2:
+        return
+    plain, tested = torch.full_like(example, told[0]), spread(count, FEW).tolist()
+    begin, end = tested[len(tested) // 4], tested[3 * len(tested) // 4]
+    for (first, second), place in product(product(told[1:], repeat=2), (begin, end - 1)):
+        marked = plain.clone()
+        marked[..., place], marked[..., end] = first, second
+        yield plain, marked
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(RANDOM):
+        some = torch.tensor(told).repeat(2 * count // len(told) + 1)[: 2 * count]
+        row = some[torch.randperm(len(some), generator=generator)][:count]
+        yield plain, row.to(example.dtype).expand_as(example).clone()
 
 
 def _unlike(marks: Sequence[int]) -> int:

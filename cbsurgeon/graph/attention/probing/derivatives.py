@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cbsurgeon.graph.attention.probing.order import REACHED
+from cbsurgeon.graph.attention.probing.order import REACHED, spread
 from cbsurgeon.graph.attention.probing.stretches import Stretch
 from cbsurgeon.graph.capture.execution import Execution
 
@@ -72,7 +72,7 @@ def sources(run: Derivatives, count: int) -> dict[int, Tensor] | None:
     that are chosen by their similarity, for tokens of which some are seen by all, and for a class token.
     """
     found: dict[int, Tensor] = {}
-    places = dict.fromkeys(torch.linspace(0, count - 1, min(count, SPREAD)).round().long().tolist())
+    places = dict.fromkeys(spread(count, SPREAD).tolist())
     at_once = True
     for place in places:
         at_once &= _follow(run, count, place, found)

@@ -20,6 +20,7 @@ from cbsurgeon.graph.attention.probing.order import (
     hidden,
     influence_is_lost,
     order_of,
+    output_is_lost,
     turned,
 )
 from cbsurgeon.graph.attention.probing.running import Runner
@@ -102,12 +103,15 @@ class Probe:
         """Return whether some token influences others with some inputs of the program, and none with others.
 
         Args:
-            part: the stretch.
+            part: the stretch. If its exits hold no tokens, the influence is that on the exits.
             plain, marked: the inputs to use instead of the examples.
         """
         runs = [self._runner(part, given) for given in (plain, marked)]
         before, after = runs
-        return before is not None and after is not None and influence_is_lost(before, after, part.count)
+        if before is None or after is None:
+            return False
+        lost = influence_is_lost if part.layouts[part.exits[-1]].places else output_is_lost
+        return lost(before, after, part.count)
 
     def ordered(self, part: Stretch, given: Mapping[str, Tensor], sample: int) -> bool:
         """Return whether the tokens of one sample see each other in an order.

@@ -124,7 +124,7 @@ def _one_way(run: Runner, count: int, padded: bool) -> bool:
     influence that two halves and the last token do not show. Windows and convolutions are not one-way: what a token
     reaches in several layers reaches it as well. With padding, tokens that no other token sees are left out.
     """
-    for place in dict.fromkeys([*_places(count, SOME).tolist(), min(1, count - 1), max(count - 2, 0)]):
+    for place in dict.fromkeys([*spread(count, SOME).tolist(), min(1, count - 1), max(count - 2, 0)]):
         reached = _only(count, place)
         for _ in range(STEPS):
             moves = run(reached)
@@ -142,14 +142,15 @@ def _one_way(run: Runner, count: int, padded: bool) -> bool:
     return False
 
 
-def _places(count: int, most: int) -> Tensor:
+def spread(count: int, most: int) -> Tensor:
+    """Return the numbers of some tokens, spread evenly over all of them."""
     return torch.linspace(0, count - 1, min(count, most)).round().long()
 
 
 def _leaks_causally(run: Runner, count: int, most: int, padded: bool) -> bool:
     """Return whether a causal mean leaks as well: some token sees a later token that does not see it, or a token
     influences two others of which neither influences the other, however many layers follow (as in a tree)."""
-    places = _places(count, most)
+    places = spread(count, most)
     direct = torch.stack([_reached_by(run, _only(count, place)) for place in places.tolist()])  # [changed, moved]
     sees = direct[:, places]
     if bool((sees & ~sees.T).tril(-1).any()):  # the changed token is later, and does not see the other
@@ -219,7 +220,7 @@ def groups_of(run: Runner, count: int) -> int:
     large, there may be more of them.
     """
     groups: list[Tensor] = []
-    for place in dict.fromkeys([0, count - 1, *_places(count, FEW).tolist()]):
+    for place in dict.fromkeys([0, count - 1, *spread(count, FEW).tolist()]):
         reached = reach(run, _only(count, place))
         if reached is None or bool(reached.all()):
             return 0
@@ -242,7 +243,7 @@ def depends_on_place(run: Runner, count: int) -> bool:
     seen: dict[int, Tensor] = {}
     one_way = both_ways = neither = 0
     at_once = True
-    for place in _places(count, FEW).tolist():
+    for place in spread(count, FEW).tolist():
         direct = _reached_by(run, _only(count, place))
         reached = reach(run, direct)
         if reached is None:
@@ -260,13 +261,24 @@ def depends_on_place(run: Runner, count: int) -> bool:
 
 
 def influence_is_lost(before: Runner, after: Runner, count: int) -> bool:
-    """Return whether a token influences others in one run and none in another."""
-    for place in _places(count, FEW).tolist():
-        chosen = _only(count, place)
+    """Return whether a token, with all that it reaches, influences others in one run and none in another."""
+    for place in spread(count, FEW).tolist():
+        chosen = reach(after, _only(count, place))
+        if chosen is None or bool(chosen.all()):
+            continue
         kept = max(float(moved[~chosen].max()) for moved in after(chosen))
         if kept > max(after.floors):
             continue
         shown = max(float(moved[~chosen].max()) for moved in before(chosen))
         if shown > max(before.floors) and kept <= CLOSED * shown:
+            return True
+    return False
+
+
+def output_is_lost(before: Runner, after: Runner, count: int) -> bool:
+    """Return whether a token influences the exits in one run and not in another; the exits hold no tokens."""
+    for place in spread(count, FEW).tolist():
+        kept, shown = (max(float(moved.max()) for moved in run(_only(count, place))) for run in (after, before))
+        if shown > max(before.floors) and kept <= min(max(after.floors), CLOSED * shown):
             return True
     return False

@@ -47,7 +47,7 @@ class FoldedSite:
     Attributes:
         site: ``<block path>:<position>``, or the node's name if the program does not record the site.
         op: name of the operator at this site.
-        form: which weights took up the factor 0.5: ``last-projection`` (the down projection), ``layer-scale`` or
+        form: the weights that were multiplied by 0.5: ``last-projection`` (the down projection), ``layer-scale`` or
             ``first-projection`` (the up projection). ``last-projection, skip side`` adds the token mean to the residual
             stream, ``last-projection, bias side`` adds it to the bias. ``projection``: rows of the preceding projection
             became zero. Empty if the operator was not folded.

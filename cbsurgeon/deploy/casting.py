@@ -74,8 +74,8 @@ def drop_type_assertions(graph: fx.Graph) -> None:
 class _Casting:
     """The state of one cast.
 
-    Types are found by running every operator on fake tensors *with concrete sizes*. The symbolic shapes belong to the
-    original program: an operator that compares two of them would specialize the batch there.
+    Types are found by running every operator on fake tensors *with concrete sizes*. The symbolic sizes are shared with
+    the original program, in which an operator that compares two of them would specialize the batch.
     """
 
     def __init__(self, program: Program, dtype: torch.dtype, keep: frozenset[str]) -> None:

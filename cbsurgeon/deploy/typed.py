@@ -121,14 +121,14 @@ def _cast(program: Program, dtype: str, keep: str | Iterable[str]) -> Typed:
         return Typed(made, _described(program, kept), _judged(program, made, dtype, kept, found))
     near = with_readers(program, [one.node for one in (*found.usual, *found.large)])
     if not near:
-        note = f"no value is near the largest {dtype} number, so no further node stays in float32"
+        note = f"no value is near the largest {dtype} number, so {OVERFLOWING} keeps no node in float32"
         return Typed(made, _described(program, kept), (note,))
     return Typed(cast(program, kind, kept | near), _described(program, kept | near))
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The tensors near the limit, on the example inputs and on the same inputs enlarged."""
+    """The tensors near the limit, on the example inputs and on the example inputs multiplied by a large factor."""
 
     usual: list[Overflow]
     large: list[Overflow]

@@ -231,4 +231,4 @@ def test_what_a_comparison_by_name_cannot_show_is_noted() -> None:
     constant = small(lambda y: (y, torch.zeros_like(y), 3))
     notes = verify(constant, constant).notes
     assert any("output_1: the same for all samples" in note for note in notes)
-    assert any("no tensors are left out: 1 (int)" in note for note in notes)
+    assert any("not tensors are left out: 1 (int)" in note for note in notes)

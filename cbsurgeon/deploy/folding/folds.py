@@ -11,8 +11,8 @@ the matrix product). With ``u = (W / 2) z``:
 
 - *bias side*: ``u + (mean(u) + b)`` reuses that pass. The operator then costs one reduction and the addition of a
   single token.
-- *skip side*: ``(r + mean(u)) + (u + b)`` adds the mean to the residual stream ``r``. It is used if the sum feeds one
-  layer norm only, because ONNX Runtime then still fuses the bias into its SkipLayerNormalization.
+- *skip side*: ``(r + mean(u)) + (u + b)`` adds the mean to the residual stream ``r``. It is used if only one layer norm
+  reads the sum, because ONNX Runtime then still fuses the bias into SkipLayerNormalization.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def fold(program: Program, *, plainly: bool = False) -> tuple[Program, tuple[Fol
 
     Args:
         program: the captured model; it is not modified.
-        plainly: write ``x + mean(x)`` everywhere, which compilers fuse well, instead of the forms that ONNX Runtime
-            computes fastest with a dynamic batch. A program with a fixed batch is always written so.
+        plainly: always write ``x + mean(x)``, which compilers fuse well, instead of the forms that are fastest in ONNX
+            Runtime with a dynamic batch. A program with a fixed batch always gets this form.
 
     Returns:
         The edited program, and what was done with each inserted operator, in graph order. If nothing could be folded,
@@ -256,7 +256,10 @@ def _bias_of(node: fx.Node) -> fx.Node | None:
 
 
 def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
-    """Erase an unread node and the operands only it read. Dead-code elimination would keep dropout."""
+    """Erase a node that nothing reads, and the operands that only it reads.
+
+    Dead-code elimination is not used, because it would keep dropout.
+    """
     if node.users or node.op != "call_function":
         return
     operands = node.all_input_nodes

@@ -177,6 +177,6 @@ def layout_source(node: fx.Node) -> fx.Node | None:
 
 
 def why_left(one: Membership) -> str:
-    """Return why an operator other than plain CB is not folded."""
+    """Return the reason why an operator other than plain CB is not folded."""
     kind = one.kind or Operator
     return kind.folding(**one.mark.get("options", {})).reason or "its nodes are not the plain average it describes"

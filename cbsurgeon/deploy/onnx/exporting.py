@@ -78,8 +78,8 @@ def export_onnx(
             float32 (CB-EXPORT-14).
         CaptureError: the model cannot be captured, or fixes the size of its images (CB-CAPTURE-07).
         ExportError: the 16-bit type overflows (CB-EXPORT-13), the exporter failed (CB-EXPORT-03), the model has no form
-            in the operator set (CB-EXPORT-15), the result fails ``onnx.checker`` (CB-EXPORT-04), or the file has
-            another batch than requested (CB-EXPORT-05). Nothing is written.
+            in the operator set (CB-EXPORT-15), the result fails ``onnx.checker`` (CB-EXPORT-04), or the batch of the
+            file is not as requested (CB-EXPORT-05). Nothing is written.
         OutputFileError: the file cannot be written there.
         MissingPackage: onnx or onnxscript is absent.
     """
@@ -97,7 +97,7 @@ def export_onnx(
     prepared = form.program
     if batch is not None and not prepared.batch_axes:
         raise UsageError(
-            "the batch size of the model is fixed already",
+            "the batch size of the program is fixed",
             code="CB-EXPORT-10",
             where=f"--batch {batch}",
             why="it was captured without a dynamic batch",
@@ -249,7 +249,7 @@ def _read_back(path: Path, program: Program, batch: int | None) -> Any:
     other = [name for name, axis in program.batch_axes.items() if dims.get(name, (0,) * 9)[axis] != wanted]
     if other:
         raise ExportError(
-            "the exported file has another batch than requested",
+            "the batch of the exported file is not as requested",
             code="CB-EXPORT-05",
             where=f"inputs {', '.join(f'{name} {list(dims.get(name, ()))}' for name in other)}",
             why=f"axis 0 should be {wanted!r}",

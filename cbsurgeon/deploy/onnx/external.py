@@ -34,7 +34,7 @@ def require_own(path: Path, name: str) -> None:
     if plain.is_absolute() or ".." in plain.parts or not plain.parts:
         why = "it is outside the model's folder"
     elif _MEMORY in name:
-        why = "ONNX Runtime takes this name for an address in memory"
+        why = "ONNX Runtime would read this name as an address in memory"
     elif not data.exists() and not data.is_symlink():
         return  # reported as missing when it is read
     elif any((path.parent / Path(*plain.parts[: depth + 1])).is_symlink() for depth in range(len(plain.parts))):
@@ -50,5 +50,5 @@ def require_own(path: Path, name: str) -> None:
         code="CB-ONNX-05",
         where=f"{path}, external data {name!r}",
         why=why,
-        do=f"if you trust the file, replace {data} by a copy of it",
+        do=f"if you trust the file, replace {data} with a copy of it",
     )

@@ -8,11 +8,10 @@ from cbsurgeon.deploy.onnx.file import import_onnx
 from cbsurgeon.errors import ExportError
 
 IR_VERSION = 8
-"""IR version that belongs to operator set 17: runtimes that do not read a newer set do not read a newer version."""
+"""IR version of operator set 17, for runtimes that read neither a newer set nor a newer IR version."""
 
 EXPORTERS_OLDEST = 18
-"""The oldest operator set that ``torch.onnx`` writes; if an older one is requested, it writes this one and logs a
-message."""
+"""The oldest operator set that ``torch.onnx`` writes. If an older one is requested, ``torch.onnx`` writes this one."""
 
 _REDUCTIONS = {
     "ReduceL1",
@@ -89,17 +88,17 @@ def _lower(node: Any, opset: int) -> None:
         _lower_split(node, opset)
     elif node.op_type in _ADDED_INPUTS:
         if len(node.inputs) > _ADDED_INPUTS[node.op_type]:
-            raise _refused(node, opset, "it works on chosen axes, which is new in 18")
+            raise _refused(node, opset, "its input 'axes' was added in 18")
     elif node.op_type in _ADDED_ATTRIBUTES:
         used = sorted(_ADDED_ATTRIBUTES[node.op_type] & set(node.attributes))
         if used:
-            raise _refused(node, opset, f"{', '.join(used)} is new in 18")
+            raise _refused(node, opset, f"{', '.join(used)} was added in 18")
     elif node.op_type in ("ScatterElements", "ScatterND"):
         reduction = node.attributes.get("reduction")
         if reduction is not None and reduction.as_string() in _ADDED_REDUCTIONS:
-            raise _refused(node, opset, f"the reduction {reduction.as_string()} is new in 18")
+            raise _refused(node, opset, f"the reduction {reduction.as_string()} was added in 18")
     else:
-        raise _refused(node, opset, "the operator is new or another one in 18")
+        raise _refused(node, opset, "the operator was added or changed in 18")
 
 
 def _lower_split(node: Any, opset: int) -> None:
@@ -111,7 +110,7 @@ def _lower_split(node: Any, opset: int) -> None:
     shape = node.inputs[0].shape
     size = shape[axis] if shape is not None else None
     if not isinstance(size, int) or size % count.as_int():
-        raise _refused(node, opset, "its parts are not known to be equal")
+        raise _refused(node, opset, "it is not known whether its parts are equal")
 
 
 def _refused(node: Any, opset: int, why: str) -> ExportError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 WARM_RUNS = 3
-"""Runs before recording: the first runs choose kernels and allocate memory, which must not be recorded."""
+"""Number of runs before recording. The first runs choose kernels and allocate memory, which must not be recorded."""
 
 
 def record(call: Callable[[], object], stream: torch.cuda.Stream) -> Callable[[], object]:

@@ -159,7 +159,7 @@ def _provider_options(provider: str, record: bool) -> dict[str, str]:
 
 
 def check_placement(session: Any, provider: str, path: Path) -> None:
-    """Raise an error if part of a session runs on another provider than requested: timings would be misleading.
+    """Raise an error if part of a session does not run on the requested provider: timings would be misleading.
 
     Raises:
         CheckFailed: part of the model fell back to the CPU (CB-RUN-07).

@@ -166,7 +166,7 @@ class CompiledRuntime(EagerRuntime):
 
 
 class ProgramRuntime(TorchRuntime):
-    """Runs a captured program: as it is, folded, or compiled (``backend`` says which)."""
+    """Runs a captured program: as it is, folded or compiled, according to ``backend``."""
 
     backend = "program"
 
@@ -239,14 +239,14 @@ def _name_leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _left_out(outputs: Any) -> tuple[str, ...]:
-    """Return a note on outputs that are no tensors; ``None`` stands for an output that was not asked for."""
+    """Return a note on outputs that are not tensors. ``None`` is not noted: it is an output that is switched off."""
     found = [leaf for leaf in pytree.tree_leaves(outputs) if leaf is not None and not isinstance(leaf, Tensor)]
     kinds = ", ".join(dict.fromkeys(type(leaf).__name__ for leaf in found))
-    return (f"outputs that are no tensors are left out: {len(found)} ({kinds})",) if found else ()
+    return (f"outputs that are not tensors are left out: {len(found)} ({kinds})",) if found else ()
 
 
 def _distinct(leaves: list[Any]) -> list[Any]:
-    """Return the values with a new tensor object for every further occurrence of a tensor; they share its memory."""
+    """Return the values, in which a tensor that occurs again is replaced by a new object with the same memory."""
     seen: set[int] = set()
     found = []
     for leaf in leaves:

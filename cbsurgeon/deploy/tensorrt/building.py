@@ -83,7 +83,7 @@ def build_engine(
     """Build an engine and its manifest from an ONNX file, with the file's types and without TF32.
 
     Args:
-        onnx: the model; the batch may be its only dynamic size.
+        onnx: the model; no dimension other than the batch may be dynamic.
         path: the engine to write; the manifest is ``path`` plus ``.json``.
         options: batch profile, package, limits.
         force: replace existing files.
@@ -138,10 +138,10 @@ def _check_options(options: BuildOptions, trt: TensorRT) -> None:
     low, best, high = options.batch
     if not 1 <= low <= best <= high <= _LARGEST_BATCH:
         raise UsageError(
-            "the batch profile is not in order",
+            "the sizes of the batch profile are not in ascending order",
             code="CB-ENGINE-06",
             where=f"--batch {low},{best},{high}",
-            why="it is the smallest, the most common and the largest batch, in this order, from 1 to 2147483647",
+            why="the profile has the smallest, the most common and the largest batch size, from 1 to 2147483647",
             do="--batch 1,8,64",
         )
     unknown = [target for target in options.targets if target not in trt.targets]
@@ -158,7 +158,7 @@ def _check_options(options: BuildOptions, trt: TensorRT) -> None:
             "TensorRT-RTX does not use a timing cache",
             code="CB-ENGINE-08",
             where=str(options.timing_cache),
-            why="it does not measure kernels when it builds; setting a cache would only require a GPU",
+            why="it does not time kernels during a build",
             do="leave it out",
         )
 
@@ -210,7 +210,7 @@ def _config(trt: TensorRT, builder: Any, options: BuildOptions, inputs: Sequence
 
 
 def _shape(port: Port, batch: int) -> tuple[int, ...]:
-    """Return an input's shape at one batch size; the batch may be its only dynamic size."""
+    """Return an input's shape at one batch size; no other dimension may be dynamic."""
     free = {dim for dim in port.dims if isinstance(dim, str)}
     if len(free) > 1:
         raise ExportError(

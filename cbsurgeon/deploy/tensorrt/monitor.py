@@ -35,7 +35,7 @@ class Cancellation:
 
     @contextlib.contextmanager
     def on_interrupt(self) -> Iterator[None]:
-        """In the ``with`` block, Ctrl-C sets ``requested`` instead of raising. No effect outside the main thread.
+        """Context manager in which Ctrl-C sets ``requested`` instead of raising. No effect outside the main thread.
 
         Python runs signal handlers only between its own instructions, and a builder may stay in native code for
         minutes. So the interrupt is read from the wakeup file descriptor, which the native handler writes to.

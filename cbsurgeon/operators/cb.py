@@ -13,9 +13,9 @@ from cbsurgeon.operators.context import Context
 class CB(Context):
     """Context Broadcasting: ``CB(x_i) = (x_i + mean_j x_j) / 2`` (eq. 1), without parameters.
 
-    Written as the paper's line, ``0.5 * x + 0.5 * x.mean(dim, keepdim=True)``, so that eager fp32 results are
-    bit-equal to a model with that line in its source. It keeps the mean of the tokens and halves their
-    deviations from it; a model has to be trained or fine-tuned with it.
+    Computed as in the paper's code, ``0.5 * x + 0.5 * x.mean(dim, keepdim=True)``, so that eager float32 results are
+    bit-equal to those of a model with that line in its source. CB keeps the mean of the tokens and halves their
+    deviations from it. A model has to be trained or fine-tuned with CB.
     """
 
     name = "cb"

@@ -20,8 +20,8 @@ FULL = 0.5
 class CBRetrofit(Context):
     """``x_i + a * (mean_j x_j - x_i)`` with ``a`` a buffer: bit-exact identity at 0, CB at 0.5.
 
-    The strength is saved with the weights (one key, ``strength``, per site), so that training resumes in the middle of
-    a schedule. Move it with :func:`set_strength`. It is not trained and adds no parameter.
+    The strength is saved with the weights (one key, ``strength``, per site), so that training can resume in the middle
+    of a schedule. Change it with :func:`set_strength`. It is a buffer: it is not trained, and adds no parameter.
 
     Args:
         strength: ``a`` at the start.
@@ -87,7 +87,7 @@ def set_strength(module: nn.Module, strength: float) -> int:
         strength: from 0 (identity) to 0.5 (CB).
 
     Returns:
-        how many sites were set.
+        The number of operators whose strength was set.
 
     Raises:
         UsageError: the strength is out of range (CB-OP-05), or there is no such operator (CB-OP-06).

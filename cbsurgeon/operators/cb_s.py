@@ -50,8 +50,8 @@ class CBS(Context):
 
     def _mix(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         broadcast = self.per_channel(self.scale, x) * self.context(x, hidden)
-        # Under autocast x is 16-bit and scale float32; without the cast the sum and the rest of the branch were
-        # float32.
+        # Under autocast, x is 16-bit and scale is float32. Without the cast, the sum would be float32, and so would
+        # the rest of the branch.
         return x + (broadcast if broadcast.dtype == x.dtype else broadcast.to(x.dtype))
 
     @classmethod

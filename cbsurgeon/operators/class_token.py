@@ -18,8 +18,8 @@ class ClassToken(Operator):
     has none.
 
     Args:
-        class_token: position of the class token along the single token axis; 0, where timm, torchvision and
-            transformers put it, when none is given.
+        class_token: position of the class token along the single token axis; by default 0, its position in timm,
+            torchvision and transformers.
     """
 
     def __init__(

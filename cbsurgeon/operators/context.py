@@ -72,12 +72,12 @@ class Context(Operator):
     Args:
         tokens: a slice of the single token axis, such as ``1:``, ``:40`` or ``40:``. The mean is that of these tokens
             and only they receive it; the others are unchanged (ViLT's image or text part, Table 10).
-        causal: token ``i`` receives the mean of tokens ``0 .. i`` instead of all of them, accumulated in float32 (in
+        causal: token ``i`` receives the mean of tokens ``0 .. i`` instead of all tokens, accumulated in float32 (in
             float64 for float64), so that it does not depend on later tokens. It needs the whole sequence in one pass:
-            with a key-value cache the mean would be that of the newest tokens alone.
+            with a key-value cache, the mean would be that of the newest tokens only.
         masked: the mean is that of the tokens that are not padding, accumulated in float32. Every position receives
-            it, padding too (the model ignores padding). A sample that is all padding has the mean 0. With ``causal``
-            it is the mean of the tokens so far; with ``tokens``, of those among them.
+            it, padding too (the model ignores padding). The mean of a sample that is all padding is 0. With ``causal``,
+            padding is left out of the mean of tokens ``0 .. i``; with ``tokens``, it is left out of the slice.
 
     Attributes:
         masking: gives a masked operator the mask of the current forward pass.
@@ -190,7 +190,7 @@ def _masked_cost(plain: Cost, n: int, c: int, causal: bool) -> Cost:
     """Return the cost of the masked form, which selects values, counts them, and divides by at least 1.
 
     Unfused, seven kernels (select, invert, convert, two sums, clamp, divide) replace the one of the plain mean, or the
-    three of the causal mean, whose token positions (``shared``) are not needed. A mask counts as whole elements.
+    three of the causal mean, whose token positions (``shared``) are not needed. Each value of a mask is one element.
     """
     last, name = (n, "N") if causal else (1, "1")
     line, *fused = plain.traffic

@@ -18,10 +18,10 @@ Ranges = Sequence[tuple[int, int]]
 class UniformHead(Operator):
     """Sets the queries of the chosen heads to zero: the softmax of equal scores is exactly ``1/N``.
 
-    It is inserted after the projection that makes the queries, alone or together with keys and values. Under a mask the
-    head is uniform over the visible keys, so that it shows no token later ones or padding. Values and the output
-    projection work as before; the projection's weights for the queries and keys of these heads have no effect and get
-    no gradient. It adds no parameter and no key to a state dict.
+    It is inserted after the projection that computes the queries, alone or together with keys and values. With an
+    attention mask, the head is uniform over the keys that are not masked, so it leaks neither later tokens nor padding.
+    The weights for the queries and keys of these heads have no effect and get no gradient; values and the output
+    projection are unchanged. It adds no parameter and no key to a state dict.
 
     Before :meth:`choose` is called, all channels are set to zero.
 

@@ -14,8 +14,8 @@ ROLES = ("channels", "channel_axis", "token_axes", "batch_axes", "unfold", "head
 def refuse_other_sites(found: Inspection, recipe: Recipe) -> None:
     """Refuse a recipe whose sites differ from those of an inspection of the model.
 
-    An insertion into a module does not inspect the module, because this would take time whenever a checkpoint is
-    loaded. A recipe can be edited by hand, so it is compared with the graph once, before it is used.
+    A recipe can be edited by hand, so it is compared with the graph once, before it is used. The insertion itself does
+    not inspect the module, because that would slow down every loading of a checkpoint.
 
     Raises:
         SurgeryError: a block, a position, its axes, channels or modules are not those of the recipe (CB-RECIPE-03).
@@ -39,14 +39,14 @@ def _difference(site: RecipeSite, block: Block | None) -> str:
     for role in ROLES:
         if getattr(here, role) != getattr(site, role):
             return f"{name}: {role} is {getattr(here, role)!r} here and {getattr(site, role)!r} in the recipe"
-    if here.hooks and site.hooks and here.hooks != site.hooks:  # a program may not say which module a tensor is of
-        return f"{name}: hooks are {_said(here.hooks)} here and {_said(site.hooks)} in the recipe"
+    if here.hooks and site.hooks and here.hooks != site.hooks:  # a program may not show which module has the tensor
+        return f"{name}: hooks are {_described(here.hooks)} here and {_described(site.hooks)} in the recipe"
     if site.mask is not None and here.mask != site.mask:
         return f"{name}: the mask is {here.mask or 'not known'} here and {site.mask} in the recipe"
     return ""
 
 
-def _said(hooks: tuple[Hook, ...]) -> str:
+def _described(hooks: tuple[Hook, ...]) -> str:
     early = {True: " before its dropout", False: ""}
     return ", ".join(f"{hook.when} of {hook.module}{early[hook.before_dropout]}" for hook in hooks)
 

@@ -40,5 +40,5 @@ def with_class_token(
             raise unsuitable(site, operator.name, NONE, NAME_IT)
         if place != first[1]:
             why = f"its class token is token {place}, that of block {first[0].index} is token {first[1]}"
-            raise unsuitable(site, operator.name, why, "insert into one of the two at a time")
+            raise unsuitable(site, operator.name, why, "insert into blocks with the same position of the class token")
     return {**options, "class_token": first[1]} if first[1] else dict(options)

@@ -19,7 +19,7 @@ from cbsurgeon.surgery.refusals import no_mask
 
 
 class Masks:
-    """The masks that one insertion needs: checked first, and hooked up after everything else was checked.
+    """The masks that one insertion needs. They are checked first; hooks are registered after all other checks.
 
     Args:
         parts: modules by path.

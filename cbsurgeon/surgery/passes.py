@@ -34,7 +34,7 @@ class InsertPass(PassBase):  # type: ignore[misc]
         self.exported: ExportedProgram | None = None
 
     def requires(self, graph_module: fx.GraphModule) -> None:
-        """The graph must be that of the program the pass was made for.
+        """Check that the graph is that of the program the pass was made for.
 
         Raises:
             SurgeryError: another pass has changed it, or it is another program's (CB-SURGERY-07).
@@ -45,7 +45,7 @@ class InsertPass(PassBase):  # type: ignore[misc]
             "the graph is not that of the program the pass was made for",
             code="CB-SURGERY-07",
             where="InsertPass",
-            why="new parameters have to enter the program's signature, which only fits its own graph",
+            why="new parameters are added to the signature of that program, which fits no other graph",
             do="run this pass first, or make it from the changed program",
         )
 

@@ -198,16 +198,16 @@ def _refuse_misfits(op: str, options: dict[str, Any], sites: Sequence[RecipeSite
 
 
 def _refuse_leaks(found: Inspection, chosen: Sequence[Block], *, hides_future: bool) -> None:
-    """Refuse blocks of causal stacks. Other stacks of the model may be causal."""
+    """Refuse blocks of causal stacks. Causal stacks without a chosen block are not refused."""
     stacks = [stack for stack in dict.fromkeys(block.stack for block in chosen) if stack in found.causal_stacks]
     backwards = [stack for stack in stacks if stack in found.reversed_stacks]
     if backwards:
         raise SurgeryError(
-            "some tokens do not see earlier ones, and a mean, plain or causal, would show these to them",
+            "some tokens do not see earlier ones, which a plain or causal mean would leak to them",
             code="CB-LEAK-10",
             where=f"{found.reference}, stack {', '.join(backwards)}",
             why="; ".join(sentence for stack in backwards for sentence in found.causal_stacks[stack]),
-            do=_elsewhere(found) or "no operator averages over just the tokens that each one sees: leave it as it is",
+            do=_elsewhere(found) or "do not insert: no operator averages over exactly the tokens that each token sees",
         )
     if not stacks or hides_future:
         return
@@ -241,10 +241,10 @@ def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Bloc
     elif tied:
         do = f"{op.name} has no masked form; use {' or '.join(having('masked'))} with --masked (in Python masked=True)"
     elif given:
-        without = f"the model runs without {', '.join(given)}"
-        do = f"if no sample is padded and {without}, inspect it without; otherwise leave this stack as it is"
+        names = ", ".join(given)
+        do = f"if no sample is padded, inspect the model without {names}, if it runs so; else choose another stack"
     else:
-        do = "choose blocks of another stack: the model makes this mask itself, so it cannot be left out"
+        do = "choose blocks of another stack: the model computes this mask itself, so it cannot be left out"
     raise SurgeryError(
         "the model masks padding in its attention: a mean over all tokens would mix it into every token",
         code="CB-LEAK-02",

@@ -59,7 +59,7 @@ def _check(blocks: tuple[Block, ...], recipe: Recipe) -> None:
 
 
 def _mask_input(here: Site, wanted: RecipeSite, recipe: Recipe) -> Mask | None:
-    """The mask that the site's operator needs; refused if it is not the mask of the recipe."""
+    """The mask of the site, or ``None`` if the operator needs none; an error if it is not the mask of the recipe."""
     if not recipe.options.get("masked"):
         return None
     mask = needed(wanted)
@@ -104,9 +104,9 @@ def _replace_readers(value: fx.Node, result: fx.Node, made: list[fx.Node]) -> No
 
 
 def operator_path(site: RecipeSite) -> str:
-    """The state-dict prefix of an operator: the one it would get in the module, if a module has the site.
+    """The state-dict prefix of an operator, the same as in the module if the site belongs to a module.
 
-    It comes from the recipe, because the program does not show which modules can hold an operator.
+    It is computed from the recipe, because a program does not show which modules can hold an operator.
     """
     if site.hooks:
         hook = site.hooks[0]

@@ -89,7 +89,7 @@ class Exclusion:
         """Return why a block is left out; empty if it is not."""
         if block.index in self.indices:
             return "excluded on request"
-        return "its stream also leaves the model as a feature map" if self.taps and block.tapped else ""
+        return "its residual stream is also an output of the model" if self.taps and block.tapped else ""
 
 
 def _refuse_unseen(blocks: Sequence[Block]) -> None:

@@ -78,7 +78,7 @@ def test_pyramid(tap: str, wanted: list[int]) -> None:
     recipe = plan(found, layers="all", exclude="taps")
     assert list(recipe.indices) == [index for index in range(4) if index not in wanted]
     assert {left.index: left.reason for left in recipe.excluded} == dict.fromkeys(
-        wanted, "its stream also leaves the model as a feature map"
+        wanted, "its residual stream is also an output of the model"
     )
 
 

@@ -22,7 +22,7 @@ class Traffic:
         form: a key of :data:`FORMS`.
         kernels: kernels that one call launches in addition to those of the model.
         elements: activations read plus written for one sample.
-        shared: elements read and written once per call, whatever the batch: weights and token positions.
+        shared: elements read and written once per call at any batch size: weights and token positions.
     """
 
     form: str
@@ -94,6 +94,5 @@ def around_a_mean(n: int, c: int, elements: int = 0, shared: int = 0) -> tuple[T
 
 
 def around_a_scan(n: int, c: int, shared: int = 0) -> tuple[Traffic, ...]:
-    """Return the traffic of a pointwise function of ``x`` and its running mean, fused: a scan of ``x`` to the
-    result."""
+    """Return the traffic of the fused form of a pointwise function of ``x`` and its running mean: one scan of ``x``."""
     return (Traffic("kernel", 1, 2 * n * c, shared),)

@@ -22,7 +22,7 @@ class Fields:
 
     def __init__(self, document: Any, name: str) -> None:
         if not isinstance(document, Mapping):
-            raise ValueError(f"{name} is {_said(document)}, not an object")
+            raise ValueError(f"{name} is {_described(document)}, not an object")
         self._document, self._name, self._read = document, name, dict.fromkeys(("schema",))
 
     def get(self, field: str, default: Any = _REQUIRED) -> Any:
@@ -53,14 +53,16 @@ class Fields:
         """Return a whole number that is not smaller than ``least``."""
         value = self.get(field, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{field} of {self._name} is {_said(value)}, not a whole number from {least}")
+            raise ValueError(f"{field} of {self._name} is {_described(value)}, not a whole number from {least}")
         return value
 
     def wholes(self, field: str, default: Any = _REQUIRED) -> tuple[int, ...]:
         """Return a list of different whole numbers, none below 0."""
         value = self.list(field, default)
         if any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in value):
-            raise ValueError(f"{field} of {self._name} is {_said(list(value))}, not a list of whole numbers from 0")
+            raise ValueError(
+                f"{field} of {self._name} is {_described(list(value))}, not a list of whole numbers from 0"
+            )
         if len(set(value)) != len(value):
             raise ValueError(f"{field} of {self._name} has a number twice: {list(value)}")
         return value
@@ -78,22 +80,22 @@ class Fields:
         return dict(self._document)
 
     def finish(self) -> None:
-        """Refuse the fields that were not read.
+        """Refuse an object with a field that was not read.
 
         Raises:
-            ValueError: there are some.
+            ValueError: it has such a field.
         """
         unknown = [str(field) for field in self._document if field not in self._read]
         if unknown:
             near = did_you_mean(unknown[0], [field for field in self._read if field != "schema"])
             raise ValueError(f"{self._name} has an unknown field {unknown[0]!r}. {near}".strip(" ."))
 
-    def _of(self, field: str, default: Any, kind: Any, said: str) -> Any:
+    def _of(self, field: str, default: Any, kind: Any, expected: str) -> Any:
         value = self.get(field, default)
         if not isinstance(value, kind):
-            raise ValueError(f"{field} of {self._name} is {_said(value)}, not {said}")
+            raise ValueError(f"{field} of {self._name} is {_described(value)}, not {expected}")
         return value
 
 
-def _said(value: Any) -> str:
+def _described(value: Any) -> str:
     return repr(value)[:60]

@@ -15,17 +15,17 @@ from cbsurgeon.errors import SurgeryError
 
 Valid = Literal["nonzero", "zero", "open"]
 VALID: tuple[Valid, ...] = ("nonzero", "zero", "open")
-"""What marks a token in a mask: a value other than zero; zero (true is padding); or *open*, a mask that is added to
-attention scores, where a large negative number marks padding."""
+"""How a mask marks a token. *nonzero*: by a value other than zero. *zero*: by zero, so that true marks padding. *open*:
+the mask is added to attention scores, and a large negative number marks padding."""
 
 CLOSED = -1000.0
 """In an *open* mask, numbers below this mark padding. Such masks hold 0, and -10,000, the type's minimum or -inf."""
 
 REMEMBERED = 16
-"""Forward passes whose mask is kept for gradient checkpointing, which repeats parts of them during backward."""
+"""Number of forward passes whose masks are kept for gradient checkpointing, which repeats layers during backward."""
 
 _PRINTS = 64
-"""How many values of a tensor are kept, to recognise the tensor later."""
+"""Number of values of a tensor that are kept to recognise the tensor later."""
 
 _COMPILED = 0
 """Used in place of the thread's id in compiled code, where calls do not share state."""

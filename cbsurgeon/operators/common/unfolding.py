@@ -24,8 +24,8 @@ class Unfold:
     Attributes:
         axis: the shared axis.
         before, after: number of tokens that vary more slowly and faster than the samples along the axis; 1 for none.
-        module: path of a module whose output has the same samples and tokens on separate axes, so that its shape gives
-            their numbers when the model runs; empty if there is no such module.
+        module: path of a module whose output has the same samples and tokens on separate axes. When the model runs, the
+            shape of that output gives their numbers. Empty if there is no such module.
         samples: axis of the samples in that output.
         before_axes, after_axes: axes of the tokens in that output.
     """

@@ -62,7 +62,7 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
 
 
 def _keep(parts: Mapping[str, nn.Module], recipe: Recipe) -> None:
-    """Make operators follow when their layer is replaced, for layers smaller than an MLP (LoRA, quantisation)."""
+    """Let operators move with their layer when it is wrapped or replaced (LoRA, quantisation); not for whole MLPs."""
     first = {path for block in recipe.structure for path in block["fc1"]}
     last = {path for block in recipe.structure for path in block["fc2"]}
     for site in recipe.active:
@@ -76,10 +76,10 @@ def _keep(parts: Mapping[str, nn.Module], recipe: Recipe) -> None:
 
 
 def refuse_sharded(module: nn.Module) -> None:
-    """Refuse a module that is sharded: a parameter added after ``fully_shard`` belongs to no shard.
+    """Refuse a sharded module: a parameter added after ``fully_shard`` belongs to no shard.
 
     Raises:
-        SurgeryError: it is (CB-SURGERY-08).
+        SurgeryError: the module is sharded (CB-SURGERY-08).
     """
     for name, parameter in module.named_parameters():
         if hasattr(parameter, "device_mesh"):
@@ -175,7 +175,7 @@ def detach(module: nn.Module) -> int:
     """Remove every inserted operator from a module, in place.
 
     Returns:
-        how many were removed.
+        The number of operators that were removed.
     """
     return detach_named(module, {f"{path}.{name}" for path, _, name, _ in attached(module)})
 
@@ -194,8 +194,8 @@ def detach_named(module: nn.Module, names: set[str]) -> int:
 def count_calls(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
     """Return how often each inserted operator runs in one forward pass on these inputs.
 
-    The pass uses fake tensors, which have shapes and no values, in a copy that shares the module's tensors: some
-    modules store what they computed. If forward() needs values, the model is run on real tensors.
+    The pass uses fake tensors, which have shapes but no values. It runs in a copy that shares the module's tensors,
+    because some modules store what they compute. If forward() needs values, the model is run on real tensors.
     """
     try:
         other = duplicate(module, share=True)

@@ -15,8 +15,8 @@ KEY = "cbsurgeon"
 def write(module: nn.Module, documents: Sequence[Mapping[str, Any]]) -> None:
     """Write the recipes of a module into its configuration, in place; an empty list removes the entry.
 
-    The configuration is copied first, and the copy replaces it in every sub-module: the old object may belong to
-    another model as well, which was not edited.
+    The configuration is copied first, and the copy replaces it in every sub-module, because the old object may be
+    shared with a model that is not edited.
 
     Args:
         module: a model; one without a configuration that ``save_pretrained`` writes is left alone.

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 def disable(model: Model | nn.Module) -> Iterator[int]:
     """Context manager that skips the inserted operators in every forward pass.
 
-    State-dict keys, hooks and parameters do not change. ``torch.compile`` recompiles as needed. Copies made inside the
-    ``with`` block are enabled when it ends, too; pickles contain enabled operators. A backward pass of a forward pass
-    inside the block gives an operator's parameters no gradient.
+    State-dict keys, hooks and parameters do not change. ``torch.compile`` recompiles as needed. When the ``with`` block
+    ends, operators are enabled again, also in copies made inside the block; pickles contain enabled operators. A
+    forward pass inside the block gives an operator's parameters no gradient.
 
     Args:
         model: a module, any part or wrapper of one, or a :class:`cbsurgeon.Model` that has one.
 
     Yields:
-        how many operators are disabled.
+        The number of disabled operators.
 
     Raises:
-        NothingMatched: no operator is there (CB-REMOVE-02).
+        NothingMatched: there is no operator (CB-REMOVE-02).
 
     Example:
         ``with cbs.disable(model): plain = model(x)``

@@ -21,13 +21,13 @@ class Inserted:
     """One inserted operator.
 
     Attributes:
-        index: index of the block, as in ``inspect``; ``None`` if no recipe tells.
+        index: index of the block, as in ``inspect``; ``None`` if no recipe has it.
         op: name of the operator.
         position: ``front``, ``mid`` or ``end``.
         path: path of its layer.
         parameters: number of parameters it adds.
         options: its options.
-        disabled: ``cbsurgeon.disable`` skips it at present.
+        disabled: whether ``cbsurgeon.disable`` skips it at present.
     """
 
     index: int | None
@@ -75,7 +75,7 @@ class Summary:
 
     @property
     def title(self) -> str:
-        """How many operators there are, and how many parameters they add."""
+        """The number of operators, and of the parameters that they add, as a sentence."""
         if not self.operators:
             return "no operator is inserted"
         names = ", ".join(dict.fromkeys(each.op for each in self.operators))

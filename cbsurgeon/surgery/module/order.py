@@ -1,4 +1,4 @@
-"""Refuse insertions that come too late: DDP or an optimizer built before would not know the operator's tensors."""
+"""Refuse insertions after DDP or an optimizer was built, because neither would include the operators' tensors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def refuse_late(module: nn.Module, recipe: Recipe) -> None:
                 "the module is wrapped by DistributedDataParallel already",
                 code="CB-SURGERY-14",
                 where=f"{recipe.op}, which has parameters or buffers",
-                why="the wrapper would not average their gradients, nor send them to the other ranks",
+                why="the wrapper would neither average their gradients nor synchronise them between ranks",
                 do="insert first, then wrap the module",
             )
         if learns and issubclass(type(living), torch.optim.Optimizer) and _holds(living, own):
@@ -50,7 +50,7 @@ def refuse_late(module: nn.Module, recipe: Recipe) -> None:
                 "an optimizer was built before the insertion",
                 code="CB-SURGERY-13",
                 where=f"{type(living).__name__}; {recipe.op} has parameters",
-                why="it holds parameters of this module, and would never train those of the operators",
+                why="the optimizer holds the parameters of this module, and would never train those of the operators",
                 do="insert first, then build the optimizer; or delete it before the insertion",
             )
 

@@ -20,8 +20,8 @@ _MARK = "__cbsurgeon_carries__"
 """Class attribute of such a subclass: the names of the operators' child modules."""
 
 _MADE: weakref.WeakValueDictionary[tuple[type, tuple[str, ...]], type] = weakref.WeakValueDictionary()
-"""The subclass for each class and names of child modules. There is one per pair, so that copies of a layer share
-compiled graphs as before."""
+"""(class, names of child modules) → subclass. Each pair has one subclass, so that copies of a layer share compiled
+graphs."""
 
 
 def give(layer: nn.Module, names: Iterable[str]) -> None:
@@ -31,7 +31,7 @@ def give(layer: nn.Module, names: Iterable[str]) -> None:
         layer: the layer.
         names: names of its child modules that are operators.
     """
-    if isinstance(layer, torch.jit.ScriptModule):  # compiled already, and torch.compile does not look into it
+    if isinstance(layer, torch.jit.ScriptModule):  # torch.compile does not compile it again
         return
     now = type(layer)
     made = _found(now)

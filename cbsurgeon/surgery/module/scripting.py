@@ -94,7 +94,7 @@ def _refuse_dependent(operator: Operator, where: str) -> None:
 
 
 def _traced(operator: Operator) -> Any:
-    """The operator as TorchScript; tracing fixes no number that its result depends on."""
+    """The operator as TorchScript. Its result does not depend on any size that tracing makes a constant."""
     site: Any = next(
         site
         for site in (operator.inserted_by or {}).get("sites", ())

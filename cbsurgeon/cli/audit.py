@@ -65,7 +65,7 @@ def command(
     flops: str | None,
     dtype: str,
 ) -> None:
-    """Count parameters, FLOPs and memory traffic of A, and of others with their difference to A.
+    """Count parameters, FLOPs and memory traffic of A, and of further models with their differences to A.
 
     Inserted operators are counted too. Operators without a counting rule are listed.
 

@@ -20,7 +20,7 @@ from cbsurgeon.cli.group import cli
 from cbsurgeon.vocabulary import COMPLETION_VARIABLE
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-CLOSED_PIPE = 141  # 128 + SIGPIPE, likewise
+CLOSED_PIPE = 141  # 128 + SIGPIPE, as shells report it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

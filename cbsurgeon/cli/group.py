@@ -30,7 +30,7 @@ VERBS = {
 NO_COMMAND = 2
 
 TIMED = ("bench", "sweep")
-"""Verbs that may time PyTorch: its threads wait there as they do in the user's programs."""
+"""Verbs that may time PyTorch. For them, the waiting policy of its threads is that of the user's own programs."""
 
 
 class LazyGroup(click.Group):
@@ -130,8 +130,8 @@ def cli(context: click.Context) -> int | None:
 def _sleep_while_waiting() -> None:
     """Let the threads of PyTorch sleep while they wait for each other, unless the user has chosen otherwise.
 
-    By default they wait in a loop. On a machine that is busy with other work, this loop takes the time of the thread
-    that they wait for. OpenMP reads the variable when PyTorch is imported.
+    By default, waiting threads run a loop. On a machine that is busy with other work, this loop takes processor time
+    from the thread that they wait for. OpenMP reads the environment variable when PyTorch is imported.
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -83,7 +83,7 @@ def command(
     from cbsurgeon.verbs.editing import refuse_foreign_code
     from cbsurgeon.verbs.results import cautions
 
-    target = output or _beside(reference, how.on)
+    target = output or _default_output(reference, how.on)
     _refuse_losing_the_program(how.on, target)
     for path in (recipe_out, None if dry_run else target):
         if path is not None:
@@ -124,7 +124,7 @@ def command(
         terminal.warn(caution)
 
 
-def _beside(reference: str, on: str | None) -> Path:
+def _default_output(reference: str, on: str | None) -> Path:
     """Return the default output in the current folder: ``timm:deit_small`` → ``deit_small-cb.safetensors``."""
     from cbsurgeon.models.reference import Reference, parse
 
@@ -141,7 +141,7 @@ def _refuse_losing_the_program(on: str | None, target: Path) -> None:
             "an edited program must be written as .pt2",
             code="CB-CLI-07",
             where=f"--on program with -o {target}",
-            why="a weights file has no graph, so loading it would insert the operators into the module instead",
+            why="a weights file stores no graph, so the operators would be inserted into the module when it is loaded",
             do=f"-o {target.with_suffix('.pt2')}, or leave out --on program",
         )
 

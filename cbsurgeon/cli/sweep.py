@@ -21,8 +21,8 @@ def command(terminal: Terminal, reference: str, loading: Loading, how: SweepOpti
     """Insert every combination of a grid into one model, and compare them.
 
     The table has parameters, FLOPs and bytes of every cell and, with --time, the run time of the inserted operators.
-    With --run, your own command trains each cell with each seed. Finished runs are saved in --storage, lost and
-    failed ones are repeated, and several machines can share one storage.
+    With --run, your own command trains each cell with each seed. Finished runs are saved in --storage, and failed or
+    killed runs are repeated. Several machines can share one storage.
 
     Exit 1: a run failed in all its attempts.
 

@@ -15,22 +15,22 @@ Options = TypeVar("Options")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 KEY = "flag"
-"""Where a field's metadata holds its :class:`Flag`."""
+"""Key of a field's metadata under which its :class:`Flag` is stored."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """How one field is shown to the user.
+    """The flag and the help text of one field.
 
     Attributes:
         help: one or two sentences, the same in ``--help`` and in Python's ``help()``.
-        name: the flag, such as ``--model-option``; empty for a field that only Python has.
+        name: the flag, such as ``--model-option``; empty for a field that has no flag.
         alias: a second spelling of the flag; in Python it is a second keyword.
         off: the flag that turns a switch off, such as ``--no-fold``.
         metavar: the placeholder of the value in ``--help``.
-        choices: the only values allowed, where they are a short list.
-        read: turns the text as typed into the value; ``None`` keeps the text.
-        number: ``int`` or ``float``, where the value is a plain number.
+        choices: the allowed values, if there is a short list of them.
+        read: converts the typed text to the value; ``None`` keeps the text.
+        number: ``int`` or ``float``, if the value is a plain number.
         least: the smallest number allowed.
         most: the largest whole number allowed.
         shown: the default as ``--help`` shows it; if empty, no default is shown.
@@ -67,7 +67,7 @@ def option(default: Any, help: str, name: str = "", **how: Any) -> Any:
 
 
 def flags_of(kind: type) -> dict[str, Flag]:
-    """Field name → its flag, in the order of the fields; fields that only Python has are left out."""
+    """Field name → its flag, in the order of the fields; fields without a flag are left out."""
     return {one.name: one.metadata[KEY] for one in dataclasses.fields(kind) if one.metadata[KEY].name}
 
 

@@ -60,7 +60,7 @@ class SweepOptions:
     )
     minimize: bool = option(False, "A smaller metric is better, as for a loss.", "--minimize")
     retries: int = option(
-        1, "How often a failed or lost run is repeated.", "--retries", metavar="N", number=int, least=0, shown="1"
+        1, "How often a failed or killed run is repeated.", "--retries", metavar="N", number=int, least=0, shown="1"
     )
     workers: int = option(
         1, "Number of processes that run the command.", "--workers", metavar="N", number=int, least=1, shown="1"
@@ -75,8 +75,8 @@ class SweepOptions:
     )
     budget: float | None = option(
         None,
-        "Start no run after this time, such as 40m; in Python, seconds. Every cell gets its first seed before a second "
-        "one. The table shows what is finished, and the same command continues the sweep.",
+        "Start no run after this time, such as 40m; in Python, seconds. The first seed of every cell runs before any "
+        "second seed. The table shows the finished runs, and the same command continues the sweep.",
         "--budget",
         metavar="TIME",
         read=duration,

@@ -53,7 +53,7 @@ def profile(text: str) -> int | tuple[int, int, int]:
         return found[0]
     if len(found) != 3 or list(found) != sorted(found):
         raise BadText(
-            "takes one size of at least 1, or three, smallest first; without it, any batch size works", "1,8,64"
+            "takes one size of at least 1, or three in ascending order; without it, any batch size works", "1,8,64"
         )
     return found[0], found[1], found[2]
 

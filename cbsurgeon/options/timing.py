@@ -25,8 +25,8 @@ class BenchOptions:
     batch: int = option(1, "Samples per call.")
     budget: float = option(
         20.0,
-        "Time to spend measuring, such as 20s or 5m; in Python, seconds. Starting processes counts, exporting and "
-        "compiling do not.",
+        "Time to spend measuring, such as 20s or 5m; in Python, seconds. It includes the start of processes, but not "
+        "exporting and compiling.",
         "--budget",
         metavar="TIME",
         read=duration,

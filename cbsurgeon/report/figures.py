@@ -199,8 +199,8 @@ def preprocessing(view: Mapping[str, Any]) -> str:
 def corrected(runs: int) -> str:
     """Return one line about the correction of the intervals of an analysis' findings."""
     return (
-        f"the findings hold together with 95 % confidence: their intervals are corrected for the {runs:,} runs of "
-        "layers and quantities that could have been named"
+        f"all findings together have 95 % confidence: their intervals are corrected for the {runs:,} possible findings "
+        "(ranges of layers and quantities)"
     )
 
 

@@ -27,7 +27,10 @@ PATH_LETTERS = 30
 
 @dataclass(frozen=True)
 class Dot:
-    """A position of a block; ``state`` is ``inserted``, ``before`` (occupied before), ``free`` or ``none``."""
+    """A position of a block.
+
+    Its state is ``inserted``, ``before`` (occupied before the insertion), ``free``, or ``none`` (no such position).
+    """
 
     position: str
     state: str

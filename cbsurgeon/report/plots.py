@@ -226,7 +226,7 @@ def _ratios(document: Document, other: str) -> list[float]:
 
 
 def _fit(axes: Axes, document: Document, ratios: Sequence[float]) -> None:
-    """Set the limits of the x axis to the intervals, the claim and nine tenths of the pairs, without outliers."""
+    """Set the limits of the x axis so that it shows the intervals, the claim and nine tenths of the pairs."""
     ordered = sorted(100 * ratio for ratio in ratios)
     tails = [ordered[int(0.05 * len(ordered))], ordered[int(0.95 * len(ordered)) - 1]] if len(ordered) > 20 else ordered
     bounds = [100 * (bound - 1) for bound in (*document["ci95"], *document["control"]["ci95"])]

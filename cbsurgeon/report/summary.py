@@ -45,7 +45,7 @@ def _costs(part: Document) -> str:
 
 
 def made(documents: Sequence[Document], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the origin of the results (date, command, machine, versions, weights), as far as the documents have it."""
+    """Return the origin of the results: date, command, machine, versions and weights, those that the documents have."""
     rows = [("date", environment.get("date"))]
     rows += [("command", document["command"]) for document in documents if document.get("command")]
     rows.append(("machine", _machine(environment)))

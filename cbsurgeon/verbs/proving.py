@@ -84,7 +84,7 @@ def export_checked(
     """
     how = resolve(ExportOptions, how, keywords, "export_checked")
     final, checking = Path(path), checking or CheckOptions()
-    unchecked = why_unchecked(final, checking.verify) or ("" if isinstance(model, Model) else "REF is a file itself")
+    unchecked = why_unchecked(final, checking.verify) or ("" if isinstance(model, Model) else "REF is an ONNX file")
     if unchecked and checking.data is not None:
         raise UsageError(
             "real images were given, but the exported file is not compared with the model",
@@ -117,7 +117,7 @@ def export_checked(
 
 
 def _at_another_size(found: Verification, model: Model, file: Path, progress: Progress | None) -> Verification:
-    """Return the verification on images of another size if the models differ there; else the first one, with a note."""
+    """Verify on images of another size; return that result if the models differ there, else ``found`` with a note."""
     other = replace(model, example_inputs=resized(model.example_inputs), example_kwargs=resized(model.example_kwargs))
     second = checks.verify(other, file, progress=progress)
     leaves = [leaf for leaf in tree_leaves((other.example_inputs, dict(other.example_kwargs))) if is_image(leaf)]
@@ -127,7 +127,7 @@ def _at_another_size(found: Verification, model: Model, file: Path, progress: Pr
 
 
 class _Differs(Exception):
-    """Raised to discard the staged file, so that a file that differs is never moved to its path."""
+    """Raised to discard the temporary file, so that a file that differs from the model never gets its final name."""
 
     def __init__(self, verdict: Verification) -> None:
         super().__init__()

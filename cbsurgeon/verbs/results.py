@@ -38,7 +38,7 @@ def insertion(
         blocks: number of blocks of the model; ``None`` if unknown.
         output: the file written; ``None`` for a dry run.
         leaks: the results of the leak probes (:func:`cbsurgeon.checks.leaks_of`).
-        trained: the operators were in the model before, as its weights were saved.
+        trained: whether the weights were saved with these operators in the model.
     """
     document, operator = recipe.to_dict(), operator_class(recipe.op)
     return {
@@ -62,11 +62,11 @@ def insertion(
 
 
 def cautions(recipe: Recipe, found: Inspection) -> list[str]:
-    """Return what a user has to know after an insertion.
+    """Return the warnings to show after an insertion.
 
     Args:
         recipe: the recipe that was inserted.
-        found: the inspection of the model before.
+        found: the inspection of the model before the insertion.
     """
     said = []
     if not operator_class(recipe.op).identity_at_start:

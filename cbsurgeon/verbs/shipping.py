@@ -49,7 +49,7 @@ class Shipment:
         directory: the folder with all files.
         document: the JSON document, schema ``cbsurgeon.ship/1``.
         verification: comparison of the ONNX file with the edited model.
-        warnings: facts that the user must know.
+        warnings: warnings to show to the user.
         evaluation: comparison of the edited model and the ONNX file on a dataset; ``None`` if none was given.
     """
 

@@ -41,8 +41,8 @@ TABLE, IDENTITY = "sweep.json", "identity.json"
 _UNFINISHED_MARK = re.compile(rf"\.{re.escape(IDENTITY)}\.[0-9a-f]+\.tmp\.json")
 """Name of a temporary file that remains if a process is killed while it writes the first file of a sweep."""
 
-APART = ("workers", "retries", "storage", "budget", "on")
-"""Options that may differ between calls that continue the same sweep."""
+CHANGEABLE = ("workers", "retries", "storage", "budget", "on")
+"""Options that may change when a sweep is continued; they are not part of its digest."""
 
 
 @documented(SweepOptions)
@@ -105,12 +105,12 @@ def _check_command(how: SweepOptions) -> None:
 
 
 def _digest(model: Model, how: SweepOptions) -> str:
-    """Return a digest of the model and of all options except :data:`APART`: it identifies the sweep.
+    """Return a digest of the model and of all options except :data:`CHANGEABLE`: it identifies the sweep.
 
-    Of a model that no file describes, it contains the shapes of the weights and not the weights themselves, because a
-    script that continues a sweep may initialise them anew.
+    Values of weights are included only as the digest of a file. Without a file, only names, shapes and dtypes are
+    included, because a script that continues a sweep may initialise the weights again.
     """
-    asked = {name: value for name, value in asdict(how).items() if name not in APART}
+    asked = {name: value for name, value in asdict(how).items() if name not in CHANGEABLE}
     origin = model.provenance
     held = model.module if model.module is not None else model.program
     state = {} if held is None else held.state_dict() if isinstance(held, nn.Module) else held.state_dict
@@ -129,7 +129,7 @@ def _open_folder(folder: Path, digest: str) -> None:
     text = json.dumps({"schema": "cbsurgeon.sweep-identity/1", "digest": digest}) + "\n"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(parents=True, exist_ok=True)
-    # The mark is the first file of a sweep: files that are there before it are foreign.
+    # The mark is the first file that a sweep writes. A folder that has other files but no mark is not a sweep.
     foreign = not folder.is_dir() or any(not _UNFINISHED_MARK.fullmatch(entry.name) for entry in folder.iterdir())
     if not mark.is_file() and not foreign:
         _once(mark, lambda: write_text(mark, text))
@@ -153,7 +153,7 @@ def _open_folder(folder: Path, digest: str) -> None:
 
 
 def _once(file: Path, write: Callable[[], object]) -> None:
-    """Write a file unless it exists. Another process that continues the same sweep may write it at the same moment."""
+    """Write a file unless it exists, also if another process that continues the same sweep writes it meanwhile."""
     if file.exists():
         return
     try:

@@ -32,7 +32,7 @@ from tests.report import documents
         (["ship", "a"], "CB-CLI-02", "--output is missing"),
         (["insert", "a", "--pos", "ende"], "CB-CLI-02", "front, mid, end"),
         (["export", "a", "-o", "b.onnx", "--opset", "x"], "CB-CLI-02", "--opset"),
-        (["export", "a", "-o", "b.engine", "--batch", "8,1,64"], "CB-CLI-06", "smallest first"),
+        (["export", "a", "-o", "b.engine", "--batch", "8,1,64"], "CB-CLI-06", "ascending order"),
         (["verify", "a", "b", "--batches", "1,zero"], "CB-CLI-06", "--batches 1,zero"),
         (["verify", "a", "b", "--batches", "0"], "CB-CLI-06", "of at least 1"),
         (["bench", "a", "b", "--budget", "soon"], "CB-CLI-06", "--budget 60s"),

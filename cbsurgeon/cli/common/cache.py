@@ -125,8 +125,8 @@ def write(key: str, document: Mapping[str, Any], loaded: Mapping[str, Any]) -> N
 
 
 def _entry_digest(document: Any, loaded: Any) -> str:
-    """Return a digest by which a damaged entry is noticed."""
-    held = json.loads(json.dumps([document, loaded]))  # what a reader gets, such as lists for tuples
+    """Return a digest of an entry, to detect damaged entries."""
+    held = json.loads(json.dumps([document, loaded]))  # as it is read back, with lists in place of tuples
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode("ascii")).hexdigest()
 
 

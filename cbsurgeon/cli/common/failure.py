@@ -11,7 +11,7 @@ import click
 from cbsurgeon.errors import CBSurgeonError, MissingPackage, OutputFileError, UsageError, did_you_mean
 
 _REFUSED_CHOICE = re.compile(r"'(.*)' is not one of ", re.DOTALL)
-"""The beginning of click's message about a value that is not one of the choices."""
+"""Matches click's message about a value that is not one of the choices."""
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """Errors of a write. Outputs that are files are named by their writers, so that a write without a name is to stdout."""
@@ -54,7 +54,7 @@ def explain(error: BaseException) -> CBSurgeonError:
             "out of memory",
             code="CB-CLI-05",
             where=_frame(error),
-            why=_one_line(str(error)) or "an allocation was refused",
+            why=_one_line(str(error)) or "memory could not be allocated",
             do="use a smaller --input or batch, or a machine with more memory",
         )
     return InternalError(
@@ -138,7 +138,7 @@ def _parameter_name(error: click.BadParameter) -> str:
 
 def _operating_system(error: OSError) -> OutputFileError:
     return OutputFileError(
-        "the operating system refused a file",
+        "the operating system refused to open, read or write a file",
         code="CB-CLI-04",
         where=str(error.filename or ("standard output" if error.errno in _WRITING else _frame(error))),
         why=error.strerror or str(error),

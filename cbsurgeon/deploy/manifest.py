@@ -73,20 +73,33 @@ def read(engine: Path) -> dict[str, Any] | None:
         document = strict_json.load(path)
     except (strict_json.NotStrictJSON, OSError) as error:
         raise _damaged(path, str(error)) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise _damaged(path, f"its schema is not {SCHEMA}")
+    _check(document, path)
     replaced = document.pop(_REPLACED, None)
     if not isinstance(replaced, dict) or not engine.is_file():
-        return document
+        return dict(document)
     found, old = sha256(engine), replaced.get("manifest")
     if found == _digest(document) or found != replaced.get("sha256"):
-        return document
-    return old if isinstance(old, dict) and old.get("schema") == SCHEMA else None
+        return dict(document)
+    if old is None:
+        return None
+    _check(old, path)
+    return dict(old)
+
+
+def _check(document: Any, path: Path) -> None:
+    """Raise an error unless a manifest has the structure that :func:`write` gives it, as far as anything reads it."""
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise _damaged(path, f"its schema is not {SCHEMA}")
+    wrong = [name for name in ("engine", "package", "model") if not isinstance(document.get(name, {}), dict)]
+    if wrong:
+        raise _damaged(path, f"{wrong[0]} is not an object")
+    for name, member in (("engine", "sha256"), ("package", "name"), ("model", "dtype")):
+        if not isinstance(document.get(name, {}).get(member), str | None):
+            raise _damaged(path, f"{member} of {name} is not a text")
 
 
 def _digest(document: Mapping[str, Any]) -> object:
-    described = document.get("engine")
-    return described.get("sha256") if isinstance(described, dict) else None
+    return document.get("engine", {}).get("sha256")
 
 
 def _damaged(path: Path, why: str) -> InputFileError:

@@ -108,12 +108,36 @@ def test_what_a_manifest_says_about_a_replaced_engine_is_not_trusted(tmp_path: P
     digest = manifest.sha256(engine)
     forged = {**document, "engine": {**document["engine"], "sha256": digest}}
     unsealed = {name: value for name, value in forged.items() if name != "seal"}
-    for old in (forged, unsealed, None, [], {"schema": "another/1"}, {**forged, "replaced": {"sha256": digest}}):
+    nested = {**forged, "replaced": {"sha256": digest}}
+    codes = {"05": (forged, unsealed, None, nested), "02": ([], 5, {"schema": "another/1"}, {**forged, "model": [1]})}
+    for code, old in ((code, old) for code, all_ in codes.items() for old in all_):
         text = json.dumps({**document, "replaced": {"sha256": digest, "manifest": old}})
         manifest.beside(engine).write_text(text)
-        with pytest.raises(InputFileError, match="CB-ENGINE-05"):
+        with pytest.raises(InputFileError, match=f"CB-ENGINE-{code}"):
             manifest.require_trusted(engine)
     for wrong in (None, 3, [], {}, {"sha256": 5}, {"sha256": "0" * 64, "manifest": forged}):
         manifest.beside(engine).write_text(json.dumps({**document, "replaced": wrong}))
         with pytest.raises(InputFileError, match="CB-ENGINE-04"):
             manifest.require_trusted(engine, trust=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": [1]},
+        {"model": None},
+        {"model": {"dtype": 5}},
+        {"package": [1]},
+        {"package": {"name": ["x"]}},
+        {"engine": "x"},
+        {"engine": {"sha256": 5}},
+    ],
+    ids=str,
+)
+def test_a_manifest_whose_members_have_other_types_is_damaged(change: dict[str, object], tmp_path: Path) -> None:
+    write(engine := tmp_path / "m.engine", OLD, "old")
+    document = json.loads(manifest.beside(engine).read_text())
+    manifest.beside(engine).write_text(json.dumps({**document, **change}))
+    for call in (manifest.read, manifest.require_trusted, preprocessing_in, read_inserted):
+        with pytest.raises(InputFileError, match="CB-ENGINE-02"):
+            call(engine)

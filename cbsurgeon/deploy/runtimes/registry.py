@@ -31,6 +31,7 @@ def runtime_class(backend: str) -> type[Runtime]:
         raise UsageError(
             f"unknown back end {backend!r}",
             code="CB-RUN-09",
+            where=f"--backend {backend}",
             why=f"the back ends are {', '.join(RUNTIMES)}",
             do=did_you_mean(backend, RUNTIMES, "--backend ") or "leave it out to run each model or file as it is",
         )

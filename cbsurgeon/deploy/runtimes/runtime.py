@@ -164,6 +164,7 @@ def require_device(device: str) -> None:
         raise UsageError(
             f"unknown device {device!r}",
             code="CB-RUN-11",
+            where=f"--device {device}",
             why=f"the devices are {', '.join(DEVICES)}, and cuda:1 for the second GPU",
             do=did_you_mean(kind, DEVICES, "--device ") or "--device cpu",
         )
@@ -180,6 +181,7 @@ def require_cuda(purpose: str) -> None:
     raise UsageError(
         f"{purpose} needs an NVIDIA GPU",
         code="CB-RUN-03",
-        why=f"PyTorch {torch.__version__} sees no CUDA device on this machine",
+        where=f"PyTorch {torch.__version__}",
+        why="it sees no CUDA device on this machine",
         do="run it on a machine with a GPU; exporting, building engines and verifying ONNX files need none",
     )

@@ -23,7 +23,7 @@ def main() -> None:
     print(found)
 
     recipe = cbs.plan(found, op="cb", layers="upper", pos="end")
-    edited = cbs.insert(model, recipe)  # a new model; the first is untouched
+    edited = cbs.insert(model, recipe)  # a new model; the input is untouched
     print(f"cb at the end of blocks {list(recipe.indices)}")
 
     with tempfile.TemporaryDirectory() as folder:

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             aside(traceback.format_exc().rstrip())
         try:
             terminal.fail(explain(error))
-        except OSError:  # no JSON document: the disk of stdout is full, or its reader has ended
+        except OSError:  # stdout cannot be written (a full disk, a closed pipe), so there is no JSON document
             _close_stdout()
         return exit_code_of(error)
 

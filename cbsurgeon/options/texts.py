@@ -12,11 +12,10 @@ import re
 from typing import Any
 
 LARGEST = (1 << 63) - 1
-"""Largest whole number that a flag takes, which is that of an int64."""
-
+"""Largest whole number that a flag takes: the largest int64."""
 
 LONGEST = 366 * 86400
-"""Longest time in seconds that a flag takes: the operating system's clocks cannot wait for any number of seconds."""
+"""Longest time in seconds that a flag takes, because the operating system cannot wait arbitrarily long."""
 
 
 class BadText(ValueError):

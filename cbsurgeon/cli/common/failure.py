@@ -14,7 +14,7 @@ _REFUSED_CHOICE = re.compile(r"'(.*)' is not one of ", re.DOTALL)
 """Matches click's message about a value that is not one of the choices."""
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-"""Errors of a write. Outputs that are files are named by their writers, so that a write without a name is to stdout."""
+"""Error numbers of a failed write. Errors about a file contain its name, so one without a name is about stdout."""
 
 _NO_MEMORY = ("DefaultCPUAllocator", "Storage size calculation overflowed", "numel: integer multiplication overflow")
 """Parts of PyTorch's messages about a tensor that is too large."""

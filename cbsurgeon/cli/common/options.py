@@ -94,7 +94,7 @@ def _option(parameter: str, flag: Flag, kind: type, field: str) -> Callable[[Com
 
 
 class _Finite(click.FloatRange):
-    """A number; ``nan`` and ``inf`` are read as numbers too, and no comparison with them means anything."""
+    """A finite number: ``nan`` and ``inf``, which Python also reads as numbers, are refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = float(super().convert(value, param, ctx))

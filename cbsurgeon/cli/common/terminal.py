@@ -40,7 +40,7 @@ def columns() -> int:
 
 
 def aside(text: str) -> None:
-    """Print lines on stderr; if its disk is full or its reader has ended, the work goes on without them."""
+    """Print text on stderr. If that fails (a full disk, a closed pipe), the text is dropped and the work continues."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
 

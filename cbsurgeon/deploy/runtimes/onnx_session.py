@@ -33,7 +33,7 @@ _TENSORS = {
         "uint8", "bool", "complex64", "complex128",
     )
 }  # fmt: skip
-"""Types of inputs and outputs, as a session names them, that torch has too."""
+"""Types of inputs and outputs that torch supports, under the names that a session gives them."""
 
 _FATAL_ONLY = 4  # errors are also raised as exceptions
 

@@ -14,6 +14,7 @@ from cbsurgeon.graph.attention.between import add_code_between_parts
 from cbsurgeon.graph.attention.causality import Causality
 from cbsurgeon.graph.attention.hiding import filler, orders
 from cbsurgeon.graph.attention.maps import listing
+from cbsurgeon.graph.attention.memory_order import memory_orders
 from cbsurgeon.graph.attention.own_order import own_orders
 from cbsurgeon.graph.attention.probing.influence import Probe
 from cbsurgeon.graph.attention.queries import QUERY, query_sites
@@ -220,7 +221,9 @@ def _hidden(
     order |= orders.ordered_stacks(program, reading, rest, run, frozenset().union(*known.values()))
     order |= own_orders(reading, [(stack, one) for stack, one in rest if stack not in order], run)
     marking = {stack: name for stack, (name, how) in found.items() if how == "padding"}
-    return marking, {stack: Causality((sentence,), past=True) for stack, sentence in order.items()}
+    decided = {stack: Causality((sentence,), past=True) for stack, sentence in order.items()}
+    decided |= memory_orders(reading, [(stack, one) for stack, one in rest if stack not in order], run)
+    return marking, decided
 
 
 def _without_masks(block: Block) -> Block:

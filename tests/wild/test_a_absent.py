@@ -24,6 +24,9 @@ PLACE = torch.arange(TOKENS)
 NAN = float("nan")
 
 
+How = Callable[[Tensor, Tensor], Tensor]
+
+
 class Mlp(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +43,7 @@ def mean(x: Tensor, keep: Tensor) -> Tensor:
 class Network(nn.Module):
     """Two MLPs; the mean of the tokens that count is added before each (``mixes``), or is the output."""
 
-    def __init__(self, how: Callable[[Tensor, Tensor], Tensor], *, mixes: bool = True, largest: bool = False) -> None:
+    def __init__(self, how: How, *, mixes: bool = True, largest: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embed, self.place = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.randn(TOKENS, WIDTH))
@@ -61,7 +64,7 @@ class Case:
     """How a network reads what it is given: an example that marks no token, and the same that marks those from
     :data:`KEPT` on."""
 
-    how: Callable[[Tensor, Tensor], Tensor]
+    how: How
     given: Tensor
     marked: Tensor
     mixes: bool = True
@@ -125,12 +128,17 @@ def test_absent_tokens_are_noticed(name: str) -> None:
     assert refused.value.code == "CB-LEAK-02"
 
 
-@pytest.mark.parametrize("value", [0.0, NAN])
+@pytest.mark.parametrize(
+    ("value", "how"),
+    [
+        (0.0, lambda x, given: (x != 0).any(-1)),
+        (NAN, lambda x, given: ~x.isnan().any(-1)),
+        (-100.0, lambda x, given: (x != -100).any(-1)),
+        (-11.5, lambda x, given: x.mean(-1) > -5),
+    ],
+)
 @pytest.mark.parametrize("mixes", [True, False])
-def test_tokens_that_are_zero_or_no_number_are_noticed(value: float, mixes: bool) -> None:
-    def how(x: Tensor, given: Tensor) -> Tensor:
-        return (x != 0).any(-1) if value == 0 else ~x.isnan().any(-1)
-
+def test_tokens_that_say_that_they_are_absent_are_noticed(value: float, how: How, mixes: bool) -> None:
     module, x = Network(how, mixes=mixes).eval(), noise()
     x[:, KEPT:] = value
     with torch.no_grad():

@@ -186,9 +186,10 @@ def _hides(
     """Return whether and how marking some tokens in an input hides them from the others, or from the exits if these
     hold no tokens (``looks`` is false); ``None`` if tokens do not influence each other even if none is marked."""
     example, batched = program.example[name], name in program.batch_axes
+    compared = [mark for mark in marks if mark not in MARKS]
     mixed = False
     some: list[tuple[Answer, Trials]] = [
-        ("padding", chain(trials(example, batched, part.sizes, marks), absent(example, own))),
+        ("padding", chain(trials(example, batched, part.sizes, marks), absent(example, own, compared))),
         ("order", orders(example, batched, part.sizes) if looks else iter(())),
     ]
     tried = ((how, hidden, pair) for how, sets in some for hidden, pairs in sets for pair in pairs)

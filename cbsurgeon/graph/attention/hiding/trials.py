@@ -31,15 +31,15 @@ Trials = Iterator[tuple[Tensor, Iterator[Pair]]]
 """Sets of tokens to hide, ``[tokens]``, each with the pairs that could mark them."""
 
 
-def absent(example: Tensor, own: Layout | None) -> Trials:
+def absent(example: Tensor, own: Layout | None, marks: Sequence[int]) -> Trials:
     """Yield sets of tokens to hide, each with an input that holds the tokens themselves (``own`` says where), and the
-    same with zeros, or with values that are no numbers, for these tokens."""
+    same with zeros, with values that are no numbers, or with a number that the graph compares, for these tokens."""
     if own is None or not example.is_floating_point():
         return
     rows = own.rows(example)
 
     def pairs(hidden: Tensor) -> Iterator[Pair]:
-        for value in (0.0, 1.0, float("nan")):
+        for value in dict.fromkeys((0.0, 1.0, float("nan"), *map(float, marks))):
             changed = rows.clone()
             changed[hidden] = value
             yield example, own.tensor(changed, example)

@@ -51,16 +51,30 @@ class Derivatives:
 
     def __call__(self, looked: Tensor) -> Tensor:
         """Return ``[tokens]``, true for the tokens of the entry that influence some of the given tokens of the exit."""
-        total = (self._rows[looked] * self._weights[looked]).sum()
-        if not total.requires_grad:
-            return looked
-        (found,) = torch.autograd.grad(total, self._entry, retain_graph=True, allow_unused=True)
+        found = self.gradient(looked)
         if found is None:
             return looked
-        size = self._part.layouts[self._part.entry].rows(found).abs().amax(dim=1)
-        known = size.isfinite()
-        largest = float(size[known].max()) if bool(known.any()) else 0.0
-        return looked | ~(size <= REACHED * largest)
+        return looked | _nonzero(self._part.layouts[self._part.entry].rows(found).abs().amax(dim=1))
+
+    def read(self, looked: Tensor) -> Tensor | None:
+        """Return which values of the entry influence some of the given tokens of the exit, as a tensor of truth values;
+        ``None`` if none does."""
+        found = self.gradient(looked)
+        return None if found is None else _nonzero(found.abs())
+
+    def gradient(self, looked: Tensor) -> Tensor | None:
+        """Return the derivative of a random sum of the given tokens of the exit; ``None`` if it is zero."""
+        total = (self._rows[looked] * self._weights[looked]).sum()
+        if not total.requires_grad:
+            return None
+        found: Tensor | None = torch.autograd.grad(total, self._entry, retain_graph=True, allow_unused=True)[0]
+        return found
+
+
+def _nonzero(size: Tensor) -> Tensor:
+    known = size.isfinite()
+    largest = float(size[known].max()) if bool(known.any()) else 0.0
+    return ~(size <= REACHED * largest)
 
 
 def sources(run: Derivatives, count: int) -> dict[int, Tensor] | None:

@@ -7,13 +7,15 @@ the operators are: a triangular mask, a decay that is multiplied with the scores
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
 from cbsurgeon.graph.attention.probing.derivatives import Derivatives, sources
 from cbsurgeon.graph.attention.probing.order import (
+    FEW,
     Order,
     depends_on_place,
     groups_of,
@@ -21,6 +23,7 @@ from cbsurgeon.graph.attention.probing.order import (
     influence_is_lost,
     order_of,
     output_is_lost,
+    spread,
     turned,
 )
 from cbsurgeon.graph.attention.probing.running import Runner
@@ -146,6 +149,19 @@ class Probe:
             one.keys() != first.keys() or any(not torch.equal(one[place], first[place]) for place in first)
             for one in shown[1:]
         )
+
+    def read(self, part: Stretch, memory: fx.Node) -> Tensor | None:
+        """Return which values of a node influence some tested tokens of the last exit of a stretch, ``[tokens,
+        *memory]``, in the first sample; ``None`` if it is not known."""
+        example = self._sample(self._program.example, 0)
+        value = self._execution.values(example, [memory.name], self._parameters)[memory.name]
+        try:
+            run = Derivatives(self._execution, example, self._parameters, replace(part, entry=memory), value)
+            shown = [run.read(torch.arange(part.count) == place) for place in spread(part.count, FEW).tolist()]
+        except (NotImplementedError, RuntimeError):  # some operator has no derivative
+            return None
+        found = [one for one in shown if one is not None]
+        return torch.stack(found) if len(found) == len(shown) else None
 
     def _sample(self, inputs: Mapping[str, Tensor], sample: int) -> dict[str, Tensor]:
         """Return one sample of some inputs, or the last one if there are not as many."""

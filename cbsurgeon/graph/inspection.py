@@ -204,23 +204,22 @@ def _hidden(
     for block in blocks:
         masks = {site.mask for site in block.sites.values() if site.mask is not None}
         known.setdefault(block.stack, set()).update(masks)
-    members = [
-        (block.stack, one)
-        for block, group in zip(blocks, groups, strict=True)
-        if block.stack not in unmasked
-        for one in group
-    ]
+    every = [(block.stack, one) for block, group in zip(blocks, groups, strict=True) for one in group]
     names = {stack: {mask.input for mask in masks} for stack, masks in known.items()}
+    members = [(stack, one) for stack, one in every if stack not in unmasked]
     found = filler.marking_inputs(program, reading, members, run, names)
+    masked = filler.marking_inputs(program, reading, [one for one in every if one[0] in unmasked], run, names)
     order = {
         stack: f"the values of {name} decide which tokens see which; if it always holds increasing values, leave it out"
-        for stack, (name, how) in found.items()
+        for stack, (name, how) in (found | masked).items()
         if how == "order"
     }
-    rest = [(stack, one) for stack, one in members if stack not in found and stack not in causal]
+    # An order may look like padding: a token that is behind all others is seen by none.
+    rest = [(stack, one) for stack, one in every if stack not in order and stack not in causal]
     order |= orders.ordered_stacks(program, reading, rest, run, frozenset().union(*known.values()))
-    order |= own_orders(reading, [(stack, one) for stack, one in rest if stack not in order], run)
-    marking = {stack: name for stack, (name, how) in found.items() if how == "padding"}
+    rest = [(stack, one) for stack, one in members if not {stack} & (found.keys() | causal.keys() | order.keys())]
+    order |= own_orders(reading, rest, run)
+    marking = {stack: name for stack, (name, how) in found.items() if how == "padding" and stack not in order}
     decided = {stack: Causality((sentence,), past=True) for stack, sentence in order.items()}
     decided |= memory_orders(reading, [(stack, one) for stack, one in rest if stack not in order], run)
     return marking, decided

@@ -25,6 +25,7 @@ from cbsurgeon.graph.attention.hiding.trials import (
     absent,
     choices,
     elsewhere,
+    is_mask,
     is_scale,
     orders,
     scattered,
@@ -188,10 +189,13 @@ def _hides(
     example, batched = program.example[name], name in program.batch_axes
     compared = [mark for mark in marks if mark not in MARKS]
     mixed = False
+    unsure: Answer | None = None
     some: list[tuple[Answer, Trials]] = [
         ("padding", chain(trials(example, batched, part.sizes, marks), absent(example, own, compared))),
         ("order", orders(example, batched, part.sizes) if looks else iter(())),
     ]
+    if not is_mask(example):  # ranks and times are tried first: a time that is marked may seem to be padding
+        some.reverse()
     tried = ((how, hidden, pair) for how, sets in some for hidden, pairs in sets for pair in pairs)
     for how, hidden, (plain, marked) in tried:
         looked = ~hidden if looks else None
@@ -199,7 +203,12 @@ def _hides(
             open_ = run.passes(part, {name: plain}, hidden, looked)
             mixed |= open_ > 0
             if open_ > 0 and run.passes(part, {name: marked}, hidden, looked) <= CLOSED * open_:
-                return how
+                if how == "padding":
+                    return how
+                back = [run.passes(part, {name: given}, ~hidden, hidden) for given in (plain, marked)]
+                if back[0] <= CLOSED * open_ < back[1]:  # tokens in front do not see the others, those behind them do
+                    return "order"
+                unsure = unsure or ("order" if back[1] > CLOSED * open_ else "padding")
         except (IndexError, RuntimeError, ValueError):  # the model does not take these values: they mark nothing
             continue
-    return "free" if mixed else None
+    return unsure or ("free" if mixed else None)

@@ -130,6 +130,11 @@ def _placed(example: Tensor, hidden: Tensor) -> Iterator[Pair]:
         yield after, before
 
 
+def is_mask(example: Tensor) -> bool:
+    """Return whether an input holds truth values, zeros and ones, or zeros and large negative numbers."""
+    return bool(((example == 0) | (example == 1)).all()) or bool(((example == 0) | (example < FAR_BELOW)).all())
+
+
 def is_scale(example: Tensor) -> bool:
     """Return whether an input holds fractions between 0 and 1."""
     shares = example.is_floating_point() and bool(((example >= 0) & (example <= 1)).all())

@@ -21,7 +21,7 @@ MOVED = 1e-6
 """Of outputs of order one in float32; a mean over nine tokens moves by 1e-2."""
 
 PLACE = torch.arange(TOKENS)
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 
 
 How = Callable[[Tensor, Tensor], Tensor]
@@ -51,7 +51,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, given: Tensor) -> Tensor:
         keep = self.how(x, given).to(x.dtype)
-        x = self.embed(x.nan_to_num()) + self.place
+        x = self.embed(x.nan_to_num(0.0, 0.0, 0.0)) + self.place
         for mlp in self.mlps:
             x = mlp(x + mean(x, keep) if self.mixes else x)
         if self.largest:
@@ -133,6 +133,8 @@ def test_absent_tokens_are_noticed(name: str) -> None:
     [
         (0.0, lambda x, given: (x != 0).any(-1)),
         (NAN, lambda x, given: ~x.isnan().any(-1)),
+        (INF, lambda x, given: ~x.isinf().any(-1)),
+        (-INF, lambda x, given: (x > -INF).all(-1)),
         (-100.0, lambda x, given: (x != -100).any(-1)),
         (-11.5, lambda x, given: x.mean(-1) > -5),
     ],

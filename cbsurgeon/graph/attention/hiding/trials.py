@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import permutations, product
 
@@ -33,13 +34,13 @@ Trials = Iterator[tuple[Tensor, Iterator[Pair]]]
 
 def absent(example: Tensor, own: Layout | None, marks: Sequence[int]) -> Trials:
     """Yield sets of tokens to hide, each with an input that holds the tokens themselves (``own`` says where), and the
-    same with zeros, with values that are no numbers, or with a number that the graph compares, for these tokens."""
+    same with zeros, not-a-number, infinity, or a number that the graph compares, for these tokens."""
     if own is None or not example.is_floating_point():
         return
     rows = own.rows(example)
 
     def pairs(hidden: Tensor) -> Iterator[Pair]:
-        for value in dict.fromkeys((0.0, 1.0, float("nan"), *map(float, marks))):
+        for value in dict.fromkeys((0.0, 1.0, math.nan, math.inf, -math.inf, *map(float, marks))):
             changed = rows.clone()
             changed[hidden] = value
             yield example, own.tensor(changed, example)

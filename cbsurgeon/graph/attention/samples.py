@@ -76,12 +76,11 @@ def influence(program: Program) -> str:
         after = execution.values(changed, outputs, parameters)
     except (IndexError, RuntimeError, ValueError):
         return ""  # the model does not accept the changed values, so they show nothing
-    for node, (name, axis) in outputs.items():
+    for node, (name, axes) in outputs.items():
         gap = (before[node].double() - after[node].double()).abs().nan_to_num()
-        each, rest = divmod(gap.shape[axis], sizes[0])
-        if rest or not each:
+        if any(gap.shape[axis] % sizes[0] or not gap.shape[axis] for axis in axes):
             continue
-        first, last = (float(gap.narrow(axis, start, each).max()) for start in (0, gap.shape[axis] - each))
+        first, last = (_of_one_sample(gap, axes, sizes[0], end) for end in (False, True))
         kind = before[node].dtype if before[node].is_floating_point() else torch.float32
         scale = float(before[node].double().abs().nan_to_num(posinf=0.0, neginf=0.0).max())
         if first > max(CLOSED * last, ROUNDINGS * torch.finfo(kind).eps * scale):
@@ -89,8 +88,17 @@ def influence(program: Program) -> str:
     return ""
 
 
-def _outputs(program: Program) -> dict[str, tuple[str, int]]:
-    """Return the name and the batch axis of each output that has a batch axis, by the name of its node."""
+def _of_one_sample(gap: Tensor, axes: tuple[int, ...], samples: int, last: bool) -> float:
+    """Return the largest value of the first or last sample: with several batch axes (contrastive logits, one value for
+    each pair of samples), that of the sample with itself."""
+    for axis in axes:
+        each = gap.shape[axis] // samples
+        gap = gap.narrow(axis, gap.shape[axis] - each if last else 0, each)
+    return float(gap.max())
+
+
+def _outputs(program: Program) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the name and the batch axes of each output that has one, by the name of its node."""
     nodes = {node.name: node.meta.get("val") for node in program.exported.graph.nodes}
     specs = [
         spec.arg.name
@@ -100,9 +108,9 @@ def _outputs(program: Program) -> dict[str, tuple[str, int]]:
     found = {}
     for node, name in zip(specs, program.output_names, strict=False):
         value = nodes.get(node)
-        axes = [axis for axis, size in enumerate(getattr(value, "shape", ())) if isinstance(size, torch.SymInt)]
+        axes = tuple(axis for axis, size in enumerate(getattr(value, "shape", ())) if isinstance(size, torch.SymInt))
         if axes and isinstance(value, Tensor) and value.numel():
-            found[node] = (name, axes[0])
+            found[node] = (name, axes)
     return found
 
 

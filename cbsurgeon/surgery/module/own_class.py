@@ -39,6 +39,13 @@ def give(layer: nn.Module, names: Iterable[str]) -> None:
     carried = tuple(sorted(names))
     wanted = _subclass(below, carried) if carried else below
     layer.__class__ = _exchanged(now, made or below, wanted)
+    _touch(layer)
+
+
+def _touch(layer: nn.Module) -> None:
+    """Change the version of the layer's ``__dict__``: torch 2.11 checks the class again only if this has changed."""
+    vars(layer)[_MARK] = None
+    del vars(layer)[_MARK]
 
 
 def _has_parametrized_class(layer: nn.Module) -> bool:

@@ -107,7 +107,7 @@ def _there(
     # No token influences another one: the input may mask a mean over the tokens at the end of the model.
     ends = [end for part in parts for end in pooled(reading, part) if _bypasses_entry(given, end)]
     own_value = layout if compared else None
-    answers = [_hides(run, program, given.name, end, marks, own_value, looks=False) for end in ends]
+    answers = (_hides(run, program, given.name, end, marks, own_value, looks=False) for end in ends)
     found = next((answer for answer in answers if answer not in (None, "free")), None)
     if found is None and any(_together(run, program, reading, given, end) for end in ends):
         return "padding"

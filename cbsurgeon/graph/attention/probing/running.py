@@ -30,10 +30,20 @@ class Runner:
         self._part, self._plain = part, plain
         exits = [plain[node.name].double() for node in part.exits]
         eps = [torch.finfo(plain[node.name].dtype).eps for node in part.exits]
+        self._moved: dict[bytes, list[Tensor]] = {}
         self.floors = [10 * one * float(tensor.abs().max()) for one, tensor in zip(eps, exits, strict=True)]
 
     def __call__(self, changed: Tensor) -> list[Tensor]:
-        """Return, for every exit, the largest change of each token, ``[tokens]``, when the given tokens are changed."""
+        """Return, for every exit, the largest change of each token, ``[tokens]``, when the given tokens are changed.
+
+        The stretch is run once for the same tokens.
+        """
+        key = changed.numpy().tobytes()
+        if key not in self._moved:
+            self._moved[key] = self._run(changed)
+        return self._moved[key]
+
+    def _run(self, changed: Tensor) -> list[Tensor]:
         part, entry = self._part, self._plain[self._part.entry.name]
         rows = part.layouts[part.entry].rows(entry).clone()
         generator = torch.Generator().manual_seed(int(changed.nonzero()[0]) + UNCOMMON)

@@ -97,6 +97,10 @@ def place(point: Mapping[str, Any]) -> str:
     return f"batch {stamp.get('batch', 1)}{size}"
 
 
+MOST_LINES = 12
+"""Most kinds of operators that the difference of two graphs lists."""
+
+
 def counted(number: int, noun: str) -> str:
     """Format a number with a noun: ``1 block``, ``6 blocks``, ``5 processes``."""
     plural = f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
@@ -123,10 +127,11 @@ def share(row: Mapping[str, Any]) -> str:
 
 
 def own_time(document: Mapping[str, Any]) -> str:
-    """Return a sentence about the own time of the inserted operators."""
+    """Return a sentence about the time of the operators that only B executes."""
     share, overhead = document["share"], document["own_time"]["overhead"]
     low, high = (f"{100 * bound:.2f}" for bound in share["ci95"])
-    taken = f"The inserted operators take {100 * share['value']:.2f} % of a run of B (95 % interval {low} to {high} %)"
+    who = "The inserted operators" if document["graph"]["only_inserted"] else "Operators that only B executes"
+    taken = f"{who} take {100 * share['value']:.2f} % of a run of B (95 % interval {low} to {high} %)"
     net = f"{percent(overhead['value'])} compared with A, including fusions lost and gained"
     return f"{taken}; {net}; {counted(share['runs'], 'profiled run')} of each"
 
@@ -139,14 +144,24 @@ def profiler(own: Mapping[str, Any]) -> str:
 
 
 def graph_lines(graph: Mapping[str, Any]) -> list[str]:
-    """Return the difference of the executed graphs, one line per kind of operator."""
+    """Return the difference of the executed graphs, one line per kind of operator; the slowest :data:`MOST_LINES`."""
     if not (graph["added"] or graph["removed"] or graph["changed"]):
         return ["both execute the same operators"]
-    lines = ["only inserted operators are added" if graph["only_inserted"] else "other operators differ too"]
-    lines += [f"+ {operators(part)}" for part in graph["added"]]
-    lines += [f"- {operators(part)}" for part in graph["removed"]]
-    lines += [f"{operators(pair['b'])} instead of {operators(pair['a'])}" for pair in graph["changed"]]
-    return lines
+    lines = [(part["microseconds"], f"+ {operators(part)}") for part in graph["added"]]
+    lines += [(part["microseconds"], f"- {operators(part)}") for part in graph["removed"]]
+    lines += [
+        (pair["b"]["microseconds"], f"{operators(pair['b'])} instead of {operators(pair['a'])}")
+        for pair in graph["changed"]
+    ]
+    head = "only inserted operators are added" if graph["only_inserted"] else "other operators differ too"
+    shown = [text for _, text in lines]
+    if len(lines) > MOST_LINES:
+        slowest = sorted(range(len(lines)), key=lambda place: -lines[place][0])[:MOST_LINES]
+        shown = [shown[place] for place in sorted(slowest)]
+        shown.append(
+            f"and {counted(len(lines) - MOST_LINES, 'faster kind')} of operators; all are in the JSON document"
+        )
+    return [head, *shown]
 
 
 def operators(part: Mapping[str, Any]) -> str:

@@ -188,6 +188,49 @@ def test_a_planted_sleep_is_found_with_its_size() -> None:
     raise AssertionError(f"own time, time alone, verdict: {apart}")
 
 
+@torch.library.custom_op("cbsurgeon_test::crowded", mutates_args=())
+def crowded(x: Tensor) -> Tensor:
+    """Like an operator whose threads wait for each other: slow on several threads, fast on one."""
+    if torch.get_num_threads() > 1:
+        time.sleep(0.01)
+    return x.clone()
+
+
+@crowded.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+class Crowded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.cbsurgeon_test.crowded(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_that_wait_for_each_other_are_no_measurement(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    x = torch.randn(4, 64, 64)
+
+    class Factory:
+        spec = SimpleNamespace(chosen="eager")
+        device, sites = "cpu", ()
+
+        def __call__(self) -> Timed:
+            module = Crowded()
+            return Timed(lambda: module(x), lambda: None, lambda: None, mode="eager on cpu")
+
+    try:
+        found = profile([Factory(), Factory(), Factory()], 1.0)  # type: ignore[list-item]
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    if threads == 1:
+        assert isinstance(found, Profiled)
+    else:
+        assert isinstance(found, str) and "--threads 1" in found
+
+
 @pytest.mark.slow
 def test_compiled_kernels_are_told_apart() -> None:
     """The planted addition is fused into a kernel of A's, so that one kernel is another."""

@@ -44,10 +44,12 @@ def shipped(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def _parity(document: Document) -> str:
+    """Describe the comparison by the output that uses the largest part of its tolerance."""
     batches = figures.indices(sorted({row["batch"] for row in document["rows"]}))
-    worst = figures.small(document["max_abs"])
-    allowed = figures.small(document["tolerance"]["atol"])
-    return f"{'same' if document['ok'] else 'DIFFERENT'} at batches {batches}: max |Δ| {worst}, allowed {allowed}"
+    worst = max(document["rows"], key=lambda row: (not row["ok"], row.get("used") or 0.0))
+    gap, allowed = figures.small(worst["max_abs"]), figures.small(worst["tolerance"]["atol"])
+    word = "same" if document["ok"] else "DIFFERENT"
+    return f"{word} at batches {batches}: max |Δ| {gap}, allowed {allowed} ({worst['inputs']} inputs)"
 
 
 def _extra(document: Document, name: str, show: Callable[..., str]) -> str:

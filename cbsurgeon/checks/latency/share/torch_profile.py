@@ -11,9 +11,9 @@ import torch
 from cbsurgeon.checks.latency.factory import RuntimeFactory
 from cbsurgeon.checks.latency.running import require_comparable
 from cbsurgeon.checks.latency.share import kernels, operators
-from cbsurgeon.checks.latency.share.estimate import FEWEST_RUNS
+from cbsurgeon.checks.latency.share.estimate import FEWEST_RUNS, undisturbed
 from cbsurgeon.checks.latency.share.events import labelled, recorded
-from cbsurgeon.checks.latency.share.trace import Run, trace_of
+from cbsurgeon.checks.latency.share.trace import Run, Trace, trace_of
 from cbsurgeon.checks.latency.share.turns import WARM, Profiled, take_turns
 
 NAMES = ("A", "B", "A again")
@@ -23,6 +23,10 @@ MOST_EVENTS = 50_000
 
 GPU_WARM_SECONDS = 1.0
 """Seconds of back-to-back runs on a GPU before the profile: an idle GPU needs them to reach its full clock rate."""
+
+CROWDED, ALONE_RUNS = 1.5, 5
+"""Largest ratio of the time with several threads and with one, which is the shortest of so many runs. Above it, the
+threads wait for each other, and the large operators, which use several, seem to take more of a run than they do."""
 
 
 def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | str:
@@ -49,11 +53,36 @@ def profile(factories: Sequence[RuntimeFactory], seconds: float) -> Profiled | s
             take_turns(calls[:2], seconds, most)
 
         events = recorded([turns], gpu=gpu)
+        alone = None if gpu or factories[0].spec.chosen == "compile" else _on_one_thread(timed[0].call)
     runs: dict[str, list[Run]] = {name: [] for name in NAMES}
     for name, run in reader.runs_of(events):
         runs[name].append(run)
     traces = [trace_of(runs[name]) for name in NAMES]
+    if alone is not None and isinstance(traces[0], Trace):
+        threads, busy = torch.get_num_threads(), undisturbed(traces[0].times).sum() / 1e6
+        if busy > CROWDED * alone:
+            return (
+                f"with {threads} threads, the operators of A take {1e3 * busy:.3g} ms, and a run on one thread takes "
+                f"{1e3 * alone:.3g} ms: threads wait for each other, because other work uses the processor. Use one "
+                "thread (--threads 1), or a quieter machine"
+            )
     return Profiled((traces[0], traces[1], traces[2]), reader.METHOD, opening)
+
+
+def _on_one_thread(call: Callable[[], object]) -> float | None:
+    """Return the seconds of the fastest run on one thread; ``None`` if there is only one thread anyway."""
+    threads, times = torch.get_num_threads(), []
+    if threads == 1:
+        return None
+    torch.set_num_threads(1)
+    try:
+        for _ in range(ALONE_RUNS):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return min(times)
 
 
 def _warm_up(calls: Sequence[Callable[[], None]], seconds: float) -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from cbsurgeon.cli.common.options import force_option, options, output_option, reference_argument, terminal_options
+from cbsurgeon.cli.common.options import (
+    force_option,
+    options,
+    output_option,
+    reference_argument,
+    retyped,
+    terminal_options,
+)
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.options import Choice, DataOptions, Loading, ShipOptions
 
@@ -22,7 +29,9 @@ from cbsurgeon.options import Choice, DataOptions, Loading, ShipOptions
 @force_option
 @options(Loading, "loading")
 @terminal_options
+@click.pass_context
 def command(
+    context: click.Context,
     terminal: Terminal,
     reference: str,
     loading: Loading,
@@ -34,7 +43,8 @@ def command(
 ) -> None:
     """Insert, export, verify, audit, run a short bench and write a report in one step, into one folder.
 
-    If no operator, layer or position is given, a checkpoint trained with operators is shipped as it is.
+    If no operator, layer or position is given, a checkpoint trained with operators is shipped as it is. Preprocessing
+    given with flags is stored in all files.
 
     DIR contains model.safetensors, recipe.json, model.onnx, model.engine (if a TensorRT builder is installed),
     report.html and report.json. If the ONNX file differs from the model, it is called model.unverified.onnx and
@@ -53,8 +63,9 @@ def command(
     with terminal.working() as progress:
         progress("loading the model")
         model = verbs.load(reference, loading)
+        given = choice if retyped(context, Choice) else None
         shipment = verbs.ship(
-            model, output, choice, how, reading, force=force, command=terminal.command, progress=progress
+            model, output, given, how, reading, force=force, command=terminal.command, progress=progress
         )
     terminal.show(shipment.document)
     for warning in shipment.warnings:

@@ -25,6 +25,7 @@ from cbsurgeon.graph import Program, inspect
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import Model, preprocessing_of, save
 from cbsurgeon.models.files import strict_json
+from cbsurgeon.models.preprocessing import changed
 from cbsurgeon.models.saving import sources
 from cbsurgeon.options import Choice, DataOptions, EvaluateOptions, ShipOptions, documented, fields_of, resolve
 from cbsurgeon.report import plots, render_html
@@ -103,7 +104,8 @@ def ship(
         directory: folder for the results; written atomically.
         choice: which operator goes where, see :func:`cbsurgeon.plan`; or its fields as keywords.
         how: the other options; or its fields as keywords.
-        reading: how to read the dataset, if one is given; or its fields as keywords.
+        reading: how to read the dataset, if one is given; or its fields as keywords. Preprocessing that is given here
+            is stored in all files.
         force: replace a folder written by an earlier ``ship``.
         command: the command line, for the report.
         progress: called with a message at each step.
@@ -116,14 +118,18 @@ def ship(
     how = resolve(ShipOptions, how, own, "ship")
     data = {name: keywords.pop(name) for name in fields_of(DataOptions) if name in keywords}
     reading = resolve(DataOptions, reading, data, "ship")
+    as_it_is = choice is None and not keywords
     choice = resolve(Choice, choice, keywords, "ship")
     _require_packages()
+    if any(value is not None for value in reading.preprocessing.values()):
+        stated = changed(preprocessing_of(model), where=model.provenance.reference, **reading.preprocessing)
+        model = replace(model, preprocessing=stated)
     if how.data is not None:
         open_data(how.data, preprocessing_of(model), reading)  # raises any error before the long work starts
     tell = progress or (lambda step: None)
     with results_folder(directory, force=force, inputs=sources(model)) as folder:
         job = _Job(model, Path(directory), folder, tell)
-        job.edit(choice)
+        job.edit(None if as_it_is else choice)
         job.export(how.opset)
         if how.engine:
             job.build_engine()
@@ -156,10 +162,10 @@ class _Job:
         self.warnings: list[str] = []
         self.evaluated: Evaluation | None = None
 
-    def edit(self, choice: Choice) -> None:
+    def edit(self, choice: Choice | None) -> None:
         """Inspect, plan and insert; write weights and recipe. Without a choice, operators already inserted are kept."""
         given = self.model
-        before = len(given.recipes) == 1 and choice == Choice()
+        before = len(given.recipes) == 1 and choice is None
         if before:
             plain = remove(given)
             named = replace(plain.provenance, reference=f"{self.reference} without its operators")
@@ -168,7 +174,7 @@ class _Job:
         with suppress(CaptureError):  # inspect() refuses with the remedy, or captures the model in parts
             self.original = capture(self.model, check=False)
         found = inspect(self.model, check=False, program=self.original)
-        self.recipe = Recipe.from_dict(given.recipes[0]) if before else plan(found, choice)
+        self.recipe = Recipe.from_dict(given.recipes[0]) if before else plan(found, choice or Choice())
         self.tell("inserting")
         edited = given if before else insert(self.model, self.recipe)
         leaks = checks.leaks_of(self.model, edited, self.recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import onnx
@@ -109,3 +110,13 @@ def test_an_engine_for_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     made = export(networks.edited("vit"), tmp_path / "m.engine", batch=4)
     assert made.batch == (4, 4, 4)
     assert made.inputs[0].dims == (4, 3, 64, 64)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+def test_an_engine_from_it_has_its_batch(four: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="its batch is fixed to 4"):
+        export(four, tmp_path / "eight.engine", batch=8)
+    assert not (tmp_path / "eight.engine").exists()
+    made = export(four, tmp_path / "four.engine")
+    assert made.batch == (4, 4, 4)
+    assert json.loads((tmp_path / "four.engine.json").read_text())["batch"] == [4, 4, 4]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import cbsurgeon as cbs
-from cbsurgeon.errors import InputFileError, UsageError
+from cbsurgeon.errors import InputFileError, SurgeryError, UsageError
 from tests.cli.running import SMALL, run
 from tests.evaluation import digits
 
@@ -103,3 +103,32 @@ def test_ship_measures_accuracy_if_data_are_given(data: Path, tmp_path: Path) ->
     page = (tmp_path / "s" / "report.html").read_text()
     assert "<h2>Accuracy</h2>" in page
     assert "accuracy" in cbs_text(document) and "40 images" in cbs_text(document)
+
+
+def test_the_preprocessing_given_to_ship_is_stored_in_its_files(data: Path, tmp_path: Path) -> None:
+    model = cbs.load("timm:deit_tiny_patch16_224", options=SMALL)
+    how = {"engine": False, "bench_budget": 0, "limit": 10, "workers": 0}
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    shipment = cbs.ship(model, tmp_path / "s", data=data, **how, mean=mean, std=std, crop=1.0)
+    (document,) = (part for part in shipment.document["documents"] if part["schema"] == "cbsurgeon.evaluate/1")
+    again = run("evaluate", tmp_path / "s" / "model.onnx", "--data", data, "--limit", "10", "--workers", "0", "--json")
+    stored = cbs.load(tmp_path / "s" / "model.safetensors").preprocessing
+    assert again.code == 0 and stored is not None
+    for found in (document["preprocessing"], again.document["preprocessing"], stored.to_dict()):
+        assert (found["mean"], found["std"], found["size"]) == (list(mean), list(std), [64, 64])
+
+
+def test_a_choice_given_to_ship_is_never_ignored(data: Path, tmp_path: Path) -> None:
+    """A model with CB_S at the End is shipped as it is; CB at the End, even if that is the default, is refused."""
+    edited, out = tmp_path / "s.safetensors", tmp_path / "out"
+    small = ["--model-option", "img_size=64", "--model-option", "depth=2"]
+    assert (
+        run("insert", "timm:deit_tiny_patch16_224", *small, "--op", "cb_s", "--layers", "all", "-o", edited).code == 0
+    )
+    brief = ["--no-engine", "--bench-budget", "0", "-o", out]
+    refused = run("ship", edited, "--op", "cb", *brief)
+    assert refused.code == 2 and "CB-SURGERY-03" in refused.err and not out.exists()
+    with pytest.raises(SurgeryError, match="CB-SURGERY-03"):
+        cbs.ship(cbs.load(edited), out, op="cb", engine=False, bench_budget=0)
+    assert run("ship", edited, *brief).code == 0
+    assert json.loads((out / "recipe.json").read_text())["op"] == "cb_s"

@@ -16,7 +16,7 @@ from cbsurgeon.deploy.clock import Clock
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.deploy.onnx.exporting import export_onnx
 from cbsurgeon.deploy.onnx.metadata import metadata_of, module_path
-from cbsurgeon.deploy.tensorrt.build_options import BuildOptions, profiled
+from cbsurgeon.deploy.tensorrt.build_options import BuildOptions, fitted, profiled
 from cbsurgeon.deploy.tensorrt.monitor import Cancellation, monitor
 from cbsurgeon.deploy.tensorrt.package import TensorRT, find, logger
 from cbsurgeon.errors import ExportError, UsageError
@@ -104,6 +104,8 @@ def build_engine(
     clock = Clock(progress)
     proto = onnx_file.load(source)
     inputs, outputs = onnx_file.ports(proto)
+    metadata = metadata_of(proto, source) or {}
+    options = fitted(options, inputs, metadata.get("batch_inputs") or {}, source.name)
     log = logger(trt)
     builder = _builder(trt, log)
     with clock("parse", f"reading the model into {trt.name} {trt.version}"):
@@ -117,7 +119,6 @@ def build_engine(
     facts = _facts(trt, options, source, proto, inputs, outputs)
     written = _write(target, plan, facts, source, force)
     _save_timing_cache(config, options)
-    metadata = metadata_of(proto, source) or {}
     return Export(
         path=target,
         format="engine",

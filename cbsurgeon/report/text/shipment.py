@@ -28,6 +28,8 @@ def shipped(document: Document, documents: Sequence[Document]) -> Rows:
     for part in of_kind(found, "evaluate"):
         words, more, _ = accuracy.card(part)
         yield fact("accuracy", f"{words}: {more}, {figures.counted(part['samples'], 'image')} of {part['data']}")
+        if part.get("preprocessing"):
+            yield fact("images", figures.preprocessing(part["preprocessing"]))
         for finding in part["findings"]:
             yield fact("wrong", finding["text"], "red")
     for part in of_kind(found, "bench"):

@@ -73,13 +73,15 @@ def draw(axes: Axes, document: Document, curve: Curve, colors: Colors) -> None:
 
     The percentiles of the entropy are over all rows of the maps, those of other quantities over images.
     """
+    from matplotlib.ticker import MaxNLocator
+
     drawn = sides(document)
     used = (colors.first, colors.second) if len(drawn) > 1 else (colors.second,)
     for (letter, side), color in zip(drawn, used, strict=True):
         layers, values = _points(side, curve.name)
         if not values:
             continue
-        axes.plot(layers, values, "o-", color=color, markersize=3.5, linewidth=1.6, label=letter)
+        axes.plot(layers, values, "o-", color=color, markersize=3.5, linewidth=1.6, label=f"{letter}: {side.get('name', side.get('reference'))}" if len(drawn) > 1 else letter)
         low, high = _band(side, curve.name)
         if low:
             axes.fill_between(layers, low, high, color=color, alpha=0.16, linewidth=0)
@@ -88,9 +90,10 @@ def draw(axes: Axes, document: Document, curve: Curve, colors: Colors) -> None:
     axes.set_xlabel("layer" if curve.name not in ("ratio", "mean") else "CB_S operator, in order of depth")
     axes.set_ylabel(curve.label)
     axes.margins(x=0.03)
-    axes.ticklabel_format(useOffset=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.ticklabel_format(axis="y", useOffset=False)
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(loc="best", ncols=2)
+        axes.legend(loc="best")
 
 
 def _bound(axes: Axes, document: Document, colors: Colors) -> None:

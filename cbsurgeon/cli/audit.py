@@ -20,7 +20,7 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 @click.option(
     "--roofline",
     is_flag=True,
-    help="Also estimate the operators' share of latency on --hardware, with a lower bound.",
+    help="Also estimate the operators' share of latency on --hardware.",
 )
 @click.option(
     "--cross-check",

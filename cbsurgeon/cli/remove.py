@@ -20,6 +20,9 @@ from cbsurgeon.options import Loading
 def command(terminal: Terminal, reference: str, loading: Loading, output: Path, force: bool) -> None:
     """Remove every inserted operator; weights and outputs are bit-equal to the original's.
 
+    Weights that were trained with the operators stay as trained: the original structure is restored, not the function
+    before training.
+
     \b
     Examples:
       cbsurgeon remove deit-cb.safetensors -o original.safetensors

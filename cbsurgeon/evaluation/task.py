@@ -16,6 +16,8 @@ DIMENSIONS = {"classification": (2,), "multilabel": (2,), "segmentation": (4,)}
 """Task → numbers of dimensions that outputs may have."""
 MOST_BYTES = 1 << 20
 """Most bytes of a file of classes that are read."""
+SPLITS = ("val", "validation", "test", "train", "training")
+"""Names of folders that are parts of a dataset, not classes; the first one that exists is suggested."""
 _OF_LABELS = {1: "classification", 2: "multilabel", 3: "segmentation"}
 
 
@@ -79,10 +81,18 @@ def classes_of(outputs: int, file: Path | None, named: tuple[str, ...], where: s
             "the numbers of classes of dataset and model differ",
             code="CB-EVAL-03",
             where=where,
-            why=f"{len(named)} classes in the dataset ({', '.join(named[:3])} ...), {what}",
-            do="--classes FILE with the output index of each class of the dataset, in their order",
+            why=f"{len(named)} classes in the dataset ({', '.join(named[:3])}{' ...' if len(named) > 3 else ''}), {what}",
+            do=_split(named, where) or "--classes FILE with the output index of each class of the dataset, in their order",
         )
     return Classes(outputs, chosen)
+
+
+def _split(named: tuple[str, ...], where: str) -> str:
+    """Return the advice if the sub-folders are the parts of a dataset, such as ``train`` and ``val``; else empty."""
+    if not set(named) <= set(SPLITS):
+        return ""
+    part = next(name for name in SPLITS if name in named)
+    return f"give one part of the dataset: --data {where.rstrip('/')}/{part}"
 
 
 def check_labels(labels: Tensor, task: str, count: int, where: str) -> None:

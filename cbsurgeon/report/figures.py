@@ -122,7 +122,7 @@ def by_device(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[s
 
 
 def share(row: Mapping[str, Any]) -> str:
-    """Format lower bound and estimate of a share as ``0.12 / 0.31 %``; marked with ``!`` if not negligible."""
+    """Format a share at the peaks and its estimate as ``0.12 / 0.31 %``; marked with ``!`` if not negligible."""
     return f"{100 * row['least']:.2f} / {100 * row['estimate']:.2f} %{'' if row['negligible'] else ' !'}"
 
 

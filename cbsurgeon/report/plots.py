@@ -159,6 +159,8 @@ def parity(document: Document) -> str:
 
 def blocks(document: Document) -> str:
     """Draw the relative difference after each block, with the difference that rounding explains."""
+    from matplotlib.ticker import MaxNLocator
+
     gaps = [gap for gap in document["bisection"]["blocks"] if gap["rel_l2"] is not None]
     with drawn(2.3, "blocks") as (figure, axes):
         places = range(len(gaps))
@@ -167,9 +169,9 @@ def blocks(document: Document) -> str:
         bad = [index for index, gap in enumerate(gaps) if not gap["ok"]]
         axes.plot(bad, [_shown(gaps[index]["rel_l2"]) for index in bad], "o", color=BAD, markersize=5)
         _decades(axes, "y", [gap[name] for gap in gaps for name in ("rel_l2", "allowed")])
-        axes.set_xlabel("block, in graph order")
+        axes.set_xlabel("attention or MLP branch, in graph order")
         axes.set_ylabel("relative L2 difference")
-        axes.locator_params(axis="x", integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         _key(figure, {"difference": ("o", SECOND), "explained by rounding": ("_", BAD)})
         return svg(figure, "blocks")
 

@@ -94,7 +94,8 @@ def next_steps(documents: Sequence[Document]) -> list[str]:
                     f"cbsurgeon remove {folder}/model.safetensors -o plain.safetensors; ",
                 )
             steps.append(
-                f"Measure the latency on the target machine: {first}cbsurgeon bench {plain} {folder}/model.safetensors"
+                f"Measure the latency on the target machine: {first}"
+                f"cbsurgeon bench {plain} {folder}/model.safetensors --on onnxruntime"
             )
         if "model.engine" in names:
             steps.append(

@@ -22,6 +22,7 @@ from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.sizes import is_image, resized
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
+from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.options import CheckOptions, ExportOptions, Loading, documented, resolve
 from cbsurgeon.report import notebook
 from cbsurgeon.verbs.editing import load
@@ -31,6 +32,7 @@ __all__ = [
     "Side",
     "audit",
     "bench",
+    "can_fold",
     "cross_checked",
     "export",
     "export_checked",
@@ -161,6 +163,13 @@ def open_side(reference: str, loading: Loading | None = None, /, **keywords: Any
     if Path(reference).suffix.lower() in FILES:
         return Path(reference)
     return load(reference, resolve(Loading, loading, keywords, "open_side").for_side(reference))
+
+
+def can_fold(side: Side) -> bool:
+    """Whether a model has an inserted operator that export can fold into the weights; an exported file has none."""
+    if not isinstance(side, Model):
+        return False
+    return any(not operator_class(recipe["op"]).folding(**recipe["options"]).reason for recipe in side.recipes)
 
 
 def cross_checked(models: Sequence[Side], *, progress: Progress | None = None) -> list[CrossCheck]:

@@ -74,7 +74,8 @@ def test_uncounted_operators_are_named() -> None:
 def test_an_occupied_block_shows_its_operator() -> None:
     document = documents.inspection(1)
     document["blocks"][0]["sites"]["end"]["occupied"] = "cb"
-    assert "cb@end" in render_text(document)
+    row = next(line for line in render_text(document).splitlines() if "cb@end" in line)
+    assert "mid, cb@end" in row and "end, cb@end" not in row
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,9 @@ def test_a_roofline_says_where_operators_are_not_negligible() -> None:
     document = documents.audit(shares=True)
     text = " ".join(render_text(document, width=120).split())
     assert "NOT negligible above 1 %" in text
+    above = [row["estimate"] for row in document["roofline"]["rows"] if row["estimate"] > 0.01]
+    assert f"{len(above)} of {len(document['roofline']['rows'])} estimates, marked !; most {100 * max(above):.1f} %" in text
+    assert "lower bound / estimate" not in text and "at the peaks / estimate" in text
     assert all(device["name"] in text for device in document["roofline"]["hardware"])
     assert all(meaning in text for meaning in document["roofline"]["forms"].values())
     assert "roofline" not in documents.audit() and "share of latency" not in render_text(documents.audit())
@@ -129,3 +133,29 @@ def test_remarks_on_blocks_are_one_line_for_all_alike() -> None:
     text = render_text(found.to_dict(), width=120)
     assert "block      0, 1, 2, 3: its residual stream is also an output" in text
     assert "attention  0: in windows: a mean is over the 4 tokens of a window, not over all 256" in text
+
+
+def test_a_long_label_is_separated_from_its_text() -> None:
+    document = documents.shipment()
+    document["left_out"] = {"engine run": "the engine was built", "accuracy": "no --data was given"}
+    text = render_text(document)
+    assert "no engine run  the engine" in text and "no accuracy  no --data" in text
+
+
+@pytest.mark.parametrize("number", [3, 25])
+def test_the_metric_of_each_class_is_listed_or_of_the_worst_ten(number: int) -> None:
+    document = documents.evaluation()
+    document["classes"] = [f"name{label}" for label in range(number)]
+    document["per_class"] = {str(label): {"a": label / 100, "b": 0.99} for label in reversed(range(number))}
+    text = render_text(document)
+    shown = [label for label in range(number) if f"{label} (name{label})" in text.split("of class")[1]]
+    assert shown == list(range(min(number, 10) if number > 20 else number))
+    assert ("10 worst of 25 classes" in text) == (number == 25)
+
+
+def test_the_list_of_added_keys_ends_with_dots_only_if_it_is_cut() -> None:
+    document = documents.insertion()
+    document["keys_added"] = ["a.scale", "b.scale"]
+    assert "2 added (a.scale, b.scale)" in render_text(document)
+    document["keys_added"].append("c.scale")
+    assert "3 added (a.scale, b.scale ...)" in render_text(document)

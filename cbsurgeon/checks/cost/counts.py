@@ -169,7 +169,7 @@ class Audit:
         unfused, fused = (self.compared(name)["relative"] or 0.0 for name in ("bytes", "bytes_fused"))
         return (
             f"{100 * unfused:+.2f} % as in eager PyTorch (unfused), {100 * fused:+.2f} % as in exported and compiled "
-            "models (fused). Bytes are not time: `bench` measures the latency, `audit --roofline` estimates it."
+            "models (fused). Bytes are not time: cbsurgeon bench measures the latency, audit --roofline estimates it."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -26,8 +26,8 @@ REACHED_ARITHMETIC, REACHED_BANDWIDTH = 0.6, 0.8
 
 ASSUMED = (
     f"estimate: {100 * REACHED_ARITHMETIC:g} % of the peak arithmetic, {100 * REACHED_BANDWIDTH:g} % of the bandwidth, "
-    f"{1e6 * GPU_KERNEL:g} µs per kernel on a GPU, {1e6 * CPU_KERNEL:g} µs on the generic CPU; least: the peaks, "
-    "without a cost per kernel"
+    f"{1e6 * GPU_KERNEL:g} µs per kernel on a GPU, {1e6 * CPU_KERNEL:g} µs on the generic CPU; at the peaks: all of "
+    "both, without a cost per kernel, so a share can be above its estimate"
 )
 
 

@@ -31,9 +31,9 @@ def runtime_class(backend: str) -> type[Runtime]:
         raise UsageError(
             f"unknown back end {backend!r}",
             code="CB-RUN-09",
-            where=f"--backend {backend}",
+            where=f"--on {backend}",
             why=f"the back ends are {', '.join(RUNTIMES)}",
-            do=did_you_mean(backend, RUNTIMES, "--backend ") or "leave it out to run each model or file as it is",
+            do=did_you_mean(backend, RUNTIMES, "--on ") or "leave it out to run each model or file as it is",
         )
     file, name = RUNTIMES[backend].split(":")
     found: type[Runtime] = getattr(importlib.import_module(f"cbsurgeon.deploy.runtimes.{file}"), name)

@@ -233,13 +233,13 @@ CODES = {
         "an NVIDIA GPU is needed",
         "The back end runs on CUDA, and PyTorch sees no CUDA device.",
         causes=("a machine without an NVIDIA GPU", "a driver that does not fit", "a build of torch for the CPU"),
-        do=("run it on a machine with a GPU", "use another back end: --backend onnxruntime"),
+        do=("run it on a machine with a GPU", "use another back end: --on onnxruntime"),
     ),
     "CB-RUN-04": Entry(
         "the model cannot run in eager mode",
         "It is an exported program, not a module.",
         causes=("a model loaded from a .pt2 file",),
-        do=("use the back end named program: --backend program",),
+        do=("use the back end named program: --on program",),
     ),
     "CB-RUN-05": Entry(
         "ONNX Runtime cannot run the file",

@@ -151,13 +151,14 @@ CODES = {
         "the weights do not fit the architecture",
         "Keys are missing or left over, or tensors have another shape. Weights are always loaded with strict=True.",
         causes=(
-            "another size or number of classes",
+            "another size, number of classes or number of blocks",
             "module. or model. before every key",
             "operators that were inserted before training and are not in the model",
         ),
         do=(
             "follow the advice in the message, which compares the keys",
             "give the number of classes: --model-option num_classes=10",
+            "give the number of blocks: --model-option depth=6",
             "for weights trained with an insertion: --trained-with recipe.json",
         ),
     ),

@@ -137,10 +137,10 @@ CODES = {
         do=("compare by_operator of the two in --json", "report it with the name of the model"),
     ),
     "CB-BENCH-01": Entry(
-        "B is slower than claimed",
-        "The confidence interval of the ratio lies above the claim (exit code 1).",
+        "B is slower than the claim allows",
+        "The confidence interval lies above the claim, which is 1 % by default (exit code 1).",
         causes=("the claim is too small for this model and batch", "operators that were not folded"),
-        do=("claim less: --claim 2%", "measure the exported file, in which CB is folded into the weights"),
+        do=("claim less: --claim 2%", "for cb: measure the exported file, in which it is folded into the weights"),
     ),
     "CB-BENCH-02": Entry(
         "a measuring process failed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -61,7 +62,23 @@ def advice(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -
         return "it was trained with an insertion: give its recipe (--trained-with, or cbs.load(file, recipe=...))"
     if any(key in own and _is_strange(own[key], tensor) for key, tensor in given.items()):
         return "convert the quantized weights first: tensor.to(torch.bfloat16), times their scales if there are any"
-    return "check --arch and its options (num_classes, img_size): the file must hold exactly this architecture"
+    counts = [_blocks(state) for state in (given, own)]
+    if counts[0] and counts[1] and counts[0] != counts[1]:
+        return (
+            f"the file has {counts[0]} numbered blocks, the architecture {counts[1]}: check --arch, or give its number "
+            f"of blocks, such as --model-option depth={counts[0]}"
+        )
+    return "check --arch and its options (num_classes, img_size, depth): the file must hold exactly this architecture"
+
+
+def _blocks(state: Mapping[str, torch.Tensor]) -> int:
+    """Return the length of the longest numbered list of modules whose name has one number; 0 if there is none."""
+    found: dict[str, set[int]] = {}
+    for key in state:
+        numbered = re.match(r"(\D*\.)(\d+)\.", key)
+        if numbered:
+            found.setdefault(numbered[1], set()).add(int(numbered[2]))
+    return max(map(len, found.values()), default=0)
 
 
 def inserted(key: str) -> bool:

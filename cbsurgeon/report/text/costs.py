@@ -83,7 +83,7 @@ def _cross_checked(checked: Mapping[str, Any]) -> Rows:
 def _shares(table: Mapping[str, Any]) -> Rows:
     """Yield the operators' share of latency, with one row per device and type and one column per form."""
     forms = list(table["forms"])
-    yield line(f"share of latency, lower bound / estimate (batch {table['batch']})", "bold")
+    yield line(f"share of latency, at the peaks / estimate (batch {table['batch']})", "bold")
     shown = grid("hardware", "type", *forms, right=forms)
     for (device, kind), rows in figures.by_device(table["rows"]).items():
         shown.add_row(*cells(device, kind, *(figures.share(rows[form]) for form in forms)))
@@ -93,7 +93,11 @@ def _shares(table: Mapping[str, Any]) -> Rows:
     yield fact("assumed", table["assumed"])
     limit = f"{100 * table['negligible_at']:g} %"
     if table["not_negligible"]:
-        yield fact("NOT negligible", f"above {limit}: " + "; ".join(table["not_negligible"]), "yellow")
+        above = [row for row in table["rows"] if not row["negligible"]]
+        worst = max(above, key=lambda row: row["estimate"])
+        most = f"most {100 * worst['estimate']:.1f} %: {worst['hardware']}, {worst['dtype']}, {worst['form']}"
+        number = f"{len(above)} of {len(table['rows'])} estimates, marked !"
+        yield fact("NOT negligible", f"above {limit}: {number}; {most}", "yellow")
     else:
         yield fact("negligible", f"at most {limit} in every row")
     if table["left_out"]:

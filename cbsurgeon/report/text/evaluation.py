@@ -10,6 +10,8 @@ from cbsurgeon.report.document import Document
 from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
 _SHOWN = 5
+MOST_CLASSES, WORST_CLASSES = 20, 10
+"""Up to so many classes are all listed; of more, only so many."""
 
 
 def evaluated(document: Document, documents: Sequence[Document]) -> Rows:
@@ -35,6 +37,8 @@ def evaluated(document: Document, documents: Sequence[Document]) -> Rows:
         for row in accuracy.robust_rows(document):
             table.add_row(*cells(*row))
         yield table
+    if document.get("per_class"):
+        yield from _by_class(document)
     for finding in document["findings"]:
         yield fact("wrong", finding["text"], "red")
     if claim:
@@ -50,6 +54,28 @@ def evaluated(document: Document, documents: Sequence[Document]) -> Rows:
     for remark in document["remarks"]:
         yield fact("note", remark, "yellow")
     yield fact("speed", f"{document['images_per_second']:.0f} images/s, {document['seconds']:.1f} s")
+
+
+def _by_class(document: Document) -> Rows:
+    """Yield the first metric of every class, or of the worst ones if there are many."""
+    sides, classes = list(document["sides"]), document.get("classes", ())
+    about = next(iter(document["titles"].values()))
+    rows = list(document["per_class"].items())
+    many = len(rows) > MOST_CLASSES
+    if many:
+        rows = sorted(rows, key=lambda row: _worst(row[1]))[:WORST_CLASSES]
+        yield line(f"the {WORST_CLASSES} worst of {len(document['per_class'])} classes; all are in --json", "bold")
+    headings = [side.upper() for side in sides] if len(sides) > 1 else ["value"]
+    table = grid(f"{about['title']} of class", *headings, right=headings)
+    for label, values in rows:
+        name = accuracy.class_name(int(label), classes)
+        table.add_row(*cells(name, *(figures.metric(values.get(side), about["share"]) for side in sides)))
+    yield table
+
+
+def _worst(values: Mapping[str, float | None]) -> float:
+    """Return the lowest value of a class; classes without a value are last."""
+    return min((value for value in values.values() if value is not None), default=float("inf"))
 
 
 def _images(document: Document) -> Rows:

@@ -62,8 +62,12 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], picked: set[int]) -> Table:
         where = block["path"] or "(no module)"
         mark = "  <- inserted" if block["index"] in picked else "" if block["default"] else "  (on request)"
         stack = f"  [{block['stack']}]" if len(stacks) > 1 else ""
-        occupied = [f"{site['occupied']}@{position}" for position, site in block["sites"].items() if site["occupied"]]
-        sites = text_of([*block["sites"], *occupied])
+        sites = text_of(
+            [
+                f"{site['occupied']}@{position}" if site["occupied"] else position
+                for position, site in block["sites"].items()
+            ]
+        )
         style = "green" if block["index"] in picked else "" if block["default"] else "dim"
         table.add_row(
             *cells(

@@ -27,7 +27,7 @@ def fact(label: str, value: str, style: str = "") -> RenderableType:
     from rich.text import Text
 
     row = Table.grid()
-    row.add_column(width=max(13, len(label) + 3))
+    row.add_column(width=max(13, len(label) + 4))
     row.add_column(overflow="fold")
     row.add_row(Text(f"  {label}", style="dim"), Text(value, style=style))
     return row

@@ -81,7 +81,15 @@ def draw(axes: Axes, document: Document, curve: Curve, colors: Colors) -> None:
         layers, values = _points(side, curve.name)
         if not values:
             continue
-        axes.plot(layers, values, "o-", color=color, markersize=3.5, linewidth=1.6, label=f"{letter}: {side.get('name', side.get('reference'))}" if len(drawn) > 1 else letter)
+        axes.plot(
+            layers,
+            values,
+            "o-",
+            color=color,
+            markersize=3.5,
+            linewidth=1.6,
+            label=f"{letter}: {side.get('name', side.get('reference'))}" if len(drawn) > 1 else letter,
+        )
         low, high = _band(side, curve.name)
         if low:
             axes.fill_between(layers, low, high, color=color, alpha=0.16, linewidth=0)

@@ -81,8 +81,10 @@ def classes_of(outputs: int, file: Path | None, named: tuple[str, ...], where: s
             "the numbers of classes of dataset and model differ",
             code="CB-EVAL-03",
             where=where,
-            why=f"{len(named)} classes in the dataset ({', '.join(named[:3])}{' ...' if len(named) > 3 else ''}), {what}",
-            do=_split(named, where) or "--classes FILE with the output index of each class of the dataset, in their order",
+            why=f"{len(named)} classes in the dataset "
+            f"({', '.join(named[:3])}{' ...' if len(named) > 3 else ''}), {what}",
+            do=_split(named, where)
+            or "--classes FILE with the output index of each class of the dataset, in their order",
         )
     return Classes(outputs, chosen)
 

@@ -172,7 +172,8 @@ def _title(documents: Sequence[Document]) -> str:
     for document in documents:
         for member in ("reference", "a", "path"):
             if isinstance(document.get(member), str):
-                return str(document[member])
+                b = (document.get("candidate") or {}).get("name")
+                return f"{document[member]} and {b}" if b else str(document[member])
     return "cbsurgeon"
 
 

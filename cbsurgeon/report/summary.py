@@ -75,6 +75,21 @@ def weights(origin: Mapping[str, Any]) -> str:
     return f"{origin['reference']}{of} ({source}); as shipped, sha256 {origin['shipped_sha256']}"
 
 
+def _loading(document: Document) -> str:
+    """Return the flags without which the weights of the user's own code cannot be loaded; empty for other models."""
+    architecture = str((document.get("weights") or {}).get("architecture") or "")
+    if not architecture.startswith("mod:"):
+        return ""
+    flags = f" --arch {architecture}"
+    for part in of_kind(document["documents"], "export")[:1]:
+        shapes = [port["dims"][1:] for port in part.get("inputs", ())]
+        if all(port["dtype"] == "float32" for port in part.get("inputs", ())) and all(
+            isinstance(size, int) for shape in shapes for size in shape
+        ):
+            flags += f" --input {','.join('x'.join(map(str, shape)) for shape in shapes)}"
+    return flags
+
+
 def next_steps(documents: Sequence[Document]) -> list[str]:
     """Return suggestions for the next steps with a shipment."""
     steps = []
@@ -86,19 +101,21 @@ def next_steps(documents: Sequence[Document]) -> list[str]:
         trained = any(part.get("trained") for part in insertions)
         if not trained and any(not part["identity_at_start"] for part in insertions):
             steps.append("Train or fine-tune the model with the inserted operators, and ship the result.")
+        loading = _loading(document)
         if "model.onnx" in names:
             plain, first = document["title"], ""
             if trained:
                 plain, first = (
                     "plain.safetensors",
-                    f"cbsurgeon remove {folder}/model.safetensors -o plain.safetensors; ",
+                    f"cbsurgeon remove {folder}/model.safetensors -o plain.safetensors{loading}; ",
                 )
             steps.append(
                 f"Measure the latency on the target machine: {first}"
-                f"cbsurgeon bench {plain} {folder}/model.safetensors --on onnxruntime"
+                f"cbsurgeon bench {plain} {folder}/model.safetensors --on onnxruntime{loading}"
             )
         if "model.engine" in names:
             steps.append(
-                f"Check the engine on its GPU: cbsurgeon verify {folder}/model.safetensors {folder}/model.engine"
+                f"Check the engine on its GPU: "
+                f"cbsurgeon verify {folder}/model.safetensors {folder}/model.engine{loading}"
             )
     return steps

@@ -92,6 +92,8 @@ def test_a_slower_model_fails_its_claim() -> None:
     outcome = run("bench", small[0], small[1], "--budget", "3s", "--claim", "1%")
     assert outcome.code == 1, outcome.out
     assert "CB-BENCH-01" in outcome.err
+    assert "slower than the claim of 1 % allows" in outcome.err and "slower by" in outcome.err
+    assert "fold" not in outcome.err  # nothing is inserted
 
 
 def test_an_onnx_file_of_another_exporter_says_nothing_of_surgery(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 import cbsurgeon as cbs
 from cbsurgeon.errors import UsageError
 from cbsurgeon.evaluation.metrics import metrics_of
+from cbsurgeon.evaluation.task import classes_of
 from cbsurgeon.models import Model
 from cbsurgeon.models.preprocessing import cropped
 from tests.data.pictures import photographs
@@ -107,3 +108,17 @@ def test_the_first_metric_of_each_task() -> None:
         "map",
         "miou",
     ]
+
+
+@pytest.mark.parametrize(
+    ("named", "why", "do"),
+    [
+        (("train", "val"), "(train, val)", "--data data/val"),
+        (("test", "train"), "(test, train)", "--data data/test"),
+        (("cat", "dog", "owl", "pig"), "(cat, dog, owl ...)", "--classes FILE"),
+    ],
+)
+def test_parts_of_a_dataset_are_not_classes(named: tuple[str, ...], why: str, do: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        classes_of(10, None, named, "data/")
+    assert why in caught.value.why and do in caught.value.do

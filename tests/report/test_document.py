@@ -9,6 +9,7 @@ import pytest
 
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.report import combine, parts, read_document
+from cbsurgeon.report.summary import next_steps
 from tests.report import documents
 
 
@@ -70,3 +71,15 @@ def test_combining_nothing_is_an_error() -> None:
     with pytest.raises(UsageError) as caught:
         combine([])
     assert caught.value.code == "CB-REPORT-03"
+
+
+def test_commands_for_the_users_own_architecture_have_the_flags_that_load_it() -> None:
+    shipment = documents.shipment()
+    assert next_steps([shipment])[-1].endswith("shipped/model.safetensors --on onnxruntime")
+    shipment["weights"]["architecture"] = "mod:net:build"
+    assert next_steps([shipment])[-1].endswith("--on onnxruntime --arch mod:net:build --input 3x224x224")
+
+
+def test_the_title_of_a_comparison_names_both_models() -> None:
+    analysis = {**documents.analysis(), "reference": "plain.pt", "candidate": {"name": "edited.pt"}}
+    assert combine([analysis])["title"] == "plain.pt and edited.pt"

@@ -114,7 +114,10 @@ def test_a_roofline_says_where_operators_are_not_negligible() -> None:
     text = " ".join(render_text(document, width=120).split())
     assert "NOT negligible above 1 %" in text
     above = [row["estimate"] for row in document["roofline"]["rows"] if row["estimate"] > 0.01]
-    assert f"{len(above)} of {len(document['roofline']['rows'])} estimates, marked !; most {100 * max(above):.1f} %" in text
+    assert (
+        f"{len(above)} of {len(document['roofline']['rows'])} estimates, marked !; most {100 * max(above):.1f} %"
+        in text
+    )
     assert "lower bound / estimate" not in text and "at the peaks / estimate" in text
     assert all(device["name"] in text for device in document["roofline"]["hardware"])
     assert all(meaning in text for meaning in document["roofline"]["forms"].values())

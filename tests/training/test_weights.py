@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import cbsurgeon as cbs
+from cbsurgeon.models.checkpoints.fitting import advice
 from tests.training.networks import NETWORKS, build, edited, images, logits, recipe, scales
 
 ROOT = Path(__file__).parents[2]
@@ -213,3 +214,9 @@ def test_keys_its_authors_published(tmp_path: Path) -> None:
     options |= {"num_heads": (2, 2), "num_classes": 5}
     loaded = cbs.load(str(tmp_path / "swin.pth"), arch="timm:swin_tiny_patch4_window7_224", options=options)
     assert torch.equal(outputs(loaded.module), outputs(module))
+
+
+def test_another_number_of_blocks_is_named_in_the_advice() -> None:
+    own = {f"blocks.{number}.norm.weight": torch.ones(1) for number in range(12)}
+    assert "--model-option depth=6" in advice(own, {key: own[key] for key in list(own)[:6]})
+    assert "num_classes" in advice(own, {**own, "head.weight": torch.ones(3)})

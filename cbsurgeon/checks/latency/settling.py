@@ -95,7 +95,8 @@ def _contradicted(benchmark: Benchmark, own: OwnTime, found: Verdict) -> Benchma
         return replace(benchmark, own=own, sentence=sentence, pairs_agree=False)
     sentence = (
         f"INCONCLUSIVE: operator times show {_own_words(own, found)}, end-to-end times {_pairs(benchmark)}; "
-        f"measure on a quieter machine, or in several processes: cbsurgeon bench A B --processes 5 ({_stated(benchmark)})"
+        "measure on a quieter machine, or in several processes: cbsurgeon bench A B --processes 5 "
+        f"({_stated(benchmark)})"
     )
     return replace(benchmark, own=own, verdict="inconclusive", sentence=sentence, pairs_agree=False)
 

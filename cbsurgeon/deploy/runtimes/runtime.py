@@ -101,7 +101,7 @@ class Runtime(ABC):
                 code="CB-RUN-02",
                 where=self.name,
                 why=f"the model expects {list(port.dims)}; given is {list(tensor.shape)}",
-                do="check the inputs, or export the model for this size",
+                do=_advice(port, tensor),
             )
         dtype = getattr(torch, port.dtype, tensor.dtype)
         if (tensor.is_complex(), tensor.is_floating_point()) != (dtype.is_complex, dtype.is_floating_point):
@@ -185,3 +185,11 @@ def require_cuda(purpose: str) -> None:
         why="it sees no CUDA device on this machine",
         do="run it on a machine with a GPU; exporting, building engines and verifying ONNX files need none",
     )
+
+
+def _advice(port: Port, tensor: Tensor) -> str:
+    """Return the advice for an input of another shape; for square images with the flags for both sizes."""
+    sides = (port.dims[2:], tuple(tensor.shape[2:]))
+    if all(len(side) == 2 and isinstance(side[0], int) and side[0] == side[1] for side in sides):
+        return f"use the file's size: --size {sides[0][0]}; or export with --model-option img_size={sides[1][0]}"
+    return "check the inputs, or export the model for this size"

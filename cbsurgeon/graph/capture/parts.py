@@ -86,7 +86,8 @@ def _record_example(model: Model, runs: Counter[str]) -> dict[str, Recorded]:
             code="CB-CAPTURE-06",
             where=model.provenance.reference,
             why=f"{type(error).__name__}: {str(error)[:200]}",
-            do="give inputs that the model accepts: --input 3x224x224 or --inputs file.npz",
+            do="give inputs of the size that the model was built for: --input CxHxW or --inputs file.npz; "
+            "the reason may name the size",
         ) from error
 
 

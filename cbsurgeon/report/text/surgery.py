@@ -23,7 +23,11 @@ def inserted(document: Document, documents: Sequence[Document]) -> Rows:
         axes = f"mean over {word} {text_of(site['token_axes'])} ({site['tokens']} tokens), {site['channels']} channels"
         yield fact(str(site["index"]), f"{site['path'] or '(no module)'}  {axes}")
     added = document["keys_added"]
-    yield fact("keys", f"none changed, {len(added)} added" + (f" ({text_of(added[:2])}{' ...' if len(added) > 2 else ''})" if added else ""))
+    yield fact(
+        "keys",
+        f"none changed, {len(added)} added"
+        + (f" ({text_of(added[:2])}{' ...' if len(added) > 2 else ''})" if added else ""),
+    )
     for leak in document.get("leaks", ()):
         if leak["probed"]:
             yield fact("no leak", f"{leak['what']}; outputs that must not depend on them are unchanged", "green")

@@ -142,7 +142,7 @@ def test_a_long_label_is_separated_from_its_text() -> None:
     document = documents.shipment()
     document["left_out"] = {"engine run": "the engine was built", "accuracy": "no --data was given"}
     text = render_text(document)
-    assert "no engine run  the engine" in text and "no accuracy  no --data" in text
+    assert "not done   engine run: the engine" in text and "not done   accuracy: no --data" in text
 
 
 @pytest.mark.parametrize("number", [3, 25])

@@ -37,7 +37,7 @@ def shipped(document: Document, documents: Sequence[Document]) -> Rows:
         if part.get("share"):
             yield fact("own time", figures.own_time(part))
     for name, reason in document["left_out"].items():
-        yield fact(f"no {name}", reason, "yellow")
+        yield fact("not done", f"{name}: {reason}", "yellow")
     yield line("")
     yield line(f"{document['directory']}/", "bold")
     for name, entry in document["files"].items():

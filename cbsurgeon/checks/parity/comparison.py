@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.bisection import bisect as bisect_sides
@@ -33,6 +35,9 @@ from cbsurgeon.options import VerifyOptions, documented, resolve
 from cbsurgeon.vocabulary import Progress
 
 _CONTRACTIONS = ("linear", "matmul", "bmm", "mm", "addmm", "conv", "attention")
+BLIND = "the outputs are the same for all samples, so they cannot show a difference between the models"
+COARSE = "the outputs are whole numbers or saturated values, which show large differences only"
+
 _ONNX_CONTRACTIONS = {"MatMul", "Gemm", "Conv", "Attention", "Einsum"}
 
 
@@ -87,7 +92,8 @@ def verify(
         judge = Judge(first, second, source, reference, _operators(reference, b), given, _depth(program, b))
         only = one_batch(first, second)
         zero = max(policy.eps(first.dtype), policy.eps(second.dtype)) <= policy.eps("float32")
-        plan = list(feeds(source, how.batches if only is None else (only,), how.inputs, zero=zero))
+        sizes = tuple(how.batches) if only is None else (only,)
+        plan = list(feeds(source, sizes, how.inputs, zero=zero))
         if how.data is not None:
             tell("reading images")
             plan += image_feeds(how.data, (a, b), second if second.only_batch is not None else first)
@@ -100,8 +106,10 @@ def verify(
             note = f"compared only at batch {only}, to which the model is fixed"
             found = dataclasses.replace(found, notes=(*found.notes, note))
     inside = (program if isinstance(a, Model) and program is not None else a, b)
-    if judge.blind and given is None:
-        found = _compare_streams(found, *inside, backends, trust)
+    if (judge.blind or judge.coarse) and given is None:
+        shown = next((feed for feed in plan if feed.batch >= policy.NOISE_BATCH), plan[0])
+        few = shown.tensors if only is not None else shown.first(policy.NOISE_BATCH, source.batch_axes)
+        found = _compare_streams(found, inside, backends, trust, few, BLIND if judge.blind else COARSE)
     if how.bisect and not found.ok:
         failed = judge.fed.get(found.worst)  # None if the worst row is a block, not an output
         tensors = failed.tensors if failed is not None else None
@@ -119,25 +127,37 @@ def _ends(a: Target) -> tuple[tuple[str, str], ...] | None:
 
 def _compare_streams(
     found: Verification,
-    a: Target,
-    b: Target,
+    sides: tuple[Target, Target],
     backends: tuple[str | None, str | None],
     trust: bool,
+    inputs: Mapping[str, Tensor],
+    why: str,
 ) -> Verification:
-    """Compare residual streams instead of outputs, if outputs are equal for all samples (a zero-initialised head)."""
-    why = "the outputs are the same for all samples, so they cannot show a difference between the models"
+    """Compare residual streams as well, if the outputs show no difference, or only large ones.
+
+    If the streams cannot be compared, outputs that are equal for all samples are a failure, because nothing was shown.
+    Outputs that show large differences stay the result, with a note.
+    """
+
+    def without(reason: str) -> Verification:
+        if why == BLIND:
+            return dataclasses.replace(found, failures=(*found.failures, reason))
+        return dataclasses.replace(found, notes=(*found.notes, reason))
+
     try:
-        gaps = bisect_sides(a, b, backends=backends, trust=trust).gaps
+        gaps = bisect_sides(*sides, inputs=inputs, backends=backends, trust=trust).gaps
     except (UsageError, CheckFailed) as error:
-        failure = f"{why}; the residual stream cannot be compared: {error.what}"
-        return dataclasses.replace(found, failures=(*found.failures, failure))
+        return without(f"{why}; the residual stream cannot be compared: {error.what}")
+    if not gaps:
+        return without(f"{why}; there is no residual stream that could be compared")
     if not any(gap.varies for gap in gaps):
-        failure = f"{why}; the residual stream is the same for all samples, too: give your own inputs with --inputs"
-        return dataclasses.replace(found, failures=(*found.failures, failure))
+        return without(
+            f"{why}; the residual stream is the same for all samples, too: give your own inputs with --inputs"
+        )
     gap = next((gap for gap in gaps if not gap.ok), [gap for gap in gaps if gap.varies][-1])
     # The block is judged by its relative L2 error; this converts that limit to an absolute one.
     absolute = gap.max_abs * gap.allowed / gap.rel_l2 if gap.rel_l2 else 0.0
-    limit = Tolerance(absolute, 0.0, gap.allowed, "measured", "at a block: the outputs are the same for all samples")
+    limit = Tolerance(absolute, 0.0, gap.allowed, "measured", f"at a block: {why}")
     row = Row("generated", policy.NOISE_BATCH, f"{gap.block} ({gap.node})", gap.max_abs, gap.rel_l2, gap.cosine, None,
               None, gap.would_pass_at, limit, gap.ok, "" if gap.ok else "the residual stream differs here")  # fmt: skip
     return dataclasses.replace(found, rows=(*found.rows, row), notes=(*found.notes, f"{why}: a block is compared"))

@@ -77,6 +77,11 @@ class Judge:
         """Whether no output differs between samples by more than the tolerance, so that it shows nothing."""
         return self.variation.blind
 
+    @property
+    def coarse(self) -> bool:
+        """Whether no output is changed by rounding, so that all show large differences only."""
+        return self.variation.coarse
+
     def verdict(self, plan: Sequence[Feed], tell: Progress) -> Verification:
         """Compare both models on every set of inputs and return the result."""
         rows: dict[tuple[object, ...], Row] = {}
@@ -160,7 +165,7 @@ class Judge:
         limit = policy.allowed(tolerance, {} if tolerance.source == "given" else groups, a)
         extra = compare.excess(gap, a, tolerance.rtol)
         used, relative, cosine = compare.share_used(extra, limit), compare.relative_l2(gap, a), compare.cosine(a, b)
-        self.variation.look(name, a, limit, min(self._axes.get(name, frozenset({0})), default=None))
+        self.variation.look(name, a, limit, min(self._axes.get(name, frozenset({0})), default=None), floor)
         reason = broken or self._reason(a, b, (used, relative, cosine), tolerance, floor)
         return Row(
             inputs=feed.label,

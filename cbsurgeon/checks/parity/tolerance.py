@@ -67,6 +67,8 @@ class Floor:
         groups: axis → noise per index (per channel, per token), for all axes except the batch.
         exact_finite: whether the float64 output is finite.
         finite: whether the output in this dtype is finite.
+        noisy: whether any element differs from float64. Rounding changes almost every output, but not whole numbers,
+            such as the index of the top class, or values at the end of their range, such as a saturated softmax.
     """
 
     max_abs: float
@@ -75,6 +77,7 @@ class Floor:
     groups: Mapping[int, Tensor] = field(default_factory=dict)
     exact_finite: bool = True
     finite: bool = True
+    noisy: bool = True
 
     def __add__(self, other: Floor) -> Floor:
         return Floor(
@@ -84,6 +87,7 @@ class Floor:
             {axis: noise + other.groups[axis] for axis, noise in self.groups.items() if axis in other.groups},
             self.exact_finite and other.exact_finite,
             self.finite and other.finite,
+            self.noisy or other.noisy,
         )
 
 
@@ -109,6 +113,7 @@ def floor_of(value: Tensor, exact: Tensor, dtype: str, batch_axes: Collection[in
         _groups(noise, batch_axes),
         bool(torch.isfinite(exact).all()),
         bool(torch.isfinite(value).all()),
+        dtype == "float64" or distance > 0.0,
     )
 
 

@@ -1,4 +1,5 @@
-"""Whether outputs differ between samples. An output that does not cannot show a difference between two models."""
+"""What the outputs can show: those that are equal for all samples show no difference between two models, and those that
+rounding does not change show only large ones."""
 
 from __future__ import annotations
 
@@ -7,16 +8,18 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from cbsurgeon.checks.parity import difference as compare
+from cbsurgeon.checks.parity.tolerance import Floor
 
 
 @dataclass
 class _Seen:
-    """The first sample of one output, and whether other samples or elements differ from it."""
+    """The first sample of one output, whether other samples or elements differ from it, and whether rounding does."""
 
     first: Tensor
     samples: int = 0
     varies: bool = False
     elements_vary: bool = False
+    rounds: bool = False
 
 
 @dataclass
@@ -36,6 +39,11 @@ class Variation:
         )
 
     @property
+    def coarse(self) -> bool:
+        """Whether no output is changed by rounding: whole numbers, or values at the end of their range."""
+        return bool(self._seen) and not any(seen.rounds for seen in self._seen.values())
+
+    @property
     def idle(self) -> list[str]:
         """One sentence for each output that does not differ between samples, if others do."""
         return [
@@ -44,7 +52,7 @@ class Variation:
             if seen.samples > 1 and not seen.varies and not self.blind
         ]
 
-    def look(self, name: str, a: Tensor, limit: Tensor, axis: int | None) -> None:
+    def look(self, name: str, a: Tensor, limit: Tensor, axis: int | None, floor: Floor | None) -> None:
         """Record whether an output differs between samples, within a batch and between batches.
 
         Args:
@@ -52,6 +60,7 @@ class Variation:
             a: its value.
             limit: the tolerance of each element.
             axis: its batch axis; ``None`` if it has none.
+            floor: its rounding noise; ``None`` if it was not measured.
         """
         values = a.detach().cpu().double()
         if not values.numel():
@@ -64,6 +73,8 @@ class Variation:
         if seen.first.shape == first.shape:
             seen.varies = seen.varies or _beyond(first, seen.first, limit)
         seen.elements_vary = seen.elements_vary or bool((values != values.flatten()[0]).any())
+        noisy = floor.noisy if floor is not None else bool((values != values.round()).any())
+        seen.rounds = seen.rounds or (a.is_floating_point() and noisy)
 
 
 def _beyond(values: Tensor, first: Tensor, limit: Tensor) -> bool:

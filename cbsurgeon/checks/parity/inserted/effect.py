@@ -76,7 +76,8 @@ class Operators:
 
         def changed(a: float, b: float) -> dict[str, Tensor]:
             coefficients.a, coefficients.b = a, b
-            return run(self.reference.fitting(inputs))
+            outputs = run(self.reference.fitting(inputs))
+            return {name: value.double() for name, value in outputs.items()}  # truth values cannot be subtracted
 
         axes = output_batch_axes(program)
         bare, result, source = changed(-1.0, 1.0), changed(STEP, 0.0), changed(0.0, STEP)
@@ -85,9 +86,9 @@ class Operators:
                 name,
                 min(axes[name], default=None),
                 full,
-                bare[name] - full,
-                (result[name] - full) / STEP,
-                (source[name] - full) / STEP,
+                bare[name] - full.double(),
+                (result[name] - full.double()) / STEP,
+                (source[name] - full.double()) / STEP,
             )
             for name, full in self.reference.run("float64", inputs).items()
         ]

@@ -68,7 +68,9 @@ def command(
             foldable.append(how.on in (None, "eager") and can_fold(opened[1]))
             return opened
 
-        found = checks.sweep(sides, points, replace(how, trust=loading.trust), progress=progress)
+        found = checks.sweep(
+            sides, points, replace(how, trust=loading.trust, max_memory=loading.max_memory), progress=progress
+        )
     terminal.show(found.to_dict())
     result = found.worst
     if result.verdict == "slower":

@@ -41,7 +41,7 @@ def command(
     with terminal.working() as progress:
         progress("loading the models")
         first, second = (verbs.open_side(reference, loading) for reference in (a, b))
-        how = replace(how, inputs=loading.inputs, trust=loading.trust)
+        how = replace(how, inputs=loading.inputs, trust=loading.trust, max_memory=loading.max_memory)
         verdict = verbs.verify(first, second, how, progress=progress)
     terminal.show(verdict.to_dict())
     verdict.raise_if_failed(retyped(context, Loading))

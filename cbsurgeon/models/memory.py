@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,24 @@ def of_machine() -> int:
     except OSError:
         limit = ""
     return int(SHARE * min(total, int(limit) if limit.isdecimal() else total))
+
+
+def free() -> int:
+    """Return the bytes that this process can still allocate; the machine, its group or the process may limit them."""
+    found = [1 << 62]
+    with suppress(OSError, ValueError, IndexError):
+        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+        found.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):
+        found.append(int(_CGROUP.read_text()) - int(_CGROUP.with_name("memory.current").read_text()))
+    with suppress(ImportError, OSError, ValueError, IndexError):
+        import resource  # not on Windows
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            found.append(limit - pages * resource.getpagesize())
+    return max(0, min(found))
 
 
 def of_file(size: int) -> int:
@@ -107,15 +125,16 @@ def _refusal(size: int, limit: int, where: str, what: str) -> UsageError:
         "building the model would take too much memory",
         code="CB-LOAD-26",
         where=where,
-        why=f"{_shown(size)} {what}; the limit is {_shown(limit)}",
-        do=f"use a smaller --input, img_size or batch; or raise the limit: --max-memory {_above(size)}GB",
+        why=f"{shown(size)} {what}; the limit is {shown(limit)}",
+        do=f"use a smaller --input, img_size or batch; or raise the limit: --max-memory {above(size)}GB",
     )
 
 
-def _shown(size: int) -> str:
+def shown(size: int) -> str:
+    """Return a size as text, in MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def _above(size: int) -> int:
+def above(size: int) -> int:
     """Twice a size in whole gigabytes, because counting stopped before the model was complete."""
     return max(1, math.ceil(2 * size / 1e9))

@@ -69,7 +69,8 @@ class Loading:
     )
     max_memory: int | None = option(
         None,
-        "Limit for the memory of parameters, buffers and example inputs, such as 16GB.",
+        "Limit for the memory of parameters, buffers and example inputs, and of each run of verify and bench, such as "
+        "16GB.",
         "--max-memory",
         metavar="SIZE",
         read=memory,

@@ -93,6 +93,7 @@ class VerifyOptions:
     )
     inputs: Any = option(None, "Arrays by input name to compare on, or an .npz file of them.", shown="generated")
     trust: bool = option(False, "Read files that can run code (.pt2, engines).")
+    max_memory: int | None = option(None, "Limit for the memory of a run, in bytes.", shown="the memory that is free")
 
 
 @dataclass(frozen=True)

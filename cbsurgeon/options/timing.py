@@ -64,6 +64,7 @@ class BenchOptions:
     )
     cuda_graph: bool | None = option(None, "Replay each model as a CUDA graph.", shown="on a CUDA device")
     trust: bool = option(False, "Read files that can run code (.pt2, engines).")
+    max_memory: int | None = option(None, "Limit for the memory of a run, in bytes.", shown="the memory that is free")
 
 
 @dataclass(frozen=True)

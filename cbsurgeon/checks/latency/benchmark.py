@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from cbsurgeon.checks import memory
 from cbsurgeon.checks.latency.comparison import PROCESSES, compare_processes, compare_timers
 from cbsurgeon.checks.latency.factory import RuntimeFactory
 from cbsurgeon.checks.latency.result import Benchmark
@@ -73,6 +74,8 @@ def bench(
     device = device_for(a, b, how.device)
     on_gpu = torch.device(device).type == "cuda"
     replayed = on_gpu if how.cuda_graph is None else how.cuda_graph
+    if not on_gpu:
+        memory.require((a, b), how.batch, limit=how.max_memory, where=f"batch size {how.batch}")
     with tempfile.TemporaryDirectory(prefix="cbsurgeon-") as folder:
         factories = []
         for name, side in (("a", a), ("b", b)):

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cbsurgeon.checks import memory
 from cbsurgeon.checks.parity import tolerance as policy
 from cbsurgeon.checks.parity.bisection import bisect as bisect_sides
 from cbsurgeon.checks.parity.bisection import end_nodes
@@ -71,6 +72,7 @@ def verify(
         The result. A difference does not raise an error (see :meth:`Verification.raise_if_failed`).
 
     Raises:
+        UsageError: a batch needs more memory than there is (CB-RUN-14).
         CheckFailed: the models differ in the number or shape of their outputs (CB-VERIFY-02, CB-VERIFY-03), or in
             their fixed batch sizes (CB-VERIFY-05).
         CBSurgeonError: a model cannot be opened or run.
@@ -93,6 +95,8 @@ def verify(
         only = one_batch(first, second)
         zero = max(policy.eps(first.dtype), policy.eps(second.dtype)) <= policy.eps("float32")
         sizes = tuple(how.batches) if only is None else (only,)
+        if set(devices) == {"cpu"}:
+            _require_memory((a, b) if program is None else (program,), sizes, how.max_memory)
         plan = list(feeds(source, sizes, how.inputs, zero=zero))
         if how.data is not None:
             tell("reading images")
@@ -118,6 +122,15 @@ def verify(
             bisect_sides(*inside, blocks=ends, inputs=tensors, backends=backends, trust=trust, progress=progress)
         )
     return dataclasses.replace(found, seconds=round(time.perf_counter() - start, 3))
+
+
+def _require_memory(targets: Sequence[Target], batches: Sequence[int], limit: int | None) -> None:
+    """Refuse batches whose inputs, all held at once, and largest run need more memory than there is (CB-RUN-14)."""
+    largest = max(batches, default=0)
+    if largest > 0:
+        others = 2 * sorted(batches)[:2][-1]  # inputs of large and of small magnitude
+        sets = (sum(batches) + others) / largest
+        memory.require(targets, largest, sets=sets, limit=limit, where=f"batch size {largest}")
 
 
 def _ends(a: Target) -> tuple[tuple[str, str], ...] | None:

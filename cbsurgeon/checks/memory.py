@@ -1,0 +1,197 @@
+"""The memory that a run takes at least, estimated without running; a run that needs more than there is, is refused."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cbsurgeon.checks.cost.onnx.graph import OnnxGraph
+from cbsurgeon.errors import UsageError
+from cbsurgeon.graph import Program
+from cbsurgeon.graph.capture.batching import batch_of
+from cbsurgeon.models import memory
+from cbsurgeon.models.model import Model
+
+CHECKED_FROM = 16
+"""Smallest batch that is estimated. Smaller ones take little more than the batch of 2 that every capture runs."""
+
+Target = Model | Program | str | Path
+
+
+@dataclass(frozen=True)
+class Need:
+    """Lower bounds of the memory of one run, in bytes.
+
+    Attributes:
+        inputs: the inputs.
+        values: the largest sum of values that exist at the same time; 0 if unknown.
+    """
+
+    inputs: int
+    values: int
+
+
+def require(
+    targets: Iterable[Target], batch: int, *, sets: float = 1.0, limit: int | None = None, where: str = ""
+) -> None:
+    """Refuse a batch size for which one of the models needs more memory than there is.
+
+    Args:
+        targets: models and files; engines are not estimated.
+        batch: samples of the largest run.
+        sets: how many sets of inputs of this size are held at the same time.
+        limit: the limit in bytes that the user gave; by default the memory that is free.
+        where: the option that sets the batch size.
+
+    Raises:
+        UsageError: the run needs more (CB-RUN-14).
+    """
+    if batch < CHECKED_FROM:
+        return
+    free = memory.free() if limit is None else limit
+    for target in targets:
+        found = need(target, batch)
+        total = int(found.inputs * sets) + found.values
+        if total > free:
+            raise UsageError(
+                "the run would take too much memory",
+                code="CB-RUN-14",
+                where=where,
+                why=f"at least {memory.shown(total)}: {memory.shown(int(found.inputs * sets))} of inputs and "
+                f"{memory.shown(found.values)} of values computed from them; "
+                + (f"{memory.shown(free)} are free" if limit is None else f"the limit is {memory.shown(free)}"),
+                do=f"use a batch size of at most {max(1, batch * free // total)}"
+                + ("" if limit is None else f"; or raise the limit: --max-memory {memory.above(total)}GB"),
+            )
+
+
+def need(target: Target, batch: int) -> Need:
+    """Return the memory that a run of a model or file takes at least."""
+    if isinstance(target, Program):
+        inputs = {name: _resized(value, target.batch_axes.get(name), batch) for name, value in target.example.items()}
+        return _of_call(target.module(), *target.arguments(inputs))
+    if isinstance(target, Model):
+        return _of_model(target, batch)
+    return _of_file(Path(target), batch) if Path(target).suffix.lower() == ".onnx" else Need(0, 0)
+
+
+def _of_model(model: Model, batch: int) -> Need:
+    inputs = (tuple(model.example_inputs), dict(model.example_kwargs))
+    leaves, spec = pytree.tree_flatten(inputs)
+    module = model.module if model.module is not None else model.program.module() if model.program else None
+    if module is None or not leaves:
+        return Need(0, 0)
+    axes = batch_of(module, inputs, model.batch_axis).axes
+    args, kwargs = pytree.tree_unflatten(
+        [_resized(leaf, axis, batch) for leaf, axis in zip(leaves, axes, strict=True)], spec
+    )
+    return _of_call(module, args, kwargs)
+
+
+def _of_file(path: Path, batch: int) -> Need:
+    """Return the memory of an ONNX file by the shapes of its values; those that only rename a value are not counted."""
+    try:
+        graph = OnnxGraph(path, batch)
+    except UsageError:  # its batch is fixed, or a size is unknown
+        return Need(0, 0)
+    given = [value.name for value in graph.proto.graph.input if value.name not in graph.initializers]
+    sizes = {name: tensor.bytes for name, tensor in graph.tensors.items() if name not in graph.initializers}
+    copies = {node.output[0] for node in graph.proto.graph.node if node.op_type in ("Reshape", "Squeeze", "Unsqueeze")}
+    steps = [
+        (name, 0 if name in copies else sizes.get(name, 0), tuple(node.input))
+        for node in graph.proto.graph.node
+        for name in node.output
+    ]
+    return Need(sum(sizes.get(name, 0) for name in given), largest_sum(steps))
+
+
+def largest_sum(steps: Sequence[tuple[str, int, Sequence[str]]]) -> int:
+    """Return the largest sum of sizes that exist at the same time, if each value is dropped after its last reader.
+
+    Args:
+        steps: name, size and operands of each value, in the order in which they are computed.
+    """
+    last = {name: place for place, (own, _, reads) in enumerate(steps) for name in (*reads, own)}
+    held: dict[str, int] = {}
+    most = 0
+    for place, (name, size, reads) in enumerate(steps):
+        held[name] = size
+        most = max(most, sum(held.values()))
+        for gone in (*reads, name):
+            if last[gone] == place:
+                held.pop(gone, None)
+    return most
+
+
+def _resized(leaf: Any, axis: int | None, batch: int) -> Any:
+    """Return a tensor of another batch size that has no memory."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    shape = [batch if place == axis else size for place, size in enumerate(leaf.shape)]
+    return torch.empty(shape, dtype=leaf.dtype, device="meta")
+
+
+def _of_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Need:
+    """Return the memory of a call, by running it on tensors without memory."""
+    given = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
+    inputs = sum(tensor.nbytes for tensor in given)
+    tally = _Tally()
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), tally:
+            fake = pytree.tree_map_only(Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype), (args, dict(kwargs)))
+            tally.clear()
+            module(*fake[0], **fake[1])
+    except Exception:  # the code of a model may raise anything without values; what was counted is still a lower bound
+        return Need(inputs, tally.most)
+    return Need(inputs, tally.most)
+
+
+@dataclass
+class _Living:
+    """The bytes of the tensors that exist."""
+
+    total: int = 0
+    known: dict[int, weakref.ref[Any]] = field(default_factory=dict)
+
+
+class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of the tensors that operators make, as long as each exists."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most, self._living = 0, _Living()
+
+    def clear(self) -> None:
+        """Forget the tensors made so far."""
+        self.most, self._living = 0, _Living()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        own = [returned.alias_info is None for returned in function._schema.returns]
+        results = result if isinstance(result, list | tuple) else (result,)
+        for place, tensor in enumerate(results):
+            if isinstance(tensor, Tensor) and own[min(place, len(own) - 1)]:
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        living, key, size = self._living, id(storage), storage.nbytes()
+        if key in living.known:
+            return
+
+        def gone(_: object) -> None:
+            living.total -= size
+            living.known.pop(key, None)
+
+        living.known[key] = weakref.ref(storage, gone)
+        living.total += size
+        self.most = max(self.most, living.total)

@@ -6,6 +6,8 @@ that explains the code.
 
 from __future__ import annotations
 
+import sys
+
 
 class CBSurgeonError(Exception):
     """Base class of everything cbsurgeon raises on purpose.
@@ -109,6 +111,7 @@ def missing(package: str, extra: str, purpose: str) -> MissingPackage:
     return MissingPackage(
         f"the package {package} is not installed",
         code="CB-MISSING-01",
+        where=sys.prefix,
         why=f"{purpose} needs it",
         do=f"pip install 'cbsurgeon[{extra}]'",
     )

@@ -160,6 +160,7 @@ def _unknown(given: str) -> UsageError:
     return UsageError(
         f"there is no error code {given!r}",
         code="CB-EXPLAIN-01",
+        where="cbsurgeon explain",
         why="a code reads CB-AREA-NN, such as CB-LEAK-01",
         do=f"cbsurgeon explain {near[0]}" if near else "list all codes: cbsurgeon explain",
     )

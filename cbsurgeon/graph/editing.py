@@ -161,6 +161,7 @@ class ProgramEditor:
         raise SurgeryError(
             "the program's nodes carry no values",
             code="CB-SURGERY-05",
+            where="the graph of the program",
             why='meta["val"] is missing',
             do="export it again with torch.export.export",
         )

@@ -97,7 +97,13 @@ def override(model: Model, *, input: str | None, inputs: Path | None, batch: int
         InputFileError: the file cannot be read safely (``CB-INPUT-03``).
     """
     if input is not None and inputs is not None:
-        raise UsageError("--input and --inputs exclude each other", code="CB-INPUT-01", do="leave out --input")
+        raise UsageError(
+            "--input and --inputs exclude each other",
+            code="CB-INPUT-01",
+            where=f"--input {input} and --inputs {inputs}",
+            why="both give the example inputs",
+            do="leave out --input",
+        )
     if inputs is not None:
         from cbsurgeon.models.files.arrays import read_arrays
 

@@ -41,11 +41,19 @@ def parse(text: str) -> Reference | Path:
             raise UsageError(
                 f"the reference {text!r} names nothing",
                 code="CB-REF-01",
+                where="REF",
+                why=f"nothing follows {kind}:",
                 do=f"write {kind}:NAME, for example {_EXAMPLES[kind]}",
             )
         return Reference(kind, name)
     if not text.strip() or "\0" in text:
-        raise UsageError("the model reference is empty", code="CB-REF-01", do=f"name a file, or write {_USAGE}")
+        raise UsageError(
+            "the model reference is empty" if not text.strip() else "the model reference contains a null character",
+            code="CB-REF-01",
+            where="REF",
+            why=f"it is {text[:80]!r}",
+            do=f"name a file, or write {_USAGE}",
+        )
     path = Path(text)
     if not _exists(path):
         raise _unknown(text, kind if colon else "")

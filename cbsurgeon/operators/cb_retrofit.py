@@ -96,7 +96,11 @@ def set_strength(module: nn.Module, strength: float) -> int:
         value = _checked(strength)
     except ValueError as error:
         raise UsageError(
-            "the strength cannot be set", code="CB-OP-05", why=str(error), do="0 is the identity, 0.5 is CB"
+            "the strength cannot be set",
+            code="CB-OP-05",
+            where=f"strength={strength!r}",
+            why=str(error),
+            do="0 is the identity, 0.5 is CB",
         ) from None
     sites = [part for part in module.modules() if isinstance(part, CBRetrofit)]
     if not sites:

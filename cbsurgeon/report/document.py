@@ -87,7 +87,13 @@ def combine(documents: Sequence[Document]) -> dict[str, Any]:
     """
     found = [dict(part) for document in documents for part in parts(document)]
     if not found:
-        raise UsageError("there is nothing to report", code="CB-REPORT-03", do="give the --json output of a verb")
+        raise UsageError(
+            "there is nothing to report",
+            code="CB-REPORT-03",
+            where=f"{len(documents)} documents",
+            why="none of them contains a result",
+            do="give the --json output of a verb",
+        )
     environments = [document["environment"] for document in documents if document.get("environment")]
     merged = {key: value for environment in environments for key, value in environment.items()}
     titles = [str(document["title"]) for document in documents if document.get("title")]

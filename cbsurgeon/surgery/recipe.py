@@ -180,6 +180,7 @@ class Recipe:
             raise UsageError(
                 "this is not a recipe",
                 code="CB-RECIPE-01",
+                where="the recipe",
                 why=f'"schema" is {found!r}, not {SCHEMA!r}',
                 do="make one with `cbsurgeon insert REF --dry-run --json`",
             )
@@ -189,6 +190,7 @@ class Recipe:
             raise UsageError(
                 "the recipe cannot be read",
                 code="CB-RECIPE-02",
+                where="the recipe",
                 why=str(error),
                 do="compare it with the output of `cbsurgeon insert REF --dry-run --json`",
             ) from error
@@ -206,6 +208,7 @@ class Recipe:
             raise UsageError(
                 "the recipe is not JSON",
                 code="CB-RECIPE-01",
+                where="the recipe",
                 why=str(error),
                 do="make one with `cbsurgeon insert REF --dry-run --recipe-out recipe.json`",
             ) from error

@@ -37,6 +37,7 @@ def select(blocks: Sequence[Block], layers: str = "upper", kinds: Iterable[str] 
         raise NothingMatched(
             f"no {'attention' if wanted == {'attention'} else 'MLP'} block to choose from",
             code="CB-LOCATE-01",
+            where=f"--layers {layers}" + (f" --kinds {','.join(sorted(wanted))}" if wanted else ""),
             why=_nothing(blocks, wanted),
             do="see `cbsurgeon inspect REF --why` for what was rejected and the reason",
         )

@@ -116,10 +116,10 @@ def test_the_text_is_wrapped_and_complete() -> None:
         assert all(" ".join(part.split()) in words for part in (one.title, one.means, *one.causes, *one.do))
 
 
-def test_every_error_says_what_to_do() -> None:
-    """Where an error is made with its code by name; helpers that give ``do`` to all of theirs are such a place."""
+def test_every_error_says_where_and_what_to_do() -> None:
+    """Checked where an error is made with its code by name; helpers that make several errors are such a place."""
     for file in PACKAGE.rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
             keywords = {keyword.arg for keyword in call.keywords} if isinstance(call, ast.Call) else set()
             if "code" in keywords:
-                assert "do" in keywords, f"{file}, line {call.lineno}: {ast.unparse(call)[:80]}"
+                assert {"where", "do"} <= keywords, f"{file}, line {call.lineno}: {ast.unparse(call)[:80]}"

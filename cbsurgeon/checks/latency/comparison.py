@@ -274,6 +274,7 @@ def _failed(words: Path, code: int | None) -> CheckFailed:
     return CheckFailed(
         "a measuring process failed",
         code="CB-BENCH-02",
+        where=str(words),
         why=f"exit code {code}; its last output: {' / '.join(lines[-2:]) or 'none'}",
         do="run the same model with `cbsurgeon verify`; if that works, measure with --processes 1",
     )

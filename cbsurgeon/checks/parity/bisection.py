@@ -117,6 +117,7 @@ def _generated(program: Program | None, batch: int) -> dict[str, Tensor]:
         raise UsageError(
             "inputs cannot be generated",
             code="CB-BISECT-01",
+            where="the inputs of the comparison",
             why="neither A nor B is a model",
             do="give inputs, or compare with the model itself",
         )

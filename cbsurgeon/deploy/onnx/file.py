@@ -43,6 +43,7 @@ def import_onnx() -> Any:
         raise MissingPackage(
             f"onnx {onnx.__version__} is too old to load files safely",
             code="CB-MISSING-02",
+            where=str(onnx.__file__),
             why="before 1.21 a model's external data could reach files outside its folder",
             do="pip install 'onnx>=1.21'",
         )

@@ -58,7 +58,13 @@ def _translate(program: Program, opset: int, *, optimize: bool = True) -> Any:
     except Exception as error:
         raise _refused(program, error) from error
     if exported is None:  # documented as possible for the older exporter only
-        raise ExportError("torch.onnx returned no model", code="CB-EXPORT-03", do="update torch")
+        raise ExportError(
+            "torch.onnx returned no model",
+            code="CB-EXPORT-03",
+            where=f"torch.onnx.export, opset {opset}",
+            why=f"torch {torch.__version__} gave no reason",
+            do="update torch",
+        )
     return exported
 
 

@@ -79,6 +79,8 @@ class EagerRuntime(TorchRuntime):
             raise UsageError(
                 "an exported program cannot run in eager mode",
                 code="CB-RUN-10",
+                where=spec.target.provenance.reference if isinstance(spec.target, Model) else "the program",
+                why="it has no module; eager mode calls one",
                 do="use the back end program",
             )
         return cls(spec.target, spec.device)
@@ -210,6 +212,7 @@ def _never_eager(compiled: Callable[..., Any]) -> Callable[..., Any]:
             raise CheckFailed(
                 "torch.compile would run this model eagerly",
                 code="CB-RUN-12",
+                where="the back end compile",
                 why=" ".join(str(error).split())[:200],
                 do="call torch.compiler.reset(), or use one batch size per process",
             ) from error

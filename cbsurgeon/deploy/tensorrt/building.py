@@ -171,6 +171,7 @@ def _builder(trt: TensorRT, log: Any) -> Any:
         raise ExportError(
             f"{trt.name} could not start its builder",
             code="CB-ENGINE-10",
+            where=f"{trt.name} {trt.version}",
             why="; ".join(log.errors[-2:]) or str(error),
             do="it needs an NVIDIA GPU and driver; without one, install tensorrt-rtx",
         ) from error
@@ -251,6 +252,7 @@ def _build(trt: TensorRT, builder: Any, network: Any, config: Any, log: Any, pro
         raise ExportError(
             "the engine build was cancelled",
             code="CB-ENGINE-11",
+            where=f"{trt.name} {trt.version}",
             why="an interrupt arrived",
             do="nothing was written; run it again to build",
         )
@@ -258,6 +260,7 @@ def _build(trt: TensorRT, builder: Any, network: Any, config: Any, log: Any, pro
         raise ExportError(
             f"{trt.name} {trt.version} could not build the engine",
             code="CB-ENGINE-10",
+            where="the build of the whole network",
             why=" ".join("; ".join(log.errors[-2:]).split())[:400] or "it gave no reason",
             do="give a smaller largest --batch, or a larger BuildOptions(workspace=...) in Python",
         )

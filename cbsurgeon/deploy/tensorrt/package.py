@@ -62,6 +62,7 @@ def find(name: str | None = None) -> TensorRT:
             raise UsageError(
                 f"unknown TensorRT package {name!r}",
                 code="CB-ENGINE-01",
+                where=f"package={name!r}",
                 why=f"the packages are {' and '.join(PACKAGES)}",
                 do="leave it out to use the installed one",
             )
@@ -78,6 +79,7 @@ def find(name: str | None = None) -> TensorRT:
         raise MissingPackage(
             "TensorRT is not available on macOS",
             code="CB-MISSING-03",
+            where="this machine",
             why="NVIDIA publishes its packages for Linux and Windows",
             do="export to ONNX here; on a machine with Linux or Windows: cbsurgeon export model.onnx -o model.engine",
         )

@@ -99,6 +99,7 @@ class _Function(Metric):
             raise UsageError(
                 f"the metric {self.name} does not return one number per image",
                 code="CB-EVAL-05",
+                where=f"metric {self.name}",
                 why=f"its result has shape {list(found.shape)} for {len(outputs)} images",
                 do="return a tensor of shape [batch]",
             )

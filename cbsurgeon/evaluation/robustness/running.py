@@ -16,6 +16,8 @@ from cbsurgeon.evaluation.robustness.stress import Stress
 from cbsurgeon.evaluation.side import Side
 from cbsurgeon.models import Preprocessing
 
+_WITHOUT = "leave out --robust, or the attacks in it"
+
 
 class Stressed:
     """Runs models on corrupted and attacked images.
@@ -35,20 +37,27 @@ class Stressed:
     ) -> None:
         self.wanted, self.sides, self.views, self.plan = tuple(wanted), sides, views, plan
         if wanted and (not views or not plan.metrics):
-            raise _refused("--robust", "it needs images with labels, and the dataset has none")
+            names = ",".join(stress.name for stress in wanted)
+            raise _refused(
+                "--robust", f"--robust {names}", "it needs images with labels, and the dataset has none", _WITHOUT
+            )
         self.sources = {side.letter: self._source(side) for side in sides} if any(s.attack for s in wanted) else {}
 
     def _source(self, side: Side) -> Side:
         """Return the model whose gradient attacks a model: itself, or else the other one (transfer)."""
         attacks = ", ".join(stress.name for stress in self.wanted if stress.attack)
         if self.plan.task != "classification":
-            raise _refused(attacks, f"it needs one class per image; this is {self.plan.task}")
+            raise _refused(
+                attacks, f"--robust {attacks}", f"it needs one class per image; this is {self.plan.task}", _WITHOUT
+            )
         if side.differentiable:
             return side
         for other in self.sides:
             if other.differentiable and other.view == side.view:
                 return other
-        raise _refused(attacks, f"{side.name} runs in {side.runtime.backend}, which has no gradients")
+        why = f"it runs in {side.runtime.backend}, which has no gradients"
+        give = "give the model that the file was exported from as A; its gradient is then used for both"
+        raise _refused(attacks, side.name, why, give)
 
     @property
     def remarks(self) -> list[str]:
@@ -94,10 +103,5 @@ class Stressed:
         return (attacked(stress.name, stress.strength, pixels, batch.labels, logits) - mean) / std
 
 
-def _refused(what: str, why: str) -> UsageError:
-    return UsageError(
-        f"{what} is not possible here",
-        code="CB-EVAL-08",
-        why=why,
-        do="give the model that the file was exported from as A; its gradient is then used for both",
-    )
+def _refused(what: str, where: str, why: str, do: str) -> UsageError:
+    return UsageError(f"{what} is not possible here", code="CB-EVAL-08", where=where, why=why, do=do)

@@ -92,7 +92,9 @@ def build(
     known = parse_builder(reference) if isinstance(reference, str) else reference
     wanted = checked(options or {}, known)
     if batch < 1:
-        raise UsageError("the batch must be at least 1", code="CB-INPUT-01", why=f"it is {batch}", do="batch=2")
+        raise UsageError(
+            "the batch must be at least 1", code="CB-INPUT-01", where="batch", why=f"it is {batch}", do="batch=2"
+        )
     if known.kind == "timm":
         wanted = timm.with_image_size(known, wanted, input)
     limit = _most_memory(known) if most_memory is None else most_memory

@@ -10,11 +10,11 @@ from dataclasses import replace
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import apart
 from cbsurgeon.graph.attention import causality, class_token, padding
-from cbsurgeon.graph.attention.between import add_code_between_parts
 from cbsurgeon.graph.attention.causality import Causality
 from cbsurgeon.graph.attention.hiding import filler, orders
 from cbsurgeon.graph.attention.maps import listing
 from cbsurgeon.graph.attention.memory_order import memory_orders
+from cbsurgeon.graph.attention.outside.finding import add_code_outside_parts
 from cbsurgeon.graph.attention.own_order import own_orders
 from cbsurgeon.graph.attention.probing.influence import Probe
 from cbsurgeon.graph.attention.queries import QUERY, query_sites
@@ -80,7 +80,7 @@ def inspect(model: Model, *, check: bool = True, program: Program | None = None)
         return replace(found[0], seconds={"capture": captured, **found[0].seconds})
     whole = joined(model, parts, found, captured)
     meta = any(parameter.is_meta for parameter in model.module.parameters()) if model.module is not None else True
-    return whole if meta else add_code_between_parts(model, whole)
+    return whole if meta else add_code_outside_parts(model, whole)
 
 
 def _inspect_part(program: Program, reference: str, hosts: Hosts) -> Inspection:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.attention import between, causality, channels, class_token, padding, queries, samples
+from cbsurgeon.graph.attention import causality, channels, class_token, padding, queries, samples
 from cbsurgeon.graph.attention.class_token import ClassTokens, Spot
 from cbsurgeon.graph.attention.hiding.trials import trials
 from cbsurgeon.graph.attention.maps import following, keys, lead, listing, scale, weighing
+from cbsurgeon.graph.attention.outside import finding
+from cbsurgeon.graph.attention.outside.runs import Shown
 from cbsurgeon.graph.axes.table import Factor
 from cbsurgeon.graph.axes.tracking import follow
 from cbsurgeon.graph.branches.sites import NoSite
@@ -72,13 +74,16 @@ def test_the_sizes_of_axes_that_were_merged() -> None:
 def test_tokens_that_hide_are_told_from_tokens_that_do_little() -> None:
     """The first two tokens do not hide; the last one does if it reached them before, and no longer."""
     hidden = torch.tensor([False, False, True])
-    is_hidden = between._Runner._is_hidden
-    moved, still = torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0.0, 0.0, 1.0])
+    is_hidden = finding.is_hidden
+    moved, still = (Shown(torch.tensor([some, some, 1.0]), "", 0.0) for some in (0.5, 0.0))
     assert is_hidden(moved, still, hidden)
     assert not is_hidden(moved, moved, hidden), "it still reaches them"
     assert not is_hidden(still, still, hidden), "it never reached them"
-    tiny = between.REACHED / 2
-    assert not is_hidden(torch.tensor([tiny * 1e4, 0.0, 1e4]), still, hidden), "it reached them by rounding only"
+    tiny = Shown(torch.tensor([finding.REACHED / 2 * 1e4, 0.0, 1e4]), "", 0.0)
+    assert not is_hidden(tiny, still, hidden), "it reached them by rounding only"
+    pooled, same = (Shown(torch.tensor([some]), "", 1e-6) for some in (0.5, 1e-7))
+    assert is_hidden(pooled, same, hidden), "it changed an output without tokens"
+    assert not is_hidden(same, same, hidden), "it never did"
 
 
 def attending(after: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Models that are read in parts: what the code between the parts hides, and which of its axes is the batch.
+"""Models that are read in parts: what the code outside the captured parts hides, and which of its axes is the batch.
 
 The reference is the operator written by hand into the parts, or the model itself with tokens changed.
 """
@@ -80,9 +80,9 @@ def noise() -> Tensor:
 def test_causal_code_between_parts_is_noticed() -> None:
     found = cbs.inspect(cbs.Model(Causal().eval(), (noise(),)))
     assert len(found.blocks) == 2
-    with pytest.raises(SurgeryError, match="between the parts") as raised:
+    with pytest.raises(SurgeryError, match="outside the captured parts") as raised:
         cbs.plan(found, op="cb", layers="all")
-    assert raised.value.code == "CB-LEAK-10"
+    assert raised.value.code == "CB-LEAK-01"
 
 
 def test_an_input_that_hides_tokens_between_parts_is_noticed() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.errors import UsageError, did_you_mean
+from cbsurgeon.errors import CaptureError, UsageError, did_you_mean
 from cbsurgeon.models.model import BatchAxis
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -38,9 +38,23 @@ class Batch:
         return self._each(inputs, lambda leaf, axis: leaf if axis is None else leaf.index_select(axis, rows))
 
     def dynamic(self, inputs: Inputs) -> Inputs:
-        """``dynamic_shapes`` for ``torch.export``: ``{axis: batch}`` or ``None`` for each leaf."""
+        """``dynamic_shapes`` for ``torch.export``: ``{axis: batch}`` or ``None`` for each leaf.
+
+        Raises:
+            CaptureError: a container of the inputs takes nothing but tensors (CB-CAPTURE-03).
+        """
         batch = Dim("batch", min=1)
-        return self._each(inputs, lambda leaf, axis: None if axis is None else {axis: batch})
+        try:
+            return self._each(inputs, lambda leaf, axis: None if axis is None else {axis: batch})
+        except Exception as error:  # the constructor of a container may raise anything
+            kinds = dict.fromkeys(type(one).__name__ for one in (*inputs[0], *inputs[1].values()))
+            raise CaptureError(
+                "capture failed because the batch axis of an input cannot be declared",
+                code="CB-CAPTURE-03",
+                where=f"inputs of type {', '.join(kinds)}",
+                why=f"one of them takes tensors only ({type(error).__name__}: {str(error)[:200]})",
+                do="give the tensors as inputs of their own, or capture a sub-module that takes tensors",
+            ) from error
 
     def _each(self, inputs: Inputs, change: Callable[[Any, int | None], Any]) -> Inputs:
         leaves, spec = pytree.tree_flatten(inputs)

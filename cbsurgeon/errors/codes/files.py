@@ -75,8 +75,13 @@ CODES = {
     ),
     "CB-LOAD-14": Entry(
         "a trusted file could not be loaded",
-        "The file was read with --trust, but its objects could not be created.",
-        causes=("a class it names cannot be imported here", "another version of torch wrote it"),
+        "The file was read with --trust, but its objects could not be created; or it is an exported program whose "
+        "values have other shapes or types than the file records, so that its blocks cannot be read.",
+        causes=(
+            "a class it names cannot be imported here",
+            "another version of torch wrote it",
+            "the file of a program was edited",
+        ),
         do=("run where the classes it names can be imported", "save a state dict, or export the program again"),
     ),
     "CB-LOAD-15": Entry(

@@ -1,9 +1,10 @@
-"""``load``: load a model from any reference or file."""
+"""``opened`` and ``load``: load a model from any reference or file."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models import builders, spelling
 from cbsurgeon.models import exported as program
 from cbsurgeon.models import inputs as example
-from cbsurgeon.models.builders.hf_directory import Insertions
+from cbsurgeon.models.builders import hf_directory
 from cbsurgeon.models.builders.pretrained import is_tagged
 from cbsurgeon.models.checkpoints.architecture import architecture, finish, left_mapped
 from cbsurgeon.models.files import notes
@@ -25,69 +26,53 @@ from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference
 from cbsurgeon.options import Loading, resolve
 
-Replay = Callable[[Model, tuple[Mapping[str, Any], ...]], Model]
-"""Repeats insertions: takes the architecture, which is changed in place, and recipe documents; returns the edited
-model.
-"""
+
+class Opened:
+    """A reference or file that was opened. Its recipes, if it has any, are inserted between the two steps.
+
+    Attributes:
+        recipes: insertions that the weights were trained with, oldest first.
+    """
+
+    recipes: notes.Recipes = ()
+
+    def architecture(self) -> Model:
+        """Return the model without insertions. Its weights are arbitrary if there are recipes."""
+        raise NotImplementedError
+
+    def finish(self, model: Model) -> Model:
+        """Return the model with its weights, after the recipes were inserted into :meth:`architecture`."""
+        return model
 
 
-def load(
+@contextmanager
+def opened(
     reference: str | Path,
     loading: Loading | None = None,
     /,
     *,
-    replay: Replay | None = None,
     recipes: tuple[Mapping[str, Any], ...] = (),
     **keywords: Any,
-) -> Model:
-    """Load a model from a builder reference or a file.
+) -> Iterator[Opened]:
+    """Open a builder reference or a file, in a ``with`` statement; nothing is built before it is asked for.
 
     Args:
         reference: ``timm:NAME``, ``torchvision:NAME``, ``hf:CLASS``, ``hf:DIRECTORY``,
             ``mod:package.module:factory``, or a file.
         loading: how to read it; or its fields as keywords. Its ``recipe`` is ignored in favour of ``recipes``.
-        replay: repeats the insertions that a checkpoint was saved with, before its weights are loaded.
         recipes: insertions that the weights were trained with, for a checkpoint or a folder without recipes.
 
     Raises:
         UsageError: a bad reference or option (``CB-REF-*``, ``CB-INPUT-*``), a file that names no architecture
-            (``CB-LOAD-20``) or one that needs code (``CB-LOAD-21``), insertions and no ``replay`` (``CB-LOAD-22``).
+            (``CB-LOAD-20``) or one that needs code (``CB-LOAD-21``).
         InputFileError: the file cannot be read safely, or its weights do not fit (``CB-FIT-01``).
         MissingPackage: a library the reference needs is absent.
     """
     given = resolve(Loading, loading, keywords, "load")
-    arch, entry, trust = given.arch, given.entry, given.trust
-    input, inputs, options, batch = given.input, given.inputs, given.options, given.batch
     found = spelling.reference(str(reference))
     if isinstance(found, Reference):
-        if arch is not None:
-            raise UsageError(
-                "--arch is for files",
-                code="CB-REF-01",
-                where=str(reference),
-                why="this reference names its architecture itself",
-                do="leave out --arch",
-            )
-        if recipes and (replay is None or not builders.is_folder(found)):
-            raise UsageError(
-                "a recipe is for a file of weights",
-                code="CB-REF-01",
-                where=str(reference),
-                why="it says what the weights in a file were trained with",
-                do="insert it: cbs.insert(cbs.load(reference), recipe)",
-            )
-        weights = _which_weights(found, given)
-        again = None if replay is None else Insertions(functools.partial(_replayed, replay), recipes)
-        return builders.build(
-            found,
-            options=options,
-            input=input,
-            inputs=inputs,
-            batch=batch,
-            insertions=again,
-            weights=weights,
-            most_memory=given.max_memory,
-        )
+        yield _named(found, given, recipes)
+        return
     if given.pretrained or given.random_weights:
         raise UsageError(
             "a file has its own weights",
@@ -96,22 +81,142 @@ def load(
             do=f"leave out {'--pretrained' if given.pretrained else '--random-weights'}",
         )
     files.readable(found)
+    unused: dict[str, object] = {"--arch": given.arch, "--trained-with": recipes, "--model-option": given.options}
     if files.sniff(found) == "zip" and torch_file.is_program(found):
-        unused = {"--arch": arch, "--input": input, "--inputs": inputs, "--entry": entry}
-        return _program(found, trust=trust, unused={**unused, "--trained-with": recipes, "--model-option": options})
-    opened = open_file(found, trust=trust, entry=entry, digest=False)
-    if isinstance(opened, nn.Module):
-        _refuse_unused(
-            found, {"--arch": arch, "--trained-with": recipes, "--model-option": options}, "a pickled module"
+        program.require_trust(found, given.trust)
+        unused |= {"--input": given.input, "--inputs": given.inputs, "--entry": given.entry}
+        _refuse_unused(found, unused, "an exported program")
+        yield _Complete(lambda: program.read(found, trust=given.trust))
+        return
+    content = open_file(found, trust=given.trust, entry=given.entry, digest=False)
+    if isinstance(content, nn.Module):
+        _refuse_unused(found, unused, "a pickled module")
+        yield _Complete(functools.partial(_whole, found, content, given))
+        return
+    with nullcontext() if given.mapped else files.Digest(found) as digest:
+        yield _Weights(content, given, recipes, digest)
+
+
+def load(reference: str | Path, loading: Loading | None = None, /, **keywords: Any) -> Model:
+    """Load a model that has no recipes; the arguments and errors are those of :func:`opened`.
+
+    Raises:
+        UsageError: it has recipes (``CB-LOAD-22``).
+    """
+    with opened(reference, loading, **keywords) as content:
+        if content.recipes:
+            raise UsageError(
+                "the weights were saved with insertions",
+                code="CB-LOAD-22",
+                where=str(reference),
+                why=f"{len(content.recipes)} recipes must be inserted before the weights are loaded",
+                do="load it with cbsurgeon.load, which inserts them",
+            )
+        return content.finish(content.architecture())
+
+
+class _Complete(Opened):
+    """A model with all its weights."""
+
+    def __init__(self, build: Callable[[], Model]) -> None:
+        self._build = build
+
+    def architecture(self) -> Model:
+        return self._build()
+
+
+class _Folder(Opened):
+    """A transformers folder whose weights were trained with operators."""
+
+    def __init__(self, path: Path, build: Callable[..., Model], recipes: notes.Recipes) -> None:
+        self.recipes = recipes
+        self._path, self._build = path, build
+
+    def architecture(self) -> Model:
+        return self._build(operators_follow=True)
+
+    def finish(self, model: Model) -> Model:
+        return hf_directory.fill(self._path, model)
+
+
+class _Weights(Opened):
+    """A file of weights, whose architecture is built from its name."""
+
+    def __init__(
+        self,
+        content: Checkpoint,
+        given: Loading,
+        recipes: Sequence[Mapping[str, Any]],
+        digest: files.Digest | None,
+    ) -> None:
+        if content.edited_beside and not recipes:
+            raise InputFileError(
+                "it is unknown whether these weights were trained with operators",
+                code="CB-META-05",
+                where=f"{content.path}, entry {content.entry}",
+                why=f"entry {content.edited_beside} notes its operators, and this one was copied into a plain "
+                "dictionary, which holds no notes",
+                do="give the recipe (--trained-with, or cbs.load(file, recipe=...)), or --entry "
+                f"{content.edited_beside}",
+            )
+        self.recipes = notes.joined(content.recipes, recipes, str(content.path))
+        self._content = replace(content, recipes=self.recipes)
+        self._given, self._digest = given, digest
+
+    def architecture(self) -> Model:
+        given = self._given
+        return architecture(
+            self._content,
+            arch=given.arch,
+            options=given.options,
+            input=given.input,
+            inputs=given.inputs,
+            batch=given.batch,
+            most_memory=given.max_memory,
         )
-        return _whole(found, opened, input=input, inputs=inputs, batch=batch)
-    how: dict[str, Any] = {"arch": arch, "options": options, "input": input, "inputs": inputs, "batch": batch}
-    how["most_memory"] = given.max_memory
-    if given.mapped:
-        return _filled(opened, recipes, replay, True, **how)
-    with files.Digest(found) as digest:
-        model = _filled(opened, recipes, replay, False, **how)
-        return replace(model, provenance=replace(model.provenance, sha256=digest.result()))
+
+    def finish(self, model: Model) -> Model:
+        mapped = left_mapped(model, self._content) if self._given.mapped else None
+        filled = mapped or finish(model, self._content)
+        if self._digest is None:
+            return filled
+        return replace(filled, provenance=replace(filled.provenance, sha256=self._digest.result()))
+
+
+def _named(reference: Reference, given: Loading, recipes: tuple[Mapping[str, Any], ...]) -> Opened:
+    """A model that a builder makes, or a folder."""
+    if given.arch is not None:
+        raise UsageError(
+            "--arch is for files",
+            code="CB-REF-01",
+            where=str(reference),
+            why="this reference names its architecture itself",
+            do="leave out --arch",
+        )
+    folder = Path(reference.name) if builders.is_folder(reference) else None
+    if recipes and folder is None:
+        raise UsageError(
+            "a recipe is for a file of weights",
+            code="CB-REF-01",
+            where=str(reference),
+            why="it says what the weights in a file were trained with",
+            do="insert it: cbs.insert(cbs.load(reference), recipe)",
+        )
+    build = functools.partial(
+        builders.build,
+        reference,
+        options=given.options,
+        input=given.input,
+        inputs=given.inputs,
+        batch=given.batch,
+        weights=_which_weights(reference, given),
+        most_memory=given.max_memory,
+    )
+    if folder is not None:
+        trained_with = notes.joined(hf_directory.recipes(folder), recipes, str(folder / "config.json"))
+        if trained_with:
+            return _Folder(folder, build, trained_with)
+    return _Complete(build)
 
 
 def _which_weights(reference: Reference, given: Loading) -> Literal["random", "cached", "downloaded"]:
@@ -128,50 +233,7 @@ def _which_weights(reference: Reference, given: Loading) -> Literal["random", "c
     return "cached" if is_tagged(reference) and not given.random_weights else "random"
 
 
-def _replayed(replay: Replay, module: nn.Module, recipes: notes.Recipes) -> None:
-    """Repeat insertions on a module, in place."""
-    replay(Model(module), recipes)
-
-
-def _filled(
-    opened: Checkpoint,
-    recipes: Sequence[Mapping[str, Any]],
-    replay: Replay | None,
-    mapped: bool,
-    **how: Any,
-) -> Model:
-    """Build the architecture, repeat the insertions, and load the weights."""
-    if opened.edited_beside and not recipes:
-        raise InputFileError(
-            "it is unknown whether these weights were trained with operators",
-            code="CB-META-05",
-            where=f"{opened.path}, entry {opened.entry}",
-            why=f"entry {opened.edited_beside} notes its operators, and this one was copied into a plain dictionary, "
-            "which holds no notes",
-            do=f"give the recipe (--trained-with, or cbs.load(file, recipe=...)), or --entry {opened.edited_beside}",
-        )
-    opened = replace(opened, recipes=notes.joined(opened.recipes, recipes, str(opened.path)))
-    if opened.recipes and replay is None:
-        raise UsageError(
-            "the checkpoint was saved with insertions",
-            code="CB-LOAD-22",
-            where=str(opened.path),
-            why=f"{len(opened.recipes)} recipes must be inserted before its weights are loaded",
-            do="load it with cbsurgeon.load, which inserts them",
-        )
-    bare = architecture(opened, **how)
-    model = replay(bare, opened.recipes) if replay is not None and opened.recipes else bare
-    return (left_mapped(model, opened) if mapped else None) or finish(model, opened)
-
-
-def _program(path: Path, *, trust: bool, unused: Mapping[str, Any]) -> Model:
-    """Read an exported program, which contains its architecture and example inputs."""
-    program.require_trust(path, trust)
-    _refuse_unused(path, unused, "an exported program")
-    return program.read(path, trust=trust)
-
-
-def _refuse_unused(path: Path, options: Mapping[str, Any], what: str) -> None:
+def _refuse_unused(path: Path, options: Mapping[str, object], what: str) -> None:
     """Refuse options that do not apply to a file that holds a whole model."""
     given = [name for name, value in options.items() if value]
     if given:
@@ -185,11 +247,10 @@ def _refuse_unused(path: Path, options: Mapping[str, Any], what: str) -> None:
         )
 
 
-def _whole(path: Path, module: nn.Module, *, input: str | None, inputs: Path | None, batch: int) -> Model:
+def _whole(path: Path, module: nn.Module, given: Loading) -> Model:
     """Return a trusted pickled module as a model."""
-    model = replace(
-        builders.guess(module.eval(), batch), provenance=Provenance(str(path), sha256=files.digest(path), source="file")
-    )
-    if input is not None or inputs is not None:
-        return example.override(model, input=input, inputs=inputs, batch=batch)
+    origin = Provenance(str(path), sha256=files.digest(path), source="file")
+    model = replace(builders.guess(module.eval(), given.batch), provenance=origin)
+    if given.input is not None or given.inputs is not None:
+        return example.override(model, input=given.input, inputs=given.inputs, batch=given.batch)
     return example.require(model)

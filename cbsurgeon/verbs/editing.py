@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ __all__ = [
     "read_recipe",
     "refuse_foreign_code",
     "remove",
-    "replay",
+    "repeat",
     "save",
 ]
 
@@ -56,9 +55,8 @@ def load(reference: str | Path, loading: Loading | None = None, /, **keywords: A
     how = resolve(Loading, loading, keywords, "load")
     recipe = read_recipe(how.recipe) if isinstance(how.recipe, str | Path) else how.recipe
     documents = () if recipe is None else (recipe.to_dict(),)
-    model = models.load(
-        reference, replace(how, recipe=None), replay=functools.partial(replay, trust=how.trust), recipes=documents
-    )
+    with models.opened(reference, replace(how, recipe=None), recipes=documents) as content:
+        model = content.finish(repeat(content.architecture(), content.recipes, trust=how.trust))
     if how.batch_axis is not None:
         model = models.with_batch_axis(model, how.batch_axis, made=how.input is not None)
     if listener := ON_LOAD.get():
@@ -85,7 +83,7 @@ def read_recipe(path: str | Path) -> Recipe:
         raise InputFileError(error.what, code=error.code, where=str(file), why=error.why, do=make) from error
 
 
-def replay(model: Model, recipes: Sequence[Mapping[str, Any]], *, trust: bool = False) -> Model:
+def repeat(model: Model, recipes: Sequence[Mapping[str, Any]], *, trust: bool = False) -> Model:
     """Insert the operators of recipes into a newly built model, oldest recipe first; a module is edited in place.
 
     Raises:

@@ -256,15 +256,12 @@ def test_insertions_are_never_dropped_in_silence(vit: Model, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="CB-LOAD-22"):
         models.load(str(path))
     assert models.open_checkpoint(path).recipes == recipes
-    seen: list[Any] = []
-
-    def replay(bare: Model, documents: tuple[Mapping[str, Any], ...]) -> Model:
+    with models.opened(str(path)) as content:
+        assert content.recipes == recipes
+        bare = content.architecture()
         assert bare.recipes == ()
-        seen.extend(documents)
-        return replace(bare, recipes=documents)
-
-    loaded = models.load(str(path), replay=replay)
-    assert tuple(seen) == recipes == loaded.recipes
+        loaded = content.finish(replace(bare, recipes=content.recipes))
+    assert loaded.recipes == recipes
     assert_same(vit, loaded)
 
 

@@ -123,6 +123,22 @@ def test_a_folder_trained_with_operators(trained: tuple[Path, cbs.Model, Path], 
         assert torch.equal(again, model.module(*model.example_inputs).logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_folder_keeps_its_number_type(
+    trained: tuple[Path, cbs.Model, Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    _, model, _ = trained
+    half = model.module.to(dtype)
+    half.save_pretrained(tmp_path / "half")
+    found = cbs.load(f"hf:{tmp_path / 'half'}")
+    assert {name: value.dtype for name, value in found.module.state_dict().items()} == {
+        name: value.dtype for name, value in half.state_dict().items()
+    }
+    with torch.no_grad():
+        inputs = model.example_inputs[0].to(dtype)
+        assert torch.equal(found.module(inputs).logits, half(inputs).logits)
+
+
 def test_a_trained_folder_without_its_recipe_or_with_another(trained: tuple[Path, cbs.Model, Path]) -> None:
     folder, _, recipe = trained
     config = json.loads((folder / "config.json").read_text())

@@ -17,7 +17,7 @@ from cbsurgeon.models.model import Model
 from cbsurgeon.surgery import Recipe, insert_, insert_module, insert_program, plan
 from cbsurgeon.surgery.module.attachment import attached
 from cbsurgeon.surgery.program import rewrite
-from cbsurgeon.verbs.editing import replay
+from cbsurgeon.verbs.editing import repeat
 from tests.surgery import architectures, arms
 
 NAME = "deit"
@@ -204,7 +204,7 @@ def test_a_file_does_not_decide_what_is_imported() -> None:
     """``this`` is a module that prints when it is imported, and that nothing here imports."""
     document = {**recipe().to_dict(), "op": "mod:this:Zen"}
     with pytest.raises(InputFileError, match="CB-TRUST-01"):
-        replay(architectures.model(NAME), [document])
+        repeat(architectures.model(NAME), [document])
     assert "this" not in sys.modules
     with pytest.raises(UsageError, match="CB-OP-04"):
-        replay(architectures.model(NAME), [document], trust=True)
+        repeat(architectures.model(NAME), [document], trust=True)

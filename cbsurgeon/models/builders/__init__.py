@@ -60,7 +60,7 @@ def build(
     inputs: Path | None = None,
     batch: int = 2,
     weightless: bool = False,
-    insertions: hf_directory.Insertions | None = None,
+    operators_follow: bool = False,
     weights: Literal["random", "cached", "downloaded"] = "random",
     most_memory: int | None = None,
 ) -> Model:
@@ -74,7 +74,8 @@ def build(
         inputs: ``.npz`` file with one array per parameter of ``forward``; overrides the model's own.
         batch: size of axis 0 of every example tensor.
         weightless: leave parameters on the meta device if that changes nothing else, because a file has the weights.
-        insertions: repeats the insertions that a folder's weights were trained with, before its tensors are read.
+        operators_follow: a folder's operators are inserted afterwards, and its weights loaded again; see
+            :mod:`cbsurgeon.models.builders.hf_directory`.
         weights: random, from the library's cache, or downloaded by the library.
         most_memory: limit in bytes for parameters, buffers and example inputs; by default a share of the machine's
             memory.
@@ -99,7 +100,7 @@ def build(
         wanted = timm.with_image_size(known, wanted, input)
     limit = _most_memory(known) if most_memory is None else most_memory
     with memory.limited(limit, f"{known}{f' with {wanted}' if wanted else ''}", temporaries=known.kind != "mod"):
-        return _built(known, wanted, batch, weightless, insertions, weights, input, inputs)
+        return _built(known, wanted, batch, weightless, operators_follow, weights, input, inputs)
 
 
 def _most_memory(known: Reference) -> int:
@@ -114,7 +115,7 @@ def _built(
     wanted: dict[str, Any],
     batch: int,
     weightless: bool,
-    insertions: hf_directory.Insertions | None,
+    operators_follow: bool,
     weights: Literal["random", "cached", "downloaded"],
     input: str | None,
     inputs: Path | None,
@@ -124,7 +125,7 @@ def _built(
         model = _named(made, known, wanted, "pretrained")
     else:
         built = _without_weights(known, wanted, batch) if weightless else None
-        model = built or _run(known, wanted, batch, insertions)
+        model = built or _run(known, wanted, batch, operators_follow)
     if input is not None or inputs is not None:
         return with_preprocessing(example.override(model, input=input, inputs=inputs, batch=batch))
     return with_preprocessing(example.require(model, _tried(model)))
@@ -187,11 +188,11 @@ def guess(module: nn.Module, batch: int) -> Model:
     return with_preprocessing(factory.with_inputs(module, {}, batch))
 
 
-def _run(known: Reference, wanted: dict[str, Any], batch: int, insertions: hf_directory.Insertions | None) -> Model:
+def _run(known: Reference, wanted: dict[str, Any], batch: int, operators_follow: bool) -> Model:
     try:
         with fixed_seed(), torch.device("cpu"):
             if is_folder(known):
-                model = hf_directory.read(Path(known.name), wanted, batch, insertions)
+                model = hf_directory.read(Path(known.name), wanted, batch, operators_follow=operators_follow)
             else:
                 model = _BUILDERS[known.kind](known, wanted, batch)
     except CBSurgeonError:

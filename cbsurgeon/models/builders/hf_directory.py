@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from cbsurgeon.errors import InputFileError, UsageError, missing
 from cbsurgeon.models.builders import transformers
@@ -26,26 +23,21 @@ _DROPPED = ("_name_or_path", "architectures", "model_type", "transformers_versio
 _SHOWN = 3
 _RECIPES = "cbsurgeon"
 """Entry of config.json with the recipes that an insertion wrote into the configuration."""
+_UNKNOWN_OPERATORS = "the operators it was trained with, if any: --trained-with recipe.json"
 
 
-Edit = Callable[[nn.Module], None]
-"""Repeats insertions on a module, in place."""
+def recipes(folder: Path) -> notes.Recipes:
+    """Return the recipes in a folder's ``config.json``: the insertions that its weights were trained with.
 
-
-@dataclass(frozen=True)
-class Insertions:
-    """How to repeat the insertions that a folder's weights were trained with.
-
-    Attributes:
-        replay: repeats recipes on a module, in place.
-        recipes: recipes that the caller gives; a folder may have its own in ``config.json``.
+    Raises:
+        UsageError: there is no such folder (``CB-REF-02``).
+        InputFileError: config.json is missing or asks for code (``CB-HF-01``, ``CB-HF-02``).
     """
+    _require(folder)
+    return notes.of_configuration(_config(folder).get(_RECIPES), str(folder / "config.json"))
 
-    replay: Callable[[nn.Module, notes.Recipes], None]
-    recipes: notes.Recipes = ()
 
-
-def read(folder: Path, options: dict[str, Any], batch: int, insertions: Insertions | None = None) -> Model:
+def read(folder: Path, options: dict[str, Any], batch: int, *, operators_follow: bool = False) -> Model:
     """Read a folder with transformers, which knows the keys of older checkpoints.
 
     The configuration and every weight file are checked first. Afterwards, every parameter must have come from the
@@ -55,23 +47,16 @@ def read(folder: Path, options: dict[str, Any], batch: int, insertions: Insertio
         folder: what ``save_pretrained`` or a ``Trainer`` wrote.
         options: options of the configuration; they override those of the folder.
         batch: samples in the example inputs.
-        insertions: repeats the insertions that the weights were trained with.
+        operators_follow: the caller inserts the folder's :func:`recipes` into the result and then calls :func:`fill`,
+            which reads the weights again and compares the keys.
 
     Raises:
-        UsageError: there is no such folder (``CB-REF-02``), or it carries recipes and nothing repeats them
-            (``CB-LOAD-22``).
+        UsageError: there is no such folder (``CB-REF-02``).
         InputFileError: config.json is missing or asks for code (``CB-HF-01``, ``CB-HF-02``); no safetensors, or
             weights that do not fit (``CB-HF-03``, ``CB-FIT-01``).
         MissingPackage: transformers is not installed.
     """
-    if not folder.is_dir():
-        raise UsageError(
-            "there is no such transformers class or folder",
-            code="CB-REF-02",
-            where=f"hf:{folder}",
-            why="cbsurgeon does not download models",
-            do=f"hf download {folder} --local-dir DIR, then hf:DIR; or name a class: hf:ViTForImageClassification",
-        )
+    _require(folder)
     try:
         import transformers as library
     except ImportError as error:
@@ -81,9 +66,10 @@ def read(folder: Path, options: dict[str, Any], batch: int, insertions: Insertio
     _check_weights(folder)
     name = _class_name(folder, config)
     model_class = transformers.find_class(library, Reference("hf", name))
-    given = {key: value for key, value in config.items() if key not in _DROPPED}
-    edit = _edit(folder, notes.of_configuration(given.pop(_RECIPES, None), str(folder / "config.json")), insertions)
-    module = _from_pretrained(folder, model_class, {**given, **options}, edit)
+    given = {key: value for key, value in config.items() if key not in (*_DROPPED, _RECIPES)}
+    module, report = _from_pretrained(folder, model_class, model_class.config_class(**{**given, **options}))
+    if not operators_follow:
+        _refuse_misfits(folder, report)
     model = transformers.with_inputs(module, batch)
     single = folder / "model.safetensors"
     digest = files.digest(single) if single.exists() else None
@@ -91,20 +77,38 @@ def read(folder: Path, options: dict[str, Any], batch: int, insertions: Insertio
     return Model(module, model.example_inputs, origin, model.example_kwargs)
 
 
-def _edit(folder: Path, carried: notes.Recipes, insertions: Insertions | None) -> Edit | None:
-    recipes = notes.joined(carried, insertions.recipes if insertions else (), str(folder / "config.json"))
-    if not recipes:
-        return None
-    if insertions is None:
+def fill(folder: Path, model: Model) -> Model:
+    """Load a folder's weights into the model that :func:`read` returned, after its operators were inserted.
+
+    The module is changed in place. transformers renames keys of its files, and renames those of the operators in the
+    same way.
+
+    Raises:
+        InputFileError: the weights do not fit the architecture and its operators (``CB-FIT-01``).
+    """
+    module: Any = model.module
+
+    def existing(*_: object, **__: object) -> Any:
+        return module
+
+    # `from_pretrained` calls the class to build the model. This class returns the edited one.
+    own = type(module)
+    filled = type(own.__name__, (own,), {"__new__": existing, "__module__": own.__module__})
+    _, report = _from_pretrained(folder, filled, module.config)
+    _refuse_misfits(folder, report, "the recipe")
+    module.eval()
+    return model
+
+
+def _require(folder: Path) -> None:
+    if not folder.is_dir():
         raise UsageError(
-            "the folder was saved with insertions",
-            code="CB-LOAD-22",
-            where=str(folder / "config.json"),
-            why=f"{len(recipes)} recipes must be inserted before its weights are loaded",
-            do="load it with cbsurgeon.load, which inserts them",
+            "there is no such transformers class or folder",
+            code="CB-REF-02",
+            where=f"hf:{folder}",
+            why="cbsurgeon does not download models",
+            do=f"hf download {folder} --local-dir DIR, then hf:DIR; or name a class: hf:ViTForImageClassification",
         )
-    replay = insertions.replay
-    return lambda module: replay(module, recipes)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -148,40 +152,26 @@ def _class_name(folder: Path, config: dict[str, Any]) -> str:
     raise _refusal(folder / "config.json", "CB-HF-01", "architectures does not name one model class")
 
 
-def _from_pretrained(folder: Path, model_class: Any, values: dict[str, Any], edit: Edit | None) -> Any:
-    config = model_class.config_class(**values)
+def _from_pretrained(folder: Path, model_class: Any, config: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The module with the folder's weights, and what transformers reports about keys that do not fit."""
     transformers.prepare(config)
     try:
         with transformers.offline(), _quiet():
-            module, report = (_edited(model_class, edit) if edit else model_class).from_pretrained(
+            module, report = model_class.from_pretrained(
                 folder,
                 config=config,
                 local_files_only=True,
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # reported below, in our own words
+                ignore_mismatched_sizes=True,  # reported by `_refuse_misfits`, in our own words
                 trust_remote_code=False,
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise _refusal(folder, "CB-HF-03", reason(error)) from error
-    _refuse_misfits(folder, report, edit is not None)
-    module.__class__ = model_class
-    return module.eval()
+    return module.eval(), report
 
 
-def _edited(model_class: Any, edit: Edit) -> Any:
-    """A subclass whose constructor inserts the operators: transformers renames keys of its files, and then renames
-    those of the operators in the same way.
-    """
-
-    def initialise(self: nn.Module, *args: Any, **keywords: Any) -> None:
-        model_class.__init__(self, *args, **keywords)
-        edit(self)
-
-    return type(model_class.__name__, (model_class,), {"__init__": initialise, "__module__": model_class.__module__})
-
-
-def _refuse_misfits(folder: Path, report: Mapping[str, Any], edited: bool) -> None:
+def _refuse_misfits(folder: Path, report: Mapping[str, Any], operators: str = _UNKNOWN_OPERATORS) -> None:
     """Refuse unless every parameter came from the files and every tensor in the files was used."""
     problems = [
         f"{len(keys)} keys are {word}, first {', '.join(sorted(map(str, keys))[:_SHOWN])}"
@@ -194,13 +184,12 @@ def _refuse_misfits(folder: Path, report: Mapping[str, Any], edited: bool) -> No
     ]
     if not problems:
         return
-    recipe = "the recipe" if edited else "the operators it was trained with, if any: --trained-with recipe.json"
     raise InputFileError(
         "the weights do not fit the architecture",
         code="CB-FIT-01",
         where=str(folder),
         why="; ".join(problems),
-        do=f"check config.json and {recipe}",
+        do=f"check config.json and {operators}",
     )
 
 

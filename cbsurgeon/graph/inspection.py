@@ -18,6 +18,7 @@ from cbsurgeon.graph.attention.outside.finding import add_code_outside_parts
 from cbsurgeon.graph.attention.own_order import own_orders
 from cbsurgeon.graph.attention.probing.influence import Probe
 from cbsurgeon.graph.attention.queries import QUERY, query_sites
+from cbsurgeon.graph.batch_axis import refuse_mixed_samples, refuse_other_axis
 from cbsurgeon.graph.block import Block, Inspection, Mask, Site
 from cbsurgeon.graph.blocks.assembly import (
     assemble,
@@ -38,7 +39,6 @@ from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.parts import Parts, capture_parts
 from cbsurgeon.graph.occupants import Occupant, occupied, without
 from cbsurgeon.graph.program import Program
-from cbsurgeon.graph.samples import refuse_mixed_samples, refuse_other_axis
 from cbsurgeon.models.model import Model
 
 PARTIAL = frozenset({"CB-CAPTURE-03", "CB-CAPTURE-04", "CB-CAPTURE-05"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -84,11 +83,6 @@ def find(name: str | None = None) -> TensorRT:
             do="export to ONNX here; on a machine with Linux or Windows: cbsurgeon export model.onnx -o model.engine",
         )
     raise missing("tensorrt_rtx (or tensorrt)", "tensorrt-rtx", "building and running engines")
-
-
-def installed() -> bool:
-    """Whether a TensorRT builder is installed, without importing it."""
-    return any(importlib.util.find_spec(name) is not None for name in PACKAGES)
 
 
 def _import(name: str) -> TensorRT | None:

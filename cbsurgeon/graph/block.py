@@ -23,6 +23,9 @@ Heads = tuple[tuple[tuple[int, int], ...], ...]
 APART = "that the model keeps apart; fold them into the batch if that is not wanted"
 """End of the note of a block whose tokens include views, crops or variates that no layer mixes."""
 
+GROUPS = "on the axis of the samples: a mean is over the tokens of one group"
+"""End of the note of a block whose module gets windows, frames or views as if they were samples."""
+
 
 @dataclass(frozen=True)
 class Hook:
@@ -97,6 +100,7 @@ class Site:
         unfold: how the tensor is split first, if samples and tokens share an axis; the axes above are then those of the
             split tensor.
         heads: which channels are the queries of each head, at ``query``.
+        groups: groups of tokens per sample that share the batch axis, such as windows; the mean is over one group.
     """
 
     position: Position
@@ -112,6 +116,7 @@ class Site:
     class_token: int | None = None
     unfold: Unfold | None = None
     heads: Heads = ()
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,7 @@ class Block:
                     "mask": site.mask.to_dict() if site.mask is not None else None,
                     "class_token": site.class_token,
                     "unfold": site.unfold.to_dict() if site.unfold is not None else None,
+                    "groups": site.groups,
                     **({"heads": [[list(part) for part in head] for head in site.heads]} if site.heads else {}),
                 }
                 for position, site in self.sites.items()

@@ -11,7 +11,7 @@ from cbsurgeon.deploy.manifest import read as read_manifest
 from cbsurgeon.deploy.onnx.file import read_metadata, require_file
 from cbsurgeon.deploy.onnx.metadata import recipes_of
 from cbsurgeon.errors import InputFileError
-from cbsurgeon.graph.block import APART, Inspection
+from cbsurgeon.graph.block import APART, GROUPS, Inspection
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
 from cbsurgeon.operators.registry import operator_class
@@ -75,8 +75,14 @@ def cautions(recipe: Recipe, found: Inspection) -> list[str]:
             "finished checkpoint without training."
         )
     chosen = {site.path for site in recipe.active}
-    notes = [note for block in found.blocks if block.path in chosen for note in block.notes if APART in note]
-    return [*said, *dict.fromkeys(notes)]
+    said += [
+        note
+        for block in found.blocks
+        if block.path in chosen
+        for note in block.notes
+        if APART in note or GROUPS in note
+    ]
+    return list(dict.fromkeys(said))
 
 
 def removal(model: Model, output: Path) -> dict[str, Any]:

@@ -92,3 +92,12 @@ def test_swapping_the_axes_of_an_undecidable_network_changes_nothing() -> None:
         found = inspect(Model(module, (sample,)))
         assert not found.blocks
         assert [r.reason for r in found.rejected].count("axes-undecided") == 4
+
+
+@pytest.mark.parametrize(("name", "groups"), [("SameFoldedWindows", 4), ("SameFoldedFrames", 4), ("SameNlc", 1)])
+def test_groups_that_share_the_axis_of_the_samples_are_counted(name: str, groups: int) -> None:
+    """(B, 4, 4, C) has 16 tokens per sample; a block that gets them as (B * 4, 4, C) averages over 4 of them."""
+    for block in inspection(name).blocks:
+        assert {site.groups for site in block.sites.values()} == {groups}
+        said = [note for note in block.notes if "groups" in note]
+        assert [f"{groups} groups of {block.tokens} tokens" in note for note in said] == [True] * (groups > 1)

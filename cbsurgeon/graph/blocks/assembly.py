@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from cbsurgeon.graph.block import Block, Hook, Site
+from cbsurgeon.graph.block import GROUPS, Block, Hook, Site
 from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.branches import experts
 from cbsurgeon.graph.branches.branch import Branch
@@ -135,6 +135,8 @@ def _notes(found: Found, end: Site | None) -> tuple[str, ...]:
         )
     if end.tokens < found.tokens:
         notes.append(f"in windows: a mean is over the {end.tokens} tokens of a window, not over all {found.tokens}")
+    elif end.groups > 1:
+        notes.append(f"each sample has {end.groups} groups of {end.tokens} tokens {GROUPS}")
     return tuple(notes)
 
 

@@ -171,6 +171,7 @@ def _site(
         hooks=_hooks(calls, place, undropped),
         occupied=occupant(flow, place.value, known.tokens),
         unfold=_shown(flow, calls, place.value, known.unfold) if known.unfold is not None else None,
+        groups=known.folded if known.unfold is None else 1,
     )
 
 

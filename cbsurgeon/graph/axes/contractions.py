@@ -5,11 +5,13 @@ A rule returns the dimensions of the node's result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import fx
 
 from cbsurgeon.graph import aten
+from cbsurgeon.graph.axes.copies import are_copies, note_mixture, weighed
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.layout import note_slid
 from cbsurgeon.graph.axes.pointwise import like_inputs
@@ -37,19 +39,11 @@ def _contract(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, place
 
 def _project(flow: Flow, node: fx.Node, source: fx.Node, weight: fx.Node, dim: Dim, made: Dim) -> None:
     """Record a projection of one axis; or, if that axis holds copies of a stream, a mixture of copies."""
-    if dim and _are_copies(flow, dim):
-        flow.mixtures[node] = source
-        for factor in (*dim, *made):
-            seen = flow.table.evidence(factor.axis)
-            seen.repeated = seen.copies = True
+    if dim and are_copies(flow, dim):
+        note_mixture(flow, node, source, (dim, made))
         return
     flow.projections[node] = (source, weight, dim)
     _note_contracted(flow, dim)
-
-
-def _are_copies(flow: Flow, dim: Dim) -> bool:
-    seen = [flow.table.evidence(factor.axis) for factor in dim]
-    return all(one.repeated or one.copies for one in seen)
 
 
 def _note_contracted(flow: Flow, dim: Dim) -> None:
@@ -66,7 +60,7 @@ def matmul(flow: Flow, node: fx.Node) -> Dims:
     left, right = operands
     a, b, sizes = flow.of(left), flow.of(right), flow.table.sizes(node)
     if len(b) == 1 and len(a) > 1 and flow.is_activation(left) and not flow.is_activation(right):
-        if a[-1] and _are_copies(flow, a[-1]):
+        if a[-1] and are_copies(flow, a[-1]):
             _project(flow, node, left, right, a[-1], ())  # a weighted sum of copies
         return a[:-1]
     if len(a) < 2 or len(b) < 2:
@@ -80,6 +74,8 @@ def matmul(flow: Flow, node: fx.Node) -> Dims:
         _project(flow, node, right, left, b[-2], made)
         return (*_broadcast(flow, b[:-2], a[:-2]), made, b[-1])
     flow.table.align(a[-1], b[-2])
+    if a[-1] and are_copies(flow, a[-1]) and (source := weighed(flow, left, right)) is not None:
+        note_mixture(flow, node, source, (a[-1], b[-1] if source is left else a[-2]))
     return (*_broadcast(flow, a[:-2], b[:-2]), a[-2], b[-1])
 
 
@@ -94,12 +90,11 @@ def _broadcast(flow: Flow, first: Dims, second: Dims) -> Dims:
 
 def einsum(flow: Flow, node: fx.Node) -> Dims:
     """``einsum`` of two operands: the axes are matched by their letters."""
-    equation = cast(str, node.args[0]).replace(" ", "")
     operands, sizes = flow.sources(node), flow.table.sizes(node)
-    if "." in equation or "->" not in equation or len(operands) != 2:
+    equation = cast(str, node.args[0]).replace(" ", "")
+    if "->" not in equation or len(operands) != 2:
         return tuple(flow.table.fresh(size) for size in sizes)
-    left, out = equation.split("->")
-    terms = left.split(",")
+    terms, out = _letters(equation, [len(flow.of(one)) for one in operands], len(sizes))
     seen: dict[str, Dim] = {}
     held: dict[str, list[bool]] = {}
     ranked = sorted(zip(terms, operands, strict=True), key=lambda pair: not flow.is_activation(pair[1]))
@@ -107,7 +102,7 @@ def einsum(flow: Flow, node: fx.Node) -> Dims:
         active = flow.is_activation(operand)
         for letter, dim in zip(term, flow.of(operand), strict=True):
             held.setdefault(letter, []).append(active)
-            if letter not in seen:
+            if not seen.get(letter):
                 seen[letter] = (
                     dim
                     if active or not flow.is_activation(ranked[0][1])
@@ -119,7 +114,41 @@ def einsum(flow: Flow, node: fx.Node) -> Dims:
     if len(gone) == 1:
         new = [seen[letter] for letter, who in held.items() if letter in out and who == [False]]
         _project(flow, node, ranked[0][1], ranked[1][1], seen[gone[0]], new[0] if len(new) == 1 else ())
+    elif all(flow.is_activation(operand) for operand in operands):
+        _note_copies(flow, node, ranked, seen, out)
     return tuple(seen[letter] for letter in out)
+
+
+def _letters(equation: str, ranks: list[int], rank: int) -> tuple[list[str], str]:
+    """The terms of an equation of ``einsum``, with a letter of its own for each axis that ``...`` stands for."""
+    left, out = equation.split("->")
+    spare = [letter for letter in map(chr, range(ord("α"), ord("ω"))) if letter not in equation]
+
+    def written(term: str, axes: int) -> str:
+        count = axes - len(term.replace("...", ""))
+        return term.replace("...", "".join(reversed(spare[:count])))
+
+    return [written(term, axes) for term, axes in zip(left.split(","), ranks, strict=True)], written(out, rank)
+
+
+def _note_copies(
+    flow: Flow, node: fx.Node, ranked: list[tuple[str, fx.Node]], seen: Mapping[str, Dim], out: str
+) -> None:
+    """Record a product of two activations that mixes copies of a stream, or writes a result to each copy."""
+    (first, left), (second, right) = ranked
+    gone = [letter for letter in {*first, *second} if letter not in out and seen[letter]]
+    own = {left: set(first) - set(second), right: set(second) - set(first)}
+    if not gone:
+        for source, weights in ((left, right), (right, left)):
+            added = [seen[letter] for letter in own[weights] if seen[letter]]
+            if added and all(are_copies(flow, dim) for dim in added):
+                note_mixture(flow, node, source, added)
+                return
+    elif len(gone) == 1 and gone[0] in first and gone[0] in second and are_copies(flow, seen[gone[0]]):
+        read = weighed(flow, left, right)
+        if read is not None:
+            made = own[right if read is left else left]
+            note_mixture(flow, node, read, [seen[gone[0]], *(seen[letter] for letter in made)])
 
 
 def attention(flow: Flow, node: fx.Node) -> Dims:

@@ -13,6 +13,7 @@ from torch import fx
 
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.contractions import is_depthwise
+from cbsurgeon.graph.axes.copies import are_copies
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.branches.pieces import CUTS, common, shifts
 
@@ -102,7 +103,21 @@ def _elementwise(flow: Flow, node: fx.Node, live: list[fx.Node]) -> Step | None:
         return Step("scale", live[0])
     if len(full) == 1:
         return Step("scale", full[0])
+    if not full:
+        written = [source for source in live if _lacks_copies_only(flow, node, source)]
+        return Step("scale", written[0]) if len(written) == 1 else None
     return None
+
+
+def _lacks_copies_only(flow: Flow, node: fx.Node, source: fx.Node) -> bool:
+    """Whether the axes of a product that one factor lacks hold copies of a stream: the other factor has weights, with
+    which a result is written to each copy."""
+    if node not in flow.table.dims or source not in flow.table.dims:
+        return False
+    after, own = flow.of(node), flow.of(source)
+    padded = ((),) * (len(after) - len(own)) + own
+    missing = [dim for dim, held in zip(after, padded, strict=True) if dim and not held]
+    return bool(missing) and all(are_copies(flow, dim) for dim in missing)
 
 
 def _own_sizes(flow: Flow, node: fx.Node) -> tuple[int, ...]:

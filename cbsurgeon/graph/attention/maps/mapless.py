@@ -40,7 +40,13 @@ def _reordered(flow: Flow, known: set[fx.Node]) -> Iterator[Mapless]:
     """Attentions that multiply keys with values first, and the result (channels by channels) with the queries."""
     for node in flow.order:
         factors = pair(node)
-        if factors is None or node in known or not all(map(flow.is_activation, factors)) or factors[0] is factors[1]:
+        if (
+            factors is None
+            or node in known
+            or node in flow.mixtures
+            or not all(map(flow.is_activation, factors))
+            or factors[0] is factors[1]
+        ):
             continue
         part = operand(flow, node, factors[0])
         if part is None or len(part.contracted) != 1 or not _sums_tokens(flow, Place(factors[0], part.contracted[0])):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph import inspect
 from cbsurgeon.models.model import Model
-from cbsurgeon.surgery import plan
+from cbsurgeon.surgery import insert_module, plan
 from tests.wild.mixers import BATCH, LENGTH, WIDTH, Projected, distance, scores
 
 CLOSE = 1e-5
@@ -215,3 +215,88 @@ def test_replaced_tokens_are_no_padding() -> None:
     inspection = inspect(Model(Replaced(Values).eval(), (tokens(), kept())))
     assert inspection.masks == ()
     assert len(plan(inspection, op="cb", layers="all")) == 2
+
+
+class Attending(nn.Module):
+    """A pre-norm layer of a decoder: self-attention, attention to a memory, MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.cross = (nn.MultiheadAttention(WIDTH, 2, batch_first=True) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(3))
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+
+    def forward(self, x: Tensor, memory: Tensor, padding: Tensor, by_hand: bool) -> Tensor:
+        y = self.norms[0](x)
+        x = x + self.own(y, y, y, need_weights=False)[0]
+        x = x + self.cross(self.norms[1](x), memory, memory, key_padding_mask=padding, need_weights=False)[0]
+        y = self.mlp(self.norms[2](x))
+        return x + ((y + y.mean(1, keepdim=True)) / 2 if by_hand else y)
+
+
+class TextToImage(nn.Module):
+    """Image tokens attend to a padded text, which is read from another input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = nn.Linear(WIDTH, WIDTH)
+        self.layers = nn.ModuleList(Attending() for _ in range(2))
+
+    def forward(self, x: Tensor, text: Tensor, mask: Tensor, by_hand: bool = False) -> Tensor:
+        memory = self.memory(x, text)
+        padding = mask[:, : memory.shape[1]] == 0
+        for layer in self.layers:
+            x = layer(x, memory, padding, by_hand)
+        return x
+
+    def memory(self, x: Tensor, text: Tensor) -> Tensor:
+        return self.text(text)
+
+
+class TextAndImage(TextToImage):
+    """The keys are text and image tokens, and the mask hides tokens of both."""
+
+    def memory(self, x: Tensor, text: Tensor) -> Tensor:
+        return torch.cat([self.text(text), x], 1)
+
+
+class PartOfTheImage(TextToImage):
+    """The keys are all image tokens but one."""
+
+    def memory(self, x: Tensor, text: Tensor) -> Tensor:
+        return self.text(x[:, 1:])
+
+
+def pictured(words: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    mask = torch.ones(BATCH, words, dtype=torch.long)
+    mask[1, -2:] = 0
+    return (
+        torch.randn(BATCH, LENGTH, WIDTH, generator=generator),
+        torch.randn(BATCH, LENGTH + 3, WIDTH, generator=generator),
+        mask,
+    )
+
+
+def test_padding_of_the_tokens_that_are_attended_to_is_not_padding_of_those_that_attend() -> None:
+    """No image token is hidden, so that their mean mixes no padding in: padded words still change nothing."""
+    torch.manual_seed(0)
+    module, inputs = TextToImage().eval(), pictured(LENGTH + 3)
+    model = Model(module, inputs)
+    edited = insert_module(model, plan(inspect(model), op="cb", layers="all")).module
+    assert edited is not None
+    with torch.no_grad():
+        assert torch.allclose(edited(*inputs), module(*inputs, by_hand=True), atol=CLOSE)
+        image, text, mask = inputs
+        other = torch.where(mask[..., None] == 0, torch.full_like(text, 9.0), text)
+        assert torch.equal(edited(image, other, mask), edited(*inputs))
+
+
+@pytest.mark.parametrize(("make", "keys"), [(TextAndImage, 2 * LENGTH + 3), (PartOfTheImage, LENGTH - 1)])
+def test_keys_that_hold_some_of_the_attending_tokens_are_refused(make: type[TextToImage], keys: int) -> None:
+    torch.manual_seed(0)
+    module, inputs = make().eval(), pictured(keys)
+    found = inspect(Model(module, inputs))
+    with pytest.raises(SurgeryError) as caught:
+        plan(found, op="cb", layers="all")
+    assert caught.value.code == "CB-LEAK-02"

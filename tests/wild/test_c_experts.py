@@ -143,25 +143,101 @@ def test_copies_of_a_stream_are_no_tokens(make: type[nn.Module]) -> None:
         assert not torch.allclose(edited(x), module(x), atol=100 * CLOSE)
 
 
-class WeightsOfTheInput(Hyper):
-    """The weights with which a result is written to the copies are computed from the copies."""
+class ComputedWeights(Hyper):
+    """The weights with which copies are mixed, read and written are computed from the copies."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = x[:, :, None].expand(-1, -1, 3, -1)
+    def weights(self, one: nn.Module, h: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, N, copies, 1 + copies]`` to read and mix, ``[B, N, copies]`` to write."""
+        mean = h.mean(-1).tanh()
+        return mean[..., None] + torch.cat([one.read[:, None], one.mix], 1), mean + one.write
+
+    def forward(self, x: Tensor, by_hand: bool = False) -> Tensor:
+        h = self.opened(x)
         for one in self.layers:
-            weights = h.mean(-1).tanh()[..., None] + torch.cat([one.read[:, None], one.mix], 1)
-            mixed = torch.einsum("blnd,blnm->blmd", h, weights)
+            weights, write = self.weights(one, h)
+            mixed = self.mixed(h, weights)
             y = one.layer(one.norm(mixed[:, :, 0]))
-            h = mixed[:, :, 1:] + y[:, :, None] * (h.mean(-1, keepdim=True).tanh() + one.write[:, None])
+            y = averaged(y) if by_hand else y
+            h = mixed[:, :, 1:] + self.written(y, write)
         return self.norm(h.sum(2))
 
+    def opened(self, x: Tensor) -> Tensor:
+        return x[:, :, None].expand(-1, -1, 3, -1)
 
-def test_copies_whose_weights_depend_on_the_input_are_refused_with_the_cause() -> None:
+    def mixed(self, h: Tensor, weights: Tensor) -> Tensor:
+        return torch.einsum("blnd,blnm->blmd", h, weights)
+
+    def written(self, y: Tensor, write: Tensor) -> Tensor:
+        return y[:, :, None] * write[..., None]
+
+
+class EllipsisWeights(ComputedWeights):
+    """The published code: an equation with ``...``, and an outer product as another equation."""
+
+    def mixed(self, h: Tensor, weights: Tensor) -> Tensor:
+        return torch.einsum("...st,...sd->...td", weights, h)
+
+    def written(self, y: Tensor, write: Tensor) -> Tensor:
+        return torch.einsum("bnd,bns->bnsd", y, write)
+
+
+class ProductWeights(ComputedWeights):
+    """A matrix product mixes the copies; their weights are normalised, and the copies share the axis of the samples."""
+
+    def opened(self, x: Tensor) -> Tensor:
+        folded = x[:, None].expand(-1, 3, -1, -1).flatten(0, 1)
+        return folded.unflatten(0, (-1, 3)).transpose(1, 2)
+
+    def weights(self, one: nn.Module, h: Tensor) -> tuple[Tensor, Tensor]:
+        mix, write = super().weights(one, h)
+        return mix.softmax(-1), 2 * write.sigmoid()
+
+    def mixed(self, h: Tensor, weights: Tensor) -> Tensor:
+        return weights.transpose(-1, -2) @ h
+
+
+@pytest.mark.parametrize("make", [ComputedWeights, EllipsisWeights, ProductWeights])
+def test_copies_whose_weights_are_computed_are_no_tokens(make: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    found = cbs.inspect(cbs.Model(WeightsOfTheInput().eval(), (noise(),)))
-    assert not found.blocks
-    details = [one.detail for one in found.rejected if one.reason == "not-elementwise"]
-    assert details and all("with weights that depend on the input" in detail for detail in details)
+    module = make().eval()
+    model = cbs.Model(module, (noise(),))
+    found = cbs.inspect(model)
+    assert [(block.path, block.tokens) for block in found.blocks] == [(f"layers.{i}.layer", LENGTH) for i in range(2)]
+    assert not [one for one in found.rejected if one.reason == "linear-attention"]
+    recipe = cbs.plan(found, op="cb", layers="all")
+    for edited in (cbs.insert(model, recipe).module, cbs.insert(model, recipe, on="program").program.module()):
+        x = noise(3)
+        assert torch.allclose(edited(x), module(x, by_hand=True), atol=CLOSE)
+        assert not torch.allclose(edited(x), module(x), atol=100 * CLOSE)
+
+
+class Decoder(nn.Module):
+    """One vector is repeated as tokens, which get positions and attend to each other: tokens, not copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(LENGTH, WIDTH))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(WIDTH, 2, 2 * WIDTH, batch_first=True, norm_first=True) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor, by_hand: bool = False) -> Tensor:
+        h = x.mean(1, keepdim=True).expand(-1, LENGTH, -1) + self.positions
+        for layer in self.layers:
+            h = h + layer._sa_block(layer.norm1(h), None, None)
+            y = layer.linear2(layer.activation(layer.linear1(layer.norm2(h))))
+            h = h + (averaged(y) if by_hand else y)
+        return h
+
+
+def test_one_vector_repeated_as_tokens_makes_no_copies() -> None:
+    torch.manual_seed(0)
+    module = Decoder().eval()
+    model = cbs.Model(module, (noise(),))
+    edited = cbs.insert(model, op="cb", layers="all").module
+    x = noise(3)
+    assert torch.allclose(edited(x), module(x, by_hand=True), atol=CLOSE)
+    assert not torch.allclose(edited(x), module(x), atol=100 * CLOSE)
 
 
 def test_an_expanded_norm_makes_no_copies() -> None:

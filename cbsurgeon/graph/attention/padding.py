@@ -8,7 +8,7 @@ The keys are matched to the tokens of a block by their axis, which is followed t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +41,7 @@ class Tie:
         keys: the axis of its keys.
         mask: the input that masks keys, if this is proved; else ``None``.
         why: the reason if it is not proved.
+        outside: the keys are computed from tensors outside the stack, as in cross-attention.
     """
 
     stack: str
@@ -48,6 +49,7 @@ class Tie:
     keys: Dim
     mask: Mask | None
     why: str = ""
+    outside: bool = False
 
 
 def ties(program: Program, reading: Reading, members: Iterable[tuple[str, Found]], *, run: bool) -> list[Tie]:
@@ -62,7 +64,12 @@ def ties(program: Program, reading: Reading, members: Iterable[tuple[str, Found]
     raw = raw_inputs(reading.flow)
     known: dict[object, tuple[Mask | None, str]] = {}
     found: list[Tie] = []
-    stacks = {node: stack for stack, attention in members for node in attention.branch.between.nodes}
+    stacks: dict[fx.Node, str] = {}
+    streams: dict[str, set[fx.Node]] = {}
+    for stack, attention in members:
+        stacks |= dict.fromkeys(attention.branch.between.nodes, stack)
+        own = (attention.branch.stream, attention.branch.total)
+        streams.setdefault(stack, set()).update(node for node in own if node is not None)
     for one in find_scores(reading.flow, reading.flow.order):
         names = sorted(frozenset[str]().union(*(raw.get(mask, frozenset()) for mask in one.masks)))
         if not names or not one.keys:
@@ -70,8 +77,23 @@ def ties(program: Program, reading: Reading, members: Iterable[tuple[str, Found]
         same = (one.masks, one.steps)
         if same not in known:
             known[same] = _prove(program, reading.flow, one, names) if run else (None, "the model has no weights")
-        found.append(Tie(stacks.get(one.node, ""), tuple(names), one.keys, *known[same]))
+        stack = stacks.get(one.node, "")
+        outside = one.key is not None and bool(stack) and not _depends(one.key, streams[stack])
+        found.append(Tie(stack, tuple(names), one.keys, *known[same], outside))
     return found
+
+
+def _depends(node: fx.Node, others: Container[fx.Node]) -> bool:
+    """Whether a node is computed from any of the others."""
+    queue, seen = [node], set[fx.Node]()
+    while queue:
+        current = queue.pop()
+        if current in others:
+            return True
+        if current not in seen:
+            seen.add(current)
+            queue.extend(current.all_input_nodes)
+    return False
 
 
 def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[Tie]) -> Mask | str:
@@ -87,6 +109,8 @@ def mask_of(flow: Flow, site: Site, value: fx.Node, stack: str, found: Sequence[
     dims = dims_of(flow, site, value)
     across = [dims[axis] for axis in site.token_axes]
     own = [tie for tie in found if tie.stack in (stack, ANYWHERE) or (not tie.stack and _of_any(flow, tie, across))]
+    # Keys from outside the stack are its tokens only if they have the same axis.
+    own = [tie for tie in own if not tie.outside or _shares_axis(flow, tie.keys, across)]
     if not own:
         return ""
     if len(site.token_axes) != 1:
@@ -121,6 +145,12 @@ def placed(flow: Flow, found: Sequence[Tie], tensors: Iterable[tuple[Site, fx.No
     """
     tokens = [dims_of(flow, site, value)[axis] for site, value in tensors for axis in site.token_axes]
     return [tie if tie.stack or _of_any(flow, tie, tokens) else replace(tie, stack=ANYWHERE) for tie in found]
+
+
+def _shares_axis(flow: Flow, keys: Dim, tokens: Iterable[Dim]) -> bool:
+    """Whether any factor of the keys' axis is also one of the tokens' axes."""
+    roots = {flow.table.root(factor.axis) for dim in tokens for factor in dim}
+    return any(flow.table.root(factor.axis) in roots for factor in keys)
 
 
 def _of_any(flow: Flow, tie: Tie, tokens: Iterable[Dim]) -> bool:

@@ -28,6 +28,7 @@ class Scores:
         masks: tensors that are added to the scores or select among them.
         keys: the axis of the keys; empty if the scores are not such a product, or the softmax is over another axis.
         steps: names of the operators between product and softmax.
+        key: the tensor of the keys, if it is known.
     """
 
     node: fx.Node
@@ -36,6 +37,7 @@ class Scores:
     masks: tuple[fx.Node, ...]
     keys: Dim
     steps: tuple[str, ...] = ()
+    key: fx.Node | None = None
 
 
 def find_scores(flow: Flow, nodes: Iterable[fx.Node]) -> list[Scores]:
@@ -46,19 +48,26 @@ def find_scores(flow: Flow, nodes: Iterable[fx.Node]) -> list[Scores]:
         if name == "scaled_dot_product_attention":
             mask, key = aten.argument(node, 3, "attn_mask"), node.args[1]
             if isinstance(mask, fx.Node) and isinstance(key, fx.Node):
-                found.append(Scores(node, mask, None, (mask,), flow.of(key)[-2]))
+                found.append(Scores(node, mask, None, (mask,), flow.of(key)[-2], key=key))
         elif name in ("softmax", "_softmax"):
             read = aten.tensors(node)[0]
             beside, walk = _beside(flow, read)
-            product = walk[-1] if aten.name(walk[-1]) in aten.MATMUL else None
+            product = walk[-1] if aten.name(walk[-1]) in aten.MATMUL and walk[-1] not in flow.mixtures else None
             added = added_to_product(product) if product is not None else None
             last = aten.argument(node, 1, "dim") in (-1, len(flow.of(read)) - 1)
             keys = flow.of(product)[-1] if product is not None and last else ()
+            key = _key_tensor(flow, product, keys) if product is not None else None
             if added is not None:
                 beside, product = [*beside, added], None
             if beside:
-                found.append(Scores(node, read, product, tuple(beside), keys, tuple(map(aten.name, walk))))
+                found.append(Scores(node, read, product, tuple(beside), keys, tuple(map(aten.name, walk)), key))
     return found
+
+
+def _key_tensor(flow: Flow, product: fx.Node, keys: Dim) -> fx.Node | None:
+    """The factor of a product that has the axis of the keys, if the other one does not have it."""
+    factors = [one for one in flow.sources(product) if flow.plain(keys) in map(flow.plain, flow.of(one))]
+    return factors[0] if keys and len(factors) == 1 else None
 
 
 def added_to_product(node: fx.Node) -> fx.Node | None:
@@ -76,7 +85,7 @@ def _beside(flow: Flow, node: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
     walk = [node]
     for _ in range(NEAR):
         sources = aten.tensors(node)
-        if not sources or aten.name(node) in aten.MATMUL or node in flow.projections:
+        if not sources or aten.name(node) in aten.MATMUL or node in flow.projections or node in flow.mixtures:
             break
         carried = sources[0]
         if len(sources) > 1:
@@ -92,7 +101,7 @@ def _reaches_scores(flow: Flow, node: fx.Node) -> bool:
     queue, seen = [node], set[fx.Node]()
     while queue and len(seen) < NEAR:
         current = queue.pop()
-        if current in seen or current in flow.projections:
+        if current in seen or current in flow.projections or current in flow.mixtures:
             continue
         seen.add(current)
         factors = [source for source in aten.tensors(current) if source is not added_to_product(current)]

@@ -5,7 +5,6 @@ A rule returns the dimensions of the node's result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import cast
 
 from torch import fx
@@ -73,9 +72,10 @@ def matmul(flow: Flow, node: fx.Node) -> Dims:
         made = flow.table.fresh(sizes[-2], feature=True)
         _project(flow, node, right, left, b[-2], made)
         return (*_broadcast(flow, b[:-2], a[:-2]), made, b[-1])
+    mixed = weighed(flow, (left, a[-1]), (right, b[-2]))
     flow.table.align(a[-1], b[-2])
-    if a[-1] and are_copies(flow, a[-1]) and (source := weighed(flow, left, right)) is not None:
-        note_mixture(flow, node, source, (a[-1], b[-1] if source is left else a[-2]))
+    if mixed is not None:
+        note_mixture(flow, node, mixed, (a[-1], b[-1] if mixed is left else a[-2]))
     return (*_broadcast(flow, a[:-2], b[:-2]), a[-2], b[-1])
 
 
@@ -98,6 +98,8 @@ def einsum(flow: Flow, node: fx.Node) -> Dims:
     seen: dict[str, Dim] = {}
     held: dict[str, list[bool]] = {}
     ranked = sorted(zip(terms, operands, strict=True), key=lambda pair: not flow.is_activation(pair[1]))
+    if all(flow.is_activation(operand) for operand in operands):
+        _note_copies(flow, node, ranked, out)
     for term, operand in ranked:
         active = flow.is_activation(operand)
         for letter, dim in zip(term, flow.of(operand), strict=True):
@@ -114,8 +116,6 @@ def einsum(flow: Flow, node: fx.Node) -> Dims:
     if len(gone) == 1:
         new = [seen[letter] for letter, who in held.items() if letter in out and who == [False]]
         _project(flow, node, ranked[0][1], ranked[1][1], seen[gone[0]], new[0] if len(new) == 1 else ())
-    elif all(flow.is_activation(operand) for operand in operands):
-        _note_copies(flow, node, ranked, seen, out)
     return tuple(seen[letter] for letter in out)
 
 
@@ -131,24 +131,23 @@ def _letters(equation: str, ranks: list[int], rank: int) -> tuple[list[str], str
     return [written(term, axes) for term, axes in zip(left.split(","), ranks, strict=True)], written(out, rank)
 
 
-def _note_copies(
-    flow: Flow, node: fx.Node, ranked: list[tuple[str, fx.Node]], seen: Mapping[str, Dim], out: str
-) -> None:
+def _note_copies(flow: Flow, node: fx.Node, terms: list[tuple[str, fx.Node]], out: str) -> None:
     """Record a product of two activations that mixes copies of a stream, or writes a result to each copy."""
-    (first, left), (second, right) = ranked
-    gone = [letter for letter in {*first, *second} if letter not in out and seen[letter]]
-    own = {left: set(first) - set(second), right: set(second) - set(first)}
-    if not gone:
-        for source, weights in ((left, right), (right, left)):
-            added = [seen[letter] for letter in own[weights] if seen[letter]]
-            if added and all(are_copies(flow, dim) for dim in added):
-                note_mixture(flow, node, source, added)
-                return
-    elif len(gone) == 1 and gone[0] in first and gone[0] in second and are_copies(flow, seen[gone[0]]):
-        read = weighed(flow, left, right)
-        if read is not None:
-            made = own[right if read is left else left]
-            note_mixture(flow, node, read, [seen[gone[0]], *(seen[letter] for letter in made)])
+    dims = [dict(zip(term, flow.of(operand), strict=True)) for term, operand in terms]
+    gone = [letter for letter in dict.fromkeys(terms[0][0] + terms[1][0]) if letter not in out]
+    gone = [letter for letter in gone if any(one.get(letter) for one in dims)]
+    left, right = ((operand, own) for (_, operand), own in zip(terms, dims, strict=True))
+    for (source, read), (_, weights) in ((left, right), (right, left)):
+        added = [dim for letter, dim in weights.items() if letter not in read and dim]
+        if not gone and added and all(are_copies(flow, dim) for dim in added):
+            note_mixture(flow, node, source, added)
+            return
+    if len(gone) == 1 and all(gone[0] in one for one in dims):
+        mixed = weighed(flow, (left[0], left[1][gone[0]]), (right[0], right[1][gone[0]]))
+        if mixed is not None:
+            read, weights = (left[1], right[1]) if mixed is left[0] else (right[1], left[1])
+            made = [dim for letter, dim in weights.items() if letter not in read]
+            note_mixture(flow, node, mixed, [weights[gone[0]], read[gone[0]], *made])
 
 
 def attention(flow: Flow, node: fx.Node) -> Dims:

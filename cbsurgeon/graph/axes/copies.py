@@ -14,7 +14,7 @@ from cbsurgeon.graph import aten
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import Dim
 
-_NEAR = 96
+_NEAR = 400
 """Number of nodes that may lie between the copies and the weights computed from them."""
 
 
@@ -40,12 +40,21 @@ def note_mixture(flow: Flow, node: fx.Node, source: fx.Node, dims: Iterable[Dim]
             seen.repeated = seen.copies = True
 
 
-def weighed(flow: Flow, first: fx.Node, second: fx.Node) -> fx.Node | None:
-    """Return the operand of a product from which the weights, the other operand, were computed; ``None`` if neither.
+def weighed(flow: Flow, first: tuple[fx.Node, Dim], second: tuple[fx.Node, Dim]) -> fx.Node | None:
+    """Return the operand of a product whose copies it mixes, with weights computed from them; ``None`` if neither.
 
     Weights that compare tokens with each other (attention) are not of this kind.
+
+    Args:
+        flow: axis factors of the graph.
+        first: an operand, and its dimension that the product contracts, before the two dimensions are joined.
+        second: the other operand.
     """
-    found = [source for source, weights in ((first, second), (second, first)) if _computed(flow, weights, source)]
+    found = [
+        source
+        for (source, dim), (weights, _) in ((first, second), (second, first))
+        if dim and are_copies(flow, dim) and _computed(flow, weights, source)
+    ]
     return found[0] if len(found) == 1 else None
 
 

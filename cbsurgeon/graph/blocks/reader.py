@@ -159,17 +159,7 @@ def _blocked(reading: Reading, branch: Branch) -> Rejected | None:
     if is_pooled(flow, branch.last):
         return rejected(reading, branch, *tokenless(flow, branch.last.output, False))
     detail = f"{node.name} ({aten.name(node)}) is between {branch.last.core.name} and {branch.total.name}"
-    return rejected(reading, branch, Reason.NOT_ELEMENTWISE, detail + _repeated(branch.last.core, node), 4)
-
-
-def _repeated(core: fx.Node, node: fx.Node) -> str:
-    """A clause for an element-wise operator that writes a result to several places, such as copies of the stream whose
-    weights depend on the input (hyper-connections)."""
-    before, after = (one.meta["val"].shape if aten.value(one) is not None else () for one in (core, node))
-    if aten.name(node) not in aten.ELEMENTWISE or len(after) <= len(before):
-        return ""
-    sizes = ", ".join(str(size) for size in after[1:])
-    return f": it repeats the result to [batch, {sizes}], with weights that depend on the input"
+    return rejected(reading, branch, Reason.NOT_ELEMENTWISE, detail, 4)
 
 
 def _kind(reading: Reading, branch: Branch, channels_mixed: bool) -> Kind:

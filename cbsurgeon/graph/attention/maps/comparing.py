@@ -51,6 +51,8 @@ def comparison(flow: Flow, read: fx.Node, axis: int, crossed: int = 0) -> Before
     queue, crossings = [read], list[fx.Node]()
     while queue and len(parent) < NEAR * 2:
         node = queue.pop(0)
+        if node in flow.mixtures:
+            continue
         factors = pair(node)
         if factors is not None and all(map(flow.is_activation, factors)):
             return Before(node, _way(parent, node), False)

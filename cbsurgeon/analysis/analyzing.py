@@ -225,11 +225,12 @@ def _side(one: _Opened, collected: Collected) -> Side:
         (values,), (heads,) = record.values, record.heads
         assert record.histogram is not None
         means = {name: _mean(values[:, column]) for column, name in enumerate(NAMES)}
+        most = bound(tap.attention.keys)
         entropy = Entropy(
             means["entropy"] if means["entropy"] is not None else math.nan,
-            percentile(record.histogram, 0.15),
-            percentile(record.histogram, 0.85),
-            bound(tap.attention.keys),
+            percentile(record.histogram, 0.15, most),
+            percentile(record.histogram, 0.85, most),
+            most,
             tuple(heads.mean(0).tolist()),
         )
         images = {name: tuple(values[:, column].tolist()) for column, name in enumerate(NAMES)}

@@ -61,6 +61,27 @@ def image(batch: int, *shape: int) -> torch.Tensor:
     return tensor(batch, Spec(tuple(shape)))
 
 
+def spelled(model: Model) -> str:
+    """Return the shapes of a model's inputs as :func:`parse` reads them; empty if they cannot be written so.
+
+    That is the case for keyword inputs, values that are not tensors, and a batch that is not the first axis.
+    """
+    values = model.example_inputs
+    if (
+        model.example_kwargs
+        or model.batch_axis not in (None, 0)
+        or not all(isinstance(v, torch.Tensor) for v in values)
+    ):
+        return ""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    if any(value.dim() < 2 or value.dtype not in names or 0 in value.shape for value in values):
+        return ""
+    parts = ["x".join(map(str, value.shape[1:])) for value in values]
+    if len(parts) == 1 and values[0].dtype == torch.float32:
+        return parts[0]
+    return ",".join(f"{part}:{names[value.dtype]}" for part, value in zip(parts, values, strict=True))
+
+
 def tensor(batch: int, spec: Spec, like: torch.Tensor | None = None) -> torch.Tensor:
     """Return an example of ``spec`` with a batch axis in front; ``like`` gives the dtype and the range of integers.
 

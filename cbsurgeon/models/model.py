@@ -45,6 +45,12 @@ class Provenance:
     note: str = ""
 
     @property
+    def flags(self) -> str:
+        """The flags of the command line without which a file of this model is not loaded: ``--arch`` for code of the
+        user's own, which a file may not name. They begin with a space."""
+        return f" --arch {self.architecture}" if (self.architecture or "").startswith("mod:") else ""
+
+    @property
     def weights(self) -> str:
         """One line that says where the weights come from."""
         what = {

@@ -13,6 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from cbsurgeon.errors import OutputFileError, UsageError
+from cbsurgeon.models import inputs
 from cbsurgeon.models.builders.image_processing import preprocessing_of
 from cbsurgeon.models.files import atomic, metadata
 from cbsurgeon.models.files import streaming as stream
@@ -158,7 +159,9 @@ def describe(model: Model, aliases: Mapping[str, str]) -> Metadata:
     """Return the metadata of the file."""
     origin = model.provenance
     options, preprocessing = dict(origin.architecture_options), preprocessing_of(model)
-    return Metadata(origin.architecture, options, tuple(model.recipes), aliases, preprocessing)
+    # Other builders know the inputs of their architectures.
+    shapes = inputs.spelled(model) if (origin.architecture or "").startswith("mod:") else ""
+    return Metadata(origin.architecture, options, tuple(model.recipes), aliases, preprocessing, shapes)
 
 
 def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -58,7 +58,27 @@ def verdict(document: Document) -> tuple[str, str]:
         return "measured", "green"
     if (document.get("agreement") or {}).get("value") == 1.0:
         return "same predictions", "green"
-    return ("not shown to be worse" if document["titles"] else "compared"), "green"
+    return _compared(document)
+
+
+def _compared(document: Document) -> tuple[str, str]:
+    """The verdict on two models whose metrics differ by no more than is allowed; it names every metric that is worse.
+
+    A metric is worse if its whole confidence interval is on the worse side.
+    """
+    if not document["titles"]:
+        return "compared", "green"
+    worse = []
+    for name, about in document["titles"].items():
+        gap = document["difference"][name]
+        low, high = gap["ci95"] or (0.0, 0.0)
+        if (high < 0) if gap["better"] == "higher" else (low > 0):
+            worse.append(about["title"])
+    if not worse:
+        return "not shown to be worse", "green"
+    first = next(iter(document["titles"].values()))["title"]
+    before = "" if first in worse else f"{first} not shown to be worse, "
+    return f"{before}{' and '.join(worse)} {'are' if len(worse) > 1 else 'is'} worse", "yellow"
 
 
 def claimed(claim: Mapping[str, Any], titles: Mapping[str, Any]) -> str:

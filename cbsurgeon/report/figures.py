@@ -178,11 +178,12 @@ def site_times(sites: Sequence[Mapping[str, Any]]) -> str:
 
 
 def metric(value: float | None, share: bool, *, signed: bool = False) -> str:
-    """Format a metric: ``81.40 %`` for a fraction, else ``0.8321``; differences are in percentage points."""
+    """Format a metric: ``81.40 %`` for a fraction, else ``0.8321``; a difference of fractions is in percentage points
+    (``+0.63 pp``)."""
     if value is None:
         return "not finite"
-    plus = "+" if signed else ""
-    return f"{100 * value:{plus}.2f} %" if share else f"{value:{plus}.4f}"
+    plus, unit = ("+", "pp") if signed else ("", "%")
+    return f"{100 * value:{plus}.2f} {unit}" if share else f"{value:{plus}.4f}"
 
 
 def span(bounds: Sequence[float] | None, share: bool, *, signed: bool = False) -> str:
@@ -212,10 +213,10 @@ def preprocessing(view: Mapping[str, Any]) -> str:
 
 
 def corrected(runs: int) -> str:
-    """Return one line about the correction of the intervals of an analysis' findings."""
+    """Return one line about the correction of the intervals of an analysis' findings, and what they are about."""
     return (
         f"all findings together have 95 % confidence: their intervals are corrected for the {runs:,} possible findings "
-        "(ranges of layers and quantities)"
+        "(ranges of layers and quantities); they are about the choice of images, and training again may change more"
     )
 
 

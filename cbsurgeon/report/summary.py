@@ -114,8 +114,10 @@ def next_steps(documents: Sequence[Document]) -> list[str]:
                 f"cbsurgeon bench {plain} {folder}/model.safetensors --on onnxruntime{loading}"
             )
         if "model.engine" in names:
+            here = (document.get("environment") or {}).get("gpu")
+            why, trust = ("", "") if here else (" (--trust, because it was built on another machine)", " --trust")
             steps.append(
-                f"Check the engine on its GPU: "
-                f"cbsurgeon verify {folder}/model.safetensors {folder}/model.engine{loading}"
+                f"Check the engine on its GPU{why}: "
+                f"cbsurgeon verify {folder}/model.safetensors {folder}/model.engine{trust}{loading}"
             )
     return steps

@@ -220,10 +220,12 @@ class _Job:
             self.warnings.append(f"no engine was built: {error.what}: {error.why}")
         else:
             self.documents.append(self._placed(built))
-            where = "" if torch.cuda.is_available() else ", because this machine has no NVIDIA GPU"
+            here = torch.cuda.is_available()
+            files = " ".join(shlex.quote(str(self.final / name)) for name in (WEIGHTS, ENGINE))
             self.left_out["engine run"] = (
-                f"the engine was built but not run{where}; on a machine with the GPU it was built for, run: "
-                f"cbsurgeon verify {shlex.quote(str(self.final / WEIGHTS))} {shlex.quote(str(self.final / ENGINE))}"
+                "the engine was built but not run"
+                + ("; run: " if here else ": this machine has no NVIDIA GPU. On the machine it was built for, run: ")
+                + f"cbsurgeon verify {files}{'' if here else ' --trust'}{self.model.provenance.flags}"
             )
 
     def evaluate(self, data: Any, reading: DataOptions) -> None:

@@ -156,7 +156,14 @@ def test_percentiles_are_numpy_s_to_the_width_of_a_bin(share: float) -> None:
     weights = random_rows(64, 4, 9, 9)
     reduced = Reducer(tap("plain"))(weights)
     expected = numpy.quantile(quantities.entropy(weights).numpy(), share)
-    assert percentile(reduced.histogram, share) == pytest.approx(expected, abs=2 * RESOLUTION)
+    assert percentile(reduced.histogram, share, quantities.bound(9)) == pytest.approx(expected, abs=2 * RESOLUTION)
+
+
+def test_no_percentile_is_above_the_upper_bound() -> None:
+    """Uniform weights over 9 keys have the entropy ln 9; a bin of the histogram begins below it and ends above it."""
+    reduced = Reducer(tap("plain"))(torch.full((2, 4, 9, 9), 1 / 9))
+    assert percentile(reduced.histogram, 0.85, math.log(9)) <= math.log(9)
+    assert percentile(reduced.histogram, 0.85, math.log(9)) == pytest.approx(math.log(9), abs=RESOLUTION)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from torch import nn
 
 from cbsurgeon import models
 from cbsurgeon.errors import CBSurgeonError, InputFileError, UsageError
-from cbsurgeon.models import Model, Provenance
-from cbsurgeon.models.saving import same_bytes
+from cbsurgeon.models import Model, Provenance, inputs
+from cbsurgeon.models.saving import describe, same_bytes
 
 TIMM = "timm:vit_tiny_patch16_224"
 SMALL = {"depth": 2, "img_size": 64, "num_classes": 7}
@@ -290,6 +290,49 @@ def test_a_file_may_not_name_code_or_downloads(vit: Model, tmp_path: Path, archi
         models.load(str(path))
     assert caught.value.code == "CB-LOAD-21"
     assert f"--arch {architecture}" in caught.value.do
+
+
+def test_the_file_states_the_inputs_of_a_factory_that_returns_none(tmp_path: Path) -> None:
+    """``bare`` returns a module alone. Its file says how large its inputs are, and another ``--input`` is preferred."""
+    arch = "mod:tests.models.factories:bare"
+    model = models.build(arch, input="3")
+    path = models.save(model, tmp_path / "m.safetensors")
+    assert [tuple(value.shape) for value in models.load(str(path), arch=arch, batch=5).example_inputs] == [(5, 3)]
+    given = models.load(str(path), arch=arch, input="3,2").example_inputs
+    assert [tuple(value.shape[1:]) for value in given] == [(3,), (2,)]
+    plain = tmp_path / "plain.pt"
+    torch.save(model.module.state_dict(), plain)  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="CB-INPUT-02"):
+        models.load(str(plain), arch=arch)
+
+
+@pytest.mark.parametrize("text", ["3x", "0", "3:float7", "9999999"])
+def test_inputs_in_a_file_that_cannot_be_read_are_refused(tmp_path: Path, text: str) -> None:
+    arch = "mod:tests.models.factories:bare"
+    model = models.build(arch, input="3")
+    assert model.module is not None
+    document = replace(describe(model, {}), input=text).to_json()
+    torch.save({"state_dict": model.module.state_dict(), "cbsurgeon": document}, tmp_path / "m.pt")
+    with pytest.raises(InputFileError, match="CB-META-01"):
+        models.load(str(tmp_path / "m.pt"), arch=arch)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((torch.zeros(2, 3, 8, 9),), "3x8x9"),
+        ((torch.zeros(2, 3), torch.zeros(2, 7, dtype=torch.int64)), "3:float32,7:int64"),
+        ((torch.zeros(2, 3, dtype=torch.float16),), "3:float16"),
+        ((torch.zeros(2, 3), 1.0), ""),
+        ((torch.zeros(2),), ""),
+        ((torch.zeros(2, 3, dtype=torch.complex64),), ""),
+    ],
+)
+def test_shapes_are_spelled_as_the_flag_takes_them(values: tuple[Any, ...], expected: str) -> None:
+    assert inputs.spelled(Model(nn.Identity(), values)) == expected
+    if expected:
+        made = inputs.override(Model(nn.Identity()), input=expected, inputs=None, batch=2).example_inputs
+        assert [(one.shape, one.dtype) for one in made] == [(one.shape, one.dtype) for one in values]
 
 
 def test_a_factory_named_by_the_file_and_by_the_user_is_built(tmp_path: Path) -> None:

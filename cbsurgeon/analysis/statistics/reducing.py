@@ -101,12 +101,13 @@ def _mean(values: Tensor, weight: Tensor, axes: tuple[int, ...]) -> Tensor:
     return (values * weight).sum(axes) / weight.sum(axes)
 
 
-def percentile(histogram: Tensor, share: float) -> float:
+def percentile(histogram: Tensor, share: float, most: float) -> float:
     """Return the entropy below which a fraction of the rows lies, interpolated linearly inside its bin.
 
     Args:
         histogram: counts per bin of width :data:`RESOLUTION`.
         share: the fraction, from 0 to 1.
+        most: upper bound of the entropy, at which the last bin ends.
     """
     total = int(histogram.sum())
     if not total:
@@ -116,4 +117,4 @@ def percentile(histogram: Tensor, share: float) -> float:
     bin_ = int(torch.searchsorted(summed, torch.tensor(wanted, dtype=torch.float64)).clamp(max=len(summed) - 1))
     before = float(summed[bin_ - 1]) if bin_ else 0.0
     inside = (wanted - before) / max(float(histogram[bin_]), 1.0)
-    return (bin_ + min(max(inside, 0.0), 1.0)) * RESOLUTION
+    return min((bin_ + min(max(inside, 0.0), 1.0)) * RESOLUTION, most)

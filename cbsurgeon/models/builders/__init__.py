@@ -58,6 +58,7 @@ def build(
     options: Mapping[str, Any] | None = None,
     input: str | None = None,
     inputs: Path | None = None,
+    otherwise: str = "",
     batch: int = 2,
     weightless: bool = False,
     operators_follow: bool = False,
@@ -72,6 +73,7 @@ def build(
         options: JSON keyword arguments for the builder (``num_classes``, ``img_size``; for ``hf`` the configuration's).
         input: shapes without the batch, ``3x224x224`` or ``3x224x224,16:int64``; overrides the model's own.
         inputs: ``.npz`` file with one array per parameter of ``forward``; overrides the model's own.
+        otherwise: shapes as in ``input``, for a model whose inputs are not given and not known.
         batch: size of axis 0 of every example tensor.
         weightless: leave parameters on the meta device if that changes nothing else, because a file has the weights.
         operators_follow: a folder's operators are inserted afterwards, and its weights loaded again; see
@@ -100,7 +102,7 @@ def build(
         wanted = timm.with_image_size(known, wanted, input)
     limit = _most_memory(known) if most_memory is None else most_memory
     with memory.limited(limit, f"{known}{f' with {wanted}' if wanted else ''}", temporaries=known.kind != "mod"):
-        return _built(known, wanted, batch, weightless, operators_follow, weights, input, inputs)
+        return _built(known, wanted, batch, weightless, operators_follow, weights, input, inputs, otherwise)
 
 
 def _most_memory(known: Reference) -> int:
@@ -119,6 +121,7 @@ def _built(
     weights: Literal["random", "cached", "downloaded"],
     input: str | None,
     inputs: Path | None,
+    otherwise: str,
 ) -> Model:
     if weights != "random":
         made = pretrained.build(known, wanted, batch, download=weights == "downloaded")
@@ -126,6 +129,8 @@ def _built(
     else:
         built = _without_weights(known, wanted, batch) if weightless else None
         model = built or _run(known, wanted, batch, operators_follow)
+    if input is None and inputs is None and otherwise and not (model.example_inputs or model.example_kwargs):
+        input = otherwise
     if input is not None or inputs is not None:
         return with_preprocessing(example.override(model, input=input, inputs=inputs, batch=batch))
     return with_preprocessing(example.require(model, _tried(model)))

@@ -12,6 +12,7 @@ from torch import nn
 
 from cbsurgeon.errors import InputFileError, UsageError, nearest
 from cbsurgeon.models import builders, memory, spelling
+from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import timm, torchvision, weightless
 from cbsurgeon.models.checkpoints import shapes
 from cbsurgeon.models.checkpoints.fitting import adopt, advice, differences, fit, take_dtypes
@@ -67,6 +68,7 @@ def architecture(
         options={**given, **implied},
         input=input,
         inputs=inputs,
+        otherwise=_stated_input(checkpoint),
         batch=batch,
         weightless=bare is not None,
         most_memory=most,
@@ -141,6 +143,23 @@ def _matching_inputs(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
 
     keywords = {name: cast(value) for name, value in model.example_kwargs.items()}
     return replace(model, example_inputs=tuple(map(cast, model.example_inputs)), example_kwargs=keywords)
+
+
+def _stated_input(checkpoint: Checkpoint) -> str:
+    """The shapes of the inputs that the file states, after a check that they can be read."""
+    if not checkpoint.input:
+        return ""
+    try:
+        example.parse(checkpoint.input)
+    except UsageError as error:
+        raise InputFileError(
+            "the metadata of the checkpoint cannot be read",
+            code="CB-META-01",
+            where=str(checkpoint.path),
+            why=f"its input {checkpoint.input[:80]!r} is not a shape",
+            do="write the file again with cbsurgeon",
+        ) from error
+    return checkpoint.input
 
 
 def _reference(checkpoint: Checkpoint, arch: str | None) -> tuple[Reference, Mapping[str, Any]]:

@@ -45,6 +45,7 @@ class Checkpoint:
         architecture_options: the options that the file states for that build.
         recipes: insertions that the weights were trained or saved with, oldest first.
         preprocessing: how images become the model's input, if the file states it.
+        input: shapes of the model's inputs without the batch, if the file states them.
         sha256: digest of the file, if it was requested.
         written_by: ``cbsurgeon``, ``timm`` (or a trainer that stores ``arch`` in the same way), or empty.
         entry: name of the entry that the weights were read from; empty if they are the file's top level.
@@ -62,6 +63,7 @@ class Checkpoint:
     architecture_options: Mapping[str, Any] = field(default_factory=dict)
     recipes: tuple[Mapping[str, Any], ...] = ()
     preprocessing: Preprocessing | None = None
+    input: str = ""
     sha256: str | None = None
     written_by: str = ""
     entry: str = ""
@@ -144,6 +146,7 @@ def _described(found: Checkpoint, own: metadata.Metadata) -> Checkpoint:
         architecture_options=own.architecture_options,
         recipes=own.recipes,
         preprocessing=own.preprocessing,
+        input=own.input,
         written_by="cbsurgeon",
     )
 

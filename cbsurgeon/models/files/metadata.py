@@ -32,6 +32,8 @@ class Metadata:
         recipes: insertions made, oldest first, as recipe documents.
         aliases: key → the key whose tensor it shares (tied weights are stored once).
         preprocessing: how images become its input, if that is known.
+        input: shapes of the example inputs without the batch, as ``--input`` takes them, for architectures that do not
+            know their inputs; may be empty.
         version: version of cbsurgeon that wrote it.
     """
 
@@ -40,6 +42,7 @@ class Metadata:
     recipes: tuple[Mapping[str, Any], ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
+    input: str = ""
     version: str = __version__
 
     def to_json(self) -> str:
@@ -52,6 +55,8 @@ class Metadata:
             "aliases": dict(self.aliases),
             "version": self.version,
         }
+        if self.input:
+            document["input"] = self.input
         if self.preprocessing is not None:
             document["preprocessing"] = self.preprocessing.to_dict()
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -74,7 +79,7 @@ def read(text: Any, where: str) -> Metadata:
         raise _other_schema(schema, where)
     architecture, options = document.get("architecture"), document.get("architecture_options", {})
     recipes, aliases = document.get("recipes", []), document.get("aliases", {})
-    version = document.get("version", "")
+    version, shapes = document.get("version", ""), document.get("input", "")
     if not (architecture is None or isinstance(architecture, str)):
         raise _broken(where, "architecture is not text")
     if not isinstance(options, dict):
@@ -85,9 +90,11 @@ def read(text: Any, where: str) -> Metadata:
         raise _broken(where, "aliases is not an object of texts")
     if not isinstance(version, str):
         raise _broken(where, "version is not text")
+    if not isinstance(shapes, str):
+        raise _broken(where, "input is not text")
     stated = document.get("preprocessing")
     preprocessing = None if stated is None else from_dict(stated, where)
-    return Metadata(architecture, options, tuple(recipes), aliases, preprocessing, version)
+    return Metadata(architecture, options, tuple(recipes), aliases, preprocessing, shapes, version)
 
 
 def parse_json(text: str | bytes, where: str, largest: int) -> Any:

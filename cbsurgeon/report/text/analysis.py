@@ -29,12 +29,16 @@ def analyzed(document: Document, documents: Sequence[Document]) -> Rows:
             yield fact("no map", side["reason"], "yellow")
     if document["images"]:
         yield fact("entropy", "in nats: mean, 15th to 85th percentile, upper bound ln keys; class: class token's row")
-        yield fact("distance", "between spatial tokens: mean over pairs, and weighted by attention")
+        yield fact(
+            "distance", "weight times distance, mean over all pairs of spatial tokens (of the order of 1 / tokens)"
+        )
+        yield fact("weighted", "mean distance to the other spatial tokens, weighted by attention; the image has side 1")
         yield fact("gradient", "nuclear norm of the softmax Jacobian; * if the scale is assumed")
     for side in filter(None, (document, b)):
         if side["scales"]:
             yield line("")
             yield _scales(side["scales"])
+            yield fact("ratio", "10th percentile of the magnitudes of a layer's scales, divided by the 90th")
     for finding in document["findings"]:
         yield fact("finding", finding, "green")
     if b and document["difference"] and not document["findings"]:

@@ -175,7 +175,8 @@ def changed(base: Preprocessing | None, *, where: str = "", **flags: Any) -> Pre
                 where=where,
                 why=f"the model does not define it, and {', '.join(missing)} "
                 f"{'is' if len(missing) == 1 else 'are'} not given",
-                do="such as --size 224 --crop 0.875 --interpolation bicubic --mean imagenet --std imagenet",
+                do="give those of your training, with the size of the model's input: "
+                "--size 224 --crop 0.875 --interpolation bicubic --mean imagenet --std imagenet",
             )
         return cropped(given.pop("size"), given.pop("crop"), source="flags", **given)
     if not given:

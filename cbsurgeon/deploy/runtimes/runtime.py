@@ -188,8 +188,10 @@ def require_cuda(purpose: str) -> None:
 
 
 def _advice(port: Port, tensor: Tensor) -> str:
-    """Return the advice for an input of another shape; for square images with the flags for both sizes."""
+    """Return the advice for an input of another shape; for square images with the flag for the model's size."""
     sides = (port.dims[2:], tuple(tensor.shape[2:]))
     if all(len(side) == 2 and isinstance(side[0], int) and side[0] == side[1] for side in sides):
-        return f"use the file's size: --size {sides[0][0]}; or export with --model-option img_size={sides[1][0]}"
+        return (
+            f"give images of the model's size: --size {sides[0][0]}; or load the model for {sides[1][0]}x{sides[1][0]}"
+        )
     return "check the inputs, or export the model for this size"

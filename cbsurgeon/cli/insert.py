@@ -79,12 +79,15 @@ def command(
     from cbsurgeon import verbs
     from cbsurgeon.checks import leaks_of
     from cbsurgeon.models.files import atomic
+    from cbsurgeon.models.saving import require_suffix
     from cbsurgeon.surgery.agreement import refuse_other_sites
     from cbsurgeon.verbs.editing import refuse_foreign_code
     from cbsurgeon.verbs.results import cautions
 
     target = output or _default_output(reference, how.on)
     _refuse_losing_the_program(how.on, target)
+    if not dry_run:
+        require_suffix(target)
     for path in (recipe_out, None if dry_run else target):
         if path is not None:
             atomic.check(path, force=force)

@@ -30,7 +30,9 @@ def command(terminal: Terminal, reference: str, loading: Loading, output: Path, 
     """
     from cbsurgeon import verbs
     from cbsurgeon.models.files import atomic
+    from cbsurgeon.models.saving import require_suffix
 
+    require_suffix(output)
     atomic.check(output, force=force)
     with terminal.working() as progress:
         progress("loading the model")

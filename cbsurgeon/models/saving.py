@@ -51,14 +51,7 @@ def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterabl
     """
     model = replace(model)  # adds the recipes of operators that were inserted after the object was made
     destination = Path(path)
-    suffix = destination.suffix.lower()
-    if suffix not in (*SAFETENSORS, *TORCH, *PROGRAM):
-        raise UsageError(
-            f"no checkpoint format has the suffix {suffix or '(none)'!r}",
-            code="CB-SAVE-01",
-            where=str(destination),
-            do="end the name in .safetensors, .pt, .pth or .pt2",
-        )
+    suffix = require_suffix(destination)
     if suffix in PROGRAM and model.program is None:
         raise UsageError(
             "a .pt2 file holds a program, and this model has none",
@@ -69,6 +62,24 @@ def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterabl
     with atomic.output(destination, force=force, inputs=[*inputs, *sources(model)]) as temporary:
         _write(model, temporary, suffix, destination)
     return destination
+
+
+def require_suffix(destination: Path) -> str:
+    """Return the suffix of a checkpoint in lower case.
+
+    Raises:
+        UsageError: no format has it (``CB-SAVE-01``).
+    """
+    suffix = destination.suffix.lower()
+    if suffix not in (*SAFETENSORS, *TORCH, *PROGRAM):
+        raise UsageError(
+            f"no checkpoint format has the suffix {suffix or '(none)'!r}",
+            code="CB-SAVE-01",
+            where=str(destination),
+            why="the suffix decides the format",
+            do="end the name in .safetensors, .pt, .pth or .pt2",
+        )
+    return suffix
 
 
 def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> None:

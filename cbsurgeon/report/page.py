@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cbsurgeon.escapes import encodable
+from cbsurgeon.escapes import encodable, visible_in
 from cbsurgeon.report import accuracy, attention, figures, plots, summary, sweeping
 from cbsurgeon.report.document import Document, chosen, combine, listed, of_kind, text_of
 from cbsurgeon.report.network import anatomy, panels
@@ -33,7 +33,7 @@ SECTIONS = {
 
 
 def render_html(documents: Sequence[Document]) -> str:
-    """Return an HTML page for result documents; every text in it is escaped.
+    """Return an HTML page for result documents; every text in it is escaped, control characters included.
 
     Raises:
         UsageError: there is nothing to show (CB-REPORT-03).
@@ -64,7 +64,8 @@ def render_html(documents: Sequence[Document]) -> str:
     }
     environment.filters.update(filters)
     page = environment.get_template("page.html")
-    text = page.render(**_content(documents), style=Markup((TEMPLATE / "style.css").read_text(encoding="utf-8")))
+    shown = [visible_in(document) for document in documents]
+    text = page.render(**_content(shown), style=Markup((TEMPLATE / "style.css").read_text(encoding="utf-8")))
     return encodable(text) + "\n"
 
 

@@ -10,7 +10,7 @@ from cbsurgeon.checks import Leak
 from cbsurgeon.deploy.manifest import read as read_manifest
 from cbsurgeon.deploy.onnx.file import read_metadata, require_file
 from cbsurgeon.deploy.onnx.metadata import recipes_of
-from cbsurgeon.errors import InputFileError
+from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.graph.block import APART, GROUPS, Inspection
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
@@ -18,6 +18,9 @@ from cbsurgeon.operators.registry import operator_class
 from cbsurgeon.report import render_html
 from cbsurgeon.surgery import Recipe
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES
+
+PAGES = (".html", ".htm")
+"""Suffixes of a report."""
 
 
 def insertion(
@@ -158,13 +161,22 @@ def write_report(documents: Sequence[Mapping[str, Any]], path: str | Path, *, fo
         force: replace an existing file.
 
     Raises:
-        UsageError: there is nothing to show.
+        UsageError: there is nothing to show, or the suffix is not .html or .htm (CB-REPORT-04).
         InputFileError: a document lacks fields of its schema (CB-REPORT-02).
         OutputFileError: the file cannot be written.
         MissingPackage: matplotlib or Jinja2 is not installed.
     """
-    write_text(path, render_html(documents), force=force)
-    return Path(path)
+    final = Path(path)
+    if final.suffix.lower() not in PAGES:
+        raise UsageError(
+            f"a report has no format with the suffix {final.suffix or '(none)'!r}",
+            code="CB-REPORT-04",
+            where=str(final),
+            why="it is one HTML page",
+            do=f"-o {final.with_suffix('.html').name}",
+        )
+    write_text(final, render_html(documents), force=force)
+    return final
 
 
 def write_text(path: str | Path, text: str, *, force: bool = False) -> None:

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbsurgeon.cli.common.terminal import Terminal, four_parts
-from cbsurgeon.cli.common.visible import visible, visible_in
 from cbsurgeon.errors import InputFileError
-from cbsurgeon.escapes import valid_json
+from cbsurgeon.escapes import valid_json, visible, visible_in
 from tests.report import documents
 
 TITLE = "\x1b]0;owned\x07"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -18,9 +17,8 @@ from typing import Any, TextIO
 
 import click
 
-from cbsurgeon.cli.common.visible import visible, visible_in
 from cbsurgeon.errors import CBSurgeonError
-from cbsurgeon.escapes import valid_json
+from cbsurgeon.escapes import json_text, visible, visible_in
 from cbsurgeon.vocabulary import ON_LOAD
 
 ERROR_SCHEMA = "cbsurgeon.error/1"
@@ -81,7 +79,7 @@ class Terminal:
             if self.loaded and document.get("schema") != ERROR_SCHEMA and "weights" not in document:
                 document = {**document, "loaded": list(self.loaded.values())}
             ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-            self._out(json.dumps(valid_json(document), indent=2, ensure_ascii=ascii_only, allow_nan=False))
+            self._out(json_text(document, ascii_only=ascii_only))
             return
         for line in self.loaded:
             self._out(visible(f"weights: {line}"))

@@ -22,9 +22,10 @@ CODES = {
     ),
     "CB-ST-03": Entry(
         "an entry of the safetensors header is not valid",
-        "A tensor's entry must have a dtype, a shape and two offsets; every value of the metadata must be text.",
-        causes=("a file written by another program", "a damaged file"),
-        do=(_AGAIN,),
+        "A tensor's entry must have a dtype, a shape and two offsets; every value of the metadata must be text. The "
+        "library also refuses paths that are not UTF-8.",
+        causes=("a file written by another program", "a damaged file", "the name of a file or folder is not UTF-8"),
+        do=(_AGAIN, "rename the file or folder"),
     ),
     "CB-ST-04": Entry(
         "the offsets of the safetensors file do not fit its data",

@@ -185,6 +185,12 @@ CODES = {
         causes=("an empty list of documents",),
         do=("give the --json output of a verb",),
     ),
+    "CB-REPORT-04": Entry(
+        "the report has another suffix than .html",
+        "The report is one HTML page. Under another suffix it could be taken for, or replace, a file of that format.",
+        causes=("the name of a model or a document was given as the output",),
+        do=("end the name in .html",),
+    ),
     "CB-SWEEP-01": Entry(
         "the grid cannot be made",
         "A sweep has one cell for every combination of --op, --pos, --at and --layers, and no two cells may have the "

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cbsurgeon.errors import InputFileError, missing
+from cbsurgeon.escapes import encodable
 from cbsurgeon.models.files import metadata
 from cbsurgeon.models.files import reading as files
 
@@ -203,6 +204,14 @@ def mapped(path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise missing("safetensors", "all", "a .safetensors file") from error
+    if encodable(str(path)) != str(path):
+        raise InputFileError(
+            "the safetensors library cannot open a file whose name is not UTF-8",
+            code="CB-ST-03",
+            where=str(path),
+            why="its path contains bytes that are not UTF-8",
+            do="give the file and its folders names in UTF-8",
+        )
     try:
         with safe_open(path, framework="pt", device="cpu") as opened:
             return {key: opened.get_tensor(key) for key in keys}

@@ -184,6 +184,14 @@ def inner(node: fx.Node) -> fx.Graph | None:
     return None
 
 
+def is_opaque(node: fx.Node) -> bool:
+    """Return whether a node calls code that the graph does not show: an operator that is not PyTorch's own, or a region
+    that runs some number of times (``cond``, ``scan``, ``while_loop``)."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target.namespace not in ("aten", "prims")
+    return isinstance(node.target, torch._ops.HigherOrderOperator) and inner(node) is None
+
+
 def path(node: fx.Node) -> str:
     """Path of the innermost module that a node came from, empty at the top level."""
     stack = node.meta.get("nn_module_stack") or {}

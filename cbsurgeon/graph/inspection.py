@@ -12,6 +12,7 @@ from cbsurgeon.graph import apart
 from cbsurgeon.graph.attention import causality, class_token, padding
 from cbsurgeon.graph.attention.causality import Causality
 from cbsurgeon.graph.attention.hiding import filler, orders
+from cbsurgeon.graph.attention.hiding.trials import is_choice
 from cbsurgeon.graph.attention.maps import listing
 from cbsurgeon.graph.attention.memory_order import memory_orders
 from cbsurgeon.graph.attention.outside.finding import add_code_outside_parts
@@ -209,8 +210,10 @@ def _hidden(
     members = [(stack, one) for stack, one in every if stack not in unmasked]
     found = filler.marking_inputs(program, reading, members, run, names)
     masked = filler.marking_inputs(program, reading, [one for one in every if one[0] in unmasked], run, names)
+    choice = {name: is_choice(program.example[name]) for name in program.batch_axes}
     order = {
-        stack: f"the values of {name} decide which tokens see which; if it always holds increasing values, leave it out"
+        stack: f"the values of {name} decide which tokens see which; if it always holds "
+        + ("one value, put it into forward()" if choice.get(name) else "increasing values, leave it out")
         for stack, (name, how) in (found | masked).items()
         if how == "order"
     }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import cbsurgeon as cbs
 from cbsurgeon.errors import SurgeryError
-from tests.wild.test_a_order import MOVED, TOKENS, Marks, Mix, Mixer, Network, keys, noise, sees
+from tests.wild.test_a_order import LOWER, MOVED, PLACE, TOKENS, Marks, Mix, Mixer, Network, keys, noise, sees
 
 ORDINARY = torch.full((2, TOKENS), 50)
 HASHED = next(number for number in range(51, 1000) if number * 7919 % 1000 == 13)
@@ -26,6 +26,13 @@ def marked(*given: tuple[int, int]) -> Tensor:
     for place, number in given:
         row[:, place] = number
     return row
+
+
+def one_hot(place: int) -> Tensor:
+    return nn.functional.one_hot(torch.full((2,), place), TOKENS + 1).float()
+
+
+TASKS = torch.stack([torch.ones(TOKENS), (PLACE < 7).float()])
 
 
 def depth(given: Tensor) -> Tensor:
@@ -52,6 +59,10 @@ HIDING = {
     "remainder": Marks(lambda m, x, g: m(x, keys(g * 7919 % 1000 != 13)), marked(), marked((4, HASHED)), [4]),
     "difference": Marks(lambda m, x, g: m(x, keys((g - 77).abs().clamp(max=1))), marked(), marked((4, 77)), [4]),
     "table": Marks(lambda m, x, g: m(x, keys(TABLE[g])), marked(), marked((4, 77)), [4]),
+    "one-hot-length": Marks(
+        lambda m, x, g: m(x, keys(g.argmax(1)[:, None] > PLACE)), one_hot(TOKENS), one_hot(5), [5, 6, 7, 8]
+    ),
+    "one-hot-task": Marks(lambda m, x, g: m(x, keys(g @ TASKS)), one_hot(0)[:, :2], one_hot(1)[:, :2], [7, 8]),
     "range": Marks(lambda m, x, g: m(x, keys((g < 60) | (g > 90))), marked(), marked((4, 80)), [4]),
 }
 
@@ -112,3 +123,19 @@ def test_numbers_that_hide_nothing_are_free(mix: Mix) -> None:
     assert bool(sees(module, x, marks).all())
     found = cbs.inspect(cbs.Model(module, (x, marked())))
     assert len(cbs.plan(found, op="cb", layers="all")) == 2
+
+
+def by_flag(mixer: Mixer, x: Tensor, given: Tensor) -> Tensor:
+    """Causal for the flag 1, open for 0."""
+    return mixer(x, torch.where(given[:, None, None] > 0, LOWER, torch.ones(())))
+
+
+@pytest.mark.parametrize("flags", [torch.zeros(2).long(), torch.tensor([False, True]), torch.zeros(2)])
+def test_a_flag_that_makes_a_model_causal_is_named_as_an_order(flags: Tensor) -> None:
+    module, x = Network(by_flag).eval(), noise(TOKENS, 8)
+    assert bool(sees(module, x, torch.zeros_like(flags)).all())
+    assert not bool(sees(module, x, torch.ones_like(flags)).tril(-1).any())
+    found = cbs.inspect(cbs.Model(module, (x, flags)))
+    with pytest.raises(SurgeryError, match="given decide which tokens see which; if it always holds one") as error:
+        cbs.plan(found, op="cb", layers="all")
+    assert error.value.code == "CB-LEAK-10"

@@ -32,14 +32,31 @@ class Reader(nn.Module):
         return x + self.out(weights / (weights.sum(-1, keepdim=True) + 1e-9) @ self.v(memory))
 
 
+@torch.library.custom_op("wild::read", mutates_args=())
+def read(weights: Tensor, memory: Tensor) -> Tensor:
+    """Weighted sum of the memory; an operator without a derivative."""
+    return weights / (weights.sum(-1, keepdim=True) + 1e-9) @ memory
+
+
+@read.register_fake
+def _(weights: Tensor, memory: Tensor) -> Tensor:
+    return memory.new_empty(memory.shape[0], weights.shape[-2], memory.shape[-1])
+
+
+class OwnOperator(Reader):
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        weights = (self.q(self.norm(x)) @ self.k(memory).mT / 3).exp() * self.seen
+        return x + self.out(read(weights, self.v(memory)))
+
+
 class Queries(nn.Module):
     """Two layers: positions read the embedded tokens, and each other where ``own`` is one."""
 
-    def __init__(self, seen: Tensor, own: Tensor | None = None) -> None:
+    def __init__(self, seen: Tensor, own: Tensor | None = None, reader: type[Reader] = Reader) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embed, self.places = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.randn(TOKENS, WIDTH))
-        self.readers = nn.ModuleList([Reader(seen), Reader(seen)])
+        self.readers = nn.ModuleList([reader(seen), reader(seen)])
         self.mixers = nn.ModuleList([Reader(own), Reader(own)] if own is not None else [])
         self.mlps = nn.ModuleList([Mlp(), Mlp()])
 
@@ -53,8 +70,8 @@ class Queries(nn.Module):
         return y
 
 
-def model(seen: Tensor, own: Tensor | None = None) -> tuple[cbs.Model, Tensor]:
-    module = Queries(seen, own).eval()
+def model(seen: Tensor, own: Tensor | None = None, reader: type[Reader] = Reader) -> tuple[cbs.Model, Tensor]:
+    module = Queries(seen, own, reader).eval()
     return cbs.Model(module, (noise(TOKENS, WIDTH),)), sees(module, noise(TOKENS, WIDTH)).all(0)
 
 
@@ -87,3 +104,16 @@ def test_a_memory_of_which_nothing_is_hidden_is_free(seen: Tensor, own: Tensor |
     given, shown = model(seen, own)
     assert torch.equal(shown, shown.T)
     assert len(cbs.plan(cbs.inspect(given), op="cb", layers="all")) == 2
+
+
+@pytest.mark.parametrize(("seen", "code"), [(LOWER, "CB-LEAK-01"), (1 - SELF, "CB-LEAK-10"), (ALL, "")])
+def test_a_memory_that_is_read_by_an_operator_without_a_derivative(seen: Tensor, code: str) -> None:
+    given, shown = model(seen, reader=OwnOperator)
+    assert torch.equal(shown, seen.T.bool())
+    found = cbs.inspect(given)
+    if not code:
+        assert len(cbs.plan(found, op="cb", layers="all")) == 2
+        return
+    with pytest.raises(SurgeryError) as refused:
+        cbs.plan(found, op="cb", layers="all")
+    assert refused.value.code == code

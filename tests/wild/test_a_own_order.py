@@ -148,6 +148,55 @@ def whole(mixer: Mixer, x: Tensor) -> Tensor:
     return mixer.attend(x, ALL)
 
 
+@torch.library.custom_op("wild::not_before", mutates_args=())
+def attend_not_before(x: Tensor, scores: Tensor) -> Tensor:
+    """The mean of the tokens whose score is not larger; an operator without a derivative."""
+    seen = not_before(scores).to(x)
+    return seen @ x / seen.sum(-1, keepdim=True)
+
+
+@torch.library.custom_op("wild::whole", mutates_args=())
+def attend_whole(x: Tensor, scores: Tensor) -> Tensor:
+    """The mean of all tokens, weighted by their scores."""
+    return (scores.softmax(-1)[:, None] @ x).expand_as(x).clone()
+
+
+for operator in (attend_not_before, attend_whole):
+    operator.register_fake(lambda x, scores: torch.empty_like(x))
+
+PLAIN = torch.library.Library("wild", "FRAGMENT")
+PLAIN.define("plain_not_before(Tensor x, Tensor scores) -> Tensor")
+PLAIN.impl("plain_not_before", lambda x, scores: not_before(scores).to(x) @ x / TOKENS, "CPU")
+PLAIN.impl("plain_not_before", lambda x, scores: torch.empty_like(x), "Meta")
+
+
+def own_operator(mixer: Mixer, x: Tensor) -> Tensor:
+    return mixer.out(attend_not_before(x, mixer.scores(x)))
+
+
+def plain_operator(mixer: Mixer, x: Tensor) -> Tensor:
+    """PyTorch takes its derivative for zero, with a warning."""
+    return mixer.out(torch.ops.wild.plain_not_before(x, mixer.scores(x)))
+
+
+def without_derivative(mixer: Mixer, x: Tensor) -> Tensor:
+    return by_score(mixer, torch.nextafter(x, x + 1))
+
+
+def inside_a_region(mixer: Mixer, x: Tensor) -> Tensor:
+    def one(y: Tensor, scores: Tensor) -> Tensor:
+        return not_before(scores).to(y) @ y / TOKENS
+
+    def other(y: Tensor, scores: Tensor) -> Tensor:
+        return not_before(scores).to(y) @ y / (2 * TOKENS)
+
+    return mixer.out(torch.cond(x.sum() > 0, one, other, (x, mixer.scores(x))))
+
+
+def own_open_operator(mixer: Mixer, x: Tensor) -> Tensor:
+    return mixer.out(attend_whole(x, mixer.scores(x)))
+
+
 ORDERED: dict[str, Callable[[], Network]] = {
     "mask": lambda: Network(by_score),
     "fused": lambda: Network(fused),
@@ -163,6 +212,10 @@ ORDERED: dict[str, Callable[[], Network]] = {
     "previous": lambda: Network(sorted_by_score(previous)),
     "last-layer": lambda: Network(by_score, whole, 3),
     "parallel": lambda: Network(by_score, parallel=True),
+    "own-operator": lambda: Network(own_operator),
+    "no-autograd": lambda: Network(plain_operator),
+    "no-derivative": lambda: Network(without_derivative),
+    "region": lambda: Network(inside_a_region),
 }
 
 
@@ -253,6 +306,7 @@ FREE: dict[str, Callable[[], Network]] = {
     "sorted": lambda: Network(sorted_by_score(whole)),
     "sorted-windows": lambda: Network(sorted_by_score(in_windows(ALL[:3, :3]))),
     "sorted-both-ways": lambda: Network(sorted_by_score(both_ways)),
+    "own-operator": lambda: Network(own_open_operator),
     "directions-in-turn": lambda: Network(ahead_with_experts, back_with_experts),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, fx
+from torch import fx
 
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.attention.causality import Causality, by_stack, resolutions
@@ -37,7 +37,7 @@ def memory_orders(reading: Reading, members: Sequence[tuple[str, Found]], run: P
             if part is None or not memories or not run.apart(part):
                 continue
             for memory in memories:
-                order = _order(reading, run.read(part, memory), memory)
+                order = _order(reading, run, part, memory)
                 if order != "open":
                     more = f"each sees more of {memory.name} than the one before"
                     what = more if order == "future" else f"see different parts of {memory.name}"
@@ -94,21 +94,24 @@ def _axes(reading: Reading, node: fx.Node) -> list[int]:
     return [axis for axis, (dim, size) in enumerate(sizes) if size > 1 and all(one.axis != BATCH for one in dim)]
 
 
-def _order(reading: Reading, read: Tensor | None, memory: fx.Node) -> Order:
+def _order(reading: Reading, run: Probe, part: Stretch, memory: fx.Node) -> Order:
     """Return the order in which tokens see a sequence.
 
     Args:
         reading: what was read from the program.
-        read: ``[tokens, *memory]``, true where a value of the sequence influences a token; ``None`` if it is not known.
+        run: runs the stack.
+        part: the stretch whose last exit holds the tokens.
         memory: the sequence.
 
     Returns:
         ``future`` if each token sees all that an earlier one sees, and some more; ``mixed`` if this is so for other
         orders, or if a token sees all but one; else ``open``.
     """
-    for axis in _axes(reading, memory) if read is not None else ():
-        assert read is not None
-        seen = read.movedim(1 + axis, 1).flatten(2).any(dim=2)  # [tokens, positions]
+    opaque = _is_opaque(part, memory)
+    for axis in _axes(reading, memory):
+        seen = run.read(part, memory, axis, opaque=opaque)
+        if seen is None:
+            return "open"
         ahead = (~seen[:, None] | seen[None]).all(dim=2)  # [i, j]: token j sees all that token i sees
         if bool((ahead & ahead.T).all()):
             continue
@@ -117,3 +120,16 @@ def _order(reading: Reading, read: Tensor | None, memory: fx.Node) -> Order:
         if bool(((~seen).sum(dim=1) == 1).all()) and bool((~seen).any(dim=0).sum() == len(seen)):
             return "mixed"
     return "open"
+
+
+def _is_opaque(part: Stretch, memory: fx.Node) -> bool:
+    """Whether the tokens are computed from a sequence by code that the graph does not show."""
+    queue, seen = [part.exits[-1]], {memory, part.entry}
+    while queue:
+        node = queue.pop()
+        if node not in seen:
+            seen.add(node)
+            if aten.is_opaque(node):
+                return True
+            queue += node.all_input_nodes
+    return False

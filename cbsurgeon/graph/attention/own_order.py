@@ -1,8 +1,9 @@
 """Orders that layers compute from their own tokens: they sort or rank them by a learned score, and attend causally.
 
 Noise on the tokens changes such an order, so that a run with changed tokens shows none. Each layer is tested alone, by
-derivatives, which leave the order as it is. A layer is tested only if the graph turns values of tokens into something
-that an order could be made of, such as ranks.
+derivatives, which leave the order as it is, or by small changes where an operator has no derivative. A layer is tested
+only if the graph turns values of tokens into something that an order could be made of, such as ranks, or calls code
+that the graph does not show.
 """
 
 from __future__ import annotations
@@ -39,24 +40,30 @@ def own_orders(reading: Reading, members: Sequence[tuple[str, Found]], run: Prob
     for stack, group in by_stack(reading, members).items() if made else ():
         for own in resolutions(reading.flow, group).values():
             for part in _layers(reading, own) if stack not in found else ():
-                used = _used(reading, part, made)
-                if used is not None and run.own_order(part):
+                used = _used(part, made)
+                opaque = any(aten.is_opaque(node) for node in used)
+                if used and run.own_order(part, opaque=opaque):
                     found[stack] = (
                         f"from {part.entry.name} to {part.exits[0].name}, the tokens see each other in an order that "
-                        f"is computed from their values ({used.name})"
+                        f"is computed from their values ({min(used, key=lambda node: reading.flow.order[node]).name})"
                     )
                     break
     return found
 
 
 def _makes_order(reading: Reading, node: fx.Node) -> bool:
-    """Return whether a node turns values of tokens into whole numbers, truth values or steps, or compares all pairs."""
+    """Return whether a node turns values of tokens into whole numbers, truth values or steps, compares all pairs, or
+    may do so in code that the graph does not show."""
     name, flow = aten.name(node), reading.flow
     sources = [source for source in aten.tensors(node) if flow.is_activation(source) and _holds_floats(source)]
     if not sources or name in EQUALITY:
         return False
     result = aten.value(node)
-    if name in STEPWISE or (result is not None and not result.is_floating_point() and not result.is_complex()):
+    if (
+        name in STEPWISE
+        or aten.is_opaque(node)
+        or (result is not None and not result.is_floating_point() and not result.is_complex())
+    ):
         return True
     pairs = name in ("add", "sub", "rsub") and len(sources) == 2 and node in flow.table.dims
     return pairs and all(_size(reading, source) < _size(reading, node) for source in sources)
@@ -89,8 +96,8 @@ def _layers(reading: Reading, own: Sequence[Found]) -> list[Stretch]:
     ]
 
 
-def _used(reading: Reading, part: Stretch, made: Collection[fx.Node]) -> fx.Node | None:
-    """Return the first of some nodes that a stretch uses, inside it or beside its entry."""
+def _used(part: Stretch, made: Collection[fx.Node]) -> list[fx.Node]:
+    """Return those of some nodes that a stretch uses, inside it or beside its entry."""
     queue, seen = list(part.exits), {part.entry}
     used: list[fx.Node] = []
     while queue:
@@ -100,4 +107,4 @@ def _used(reading: Reading, part: Stretch, made: Collection[fx.Node]) -> fx.Node
         seen.add(node)
         used += [node] if node in made else []
         queue += node.all_input_nodes
-    return min(used, key=lambda node: reading.flow.order[node], default=None)
+    return used

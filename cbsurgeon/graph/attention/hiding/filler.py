@@ -25,6 +25,7 @@ from cbsurgeon.graph.attention.hiding.trials import (
     absent,
     choices,
     elsewhere,
+    is_choice,
     is_mask,
     is_scale,
     orders,
@@ -100,8 +101,8 @@ def _there(
             continue
         own_value = layout if compared or part.entry is stream else None
         answer = _hides(run, program, given.name, part, marks, own_value)
-        if answer in (None, "free") and _loses(run, program, reading, given, part, tokens, marks if compared else ()):
-            return "padding"
+        if answer in (None, "free"):
+            answer = _loses(run, program, reading, given, part, tokens, marks if compared else ()) or answer
         if answer is not None:
             return answer
     # No token influences another one: the input may mask a mean over the tokens at the end of the model.
@@ -109,8 +110,8 @@ def _there(
     own_value = layout if compared else None
     answers = (_hides(run, program, given.name, end, marks, own_value, looks=False) for end in ends)
     found = next((answer for answer in answers if answer not in (None, "free")), None)
-    if found is None and any(_together(run, program, reading, given, end) for end in ends):
-        return "padding"
+    if found is None:
+        found = next((one for end in ends if (one := _together(run, program, reading, given, end))), None)
     return found or "free"
 
 
@@ -122,31 +123,32 @@ def _loses(
     part: Stretch,
     tokens: Tokens,
     marks: Sequence[int],
-) -> bool:
-    """Return whether some token loses its influence on all others if an input holds other values. Which token it is,
-    is not known: the values belong to groups of tokens, or choose one of several masks."""
+) -> Answer | None:
+    """Return how some token loses its influence on all others if an input holds other values; ``None`` if none does.
+    Which token it is, is not known: the values belong to groups of tokens, or choose one of several masks."""
     example, batched = program.example[given.name], given.name in program.batch_axes
     chosen = choices(example, batched) if beside(reading, part, tokens, (), given) else ()
     pairs = chain(elsewhere(example, batched, part.sizes, marks), chosen)
     return _any_loses(run, given, part, pairs) or _together(run, program, reading, given, part)
 
 
-def _together(run: Probe, program: Program, reading: Reading, given: fx.Node, part: Stretch) -> bool:
-    """Return whether some token loses its influence if an input with one number per token holds several numbers that
+def _together(run: Probe, program: Program, reading: Reading, given: fx.Node, part: Stretch) -> Answer | None:
+    """Return how some token loses its influence if an input with one number per token holds several numbers that
     the graph tells apart, such as two marks."""
     example = program.example[given.name]
     numbers = told_apart(program, reading, given.name) if example.shape[-1:] == (part.count,) else []
     return _any_loses(run, given, part, scattered(example, part.count, numbers))
 
 
-def _any_loses(run: Probe, given: fx.Node, part: Stretch, pairs: Iterable[Pair]) -> bool:
+def _any_loses(run: Probe, given: fx.Node, part: Stretch, pairs: Iterable[Pair]) -> Answer | None:
     for plain, marked in pairs:
         try:
             if run.loses(part, {given.name: plain}, {given.name: marked}):
-                return True
+                tokens = part.layouts[part.exits[-1]].places
+                return "order" if tokens and run.ordered(part, {given.name: marked}, 0) else "padding"
         except (IndexError, RuntimeError, ValueError):  # the model does not take these values
             continue
-    return False
+    return None
 
 
 def _may_be_absent(reading: Reading, given: fx.Node) -> bool:
@@ -203,8 +205,9 @@ def _hides(
             open_ = run.passes(part, {name: plain}, hidden, looked)
             mixed |= open_ > 0
             if open_ > 0 and run.passes(part, {name: marked}, hidden, looked) <= CLOSED * open_:
-                if how == "padding":
-                    return how
+                if how == "padding":  # a flag that makes a model causal is no padding
+                    flag = looks and is_choice(example) and run.ordered(part, {name: marked}, 0)
+                    return "order" if flag else how
                 back = [run.passes(part, {name: given}, ~hidden, hidden) for given in (plain, marked)]
                 if back[0] <= CLOSED * open_ < back[1]:  # tokens in front do not see the others, those behind them do
                     return "order"

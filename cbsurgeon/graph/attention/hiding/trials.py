@@ -169,12 +169,35 @@ def elsewhere(example: Tensor, batched: bool, sizes: tuple[int, ...], marks: Seq
 
 
 def choices(example: Tensor, batched: bool) -> Iterator[Pair]:
-    """Yield pairs of an input that holds one choice per sample (a task, a direction)."""
+    """Yield pairs of an input that holds one choice per sample (a task, a direction, a length), as a number or as the
+    place of a one among zeros."""
+    if (
+        batched
+        and example.dim() == 2
+        and bool(((example == 1).sum(1) == 1).all() and ((example != 0).sum(1) == 1).all())
+    ):
+        ends = dict.fromkeys((example.shape[1] - 1, example.shape[1] // 2, 0))
+        yield from permutations([_one_at(example, place) for place in ends], 2)
+        return
     numbers = range(3) if not example.is_floating_point() and example.dtype != torch.bool else range(2)
-    whole = bool((example == example.round()).all()) if example.is_floating_point() else True
-    if batched and example[0].numel() == 1 and whole:
-        for first, second in permutations(numbers, 2):
-            yield torch.full_like(example, first), torch.full_like(example, second)
+    for first, second in permutations(numbers, 2):
+        yield torch.full_like(example, first), torch.full_like(example, second)
+
+
+def is_choice(example: Tensor) -> bool:
+    """Return whether an input with samples holds one whole number for each, or a one among zeros."""
+    if not example.dim():
+        return False
+    if example[0].numel() == 1:
+        return not example.is_floating_point() or bool((example == example.round()).all())
+    ones, others = (example == 1).sum(-1), (example != 0).sum(-1)
+    return example.dim() == 2 and bool((ones == 1).all()) and bool((others == 1).all())
+
+
+def _one_at(example: Tensor, place: int) -> Tensor:
+    chosen = torch.zeros_like(example)
+    chosen[:, place] = 1
+    return chosen
 
 
 def scattered(example: Tensor, count: int, told: Sequence[int]) -> Iterator[Pair]:

@@ -17,7 +17,7 @@ from cbsurgeon.graph.attention.hiding.candidates import MARKS
 from cbsurgeon.graph.attention.hiding.trials import trials
 from cbsurgeon.graph.attention.outside.places import places
 from cbsurgeon.graph.attention.outside.runs import Entry, Runner, Shown
-from cbsurgeon.graph.attention.probing.order import CLOSED, FEW, REACHED, Order, spread
+from cbsurgeon.graph.attention.probing.order import CLOSED, REACHED, Order, order_of
 from cbsurgeon.graph.block import Inspection
 from cbsurgeon.models.model import Model
 
@@ -31,8 +31,8 @@ def add_code_outside_parts(model: Model, found: Inspection) -> Inspection:
         runner = Runner(model, group)
         entries = entries_of(runner, causal)
         for entry in entries:
-            order, stacks = order_outside(runner, entry)
-            what = "later" if order == "future" else "later or earlier"
+            order, stacks = order_outside(runner, entry, padded=bool(found.masks))
+            what = {"future": "later", "past": "earlier"}.get(order, "some later or earlier")
             sentence = f"code outside the captured parts hides {what} tokens from each token of {', '.join(stacks)}"
             reversed_stacks += [stack for stack in stacks if stack not in causal and order != "future"]
             causal |= {stack: (sentence,) for stack in stacks if stack not in causal}
@@ -73,20 +73,34 @@ def _last(run: Mapping[str, Shown]) -> dict[str, str]:
     return {shown.stack: name for name, shown in run.items() if shown.stack}
 
 
-def order_outside(runner: Runner, entry: Entry) -> tuple[Order, list[str]]:
+class _Exit:
+    """The tokens of one tensor that is compared."""
+
+    def __init__(self, runner: Runner, entry: Entry, name: str, floor: float) -> None:
+        self._runner, self._entry, self._name = runner, entry, name
+        self.floors = [floor]
+
+    def __call__(self, changed: Tensor, /) -> list[Tensor]:
+        shown = self._runner.moved(self._entry, changed).get(self._name)
+        return [torch.zeros(self._runner.count) if shown is None else shown.moved.float()]
+
+
+def order_outside(runner: Runner, entry: Entry, *, padded: bool) -> tuple[Order, list[str]]:
     """Return the order in which the tokens see each other where they are last seen, and the stacks that they run
-    through; ``open`` and no stack if each sees the others, or none does."""
+    through; ``open`` and no stack if each sees the others, or none does.
+
+    Args:
+        runner: runs the model.
+        entry: where tokens are changed.
+        padded: the example inputs contain padding.
+    """
     behind = torch.arange(runner.count) >= runner.count // 2
     back, ahead = runner.moved(entry, behind), runner.moved(entry, ~behind)
-    stacks = _stacks(runner, entry, back, ahead)
     ends = [name for name, shown in back.items() if len(shown.moved) == runner.count and not shown.stack]
     for name in (*_last(back).values(), *ends):
-        if name not in ahead:
-            continue
-        if _is_one_way(back[name], ahead[name], behind):
-            return ("future" if _is_future(runner, entry, name) else "mixed"), stacks
-        if _is_one_way(ahead[name], back[name], ~behind):
-            return "past", stacks
+        order = order_of(_Exit(runner, entry, name, back[name].floor), (runner.count,), padded, True)
+        if order in ("future", "past", "mixed"):
+            return order, _stacks(runner, entry, back, ahead)
     return "open", []
 
 
@@ -94,23 +108,6 @@ def _stacks(runner: Runner, entry: Entry, *runs: Mapping[str, Shown]) -> list[st
     """The stacks that some changed token reaches, and that of the block at which tokens were changed."""
     reached = {shown.stack for run in runs for shown in run.values() if bool((shown.moved > 0).any())}
     return [stack for stack in runner.stacks if stack in reached or (entry.leaf is None and stack == runner.first)]
-
-
-def _is_one_way(back: Shown, ahead: Shown, behind: Tensor) -> bool:
-    """Whether the tokens in front reach those behind, but not the other way round."""
-    backward, forward = float(back.moved[~behind].max()), float(ahead.moved[behind].max())
-    floor = REACHED * float(torch.maximum(back.moved, ahead.moved).max())
-    return forward > floor and backward <= CLOSED * forward
-
-
-def _is_future(runner: Runner, entry: Entry, name: str) -> bool:
-    """Whether no token sees a later one, for tokens spread over all."""
-    for place in spread(runner.count, FEW).tolist()[1:]:
-        behind = torch.arange(runner.count) >= place
-        shown = runner.moved(entry, behind).get(name)
-        if shown is None or float(shown.moved[~behind].max()) > CLOSED * float(shown.moved[behind].max()):
-            return False
-    return True
 
 
 def hiding_inputs(runner: Runner, entries: Sequence[Entry], known: set[str]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ Noise changes such an order, so that each token seems to influence each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ def _nonzero(size: Tensor) -> Tensor:
     return ~(size <= REACHED * largest)
 
 
-def sources(run: Derivatives, count: int) -> dict[int, Tensor] | None:
+def sources(run: Callable[[Tensor], Tensor], count: int) -> dict[int, Tensor] | None:
     """Return the tokens that influence some tested tokens, however many times the stretch is repeated, if the tested
     tokens see each other in an order; else ``None``.
 
@@ -108,7 +108,7 @@ def sources(run: Derivatives, count: int) -> dict[int, Tensor] | None:
     return found if _is_chain(found) else None
 
 
-def _follow(run: Derivatives, count: int, place: int, found: dict[int, Tensor]) -> bool:
+def _follow(run: Callable[[Tensor], Tensor], count: int, place: int, found: dict[int, Tensor]) -> bool:
     """Add the tokens that influence a token; return whether all of them do so at once. Nothing is added if
     :data:`STEPS` runs do not show all of them."""
     reached = torch.zeros(count, dtype=torch.bool)

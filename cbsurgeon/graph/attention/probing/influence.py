@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
 from cbsurgeon.graph.attention.probing.derivatives import Derivatives, sources
+from cbsurgeon.graph.attention.probing.differences import Differences
 from cbsurgeon.graph.attention.probing.order import (
     FEW,
     Order,
@@ -52,6 +53,7 @@ class Probe:
         self._parameters = replaced_small_parameters(program)
         self._example = _first_sample(program)
         self._recent: list[tuple[Stretch, Mapping[str, Tensor], Runner | None]] = []
+        self._read: tuple[Stretch, fx.Node, list[Tensor | None]] | None = None
 
     def order(self, part: Stretch, *, padded: bool, sites: bool = True) -> Order:
         """Return which tokens the tokens of a stretch do not see.
@@ -132,19 +134,20 @@ class Probe:
         run = self._runner(part, example=one)
         return run is not None and depends_on_place(run, part.count)
 
-    def own_order(self, part: Stretch) -> bool:
-        """Return whether the tokens of a stretch see each other in an order that depends on their values."""
+    def own_order(self, part: Stretch, *, opaque: bool = False) -> bool:
+        """Return whether the tokens of a stretch see each other in an order that depends on their values.
+
+        Args:
+            part: the stretch.
+            opaque: some operator of the stretch may have a wrong derivative or none, so changes are measured.
+        """
         shown: list[dict[int, Tensor]] = []
         for sample in range(2):
             example = self._sample(self._program.example, sample)
             plain = self._execution.values(example, [part.entry.name], self._parameters)[part.entry.name]
             noise = torch.randn(plain.shape, generator=torch.Generator().manual_seed(sample), dtype=torch.float32)
             for entry in (plain, plain + (plain.float().std() * noise).to(plain)):
-                try:
-                    run = Derivatives(self._execution, example, self._parameters, part, entry)
-                    found = sources(run, part.count)
-                except (NotImplementedError, RuntimeError):  # some operator has no derivative
-                    return False
+                found = self._sources(part, example, entry, opaque=opaque)
                 if found is None:
                     return False
                 shown.append(found)
@@ -154,18 +157,45 @@ class Probe:
             for one in shown[1:]
         )
 
-    def read(self, part: Stretch, memory: fx.Node) -> Tensor | None:
-        """Return which values of a node influence some tested tokens of the last exit of a stretch, ``[tokens,
-        *memory]``, in the first sample; ``None`` if it is not known."""
+    def _sources(
+        self, part: Stretch, example: Mapping[str, Tensor], entry: Tensor, *, opaque: bool
+    ) -> dict[int, Tensor] | None:
+        """Return the tokens that influence some tested tokens of a stretch, if the tested ones see each other in an
+        order."""
+        if not opaque:
+            try:
+                return sources(Derivatives(self._execution, example, self._parameters, part, entry), part.count)
+            except (NotImplementedError, RuntimeError):  # some operator has no derivative
+                pass
+        differences = Differences(self._execution, example, self._parameters, part, entry)
+        return sources(differences, len(differences.places))
+
+    def read(self, part: Stretch, memory: fx.Node, axis: int, *, opaque: bool = False) -> Tensor | None:
+        """Return which positions along an axis of a node influence some tested tokens of the last exit of a stretch, in
+        the first sample, ``[tokens, positions]``; ``None`` if one of the tokens does not depend on the node.
+
+        Args:
+            part: the stretch.
+            memory: the node.
+            axis: the axis.
+            opaque: as in :meth:`own_order`.
+        """
         example = self._sample(self._program.example, 0)
         value = self._execution.values(example, [memory.name], self._parameters)[memory.name]
-        try:
-            run = Derivatives(self._execution, example, self._parameters, replace(part, entry=memory), value)
-            shown = [run.read(torch.arange(part.count) == place) for place in spread(part.count, FEW).tolist()]
-        except (NotImplementedError, RuntimeError):  # some operator has no derivative
-            return None
-        found = [one for one in shown if one is not None]
-        return torch.stack(found) if len(found) == len(shown) else None
+        places, beside = spread(part.count, FEW), replace(part, entry=memory)
+        if not opaque:
+            try:
+                if self._read is None or self._read[0] is not part or self._read[1] is not memory:
+                    run = Derivatives(self._execution, example, self._parameters, beside, value)
+                    self._read = part, memory, [run.read(torch.arange(part.count) == one) for one in places.tolist()]
+            except (NotImplementedError, RuntimeError):  # some operator has no derivative
+                pass
+            else:
+                found = [one for one in self._read[2] if one is not None]
+                if len(found) < len(places):
+                    return None
+                return torch.stack([one.movedim(axis, 0).flatten(1).any(dim=1) for one in found])
+        return Differences(self._execution, example, self._parameters, beside, value).read(axis)[places]
 
     def _sample(self, inputs: Mapping[str, Tensor], sample: int) -> dict[str, Tensor]:
         """Return one sample of some inputs, or the last one if there are not as many."""

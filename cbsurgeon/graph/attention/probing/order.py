@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-
-from cbsurgeon.graph.attention.probing.running import Runner
 
 CLOSED = 1e-4
 """If the influence in one direction is below this fraction of the influence in the other, it is rounding error (of a
@@ -32,7 +30,20 @@ Order = Literal["future", "past", "mixed", "open", "unknown"]
 """Which tokens a token does not see: later ones, earlier ones, some in another order, none, or unknown."""
 
 
-def order_of(run: Runner, sizes: tuple[int, ...], padded: bool, sites: bool) -> Order:
+class Run(Protocol):
+    """Changes tokens and measures how much every token of some tensors changes.
+
+    Attributes:
+        floors: for each tensor, the change below which it is rounding error.
+    """
+
+    floors: list[float]
+
+    def __call__(self, changed: Tensor, /) -> list[Tensor]:
+        """Return, for each tensor, the largest change of each token, ``[tokens]``."""
+
+
+def order_of(run: Run, sizes: tuple[int, ...], padded: bool, sites: bool) -> Order:
     """Return which tokens the tokens of a stretch do not see.
 
     Args:
@@ -44,7 +55,7 @@ def order_of(run: Runner, sizes: tuple[int, ...], padded: bool, sites: bool) -> 
     return "open" if order in ("future", "past", "mixed") and _only_moved(run, torch.Size(sizes).numel()) else order
 
 
-def _shown(run: Runner, sizes: tuple[int, ...], padded: bool, sites: bool) -> Order:
+def _shown(run: Run, sizes: tuple[int, ...], padded: bool, sites: bool) -> Order:
     seen: Order = "unknown"
     count = torch.Size(sizes).numel()
     for axis, size in enumerate(sizes):
@@ -59,7 +70,7 @@ def _shown(run: Runner, sizes: tuple[int, ...], padded: bool, sites: bool) -> Or
     return "mixed" if _leaks_causally(run, count, MANY, padded) else "future"
 
 
-def _only_moved(run: Runner, count: int) -> bool:
+def _only_moved(run: Run, count: int) -> bool:
     """Whether tokens are only moved (rolled, shuffled): changing one token changes a single token of the output."""
     for token in sorted({0, count // 3, count // 2, count - 1}):
         alone = _only(count, token)
@@ -75,7 +86,7 @@ def later(sizes: tuple[int, ...], axis: int) -> Tensor:
     return place.reshape(-1) >= sizes[axis] // 2
 
 
-def _across(run: Runner, behind: Tensor) -> Order:
+def _across(run: Run, behind: Tensor) -> Order:
     """Return the order that is shown by changing each half of the tokens, at the first exit that shows one. At other
     exits, tokens may be in another order, such as flipped, in which they seem to see each other."""
     back_moves, ahead_moves = run(behind), run(~behind)
@@ -91,7 +102,7 @@ def _across(run: Runner, behind: Tensor) -> Order:
     return seen
 
 
-def _last_is_hidden(run: Runner, count: int, padded: bool) -> bool:
+def _last_is_hidden(run: Run, count: int, padded: bool) -> bool:
     """Return whether the last token sees tokens that do not see it, in any order.
 
     This detects a prefix that all tokens see, blocks of tokens that see each other, and axes that were merged. With
@@ -117,7 +128,7 @@ def _last_is_hidden(run: Runner, count: int, padded: bool) -> bool:
     return False
 
 
-def _one_way(run: Runner, count: int, padded: bool) -> bool:
+def _one_way(run: Run, count: int, padded: bool) -> bool:
     """Return whether some tokens influence others to which nothing ever leads back, however many layers follow.
 
     This detects a prompt behind causal tokens, queries in front of the tokens that they read, and every other one-way
@@ -147,7 +158,7 @@ def spread(count: int, most: int) -> Tensor:
     return torch.linspace(0, count - 1, min(count, most)).round().long()
 
 
-def _leaks_causally(run: Runner, count: int, most: int, padded: bool) -> bool:
+def _leaks_causally(run: Run, count: int, most: int, padded: bool) -> bool:
     """Return whether a causal mean leaks as well: some token sees a later token that does not see it, or a token
     influences two others of which neither influences the other, however many layers follow (as in a tree)."""
     places = spread(count, most)
@@ -186,11 +197,11 @@ def _only(count: int, place: int) -> Tensor:
     return chosen
 
 
-def _reached_by(run: Runner, changed: Tensor) -> Tensor:
+def _reached_by(run: Run, changed: Tensor) -> Tensor:
     return changed | torch.stack([_reached(moved) for moved in run(changed)]).any(dim=0)
 
 
-def reach(run: Runner, reached: Tensor) -> Tensor | None:
+def reach(run: Run, reached: Tensor) -> Tensor | None:
     """Return ``[tokens]``, true for the tokens that some tokens influence, however many layers follow; ``None`` if
     :data:`STEPS` runs do not show all of them."""
     for _ in range(STEPS):
@@ -201,7 +212,7 @@ def reach(run: Runner, reached: Tensor) -> Tensor | None:
     return None
 
 
-def turned(run: Runner, count: int) -> bool:
+def turned(run: Run, count: int) -> bool:
     """Return whether later tokens influence earlier ones at some exit, but not at the last: in between, the tokens were
     in another order."""
     behind = later((count,), 0)
@@ -212,7 +223,7 @@ def turned(run: Runner, count: int) -> bool:
     return any(back) and not back[-1]
 
 
-def groups_of(run: Runner, count: int) -> int:
+def groups_of(run: Run, count: int) -> int:
     """Return the number of groups of tokens that do not influence each other, each of several tokens; 0 if there is
     one, or if it is not known.
 
@@ -233,7 +244,7 @@ def groups_of(run: Runner, count: int) -> int:
     return count // sizes.pop() if len(sizes) == 1 else len(groups)
 
 
-def depends_on_place(run: Runner, count: int) -> bool:
+def depends_on_place(run: Run, count: int) -> bool:
     """Return whether the tokens of one sample see each other in an order, along no axis.
 
     Either no two tokens see each other both ways, and some see each other one way; or of each two tokens, one sees the
@@ -260,7 +271,7 @@ def depends_on_place(run: Runner, count: int) -> bool:
     return one_way > 0 and (not both_ways or 3 * one_way >= one_way + both_ways)
 
 
-def influence_is_lost(before: Runner, after: Runner, count: int) -> bool:
+def influence_is_lost(before: Run, after: Run, count: int) -> bool:
     """Return whether a token, with all that it reaches, influences others in one run and none in another."""
     for place in spread(count, FEW).tolist():
         chosen = reach(after, _only(count, place))
@@ -275,7 +286,7 @@ def influence_is_lost(before: Runner, after: Runner, count: int) -> bool:
     return False
 
 
-def output_is_lost(before: Runner, after: Runner, count: int) -> bool:
+def output_is_lost(before: Run, after: Run, count: int) -> bool:
     """Return whether a token influences the exits in one run and not in another; the exits hold no tokens."""
     for place in spread(count, FEW).tolist():
         kept, shown = (max(float(moved.max()) for moved in run(_only(count, place))) for run in (after, before))

@@ -59,7 +59,7 @@ def edited(kind: type[CB] = CB) -> Model:
 def effect(samples: int = 2, numbers: int = 400) -> Effect:
     generator = torch.Generator().manual_seed(0)
     full, removal, result, source = torch.randn(4, samples, numbers, generator=generator, dtype=torch.float64)
-    return Effect("output", 0, full, removal, result, source)
+    return Effect("output", 0, full, removal, result, source, torch.ones_like(full, dtype=torch.bool))
 
 
 def test_the_coefficients_are_found_exactly_without_noise() -> None:
@@ -88,7 +88,7 @@ def test_noise_in_other_directions_is_no_coefficient() -> None:
 def test_directions_that_are_one_leave_no_coefficient_undefined() -> None:
     """An operator that computes the identity: only the sum of both coefficients matters, and it is found."""
     one = effect()
-    same = Effect("output", 0, one.full, one.removal, one.result, one.result)
+    same = Effect("output", 0, one.full, one.removal, one.result, one.result, one.known)
     found = estimate(one.full + 0.1 * one.result, same, one.full)
     assert sum(found.found) == pytest.approx(0.1)
 

@@ -66,3 +66,44 @@ def test_two_files_are_compared_without_a_program(tmp_path: Path) -> None:
     assert same.ok and same.reference.startswith("none: ")
     assert not different.ok
     assert {row.tolerance.source for row in (*same.rows, *different.rows)} == {"estimated"}
+
+
+class Hiding(nn.Module):
+    """Scores of which every second one is minus infinity, as a model that masks classes returns."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.arange(8) % 2 == 0
+        return self.module(x).masked_fill(hidden, float("-inf"))  # type: ignore[no-any-return]
+
+
+def test_operators_are_checked_where_the_scores_are_finite() -> None:
+    """Infinite scores once ended the check, with a note that the operators change no output."""
+    base = plain()
+    assert base.module is not None
+    model = Model(Hiding(base.module).eval(), base.example_inputs)
+    right = cbs.insert(model, op="cb", layers="all")
+    found = verify(right, right, batches=(2,))
+    assert found.ok
+    assert not any("do not change any output" in note for note in found.notes), "they change every finite score"
+    wrong = verify(right, model, batches=(2,))
+    assert any("100% of their effect is missing" in failure for failure in wrong.failures)
+
+
+def test_a_model_with_values_that_are_not_numbers_is_not_said_to_lack_a_share() -> None:
+    class Broken(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.module(x) / torch.zeros(()) * 0.0  # type: ignore[no-any-return]
+
+    right = edited()
+    assert right.module is not None
+    found = verify(right, Model(Broken(right.module).eval(), right.example_inputs), batches=(2,))
+    assert not found.ok and "nan%" not in str(found)
+    assert any("is not finite where that of the model is" in failure for failure in found.failures)

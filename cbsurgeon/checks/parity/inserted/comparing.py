@@ -82,9 +82,12 @@ def compare_operators(
     failures, hidden, settled = list[str](), 0.0, True
     for side, outputs in sides:
         for name, effect in clear.items():
-            share = share_removed(outputs[name], effect.full, effect.removal)
-            found = _estimated(outputs[name], effect, rounded[side.dtype][effect.name])
-            if not share <= LARGEST_SHARE_REMOVED:
+            output = effect.within(outputs[name])
+            share = share_removed(output, effect.full, effect.removal)
+            found = _estimated(output, effect, effect.within(rounded[side.dtype][effect.name]))
+            if math.isnan(share):
+                failures.append(f"{side.name}: output {name} is not finite where that of the model is")
+            elif share > LARGEST_SHARE_REMOVED:
                 failures.append(
                     f"{side.name}: output {name} is closer to the model without its inserted operators "
                     f"({share:.0%} of their effect is missing)"

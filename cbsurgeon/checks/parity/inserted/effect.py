@@ -28,6 +28,7 @@ class Effect:
         removal: the change when all operators are removed.
         result, source: its derivatives with respect to the coefficients ``a`` and ``b`` at 0, where each operator
             computes ``(1 + a) op(x) + b x``.
+        known: where all of these are finite; elsewhere (scores that the model masks) they are 0.
     """
 
     name: str
@@ -36,6 +37,11 @@ class Effect:
     removal: Tensor
     result: Tensor
     source: Tensor
+    known: Tensor
+
+    def within(self, output: Tensor) -> Tensor:
+        """Return an output with 0 where the effect is not known."""
+        return output.masked_fill(~self.known.to(output.device), 0)
 
 
 class Coefficients(nn.Module):
@@ -81,17 +87,15 @@ class Operators:
 
         axes = output_batch_axes(program)
         bare, result, source = changed(-1.0, 1.0), changed(STEP, 0.0), changed(0.0, STEP)
-        return [
-            Effect(
-                name,
-                min(axes[name], default=None),
-                full,
-                bare[name] - full.double(),
-                (result[name] - full.double()) / STEP,
-                (source[name] - full.double()) / STEP,
-            )
-            for name, full in self.reference.run("float64", inputs).items()
-        ]
+        found = []
+        for name, full in self.reference.run("float64", inputs).items():
+            exact = full.double()
+            changes = (bare[name] - exact, (result[name] - exact) / STEP, (source[name] - exact) / STEP)
+            known = torch.stack([exact, *changes]).isfinite().all(0)
+            removal, more, other = (change.masked_fill(~known, 0.0) for change in changes)
+            axis = min(axes[name], default=None)
+            found.append(Effect(name, axis, full.masked_fill(~known, 0), removal, more, other, known))
+        return found
 
 
 def _changeable(program: Program, coefficients: Coefficients) -> nn.Module:

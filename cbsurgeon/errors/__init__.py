@@ -1,7 +1,8 @@
 """The errors cbsurgeon raises, the table of their codes, and the nearest valid value for a misspelt one.
 
 Belongs here: the error classes with their exit codes (``classes``), the explanation of every code (``table`` and
-``codes/``), and the search for a similar word (``similar``). The messages themselves are written where they are raised.
+``codes/``), and the search for a similar word (``similar``), and memory that
+ran out (``exhausted``). The messages themselves are written where they are raised.
 Nothing here imports torch or any other package of cbsurgeon.
 
 Not here: translating other programs' exceptions (``cli.failure``).
@@ -20,6 +21,7 @@ from cbsurgeon.errors.classes import (
     UsageError,
     missing,
 )
+from cbsurgeon.errors.exhausted import out_of_memory, pass_out_of_memory
 from cbsurgeon.errors.similar import did_you_mean, nearest
 from cbsurgeon.errors.table import AREAS, Explanation, explain, explanations
 
@@ -41,4 +43,6 @@ __all__ = [
     "explanations",
     "missing",
     "nearest",
+    "out_of_memory",
+    "pass_out_of_memory",
 ]

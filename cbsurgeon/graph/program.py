@@ -74,6 +74,11 @@ class Program:
         return replace(self, exported=exported)
 
 
+def parts(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64; complex numbers with a last axis for the real and the imaginary part."""
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
+
+
 def _resize(tensor: Tensor, axis: int, batch: int, generator: torch.Generator) -> Tensor:
     rows = torch.randint(tensor.shape[axis], (batch,), generator=generator)
     picked = tensor.index_select(axis, rows)

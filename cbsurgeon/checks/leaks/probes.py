@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from cbsurgeon.checks.leaks.result import Gap, Leak
-from cbsurgeon.errors import UsageError
+from cbsurgeon.errors import UsageError, pass_out_of_memory
 from cbsurgeon.graph.capture.parts import example
 from cbsurgeon.graph.capture.tracing import input_names
 from cbsurgeon.graph.capture.whole import output_names
@@ -101,6 +101,7 @@ def padding_leak(model: Model, *, mask: str, axis: int = 1, valid: int = 1) -> L
         try:
             others[probe] = call(shorter)
         except Exception as error:  # any error of a model that requires a fixed number of tokens or samples
+            pass_out_of_memory(error)
             not_run[probe] = f"the model does not run with {kept} tokens: {str(error).splitlines()[0][:120]}"
     for output, plain in before.items():
         own = _own(plain, axis, length, kept)

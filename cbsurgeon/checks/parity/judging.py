@@ -19,6 +19,7 @@ from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 from cbsurgeon.checks.parity.variation import Variation
 from cbsurgeon.deploy.runtimes import Runtime
+from cbsurgeon.errors import pass_out_of_memory
 from cbsurgeon.vocabulary import Progress
 
 # A sample's top class is clear if its margin exceeds this many times the largest rounding noise of a score. Each of two
@@ -113,6 +114,7 @@ class Judge:
         try:
             return self._run(self.a, feed)
         except Exception as error:  # the code of a model may raise anything
+            pass_out_of_memory(error)
             if feed.label not in (VOCABULARY, PADDED):
                 raise
             self.refused.add(feed.label)

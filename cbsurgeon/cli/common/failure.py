@@ -8,16 +8,13 @@ import traceback
 
 import click
 
-from cbsurgeon.errors import CBSurgeonError, MissingPackage, OutputFileError, UsageError, did_you_mean
+from cbsurgeon.errors import CBSurgeonError, MissingPackage, OutputFileError, UsageError, did_you_mean, out_of_memory
 
 _REFUSED_CHOICE = re.compile(r"'(.*)' is not one of ", re.DOTALL)
 """Matches click's message about a value that is not one of the choices."""
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """Error numbers of a failed write. Errors about a file contain its name, so one without a name is about stdout."""
-
-_NO_MEMORY = ("DefaultCPUAllocator", "Storage size calculation overflowed", "numel: integer multiplication overflow")
-"""Parts of PyTorch's messages about a tensor that is too large."""
 
 OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
@@ -49,7 +46,7 @@ def explain(error: BaseException) -> CBSurgeonError:
             why=_one_line(str(error)),
             do="check the installation: pip check; and the memory limit: ulimit -v",
         )
-    if isinstance(error, MemoryError) or _out_of_memory(error):
+    if out_of_memory(error):
         return UsageError(
             "out of memory",
             code="CB-CLI-05",
@@ -64,13 +61,6 @@ def explain(error: BaseException) -> CBSurgeonError:
         why=f"{type(error).__name__}: {_one_line(str(error))}",
         do="rerun with --debug and report the traceback",
     )
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch could not allocate memory, on the CPU or on a GPU, or even state its size in bytes."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    said = str(error) if isinstance(error, RuntimeError) else ""
-    return "OutOfMemoryError" in names or any(words in said for words in _NO_MEMORY)
 
 
 def _frame(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
+from cbsurgeon.errors import pass_out_of_memory
 from cbsurgeon.graph.attention.scores import Scores, find_scores, raw_inputs
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.roles import unfolded
@@ -242,7 +243,8 @@ def _hidden(program: Program, execution: Execution, flow: Flow, one: Scores, nam
     override = {} if one.product is None else {one.product.name: _zeros(flow, one.product, samples)}
     try:
         read = execution.values(inputs, [one.read.name], override)[one.read.name]
-    except Exception:  # the model may reject a mask of this meaning; then the mask has another meaning
+    except Exception as error:  # the model may reject a mask of this meaning; then the mask has another meaning
+        pass_out_of_memory(error)
         return None
     leading = flow.of(one.read)[0]
     if read.dim() < 2 or not leading or leading[0].axis != BATCH or read.shape[0] % samples:

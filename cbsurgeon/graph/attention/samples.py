@@ -13,7 +13,7 @@ from cbsurgeon.graph.attention.probing.order import CLOSED
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
 from cbsurgeon.graph.capture.execution import Execution
-from cbsurgeon.graph.program import Program
+from cbsurgeon.graph.program import Program, parts
 
 ROUNDINGS = 50
 """A difference below this many units of rounding does not count as an influence, because a kernel may add the values of
@@ -77,12 +77,12 @@ def influence(program: Program) -> str:
     except (IndexError, RuntimeError, ValueError):
         return ""  # the model does not accept the changed values, so they show nothing
     for node, (name, axes) in outputs.items():
-        gap = (before[node].double() - after[node].double()).abs().nan_to_num()
+        gap = (parts(before[node]) - parts(after[node])).abs().nan_to_num()
         if any(gap.shape[axis] % sizes[0] or not gap.shape[axis] for axis in axes):
             continue
         first, last = (_of_one_sample(gap, axes, sizes[0], end) for end in (False, True))
         kind = before[node].dtype if before[node].is_floating_point() else torch.float32
-        scale = float(before[node].double().abs().nan_to_num(posinf=0.0, neginf=0.0).max())
+        scale = float(parts(before[node]).abs().nan_to_num(posinf=0.0, neginf=0.0).max())
         if first > max(CLOSED * last, ROUNDINGS * torch.finfo(kind).eps * scale):
             return f"output {name} of one sample changes with the values of another"
     return ""

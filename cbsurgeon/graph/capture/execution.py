@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind, InputSpec
 
+from cbsurgeon.errors import pass_out_of_memory
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.capture.writing import storage, writes
 from cbsurgeon.graph.program import Program
@@ -58,6 +59,7 @@ class Execution:
 
         Raises:
             KeyError: a name is not in the graph.
+            MemoryError: memory could not be allocated.
         """
         override, names = override or {}, list(wanted)
         nodes = {self._nodes[name] for name in names}
@@ -71,6 +73,9 @@ class Execution:
                     environment[node] = self._value(node, inputs, override)
                     for gone in dead[node]:
                         environment.pop(gone, None)
+        except RuntimeError as error:
+            pass_out_of_memory(error)  # callers take other errors for an answer about the model
+            raise
         finally:
             self._interpreter.env = {}
         return {name: environment[self._nodes[name]] for name in names}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.errors import CaptureError
+from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.batching import batch_of
 from cbsurgeon.graph.capture.substitution import call_with
@@ -81,6 +81,7 @@ def _record_example(model: Model, runs: Counter[str]) -> dict[str, Recorded]:
     try:
         return record(model.module, args, kwargs, runs=runs)
     except Exception as error:
+        pass_out_of_memory(error)
         raise CaptureError(
             "the model does not run on its example inputs",
             code="CB-CAPTURE-06",
@@ -109,7 +110,8 @@ def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tup
     more = batch.resized(example(model), batch.size + 1)
     try:
         others = record(model.module, *pytree.tree_map_only(Tensor, with_one_position_masked, more), only=recorded)
-    except Exception:  # forward() may raise anything for another number of samples; capture then uses axis 0
+    except Exception as error:  # forward() may raise anything for another number of samples; capture then uses axis 0
+        pass_out_of_memory(error)
         return {}
     found = {}
     for path, one in recorded.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.errors import CaptureError
+from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.whole import by_parameter, compare, named, refuse_training, traced, two_samples
 from cbsurgeon.graph.program import Program
@@ -56,6 +56,7 @@ def capture_dynamic_size(model: Model) -> Program:
     except CaptureError:
         raise
     except Exception as error:  # forward() may work only for sizes close to the example's
+        pass_out_of_memory(error)
         why = f"at another size the model fails: {' '.join(str(error).split())[:200]}"
         raise _refused(reference, f"{why}; position embeddings of one size do this", _DO) from error
     return program

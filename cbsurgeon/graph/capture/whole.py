@@ -18,14 +18,14 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.errors import CaptureError
+from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph import aten
 from cbsurgeon.graph.capture import merging
 from cbsurgeon.graph.capture.batching import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.regions import inline, raising_line
 from cbsurgeon.graph.capture.writing import copied, spare_inputs
-from cbsurgeon.graph.program import Program, wrap
+from cbsurgeon.graph.program import Program, parts, wrap
 from cbsurgeon.models.model import Model
 
 # The captured program runs the same ATen kernels as the eager model. Only the grouping of a few reductions differs
@@ -99,6 +99,7 @@ def export(module: nn.Module, inputs: Inputs, batch: Batch, reference: str) -> P
         program = named(exported)
         _assert_symbolic(program, batch, reference)
     except Exception as error:
+        pass_out_of_memory(error)
         refusal = error if isinstance(error, CaptureError) else _cannot_follow(error, reference)
         if batch.size is None:
             raise refusal from error
@@ -146,7 +147,8 @@ def _at_two_sizes(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Input
     size = batch.size or 0
     try:
         captures = [traced(module, *batch.resized(inputs, wanted), None) for wanted in (size, size + 1)]
-    except Exception:  # it cannot be captured at all, and the error of the symbolic capture has the reason
+    except Exception as error:  # it cannot be captured at all, and the error of the symbolic capture has the reason
+        pass_out_of_memory(error)
         raise refusal from refusal.__cause__
     try:
         with _plain_attention(), _quiet():
@@ -263,10 +265,10 @@ def compare(
         got = captured[name]
         if expected.shape != got.shape or expected.dtype != got.dtype:
             raise _differs(reference, name, f"{list(got.shape)} {got.dtype} instead of {list(expected.shape)}")
-        if not expected.is_floating_point():
+        if not (expected.is_floating_point() or expected.is_complex()):
             continue
-        gap = (expected.double() - got.double()).abs().nan_to_num().max().item() if expected.numel() else 0.0
-        scale = expected.double().abs().nan_to_num().max().item() if expected.numel() else 0.0
+        gap = (parts(expected) - parts(got)).abs().nan_to_num().max().item() if expected.numel() else 0.0
+        scale = parts(expected).abs().nan_to_num().max().item() if expected.numel() else 0.0
         if gap > CAPTURE_RTOL * scale or not torch.equal(expected.isnan(), got.isnan()):
             raise _differs(reference, name, f"max |Δ| {gap:.2e} on values up to {scale:.2e}")
 

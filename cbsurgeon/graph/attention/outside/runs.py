@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from cbsurgeon.errors import pass_out_of_memory
 from cbsurgeon.graph.attention.outside.places import Place, Tokens, tokens_of_input, tokens_of_output
 from cbsurgeon.graph.attention.probing.influence import SMALL
 from cbsurgeon.graph.attention.probing.order import REACHED
@@ -132,7 +133,8 @@ class Runner:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 output = call_with(self._module, self._state, args, kwargs)
-        except Exception:  # the model does not accept these inputs, so the run shows nothing
+        except Exception as error:  # the model does not accept these inputs, so the run shows nothing
+            pass_out_of_memory(error)
             return {}
         finally:
             for handle in handles:

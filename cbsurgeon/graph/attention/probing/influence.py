@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
+from cbsurgeon.errors import pass_out_of_memory
 from cbsurgeon.graph.attention.probing.derivatives import Derivatives, sources
 from cbsurgeon.graph.attention.probing.differences import Differences
 from cbsurgeon.graph.attention.probing.order import (
@@ -165,8 +166,8 @@ class Probe:
         if not opaque:
             try:
                 return sources(Derivatives(self._execution, example, self._parameters, part, entry), part.count)
-            except (NotImplementedError, RuntimeError):  # some operator has no derivative
-                pass
+            except (NotImplementedError, RuntimeError) as error:  # some operator has no derivative
+                pass_out_of_memory(error)
         differences = Differences(self._execution, example, self._parameters, part, entry)
         return sources(differences, len(differences.places))
 
@@ -188,8 +189,8 @@ class Probe:
                 if self._read is None or self._read[0] is not part or self._read[1] is not memory:
                     run = Derivatives(self._execution, example, self._parameters, beside, value)
                     self._read = part, memory, [run.read(torch.arange(part.count) == one) for one in places.tolist()]
-            except (NotImplementedError, RuntimeError):  # some operator has no derivative
-                pass
+            except (NotImplementedError, RuntimeError) as error:  # some operator has no derivative
+                pass_out_of_memory(error)
             else:
                 found = [one for one in self._read[2] if one is not None]
                 if len(found) < len(places):

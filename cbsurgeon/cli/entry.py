@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return int(code or 0)
     except Ended as error:
-        terminal.say(f"ended by {error.name}; {terminal.kept}")
+        terminal.say(f"ended by {error.name}; {_kept(error, terminal)}")
         return 128 + error.number
-    except (KeyboardInterrupt, click.Abort):
-        terminal.say(f"interrupted; {terminal.kept}")
+    except (KeyboardInterrupt, click.Abort) as error:
+        terminal.say(f"interrupted; {_kept(error, terminal)}")
         return INTERRUPTED
     except BrokenPipeError:
         _close_stdout()
@@ -60,6 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError:  # stdout cannot be written (a full disk, a closed pipe), so there is no JSON document
             _close_stdout()
         return exit_code_of(error)
+
+
+def _kept(error: BaseException, terminal: Terminal) -> str:
+    """Return what remains after an interruption: the notes of the exception, or else the terminal's text.
+
+    click replaces KeyboardInterrupt by its own exception, whose cause is the original one.
+    """
+    notes = (note for one in (error, error.__cause__) for note in getattr(one, "__notes__", ()))
+    return "; ".join(notes) or terminal.kept
 
 
 class Ended(BaseException):

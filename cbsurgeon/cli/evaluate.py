@@ -47,7 +47,6 @@ def command(
     """
     from cbsurgeon import verbs
 
-    terminal.kept = "finished images are saved; the same command with --resume continues"
     with terminal.working() as progress:
         progress("loading the models")
         how = replace(how, trust=loading.trust)

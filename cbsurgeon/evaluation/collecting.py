@@ -51,6 +51,7 @@ class Collection:
         self._open: dict[int, Progress] = {}
         self._fresh, self._done = Progress(), Progress()
         self._before = state.read() if resume else Progress()
+        state.images = len(self._before.table)
         if opened.share[0] == 0 and not resume:
             state.clear()
 
@@ -61,12 +62,17 @@ class Collection:
         units = range(self.opened.source.units(self.opened.batch))
         pending = [unit for unit in units if unit not in finished]
         meter.expect(len(pending) / max(1, len(units)))
-        with torch.no_grad():
-            for batch in self.opened.read(pending[rank::count]):
-                self._take(batch)
-                meter.count(len(batch) + len(batch.problems))
-            if self.plan is None and finished:
-                self._plan_again(finished)
+        try:
+            with torch.no_grad():
+                for batch in self.opened.read(pending[rank::count]):
+                    self._take(batch)
+                    meter.count(len(batch) + len(batch.problems))
+                if self.plan is None and finished:
+                    self._plan_again(finished)
+        except BaseException as stop:  # also an interruption
+            self._keep()
+            stop.add_note(self.state.summary())
+            raise
         self._done.add(self._fresh)
         if rank == 0:
             self._done.add(self._before)
@@ -98,9 +104,14 @@ class Collection:
             here.units = [batch.unit]
             self._fresh.add(self._open.pop(batch.unit))
             if self.state.due():
-                self.state.write(self._fresh)
-                self._done.add(self._fresh)
-                self._fresh = Progress()
+                self._keep()
+
+    def _keep(self) -> None:
+        """Save the units that are finished and not saved yet."""
+        if self.state.usable and self._fresh.units:
+            self.state.write(self._fresh)
+            self._done.add(self._fresh)
+            self._fresh = Progress()
 
     def _outputs(self, batch: Batch) -> tuple[Plan, Stressed, Named]:
         """Return the plan, the corruptions and each model's outputs; the first batch determines the plan."""

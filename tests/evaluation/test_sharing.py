@@ -16,9 +16,11 @@ import pytest
 import torch
 
 import cbsurgeon as cbs
+from cbsurgeon import cli
 from cbsurgeon.evaluation import Evaluation
 from cbsurgeon.evaluation.metrics import metrics_of
 from cbsurgeon.evaluation.records import resuming
+from cbsurgeon.evaluation.side import Side
 from tests.evaluation import digits
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +178,50 @@ def test_a_damaged_state_is_read_again_from_the_dataset(
     parts[0].write_bytes(parts[0].read_bytes()[:100])
     parts[1].write_bytes(b"")
     assert figures(evaluated(data, resume=True)) == figures(whole)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_an_interruption_saves_what_is_finished_and_says_how_much(
+    data: Path, state: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    """The files of an interruption are counted by another reader: its images are those that the next run skips."""
+    whole = evaluated(data)
+    own, calls = Side.run, 0
+
+    def run(self: Side, batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 15:
+            raise KeyboardInterrupt
+        return own(self, batch)
+
+    if not writable:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        state.write_text("a file where the folder would be")
+    monkeypatch.setattr(Side, "run", run)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        evaluated(data)
+    monkeypatch.setattr(Side, "run", own)
+    (said,) = stopped.value.__notes__
+    if not writable:
+        assert said.startswith("no image is saved, because") and "cannot be written" in said
+        state.unlink()
+        return
+    found = evaluated(data, resume=True)
+    assert said == f"{found.resumed} images are saved; the same command with --resume continues"
+    assert found.resumed > 0 and figures(found) == figures(whole)
+
+
+def test_the_command_prints_what_is_saved_and_nothing_else(
+    data: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(self: Side, batch: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Side, "all_outputs", run)
+    words = ["evaluate", "mod:tests.evaluation.digits:network", "--data", str(data), "--workers", "0"]
+    assert cli.main(words) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "interrupted; no image is saved"
 
 
 @pytest.mark.slow

@@ -25,7 +25,8 @@ from cbsurgeon.models.files import atomic
 from cbsurgeon.options import EvaluateOptions
 
 EVERY = 5.0
-"""Seconds between two files. An interruption loses at most the work of this time. Shorter evaluations write no file."""
+"""Seconds between two files. A process that is killed loses at most the work of this time. One that is interrupted
+writes what is finished."""
 _SCHEMA = "cbsurgeon.evaluate-state/1"
 
 
@@ -61,11 +62,15 @@ class State:
     Args:
         folder: the folder of the files; it need not exist.
         rank: rank of this process, used in file names.
+
+    Attributes:
+        usable: whether the folder could be written so far.
+        images: number of images whose records are saved, as far as this process knows.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self._rank = folder, rank
-        self._saved, self._count, self.usable = time.monotonic(), 0, True
+        self._saved, self._count, self.usable, self.images = time.monotonic(), 0, True, 0
 
     def read(self) -> Progress:
         """Return all saved units, from all processes."""
@@ -96,8 +101,15 @@ class State:
             name = f"part-{self._rank}-{os.getpid()}-{self._count}.safetensors"
             with atomic.output(self.folder / name) as staged:
                 _write(staged, part)
+            self.images += len(part.table)
         except (OSError, CBSurgeonError):
             self.usable = False
+
+    def summary(self) -> str:
+        """Return what is saved, as text for an interruption."""
+        if self.images:
+            return f"{self.images:,} images are saved; the same command with --resume continues"
+        return "no image is saved" + ("" if self.usable else f", because {self.folder} cannot be written")
 
 
 def state_of(sides: Sequence[Side], opened: Data, how: EvaluateOptions) -> State:

@@ -108,7 +108,7 @@ def _own_words(own: OwnTime, found: Verdict) -> str:
     if found == "slower":
         return f"slower by {middle:.2f} % (95 % interval {low:.2f} to {high:.2f} %)"
     if not own.graph:
-        return "negligible: both execute the same operators"
+        return f"negligible: both execute the same operators{', the inserted ones included' if own.sites else ''}"
     return f"negligible: {middle:+.2f} % by operator times (95 % interval {low:+.2f} to {high:+.2f} %)"
 
 

@@ -14,7 +14,7 @@ from cbsurgeon.checks.latency.settling import settle
 from cbsurgeon.checks.latency.share import onnx_profile
 from cbsurgeon.checks.latency.share.difference import differ, in_groups, only_inserted
 from cbsurgeon.checks.latency.share.estimate import FEWEST_RUNS, estimate
-from cbsurgeon.checks.latency.share.result import GraphDifference, Interval, Operators, OwnTime, Share
+from cbsurgeon.checks.latency.share.result import GraphDifference, Interval, Operators, OwnTime, Share, SiteTime
 from cbsurgeon.checks.latency.share.trace import Node, Run, Trace, trace_of
 from cbsurgeon.report import render_text
 from tests.checks.traces import model, traced
@@ -273,6 +273,9 @@ def test_notes_about_the_pairs_do_not_apply_to_own_time() -> None:
 def test_equal_graphs_are_negligible() -> None:
     found = settle(pairs(*NOISY), own(0.0, 0.0, different=False))
     assert found.sentence.startswith("negligible: both execute the same operators")
+    assert "the inserted ones included" not in found.sentence
+    edited = replace(own(0.0, 0.0, different=False), sites=(SiteTime("blocks.6", 30.0),))
+    assert "both execute the same operators, the inserted ones included" in settle(pairs(*NOISY), edited).sentence
     document = found.to_dict()
     assert document["graph"]["added"] == [] and document["graph"]["only_inserted"] is True
     assert "both execute the same operators" in " ".join(render_text(document).split())

@@ -227,3 +227,34 @@ class SequenceFirst(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return x.transpose(0, 1)
+
+
+def _prompted(batch: int) -> tuple[Any, ...]:
+    image, text = noise(9, WIDTH)(batch), noise(7, WIDTH)(batch + 1)
+    return (*image, text[0][:batch], torch.arange(7) < torch.arange(3, 3 + batch)[:, None])
+
+
+@network("text-to-image", _prompted)
+class TextToImage(nn.Module):
+    """A diffusion transformer: image tokens attend to each other, and to a text whose padding is masked."""
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn, self.cross, self.mlp = Attention(), Cross(), Mlp()
+            self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(3))
+
+        def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+            x = x + self.attn(self.norms[0](x))
+            x = x + self.cross(self.norms[1](x), text, mask)
+            return x + self.mlp(self.norms[2](x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.caption, self.layers = nn.Linear(WIDTH, WIDTH), nn.ModuleList(self.Layer() for _ in range(2))
+
+    def forward(self, x: Tensor, text: Tensor, keep: Tensor) -> Tensor:
+        memory, mask = self.caption(text), ~keep[:, None, :]
+        for layer in self.layers:
+            x = layer(x, memory, mask)
+        return x

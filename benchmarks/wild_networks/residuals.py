@@ -37,6 +37,66 @@ class HyperConnections(nn.Module):
         return self.norm(h.sum(2))
 
 
+class ComputedWeights(nn.Module):
+    """Copies of the stream whose weights are computed from the copies, as in the published hyper-connections."""
+
+    def __init__(self, layer: nn.Module, copies: int = 3) -> None:
+        super().__init__()
+        self.norm, self.before, self.layer, self.copies = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH), layer, copies
+        self.alpha = nn.Parameter(torch.cat([torch.rand(copies, 1), torch.eye(copies)], 1))
+        self.alpha_of = nn.Parameter(0.1 * torch.randn(WIDTH, 1 + copies))
+        self.beta, self.beta_of = nn.Parameter(torch.ones(copies)), nn.Parameter(0.1 * torch.randn(WIDTH))
+
+    def weights(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.norm(h)
+        return (y @ self.alpha_of).tanh() + self.alpha, (y @ self.beta_of).tanh() + self.beta
+
+    def forward(self, h: Tensor) -> Tensor:
+        alpha, beta = self.weights(h)
+        mixed = torch.einsum("...ab,...ac->...bc", alpha, h)
+        y = self.layer(self.before(mixed[..., 0, :]))
+        return torch.einsum("abc,abd->abdc", y, beta) + mixed[..., 1:, :]
+
+
+class Manifold(ComputedWeights):
+    """The mixing weights are made doubly stochastic by normalising rows and columns in turn."""
+
+    def weights(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, beta = super().weights(h)
+        read, mix = alpha[..., :1].sigmoid(), alpha[..., 1:].exp()
+        for _ in range(4):
+            mix = mix / mix.sum(-1, keepdim=True)
+            mix = mix / mix.sum(-2, keepdim=True)
+        return torch.cat([read, mix], -1), 2 * beta.sigmoid()
+
+
+class Copied(nn.Module):
+    """Expands the tokens to copies in the axis of the samples, runs the layers, and adds the copies."""
+
+    def __init__(self, make: type[ComputedWeights]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(make(layer) for layer in (Attention(), Mlp(), Attention(), Mlp()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        h = x.unsqueeze(1).expand(-1, 3, -1, -1).reshape(-1, n, c)
+        for layer in self.layers:
+            h = layer(h.view(b, 3, n, c).transpose(1, 2)).transpose(1, 2).reshape(-1, n, c)
+        return h.view(b, 3, n, c).sum(1)
+
+
+@network("dynamic-hyper-connections", TOKENS)
+def dynamic() -> nn.Module:
+    """The weights depend on the input."""
+    return Copied(ComputedWeights)
+
+
+@network("manifold-constrained-hyper-connections", TOKENS)
+def manifold() -> nn.Module:
+    """The mixing weights are doubly stochastic."""
+    return Copied(Manifold)
+
+
 @network("lerp", TOKENS)
 class Lerp(Stack):
     """The stream moves a learned part of the way: ``torch.lerp(x, f(x), a)``."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import Program, inspect
@@ -291,6 +292,41 @@ def test_output_names(module: type[nn.Module], names: tuple[str, ...]) -> None:
     built, x = module().eval(), sample()
     captured = capture(Model(built, (x,)))
     assert captured.output_names == names
+    with torch.no_grad():
+        y = built.linear(x)
+    for factor, value in enumerate(captured.run({"x": x}).values(), start=1):
+        assert torch.allclose(value, factor * y, rtol=SAME_OUTPUT, atol=SAME_OUTPUT)
+
+
+class Scores(OrderedDict[str, Any]):
+    """An output that a library registers without a function for its keys, as diffusers does."""
+
+
+class Pair:
+    """The same without keys of its own."""
+
+    def __init__(self, first: Any, second: Any) -> None:
+        self.first, self.second = first, second
+
+
+pytree.register_pytree_node(
+    Scores,
+    lambda one: (list(one.values()), list(one)),
+    lambda values, keys: Scores(zip(keys, values, strict=True)),
+)
+pytree.register_pytree_node(Pair, lambda one: ([one.first, one.second], None), lambda values, _: Pair(*values))
+
+
+class KeylessOutput(Scaled):
+    def forward(self, x: Tensor) -> Any:
+        y = self.linear(x)
+        return Scores(sample=y, parts=Pair(y * 2, [y * 3]))
+
+
+def test_an_output_class_without_keys_is_named_by_its_own() -> None:
+    built, x = KeylessOutput().eval(), sample()
+    captured = capture(Model(built, (x,)))
+    assert captured.output_names == ("sample", "parts_0", "parts_1_0")
     with torch.no_grad():
         y = built.linear(x)
     for factor, value in enumerate(captured.run({"x": x}).values(), start=1):

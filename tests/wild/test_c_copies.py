@@ -5,7 +5,9 @@ Every reference is the same network with Context Broadcasting written into its o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -179,3 +181,86 @@ def test_copies_keep_shared_parameters_shared() -> None:
     net[1].weight = net[0].weight
     other = duplicate(net)
     assert other[0].weight is other[1].weight and other[0].weight is not net[0].weight  # type: ignore[index]
+
+
+class Named(nn.Module):
+    """Another wrapper of an MLP that has a name already."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TwoNames(nn.Module):
+    """``layers`` holds the MLPs first, and ``blocks`` runs them: every module has two paths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Mlp() for _ in range(2))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.blocks = nn.ModuleList(Named(layer) for layer in self.layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(self.norm(x))
+        return x
+
+
+def test_modules_with_two_paths_are_edited_saved_and_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = TwoNames().eval(), torch.randn(2, 5, WIDTH)
+    edited = cbs.insert(Model(module, (x,)), op="cb", layers="all").module
+    assert edited is not None
+    by_hand = copy.deepcopy(module)
+    for layer in by_hand.layers:
+        layer.by_hand = True
+    with torch.no_grad():
+        assert torch.allclose(edited(x), by_hand(x), atol=CLOSE)
+        torch.save({"state_dict": edited.state_dict()}, tmp_path / "edited.pt")
+        loaded = cbs.load(tmp_path / "edited.pt", arch=f"mod:{__name__}:TwoNames", input=f"5x{WIDTH}").module
+        assert loaded is not None
+        assert torch.equal(loaded(x), edited(x))
+
+
+class Halves(nn.Module):
+    """A reversible stack: a stream of twice the width, whose halves are read in turn and joined again."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms, self.f, self.g = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2)), Mlp(), Mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = x.chunk(2, dim=2)
+            first = first + self.f(self.norms[0](second))
+            second = second + self.g(self.norms[1](first))
+            return torch.cat([first, second], dim=2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs = nn.ModuleList(self.Pair() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, x], dim=-1)
+        for pair in self.pairs:
+            x = pair(x)
+        return x.view(*x.shape[:2], 2, -1).sum(2)
+
+
+def test_halves_of_a_reversible_stream_have_the_width_of_their_sum() -> None:
+    torch.manual_seed(0)
+    module, x = Halves().eval(), torch.randn(2, 5, WIDTH)
+    model = Model(module, (x,))
+    assert {(block.channels, block.tokens) for block in cbs.inspect(model).blocks} == {(WIDTH, 5)}
+    edited = cbs.insert(model, op="cb", layers="all").module
+    assert edited is not None
+    by_hand = copy.deepcopy(module)
+    for part in by_hand.modules():
+        if isinstance(part, Mlp):
+            part.by_hand = True
+    with torch.no_grad():
+        assert torch.allclose(edited(x), by_hand(x), atol=CLOSE)
+        assert not torch.allclose(edited(x), module(x), atol=100 * CLOSE)

@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.checks.leaks.result import Gap, Leak
 from cbsurgeon.errors import UsageError, pass_out_of_memory
+from cbsurgeon.graph.capture.naming import output_names
 from cbsurgeon.graph.capture.parts import example
 from cbsurgeon.graph.capture.tracing import input_names
-from cbsurgeon.graph.capture.whole import output_names
 from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.graph.program import wrap
 from cbsurgeon.models.model import Model

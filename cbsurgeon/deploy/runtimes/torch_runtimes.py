@@ -22,7 +22,8 @@ from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.batching import batch_of
-from cbsurgeon.graph.capture.whole import output_names, refuse_training, unused
+from cbsurgeon.graph.capture.naming import leaves_with_paths, output_names, unused
+from cbsurgeon.graph.capture.whole import refuse_training
 from cbsurgeon.models.model import Model
 
 
@@ -234,7 +235,7 @@ def _name_leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     leaves = _distinct(leaves)  # one tensor may be given for several parameters
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-    named = [leaf for leaf in pytree.tree_flatten_with_path(dict(bound))[0] if isinstance(leaf[1], Tensor)]
+    named = [leaf for leaf in leaves_with_paths(dict(bound)) if isinstance(leaf[1], Tensor)]
     names: dict[int, str] = {}
     for path, tensor in named:
         names[id(tensor)] = unused("_".join(_word(key) for key in path), names.values())

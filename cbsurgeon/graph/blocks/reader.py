@@ -188,8 +188,8 @@ def _assemble(reading: Reading, branch: Branch, kind: Kind, channels: set[int]) 
             unavailable[position] = str(reason)
     if not places:
         return rejected(reading, branch, Reason.TOKENS_FOLDED, unavailable["end"], 4)
-    assert branch.stream is not None
-    known = roles_where_shared(flow, flow.of(branch.stream), channels)
+    # The sum, not the stream: reversible layers read halves of a stream, and their sum is one half.
+    known = roles_where_shared(flow, flow.of(branch.total), channels)
     shown = places.get("end") or next(iter(places.values()))
     return Found(
         branch,

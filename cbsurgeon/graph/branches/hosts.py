@@ -50,11 +50,12 @@ def hosts_of(model: Model) -> Hosts:
     if model.module is None:
         return Hosts()
     kinds = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    parts = dict(model.module.named_modules(remove_duplicate=False))
     names: dict[int, list[str]] = {}
-    for path, module in model.module.named_modules(remove_duplicate=False):
+    for path, module in parts.items():
         names.setdefault(id(module), []).append(path)
     return Hosts(
-        frozenset(path for path, module in model.module.named_modules() if isinstance(module, kinds)),
+        frozenset(path for path, module in parts.items() if isinstance(module, kinds)),
         {
             path: tuple(other for other in own if other != path)
             for own in names.values()

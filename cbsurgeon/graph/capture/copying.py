@@ -49,7 +49,17 @@ def named_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """
     for path, part in module.named_modules():
         if not is_compiled(part):
-            yield ".".join(name for name in path.split(".") if name != _WRAPPED), part
+            yield _unwrapped(path), part
+
+
+def parts_by_path(module: nn.Module) -> dict[str, nn.Module]:
+    """Return every module by its path, like :func:`named_parts`; a module with several paths is under each of them."""
+    named = module.named_modules(remove_duplicate=False)
+    return {_unwrapped(path): part for path, part in named if not is_compiled(part)}
+
+
+def _unwrapped(path: str) -> str:
+    return ".".join(name for name in path.split(".") if name != _WRAPPED)
 
 
 def duplicate(module: nn.Module, *, share: bool = False) -> nn.Module:

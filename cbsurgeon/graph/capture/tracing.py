@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from cbsurgeon.graph.capture.naming import leaves_with_paths
 from cbsurgeon.graph.capture.parts import example, record, with_one_position_masked
 from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model
@@ -122,7 +123,7 @@ def input_names(model: Model) -> list[str]:
     names: list[str] = []
     for number, arg in enumerate(args):
         name = parameters[number] if number < len(parameters) else f"input_{number}"
-        names += [name + pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(arg)[0]]
+        names += [name + pytree.keystr(path) for path, _ in leaves_with_paths(arg)]
     for name, value in kwargs.items():
-        names += [name + pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(value)[0]]
+        names += [name + pytree.keystr(path) for path, _ in leaves_with_paths(value)]
     return names

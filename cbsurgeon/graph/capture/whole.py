@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-import itertools
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
@@ -23,6 +22,7 @@ from cbsurgeon.graph import aten
 from cbsurgeon.graph.capture import merging
 from cbsurgeon.graph.capture.batching import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
+from cbsurgeon.graph.capture.naming import output_names
 from cbsurgeon.graph.capture.regions import inline, raising_line
 from cbsurgeon.graph.capture.writing import copied, spare_inputs
 from cbsurgeon.graph.program import Program, parts, wrap
@@ -221,26 +221,6 @@ def _fixed(where: str, why: str) -> CaptureError:
         why=why,
         do="look for shapes taken with int(...), loops over samples, or tensors built for one batch in forward()",
     )
-
-
-def output_names(outputs: Any) -> tuple[str, ...]:
-    """Return names of the flat tensor outputs: keys and attributes if the model's output has them, else numbers."""
-    leaves, _ = pytree.tree_flatten_with_path(outputs)
-    names: list[str] = []
-    for path, leaf in leaves:
-        if not isinstance(leaf, Tensor):
-            continue
-        parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
-        if not parts or parts[0].isdigit():
-            parts.insert(0, "output")
-        names.append(unused("_".join(parts), names))
-    return tuple(names)
-
-
-def unused(name: str, names: Collection[str]) -> str:
-    """Return a name that is not among ``names``: the name itself, or with the first number that makes it unused."""
-    numbered = (f"{name}_{number}" for number in itertools.count(len(names)))
-    return name if name not in names else next(other for other in numbered if other not in names)
 
 
 def compare(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cbsurgeon.errors import SurgeryError
-from cbsurgeon.graph.capture.copying import duplicate, named_parts
+from cbsurgeon.graph.capture.copying import duplicate, named_parts, parts_by_path
 from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
@@ -36,7 +36,7 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
     refuse_sharded(module)
     keeping.settle(module)
     check_structure(module, recipe)
-    parts = dict(named_parts(module))
+    parts = parts_by_path(module)
     masks = Masks(parts)
     planned: list[tuple[nn.Module, str, Operator]] = []
     shown: list[tuple[nn.Module, Unfolding]] = []
@@ -122,7 +122,7 @@ def _like(operator: Operator, host: nn.Module, module: nn.Module) -> Operator:
 
 def check_structure(module: nn.Module, recipe: Recipe) -> None:
     """Refuse a module that does not have the structure a recipe was made for; the error names the first difference."""
-    parts = dict(named_parts(module))
+    parts = parts_by_path(module)
     for number, block in enumerate(recipe.structure):
         for path in (*block["fc1"], *block["fc2"]):
             if path not in parts:

@@ -120,7 +120,7 @@ class Runner:
         """Return the rows and the stack of each tensor that is compared; only the first call of each block counts."""
         seen: dict[str, tuple[Tensor, str]] = {}
         at_block = which if entry is not None and entry.leaf is None else None
-        parts = dict(self._module.named_modules())
+        parts = dict(self._module.named_modules(remove_duplicate=False))
         handles = [
             self._hook(parts[place.module], f"block {number}", place, seen, at_block)
             for number, place in enumerate(self._places)

@@ -170,7 +170,7 @@ def shown(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise _not_ours(where, f"a field is not what its schema requires: {type(error).__name__}: {error}") from error
 
 

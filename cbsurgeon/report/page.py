@@ -37,10 +37,11 @@ def render_html(documents: Sequence[Document]) -> str:
 
     Raises:
         UsageError: there is nothing to show (CB-REPORT-03).
+        TypeError: a field of a document has another type than its schema requires.
         MissingPackage: matplotlib or Jinja2 is not installed.
     """
     plots.require()
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
     from markupsafe import Markup
 
     environment = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, undefined=StrictUndefined)
@@ -65,7 +66,11 @@ def render_html(documents: Sequence[Document]) -> str:
     environment.filters.update(filters)
     page = environment.get_template("page.html")
     shown = [visible_in(document) for document in documents]
-    text = page.render(**_content(shown), style=Markup((TEMPLATE / "style.css").read_text(encoding="utf-8")))
+    style = Markup((TEMPLATE / "style.css").read_text(encoding="utf-8"))
+    try:
+        text = page.render(**_content(shown), style=style)
+    except UndefinedError as error:  # a field of a document is text or a number instead of an object
+        raise TypeError(str(error)) from error
     return encodable(text) + "\n"
 
 

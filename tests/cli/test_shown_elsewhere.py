@@ -44,6 +44,21 @@ def test_the_page_is_harmless(tmp_path: Path) -> None:
     assert "\\x1b]0;owned" in text and "\\u202e" in text
 
 
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [(documents.verification(), "tolerance"), (documents.benchmark(), "median_seconds"), (documents.audit(), "flops")],
+    ids=["verify", "bench", "audit"],
+)
+@pytest.mark.parametrize("value", ["text", 5, True, [1], 1e308])
+def test_a_page_of_a_document_with_a_field_of_another_type_is_refused(
+    document: dict[str, Any], field: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "edited.json"
+    file.write_text(json.dumps({**document, field: value}))
+    assert cli.main(["report", str(file), "-o", str(tmp_path / "r.html")]) == 2
+    assert "CB-REPORT-02" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["r.safetensors", "r.json", "r", "r.onnx"])
 def test_a_report_never_replaces_a_file_of_another_kind(name: str, tmp_path: Path) -> None:
     target = tmp_path / name

@@ -71,6 +71,8 @@ class Operator(nn.Module):
         pause: set by ``cbsurgeon.disable`` while the operator is to be skipped.
         unfolding: splits the axis that samples and tokens share at its site. ``channel_axis`` and ``token_axes`` are
             those of the split tensor.
+        dims: number of axes of the tensor at its site; ``None`` if it is not known. With another number, the axes above
+            would be other ones.
         fixed_position: the only position it can be inserted at, ``query``; empty for operators that take any position.
         start: the options that only set initial values of parameters and buffers; a state dict replaces those values.
     """
@@ -85,6 +87,7 @@ class Operator(nn.Module):
     recipe_digest: str | None = None
     pause: Pause | None = None
     unfolding: Unfolding | None = None
+    dims: int | None = None
     start: ClassVar[tuple[str, ...]] = ()
     fixed_position: ClassVar[str] = ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.operators.registry import operator_class
@@ -61,6 +62,19 @@ def ragged(operator: object) -> SurgeryError:
         why="its sequences have unequal lengths; a mean over the padded ones would mix padding into every token",
         do="insert the masked form (--masked) and build nn.TransformerEncoder with enable_nested_tensor=False, or give "
         "batches without padding",
+    )
+
+
+def other_rank(operator: Any, dims: int) -> SurgeryError:
+    """The error for an operator that is called with a tensor that has more or fewer axes than at its site."""
+    return SurgeryError(
+        f"{operator.name} was given a tensor with {dims} axes instead of {operator.dims}",
+        code="CB-SURGERY-15",
+        where=f"token axes {', '.join(map(str, operator.token_axes))}, channel axis {operator.channel_axis}",
+        why="its axes are those of the tensor that the recipe was made for; in another tensor, the mean would be over "
+        "other axes, such as the channels",
+        do="give inputs with a batch axis, as in the recipe (x.unsqueeze(0), also inside torch.vmap), or insert with "
+        "inputs=... of the shape that the model gets",
     )
 
 

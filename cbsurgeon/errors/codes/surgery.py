@@ -196,6 +196,13 @@ CODES = {
         causes=("the insertion comes too late in the script",),
         do=("insert first, then wrap the module",),
     ),
+    "CB-SURGERY-15": Entry(
+        "the operator was given a tensor with another number of axes",
+        "A recipe numbers the axes of batch, tokens and channels. If the model or a part of it is called with more or "
+        "fewer axes, the same numbers are other axes, and a mean over them would be silently wrong.",
+        causes=("one sample without a batch axis, also inside torch.vmap", "a part of the model was called by itself"),
+        do=("give inputs with a batch axis", "insert again, with inputs of the shape that the model gets"),
+    ),
     "CB-REMOVE-01": Entry(
         "there is nothing to remove",
         "The model holds no operator that cbsurgeon inserted (exit code 1).",

@@ -44,6 +44,7 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
         host, name = _host(parts, site, recipe.op)
         operator = build(recipe.op, site.channels, site.channel_axis, site.token_axes, dict(recipe.options))
         operator.choose(site.heads)
+        operator.dims = _dims(site)
         masks.tie(operator, site, f"{site.hooks[0].module}.{name}")
         if site.unfold is not None:
             operator.unfold(Unfolding(site.unfold))
@@ -59,6 +60,12 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
     for part, unfolding in shown:
         part.register_forward_hook(unfolding.see)
     configuration.write(module, recipes_of(module))
+
+
+def _dims(site: RecipeSite) -> int | None:
+    """The number of axes of the tensor at a site; ``None`` if an axis has no role, or is split."""
+    axes = {*site.token_axes, *site.batch_axes, site.channel_axis}
+    return len(axes) if site.unfold is None and axes == set(range(len(axes))) else None
 
 
 def _keep(parts: Mapping[str, nn.Module], recipe: Recipe) -> None:

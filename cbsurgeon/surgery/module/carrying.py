@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from cbsurgeon.graph.occupants import ON_INPUT, ON_OUTPUT
 from cbsurgeon.operators import Operator
 from cbsurgeon.surgery.module import own_class
-from cbsurgeon.surgery.refusals import ragged
+from cbsurgeon.surgery.refusals import other_rank, ragged
 
 
 def broadcast_output(module: nn.Module, args: Any, output: Any) -> Any:
@@ -52,6 +52,8 @@ def _applied(operator: Any, value: Any) -> Any:
         return tracer.create_proxy("call_module", tracer.path_of_module(operator), (value,), {})
     if value.is_nested:
         raise ragged(operator)
+    if operator.dims is not None and value.dim() != operator.dims:
+        raise other_rank(operator, value.dim())
     return operator(value)
 
 

@@ -272,3 +272,28 @@ class SegmentationHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(F.relu(self.bn(self.conv(x))))
+
+
+class DeltaRuleBlock(nn.Module):
+    """The delta rule of linear attention in closed form: a triangular system mixes the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.mlp = Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        k = F.normalize(self.k(y), dim=-1)
+        system = torch.eye(x.shape[1]) + (k @ k.mT).tril(-1)
+        x = x + (self.q(y) @ k.mT).tril() @ torch.linalg.solve_triangular(system, self.v(y), upper=False)
+        return x + self.mlp(self.norm2(x))
+
+
+@network(*RAW, blocks=MLPS)
+class DeltaRule(Stack):
+    """The result of a system has the axes of its right-hand side, not those of its matrix."""
+
+    def __init__(self) -> None:
+        super().__init__(DeltaRuleBlock(), DeltaRuleBlock())

@@ -190,3 +190,12 @@ def is_depthwise(flow: Flow, node: fx.Node) -> bool:
     """Whether a convolution is depthwise: one group per channel."""
     channels = flow.table.sizes(cast(fx.Node, node.args[0]))[1]
     return groups(node) == channels and channels > 1
+
+
+def solved(flow: Flow, node: fx.Node) -> Dims:
+    """``solve_triangular(A, B)`` and similar: the axes of the right-hand side, whose shape the result has."""
+    place = {"cholesky_solve": 0, "linalg_lu_solve": 2}.get(aten.name(node), 1)
+    sources = aten.tensors(node)
+    if len(sources) <= place or sources[place] not in flow.table.dims:
+        return ()
+    return flow.of(sources[place])

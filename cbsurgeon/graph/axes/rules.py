@@ -71,6 +71,7 @@ RULES: dict[str, Rule] = _table(
     ("matmul bmm mm baddbmm", contraction.matmul),
     ("einsum", contraction.einsum),
     ("scaled_dot_product_attention", contraction.attention),
+    ("linalg_solve_triangular linalg_solve cholesky_solve linalg_lu_solve", contraction.solved),
     ("embedding", contraction.embedding),
     (aten.CONVOLUTION, contraction.convolution),
     ("index", layout.index),

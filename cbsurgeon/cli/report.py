@@ -45,6 +45,6 @@ def _write(
     atomic.check(output, force=force)
     with terminal.working() as progress, report.shown(", ".join(map(str, files))):
         progress("drawing")
-        verbs.write_report(documents, output, force=force)
+        verbs.write_page(documents, output, force=force)
     kinds = [document["schema"] for document in documents]
     terminal.show({"schema": "cbsurgeon.report/1", "path": str(output), "documents": kinds}, lambda: str(output))

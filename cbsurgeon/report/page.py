@@ -37,7 +37,7 @@ def render_html(documents: Sequence[Document]) -> str:
 
     Raises:
         UsageError: there is nothing to show (CB-REPORT-03).
-        TypeError: a field of a document has another type than its schema requires.
+        TypeError: a field of a document is missing, or has another type than its schema requires.
         MissingPackage: matplotlib or Jinja2 is not installed.
     """
     plots.require()
@@ -69,7 +69,7 @@ def render_html(documents: Sequence[Document]) -> str:
     style = Markup((TEMPLATE / "style.css").read_text(encoding="utf-8"))
     try:
         text = page.render(**_content(shown), style=style)
-    except UndefinedError as error:  # a field of a document is text or a number instead of an object
+    except UndefinedError as error:  # a field is missing, or is no object
         raise TypeError(str(error)) from error
     return encodable(text) + "\n"
 
@@ -156,7 +156,8 @@ def _audit(document: Document) -> dict[str, Any]:
     drawn = []
     if document.get("b"):
         drawn.append({"title": "What the operators add", "svg": _svg(plots.costs(document))})
-    drawn.append({"title": "Memory traffic by operator", "svg": _svg(plots.operators(document))})
+    if document["by_operator"]:
+        drawn.append({"title": "Memory traffic by operator", "svg": _svg(plots.operators(document))})
     table = []
     for name, show in figures.costs(document).items():
         row, label = document[name], figures.COSTS[name]

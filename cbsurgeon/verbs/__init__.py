@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cbsurgeon.verbs.editing import insert, insert_, inspect, load, plan, read_recipe, remove, save
     from cbsurgeon.verbs.evaluating import evaluate
     from cbsurgeon.verbs.proving import audit, bench, export, export_checked, open_side, verify
-    from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_report, write_text
+    from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_page, write_report, write_text
     from cbsurgeon.verbs.shipping import Shipment, ship
     from cbsurgeon.verbs.sweeping import sweep
 
@@ -42,6 +42,7 @@ _MODULES = {
         "insertion",
         "read_inserted",
         "removal",
+        "write_page",
         "write_report",
         "write_text",
     ),
@@ -75,6 +76,7 @@ __all__ = [
     "ship",
     "sweep",
     "verify",
+    "write_page",
     "write_report",
     "write_text",
 ]

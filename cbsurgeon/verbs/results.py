@@ -15,7 +15,7 @@ from cbsurgeon.graph.block import APART, GROUPS, Inspection
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
 from cbsurgeon.operators.registry import operator_class
-from cbsurgeon.report import render_html
+from cbsurgeon.report import render_html, shown
 from cbsurgeon.surgery import Recipe
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 
@@ -166,6 +166,12 @@ def write_report(documents: Sequence[Mapping[str, Any]], path: str | Path, *, fo
         OutputFileError: the file cannot be written.
         MissingPackage: matplotlib or Jinja2 is not installed.
     """
+    with shown(", ".join(str(document.get("schema", "a document")) for document in documents)):
+        return write_page(documents, path, force=force)
+
+
+def write_page(documents: Sequence[Mapping[str, Any]], path: str | Path, *, force: bool = False) -> Path:
+    """Write the page of :func:`write_report`; a wrong field is a ``LookupError`` or ``TypeError``."""
     final = Path(path)
     if final.suffix.lower() not in PAGES:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,35 @@ def test_tensors_are_bit_for_bit_those_of_timms_validation(name: str) -> None:
     pictures = [*photographs(8), *(noise(*shape) for shape in SHAPES)]
     for picture in pictures:
         assert torch.equal(to_input(picture, ours), transform(picture))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 1.0, "interpolation": "bilinear"},
+        {"mean": [0.5], "std": [0.5], "crop_pct": None, "interpolation": ""},
+        {"mean": None, "std": None, "crop_pct": 0.75, "interpolation": "random"},
+        {"mean": None, "std": None, "crop_pct": None, "interpolation": ""},
+    ],
+)
+def test_a_checkpoint_of_timms_training_script_keeps_the_preprocessing_of_its_arguments(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """timm's script gives its arguments to ``resolve_data_config``, and saves them in the checkpoint."""
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    module = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=64)
+    arguments = argparse.Namespace(model="vit_tiny_patch16_224", img_size=64, model_kwargs={"depth": 1}, **given)
+    payload = {"arch": "vit_tiny_patch16_224", "state_dict": module.state_dict(), "args": arguments}
+    torch.save(payload, tmp_path / "last.pth.tar")
+    known = {**vars(arguments), "interpolation": given["interpolation"].replace("random", "")}
+    transform = create_transform(**resolve_data_config(known, model=module), is_training=False)
+    for path in (tmp_path / "last.pth.tar", models.save(models.load(tmp_path / "last.pth.tar"), tmp_path / "again.pt")):
+        ours = preprocessing_of(models.load(path))
+        assert ours is not None and ours.size == (64, 64)
+        for picture in photographs(4):
+            assert torch.equal(to_input(picture, ours), transform(picture))
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])

@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy
@@ -18,6 +19,7 @@ from cbsurgeon.models.files import metadata
 from cbsurgeon.models.imaging import to_input
 from cbsurgeon.models.model import Model
 from cbsurgeon.models.preprocessing import Preprocessing, cropped, resized
+from cbsurgeon.vocabulary import INTERPOLATIONS
 
 _LARGEST = 1 << 20
 _FILE = "preprocessor_config.json"
@@ -48,6 +50,28 @@ def preprocessing_of(model: Model) -> Preprocessing | None:
     return None if found is None or len(found.mean) != channels else found
 
 
+def of_training(model: Model, arguments: Mapping[str, Any]) -> Preprocessing | None:
+    """Return the preprocessing that timm's training script used with some arguments; ``None`` if it is not known.
+
+    Args:
+        model: a model of timm.
+        arguments: those of ``mean``, ``std``, ``crop_pct`` and ``interpolation`` that were given to the script.
+    """
+    image = _image_input(model)
+    configuration: Any = getattr(model.module, "pretrained_cfg", None)
+    if image is None or model.module is None or not isinstance(configuration, Mapping):
+        return None
+    channels, height, width = (int(size) for size in image.shape[1:])
+    usable = {name: value for name, value in arguments.items() if name != "interpolation" or value in INTERPOLATIONS}
+    try:
+        found = _timm(model.module, configuration, (channels, height, width), usable)
+    except AssertionError:  # timm refuses a mean or deviation for another number of channels
+        return None
+    return found and dataclasses.replace(
+        found, source=f"{found.source}, changed by {', '.join(usable)} of the training"
+    )
+
+
 def with_preprocessing(model: Model) -> Model:
     """Return the model with the preprocessing that :func:`preprocessing_of` finds."""
     return dataclasses.replace(model, preprocessing=preprocessing_of(model))
@@ -74,11 +98,16 @@ def _from_library(
     return None
 
 
-def _timm(module: nn.Module, configuration: Mapping[str, Any], shape: tuple[int, int, int]) -> Preprocessing | None:
-    """timm's data config, as ``create_transform`` reads it."""
+def _timm(
+    module: nn.Module,
+    configuration: Mapping[str, Any],
+    shape: tuple[int, int, int],
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+) -> Preprocessing | None:
+    """timm's data config, as ``create_transform`` reads it; with arguments of its scripts."""
     from timm.data import resolve_data_config
 
-    config = resolve_data_config({"input_size": shape}, model=module)
+    config = resolve_data_config({**arguments, "input_size": shape}, model=module)
     name = configuration.get("architecture") or type(module).__name__
     modes = {"center": "shortest", "squash": "squash", "border": "pad"}
     if config["crop_mode"] not in modes or len(config["mean"]) != shape[0]:

@@ -14,6 +14,7 @@ from cbsurgeon.errors import InputFileError, UsageError, nearest
 from cbsurgeon.models import builders, memory, spelling
 from cbsurgeon.models import inputs as example
 from cbsurgeon.models.builders import timm, torchvision, weightless
+from cbsurgeon.models.builders.image_processing import of_training
 from cbsurgeon.models.checkpoints import shapes
 from cbsurgeon.models.checkpoints.fitting import adopt, advice, differences, fit, take_dtypes
 from cbsurgeon.models.files import reading
@@ -88,6 +89,8 @@ def architecture(
         note=_UNUSED if checkpoint.has_arguments and reference.kind == "mod" else "",
     )
     preprocessing = checkpoint.preprocessing
+    if preprocessing is None and checkpoint.image_arguments:
+        preprocessing = of_training(model, checkpoint.image_arguments)
     if preprocessing is not None and model.preprocessing is not None:
         preprocessing = resized(preprocessing, model.preprocessing.size)
     return replace(model, provenance=origin, preprocessing=preprocessing or model.preprocessing)

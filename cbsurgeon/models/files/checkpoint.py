@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ ENTRIES = (
 """Usual names of weights in training checkpoints, in order of preference: trained weights before averaged ones."""
 
 _BUILD_ARGUMENTS = ("num_classes", "img_size", "in_chans")
+_IMAGE_ARGUMENTS = ("mean", "std", "crop_pct", "interpolation")
+"""Arguments of timm's scripts that change the preprocessing; they are ``None`` or empty unless the user gave them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Checkpoint:
         architecture_options: the options that the file states for that build.
         recipes: insertions that the weights were trained or saved with, oldest first.
         preprocessing: how images become the model's input, if the file states it.
+        image_arguments: arguments of timm's training script that change the preprocessing of the architecture.
         input: shapes of the model's inputs without the batch, if the file states them.
         sha256: digest of the file, if it was requested.
         written_by: ``cbsurgeon``, ``timm`` (or a trainer that stores ``arch`` in the same way), or empty.
@@ -63,6 +67,7 @@ class Checkpoint:
     architecture_options: Mapping[str, Any] = field(default_factory=dict)
     recipes: tuple[Mapping[str, Any], ...] = ()
     preprocessing: Preprocessing | None = None
+    image_arguments: Mapping[str, Any] = field(default_factory=dict)
     input: str = ""
     sha256: str | None = None
     written_by: str = ""
@@ -173,6 +178,7 @@ def _unwrap(path: Path, payload: Any, entry: str | None) -> Checkpoint | nn.Modu
         architecture_options=options,
         recipes=recipes,
         edited_beside=next(iter(edited), ""),
+        image_arguments=_image_arguments(payload),
         has_arguments=_has_arguments(payload),
         written_by="timm" if architecture else "",
         entry=chosen,
@@ -216,11 +222,35 @@ def _has_arguments(payload: Mapping[Any, Any]) -> bool:
     return any(payload.get(name) for name in ("args", "hyper_parameters", "hparams", "config", "cfg"))
 
 
+def _arguments(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments that a training script saved, if there are any."""
+    given = payload.get("args")
+    return vars(given) if hasattr(given, "__dict__") else given if isinstance(given, Mapping) else {}
+
+
+def _image_arguments(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved arguments that change the preprocessing."""
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+    found = {name: value for name, value in _arguments(payload).items() if name in _IMAGE_ARGUMENTS and value}
+    for name in ("mean", "std"):
+        value = found.get(name)
+        if not isinstance(value, list | tuple) or not all(map(number, value)) or len(value) > 4:
+            found.pop(name, None)
+    crop = found.get("crop_pct", 0)
+    if not number(crop) or not 0 < crop <= 1:
+        found.pop("crop_pct", None)
+    if not isinstance(found.get("interpolation"), str):
+        found.pop("interpolation", None)
+    return found
+
+
 def _named(payload: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """The architecture that a training checkpoint names (in ``arch``, or ``model`` of its arguments) and its
     options."""
-    given = payload.get("args")
-    arguments = vars(given) if hasattr(given, "__dict__") else given if isinstance(given, Mapping) else {}
+    arguments = _arguments(payload)
     name = payload.get("arch")
     if not isinstance(name, str):
         name = arguments.get("model")

@@ -247,6 +247,7 @@ class Inspection:
         masks: names of the inputs that are padding masks.
         unmasked: for each stack with a padding mask that could not be proved, the reason.
         left_out: sub-modules that could not be captured, path → reason.
+        operators: name and module path of every inserted operator, in graph order.
         seconds: time for ``capture`` and ``read``.
     """
 
@@ -261,6 +262,7 @@ class Inspection:
     masks: tuple[str, ...] = ()
     unmasked: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    operators: tuple[tuple[str, str], ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -299,6 +301,7 @@ class Inspection:
             "masks": list(self.masks),
             "unmasked": dict(self.unmasked),
             "left_out": dict(self.left_out),
+            "operators": [{"op": op, "path": path} for op, path in self.operators],
             "seconds": dict(self.seconds),
         }
 

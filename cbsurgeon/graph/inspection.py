@@ -102,6 +102,7 @@ def _inspect_part(program: Program, reference: str, hosts: Hosts) -> Inspection:
         causal_stacks={stack_under(prefix, stack): one for stack, one in found.causal_stacks.items()},
         reversed_stacks=tuple(stack_under(prefix, stack) for stack in found.reversed_stacks),
         unmasked={stack_under(prefix, stack): why for stack, why in found.unmasked.items()},
+        operators=tuple((op, path_under(prefix, path)) for op, path in found.operators),
     )
 
 
@@ -158,6 +159,7 @@ def inspect_program(
         reversed_stacks=tuple(stack for stack, one in causal.items() if one.past),
         masks=tuple(dict.fromkeys([*causality.masks(reading), *marking.values()])),
         unmasked=unmasked,
+        operators=tuple(dict.fromkeys((one.op, one.path) for one in operators)),
         seconds={"read": time.perf_counter() - start},
     )
 

@@ -180,9 +180,13 @@ def occupied(block: Block, operators: list[Occupant]) -> Block:
 def _occupied(site: Site, operators: list[Occupant]) -> Site:
     for use in site.uses:
         for occupant in operators:
-            # An operator that is applied to another's result occupies the same site.
-            if _base(occupant, operators).name != use.value:
+            # An operator that is applied to another's result occupies the same site. So does one in front of a dropout
+            # that is a function call: no module ends behind it.
+            undropped = bool(site.hooks) and site.hooks[0].before_dropout and use.value in occupant.readers
+            if _base(occupant, operators).name != use.value and not undropped:
                 continue
+            if undropped:
+                return replace(site, occupied=occupant.op)
             if not use.consumers or occupant.readers & set(use.consumers) or _feeds(occupant, operators):
                 return replace(site, occupied=occupant.op)
     return site

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import cbsurgeon as cbs
 from cbsurgeon.errors import NothingMatched, SurgeryError
@@ -18,6 +18,7 @@ from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.graph.occupants import occupants
 from cbsurgeon.models.model import Model
+from cbsurgeon.report import render_text
 from cbsurgeon.surgery import insert_module, insert_program, plan, remove
 from cbsurgeon.vocabulary import POSITIONS
 from tests.surgery import architectures, arms
@@ -176,3 +177,44 @@ def test_the_paper_line_by_hand_is_still_seen() -> None:
     assert standing(inspect(model)) == {(0, "end"): "cb"}
     with pytest.raises(NothingMatched, match="CB-REMOVE-01"):
         remove(model)
+
+
+class FunctionalDropout(nn.Module):
+    """The dropout of transformers' vision models: a function call behind the down projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.fc2 = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc2(nn.functional.gelu(self.fc1(self.norm(x))))
+        return x + nn.functional.dropout(y, 0.1, self.training)
+
+
+def test_an_operator_in_front_of_a_dropout_that_is_a_function_call_occupies_end() -> None:
+    model = Model(nn.Sequential(FunctionalDropout(), FunctionalDropout()).eval(), (torch.randn(2, 5, 8),))
+    for edited in (
+        cbs.insert(model, op="cb_s", layers="1"),
+        cbs.insert(model, op="cb_s", layers="1", on="program"),
+    ):
+        found = inspect(edited)
+        assert standing(found) == {(1, "end"): "cb_s"}
+        with pytest.raises(SurgeryError, match="CB-SURGERY-03"):
+            plan(found, op="cb", layers="all")
+    assert not standing(inspect(model)) and not inspect(model).operators
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"op": "cb"}, "mlp"),
+        ({"op": "cb", "at": "msa"}, "attn"),
+        ({"op": "uniform_head", "options": {"heads": [0]}}, "attn.qkv"),
+    ],
+)
+def test_every_operator_is_listed_wherever_it_is(options: dict[str, Any], path: str) -> None:
+    edited = cbs.insert(architectures.model(NAME), layers="1", **options)
+    (operator,) = inspect(edited).operators
+    assert operator[0] == options["op"]
+    assert operator[1].startswith(f"blocks.1.{path}.")
+    assert f"{options['op']} at 1 site: blocks.1." in " ".join(render_text(inspect(edited).to_dict()).split())

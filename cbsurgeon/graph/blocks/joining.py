@@ -81,5 +81,6 @@ def joined(model: Model, parts: Parts, found: Sequence[Inspection], captured: fl
         masks=origins(model, parts.programs, masks),
         unmasked={stack: why for part in found for stack, why in part.unmasked.items()},
         left_out=dict(parts.left_out),
+        operators=tuple(dict.fromkeys(one for part in found for one in part.operators)),
         seconds={"capture": captured, "read": sum(part.seconds["read"] for part in found)},
     )

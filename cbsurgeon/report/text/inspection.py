@@ -25,6 +25,10 @@ def inspected(document: Document, documents: Sequence[Document]) -> Rows:
     )
     if blocks:
         yield _blocks(blocks, chosen(documents))
+    operators = document.get("operators", ())
+    for op in dict.fromkeys(one["op"] for one in operators):
+        paths = [one["path"].rpartition(".")[0] or "(the model)" for one in operators if one["op"] == op]
+        yield fact("inserted", f"{op} at {counted(len(paths), 'site')}: {', '.join(paths)}", "green")
     if document.get("attentions"):
         yield line(f"{counted(len(document['attentions']), 'attention')}", "bold")
         yield _attentions(document["attentions"])

@@ -197,7 +197,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Read a document from text.
+        """Read a document from text: a recipe, or the result of ``insert --json``, which holds one.
 
         Raises:
             UsageError: it is not JSON, or not a recipe.
@@ -212,6 +212,8 @@ class Recipe:
                 why=str(error),
                 do="make one with `cbsurgeon insert REF --dry-run --recipe-out recipe.json`",
             ) from error
+        if isinstance(document, dict) and document.get("schema") == "cbsurgeon.insert/1":
+            document = document.get("recipe")
         return cls.from_dict(document)
 
 

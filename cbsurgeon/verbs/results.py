@@ -78,13 +78,19 @@ def cautions(recipe: Recipe, found: Inspection) -> list[str]:
             "finished checkpoint without training."
         )
     chosen = {site.path for site in recipe.active}
-    said += [
-        note
-        for block in found.blocks
-        if block.path in chosen
-        for note in block.notes
-        if APART in note or GROUPS in note
-    ]
+    blocks = [block for block in found.blocks if block.path in chosen]
+    if recipe.options.get("causal") and not {block.stack for block in blocks} & found.causal_stacks.keys():
+        said.append(
+            "the causal form was asked for, but no causal mask or order was found: in the attention of these blocks, a "
+            "token sees later ones, and in this mean it does not."
+        )
+    if recipe.layers[:1].isdigit():
+        said += [
+            f"block {block.index} is of kind {block.kind}, which is not chosen unless its number or kind is given."
+            for block in blocks
+            if not block.default
+        ]
+    said += [note for block in blocks for note in block.notes if APART in note or GROUPS in note]
     return list(dict.fromkeys(said))
 
 

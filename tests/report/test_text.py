@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.mlp_mixer import MlpMixer
 
+import cbsurgeon as cbs
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model
 from cbsurgeon.report import figures, render_text
+from cbsurgeon.verbs.results import cautions, insertion
 from tests.report import documents
 
 ALL = {
@@ -162,3 +165,33 @@ def test_the_list_of_added_keys_ends_with_dots_only_if_it_is_cut() -> None:
     assert "2 added (a.scale, b.scale)" in render_text(document)
     document["keys_added"].append("c.scale")
     assert "3 added (a.scale, b.scale ...)" in render_text(document)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"op": "cb"}, "mean over axis 1 (6 tokens), 16 channels"),
+        ({"op": "cb", "tokens": "1:"}, "mean over axis 1 (tokens 1: of 6), 16 channels"),
+        ({"op": "cb", "causal": True}, "running mean, up to each token, over axis 1 (6 tokens), 16 channels"),
+        ({"op": "se"}, "mean over axis 1 (6 tokens), 16 channels"),
+    ],
+)
+def test_an_insertion_says_which_tokens_are_averaged(options: dict[str, Any], words: str) -> None:
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+    model = cbs.Model(torch.nn.TransformerEncoder(layer, 2).eval(), (torch.randn(2, 6, 16),))
+    found = cbs.inspect(model)
+    recipe = cbs.plan(found, layers="1", **options)
+    document = insertion(model, cbs.insert(model, recipe), recipe, blocks=2, output=None)
+    assert f"{found.blocks[1].path} {words}" in " ".join(render_text(document).split())
+    said = " ".join(cautions(recipe, found))
+    assert ("no causal mask or order was found" in said) == bool(options.get("causal"))
+
+
+def test_a_token_mlp_that_was_chosen_by_its_number_is_named() -> None:
+    mixer = MlpMixer(num_blocks=1, img_size=64, embed_dim=64).eval()
+    found = cbs.inspect(cbs.Model(mixer, (torch.randn(2, 3, 64, 64),)))
+    kinds = [block.kind for block in found.blocks]
+    assert kinds == ["token-mlp", "mlp"]
+    for layers, named in (("0", True), ("1", False), ("all", False)):
+        said = " ".join(cautions(cbs.plan(found, op="cb", layers=layers), found))
+        assert ("block 0 is of kind token-mlp" in said) == named

@@ -208,3 +208,12 @@ def test_a_file_does_not_decide_what_is_imported() -> None:
     assert "this" not in sys.modules
     with pytest.raises(UsageError, match="CB-OP-04"):
         repeat(architectures.model(NAME), [document], trust=True)
+
+
+def test_the_result_of_insert_is_read_as_its_recipe() -> None:
+    """``insert --json`` prints a document that holds the recipe."""
+    recipe = plan(architectures.inspection("deit"), op="cb", layers="1")
+    document = json.dumps({"schema": "cbsurgeon.insert/1", "recipe": recipe.to_dict()})
+    assert Recipe.from_json(document) == recipe
+    with pytest.raises(UsageError, match="CB-RECIPE-01"):
+        Recipe.from_json(json.dumps({"schema": "cbsurgeon.insert/1"}))

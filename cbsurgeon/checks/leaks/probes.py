@@ -55,7 +55,9 @@ def future_leak(model: Model, *, sequence: str | None = None, axis: int = 1) -> 
             not_run[output] = _coarse(plain)
             continue
         if plain.dim() <= axis or plain.shape[axis] != length:
-            not_run[output] = f"shape {list(plain.shape)} has no axis for the {length} tokens of {name}"
+            not_run[output] = (
+                f"shape {list(plain.shape)} has no axis for the {length} positions along axis {axis} of {name}"
+            )
             continue
         gaps.append(_gap("suffix", output, plain.narrow(axis, 0, cut), after[output].narrow(axis, 0, cut), plain))
         seen |= not torch.equal(plain, after[output])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+import cbsurgeon as cbs
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.inspection import inspect
@@ -57,6 +58,32 @@ def test_a_module_that_stores_a_result_stores_real_numbers() -> None:
     program = capture(edited)
     with torch.no_grad():
         assert torch.equal(edited.module(*model.example_inputs), program.module()(*model.example_inputs))
+
+
+class Registering(Caching):
+    """The same with a buffer that is empty at first, as the position bias of x-transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bias", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            self.register_buffer("bias", 2 * self.table.detach(), persistent=False)
+        return x + self.mlp(self.norm(x)) + self.bias
+
+
+@pytest.mark.parametrize("on", ["module", "program"])
+def test_a_module_that_registers_a_computed_buffer_stays_as_it_was(on: str) -> None:
+    module, x = Registering().eval(), torch.randn(2, 5, 8)
+    edited = cbs.insert(Model(module, (x,)), op="cb", layers="all", on=on)
+    assert module.bias is None or not isinstance(module.bias, FakeTensor)
+    run = edited.module if on == "module" else edited.program.module()
+    with torch.no_grad():
+        y = module.mlp(module.norm(x))
+        expected = x + (y + y.mean(1, keepdim=True)) / 2 + 2 * module.table
+        assert torch.allclose(run(x), expected, atol=1e-6)
+        assert torch.equal(module(x), x + y + 2 * module.table)
 
 
 def _model() -> Model:

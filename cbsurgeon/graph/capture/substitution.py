@@ -1,8 +1,9 @@
-"""Run a module with other tensors in place of its parameters and buffers, without changing it."""
+"""Run or trace a module without changing it: with other tensors in place of its own, or with buffers of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,3 +31,17 @@ def call_with(module: nn.Module, state: Mapping[str, Tensor], args: tuple[Any, .
         if tensor is not None and id(tensor) in replacement
     }
     return torch.func.functional_call(module, own, args, dict(kwargs), tie_weights=False)
+
+
+@contextmanager
+def own_buffers(module: nn.Module) -> Iterator[None]:
+    """Restore the buffers of every module: while it is traced, a model may register tensors without values."""
+    before = [(part, dict(part._buffers), set(part._non_persistent_buffers_set)) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, buffers, temporary in before:
+            part._buffers.clear()
+            part._buffers.update(buffers)
+            part._non_persistent_buffers_set.clear()
+            part._non_persistent_buffers_set.update(temporary)

@@ -24,6 +24,7 @@ from cbsurgeon.graph.capture.batching import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.naming import output_names
 from cbsurgeon.graph.capture.regions import inline, raising_line
+from cbsurgeon.graph.capture.substitution import own_buffers
 from cbsurgeon.graph.capture.writing import copied, spare_inputs
 from cbsurgeon.graph.program import Program, parts, wrap
 from cbsurgeon.models.model import Model
@@ -113,9 +114,10 @@ def traced(
 ) -> ExportedProgram:
     """Return the program of ``torch.export`` (non-strict, without log output), with the regions of its graph inlined.
 
-    A program does not write into its inputs, also if the model does.
+    A program does not write into its inputs, also if the model does. The module keeps its own buffers, also if it
+    registers a computed one in ``forward``.
     """
-    with _plain_attention(), _quiet(), torch.no_grad():
+    with _plain_attention(), _quiet(), torch.no_grad(), own_buffers(module):
         exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     inline(exported)
     spare_inputs(exported)

@@ -239,3 +239,34 @@ def test_a_second_spelling_means_the_same_flag_and_the_same_keyword() -> None:
         parsed(BenchOptions, "--backend", "eager") == parsed(BenchOptions, "--on", "eager") == BenchOptions(on="eager")
     )
     assert resolve(BenchOptions, None, {"backend": "eager"}, "bench") == BenchOptions(on="eager")
+
+
+@pytest.mark.parametrize(
+    ("kind", "keywords", "expected"),
+    [
+        (DataOptions, {"size": 64}, {"size": (64, 64)}),
+        (DataOptions, {"size": "64x32"}, {"size": (64, 32)}),
+        (DataOptions, {"size": (64, 32), "crop": "0.5"}, {"size": (64, 32), "crop": 0.5}),
+        (BenchOptions, {"budget": "5s", "claim": "1%"}, {"budget": 5.0, "claim": 0.01}),
+        (BenchOptions, {"budget": 5, "claim": 0.02}, {"budget": 5, "claim": 0.02}),
+        (Choice, {"layers": [3, 4]}, {"layers": "3,4"}),
+        (Choice, {"layers": 3, "kinds": "token-mlp"}, {"layers": "3", "kinds": ("token-mlp",)}),
+        (
+            SweepOptions,
+            {"op": "cb", "layers": "0,2,4", "seeds": 3},
+            {"op": ("cb",), "layers": ("0,2,4",), "seeds": (3,)},
+        ),
+        (SweepOptions, {"op": ("cb", "se")}, {"op": ("cb", "se")}),
+    ],
+)
+def test_keywords_take_what_the_command_line_takes(
+    kind: type, keywords: dict[str, object], expected: dict[str, object]
+) -> None:
+    made = resolve(kind, None, keywords, "function")
+    assert {name: getattr(made, name) for name in expected} == expected
+
+
+def test_a_text_of_another_form_names_the_keyword_and_an_example() -> None:
+    with pytest.raises(UsageError, match="CB-OPTION-01") as caught:
+        resolve(BenchOptions, None, {"claim": "one"}, "bench")
+    assert "bench(claim='one')" in caught.value.where and "bench(claim='1%')" in caught.value.do

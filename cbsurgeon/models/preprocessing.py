@@ -163,8 +163,8 @@ def changed(base: Preprocessing | None, *, where: str = "", **flags: Any) -> Pre
     """
     given = {name: value for name, value in flags.items() if value is not None}
     for name, index in (("mean", 0), ("std", 1)):
-        if isinstance(given.get(name), str):
-            given[name] = _spelled(given[name], name, index)
+        if isinstance(given.get(name), str | int | float):
+            given[name] = _spelled(str(given[name]), name, index)
     if base is None:
         needed = ("size", "crop", "interpolation", "mean", "std")
         missing = [f"--{name}" for name in needed if name not in given]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cbsurgeon.errors import UsageError, did_you_mean
+from cbsurgeon.options.texts import BadText
 
 Options = TypeVar("Options")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -93,7 +95,8 @@ def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, A
         function: the function that was called, for the message.
 
     Raises:
-        UsageError: ``given`` is of another class, or a keyword is not a field (CB-OPTION-01).
+        UsageError: ``given`` is of another class, a keyword is not a field, or a text does not have the form that the
+            flag takes (CB-OPTION-01).
     """
     known = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
     keywords = {_by_alias(kind).get(name, name): value for name, value in keywords.items()}
@@ -114,10 +117,36 @@ def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, A
             why=f"its options are {', '.join(sorted(known))}",
             do=did_you_mean(next(iter(extra)), known) or "leave it out",
         )
-    fields = {name: value for name, value in keywords.items() if name in known}
+    own = {one.name: one for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {name: _value(own[name], value, function) for name, value in keywords.items() if name in known}
     if extra:
         fields["options"] = {**(fields.get("options") or getattr(given, "options", None) or {}), **extra}
     return kind(**fields) if given is None else dataclasses.replace(given, **fields)  # type: ignore[type-var]
+
+
+def _value(field: dataclasses.Field[Any], value: Any, function: str) -> Any:
+    """Return a keyword's value; the text of the command line is read as there, and a single number as a list of one."""
+    flag: Flag = field.metadata[KEY]
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(field.default, str) and (whole or _is_list(value)):
+        return ",".join(map(str, value)) if _is_list(value) else str(value)
+    single = whole and re.search("tuple|Sequence", str(field.type))
+    if flag.read is None or not (isinstance(value, str) or single):
+        return value
+    try:
+        return flag.read((str(value),) if flag.repeatable else str(value))
+    except BadText as error:
+        raise UsageError(
+            f"{field.name} has another form",
+            code="CB-OPTION-01",
+            where=f"{function}({field.name}={value!r})",
+            why=f"as text, it {error.takes}",
+            do=f"{function}({field.name}={error.example!r})",
+        ) from error
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, int | str) for one in value)
 
 
 def documented(*kinds: type) -> Callable[[Function], Function]:

@@ -47,8 +47,10 @@ def command(
     given with flags is stored in all files.
 
     DIR contains model.safetensors, recipe.json, model.onnx, model.engine (if a TensorRT builder is installed),
-    report.html and report.json. If the ONNX file differs from the model, it is called model.unverified.onnx and
-    the exit code is 1.
+    report.html and report.json.
+
+    Exit 1: the ONNX file differs from the model (it is called model.unverified.onnx), or the evaluation failed. The
+    latency verdict does not change the exit code; `cbsurgeon bench A B` exits 1 if B is slower than claimed.
 
     \b
     Examples:

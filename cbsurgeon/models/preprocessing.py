@@ -187,7 +187,8 @@ def changed(base: Preprocessing | None, *, where: str = "", **flags: Any) -> Pre
         resize = given.get("resize", base.resize)
         shape = cropped(size, crop, resize=resize, **_kept_fields(base))
         base = replace(base, size=shape.size, resize_to=shape.resize_to)
-    return replace(base, **{**given, "source": source})
+    found = replace(base, **{**given, "source": source})
+    return base if replace(found, source=base.source) == base else found
 
 
 def resized(base: Preprocessing, size: tuple[int, int]) -> Preprocessing:

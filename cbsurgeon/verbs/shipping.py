@@ -224,7 +224,7 @@ class _Job:
             files = " ".join(shlex.quote(str(self.final / name)) for name in (WEIGHTS, ENGINE))
             self.left_out["engine run"] = (
                 "the engine was built but not run"
-                + ("; run: " if here else ": this machine has no NVIDIA GPU. On the machine it was built for, run: ")
+                + ("; run: " if here else ": this machine has no NVIDIA GPU. On a machine with the GPU it was built for, run: ")
                 + f"cbsurgeon verify {files}{'' if here else ' --trust'}{self.model.provenance.flags}"
             )
 

@@ -238,3 +238,12 @@ def test_bgr_grey_and_names_of_differences() -> None:
     grey = replace(base, mean=(0.5,), std=(0.5,), channels="grey")
     assert to_input(picture.convert("L"), grey).shape == (1, 32, 32)
     assert set(base.differences(grey)) == {"mean", "std", "channels"}
+
+
+def test_flags_that_change_nothing_are_not_named() -> None:
+    """``ship`` applies the same flags twice: to the model, and to the dataset."""
+    flags: dict[str, Any] = {"size": (64, 64), "crop": 1.0, "interpolation": "bilinear", "mean": 0.5, "std": "0.5"}
+    once = changed(None, **flags)
+    assert once.source == "flags" and once.mean == (0.5, 0.5, 0.5)
+    assert changed(once, **flags) == once
+    assert changed(once, mean="0.1").source == "flags, changed by --mean"

@@ -222,10 +222,10 @@ class _Job:
             self.documents.append(self._placed(built))
             here = torch.cuda.is_available()
             files = " ".join(shlex.quote(str(self.final / name)) for name in (WEIGHTS, ENGINE))
+            where = "" if here else ": this machine has no NVIDIA GPU. On a machine with the GPU it was built for"
             self.left_out["engine run"] = (
-                "the engine was built but not run"
-                + ("; run: " if here else ": this machine has no NVIDIA GPU. On a machine with the GPU it was built for, run: ")
-                + f"cbsurgeon verify {files}{'' if here else ' --trust'}{self.model.provenance.flags}"
+                f"the engine was built but not run{where}{'; run' if here else ', run'}: "
+                f"cbsurgeon verify {files}{'' if here else ' --trust'}{self.model.provenance.flags}"
             )
 
     def evaluate(self, data: Any, reading: DataOptions) -> None:

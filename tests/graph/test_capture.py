@@ -397,3 +397,11 @@ def test_a_model_is_not_run_where_only_its_structure_is_read(monkeypatch: pytest
     capture(Model(Attending().eval(), (sample(),)), check=False)
     with pytest.raises(AssertionError, match="compared"):
         capture(Model(Attending().eval(), (sample(),)))
+
+
+@pytest.mark.parametrize("run", [inspect, capture])
+def test_weights_of_several_number_types_are_named(run: Any) -> None:
+    module = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH).half()).eval()
+    with pytest.raises(CaptureError) as caught:
+        run(Model(module, (sample(),)))
+    assert "float32 (2 tensors) and float16 (2 tensors)" in caught.value.do

@@ -13,6 +13,7 @@ from cbsurgeon.graph.attention.probing.order import CLOSED
 from cbsurgeon.graph.axes.flow import Flow
 from cbsurgeon.graph.axes.table import BATCH, PRIME, Dim
 from cbsurgeon.graph.capture.execution import Execution
+from cbsurgeon.graph.capture.refusals import one_type
 from cbsurgeon.graph.program import Program, parts
 
 ROUNDINGS = 50
@@ -70,7 +71,8 @@ def influence(program: Program) -> str:
             code="CB-CAPTURE-09",
             where=", ".join(name for name, _ in outputs.values()),
             why=f"run one by one on the example inputs, its operators raise {type(error).__name__}: {str(error)[:200]}",
-            do="write that part of forward() without torch.vmap or torch.func",
+            do=one_type(error, program.exported.state_dict.values())
+            or "write that part of forward() without torch.vmap or torch.func",
         ) from error
     try:
         after = execution.values(changed, outputs, parameters)

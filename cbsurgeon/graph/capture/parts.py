@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.batching import batch_of
+from cbsurgeon.graph.capture.refusals import does_not_run
 from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.graph.program import Program
@@ -82,14 +83,7 @@ def _record_example(model: Model, runs: Counter[str]) -> dict[str, Recorded]:
         return record(model.module, args, kwargs, runs=runs)
     except Exception as error:
         pass_out_of_memory(error)
-        raise CaptureError(
-            "the model does not run on its example inputs",
-            code="CB-CAPTURE-06",
-            where=model.provenance.reference,
-            why=f"{type(error).__name__}: {str(error)[:200]}",
-            do="give inputs of the size that the model was built for: --input CxHxW or --inputs file.npz; "
-            "the reason may name the size",
-        ) from error
+        raise does_not_run(error, model.module.parameters(), model.provenance.reference) from error
 
 
 def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tuple[int | None, ...]]:

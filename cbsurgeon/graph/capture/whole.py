@@ -23,7 +23,8 @@ from cbsurgeon.graph.capture import merging
 from cbsurgeon.graph.capture.batching import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.naming import output_names
-from cbsurgeon.graph.capture.regions import inline, raising_line
+from cbsurgeon.graph.capture.refusals import cannot_follow, differs, does_not_run, fixed
+from cbsurgeon.graph.capture.regions import inline
 from cbsurgeon.graph.capture.substitution import own_buffers
 from cbsurgeon.graph.capture.writing import copied, spare_inputs
 from cbsurgeon.graph.program import Program, parts, wrap
@@ -101,7 +102,7 @@ def export(module: nn.Module, inputs: Inputs, batch: Batch, reference: str) -> P
         _assert_symbolic(program, batch, reference)
     except Exception as error:
         pass_out_of_memory(error)
-        refusal = error if isinstance(error, CaptureError) else _cannot_follow(error, reference)
+        refusal = error if isinstance(error, CaptureError) else cannot_follow(error, reference, module)
         if batch.size is None:
             raise refusal from error
         refusal.__cause__ = error if error is not refusal else None
@@ -129,16 +130,6 @@ def named(exported: ExportedProgram) -> Program:
     return wrap(exported, output_names(_outputs(exported)))
 
 
-def _cannot_follow(error: Exception, reference: str) -> CaptureError:
-    return CaptureError(
-        "capture failed because torch.export cannot follow the model's forward()",
-        code="CB-CAPTURE-03",
-        where=": ".join(filter(None, (reference, raising_line(error)))),
-        why=_first_lines(error),
-        do="capture a sub-module of it, or make the reported operation traceable",
-    )
-
-
 def _at_two_sizes(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Inputs, refusal: CaptureError) -> Program:
     """The program merged from captures at two fixed batch sizes, compared with the model at a third.
 
@@ -159,7 +150,7 @@ def _at_two_sizes(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Input
         program = named(exported)
         _assert_symbolic(program, batch, refusal.where)
     except Exception as error:
-        raise _fixed(refusal.where, f"{type(error).__name__}: {error}"[:300]) from error
+        raise fixed(refusal.where, f"{type(error).__name__}: {error}"[:300]) from error
     if not any(parameter.is_meta for parameter in module.parameters()):
         args, kwargs = batch.resized(inputs, size + 3)
         compare(module, program, args, kwargs, refusal.where, same_draws=True)
@@ -209,19 +200,9 @@ def _writes(node: fx.Node, state: set[str]) -> bool:
 def _assert_symbolic(program: Program, batch: Batch, reference: str) -> None:
     if program.batch_axes or batch.size is None:
         return
-    raise _fixed(
+    raise fixed(
         f"{reference}: inputs {', '.join(program.input_names)}",
         "the model fixes the batch size in its code, so the program would be valid for one batch size only",
-    )
-
-
-def _fixed(where: str, why: str) -> CaptureError:
-    return CaptureError(
-        "capture failed because the batch became a constant",
-        code="CB-CAPTURE-04",
-        where=where,
-        why=why,
-        do="look for shapes taken with int(...), loops over samples, or tensors built for one batch in forward()",
     )
 
 
@@ -238,7 +219,12 @@ def compare(
     with _plain_attention(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         own_args, own_kwargs = copied(args, kwargs)
-        eager = program.name_outputs(module(*own_args, **own_kwargs))
+        try:
+            result = module(*own_args, **own_kwargs)
+        except RuntimeError as error:
+            pass_out_of_memory(error)
+            raise does_not_run(error, module.parameters(), reference) from error
+        eager = program.name_outputs(result)
         if same_draws:
             torch.manual_seed(0)
         own_args, own_kwargs = copied(args, kwargs)
@@ -246,23 +232,13 @@ def compare(
     for name, expected in eager.items():
         got = captured[name]
         if expected.shape != got.shape or expected.dtype != got.dtype:
-            raise _differs(reference, name, f"{list(got.shape)} {got.dtype} instead of {list(expected.shape)}")
+            raise differs(reference, name, f"{list(got.shape)} {got.dtype} instead of {list(expected.shape)}")
         if not (expected.is_floating_point() or expected.is_complex()):
             continue
         gap = (parts(expected) - parts(got)).abs().nan_to_num().max().item() if expected.numel() else 0.0
         scale = parts(expected).abs().nan_to_num().max().item() if expected.numel() else 0.0
         if gap > CAPTURE_RTOL * scale or not torch.equal(expected.isnan(), got.isnan()):
-            raise _differs(reference, name, f"max |Δ| {gap:.2e} on values up to {scale:.2e}")
-
-
-def _differs(reference: str, name: str, why: str) -> CaptureError:
-    return CaptureError(
-        "capture failed because the program does not compute what the model does",
-        code="CB-CAPTURE-05",
-        where=f"{reference}, output {name}",
-        why=f"{why}; a random operation in forward(), or state that changes between calls, does this",
-        do="make forward() deterministic in evaluation mode",
-    )
+            raise differs(reference, name, f"max |Δ| {gap:.2e} on values up to {scale:.2e}")
 
 
 @contextmanager
@@ -286,8 +262,3 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _first_lines(error: Exception, limit: int = 300) -> str:
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    return f"{type(error).__name__}: {text[:limit]}"

@@ -1,0 +1,73 @@
+"""The errors of a capture that fails: what torch.export cannot follow, fixes or computes otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from cbsurgeon.errors import CaptureError
+from cbsurgeon.graph.capture.regions import raising_line
+
+
+def cannot_follow(error: Exception, reference: str, module: nn.Module) -> CaptureError:
+    """Return the error about a forward() that torch.export cannot follow, with its line (CB-CAPTURE-03)."""
+    return CaptureError(
+        "capture failed because torch.export cannot follow the model's forward()",
+        code="CB-CAPTURE-03",
+        where=": ".join(filter(None, (reference, raising_line(error)))),
+        why=_first_lines(error),
+        do=one_type(error, module.parameters())
+        or "capture a sub-module of it, or make the reported operation traceable",
+    )
+
+
+def one_type(error: Exception, weights: Iterable[Tensor]) -> str:
+    """Return the advice for an error about number types, if the weights have several of them; else empty."""
+    types = Counter(str(one.dtype).removeprefix("torch.") for one in weights if one.is_floating_point())
+    if len(types) < 2 or not re.search("dtype|type .* should be the same|same type", str(error)):
+        return ""
+    held = " and ".join(f"{name} ({count} tensors)" for name, count in types.most_common())
+    return f"convert the weights to one type, such as model.float(): they are {held}"
+
+
+def does_not_run(error: Exception, weights: Iterable[Tensor], reference: str) -> CaptureError:
+    """Return the error about a model that does not run on its example inputs (CB-CAPTURE-06)."""
+    return CaptureError(
+        "the model does not run on its example inputs",
+        code="CB-CAPTURE-06",
+        where=reference,
+        why=f"{type(error).__name__}: {str(error)[:200]}",
+        do=one_type(error, weights)
+        or "give inputs of the size that the model was built for: --input CxHxW or --inputs file.npz; the reason may "
+        "name the size",
+    )
+
+
+def fixed(where: str, why: str) -> CaptureError:
+    """Return the error about a program that is valid for one batch size only (CB-CAPTURE-04)."""
+    return CaptureError(
+        "capture failed because the batch became a constant",
+        code="CB-CAPTURE-04",
+        where=where,
+        why=why,
+        do="look for shapes taken with int(...), loops over samples, or tensors built for one batch in forward()",
+    )
+
+
+def differs(reference: str, name: str, why: str) -> CaptureError:
+    """Return the error about a program with other outputs than its module (CB-CAPTURE-05)."""
+    return CaptureError(
+        "capture failed because the program does not compute what the model does",
+        code="CB-CAPTURE-05",
+        where=f"{reference}, output {name}",
+        why=f"{why}; a random operation in forward(), or state that changes between calls, does this",
+        do="make forward() deterministic in evaluation mode",
+    )
+
+
+def _first_lines(error: Exception, limit: int = 300) -> str:
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return f"{type(error).__name__}: {text[:limit]}"

@@ -65,11 +65,9 @@ def latency(document: Document) -> str:
     with drawn(2.5, document["b"]) as (figure, axes):
         rows = ((1, SECOND, document["ratio"], document["ci95"]), (0, FIRST, *_control(document)))
         for (y, color, ratio, bounds), pairs in zip(
-            rows, (_ratios(document, "b"), _ratios(document, "control")), strict=True
+            rows, (_slowdowns(document, "b"), _slowdowns(document, "control")), strict=True
         ):
-            axes.scatter(
-                [100 * d for d in pairs], _spread(len(pairs), y - 0.28), s=7, color=color, alpha=0.3, linewidths=0
-            )
+            axes.scatter(pairs, _spread(len(pairs), y - 0.28), s=7, color=color, alpha=0.3, linewidths=0)
             axes.plot([100 * (bound - 1) for bound in bounds], [y, y], color=color, linewidth=3, solid_capstyle="butt")
             axes.plot([100 * (ratio - 1)], [y], "o", color=color, markersize=7)
         axes.axvline(0, color=MUTED, linewidth=1)
@@ -81,7 +79,7 @@ def latency(document: Document) -> str:
         axes.set_ylim(-0.6, 1.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("slow-down in %: 95 % interval, and every pair")
-        _fit(axes, document, [*_ratios(document, "b"), *_ratios(document, "control")])
+        _fit(axes, document, [*_slowdowns(document, "b"), *_slowdowns(document, "control")])
         return svg(figure, "latency")
 
 
@@ -217,19 +215,19 @@ def _control(document: Document) -> tuple[float, Sequence[float]]:
     return document["control"]["ratio"], document["control"]["ci95"]
 
 
-def _ratios(document: Document, other: str) -> list[float]:
-    """Return the log-ratios of ``b`` or ``control`` over A, one per group: ``½ (ln B1 + ln B2 − ln A1 − ln A2)``."""
+def _slowdowns(document: Document, other: str) -> list[float]:
+    """Return the slow-down of ``b`` or ``control`` in each group in per cent: ``100 (sqrt(B1 B2 / (A1 A2)) − 1)``."""
     return [
-        0.5 * (math.log(b[0]) + math.log(b[1]) - math.log(a[0]) - math.log(a[1]))
+        100 * (math.sqrt(b[0] / a[0]) * math.sqrt(b[1] / a[1]) - 1)
         for process in document.get("samples", ())
         for a, b in zip(process["a"], process[other], strict=True)
         if min(*a, *b) > 0
     ]
 
 
-def _fit(axes: Axes, document: Document, ratios: Sequence[float]) -> None:
+def _fit(axes: Axes, document: Document, slowdowns: Sequence[float]) -> None:
     """Set the limits of the x axis so that it shows the intervals, the claim and nine tenths of the pairs."""
-    ordered = sorted(100 * ratio for ratio in ratios)
+    ordered = sorted(slowdowns)
     tails = [ordered[int(0.05 * len(ordered))], ordered[int(0.95 * len(ordered)) - 1]] if len(ordered) > 20 else ordered
     bounds = [100 * (bound - 1) for bound in (*document["ci95"], *document["control"]["ci95"])]
     shown = [0.0, 100 * document["claim"], *bounds, *tails]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cbsurgeon.report import figures
@@ -40,7 +41,13 @@ def card(document: Document) -> tuple[str, str, str]:
         return words, "", TONES[colour]
     name, about = first
     values = [figures.metric(document["metrics"][side].get(name), about["share"]) for side in document["metrics"]]
-    return words, f"{about['title']} {' -> '.join(values)}", TONES[colour]
+    names = [f"{letter.upper()} {value}" for letter, value in zip(document["metrics"], values, strict=True)]
+    return words, f"{about['title']}: {', '.join(names if len(names) > 1 else values)}", TONES[colour]
+
+
+def place(side: Mapping[str, Any]) -> str:
+    """Return the file and the back end of a side: ``model.onnx (onnxruntime)``."""
+    return f"{Path(str(side['name'])).name} ({side['backend']})"
 
 
 def verdict(document: Document) -> tuple[str, str]:

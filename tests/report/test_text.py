@@ -195,3 +195,36 @@ def test_a_token_mlp_that_was_chosen_by_its_number_is_named() -> None:
     for layers, named in (("0", True), ("1", False), ("all", False)):
         said = " ".join(cautions(cbs.plan(found, op="cb", layers=layers), found))
         assert ("block 0 is of kind token-mlp" in said) == named
+
+
+def test_the_parity_line_of_a_shipment_has_the_largest_difference_and_the_notes() -> None:
+    """The row that uses most of its tolerance is not the one with the largest difference."""
+    document = documents.shipment()
+    check = next(part for part in document["documents"] if part["schema"] == "cbsurgeon.verify/1")
+    for row, used in zip(check["rows"], (0.41, 0.22, 0.12), strict=True):
+        row["used"] = used
+    check["notes"] = ["parity does not show whether both models contain the operators"]
+    text = " ".join(render_text(document, width=200).split())
+    assert (
+        "same at batches 1,2,7: max |Δ| 2.2e-06; at most 41 % of the tolerance is used (batch 1, generated inputs)"
+        in text
+    )
+    assert "note parity does not show whether both models contain the operators" in text
+    check.update(ok=False)
+    check["rows"][1].update(ok=False, reason="an element differs by 3 times its tolerance")
+    text = " ".join(render_text(document, width=200).split())
+    assert "DIFFERENT at batches 1,2,7" in text
+    assert "an element differs by 3 times its tolerance (batch 2, generated inputs)" in text
+
+
+def test_a_shipment_says_which_models_are_compared() -> None:
+    text = " ".join(render_text(documents.shipment(), width=240).split())
+    assert "A is timm:deit_small_patch16_224, B is model.onnx" in text
+    assert "top-1 81.40 % in model.safetensors (eager), 81.35 % in model.onnx (onnxruntime)" in text
+    assert "->" not in text.split("accuracy")[1].split("images")[0]
+
+
+def test_the_profiler_line_says_that_both_models_are_profiled() -> None:
+    text = " ".join(render_text(documents.benchmark(), width=240).split())
+    assert "% longer under it. Operator times of A and B are both taken under it" in text
+    assert "slows a run" not in text

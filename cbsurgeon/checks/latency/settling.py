@@ -24,7 +24,7 @@ def settle(benchmark: Benchmark, own: OwnTime | str) -> Benchmark:
     of this interval from the overhead by own time exceeds the claim (with one process, 2 %, because memory layout alone
     causes such differences). A contradicted verdict becomes ``inconclusive``, with two exceptions:
 
-    * If the pairs show the same verdict with another size, the verdict stays, and the sentence gives both sizes.
+    * If the pairs show the same verdict with another amount, the verdict stays, and the sentence gives both amounts.
     * If pairs of several processes prove a slow-down and own time shows none, the verdict is ``slower``, because a run
       can become slower outside its operators.
 
@@ -115,7 +115,7 @@ def _own_words(own: OwnTime, found: Verdict) -> str:
 def _differing(found: Verdict) -> str:
     if found == "negligible":
         return "differ, but do not contradict this"
-    return f"also show that B is {found}, by another size"
+    return f"also show that B is {found}, but by another amount"
 
 
 def _interval(own: OwnTime) -> str:

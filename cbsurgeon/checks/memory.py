@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +155,12 @@ def _of_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return Need(inputs, tally.most)
 
 
-@dataclass
 class _Living:
     """The bytes of the tensors that exist."""
 
-    total: int = 0
-    known: dict[int, weakref.ref[Any]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.total = 0
+        self.known: dict[int, weakref.ref[Any]] = {}
 
 
 class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]

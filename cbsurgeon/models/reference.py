@@ -48,7 +48,7 @@ def parse(text: str) -> Reference | Path:
         return Reference(kind, name)
     if not text.strip() or "\0" in text:
         raise UsageError(
-            "the model reference is empty" if not text.strip() else "the model reference contains a null character",
+            "the model reference is empty or contains a null character",
             code="CB-REF-01",
             where="REF",
             why=f"it is {text[:80]!r}",

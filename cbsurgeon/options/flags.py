@@ -131,11 +131,14 @@ def _value(field: dataclasses.Field[Any], value: Any, function: str) -> Any:
     if isinstance(field.default, str) and (whole or _is_list(value)):
         return ",".join(map(str, value)) if _is_list(value) else str(value)
     single = whole and re.search("tuple|Sequence", str(field.type))
-    if flag.read is None or not (isinstance(value, str) or single):
+    takes_text = str(field.type).startswith("str")
+    if flag.read is None or takes_text or not (isinstance(value, str) or single):
         return value
     try:
         return flag.read((str(value),) if flag.repeatable else str(value))
     except BadText as error:
+        if single:
+            return value  # the function that uses the number refuses it
         raise UsageError(
             f"{field.name} has another form",
             code="CB-OPTION-01",

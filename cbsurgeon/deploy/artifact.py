@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,5 +147,6 @@ class Export:
         rows += [f"  note: {note}" for note in self.notes]
         if self.sites:
             rows.append(f"  folded {len(self.folded)} of {len(self.sites)} inserted operators")
-            rows += [f"    {site.site}: not folded, {site.reason}" for site in self.sites if not site]
+            reasons = Counter(site.reason for site in self.sites if not site)
+            rows += [f"    not folded: {count}, {reason}" for reason, count in reasons.items()]
         return "\n".join(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -229,3 +230,16 @@ def agreement(images: Mapping[str, Any]) -> str:
     many = counted(images["samples"], "image")
     said = f"{many} of {images['data']}: the same class for {100 * images['top1']:.2f} %"
     return f"{said}, largest margin lost {small(images['largest_margin_lost'])}"
+
+
+def unfolded(sites: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line per reason why inserted operators were not folded: ``6 of 6 cb_s: REASON``."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for site in sites:
+        if not site["form"]:
+            groups.setdefault((site["op"], site["reason"]), []).append(site["site"])
+    total = Counter(site["op"] for site in sites)
+    return [
+        f"{names[0] if len(names) == 1 else f'{len(names)} of {total[op]} {op}'}: {reason}"
+        for (op, reason), names in groups.items()
+    ]

@@ -59,6 +59,7 @@ def render_html(documents: Sequence[Document]) -> str:
         "graph_lines": figures.graph_lines,
         "profile": figures.profile,
         "counted": figures.counted,
+        "unfolded": figures.unfolded,
         "images": figures.preprocessing,
         "agreement": figures.agreement,
         "text": text_of,

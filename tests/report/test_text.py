@@ -11,7 +11,7 @@ from timm.models.mlp_mixer import MlpMixer
 import cbsurgeon as cbs
 from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model
-from cbsurgeon.report import figures, render_text
+from cbsurgeon.report import figures, render_html, render_text
 from cbsurgeon.verbs.results import cautions, insertion
 from tests.report import documents
 
@@ -228,3 +228,13 @@ def test_the_profiler_line_says_that_both_models_are_profiled() -> None:
     text = " ".join(render_text(documents.benchmark(), width=240).split())
     assert "% longer under it. Operator times of A and B are both taken under it" in text
     assert "slows a run" not in text
+
+
+def test_the_same_reason_for_not_folding_is_printed_once() -> None:
+    document = documents.export()
+    for number, site in enumerate(document["sites"]):
+        site.update(op="cb_s", form="", reason="x has no factor" if number < 5 else "its weights are shared")
+    text = " ".join(render_text(document, width=200).split())
+    assert text.count("x has no factor") == 1 and "not folded 5 of 6 cb_s: x has no factor" in text
+    assert "not folded blocks.11.mlp:end: its weights are shared" in text
+    assert "not folded: 5 of 6 cb_s: x has no factor; not folded: blocks.11.mlp:end:" in render_html([document])

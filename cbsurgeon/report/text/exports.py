@@ -30,8 +30,7 @@ def exported(document: Document, documents: Sequence[Document]) -> Rows:
     if sites:
         folded = [site for site in sites if site["form"]]
         yield fact("folded", f"{len(folded)} of {len(sites)} inserted operators")
-        for site in sites:
-            if not site["form"]:
-                yield fact("not folded", f"{site['site']}: {site['reason']}")
+        for text in figures.unfolded(sites):
+            yield fact("not folded", text)
     if document.get("verify"):
         yield from verified(document["verify"], documents)

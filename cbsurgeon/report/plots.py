@@ -64,9 +64,12 @@ def latency(document: Document) -> str:
     """Draw the intervals of B / A and A / A with the claim and all pairs."""
     with drawn(2.5, document["b"]) as (figure, axes):
         rows = ((1, SECOND, document["ratio"], document["ci95"]), (0, FIRST, *_control(document)))
+        _fit(axes, document, [*_slowdowns(document, "b"), *_slowdowns(document, "control")])
+        low, high = axes.get_xlim()
         for (y, color, ratio, bounds), pairs in zip(
             rows, (_slowdowns(document, "b"), _slowdowns(document, "control")), strict=True
         ):
+            pairs = [pair for pair in pairs if low <= pair <= high]  # others would only make the picture wider
             axes.scatter(pairs, _spread(len(pairs), y - 0.28), s=7, color=color, alpha=0.3, linewidths=0)
             axes.plot([100 * (bound - 1) for bound in bounds], [y, y], color=color, linewidth=3, solid_capstyle="butt")
             axes.plot([100 * (ratio - 1)], [y], "o", color=color, markersize=7)
@@ -79,7 +82,6 @@ def latency(document: Document) -> str:
         axes.set_ylim(-0.6, 1.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("slow-down in %: 95 % interval, and every pair")
-        _fit(axes, document, [*_slowdowns(document, "b"), *_slowdowns(document, "control")])
         return svg(figure, "latency")
 
 

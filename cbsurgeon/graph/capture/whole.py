@@ -23,7 +23,7 @@ from cbsurgeon.graph.capture import merging
 from cbsurgeon.graph.capture.batching import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.naming import output_names
-from cbsurgeon.graph.capture.refusals import cannot_follow, differs, does_not_run, fixed
+from cbsurgeon.graph.capture.refusals import cannot_follow, differs, does_not_run, fixed, one_type
 from cbsurgeon.graph.capture.regions import inline
 from cbsurgeon.graph.capture.substitution import own_buffers
 from cbsurgeon.graph.capture.writing import copied, spare_inputs
@@ -223,7 +223,9 @@ def compare(
             result = module(*own_args, **own_kwargs)
         except RuntimeError as error:
             pass_out_of_memory(error)
-            raise does_not_run(error, module.parameters(), reference) from error
+            if one_type(error, module.parameters()):
+                raise does_not_run(error, module.parameters(), reference) from error
+            raise
         eager = program.name_outputs(result)
         if same_draws:
             torch.manual_seed(0)

@@ -98,7 +98,7 @@ def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, A
         UsageError: ``given`` is of another class, a keyword is not a field, or a text does not have the form that the
             flag takes (CB-OPTION-01).
     """
-    known = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = {one.name: one for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
     keywords = {_by_alias(kind).get(name, name): value for name, value in keywords.items()}
     if given is not None and not isinstance(given, kind):
         raise UsageError(
@@ -117,8 +117,7 @@ def resolve(kind: type[Options], given: Options | None, keywords: Mapping[str, A
             why=f"its options are {', '.join(sorted(known))}",
             do=did_you_mean(next(iter(extra)), known) or "leave it out",
         )
-    own = {one.name: one for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    fields = {name: _value(own[name], value, function) for name, value in keywords.items() if name in known}
+    fields = {name: _value(known[name], value, function) for name, value in keywords.items() if name in known}
     if extra:
         fields["options"] = {**(fields.get("options") or getattr(given, "options", None) or {}), **extra}
     return kind(**fields) if given is None else dataclasses.replace(given, **fields)  # type: ignore[type-var]

@@ -17,7 +17,7 @@ from cbsurgeon.models.builders import timm, torchvision, weightless
 from cbsurgeon.models.builders.image_processing import of_training
 from cbsurgeon.models.checkpoints import shapes
 from cbsurgeon.models.checkpoints.fitting import adopt, advice, differences, fit, take_dtypes
-from cbsurgeon.models.files import reading
+from cbsurgeon.models.files import metadata, reading
 from cbsurgeon.models.files.checkpoint import Checkpoint
 from cbsurgeon.models.files.mapped import portions
 from cbsurgeon.models.model import Model, Provenance
@@ -155,12 +155,10 @@ def _stated_input(checkpoint: Checkpoint) -> str:
     try:
         example.parse(checkpoint.input)
     except UsageError as error:
-        raise InputFileError(
-            "the metadata of the checkpoint cannot be read",
-            code="CB-META-01",
-            where=str(checkpoint.path),
-            why=f"its input {checkpoint.input[:80]!r} is not a shape",
-            do="write the file again with cbsurgeon",
+        raise metadata.broken(
+            str(checkpoint.path),
+            f"its input {checkpoint.input[:80]!r} is not a shape",
+            "write the file again with cbsurgeon",
         ) from error
     return checkpoint.input
 
@@ -197,12 +195,10 @@ def _bounded(checkpoint: Checkpoint) -> Mapping[str, Any]:
         elif isinstance(value, list | tuple):
             pending += value
         elif isinstance(value, int | float) and not abs(value) <= _LARGEST_OPTION:
-            raise InputFileError(
-                "the metadata of the checkpoint cannot be read",
-                code="CB-META-01",
-                where=str(checkpoint.path),
-                why=f"an option of its architecture is {str(value)[:40]}, larger than in any architecture",
-                do="do not use this file, or state the architecture yourself with --arch",
+            raise metadata.broken(
+                str(checkpoint.path),
+                f"an option of its architecture is {str(value)[:40]}, larger than in any architecture",
+                "do not use this file, or state the architecture yourself with --arch",
             )
     return checkpoint.architecture_options
 

@@ -136,12 +136,10 @@ def _described(found: Checkpoint, own: metadata.Metadata) -> Checkpoint:
     state = dict(found.state_dict)
     for alias, target in own.aliases.items():
         if alias in state or target not in found.state_dict:
-            raise InputFileError(
-                "the metadata of the checkpoint cannot be read",
-                code="CB-META-01",
-                where=str(found.path),
-                why=f"it ties {alias[:80]!r} to {target[:80]!r}, which contradicts the tensors",
-                do="write the file again with cbsurgeon",
+            raise metadata.broken(
+                str(found.path),
+                f"it ties {alias[:80]!r} to {target[:80]!r}, which contradicts the tensors",
+                "write the file again with cbsurgeon",
             )
         state[alias] = found.state_dict[target]
     return replace(

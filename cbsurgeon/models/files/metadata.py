@@ -70,10 +70,10 @@ def read(text: Any, where: str) -> Metadata:
             preprocessing is not valid (``CB-DATA-02``).
     """
     if not isinstance(text, str):
-        raise _broken(where, f"it is {type(text).__name__}, not text")
+        raise broken(where, f"it is {type(text).__name__}, not text")
     document = parse_json(text, where, LARGEST)
     if not isinstance(document, dict):
-        raise _broken(where, "it is not an object")
+        raise broken(where, "it is not an object")
     schema = document.get("schema")
     if schema != SCHEMA:
         raise _other_schema(schema, where)
@@ -81,17 +81,17 @@ def read(text: Any, where: str) -> Metadata:
     recipes, aliases = document.get("recipes", []), document.get("aliases", {})
     version, shapes = document.get("version", ""), document.get("input", "")
     if not (architecture is None or isinstance(architecture, str)):
-        raise _broken(where, "architecture is not text")
+        raise broken(where, "architecture is not text")
     if not isinstance(options, dict):
-        raise _broken(where, "architecture_options is not an object")
+        raise broken(where, "architecture_options is not an object")
     if not isinstance(recipes, list) or not all(isinstance(recipe, dict) for recipe in recipes):
-        raise _broken(where, "recipes is not a list of objects")
+        raise broken(where, "recipes is not a list of objects")
     if not isinstance(aliases, dict) or not all(isinstance(target, str) for target in aliases.values()):
-        raise _broken(where, "aliases is not an object of texts")
+        raise broken(where, "aliases is not an object of texts")
     if not isinstance(version, str):
-        raise _broken(where, "version is not text")
+        raise broken(where, "version is not text")
     if not isinstance(shapes, str):
-        raise _broken(where, "input is not text")
+        raise broken(where, "input is not text")
     stated = document.get("preprocessing")
     preprocessing = None if stated is None else from_dict(stated, where)
     return Metadata(architecture, options, tuple(recipes), aliases, preprocessing, shapes, version)
@@ -106,7 +106,7 @@ def parse_json(text: str | bytes, where: str, largest: int) -> Any:
     try:
         return strict_json.parse(text, largest=largest)
     except strict_json.NotStrictJSON as error:
-        raise _broken(where, str(error)) from error
+        raise broken(where, str(error)) from error
 
 
 def _other_schema(schema: Any, where: str) -> InputFileError:
@@ -118,14 +118,16 @@ def _other_schema(schema: Any, where: str) -> InputFileError:
             why=f"it has schema {schema[:80]!r}, this version reads {SCHEMA!r}",
             do="pip install --upgrade cbsurgeon",
         )
-    return _broken(where, f"its schema is {str(schema)[:80]!r}, not {SCHEMA!r}")
+    return broken(where, f"its schema is {str(schema)[:80]!r}, not {SCHEMA!r}")
 
 
-def _broken(where: str, why: str) -> InputFileError:
+def broken(where: str, why: str, do: str = "") -> InputFileError:
+    """Return the error about metadata that cannot be read (``CB-META-01``), with other advice if ``do`` is given."""
     return InputFileError(
         "the metadata of the checkpoint cannot be read",
         code="CB-META-01",
         where=where,
         why=why,
-        do="write the file again with cbsurgeon, or copy its tensors into a plain safetensors file and pass --arch",
+        do=do
+        or "write the file again with cbsurgeon, or copy its tensors into a plain safetensors file and pass --arch",
     )

@@ -257,6 +257,7 @@ def test_a_second_spelling_means_the_same_flag_and_the_same_keyword() -> None:
             {"op": ("cb",), "layers": ("0,2,4",), "seeds": (3,)},
         ),
         (SweepOptions, {"op": ("cb", "se")}, {"op": ("cb", "se")}),
+        (VerifyOptions, {"device": ("cpu", "cuda")}, {"device": ("cpu", "cuda")}),
     ],
 )
 def test_keywords_take_what_the_command_line_takes(

@@ -127,7 +127,8 @@ def _value(field: dataclasses.Field[Any], value: Any, function: str) -> Any:
     """Return a keyword's value; the text of the command line is read as there, and a single number as a list of one."""
     flag: Flag = field.metadata[KEY]
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(field.default, str) and (whole or _is_list(value)):
+    takes_a_pair = "tuple" in str(field.type)
+    if isinstance(field.default, str) and not takes_a_pair and (whole or _is_list(value)):
         return ",".join(map(str, value)) if _is_list(value) else str(value)
     single = whole and re.search("tuple|Sequence", str(field.type))
     takes_text = str(field.type).startswith("str")

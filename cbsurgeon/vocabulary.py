@@ -62,12 +62,28 @@ TASKS = ("classification", "multilabel", "segmentation")
 CLASS_ORDERS = ("alphabetic", "numeric")
 """Orders of class folders that have numbers as names: torchvision's, and timm's."""
 
+INPUTS = {
+    "generated": "random",
+    "large": "the same, enlarged",
+    "small": "a thousandth of them, or zero",
+    "vocabulary": "every token id",
+    "padded": "with a mask of some tokens",
+}
+"""Kinds of inputs that a comparison generates, and what they are."""
+
 COMPLETION_VARIABLE = "_CBSURGEON_COMPLETE"
 """Environment variable that a shell sets when it asks for completions; click derives the name from the program's."""
 
 
 ON_LOAD: ContextVar[Callable[[Any], None] | None] = ContextVar("ON_LOAD", default=None)
 """Called with the provenance of every loaded model. The command line uses it to print where the weights come from."""
+
+
+def inputs_called(kind: str) -> str:
+    """Return the inputs of a comparison in words: ``small inputs``, ``the images``, ``the inputs of mine.npz``."""
+    if kind in INPUTS:
+        return f"{kind} inputs"
+    return "the images" if kind == "images" else f"the inputs of {kind}"
 
 
 class Progress(Protocol):

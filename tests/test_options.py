@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import cbsurgeon as cbs
 from cbsurgeon import vocabulary
 from cbsurgeon.cli.common.options import options
+from cbsurgeon.cli.group import VERBS, cli
 from cbsurgeon.deploy.casting import DTYPES
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.attention.queries import QUERY
@@ -271,3 +272,21 @@ def test_a_text_of_another_form_names_the_keyword_and_an_example() -> None:
     with pytest.raises(UsageError, match="CB-OPTION-01") as caught:
         resolve(BenchOptions, None, {"claim": "one"}, "bench")
     assert "bench(claim='one')" in caught.value.where and "bench(claim='1%')" in caught.value.do
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("20s", 20.0), ("5m", 300.0), ("2.5", 2.5), ("0", 0.0), ("0s", 0.0)])
+def test_the_budget_of_a_shipment_is_a_time_as_that_of_bench(text: str, seconds: float) -> None:
+    assert parsed(ShipOptions, "--bench-budget", text).bench_budget == seconds
+
+
+def test_help_shows_no_range_without_meaning() -> None:
+    """``x<=None`` is no range, and the largest int64 is no limit that a user meets."""
+    for verb in VERBS:
+        text = " ".join(CliRunner().invoke(cli, [verb, "--help"]).output.split())
+        assert "None]" not in text and str(2**63 - 1) not in text, verb
+    assert "x>=1" in CliRunner().invoke(cli, ["bench", "--help"]).output
+
+
+def test_a_number_above_the_largest_is_refused_with_the_limit() -> None:
+    found = CliRunner().invoke(cli, ["audit", "timm:vit_tiny_patch16_224", "--batch", str(2**64)])
+    assert found.exit_code == 2 and f"is larger than {2**63 - 1}" in found.output

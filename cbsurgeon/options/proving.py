@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cbsurgeon.options.flags import option
-from cbsurgeon.options.texts import numbers, profile, words
+from cbsurgeon.options.texts import duration_or_zero, numbers, profile, words
 from cbsurgeon.vocabulary import DEFAULT_OPSET, DTYPES, ENGINE_BATCHES, OPSETS, PARITY_BATCHES
 
 OPSET_HELP = f"ONNX operator set: {', '.join(map(str, OPSETS[:-1]))} or {OPSETS[-1]}."
@@ -71,10 +71,10 @@ class VerifyOptions:
         PARITY_BATCHES, "Batch sizes to compare on.", "--batches", metavar="LIST", read=numbers, shown="1,2,7"
     )
     atol: float | None = option(
-        None, "Absolute tolerance.", "--atol", number=float, least=0, shown="from rounding noise"
+        None, "Absolute tolerance.", "--atol", metavar="NUMBER", number=float, least=0, shown="from rounding noise"
     )
     rtol: float | None = option(
-        None, "Relative tolerance.", "--rtol", number=float, least=0, shown="from rounding noise"
+        None, "Relative tolerance.", "--rtol", metavar="NUMBER", number=float, least=0, shown="from rounding noise"
     )
     bisect: bool = option(
         False,
@@ -137,12 +137,11 @@ class ShipOptions:
     )
     bench_budget: float = option(
         10.0,
-        "Seconds to spend on the benchmark; 0 leaves it out.",
+        "Time to spend on the benchmark, such as 20s or 5m; in Python, seconds. 0 leaves it out.",
         "--bench-budget",
-        metavar="SECONDS",
-        number=float,
-        least=0,
-        shown="10",
+        metavar="TIME",
+        read=duration_or_zero,
+        shown="10s",
     )
     data: Any = option(
         None,

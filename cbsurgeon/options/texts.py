@@ -164,4 +164,9 @@ def duration(text: str) -> float:
     return found
 
 
+def duration_or_zero(text: str) -> float:
+    """The same, or zero."""
+    return 0.0 if re.fullmatch(r"0+(\.0+)?\s*[a-z]*", text.strip()) else duration(text)
+
+
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cbsurgeon.vocabulary import INPUTS
+
 COSTS = {
     "params": "parameters",
     "flops": "FLOPs (paper)",
@@ -243,3 +245,19 @@ def unfolded(sites: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{names[0] if len(names) == 1 else f'{len(names)} of {total[op]} {op}'}: {reason}"
         for (op, reason), names in groups.items()
     ]
+
+
+def tolerance(check: Mapping[str, Any]) -> str:
+    """Return where the tolerances of a comparison come from; measured ones differ from row to row."""
+    found = check["tolerance"]
+    kinds = list(dict.fromkeys(row["inputs"] for row in check["rows"]))
+    if found["source"] != "measured" or len(kinds) < 2:
+        return f"{found['source']}: {found['reason']}"
+    return f"measured for each kind of inputs: {found['reason'].rpartition(' on ')[0]} on these inputs"
+
+
+def kinds_of_inputs(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the kinds of generated inputs are: ``generated: random; large: the same, enlarged``."""
+    kinds = dict.fromkeys(row["inputs"] for row in rows)
+    known = [kind for kind in kinds if kind in INPUTS]
+    return "; ".join(f"{kind}: {INPUTS[kind]}" for kind in known)

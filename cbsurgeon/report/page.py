@@ -60,6 +60,8 @@ def render_html(documents: Sequence[Document]) -> str:
         "profile": figures.profile,
         "counted": figures.counted,
         "unfolded": figures.unfolded,
+        "tolerance": figures.tolerance,
+        "kinds_of_inputs": figures.kinds_of_inputs,
         "images": figures.preprocessing,
         "agreement": figures.agreement,
         "text": text_of,

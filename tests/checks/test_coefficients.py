@@ -130,7 +130,7 @@ def test_operators_that_are_off_by_five_per_cent_are_found(dtype: str, tmp_path:
     assert found.ok, str(found)
     found = verify(edited(), cast(capture(edited(TooMuchMean)), DTYPES[dtype]))
     assert not found.ok
-    assert len(found.failures) == 1 and "in output output, the inserted operators compute 1.0" in found.failures[0]
+    assert len(found.failures) == 1 and "in output 'output', the inserted operators compute 1.0" in found.failures[0]
     if dtype == "bfloat16":
         assert all(row.ok for row in found.rows), "nothing else shows it"
 

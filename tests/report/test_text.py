@@ -13,6 +13,7 @@ from cbsurgeon.graph.inspection import inspect
 from cbsurgeon.models.model import Model
 from cbsurgeon.report import figures, render_html, render_text
 from cbsurgeon.verbs.results import cautions, insertion
+from cbsurgeon.vocabulary import inputs_called
 from tests.report import documents
 
 ALL = {
@@ -238,3 +239,27 @@ def test_the_same_reason_for_not_folding_is_printed_once() -> None:
     assert text.count("x has no factor") == 1 and "not folded 5 of 6 cb_s: x has no factor" in text
     assert "not folded blocks.11.mlp:end: its weights are shared" in text
     assert "not folded: 5 of 6 cb_s: x has no factor; not folded: blocks.11.mlp:end:" in render_html([document])
+
+
+def test_the_texts_of_a_comparison_are_about_its_rows() -> None:
+    """The tolerance line is about all rows; the reason of failed rows is printed once."""
+    document = documents.verification(ok=False)
+    kinds = ("generated", "large", "small")
+    for row, kind, used in zip(document["rows"], kinds, (1.5, 2.5, 7.5), strict=True):
+        row.update(inputs=kind, used=used, ok=False, reason=f"an element differs by {used} times its tolerance")
+    document["tolerance"]["reason"] = "4 times the noise against float64 on small inputs"
+    document["first_bad_block"] = "blocks.0.ff"
+    text = " ".join(render_text(document, width=200).split())
+    assert "measured for each kind of inputs: 4 times the noise against float64 on these inputs" in text
+    assert "generated: random; large: the same, enlarged; small: a thousandth of them, or zero" in text
+    assert text.count("failed ") == 2 and text.count("times its tolerance") == 1
+    assert "differs by 7.5 times its tolerance (output, batch 7, small inputs); 2 other rows failed too" in text
+    assert "first difference blocks.0.ff" in text and "differs from" not in text
+
+
+def test_inputs_are_named_in_words() -> None:
+    assert [inputs_called(kind) for kind in ("small", "images", "mine.npz")] == [
+        "small inputs",
+        "the images",
+        "the inputs of mine.npz",
+    ]

@@ -20,7 +20,7 @@ from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 from cbsurgeon.checks.parity.variation import Variation
 from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.errors import pass_out_of_memory
-from cbsurgeon.vocabulary import Progress
+from cbsurgeon.vocabulary import Progress, inputs_called
 
 # A sample's top class is clear if its margin exceeds this many times the largest rounding noise of a score. Each of two
 # scores may change by that noise, and another back end's noise was up to 2.2 times that of the program.
@@ -89,7 +89,7 @@ class Judge:
         for step, feed in enumerate(plan):
             if feed.label in self.refused:
                 continue
-            tell(f"comparing {feed.label} inputs, batch {feed.batch}")
+            tell(f"comparing {inputs_called(feed.label)}, batch {feed.batch}")
             for row in self.rows(feed, plan):
                 # Token ids and images come in many batches; only the worst one is reported.
                 many = feed.label in (VOCABULARY, IMAGES)
@@ -119,7 +119,7 @@ class Judge:
                 raise
             self.refused.add(feed.label)
             said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            self.notes.append(f"not compared on {feed.label} inputs, which A does not take: {said}")
+            self.notes.append(f"not compared on {inputs_called(feed.label)}, which A does not take: {said}")
             return None
 
     def rows(self, feed: Feed, plan: Sequence[Feed]) -> list[Row]:

@@ -10,6 +10,7 @@ from typing import Any
 from cbsurgeon.checks.parity.located import Bisection
 from cbsurgeon.checks.parity.row import Row, Side, Tolerance, finite
 from cbsurgeon.errors import CheckFailed
+from cbsurgeon.vocabulary import inputs_called
 
 SCHEMA = "cbsurgeon.verify/1"
 
@@ -101,7 +102,7 @@ class Verification:
             return self
         row, names = self.worst, (shlex.quote(side.name) for side in (self.a, self.b))
         reasons = [*self.failures, *([row.reason] if row.reason else [])]
-        place = f"output {row.output}, batch {row.batch}, {row.inputs} inputs  (max |Δ| {row.max_abs:.1e})"
+        place = f"output {row.output!r}, batch {row.batch}, {inputs_called(row.inputs)}  (max |Δ| {row.max_abs:.1e})"
         raise CheckFailed(
             f"parity failed: {self.b} against {self.a} (batch {row.batch})",
             code="CB-VERIFY-01",

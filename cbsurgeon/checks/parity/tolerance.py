@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cbsurgeon.checks.parity.row import Tolerance
+from cbsurgeon.vocabulary import inputs_called
 
 # Another back end sums in another order and fuses other operators, so its rounding errors differ but are of similar
 # size. On ViT-Ti, DeiT-III-S, Mixer-S and Swin-T, in all three types, ONNX Runtime's largest distance from float64 was
@@ -186,7 +187,7 @@ def measured(floor: Floor, dtype: str, batches: str, rms: float) -> Tolerance:
         rtol=eps(dtype),
         rel_l2=min(SAFETY * floor.rel_l2, ceiling(dtype)) * share,
         source="measured",
-        reason=f"{SAFETY:g} times both models' rounding noise against float64 on {batches} inputs",
+        reason=f"{SAFETY:g} times both models' rounding noise against float64 on {inputs_called(batches)}",
     )
 
 

@@ -6,6 +6,7 @@ import functools
 import math
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import click
@@ -15,7 +16,7 @@ from cbsurgeon.cli.common.outputs import OutputPath, refuse_inputs
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError
 from cbsurgeon.options import Flag, default_of, flags_of
-from cbsurgeon.options.texts import BadText
+from cbsurgeon.options.texts import LARGEST, BadText
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,7 +81,7 @@ def _option(parameter: str, flag: Flag, kind: type, field: str) -> Callable[[Com
     typed: Any = click.Choice(flag.choices) if flag.choices else flag.number
     if flag.number is not None and flag.least is not None:
         whole = flag.number is int
-        typed = click.IntRange(int(flag.least), flag.most) if whole else _Finite(min=flag.least)
+        typed = _Whole(int(flag.least), flag.most) if whole else _Finite(min=flag.least)
     elif flag.number is float:
         typed = _Finite()
     return click.option(
@@ -93,8 +94,24 @@ def _option(parameter: str, flag: Flag, kind: type, field: str) -> Callable[[Com
     )
 
 
+class _Whole(click.IntRange):
+    """A whole number; ``--help`` shows its largest value only if it is smaller than the largest int64."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        with suppress(ValueError):
+            if int(value) > LARGEST:
+                self.fail(f"{value} is larger than {LARGEST}.", param, ctx)
+        return int(super().convert(value, param, ctx))
+
+    def _describe_range(self) -> str:
+        return f"x>={self.min}" if self.max == LARGEST else super()._describe_range()
+
+
 class _Finite(click.FloatRange):
     """A finite number: ``nan`` and ``inf``, which Python also reads as numbers, are refused."""
+
+    def _describe_range(self) -> str:
+        return "" if self.min is self.max is None else super()._describe_range()
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = float(super().convert(value, param, ctx))

@@ -8,6 +8,7 @@ from typing import Any
 from cbsurgeon.report import figures
 from cbsurgeon.report.document import Document
 from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
+from cbsurgeon.vocabulary import inputs_called
 
 
 def verified(document: Document, documents: Sequence[Document]) -> Rows:
@@ -35,13 +36,15 @@ def verified(document: Document, documents: Sequence[Document]) -> Rows:
             )
         )
     yield table
-    yield fact("tolerance", f"{document['tolerance']['source']}: {document['tolerance']['reason']}")
+    yield fact("tolerance", figures.tolerance(document))
+    if kinds := figures.kinds_of_inputs(document["rows"]):
+        yield fact("inputs", kinds)
     if document.get("images"):
         yield fact("images", figures.agreement(document["images"]))
     for failure in [*document.get("failures", ()), *_reasons(document)]:
         yield fact("failed", failure, "red")
     if document["first_bad_block"]:
-        yield fact("differs from", document["first_bad_block"], "red")
+        yield fact("first difference", document["first_bad_block"], "red")
     for note in document.get("notes", ()):
         yield fact("note", note, "yellow")
     if not document["ok"] and not document.get("failures") and document["would_pass_at"] is not None:
@@ -49,12 +52,14 @@ def verified(document: Document, documents: Sequence[Document]) -> Rows:
 
 
 def _reasons(document: Document) -> list[str]:
-    """Return why rows failed, each reason once with the first output that it applies to."""
-    found: dict[str, str] = {}
-    for row in document["rows"]:
-        if row.get("reason"):
-            found.setdefault(row["reason"], f"{row['output']}, batch {row['batch']}, {row['inputs']} inputs")
-    return [f"{reason} ({where})" for reason, where in found.items()]
+    """Return why the worst row failed, and how many others did; the table marks them."""
+    failed = [row for row in document["rows"] if row.get("reason")]
+    if not failed:
+        return []
+    worst = max(failed, key=lambda row: float("inf") if row.get("used") is None else row["used"])
+    place = f"{worst['output']}, batch {worst['batch']}, {inputs_called(worst['inputs'])}"
+    others = f"; {figures.counted(len(failed) - 1, 'other row')} failed too" if len(failed) > 1 else ""
+    return [f"{worst['reason']} ({place}){others}"]
 
 
 def _side(side: Mapping[str, Any]) -> str:

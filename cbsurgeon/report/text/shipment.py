@@ -8,6 +8,7 @@ from cbsurgeon.report import accuracy, figures
 from cbsurgeon.report.document import Document, listed, of_kind, parts
 from cbsurgeon.report.text.latency import VERDICTS, sentence
 from cbsurgeon.report.text.lines import Rows, fact, line
+from cbsurgeon.vocabulary import inputs_called
 
 
 def shipped(document: Document, documents: Sequence[Document]) -> Rows:
@@ -53,7 +54,7 @@ def _parity(document: Document) -> str:
     worst = max(document["rows"], key=lambda row: (not row["ok"], row.get("used") or 0.0))
     word = "same" if document["ok"] else "DIFFERENT"
     found = f"{word} at batches {batches}: max |Δ| {figures.small(document['max_abs'])}"
-    where = f"batch {worst['batch']}, {worst['inputs']} inputs"
+    where = f"batch {worst['batch']}, {inputs_called(worst['inputs'])}"
     if worst.get("reason"):
         return f"{found}; {worst['reason']} ({where})"
     if worst.get("used") is None:  # a document of an older version

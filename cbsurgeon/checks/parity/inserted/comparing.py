@@ -86,14 +86,14 @@ def compare_operators(
             share = share_removed(output, effect.full, effect.removal)
             found = _estimated(output, effect, effect.within(rounded[side.dtype][effect.name]))
             if math.isnan(share):
-                failures.append(f"{side.name}: output {name} is not finite where that of the model is")
+                failures.append(f"{side.name}: output {name!r} is not finite where that of the model is")
             elif share > LARGEST_SHARE_REMOVED:
                 failures.append(
-                    f"{side.name}: output {name} is closer to the model without its inserted operators "
+                    f"{side.name}: output {name!r} is closer to the model without its inserted operators "
                     f"({share:.0%} of their effect is missing)"
                 )
             elif found is not None and not found.ok:
-                failures.append(f"{side.name}: in output {name}, {found}")
+                failures.append(f"{side.name}: in output {name!r}, {found}")
             hidden = max(hidden, *(found.limits if found is not None else (math.inf,)))
             settled = settled and (found is None or found.clear)
     notes = (_hidden(hidden, coarser),) if hidden > NOTED else ()

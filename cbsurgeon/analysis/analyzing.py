@@ -22,6 +22,7 @@ from cbsurgeon.analysis.statistics.collecting import Collected, Collector, merge
 from cbsurgeon.analysis.statistics.quantities import bound
 from cbsurgeon.analysis.statistics.reducing import NAMES, percentile
 from cbsurgeon.analysis.tapping import Tapped
+from cbsurgeon.checks.environment import environment
 from cbsurgeon.data import processes
 from cbsurgeon.errors import CaptureError, InputFileError, NothingMatched
 from cbsurgeon.graph import Program, inspect_program
@@ -130,6 +131,7 @@ def analyze(
         },
         remarks=remarks,
         seconds=time.perf_counter() - start,
+        environment=environment(),
         first=share[0] == 0,
     )
 

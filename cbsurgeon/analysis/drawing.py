@@ -101,7 +101,7 @@ def draw(axes: Axes, document: Document, curve: Curve, colors: Colors) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.ticklabel_format(axis="y", useOffset=False)
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(loc="best")
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.2))
 
 
 def _bound(axes: Axes, document: Document, colors: Colors) -> None:
@@ -112,7 +112,8 @@ def _bound(axes: Axes, document: Document, colors: Colors) -> None:
     axes.plot(indices, bounds, "--", color=colors.muted, linewidth=1.1, drawstyle="steps-mid")
     above: Any = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
     axes.annotate("bound ln N", (indices[-1], bounds[-1]), color=colors.muted, **above)
-    axes.set_ylim(0, 1.15 * max(bounds))  # space for the label above a curve that touches the bound
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.15 * (high - low))  # space for the label above a curve that touches the bound
 
 
 def _points(side: Document, name: str) -> tuple[list[int], list[float]]:

@@ -122,6 +122,7 @@ class Analysis:
         preprocessing: ``a`` or ``b`` → how images were preprocessed.
         remarks: facts that the user should know.
         seconds: duration.
+        environment: processor, versions, date.
         first: whether this is the first of several processes; only the first one prints the result.
     """
 
@@ -136,6 +137,7 @@ class Analysis:
     preprocessing: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     seconds: float = 0.0
+    environment: Mapping[str, Any] = field(default_factory=dict)
     first: bool = True
 
     @property
@@ -166,6 +168,7 @@ class Analysis:
             "preprocessing": {side: dict(one) for side, one in self.preprocessing.items()},
             "remarks": list(self.remarks),
             "seconds": round(self.seconds, 3),
+            "environment": dict(self.environment),
         }
 
     def to_json(self) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from cbsurgeon.version import __version__
+
 PACKAGES = ("torch", "numpy", "timm", "torchvision", "transformers", "onnx", "onnxscript", "onnxruntime", "tensorrt")
 
 
@@ -35,7 +37,7 @@ def environment() -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Return the versions of installed packages that can affect a measurement."""
-    found = {}
+    found = {"cbsurgeon": __version__}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cbsurgeon.cli.common.options import force_option, options, output_option, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.errors import UsageError
+from cbsurgeon.escapes import json_text
 from cbsurgeon.options import DATA_HELP, AnalyzeOptions, DataOptions, Loading
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def command(
         found = verbs.analyze(a, b, how, reading, data=data, loading=loading, progress=progress)
         if output is not None and found.first:
             progress("writing")
-            _write(found, output, force)
+            _write(found, terminal.stated(found.to_dict()), output, force)
     if found.first:
         terminal.show(found.to_dict())
         if output is not None:
@@ -86,12 +87,12 @@ def _check(output: Path, force: bool) -> None:
     atomic.check(output, force=force)
 
 
-def _write(found: Analysis, output: Path, force: bool) -> None:
+def _write(found: Analysis, document: dict[str, Any], output: Path, force: bool) -> None:
     from cbsurgeon import verbs
 
     if output.suffix.lower() == ".html":
-        verbs.write_report([found.to_dict()], output, force=force)
+        verbs.write_report([document], output, force=force)
     elif output.suffix.lower() == ".json":
-        verbs.write_text(output, found.to_json() + "\n", force=force)
+        verbs.write_text(output, json_text(document, ascii_only=False) + "\n", force=force)
     else:
         found.plot(output, force=force)

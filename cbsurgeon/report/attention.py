@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbsurgeon.report import plots
 from cbsurgeon.report.document import Document
-from cbsurgeon.report.figures import corrected, counted
+from cbsurgeon.report.figures import corrected, counted, preprocessings
 
 if TYPE_CHECKING:
     from cbsurgeon.analysis.drawing import Curve
@@ -48,6 +48,7 @@ def section(document: Document) -> dict[str, Any]:
             {"title": curve.title, "svg": Markup(_curve(document, curve))} for curve in drawing.available(document)
         ],
         "shots": shots,
+        "made_of": preprocessings(document["preprocessing"]),
         # Every address was checked to be base64, so nothing in it can end the CSS rule.
         "rules": Markup(f"<style>{rules}</style>") if rules else "",
     }
@@ -107,7 +108,7 @@ def _shot(picture: Mapping[str, Any], number: int) -> dict[str, Any] | None:
         "id": f"shot{number}",
         "address": picture["pixels"],
         "name": picture["name"],
-        "about": f"{picture['layer']}, {query}, {100 * picture['mass']:g} % of the attention",
+        "about": f"{picture['layer']}, {query}; yellow: the patches with {100 * picture['mass']:g} % of the attention",
         "lines": lines,
     }
 

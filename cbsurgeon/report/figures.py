@@ -219,6 +219,14 @@ def preprocessing(view: Mapping[str, Any]) -> str:
     )
 
 
+def preprocessings(views: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the preprocessing of A and of B as lines with their names; one line if they are the same."""
+    lines = {side: preprocessing(view) for side, view in views.items()}
+    if len(set(lines.values())) == 1:
+        return [("images", next(iter(lines.values())))]
+    return [(f"images {side.upper()}", text) for side, text in lines.items()]
+
+
 def corrected(runs: int) -> str:
     """Return one line about the correction of the intervals of an analysis' findings, and what they are about."""
     return (

@@ -90,9 +90,9 @@ def _loading(document: Document) -> str:
     return flags
 
 
-def next_steps(documents: Sequence[Document]) -> list[str]:
-    """Return suggestions for the next steps with a shipment."""
-    steps = []
+def next_steps(documents: Sequence[Document]) -> list[tuple[str, list[str]]]:
+    """Return suggestions for the next steps with a shipment: each a sentence and the commands that do it."""
+    steps: list[tuple[str, list[str]]] = []
     for document in documents:
         if "files" not in document:
             continue
@@ -100,24 +100,18 @@ def next_steps(documents: Sequence[Document]) -> list[str]:
         insertions = list(of_kind(document["documents"], "insert"))
         trained = any(part.get("trained") for part in insertions)
         if not trained and any(not part["identity_at_start"] for part in insertions):
-            steps.append("Train or fine-tune the model with the inserted operators, and ship the result.")
+            steps.append(("Train or fine-tune the model with the inserted operators, and ship the result.", []))
         loading = _loading(document)
         if "model.onnx" in names:
-            plain, first = document["title"], ""
+            plain, commands = document["title"], []
             if trained:
-                plain, first = (
-                    "plain.safetensors",
-                    f"cbsurgeon remove {folder}/model.safetensors -o plain.safetensors{loading}; ",
-                )
-            steps.append(
-                f"Measure the latency on the target machine: {first}"
-                f"cbsurgeon bench {plain} {folder}/model.safetensors --on onnxruntime{loading}"
-            )
+                plain = "plain.safetensors"
+                commands.append(f"cbsurgeon remove {folder}/model.safetensors -o {plain}{loading}")
+            commands.append(f"cbsurgeon bench {plain} {folder}/model.safetensors --on onnxruntime{loading}")
+            steps.append(("Measure the latency on the target machine.", commands))
         if "model.engine" in names:
             here = (document.get("environment") or {}).get("gpu")
-            why, trust = ("", "") if here else (" (--trust, because it was built on another machine)", " --trust")
-            steps.append(
-                f"Check the engine on its GPU{why}: "
-                f"cbsurgeon verify {folder}/model.safetensors {folder}/model.engine{trust}{loading}"
-            )
+            why, trust = ("", "") if here else (" It was built on another machine, which takes --trust.", " --trust")
+            command = f"cbsurgeon verify {folder}/model.safetensors {folder}/model.engine{trust}{loading}"
+            steps.append((f"Check the engine on its GPU.{why}", [command]))
     return steps

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 from PIL import Image
 
 import cbsurgeon as cbs
@@ -57,8 +58,17 @@ def test_the_page_has_curves_pictures_and_numbers() -> None:
     assert "(Figure 4)" in page and "(Figure 8)" in page
     assert "bound ln N" in page
     assert page.count('class="shot0"') == 1 + 2 * 2  # the image, and two heads of two models
-    assert "blocks.1.0, class token, 60 % of the attention" in page
+    assert "blocks.1.0, class token; yellow: the patches with 60 % of the attention" in page
     assert "var(--b)" in page  # the page's colours, light and dark
+
+
+def test_the_page_says_how_it_was_made() -> None:
+    found = {**document(), "command": "cbsurgeon analyze a.pt --data 'my images'"}
+    page = render_html([found])
+    assert "cbsurgeon analyze a.pt --data &#39;my images&#39;" in page
+    assert found["environment"]["date"] in page and f"torch {torch.__version__.split('+')[0]}" in page
+    assert '<i class="label">head 1</i>' in page
+    assert page.count("mean 0.") == 1, "both models read the images in the same way"
 
 
 @pytest.mark.parametrize("field", ["reference", "data"])

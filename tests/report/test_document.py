@@ -75,9 +75,9 @@ def test_combining_nothing_is_an_error() -> None:
 
 def test_commands_for_the_users_own_architecture_have_the_flags_that_load_it() -> None:
     shipment = documents.shipment()
-    assert next_steps([shipment])[-1].endswith("shipped/model.safetensors --on onnxruntime")
+    assert next_steps([shipment])[-1][1][-1].endswith("shipped/model.safetensors --on onnxruntime")
     shipment["weights"]["architecture"] = "mod:net:build"
-    assert next_steps([shipment])[-1].endswith("--on onnxruntime --arch mod:net:build --input 3x224x224")
+    assert next_steps([shipment])[-1][1][-1].endswith("--on onnxruntime --arch mod:net:build --input 3x224x224")
 
 
 def test_the_title_of_a_comparison_names_both_models() -> None:

@@ -72,12 +72,13 @@ class Terminal:
     def show(self, document: Mapping[str, Any], text: Callable[[], str] | None = None) -> None:
         """Print a result: the document with ``--json``, else ``text()`` or the document as tables.
 
-        The first lines name the origin of each loaded model's weights; in JSON it is under ``loaded``.
+        The first lines name the origin of each loaded model's weights; in JSON it is under ``loaded``, and the command
+        line of a measurement under ``command``.
         """
         self.shown = True
         if self.json:
-            if self.loaded and document.get("schema") != ERROR_SCHEMA and "weights" not in document:
-                document = {**document, "loaded": list(self.loaded.values())}
+            if document.get("schema") != ERROR_SCHEMA:
+                document = self.stated(document)
             ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
             self._out(json_text(document, ascii_only=ascii_only))
             return
@@ -89,6 +90,18 @@ class Terminal:
             from cbsurgeon.report import render_text
 
             self._out(render_text(visible_in(document), width=self.wide, color=colored(sys.stdout)))
+
+    def stated(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a result with the origin of the weights and, if it is a measurement, the command line.
+
+        What a document states itself is kept.
+        """
+        stated = dict(document)
+        if "environment" in document:
+            stated.setdefault("command", self.command)
+        if self.loaded and "weights" not in document:
+            stated["loaded"] = list(self.loaded.values())
+        return stated
 
     def say(self, text: str) -> None:
         """Print one line on stderr."""

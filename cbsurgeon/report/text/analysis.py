@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cbsurgeon.report.document import Document
-from cbsurgeon.report.figures import corrected, counted
+from cbsurgeon.report.figures import corrected, counted, preprocessings
 from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def analyzed(document: Document, documents: Sequence[Document]) -> Rows:
         yield fact("finding", "no significant difference (95 % confidence)")
     if document.get("corrected_for"):
         yield fact("findings", corrected(document["corrected_for"]))
-    for side, how in document["preprocessing"].items():
-        yield fact(f"images {side.upper()}", f"{'x'.join(map(str, how['size']))}, {how['interpolation']}")
+    for name, how in preprocessings(document["preprocessing"]):
+        yield fact(name, how)
     for remark in document["remarks"]:
         yield fact("note", remark, "yellow")
 

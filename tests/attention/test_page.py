@@ -68,7 +68,6 @@ def test_the_page_says_how_it_was_made() -> None:
     assert "cbsurgeon analyze a.pt --data &#39;my images&#39;" in page
     assert found["environment"]["date"] in page and f"torch {torch.__version__.split('+')[0]}" in page
     assert '<i class="label">head 1</i>' in page
-    assert page.count("Images: ") == 1, "both models read the images in the same way"
 
 
 @pytest.mark.parametrize("field", ["reference", "data"])

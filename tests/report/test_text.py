@@ -263,3 +263,12 @@ def test_inputs_are_named_in_words() -> None:
         "the images",
         "the inputs of mine.npz",
     ]
+
+
+def test_two_models_that_read_images_in_the_same_way_have_one_line() -> None:
+    one = cbs.load("timm:vit_tiny_patch16_224").preprocessing.to_dict()
+    other = {**one, "size": [96, 96]}
+    same, different = figures.preprocessings({"a": one, "b": one}), figures.preprocessings({"a": one, "b": other})
+    assert [name for name, _ in same] == ["images"]
+    assert [name for name, _ in different] == ["images A", "images B"]
+    assert "crop 224x224" in different[0][1] and "crop 96x96" in different[1][1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 from cbsurgeon.analysis.layer import Layer
 from cbsurgeon.analysis.scales import Scale
-from cbsurgeon.errors import MissingPackage, UsageError
+from cbsurgeon.errors import UsageError
 from cbsurgeon.models.files import atomic, strict_json
 
 SCHEMA = "cbsurgeon.analyze/1"
@@ -202,20 +200,6 @@ class Analysis:
         with atomic.output(path, force=force) as temporary:
             made.savefig(temporary, format=suffix[1:], dpi=150)
         return Path(path)
-
-    def _repr_html_(self) -> str:
-        """Return HTML with the sentences and, if matplotlib is installed, the curves, for notebooks."""
-        from cbsurgeon.analysis import drawing
-
-        said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)
-        head = f"<p>{html.escape(self.a.name)}: {len(self.layers)} attentions, {self.images} images</p><ul>{said}</ul>"
-        try:
-            made = drawing.figure_of_curves(self.to_dict())
-        except MissingPackage:
-            return head
-        buffer = io.StringIO()
-        made.savefig(buffer, format="svg")
-        return head + buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
 def _no_plot(where: str, why: str, do: str) -> UsageError:

@@ -1,7 +1,7 @@
-"""Showing results in notebooks: the tables of the terminal as HTML, with every text escaped, and curves as SVG.
+"""Showing results in Python: the tables of the terminal as text for ``print``, and as HTML for notebooks.
 
-Result classes are in packages below this one and cannot import it; the verbs that return them call :func:`install`,
-which adds the method that notebooks call.
+In the HTML, every text is escaped, and curves are SVG. Result classes are in packages below this one and cannot import
+it; the verbs that return them call :func:`install`, which adds the methods that ``print`` and notebooks call.
 """
 
 from __future__ import annotations
@@ -12,22 +12,30 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from cbsurgeon.escapes import visible_in
 from cbsurgeon.report.document import kind_of, parts, text_of
 from cbsurgeon.report.figures import counted
-from cbsurgeon.report.text import VIEWS
+from cbsurgeon.report.text import VIEWS, render_text
 from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
 
-METHOD = "_repr_html_"
+METHOD, TEXT = "_repr_html_", "__str__"
 COLORS = {"red": "#b00020", "green": "#1b7f3b", "yellow": "#8a6100"}
 """Colours of verdicts; other text has the default colour, so that dark themes work."""
 _CELL = "padding:1px 12px 1px 0;vertical-align:top;white-space:normal;"
 
 
 def install(*kinds: type) -> None:
-    """Add ``_repr_html_`` to result classes."""
+    """Add ``_repr_html_`` to result classes, and ``__str__`` to those that have none and that the terminal can show."""
     own: dict[str, Callable[[Any], Rows]] = {"Model": _model, "Recipe": _recipe}
     for kind in kinds:
         setattr(kind, METHOD, _method(own.get(kind.__name__, _result)))
+        if kind.__name__ not in own and getattr(kind, TEXT) is object.__str__:
+            setattr(kind, TEXT, _text)
+
+
+def _text(result: Any) -> str:
+    """The result as the command line prints it."""
+    return render_text(visible_in(result.to_dict())).rstrip("\n")
 
 
 def _method(rows: Callable[[Any], Rows]) -> Callable[[Any], str]:
@@ -50,7 +58,8 @@ def _figure(result: Any) -> str:
 
 
 def _result(result: Any) -> Rows:
-    documents = list(parts(result.to_dict()))
+    whole = result.to_dict()
+    documents = [whole] if kind_of(whole) == "ship" else list(parts(whole))
     for document in documents:
         yield from VIEWS[kind_of(document)](document, documents)
 

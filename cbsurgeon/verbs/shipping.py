@@ -28,7 +28,7 @@ from cbsurgeon.models.files import strict_json
 from cbsurgeon.models.preprocessing import changed
 from cbsurgeon.models.saving import sources
 from cbsurgeon.options import Choice, DataOptions, EvaluateOptions, ShipOptions, documented, fields_of, resolve
-from cbsurgeon.report import plots, render_html
+from cbsurgeon.report import notebook, plots, render_html
 from cbsurgeon.surgery import Recipe, plan, remove
 from cbsurgeon.verbs.editing import insert
 from cbsurgeon.verbs.folder import MARK, results_folder
@@ -78,6 +78,9 @@ class Shipment:
         if self.evaluation is not None:
             self.evaluation.raise_if_failed()
         return self
+
+
+notebook.install(Shipment)
 
 
 @documented(Choice, ShipOptions, DataOptions)

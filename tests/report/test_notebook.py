@@ -10,7 +10,7 @@ import pytest
 
 import cbsurgeon as cbs
 from cbsurgeon.checks import Sweep
-from cbsurgeon.report import notebook
+from cbsurgeon.report import notebook, render_text
 from cbsurgeon.sweeps import SweepTable
 from tests.cli.running import tiny_vit
 from tests.report import documents
@@ -92,11 +92,30 @@ def test_no_text_of_a_result_becomes_markup(make: str) -> None:
         ("analyze", (cbs.Analysis,)),
         ("evaluate", (cbs.Evaluation,)),
         ("sweep", (SweepTable,)),
+        ("ship", (cbs.Shipment,)),
     ],
 )
 def test_the_results_of_a_verb_have_a_form_for_notebooks(verb: str, kinds: tuple[type, ...]) -> None:
     getattr(cbs, verb)  # importing a verb adds the form to its results
     assert all(callable(getattr(kind, notebook.METHOD)) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        (cbs.Evaluation, "evaluation"),
+        (cbs.Analysis, "analysis"),
+        (cbs.Shipment, "shipment"),
+        (SweepTable, "sweep"),
+    ],
+)
+def test_print_shows_what_the_command_line_shows(kind: type, make: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = getattr(documents, make)()
+    result = object.__new__(kind)
+    monkeypatch.setattr(kind, "to_dict", lambda self: document)
+    printed = str(result)
+    assert printed == render_text(document).rstrip("\n") and len(printed.splitlines()) > 2
+    assert Reader(result._repr_html_()).text
 
 
 def test_a_session_shows_what_it_did() -> None:

@@ -92,12 +92,12 @@ def command(
         if path is not None:
             atomic.check(path, force=force)
     with terminal.working() as progress:
-        progress("loading the model")
-        model = verbs.load(reference, replace(loading, mapped=True))
         made = None
         if recipe is not None:
             made = verbs.read_recipe(recipe)
             refuse_foreign_code(made, str(recipe), trust=loading.trust)
+        progress("loading the model")
+        model = verbs.load(reference, replace(loading, mapped=True))
         progress("reading its graph")
         found = verbs.inspect(model)
         if made is None:

@@ -84,7 +84,7 @@ def classes_of(outputs: int, file: Path | None, named: tuple[str, ...], where: s
             why=f"{len(named)} classes in the dataset "
             f"({', '.join(named[:3])}{' ...' if len(named) > 3 else ''}), {what}",
             do=_split(named, where)
-            or "--classes FILE with the output index of each class of the dataset, in their order",
+            or "--classes FILE, a text file with the output index of each class of the dataset, one per line",
         )
     return Classes(outputs, chosen)
 

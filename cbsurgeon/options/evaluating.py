@@ -41,7 +41,8 @@ class EvaluateOptions:
     )
     classes: Path | None = option(
         None,
-        "File with the output index of each class of the dataset; other outputs are ignored (as ImageNet-A needs).",
+        "Text file with the output index of each class of the dataset, one per line; other outputs are ignored (as "
+        "ImageNet-A needs).",
         "--classes",
         metavar="FILE",
         read=Path,

@@ -27,7 +27,7 @@ def occupied(site: RecipeSite, by: str, op: str, all_taken: Sequence[int] = ()) 
         code="CB-SURGERY-03",
         where=f"{site.path or site.stack}: {by} is there",
         why=twice or f"{op} after {by} would compute a function that is neither of the two",
-        do=f"remove the first one (cbsurgeon remove REF -o OUT), or leave {these} out (--exclude {taken})",
+        do=f"remove the first one (cbsurgeon remove REF -o plain.safetensors) or leave {these} out (--exclude {taken})",
     )
 
 

@@ -112,3 +112,9 @@ def ring() -> tuple[nn.Module, torch.Tensor]:
 
 def failing() -> nn.Module:
     raise RuntimeError("the weights of this factory are elsewhere")
+
+
+def counted(classes: int = 2, depth: int = 1) -> tuple[nn.Module, torch.Tensor]:
+    """A classifier whose number of outputs has a name of its own."""
+    layers = [nn.Linear(3, 3) for _ in range(depth)]
+    return nn.Sequential(*layers, nn.Linear(3, classes)), torch.randn(2, 3)

@@ -467,3 +467,19 @@ def test_a_pickled_module_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         models.open_checkpoint(tmp_path / "whole.pt", trust=True)
     assert caught.value.code == "CB-LOAD-17"
+
+
+def test_another_number_of_outputs_is_named_and_the_factory_says_what_it_takes(tmp_path: Path) -> None:
+    """The advice leads from the refused file to the factory's own keyword, and that loads it."""
+    reference = "mod:tests.models.factories:counted"
+    torch.save(models.build(reference, options={"classes": 7}).module.state_dict(), tmp_path / "m.pt")
+    with pytest.raises(InputFileError, match="CB-FIT-01") as refused:
+        models.load(str(tmp_path / "m.pt"), arch=reference)
+    assert "--model-option num_classes=7" in refused.value.do
+    with pytest.raises(UsageError, match="CB-REF-04") as unknown:
+        models.load(str(tmp_path / "m.pt"), arch=reference, options={"num_classes": 7})
+    assert "(classes, depth)" in unknown.value.do and "--model-option classes=VALUE" in unknown.value.do
+    loaded = models.load(str(tmp_path / "m.pt"), arch=reference, options={"classes": 7})
+    assert loaded.module[-1].out_features == 7
+    with pytest.raises(UsageError, match="leave the options out"):
+        models.build("mod:tests.models.factories:wrapped", options={"depth": 2})

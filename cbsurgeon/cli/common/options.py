@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,8 +15,8 @@ import click
 from cbsurgeon.cli.common.completion import references
 from cbsurgeon.cli.common.outputs import OutputPath, refuse_inputs
 from cbsurgeon.cli.common.terminal import Terminal
-from cbsurgeon.errors import UsageError
-from cbsurgeon.options import Flag, default_of, flags_of
+from cbsurgeon.errors import CBSurgeonError, UsageError
+from cbsurgeon.options import Flag, Loading, default_of, flags_of
 from cbsurgeon.options.texts import LARGEST, BadText
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,7 +39,11 @@ def terminal_options(function: Command) -> Command:
         context = click.get_current_context()
         refuse_inputs(context)
         terminal = context.find_object(Terminal)
-        return function(*args, terminal=terminal, **kwargs)
+        try:
+            return function(*args, terminal=terminal, **kwargs)
+        except CBSurgeonError as error:
+            error.do = _PLACEHOLDER.sub(lambda found: f"{found[1]}{_as_typed(context)}", error.do)
+            raise
 
     decorated: Any = with_terminal
     for decorate in (
@@ -136,6 +141,18 @@ def _read(flag: Flag, typed: Any) -> Any:
             where=f"{flag.name} {' '.join(typed) if isinstance(typed, tuple) else typed}",
             do=f"{flag.name} {error.example}",
         ) from None
+
+
+_PLACEHOLDER = re.compile(r"(\bcbsurgeon [a-z]+ )REF\b")
+
+
+def _as_typed(context: click.Context) -> str:
+    """Return the model as the user typed it, with the flags that load it; ``REF`` if the command has no model."""
+    arguments = [one.name for one in context.command.params if isinstance(one, click.Argument)]
+    typed = context.params.get(str(arguments[0])) if arguments else None
+    if not isinstance(typed, str):
+        return "REF"
+    return " ".join(filter(None, (shlex.quote(typed), retyped(context, Loading))))
 
 
 def typed_flags(context: click.Context, kind: type) -> list[str]:

@@ -106,7 +106,10 @@ CODES = {
         "the file holds weights but does not name their architecture",
         "Weights alone do not say which model they belong to.",
         causes=("a plain state dict", "a trainer that does not store the name of the model"),
-        do=("add --arch timm:NAME, torchvision:NAME, hf:CLASS or mod:package.module:factory",),
+        do=(
+            "add --arch timm:NAME, torchvision:NAME or hf:CLASS",
+            "name your own function that builds it: --arch mod:path/to/file.py:function or mod:package.module:function",
+        ),
     ),
     "CB-LOAD-21": Entry(
         "the checkpoint names an architecture that a file may not name",

@@ -118,7 +118,7 @@ CODES = {
         "There is an operator at that position already. Two operators in a row would compute a function that is "
         "neither of the two.",
         causes=("the model was edited before", "a recipe that is applied twice"),
-        do=("remove the first: cbsurgeon remove REF -o OUT", "leave the block out: --exclude INDEX"),
+        do=("remove the first: cbsurgeon remove REF -o plain.safetensors", "leave the block out: --exclude INDEX"),
     ),
     "CB-SURGERY-04": Entry(
         "the operator does not run as often as its block",

@@ -120,9 +120,14 @@ def _call(reference: Reference, factory: Any, options: dict[str, Any]) -> Any:
     if not callable(factory):
         raise _failure(reference, f"it is a {type(factory).__name__}, not a function", "name a function or a class")
     try:
-        inspect.signature(factory).bind(**options)
-    except (TypeError, ValueError) as error:
-        raise _failure(reference, reason(error), "give the factory's arguments as options, or defaults") from error
+        signature = inspect.signature(factory)
+        signature.bind(**options)
+    except ValueError as error:  # a class of C code has no signature
+        raise _failure(reference, reason(error), "write a function that builds the model") from error
+    except TypeError as error:
+        taken = ", ".join(signature.parameters) or "none"
+        advice = f"give what it takes ({taken}), such as --model-option {next(iter(signature.parameters), 'KEY')}=VALUE"
+        raise _failure(reference, reason(error), advice if signature.parameters else "leave the options out") from error
     try:
         return factory(**options)
     except CBSurgeonError:

@@ -225,7 +225,8 @@ def _nameless(checkpoint: Checkpoint) -> UsageError:
         code="CB-LOAD-20",
         where=str(checkpoint.path),
         why=f"it has {len(keys)} tensors: {', '.join(key[:60] for key in keys[:3])}{' ...' if len(keys) > 3 else ''}",
-        do="name it: --arch timm:NAME, --arch torchvision:NAME, --arch hf:CLASS or --arch mod:MODULE:FACTORY",
+        do="name it: --arch timm:NAME, --arch torchvision:NAME, --arch hf:CLASS, or your own function that builds it, "
+        "--arch mod:path/to/file.py:FUNCTION",
     )
 
 

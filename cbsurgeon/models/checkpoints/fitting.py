@@ -68,7 +68,21 @@ def advice(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -
             f"the file has {counts[0]} numbered blocks, the architecture {counts[1]}: check --arch, or give its number "
             f"of blocks, such as --model-option depth={counts[0]}"
         )
+    rows = _outputs(own, given)
+    if rows is not None:
+        return f"build it with {rows} outputs: --model-option num_classes={rows}, or your own factory's name for that"
     return "check --arch and its options (num_classes, img_size, depth): the file must hold exactly this architecture"
+
+
+def _outputs(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> int | None:
+    """Return the file's number of outputs if it is all that differs: the rows of one layer's weight and bias."""
+    if own.keys() != given.keys():
+        return None
+    unequal = {key: tensor.shape for key, tensor in given.items() if tensor.shape != own[key].shape}
+    layers = {key.rpartition(".")[0] for key in unequal}
+    rows = {shape[0] for key, shape in unequal.items() if shape and shape[1:] == own[key].shape[1:]}
+    same = all(shape and shape[1:] == own[key].shape[1:] for key, shape in unequal.items())
+    return rows.pop() if same and len(layers) == len(rows) == 1 else None
 
 
 def _blocks(state: Mapping[str, torch.Tensor]) -> int:

@@ -87,6 +87,8 @@ def analyze(
             share,
         )
         name = batches.name
+        if how.device == "cpu":
+            batches.require_memory([one.program for one in opened], how.max_memory)
         picturing = Picturing(how, [one.collector.tapped for one in opened], batches.span)
         parts = processes.gathered(lambda: _collect(opened, batches, picturing, how.device, tell))
         tell("summarizing")

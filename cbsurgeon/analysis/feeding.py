@@ -11,8 +11,10 @@ import numpy
 import torch
 from torch import Tensor
 
+from cbsurgeon.checks import memory
 from cbsurgeon.data import Data, Indexed, Sample, Source, open_data
 from cbsurgeon.errors import UsageError, missing
+from cbsurgeon.graph import Program
 from cbsurgeon.models import Preprocessing
 from cbsurgeon.options import DataOptions
 
@@ -46,6 +48,10 @@ class Feed(Protocol):
 
     def remarks(self) -> tuple[str, ...]:
         """Return facts that the user should know, after the batches were read."""
+        ...
+
+    def require_memory(self, programs: Sequence[Program], limit: int | None) -> None:
+        """Refuse batches for which a program needs more memory than there is (CB-RUN-14)."""
         ...
 
 
@@ -92,6 +98,12 @@ class Dataset:
         done = [f"{what}: {count} images" for what, count in self.data.notes.items()]
         return (*self.data.source.remarks, *lost, *done)
 
+    def require_memory(self, programs: Sequence[Program], limit: int | None) -> None:
+        """See :class:`Feed`."""
+        shapes = [self.data.shapes(view) for view in self.view_of]
+        sets, count = max(1, len(self.data.views)), self.data.source.count
+        memory.require_reading(programs, shapes, self.data.batch, count, sets=sets, limit=limit)
+
 
 @dataclass
 class Given:
@@ -117,6 +129,14 @@ class Given:
     def remarks(self) -> tuple[str, ...]:
         """Return no remarks."""
         return ()
+
+    def require_memory(self, programs: Sequence[Program], limit: int | None) -> None:
+        """Refuse tensors that are too large; the batches of an iterable are not known before they are read."""
+        first = self.batches[0] if isinstance(self.batches, list | tuple) and self.batches else None
+        tensors = [first] if isinstance(first, Tensor) else list(first.values()) if isinstance(first, Mapping) else []
+        if tensors:
+            shapes = [[tuple(torch.as_tensor(tensor).shape[1:]) for tensor in tensors]] * len(programs)
+            memory.require_reading(programs, shapes, len(tensors[0]), len(tensors[0]), sets=0, limit=limit)
 
 
 def feed(
@@ -150,7 +170,7 @@ def feed(
     if isinstance(data, Tensor):
         return Given(torch.split(data, reading.batch), len(inputs), share)
     if isinstance(data, Mapping):
-        return Given(_rows(data, reading.batch), len(inputs), share)
+        return Given(list(_rows(data, reading.batch)), len(inputs), share)
     if isinstance(data, Iterable):
         return Given(data, len(inputs), share)
     raise UsageError(

@@ -18,6 +18,7 @@ from cbsurgeon.checks.cost.onnx.graph import OnnxGraph
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture.batching import batch_of
+from cbsurgeon.graph.capture.copying import duplicate
 from cbsurgeon.models import memory
 from cbsurgeon.models.model import Model
 
@@ -74,6 +75,48 @@ def require(
             )
 
 
+def require_reading(
+    targets: Sequence[Target],
+    shapes: Sequence[Sequence[Sequence[int]]],
+    batch: int,
+    count: int | None,
+    *,
+    sets: int = 1,
+    limit: int | None = None,
+) -> None:
+    """Refuse a batch size of a dataset for which one of the models needs more memory than there is.
+
+    Args:
+        targets: models, programs and files.
+        shapes: for each target, the shapes of one sample of the dataset, or their ends. A model whose example inputs
+            have other shapes is not estimated.
+        batch: samples of a batch.
+        count: samples of the dataset; ``None``, if unknown: nothing is estimated, as a batch may never be full.
+        sets: how often a batch contains every sample.
+        limit: the limit in bytes that the user gave; by default the memory that is free.
+
+    Raises:
+        UsageError: the run needs more (CB-RUN-14).
+    """
+    if count is not None:
+        largest = min(batch, count)
+        known = [target for target, ends in zip(targets, shapes, strict=True) if _alike(target, ends)]
+        require(known, largest, sets=sets, limit=limit, where=f"batch size {largest}")
+
+
+def _alike(target: Target, ends: Sequence[Sequence[int]]) -> bool:
+    """Whether each sample has the shape of an example input of the model; a file states its shapes itself."""
+    if isinstance(target, str | Path):
+        return True
+    leaves = (
+        target.example.values()
+        if isinstance(target, Program)
+        else pytree.tree_leaves((target.example_inputs, target.example_kwargs))
+    )
+    known = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
+    return bool(ends) and all(any(shape[-len(end) :] == tuple(end) for shape in known) for end in ends if end)
+
+
 def need(target: Target, batch: int) -> Need:
     """Return the memory that a run of a model or file takes at least."""
     if isinstance(target, Program):
@@ -87,7 +130,7 @@ def need(target: Target, batch: int) -> Need:
 def _of_model(model: Model, batch: int) -> Need:
     inputs = (tuple(model.example_inputs), dict(model.example_kwargs))
     leaves, spec = pytree.tree_flatten(inputs)
-    module = model.module if model.module is not None else model.program.module() if model.program else None
+    module = _spare(model)
     if module is None or not leaves:
         return Need(0, 0)
     axes = batch_of(module, inputs, model.batch_axis).axes
@@ -95,6 +138,26 @@ def _of_model(model: Model, batch: int) -> Need:
         [_resized(leaf, axis, batch) for leaf, axis in zip(leaves, axes, strict=True)], spec
     )
     return _of_call(module, args, kwargs)
+
+
+def _spare(model: Model) -> nn.Module | None:
+    """Return a module of the model that may be run on tensors without memory: a copy with the same parameters.
+
+    What ``forward`` counts in a buffer would otherwise change, and what it keeps in other attributes, such as a mask
+    for the last batch size, would stay in the model without its values. ``None`` if the module cannot be copied.
+    """
+    if model.module is None:
+        return model.program.module() if model.program is not None else None
+    try:
+        copied = duplicate(model.module, share=True)
+    except Exception:  # a class of the model may refuse to be copied in any way
+        return None
+    own = {id(buffer): buffer.clone() for buffer in copied.buffers()}
+    for part in copied.modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = own[id(buffer)]
+    return copied
 
 
 def _of_file(path: Path, batch: int) -> Need:

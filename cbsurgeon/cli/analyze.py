@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def command(
 
     with terminal.working() as progress:
         progress("loading the models")
+        how = replace(how, max_memory=loading.max_memory)
         found = verbs.analyze(a, b, how, reading, data=data, loading=loading, progress=progress)
         if output is not None and found.first:
             progress("writing")

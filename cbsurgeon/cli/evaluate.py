@@ -49,7 +49,7 @@ def command(
 
     with terminal.working() as progress:
         progress("loading the models")
-        how = replace(how, trust=loading.trust)
+        how = replace(how, trust=loading.trust, max_memory=loading.max_memory)
         found = verbs.evaluate(a, b, how, reading, data=data, loading=loading, progress=progress)
     if not found.first:
         return  # with torchrun, only the first process prints the result

@@ -14,7 +14,7 @@ from cbsurgeon.data.batching import Collector
 from cbsurgeon.data.limiting import limited
 from cbsurgeon.data.sample import Batch, Problem
 from cbsurgeon.data.sources.registry import open_source
-from cbsurgeon.data.sources.source import Source
+from cbsurgeon.data.sources.source import Indexed, Source
 from cbsurgeon.errors import CBSurgeonError, InputFileError, UsageError
 from cbsurgeon.models import Preprocessing
 from cbsurgeon.models.preprocessing import changed
@@ -56,6 +56,17 @@ class Data:
         """The units of this process's share: every ``processes``-th one."""
         rank, processes = self.share
         return list(range(rank, self.source.units(self.batch), processes))
+
+    def shapes(self, view: int = 0) -> list[tuple[int, ...]]:
+        """Return the shapes of one sample: those of its arrays, or height and width of an image in one of the views.
+
+        Empty if the dataset has no samples, or if only reading all of it finds the first one.
+        """
+        if self.views:
+            return [self.views[view].size]
+        if not isinstance(self.source, Indexed) or not self.source.count:
+            return []
+        return [tuple(array.shape) for array in (self.source.sample(0).arrays or {}).values()]
 
     def __iter__(self) -> Iterator[Batch]:
         return self.read(self.units)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from cbsurgeon.checks import memory
 from cbsurgeon.checks.environment import environment
 from cbsurgeon.data import Batch, Data, Source, open_data, open_source, processes
 from cbsurgeon.errors import UsageError
@@ -60,6 +61,8 @@ def evaluate(
             stack.enter_context(side.runtime)
         tell("listing the dataset")
         opened = _open(open_source(data, reading), reading, sides)
+        if how.device == "cpu":
+            _require_memory(targets, sides, opened, how.max_memory)
         state = state_of(sides, opened, how)
         parts = collect(lambda: _collection(opened, sides, how, state), Meter(opened, tell))
         tell("summarizing")
@@ -84,6 +87,14 @@ def _open(source: Source, reading: DataOptions, sides: Sequence[Side]) -> Data:
         side.view = same[0] if same else len(views)
         views += [] if same else [side.stated]
     return open_data(source, views, reading, share=processes.share())
+
+
+def _require_memory(targets: Sequence[Target], sides: Sequence[Side], opened: Data, limit: int | None) -> None:
+    """Refuse a batch size for which a model needs more memory than there is (CB-RUN-14)."""
+    pairs = [pair for pair in zip(targets, sides, strict=True) if pair[1].runtime.only_batch is None]
+    shapes = [opened.shapes(side.view) for _, side in pairs]
+    sets, count = max(1, len(opened.views)), opened.source.count
+    memory.require_reading([one for one, _ in pairs], shapes, opened.batch, count, sets=sets, limit=limit)
 
 
 def _collection(opened: Data, sides: Sequence[Side], how: EvaluateOptions, state: State) -> Collection:

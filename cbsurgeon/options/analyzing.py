@@ -36,3 +36,4 @@ class AnalyzeOptions:
         shown="0.6",
     )
     device: str = option("cpu", "cpu or cuda.", "--device", metavar="NAME", shown="cpu")
+    max_memory: int | None = option(None, "Limit for the memory of a run, in bytes.", shown="the memory that is free")

@@ -69,8 +69,8 @@ class Loading:
     )
     max_memory: int | None = option(
         None,
-        "Limit for the memory of parameters, buffers and example inputs, and of each run of verify and bench, such as "
-        "16GB.",
+        "Limit for the memory of parameters, buffers and example inputs, and of each run of verify, bench, evaluate "
+        "and analyze, such as 16GB.",
         "--max-memory",
         metavar="SIZE",
         read=memory,

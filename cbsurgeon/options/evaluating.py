@@ -68,3 +68,4 @@ class EvaluateOptions:
         "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
     )
     trust: bool = option(False, "Read files that can run code (.pt2, engines).")
+    max_memory: int | None = option(None, "Limit for the memory of a run, in bytes.", shown="the memory that is free")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
+import cbsurgeon as cbs
 from cbsurgeon import Model, cli
 from cbsurgeon.checks import bench, memory, verify
+from cbsurgeon.data import Indexed
 from cbsurgeon.deploy import export_onnx
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.models import memory as limits
+from tests.attention import small
+from tests.evaluation import digits
 
 FLOAT = 4
 TERABYTE = 10**12
@@ -105,3 +111,122 @@ def test_the_memory_that_is_free_is_limited_by_the_process(monkeypatch: pytest.M
     before = limits.free()
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (0, 0))
     assert limits.free() == 0 < before < TERABYTE
+
+
+def batches_refused(action: Any) -> UsageError:
+    with pytest.raises(UsageError, match="CB-RUN-14") as refused:
+        action()
+    return refused.value
+
+
+DIGIT = 3 * 16 * 16 * FLOAT
+"""Bytes of one input of the network of the digits."""
+CONVOLVED = 16 * 4 * 4 * FLOAT
+"""Bytes of the output of its first layer. The activation behind it makes a second value of this size."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits.save(tmp_path_factory.mktemp("digits"))
+
+
+def test_evaluate_adds_what_a_person_adds_up(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = 300 * (DIGIT + 2 * CONVOLVED)
+    network = digits.trained()
+    monkeypatch.setattr(Indexed, "unit", lambda *_: pytest.fail("a batch was read"))
+    found = batches_refused(lambda: cbs.evaluate(network, data=pictures, batch=10**9, workers=0, max_memory=needed - 1))
+    assert "batch size 300" in found.where and f"at least {needed / 1e6:.1f} MB" in found.why
+    assert found.do.startswith("use a batch size of at most 299")
+    monkeypatch.undo()
+    assert cbs.evaluate(network, data=pictures, batch=10**9, workers=0, max_memory=needed).samples == 300
+
+
+def test_evaluate_counts_a_picture_once_per_preprocessing(pictures: Path) -> None:
+    other = digits.trained(view=replace(digits.VIEW, mean=(0.0, 0.0, 0.0)))
+    needed = 300 * (2 * DIGIT + 2 * CONVOLVED)
+    for limit, sides in ((needed - 1, (digits.trained(), other)), (needed - 300 * DIGIT - 1, (other, other))):
+        assert batches_refused(
+            lambda sides=sides, limit=limit: cbs.evaluate(*sides, data=pictures, batch=300, workers=0, max_memory=limit)
+        )
+    assert cbs.evaluate(other, other, data=pictures, batch=300, workers=0, max_memory=needed - 300 * DIGIT).samples
+
+
+class Averaged(nn.Module):
+    """Takes images of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 10, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).mean((2, 3))
+
+
+def test_images_of_another_size_are_reported_as_that(pictures: Path) -> None:
+    model = Model(Averaged().eval(), (torch.zeros(2, 3, 256, 256),), preprocessing=digits.VIEW)
+    assert memory.need(model, 300).values > 10_000_000
+    with pytest.raises(UsageError, match="wrong shape"):
+        cbs.evaluate(model, data=pictures, batch=300, workers=0, max_memory=10_000_000)
+
+
+def test_evaluate_and_analyze_estimate_arrays(tmp_path: Path) -> None:
+    inputs = numpy.random.default_rng(0).standard_normal((40, 3, 32, 32)).astype(numpy.float32)
+    numpy.savez(tmp_path / "a.npz", x=inputs, labels=numpy.arange(40) % 5)
+    module, example = small.vit()
+    model = Model(module, example)
+    least = inputs.nbytes + 40 * small.WIDTH * 17 * FLOAT
+    for verb in (cbs.evaluate, cbs.analyze):
+        found = batches_refused(
+            lambda verb=verb: verb(model, data=tmp_path / "a.npz", batch=40, workers=0, max_memory=least)
+        )
+        assert "batch size 40" in found.where
+        assert verb(model, data=tmp_path / "a.npz", batch=40, workers=0, max_memory=50_000_000)
+        assert verb(model, data=tmp_path / "a.npz", batch=2, workers=0, max_memory=least), "a batch that fits"
+
+
+class Keeps(nn.Module):
+    """Keeps a mask for the last batch size, as position tables and padding masks are often kept; scales by it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("seen", torch.zeros(1))
+        self.mask: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mask is None or len(self.mask) != len(x):
+            self.mask = torch.full((len(x), 1), 2.0)
+        self.seen += 1
+        return self.module(x) * self.mask
+
+
+def test_the_estimate_leaves_nothing_in_the_model(pictures: Path) -> None:
+    model = digits.trained(Keeps)
+    assert isinstance(model.module, Keeps)
+    assert memory.need(model, 300).values > 300 * CONVOLVED
+    assert model.module.mask is None and float(model.module.seen) == 0
+    plain, kept = (cbs.evaluate(one, data=pictures, batch=30, workers=0) for one in (digits.trained(), model))
+    assert kept.metrics["a"]["top1"] == plain.metrics["a"]["top1"]
+    assert torch.equal(model.module.mask, torch.full((30, 1), 2.0)), "values of the last batch"
+    assert bench(model, model, batch=30, budget=0.2)
+
+
+def test_analyze_estimates_tensors_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, example = small.vit()
+    model, images = Model(module, example), torch.zeros(64, 3, 32, 32)
+    least = 64 * small.WIDTH * 17 * FLOAT
+    for data in (images, {"x": images}, [images]):
+        assert (
+            "64" in batches_refused(lambda data=data: cbs.analyze(model, data=data, batch=64, max_memory=least)).where
+        )
+        assert cbs.analyze(model, data=data, batch=64, max_memory=100 * least).images == 64
+
+
+def test_the_flag_reaches_evaluate_and_analyze(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numpy.savez(tmp_path / "a.npz", x=numpy.zeros((64, 3, 32, 32), numpy.float32), labels=numpy.arange(64) % 5)
+    for verb in ("evaluate", "analyze"):
+        words = [verb, f"mod:{small.__file__}:vit", "--trust", "--data", str(tmp_path / "a.npz"), "--batch", "64"]
+        assert cli.main([*words, "--workers", "0", "--max-memory", "1MB"]) == 2
+        assert "CB-RUN-14" in capsys.readouterr().err

@@ -301,7 +301,8 @@ CODES = {
         "the run would take too much memory",
         "Before a batch of 16 samples or more is allocated, the model is run on tensors without memory, and the bytes "
         "of all inputs and of the values that exist at the same time are added. This is a lower bound: back ends need "
-        "more. The limit is the memory that is free, or --max-memory.",
+        "more. The limit is the memory that is free, or --max-memory. A dataset whose number of samples is known only "
+        "after it was read, as in WebDataset shards, is not estimated.",
         causes=("a batch size that is too large", "images that are too large", "other programs that use the memory"),
         do=("use the batch size in the message", "raise the limit: --max-memory 16GB"),
     ),

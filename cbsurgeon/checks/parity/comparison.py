@@ -18,6 +18,7 @@ from cbsurgeon.checks.parity.inputs.feed import Source
 from cbsurgeon.checks.parity.inputs.images import image_feeds
 from cbsurgeon.checks.parity.inputs.onnx_tables import onnx_tables
 from cbsurgeon.checks.parity.inputs.plan import feeds
+from cbsurgeon.checks.parity.inputs.sizes import sizes_compared
 from cbsurgeon.checks.parity.inputs.tables import common, cut, tables
 from cbsurgeon.checks.parity.inputs.vocabulary import coverage
 from cbsurgeon.checks.parity.inserted.effect import Operators
@@ -103,7 +104,8 @@ def verify(
             plan += image_feeds(how.data, (a, b), second if second.only_batch is not None else first)
         found = judge.verdict(plan, tell)
         compared = [feed for feed in plan if feed.label not in judge.refused]
-        found = dataclasses.replace(found, notes=(*found.notes, *coverage(source, compared)))
+        sized = sizes_compared((first.inputs, second.inputs), compared, source.batch_axes)
+        found = dataclasses.replace(found, notes=(*found.notes, *coverage(source, compared), *sized))
         if how.data is not None:
             found = dataclasses.replace(found, images=judge.agreement.to_dict(str(how.data)))
         if only is not None:

@@ -13,6 +13,7 @@ from cbsurgeon.data.sample import Sample
 from cbsurgeon.data.sources.refusals import class_index, unreadable
 from cbsurgeon.data.sources.source import Indexed
 from cbsurgeon.errors import missing
+from cbsurgeon.models.files import strict_json
 from cbsurgeon.options import DataOptions
 
 SPLITS = ("validation", "val", "test")
@@ -54,6 +55,7 @@ def open_source(reference: str, how: DataOptions) -> Rows:
     except ImportError as error:
         raise missing("datasets", "data", "an hf: dataset") from error
     folder, split = (reference, "") if Path(reference).is_dir() else reference.rpartition(":")[::2]
+    _check(Path(folder), f"hf:{reference}")
     try:
         table: Any = datasets.load_from_disk(folder)
     except Exception as error:
@@ -77,3 +79,37 @@ def open_source(reference: str, how: DataOptions) -> Rows:
     kind = table.features[label] if label else None
     classes = tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else ()
     return Rows(f"hf:{reference}", table, images[0], label, classes)
+
+
+def _check(folder: Path, where: str) -> None:
+    """Refuse a folder whose tables are no regular files, or whose descriptions name files outside it.
+
+    Opening a pipe would wait for ever. Splits are folders in the folder.
+
+    Raises:
+        InputFileError: it has such an entry (``CB-DATA-09``).
+    """
+    parts = [folder, *(part for part in folder.glob("*") if part.is_dir())]
+    for path in (path for part in parts for path in part.glob("*")):
+        if not path.is_file() and not path.is_dir():
+            raise unreadable(where, f"{path} is a pipe, a socket, a device or a link to a missing file")
+    named: list[tuple[Path, object]] = []
+    for part in parts:
+        state, splits = (_described(part / name, where) for name in ("state.json", "dataset_dict.json"))
+        files, names = state.get("_data_files"), splits.get("splits")
+        for entry in files if isinstance(files, list) else ():
+            named.append((part, entry.get("filename") if isinstance(entry, dict) else entry))
+        named += [(part, name) for name in (names if isinstance(names, list) else ())]
+    for part, name in named:
+        if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
+            raise unreadable(where, f"{part} names {str(name)[:80]!r}, which is not a plain name in the same folder")
+
+
+def _described(path: Path, where: str) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = strict_json.load(path)
+    except (OSError, strict_json.NotStrictJSON) as error:
+        raise unreadable(where, f"{path.name}: {error}") from error
+    return found if isinstance(found, dict) else {}

@@ -86,7 +86,7 @@ CASES = [
     ("inspect {}/module.pt --trust --input 3x64x64 --trained-with {}/recipe.json", DONE),
     (f"inspect {VIT} --arch {VIT}", DONE),
     (f"remove {VIT} -o {{}}/back.safetensors", None),
-    (f"insert {CONVOLUTIONS} --dry-run", DONE),
+    (f"insert {CONVOLUTIONS} --dry-run", NOTHING),
 ]
 """A command that fails, and the exit code of what its ``do`` line leads to; ``None`` where it names nothing to run."""
 

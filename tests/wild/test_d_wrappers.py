@@ -157,6 +157,29 @@ def test_a_layer_that_was_deleted() -> None:
         module(images())
 
 
+def test_an_mlp_that_was_replaced_takes_its_operator_with_it() -> None:
+    """The model would be exported with fewer operators than its recipe has."""
+    module = edited("end")
+    whole, x = module.blocks[0].mlp, images()
+    module.blocks[0].mlp = copy.deepcopy(whole)
+    assert cbs.inspect(cbs.Model(module, (x,))).operators, "a copy has a copy of the operator"
+    module.blocks[0].mlp = nn.Sequential(whole.fc1, nn.GELU(), whole.fc2).eval()
+    for use in (cbs.inspect, lambda model: cbs.verify(model, model, backends=("program", "eager"))):
+        with pytest.raises(cbs.CBSurgeonError, match="CB-SURGERY-11") as refused:
+            use(cbs.Model(module, (x,)))
+        assert "blocks.0.mlp" in refused.value.where
+    bare = cbs.remove(cbs.Model(module, (x,)))
+    assert not cbs.inspect(bare).operators
+
+
+def test_a_part_of_an_edited_model_and_a_shortened_one_are_complete() -> None:
+    module = edited("end")
+    block, x = module.blocks[1], torch.randn(2, 5, module.blocks[1].mlp.fc1.in_features)
+    assert len(cbs.inspect(cbs.Model(block, (x,))).operators) == 1
+    del module.blocks[1]
+    assert len(cbs.inspect(cbs.Model(module, (images(),))).operators) == len(module.blocks)
+
+
 class TestLora:
     """The adapters of peft."""
 

@@ -167,8 +167,8 @@ CODES = {
     ),
     "CB-SURGERY-11": Entry(
         "the layer of an inserted operator is gone",
-        "An operator runs on the input or the output of a layer. If the layer is wrapped or replaced, the operator "
-        "moves with it; here the layer was deleted.",
+        "An operator runs on the input or the output of a layer. If a linear layer is wrapped or replaced, the "
+        "operator moves with it. Here the layer was deleted, or a whole MLP was replaced by another one.",
         causes=("the model was changed after the insertion",),
         do=("remove the operators, change the model, then insert again",),
     ),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
-from cbsurgeon.errors import CaptureError
+from cbsurgeon.errors import CaptureError, SurgeryError
 from cbsurgeon.graph.capture.regions import raising_line
+from cbsurgeon.operators import Operator
 
 
 def cannot_follow(error: Exception, reference: str, module: nn.Module) -> CaptureError:
@@ -66,6 +68,40 @@ def differs(reference: str, name: str, why: str) -> CaptureError:
         why=f"{why}; a random operation in forward(), or state that changes between calls, does this",
         do="make forward() deterministic in evaluation mode",
     )
+
+
+def refuse_lost_operators(module: nn.Module, reference: str) -> None:
+    """Refuse an edited module in which a layer was replaced after the insertion and its operator went with it.
+
+    A part of an edited model, and a model from which whole blocks were removed, are not refused: the layers of the
+    operators that they lack are not there either.
+
+    Raises:
+        SurgeryError: a layer of a recipe is there without its operator (CB-SURGERY-11).
+    """
+    layers = {path for path, _ in module.named_modules()}
+    inserted: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
+    for path, part in module.named_modules():
+        if isinstance(part, Operator) and part.recipe_digest is not None and part.inserted_by is not None:
+            inserted.setdefault(part.recipe_digest, (part.inserted_by, []))[1].append(path)
+    for recipe, paths in inserted.values():
+        wanted = [site["hooks"][0]["module"] for site in recipe["sites"] if site.get("enabled", True)]
+        hosts = [path.rpartition(".")[0] for path in paths]
+        before = {host.removesuffix(layer) for host in hosts for layer in wanted if _ends_with(host, layer)}
+        for layer in (prefix + layer for prefix in sorted(before) for layer in wanted):
+            if layer in layers and not any(path.startswith(f"{layer}.") for path in paths):
+                raise SurgeryError(
+                    "the layer of an inserted operator was replaced, and the operator is gone",
+                    code="CB-SURGERY-11",
+                    where=f"{reference}: {layer}",
+                    why=f"{recipe['op']} was inserted at the {recipe['position']} of {len(wanted)} blocks, and this "
+                    "one has none now",
+                    do="remove the operators (cbs.remove), change the model, then insert again",
+                )
+
+
+def _ends_with(path: str, layer: str) -> bool:
+    return path == layer or path.endswith(f".{layer}")
 
 
 def _first_lines(error: Exception, limit: int = 300) -> str:

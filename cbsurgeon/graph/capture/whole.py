@@ -23,7 +23,14 @@ from cbsurgeon.graph.capture import merging
 from cbsurgeon.graph.capture.batching import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.naming import output_names
-from cbsurgeon.graph.capture.refusals import cannot_follow, differs, does_not_run, fixed, one_type
+from cbsurgeon.graph.capture.refusals import (
+    cannot_follow,
+    differs,
+    does_not_run,
+    fixed,
+    one_type,
+    refuse_lost_operators,
+)
 from cbsurgeon.graph.capture.regions import inline
 from cbsurgeon.graph.capture.substitution import own_buffers
 from cbsurgeon.graph.capture.writing import copied, spare_inputs
@@ -47,6 +54,7 @@ def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Pr
     Raises:
         CaptureError: no example inputs (CB-CAPTURE-01), training mode (02), export failed (03), the batch became a
             constant (04), or the program does not compute what the module does (05).
+        SurgeryError: a layer was replaced after an insertion, and its operator is gone (CB-SURGERY-11).
     """
     if model.program is not None:
         return wrap(model.program)
@@ -61,6 +69,7 @@ def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Pr
             do="cbs.Model(module, (x,)), or --input 3x224x224, or --inputs file.npz",
         )
     refuse_training(module, model.provenance.reference)
+    refuse_lost_operators(module, model.provenance.reference)
     inputs, batch = two_samples(module, model)
     args, kwargs = inputs
     program = export(module, inputs, batch, model.provenance.reference)

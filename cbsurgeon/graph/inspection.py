@@ -140,7 +140,7 @@ def inspect_program(
     marking: dict[str, str] = {}
     if run is not None:
         marking, ordered = _hidden(bare, reading, groups, every, unmasked, causal, run)
-        causal |= ordered
+        causal = _without_padding(reading, members, causal, marking, run) | ordered
     unmasked |= {stack: f"{name} masks its tokens, but not as an attention mask" for stack, name in marking.items()}
     every = [_without_masks(block) if block.stack in marking else block for block in every]
     every = _with_queries(bare, reading, groups, every, hosts or Hosts(), operators, run=has_weights(program))
@@ -228,6 +228,19 @@ def _hidden(
     decided = {stack: Causality((sentence,), past=True) for stack, sentence in order.items()}
     decided |= memory_orders(reading, [(stack, one) for stack, one in rest if stack not in order], run)
     return marking, decided
+
+
+def _without_padding(
+    reading: Reading,
+    members: list[tuple[str, Found]],
+    causal: Mapping[str, Causality],
+    marking: Container[str],
+    run: Probe,
+) -> dict[str, Causality]:
+    """Return the causal stacks without those whose last tokens are only hidden as padding by the example inputs."""
+    padded = [(stack, one) for stack, one in members if stack in causal and stack in marking]
+    still = causality.causal_stacks(reading, padded, run, padded=True)
+    return {stack: one for stack, one in causal.items() if stack not in marking or stack in still}
 
 
 def _without_masks(block: Block) -> Block:

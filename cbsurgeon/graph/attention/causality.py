@@ -42,7 +42,9 @@ def masks(reading: Reading) -> tuple[str, ...]:
     return tuple(found)
 
 
-def causal_stacks(reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | None) -> dict[str, Causality]:
+def causal_stacks(
+    reading: Reading, members: Sequence[tuple[str, Found]], run: Probe | None, *, padded: bool = False
+) -> dict[str, Causality]:
     """Return the stacks whose tokens do not see later ones (or earlier ones), with evidence.
 
     A stack is causal if an attention operator has ``is_causal``, and not causal if attention covers all tokens without
@@ -54,8 +56,9 @@ def causal_stacks(reading: Reading, members: Sequence[tuple[str, Found]], run: P
         reading: what was read from the program.
         members: stack and occurrence of every block, attention included.
         run: runs the stacks; ``None`` if the weights have no values.
+        padded: the example inputs may hide the last tokens as padding, also where no attention mask shows it.
     """
-    padded = bool(masks(reading))
+    padded = padded or bool(masks(reading))
     found: dict[str, Causality] = {}
     for stack, group in by_stack(reading, members).items():
         streams = [_causal(reading, one, run, padded=padded) for one in _streams(reading, group)]

@@ -80,7 +80,10 @@ CODES = {
         "An operator of the graph that torch.export recorded raises an error, so nothing can be proved by running the "
         "graph.",
         causes=("torch.vmap around code that slices its input", "an operator that only works inside a transformation"),
-        do=("write that part of forward() without torch.vmap or torch.func",),
+        do=(
+            "write that part of forward() without torch.vmap or torch.func",
+            "replace flex_attention by scaled_dot_product_attention with a mask",
+        ),
     ),
     "CB-LOCATE-01": Entry(
         "there is no block to choose from",

@@ -72,7 +72,8 @@ def influence(program: Program) -> str:
             where=", ".join(name for name, _ in outputs.values()),
             why=f"run one by one on the example inputs, its operators raise {type(error).__name__}: {str(error)[:200]}",
             do=one_type(error, program.exported.state_dict.values())
-            or "write that part of forward() without torch.vmap or torch.func",
+            or "write that part of forward() without torch.vmap, torch.func and flex_attention; "
+            "scaled_dot_product_attention with a mask can be captured",
         ) from error
     try:
         after = execution.values(changed, outputs, parameters)

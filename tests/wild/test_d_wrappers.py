@@ -172,6 +172,21 @@ def test_an_mlp_that_was_replaced_takes_its_operator_with_it() -> None:
     assert not cbs.inspect(bare).operators
 
 
+@pytest.mark.parametrize("pos", ["front", "mid", "end"])
+def test_every_mlp_was_replaced_by_one_of_another_form(pos: str) -> None:
+    """The recipe is known from what ``cbs.insert`` returned; one replaced MLP is known from the others' operators."""
+    model = cbs.insert(cbs.Model(build("vit").eval(), (images(),)), recipe(pos))
+    assert model.module is not None and cbs.inspect(model).operators
+    for block in model.module.blocks:
+        whole = block.mlp
+        block.mlp = nn.Sequential(copy.deepcopy(whole.fc1), nn.GELU(), copy.deepcopy(whole.fc2)).eval()
+        for layer in block.mlp:
+            for name in [name for name in layer._modules if name.startswith("context_broadcast")]:
+                del layer._modules[name]
+        with pytest.raises(cbs.CBSurgeonError, match="CB-SURGERY-11"):
+            cbs.inspect(model)
+
+
 def test_a_part_of_an_edited_model_and_a_shortened_one_are_complete() -> None:
     module = edited("end")
     block, x = module.blocks[1], torch.randn(2, 5, module.blocks[1].mlp.fc1.in_features)

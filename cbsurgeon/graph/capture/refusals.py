@@ -70,34 +70,44 @@ def differs(reference: str, name: str, why: str) -> CaptureError:
     )
 
 
-def refuse_lost_operators(module: nn.Module, reference: str) -> None:
+def refuse_lost_operators(module: nn.Module, recipes: Iterable[Mapping[str, Any]], reference: str) -> None:
     """Refuse an edited module in which a layer was replaced after the insertion and its operator went with it.
 
-    A part of an edited model, and a model from which whole blocks were removed, are not refused: the layers of the
-    operators that they lack are not there either.
+    A part of an edited model, and a model from which whole blocks were removed, are not refused: the blocks whose
+    operators they lack are not there either.
+
+    Args:
+        module: the module.
+        recipes: recipes that were inserted into it, besides those that its operators know.
+        reference: name of the model for the message.
 
     Raises:
-        SurgeryError: a layer of a recipe is there without its operator (CB-SURGERY-11).
+        SurgeryError: a block of a recipe is there without its operator (CB-SURGERY-11).
     """
     layers = {path for path, _ in module.named_modules()}
-    inserted: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
-    for path, part in module.named_modules():
-        if isinstance(part, Operator) and part.recipe_digest is not None and part.inserted_by is not None:
-            inserted.setdefault(part.recipe_digest, (part.inserted_by, []))[1].append(path)
-    for recipe, paths in inserted.values():
-        wanted = [site["hooks"][0]["module"] for site in recipe["sites"] if site.get("enabled", True)]
+    operators = [(path, part) for path, part in module.named_modules() if isinstance(part, Operator)]
+    inserted = [*recipes]
+    for _, part in operators:
+        if part.inserted_by is not None and part.inserted_by not in inserted:
+            inserted.append(part.inserted_by)
+    for recipe in inserted:
+        paths = [path for path, part in operators if part.inserted_by == recipe]
+        sites = [site for site in recipe["sites"] if site.get("enabled", True)]
+        wanted = {site["hooks"][0]["module"]: site["path"] for site in sites}
         hosts = [path.rpartition(".")[0] for path in paths]
         before = {host.removesuffix(layer) for host in hosts for layer in wanted if _ends_with(host, layer)}
-        for layer in (prefix + layer for prefix in sorted(before) for layer in wanted):
-            if layer in layers and not any(path.startswith(f"{layer}.") for path in paths):
-                raise SurgeryError(
-                    "the layer of an inserted operator was replaced, and the operator is gone",
-                    code="CB-SURGERY-11",
-                    where=f"{reference}: {layer}",
-                    why=f"{recipe['op']} was inserted at the {recipe['position']} of {len(wanted)} blocks, and this "
-                    "one has none now",
-                    do="remove the operators (cbs.remove), change the model, then insert again",
-                )
+        for prefix in sorted(before) if paths else [""]:
+            for layer, block in wanted.items():
+                places = {prefix + place for place in (layer, block) if place}
+                if places & layers and not any(path.startswith(f"{place}.") for path in paths for place in places):
+                    raise SurgeryError(
+                        "the layer of an inserted operator was replaced, and the operator is gone",
+                        code="CB-SURGERY-11",
+                        where=f"{reference}: {prefix}{block or layer}",
+                        why=f"{recipe['op']} was inserted at the {recipe['position']} of {len(sites)} blocks, and this "
+                        "one has none now",
+                        do="remove the operators (cbs.remove), change the model, then insert again",
+                    )
 
 
 def _ends_with(path: str, layer: str) -> bool:

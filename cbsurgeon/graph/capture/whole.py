@@ -69,7 +69,7 @@ def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Pr
             do="cbs.Model(module, (x,)), or --input 3x224x224, or --inputs file.npz",
         )
     refuse_training(module, model.provenance.reference)
-    refuse_lost_operators(module, model.provenance.reference)
+    refuse_lost_operators(module, model.recipes, model.provenance.reference)
     inputs, batch = two_samples(module, model)
     args, kwargs = inputs
     program = export(module, inputs, batch, model.provenance.reference)

@@ -42,3 +42,7 @@ def command(terminal: Terminal, reference: str, loading: Loading, output: Path, 
         progress("writing")
         verbs.save(plain, output, force=force)
     terminal.show(verbs.removal(model, output))
+    terminal.warn(
+        "weights that were trained with these operators stay as trained; without the operators, the model computes "
+        "another function. Fine-tune it, or use the weights from before the training."
+    )

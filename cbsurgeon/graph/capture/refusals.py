@@ -92,7 +92,7 @@ def refuse_lost_operators(module: nn.Module, recipes: Iterable[Mapping[str, Any]
             inserted.append(part.inserted_by)
     for recipe in inserted:
         paths = [path for path, part in operators if part.inserted_by == recipe]
-        sites = [site for site in recipe["sites"] if site.get("enabled", True)]
+        sites = [site for site in recipe["sites"] if site.get("enabled", True) and site.get("hooks")]
         wanted = {site["hooks"][0]["module"]: site["path"] for site in sites}
         hosts = [path.rpartition(".")[0] for path in paths]
         before = {host.removesuffix(layer) for host in hosts for layer in wanted if _ends_with(host, layer)}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from cbsurgeon.models.preprocessing import Preprocessing
-from cbsurgeon.operators import Operator
+from cbsurgeon.operators import Operator, recipes_of
 
 if TYPE_CHECKING:
     from cbsurgeon.models.files.checkpoint import Checkpoint
@@ -110,10 +110,7 @@ class Model:
 
     def __post_init__(self) -> None:
         """Add the recipes of operators in the module that are not listed, as after ``insert_`` in a training script."""
-        listed = list(self.recipes)
-        for part in self.module.modules() if self.module is not None else ():
-            document = part.inserted_by if isinstance(part, Operator) else None
-            if document is not None and document not in listed:
-                listed.append(document)
+        parts = self.module.modules() if self.module is not None else ()
+        listed = recipes_of((part for part in parts if isinstance(part, Operator)), self.recipes)
         if len(listed) > len(self.recipes):
             object.__setattr__(self, "recipes", tuple(listed))

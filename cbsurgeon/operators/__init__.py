@@ -7,7 +7,7 @@ by its name. No other package compares operators' names; they call the operator'
 Not here: finding the sites where an operator can be inserted (``graph``), inserting it (``surgery``).
 """
 
-from cbsurgeon.operators.base import Operator
+from cbsurgeon.operators.base import Operator, recipes_of
 from cbsurgeon.operators.cb import CB
 from cbsurgeon.operators.cb_gate import CBGate
 from cbsurgeon.operators.cb_hybrid import CBHybrid
@@ -34,5 +34,6 @@ __all__ = [
     "build",
     "names",
     "parameter_groups",
+    "recipes_of",
     "set_strength",
 ]

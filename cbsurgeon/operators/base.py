@@ -23,7 +23,7 @@ token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -189,3 +189,12 @@ class Operator(nn.Module):
         """Channels, axes and options, for ``print(module)``."""
         options = "".join(f", {key}={value!r}" for key, value in self.options().items())
         return f"channels={self.channels}, channel_axis={self.channel_axis}, token_axes={self.token_axes}{options}"
+
+
+def recipes_of(operators: Iterable[Operator], listed: Iterable[Mapping[str, Any]] = ()) -> list[Mapping[str, Any]]:
+    """Return some recipes, and those that operators were inserted with and that are not among them, each once."""
+    found = [*listed]
+    for operator in operators:
+        if operator.inserted_by is not None and operator.inserted_by not in found:
+            found.append(operator.inserted_by)
+    return found

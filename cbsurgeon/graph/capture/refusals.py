@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from cbsurgeon.errors import CaptureError, SurgeryError
 from cbsurgeon.graph.capture.regions import raising_line
-from cbsurgeon.operators import Operator
+from cbsurgeon.operators import Operator, recipes_of
 
 
 def cannot_follow(error: Exception, reference: str, module: nn.Module) -> CaptureError:
@@ -84,30 +84,39 @@ def refuse_lost_operators(module: nn.Module, recipes: Iterable[Mapping[str, Any]
     Raises:
         SurgeryError: a block of a recipe is there without its operator (CB-SURGERY-11).
     """
-    layers = {path for path, _ in module.named_modules()}
-    operators = [(path, part) for path, part in module.named_modules() if isinstance(part, Operator)]
-    inserted = [*recipes]
-    for _, part in operators:
-        if part.inserted_by is not None and part.inserted_by not in inserted:
-            inserted.append(part.inserted_by)
-    for recipe in inserted:
-        paths = [path for path, part in operators if part.inserted_by == recipe]
+    parts = dict(module.named_modules())
+    operators = {path: part for path, part in parts.items() if isinstance(part, Operator)}
+    for recipe in recipes_of(operators.values(), recipes):
+        paths = [path for path, operator in operators.items() if operator.inserted_by == recipe]
         sites = [site for site in recipe["sites"] if site.get("enabled", True) and site.get("hooks")]
-        wanted = {site["hooks"][0]["module"]: site["path"] for site in sites}
-        hosts = [path.rpartition(".")[0] for path in paths]
-        before = {host.removesuffix(layer) for host in hosts for layer in wanted if _ends_with(host, layer)}
-        for prefix in sorted(before) if paths else [""]:
-            for layer, block in wanted.items():
-                places = {prefix + place for place in (layer, block) if place}
-                if places & layers and not any(path.startswith(f"{place}.") for path in paths for place in places):
-                    raise SurgeryError(
-                        "the layer of an inserted operator was replaced, and the operator is gone",
-                        code="CB-SURGERY-11",
-                        where=f"{reference}: {prefix}{block or layer}",
-                        why=f"{recipe['op']} was inserted at the {recipe['position']} of {len(sites)} blocks, and this "
-                        "one has none now",
-                        do="remove the operators (cbs.remove), change the model, then insert again",
-                    )
+        blocks = {site["hooks"][0]["module"]: site["path"] for site in sites}
+        for lost in _lost(parts, blocks, paths):
+            raise SurgeryError(
+                "the layer of an inserted operator was replaced, and the operator is gone",
+                code="CB-SURGERY-11",
+                where=f"{reference}: {lost}",
+                why=f"{recipe['op']} was inserted at the {recipe['position']} of {len(sites)} blocks, and this one has "
+                "none now",
+                do="remove the operators (cbs.remove), change the model, then insert again",
+            )
+
+
+def _lost(parts: Container[str], blocks: Mapping[str, str], operators: Sequence[str]) -> Iterator[str]:
+    """Yield the paths of the blocks of a recipe that are there without its operator.
+
+    Args:
+        parts: the paths of all modules.
+        blocks: for each site of the recipe, the path of the layer with the operator → that of the block.
+        operators: the paths of the recipe's operators. They show the prefix that a wrapper adds to every path.
+    """
+    hosts = [path.rpartition(".")[0] for path in operators]
+    before = {host.removesuffix(layer) for host in hosts for layer in blocks if _ends_with(host, layer)}
+    for prefix in sorted(before) if operators else [""]:
+        for layer, block in blocks.items():
+            places = [prefix + place for place in (layer, block) if place]
+            there = any(place in parts for place in places)
+            if there and not any(path.startswith(f"{place}.") for path in operators for place in places):
+                yield prefix + (block or layer)
 
 
 def _ends_with(path: str, layer: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cbsurgeon import operators
 from cbsurgeon.errors import SurgeryError
 from cbsurgeon.graph.capture.copying import duplicate, named_parts, parts_by_path
 from cbsurgeon.graph.capture.substitution import call_with
@@ -171,11 +172,7 @@ def attached(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Operator]
 
 def recipes_of(module: nn.Module) -> list[Mapping[str, Any]]:
     """Return the recipes that a module's operators were inserted with, each once, in the order of its sub-modules."""
-    found: list[Mapping[str, Any]] = []
-    for *_, operator in attached(module):
-        if operator.inserted_by is not None and operator.inserted_by not in found:
-            found.append(operator.inserted_by)
-    return found
+    return operators.recipes_of(operator for *_, operator in attached(module))
 
 
 def detach(module: nn.Module) -> int:

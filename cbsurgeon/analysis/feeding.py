@@ -100,9 +100,7 @@ class Dataset:
 
     def require_memory(self, programs: Sequence[Program], limit: int | None) -> None:
         """See :class:`Feed`."""
-        shapes = [self.data.shapes(view) for view in self.view_of]
-        sets, count = max(1, len(self.data.views)), self.data.source.count
-        memory.require_reading(programs, shapes, self.data.batch, count, sets=sets, limit=limit)
+        memory.require_dataset(programs, self.view_of, self.data, limit)
 
 
 @dataclass

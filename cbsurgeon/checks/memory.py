@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cbsurgeon.checks.cost.onnx.graph import OnnxGraph
+from cbsurgeon.data import Data
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture.batching import batch_of
@@ -102,6 +103,22 @@ def require_reading(
         largest = min(batch, count)
         known = [target for target, ends in zip(targets, shapes, strict=True) if _alike(target, ends)]
         require(known, largest, sets=sets, limit=limit, where=f"batch size {largest}")
+
+
+def require_dataset(targets: Sequence[Target], views: Sequence[int], data: Data, limit: int | None) -> None:
+    """Refuse an opened dataset for whose batches one of the models needs more memory than there is.
+
+    Args:
+        targets: models, programs and files.
+        views: for each target, the number of the preprocessing that makes its images.
+        data: the dataset; each of its batches contains every image once per preprocessing.
+        limit: the limit in bytes that the user gave; ``None`` for the memory that is free.
+
+    Raises:
+        UsageError: the run needs more (CB-RUN-14).
+    """
+    shapes, sets = [data.shapes(view) for view in views], max(1, len(data.views))
+    require_reading(targets, shapes, data.batch, data.source.count, sets=sets, limit=limit)
 
 
 def _alike(target: Target, ends: Sequence[Sequence[int]]) -> bool:

@@ -92,9 +92,7 @@ def _open(source: Source, reading: DataOptions, sides: Sequence[Side]) -> Data:
 def _require_memory(targets: Sequence[Target], sides: Sequence[Side], opened: Data, limit: int | None) -> None:
     """Refuse a batch size for which a model needs more memory than there is (CB-RUN-14)."""
     pairs = [pair for pair in zip(targets, sides, strict=True) if pair[1].runtime.only_batch is None]
-    shapes = [opened.shapes(side.view) for _, side in pairs]
-    sets, count = max(1, len(opened.views)), opened.source.count
-    memory.require_reading([one for one, _ in pairs], shapes, opened.batch, count, sets=sets, limit=limit)
+    memory.require_dataset([target for target, _ in pairs], [side.view for _, side in pairs], opened, limit)
 
 
 def _collection(opened: Data, sides: Sequence[Side], how: EvaluateOptions, state: State) -> Collection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cbsurgeon.options.flags import option
+from cbsurgeon.options.flags import memory_limit, option
 
 
 @dataclass(frozen=True)
@@ -36,4 +36,4 @@ class AnalyzeOptions:
         shown="0.6",
     )
     device: str = option("cpu", "cpu or cuda.", "--device", metavar="NAME", shown="cpu")
-    max_memory: int | None = option(None, "Limit for the memory of a run, in bytes.", shown="the memory that is free")
+    max_memory: int | None = memory_limit()

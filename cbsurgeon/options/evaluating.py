@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cbsurgeon.options.flags import option
+from cbsurgeon.options.flags import memory_limit, option
 from cbsurgeon.options.texts import percent, words
 from cbsurgeon.vocabulary import TASKS
 
@@ -68,4 +68,4 @@ class EvaluateOptions:
         "cpu", "cpu or cuda; an engine always runs on the GPU.", "--device", metavar="NAME", shown="cpu"
     )
     trust: bool = option(False, "Read files that can run code (.pt2, engines).")
-    max_memory: int | None = option(None, "Limit for the memory of a run, in bytes.", shown="the memory that is free")
+    max_memory: int | None = memory_limit()

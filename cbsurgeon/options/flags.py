@@ -68,6 +68,11 @@ def option(default: Any, help: str, name: str = "", **how: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def memory_limit() -> Any:
+    """Return the field ``max_memory`` of verbs that run models; on the command line it comes from ``Loading``."""
+    return option(None, "Limit for the memory of a run, in bytes.", shown="the memory that is free")
+
+
 def flags_of(kind: type) -> dict[str, Flag]:
     """Field name → its flag, in the order of the fields; fields without a flag are left out."""
     return {one.name: one.metadata[KEY] for one in dataclasses.fields(kind) if one.metadata[KEY].name}

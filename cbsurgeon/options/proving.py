@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cbsurgeon.options.flags import option
+from cbsurgeon.options.flags import memory_limit, option
 from cbsurgeon.options.texts import duration_or_zero, numbers, profile, words
 from cbsurgeon.vocabulary import DEFAULT_OPSET, DTYPES, ENGINE_BATCHES, OPSETS, PARITY_BATCHES
 
@@ -93,7 +93,7 @@ class VerifyOptions:
     )
     inputs: Any = option(None, "Arrays by input name to compare on, or an .npz file of them.", shown="generated")
     trust: bool = option(False, "Read files that can run code (.pt2, engines).")
-    max_memory: int | None = option(None, "Limit for the memory of a run, in bytes.", shown="the memory that is free")
+    max_memory: int | None = memory_limit()
 
 
 @dataclass(frozen=True)

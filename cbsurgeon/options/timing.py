@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cbsurgeon.options.flags import option
+from cbsurgeon.options.flags import memory_limit, option
 from cbsurgeon.options.texts import duration, numbers, slowdown
 from cbsurgeon.vocabulary import BACKENDS
 
@@ -64,7 +64,7 @@ class BenchOptions:
     )
     cuda_graph: bool | None = option(None, "Replay each model as a CUDA graph.", shown="on a CUDA device")
     trust: bool = option(False, "Read files that can run code (.pt2, engines).")
-    max_memory: int | None = option(None, "Limit for the memory of a run, in bytes.", shown="the memory that is free")
+    max_memory: int | None = memory_limit()
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,9 @@ INPUTS = {
 }
 """Kinds of inputs that a comparison generates, and what they are."""
 
+IMAGES = "images"
+"""The kind of the inputs that a comparison reads from a dataset."""
+
 COMPLETION_VARIABLE = "_CBSURGEON_COMPLETE"
 """Environment variable that a shell sets when it asks for completions; click derives the name from the program's."""
 
@@ -83,7 +86,7 @@ def inputs_called(kind: str) -> str:
     """Return the inputs of a comparison in words: ``small inputs``, ``the images``, ``the inputs of mine.npz``."""
     if kind in INPUTS:
         return f"{kind} inputs"
-    return "the images" if kind == "images" else f"the inputs of {kind}"
+    return "the images" if kind == IMAGES else f"the inputs of {kind}"
 
 
 class Progress(Protocol):

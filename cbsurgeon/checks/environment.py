@@ -20,6 +20,7 @@ PACKAGES = ("torch", "numpy", "timm", "torchvision", "transformers", "onnx", "on
 def environment() -> dict[str, Any]:
     """Return a description of this machine and process, as JSON values."""
     return {
+        "cbsurgeon": __version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -37,7 +38,7 @@ def environment() -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Return the versions of installed packages that can affect a measurement."""
-    found = {"cbsurgeon": __version__}
+    found = {}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

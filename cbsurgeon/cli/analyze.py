@@ -95,6 +95,6 @@ def _write(found: Analysis, document: dict[str, Any], output: Path, force: bool)
     if output.suffix.lower() == ".html":
         verbs.write_report([document], output, force=force)
     elif output.suffix.lower() == ".json":
-        verbs.write_text(output, json_text(document, ascii_only=False) + "\n", force=force)
+        verbs.write_text(output, json_text(document) + "\n", force=force)
     else:
         found.plot(output, force=force)

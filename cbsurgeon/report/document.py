@@ -114,6 +114,11 @@ def parts(document: Document) -> Iterator[Document]:
         yield from parts(part)
 
 
+def displayed(document: Document) -> list[Document]:
+    """Return the documents that a result is shown as: its parts, or a shipment itself, whose view has its parts."""
+    return [document] if kind_of(document) == "ship" else list(parts(document))
+
+
 def of_kind(documents: Sequence[Document], kind: str) -> list[Document]:
     """Return the documents of one verb."""
     return [document for document in documents if kind_of(document) == kind]

@@ -261,7 +261,7 @@ def tolerance(check: Mapping[str, Any]) -> str:
     kinds = list(dict.fromkeys(row["inputs"] for row in check["rows"]))
     if found["source"] != "measured" or len(kinds) < 2:
         return f"{found['source']}: {found['reason']}"
-    return f"measured for each kind of inputs: {found['reason'].rpartition(' on ')[0]} on these inputs"
+    return f"measured for each kind of inputs: {found['reason'].partition(' on ')[0]} on these inputs"
 
 
 def kinds_of_inputs(rows: Sequence[Mapping[str, Any]]) -> str:

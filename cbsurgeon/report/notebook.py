@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from cbsurgeon.escapes import visible_in
-from cbsurgeon.report.document import kind_of, parts, text_of
+from cbsurgeon.report.document import displayed, kind_of, text_of
 from cbsurgeon.report.figures import counted
 from cbsurgeon.report.text import VIEWS, render_text
 from cbsurgeon.report.text.lines import Rows, cells, fact, grid, line
@@ -58,8 +58,7 @@ def _figure(result: Any) -> str:
 
 
 def _result(result: Any) -> Rows:
-    whole = result.to_dict()
-    documents = [whole] if kind_of(whole) == "ship" else list(parts(whole))
+    documents = displayed(result.to_dict())
     for document in documents:
         yield from VIEWS[kind_of(document)](document, documents)
 

@@ -51,7 +51,8 @@ def made(documents: Sequence[Document], environment: Mapping[str, Any]) -> list[
     rows.append(("machine", _machine(environment)))
     packages = environment.get("packages") or environment.get("versions")
     if isinstance(packages, Mapping):
-        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in packages.items())))
+        own = {"cbsurgeon": environment["cbsurgeon"]} if "cbsurgeon" in environment else {}
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in {**own, **packages}.items())))
     rows += [("weights", weights(document["weights"])) for document in documents if document.get("weights")]
     return [(label, str(value)) for label, value in rows if value]
 

@@ -34,7 +34,6 @@ from cbsurgeon.verbs.editing import insert
 from cbsurgeon.verbs.folder import MARK, results_folder
 from cbsurgeon.verbs.proving import export_checked
 from cbsurgeon.verbs.results import cautions, insertion
-from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import Progress
 
 SCHEMA = "cbsurgeon.ship/1"
@@ -273,7 +272,7 @@ class _Job:
             "weights": self._weights(),
             "files": self._files(),
             "left_out": dict(self.left_out),
-            "environment": {"cbsurgeon": __version__, **environment()},
+            "environment": environment(),
             "documents": self.documents,
         }
         (self.folder / PAGE).write_text(render_html([document]), encoding="utf-8")

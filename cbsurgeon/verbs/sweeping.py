@@ -31,7 +31,6 @@ from cbsurgeon.sweeps.study import spread
 from cbsurgeon.sweeps.trials import results
 from cbsurgeon.verbs.editing import insert
 from cbsurgeon.verbs.results import write_text
-from cbsurgeon.version import __version__
 from cbsurgeon.vocabulary import Progress
 
 notebook.install(SweepTable)
@@ -81,9 +80,7 @@ def sweep(
     digest = _digest(model, how)
     _open_folder(folder, digest)
     rows, recipes = _measured(model, folder, grid, how, tell)
-    table = SweepTable(
-        model.provenance.reference, folder, tuple(rows), environment={"cbsurgeon": __version__, **environment()}
-    )
+    table = SweepTable(model.provenance.reference, folder, tuple(rows), environment=environment())
     if how.run is not None:
         table = _run(model, table, recipes, how, digest, tell)
     write_text(folder / TABLE, strict_json.dumps(table.to_dict()) + "\n", force=True)

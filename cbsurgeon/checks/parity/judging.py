@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cbsurgeon.checks.parity import difference as compare
 from cbsurgeon.checks.parity import tolerance as policy
-from cbsurgeon.checks.parity.inputs.feed import IMAGES, LARGE, PADDED, SMALL, VOCABULARY, Feed, Source
+from cbsurgeon.checks.parity.inputs.feed import LARGE, PADDED, SMALL, VOCABULARY, Feed, Source
 from cbsurgeon.checks.parity.inputs.images import Agreement
 from cbsurgeon.checks.parity.inserted.comparing import Compared, compare_operators
 from cbsurgeon.checks.parity.inserted.effect import Operators
@@ -20,7 +20,7 @@ from cbsurgeon.checks.parity.row import Row, Side, Tolerance
 from cbsurgeon.checks.parity.variation import Variation
 from cbsurgeon.deploy.runtimes import Runtime
 from cbsurgeon.errors import pass_out_of_memory
-from cbsurgeon.vocabulary import Progress, inputs_called
+from cbsurgeon.vocabulary import IMAGES, Progress, inputs_called
 
 # A sample's top class is clear if its margin exceeds this many times the largest rounding noise of a score. Each of two
 # scores may change by that noise, and another back end's noise was up to 2.2 times that of the program.

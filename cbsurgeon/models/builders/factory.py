@@ -125,9 +125,10 @@ def _call(reference: Reference, factory: Any, options: dict[str, Any]) -> Any:
     except ValueError as error:  # a class of C code has no signature
         raise _failure(reference, reason(error), "write a function that builds the model") from error
     except TypeError as error:
-        taken = ", ".join(signature.parameters) or "none"
-        advice = f"give what it takes ({taken}), such as --model-option {next(iter(signature.parameters), 'KEY')}=VALUE"
-        raise _failure(reference, reason(error), advice if signature.parameters else "leave the options out") from error
+        taken, advice = list(signature.parameters), "leave the options out"
+        if taken:
+            advice = f"give what it takes ({', '.join(taken)}), such as --model-option {taken[0]}=VALUE"
+        raise _failure(reference, reason(error), advice) from error
     try:
         return factory(**options)
     except CBSurgeonError:

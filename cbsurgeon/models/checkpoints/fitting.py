@@ -78,11 +78,10 @@ def _outputs(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor])
     """Return the file's number of outputs if it is all that differs: the rows of one layer's weight and bias."""
     if own.keys() != given.keys():
         return None
-    unequal = {key: tensor.shape for key, tensor in given.items() if tensor.shape != own[key].shape}
-    layers = {key.rpartition(".")[0] for key in unequal}
-    rows = {shape[0] for key, shape in unequal.items() if shape and shape[1:] == own[key].shape[1:]}
-    same = all(shape and shape[1:] == own[key].shape[1:] for key, shape in unequal.items())
-    return rows.pop() if same and len(layers) == len(rows) == 1 else None
+    pairs = {key: (tensor.shape, own[key].shape) for key, tensor in given.items() if tensor.shape != own[key].shape}
+    layers = {key.rpartition(".")[0] for key in pairs}
+    rows = {here[0] if here and here[1:] == there[1:] else None for here, there in pairs.values()}
+    return rows.pop() if len(layers) == len(rows) == 1 else None
 
 
 def _blocks(state: Mapping[str, torch.Tensor]) -> int:

@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Sequence
 
 from cbsurgeon.errors import missing
-from cbsurgeon.report.document import Document, kind_of, parts
+from cbsurgeon.report.document import Document, displayed, kind_of
 from cbsurgeon.report.text.analysis import analyzed
 from cbsurgeon.report.text.costs import audited
 from cbsurgeon.report.text.evaluation import evaluated
@@ -44,7 +44,7 @@ def render_text(document: Document, *, width: int = 100, color: bool = False) ->
         emoji=False,
         legacy_windows=False,
     )
-    documents = [document] if kind_of(document) == "ship" else list(parts(document))
+    documents = displayed(document)
     for number, part in enumerate(documents):
         if number:
             console.print()

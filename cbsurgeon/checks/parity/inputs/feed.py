@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cbsurgeon.deploy.artifact import Port
 from cbsurgeon.graph import Program
+from cbsurgeon.vocabulary import INPUTS
 
-GENERATED, LARGE, SMALL = "generated", "large", "small"
-VOCABULARY, PADDED, IMAGES = "vocabulary", "padded", "images"
+GENERATED, LARGE, SMALL, VOCABULARY, PADDED = INPUTS
 
 
 @dataclass(frozen=True)

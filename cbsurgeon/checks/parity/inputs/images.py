@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from cbsurgeon.checks.parity.inputs.feed import IMAGES, Feed
+from cbsurgeon.checks.parity.inputs.feed import Feed
 from cbsurgeon.data import open_data
 from cbsurgeon.deploy.runtimes import Runtime, Target
 from cbsurgeon.deploy.stated import preprocessing_in
 from cbsurgeon.errors import UsageError
 from cbsurgeon.models import Model, Preprocessing, preprocessing_of
+from cbsurgeon.vocabulary import IMAGES
 
 MOST, BATCH = 128, 32
 """Number of images compared, evenly spaced in the dataset, and images per batch."""

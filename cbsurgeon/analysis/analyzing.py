@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from cbsurgeon.analysis.feeding import Feed, feed
 from cbsurgeon.analysis.layer import Entropy, Layer
 from cbsurgeon.analysis.maps import captured, named
 from cbsurgeon.analysis.picturing import Picturing, pictures_of
-from cbsurgeon.analysis.result import Analysis, Picture, Shift, Side
+from cbsurgeon.analysis.result import Analysis, Side
 from cbsurgeon.analysis.scales import Scale, scales_of
 from cbsurgeon.analysis.statistics.collecting import Collected, Collector, merged
 from cbsurgeon.analysis.statistics.quantities import bound
@@ -71,71 +71,78 @@ def analyze(
         CBSurgeonError: as :func:`cbsurgeon.analyze`.
     """
     start, tell = time.perf_counter(), progress or (lambda step: None)
-    share = processes.share()
     tell("capturing the models")
     opened = [_open(model, how.device, data) for model in models]
-    sides: list[Side]
-    pictures: tuple[Picture, ...] = ()
-    remarks: tuple[str, ...] = ()
-    images, name = 0, ""
     if any(one.taps for one in opened):
-        batches = feed(
-            data,
-            [one.program.input_names for one in opened],
-            [one.stated for one in opened],
-            reading,
-            share,
-        )
-        name = batches.name
-        if how.device == "cpu":
-            batches.require_memory([one.program for one in opened], how.max_memory)
-        picturing = Picturing(how, [one.collector.tapped for one in opened], batches.span)
-        parts = processes.gathered(lambda: _collect(opened, batches, picturing, how.device, tell))
-        tell("summarizing")
-        whole = [merged([part[0][side] for part in parts]) for side in range(len(opened))]
-        images = len(whole[0].indices)
-        if not images:
-            raise InputFileError(
-                "no image could be analysed",
-                code="CB-ANALYZE-05",
-                where=name,
-                why="; ".join(part[2][0] for part in parts if part[2]) or "the dataset has no images",
-                do="give at least one readable image",
-            )
-        sides = [_side(one, collected) for one, collected in zip(opened, whole, strict=True)]
-        shots = [shot for part in parts for shot in part[1]]
-        pictures = pictures_of(picturing, picturing.chosen(shots), [one.stated for one in opened], how)
-        remarks = tuple(dict.fromkeys(remark for part in parts for remark in part[2]))
+        found = _measured(opened, data, how, reading, tell)
     else:
-        sides = [Side(one.name, (), one.scales, one.reason) for one in opened]
-    shifts: tuple[Shift, ...] = ()
-    findings: tuple[str, ...] = ()
-    runs = 0
-    if len(sides) == 2 and sides[0].layers and sides[1].layers:
-        reason = unlike(sides[0].layers, sides[1].layers)
-        if reason:
-            remarks = (*remarks, f"the layers are not compared: {reason}")
-        else:
-            shifts, findings, runs = compared(sides[0].layers, sides[1].layers)
-    return Analysis(
-        a=sides[0],
-        b=sides[1] if len(sides) > 1 else None,
-        data=name,
-        images=images,
-        shifts=shifts,
-        findings=findings,
-        runs=runs,
-        pictures=pictures,
+        found = _of_sides([Side(one.name, (), one.scales, one.reason) for one in opened])
+    return replace(
+        _compared(found),
         preprocessing={
             letter: changed(one.stated, where=one.name, **reading.preprocessing).to_dict()
             for letter, one in zip("ab", opened, strict=False)
-            if one.stated is not None and images
+            if one.stated is not None and found.images
         },
-        remarks=remarks,
         seconds=time.perf_counter() - start,
         environment=environment(),
-        first=share[0] == 0,
+        first=processes.share()[0] == 0,
     )
+
+
+def _measured(
+    opened: Sequence[_Opened], data: Any, how: AnalyzeOptions, reading: DataOptions, tell: Progress
+) -> Analysis:
+    """Run the models on the images, and return the statistics and pictures of each.
+
+    Raises:
+        InputFileError: no image could be read (CB-ANALYZE-05).
+        CBSurgeonError: the dataset cannot be opened, or a batch takes too much memory.
+    """
+    batches = feed(
+        data,
+        [one.program.input_names for one in opened],
+        [one.stated for one in opened],
+        reading,
+        processes.share(),
+    )
+    if how.device == "cpu":
+        batches.require_memory([one.program for one in opened], how.max_memory)
+    picturing = Picturing(how, [one.collector.tapped for one in opened], batches.span)
+    parts = processes.gathered(lambda: _collect(opened, batches, picturing, how.device, tell))
+    tell("summarizing")
+    whole = [merged([part[0][side] for part in parts]) for side in range(len(opened))]
+    if not whole[0].indices:
+        raise InputFileError(
+            "no image could be analysed",
+            code="CB-ANALYZE-05",
+            where=batches.name,
+            why="; ".join(part[2][0] for part in parts if part[2]) or "the dataset has no images",
+            do="give at least one readable image",
+        )
+    shots = [shot for part in parts for shot in part[1]]
+    return replace(
+        _of_sides([_side(one, collected) for one, collected in zip(opened, whole, strict=True)]),
+        data=batches.name,
+        images=len(whole[0].indices),
+        pictures=pictures_of(picturing, picturing.chosen(shots), [one.stated for one in opened], how),
+        remarks=tuple(dict.fromkeys(remark for part in parts for remark in part[2])),
+    )
+
+
+def _of_sides(sides: Sequence[Side]) -> Analysis:
+    return Analysis(a=sides[0], b=sides[1] if len(sides) > 1 else None, data="", images=0)
+
+
+def _compared(found: Analysis) -> Analysis:
+    """Return the analysis with the differences of its two models, or with the reason why there are none."""
+    if found.b is None or not found.a.layers or not found.b.layers:
+        return found
+    reason = unlike(found.a.layers, found.b.layers)
+    if reason:
+        return replace(found, remarks=(*found.remarks, f"the layers are not compared: {reason}"))
+    shifts, findings, runs = compared(found.a.layers, found.b.layers)
+    return replace(found, shifts=shifts, findings=findings, runs=runs)
 
 
 def _open(model: Model | nn.Module, device: str, data: Any) -> _Opened:

@@ -91,6 +91,7 @@ TIMM: dict[str, dict[str, Any]] = {
     "deit_tiny_distilled_patch16_224": SMALL,
     "cait_xxs24_224": {**SMALL, "depth_token_only": 1},
     "swin_tiny_patch4_window7_224": {"img_size": 56, "depths": (2, 2), "num_heads": (3, 6), "strict_img_size": False},
+    "gcvit_xxtiny": {"img_size": 64},  # its queries are repeated for every window
 }
 FULL = """
     vit_tiny_patch16_224 swinv2_tiny_window8_256 crossvit_tiny_240 pvt_v2_b0 eva02_tiny_patch14_224 coatnet_pico_rw_224

@@ -29,11 +29,18 @@ Lead = tuple[tuple[Part, ...], ...]
 
 def lead_of(flow: Flow, one: Map) -> Lead:
     """Return the leading axes of a map, split as finely as they are known."""
-    dims = [flow.of(one.weights)[place] for place in one.lead]
+    dims, keys = flow.of(one.weights), flow.of(one.asked.node)
+    lead = [dims[place] for place in one.lead]
     if one.fused:  # an axis of size one in the queries is broadcast to that of the keys
-        keys = flow.of(one.asked.node)
-        dims = [dim or (keys[place] if len(keys) == len(dims) + 2 else dim) for place, dim in enumerate(dims)]
-    return parts_of(flow, one, dims)
+        lead = [dim or (keys[place] if len(keys) == len(dims) else dim) for place, dim in enumerate(lead)]
+    elif len(keys) == len(dims):  # queries that are repeated for every window do not tell samples and windows apart
+        lead = [keys[place] if _in_unknown_order(dims[place]) else dims[place] for place in one.lead]
+    return parts_of(flow, one, lead)
+
+
+def _in_unknown_order(dim: Dim) -> bool:
+    """Whether it is unknown which sample a position of an axis belongs to."""
+    return sum(factor.axis == BATCH for factor in dim) > 1
 
 
 def parts_of(flow: Flow, one: Map, dims: Sequence[Dim]) -> Lead:

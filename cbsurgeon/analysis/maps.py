@@ -11,7 +11,7 @@ from cbsurgeon.analysis.tapping import Tapped
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.sizes import is_image
+from cbsurgeon.graph.capture.image_size import is_image
 from cbsurgeon.graph.heads import Attention
 from cbsurgeon.graph.program import wrap
 from cbsurgeon.models import Model

@@ -18,7 +18,7 @@ from cbsurgeon.checks.cost.onnx.graph import OnnxGraph
 from cbsurgeon.data import Data
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
-from cbsurgeon.graph.capture.batching import batch_of
+from cbsurgeon.graph.capture.batch.axis import batch_of
 from cbsurgeon.graph.capture.copying import duplicate
 from cbsurgeon.models import memory
 from cbsurgeon.models.model import Model

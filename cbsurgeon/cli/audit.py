@@ -87,7 +87,7 @@ def command(
         counted = verbs.audit(*models, batch=how.batch)
         document = counted.to_dict()
         if roofline:
-            from cbsurgeon.verbs.proving import shares_of_latency
+            from cbsurgeon.verbs.measuring import shares_of_latency
 
             progress("measuring this processor" if "cpu" in hardware.split(",") else "computing the roofline")
             document["roofline"] = shares_of_latency(
@@ -95,7 +95,7 @@ def command(
             )
         checked = []
         if cross_check:
-            from cbsurgeon.verbs.proving import cross_checked
+            from cbsurgeon.verbs.measuring import cross_checked
 
             checked = cross_checked(models, progress=progress)
             document["cross_check"] = [found.to_dict() for found in checked]

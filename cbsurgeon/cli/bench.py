@@ -56,7 +56,7 @@ def command(
     if points.sizes:
         _require_models((a, b), loading)
     from cbsurgeon import checks, verbs
-    from cbsurgeon.verbs.proving import can_fold
+    from cbsurgeon.verbs.measuring import can_fold
 
     foldable: list[bool] = []
     with terminal.working() as progress:

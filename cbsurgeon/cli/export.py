@@ -50,7 +50,7 @@ def command(
     """
     from cbsurgeon import verbs
     from cbsurgeon.models.files import atomic
-    from cbsurgeon.verbs.proving import why_unchecked
+    from cbsurgeon.verbs.exporting import why_unchecked
 
     atomic.check(output, force=force)
     with terminal.working() as progress:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
@@ -44,7 +44,7 @@ def cast(program: Program, dtype: torch.dtype, keep: Collection[str] = ()) -> Pr
     return _Casting(program, dtype, frozenset(keep)).run()
 
 
-def in_float64(program: Program) -> nn.Module:
+def in_float64(program: Program) -> fx.GraphModule:
     """Return a copy of the program as a module that computes everything in float64, explicit casts included.
 
     Inputs and outputs are those of the program, with float64 in place of every floating type. The copy needs eight

@@ -12,7 +12,7 @@ from cbsurgeon.errors import CaptureError, CBSurgeonError
 from cbsurgeon.graph.attention import samples
 from cbsurgeon.graph.blocks.reader import read
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.batching import Inputs, batch_of, input_names, spelled
+from cbsurgeon.graph.capture.batch.axis import Inputs, batch_of, input_names, spelled
 from cbsurgeon.graph.occupants import without
 from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model

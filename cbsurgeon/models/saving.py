@@ -16,10 +16,10 @@ from cbsurgeon.errors import OutputFileError, UsageError
 from cbsurgeon.models import inputs
 from cbsurgeon.models.builders.image_processing import preprocessing_of
 from cbsurgeon.models.files import atomic, metadata
-from cbsurgeon.models.files import streaming as stream
 from cbsurgeon.models.files.checkpoint import open_checkpoint
-from cbsurgeon.models.files.mapped import portions
+from cbsurgeon.models.files.mapped import in_groups
 from cbsurgeon.models.files.metadata import Metadata
+from cbsurgeon.models.files.safetensors import writing as safetensors_file
 from cbsurgeon.models.model import Model
 
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -89,8 +89,10 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
     from safetensors import SafetensorError
 
     try:
-        if suffix in SAFETENSORS and model.weights is not None and stream.writable(kept):
-            stream.write(temporary, kept, _parts(model, kept), {"format": "pt", metadata.KEY: document.to_json()})
+        if suffix in SAFETENSORS and model.weights is not None and safetensors_file.writable(kept):
+            safetensors_file.write(
+                temporary, kept, _parts(model, kept), {"format": "pt", metadata.KEY: document.to_json()}
+            )
         elif suffix in SAFETENSORS:
             _write_safetensors(kept, document, temporary)
         elif suffix in TORCH:
@@ -105,7 +107,7 @@ def _write(model: Model, temporary: Path, suffix: str, destination: Path) -> Non
 
 def _parts(model: Model, state: Mapping[str, torch.Tensor]) -> Iterable[Mapping[str, torch.Tensor]]:
     """The tensors in groups if they are memory-mapped; otherwise all, because they are in memory anyway."""
-    return [state] if model.weights is None else portions(model.weights, state)
+    return [state] if model.weights is None else in_groups(model.weights, state)
 
 
 def sources(model: Model) -> list[Path]:
@@ -240,7 +242,7 @@ def _check(model: Model, state: Mapping[str, torch.Tensor], temporary: Path, suf
         written, different = opened.state_dict, []
         for expected in _parts(model, state):
             different += [key for key in expected if key not in written]
-            for part in portions(opened, {key: written[key] for key in expected if key in written}):
+            for part in in_groups(opened, {key: written[key] for key in expected if key in written}):
                 different += [key for key, value in part.items() if not same_bytes(expected[key], value)]
     different += [key for key in written if key not in state]
     if different:

@@ -6,11 +6,11 @@ Not here: acting on options (``verbs`` and the packages they call), names and de
 """
 
 from cbsurgeon.options.analyzing import AnalyzeOptions
+from cbsurgeon.options.checking import AuditOptions, CheckOptions, ExportOptions, ShipOptions, VerifyOptions
 from cbsurgeon.options.data import DATA_HELP, DataOptions
 from cbsurgeon.options.editing import Choice, InsertOptions, Loading
 from cbsurgeon.options.evaluating import EvaluateOptions
 from cbsurgeon.options.flags import Flag, default_of, documented, fields_of, flags_of, resolve
-from cbsurgeon.options.proving import AuditOptions, CheckOptions, ExportOptions, ShipOptions, VerifyOptions
 from cbsurgeon.options.sweeping import SweepOptions
 from cbsurgeon.options.timing import BenchOptions, BenchPoints
 

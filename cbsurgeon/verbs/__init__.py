@@ -10,15 +10,21 @@ from cbsurgeon import lazy
 
 if TYPE_CHECKING:
     from cbsurgeon.verbs.analyzing import analyze
+    from cbsurgeon.verbs.comparing import open_side, verify
     from cbsurgeon.verbs.editing import insert, insert_, inspect, load, plan, read_recipe, remove, save
     from cbsurgeon.verbs.evaluating import evaluate
-    from cbsurgeon.verbs.proving import audit, bench, export, export_checked, open_side, verify
+    from cbsurgeon.verbs.exporting import export, export_checked
+    from cbsurgeon.verbs.measuring import audit, bench
     from cbsurgeon.verbs.results import insertion, read_inserted, removal, write_page, write_report, write_text
     from cbsurgeon.verbs.shipping import Shipment, ship
     from cbsurgeon.verbs.sweeping import sweep
 
 _MODULES = {
     "cbsurgeon.verbs.analyzing": ("analyze",),
+    "cbsurgeon.verbs.comparing": (
+        "open_side",
+        "verify",
+    ),
     "cbsurgeon.verbs.editing": (
         "insert",
         "insert_",
@@ -30,13 +36,13 @@ _MODULES = {
         "save",
     ),
     "cbsurgeon.verbs.evaluating": ("evaluate",),
-    "cbsurgeon.verbs.proving": (
-        "audit",
-        "bench",
+    "cbsurgeon.verbs.exporting": (
         "export",
         "export_checked",
-        "open_side",
-        "verify",
+    ),
+    "cbsurgeon.verbs.measuring": (
+        "audit",
+        "bench",
     ),
     "cbsurgeon.verbs.results": (
         "insertion",

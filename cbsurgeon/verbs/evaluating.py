@@ -10,7 +10,7 @@ from cbsurgeon.evaluation import Evaluation
 from cbsurgeon.models import Model
 from cbsurgeon.options import DataOptions, EvaluateOptions, Loading, documented, fields_of, resolve
 from cbsurgeon.report import notebook
-from cbsurgeon.verbs.proving import Side, open_side
+from cbsurgeon.verbs.comparing import Side, open_side
 from cbsurgeon.vocabulary import Progress
 
 notebook.install(Evaluation)

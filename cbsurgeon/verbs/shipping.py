@@ -31,8 +31,8 @@ from cbsurgeon.options import Choice, DataOptions, EvaluateOptions, ShipOptions,
 from cbsurgeon.report import notebook, plots, render_html
 from cbsurgeon.surgery import Recipe, plan, remove
 from cbsurgeon.verbs.editing import insert
+from cbsurgeon.verbs.exporting import export_checked
 from cbsurgeon.verbs.folder import MARK, results_folder
-from cbsurgeon.verbs.proving import export_checked
 from cbsurgeon.verbs.results import cautions, insertion
 from cbsurgeon.vocabulary import Progress
 

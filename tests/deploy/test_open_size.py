@@ -17,7 +17,7 @@ from cbsurgeon.deploy import export_onnx
 from cbsurgeon.deploy.onnx import file as onnx_file
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.models.model import Model
-from cbsurgeon.verbs.proving import export_checked
+from cbsurgeon.verbs.exporting import export_checked
 
 onnx = pytest.importorskip("onnx", reason="files are read back with onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="files are run with ONNX Runtime")

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph import Program, inspect
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.batching import batch_of
+from cbsurgeon.graph.capture.batch.axis import batch_of
 from cbsurgeon.models.model import Model
 from tests.graph.networks import CASES
 from tests.graph.parts import Block, Mlp, Stack

@@ -16,7 +16,8 @@ from cbsurgeon.graph.axes.table import BATCH, Dims, Evidence
 from cbsurgeon.graph.blocks import taps
 from cbsurgeon.graph.blocks.assembly import common_prefix
 from cbsurgeon.graph.branches import body, experts, steps
-from cbsurgeon.graph.capture import batching, parts, sizes
+from cbsurgeon.graph.capture import image_size, parts
+from cbsurgeon.graph.capture.batch import axis as batch_axis
 from cbsurgeon.models.model import Model
 from tests.graph.small_graphs import B, C, N, axes, read
 
@@ -150,15 +151,15 @@ def test_the_common_part_of_paths() -> None:
 
 
 def test_which_inputs_have_an_open_size() -> None:
-    assert sizes._open(3) is None and sizes._open(torch.tensor(1.0)) is None
-    assert set(sizes._open(torch.ones(2, 3)) or ()) == {0}
-    assert set(sizes._open(torch.ones(2, 3, 8, 8)) or ()) == {0, 2, 3}
+    assert image_size._open(3) is None and image_size._open(torch.tensor(1.0)) is None
+    assert set(image_size._open(torch.ones(2, 3)) or ()) == {0}
+    assert set(image_size._open(torch.ones(2, 3, 8, 8)) or ()) == {0, 2, 3}
 
 
 def test_a_batch_axis_is_counted_from_the_front() -> None:
     x = torch.ones(2, 3)
-    assert [axis for axis in range(-3, 4) if batching._has(x, axis)] == [0, 1]
-    assert not batching._has(3, 0)
+    assert [axis for axis in range(-3, 4) if batch_axis._has(x, axis)] == [0, 1]
+    assert not batch_axis._has(3, 0)
 
 
 class Wide(nn.Module):

@@ -14,10 +14,10 @@ from cbsurgeon.errors import InputFileError, OutputFileError
 from cbsurgeon.models import saving
 from cbsurgeon.models.builders import weightless
 from cbsurgeon.models.checkpoints import fitting
-from cbsurgeon.models.files import mapped as portions
+from cbsurgeon.models.files import mapped
 from cbsurgeon.models.files import reading as files
-from cbsurgeon.models.files import streaming as stream
 from cbsurgeon.models.files.checkpoint import open_checkpoint
+from cbsurgeon.models.files.safetensors import writing
 from cbsurgeon.models.seed import fixed_seed
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -104,22 +104,22 @@ def test_tensors_outside_the_state_dict_are_built_as_usual(option: str) -> None:
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_groups_together_are_the_whole_state_dict(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tied keys, renamed keys and tensors that lie in no file included."""
-    monkeypatch.setattr(portions, "SMALLEST", 1 << 10)
+    monkeypatch.setattr(mapped, "SMALLEST", 1 << 10)
     module = Tied()
     path = models.save(models.Model(module), tmp_path / f"m.{suffix}")
     opened = open_checkpoint(path)
     asked = {f"renamed.{key}": tensor for key, tensor in opened.state_dict.items()} | {"made": torch.arange(5)}
-    parts = list(portions.portions(opened, asked))
+    parts = list(mapped.in_groups(opened, asked))
     joined = {key: tensor for part in parts for key, tensor in part.items()}
     assert list(joined) == list(asked)
     assert all(saving.same_bytes(joined[key], tensor) for key, tensor in asked.items())
     large = models.build("timm:vit_tiny_patch16_224", options=SMALL["timm:vit_tiny_patch16_224"])
     opened = open_checkpoint(models.save(large, tmp_path / f"large.{suffix}"))
-    assert len(list(portions.portions(opened, opened.state_dict))) > 10
+    assert len(list(mapped.in_groups(opened, opened.state_dict))) > 10
 
 
-def test_a_file_that_differs_in_a_late_portion_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portions, "SMALLEST", 1 << 10)
+def test_a_file_that_differs_in_a_late_group_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped, "SMALLEST", 1 << 10)
     model = models.build("timm:vit_tiny_patch16_224", options=SMALL["timm:vit_tiny_patch16_224"])
     write = saving._write_safetensors
 
@@ -166,8 +166,8 @@ def test_digest_computed_in_a_thread_is_the_digest(tmp_path: Path) -> None:
 def test_a_model_with_mapped_weights_is_written_like_any_other(
     suffix: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From file to file, a portion at a time, and once more from the result, insertions and all."""
-    monkeypatch.setattr(portions, "SMALLEST", 1 << 12)
+    """From file to file, group by group, and once more from the result, insertions and all."""
+    monkeypatch.setattr(mapped, "SMALLEST", 1 << 12)
     reference = "timm:swin_tiny_patch4_window7_224"
     model = models.build(reference, options=SMALL[reference])
     source = models.save(model, tmp_path / f"source.{suffix}")
@@ -230,7 +230,7 @@ def test_streams_are_read_by_the_library(kind: torch.dtype, tmp_path: Path) -> N
     from safetensors.torch import load_file
 
     state = {"b": torch.arange(6).reshape(2, 3).T.to(kind), "a": torch.tensor(1).to(kind), "none": torch.zeros(0, 3)}
-    assert stream.writable(state) and not stream.writable({"a": torch.zeros(1, dtype=torch.complex64)})
-    stream.write(tmp_path / "s", state, [{"none": state["none"]}, {"a": state["a"], "b": state["b"]}], {"note": "é"})
+    assert writing.writable(state) and not writing.writable({"a": torch.zeros(1, dtype=torch.complex64)})
+    writing.write(tmp_path / "s", state, [{"none": state["none"]}, {"a": state["a"], "b": state["b"]}], {"note": "é"})
     found = load_file(tmp_path / "s")
     assert all(saving.same_bytes(found[key], tensor.contiguous()) for key, tensor in state.items())

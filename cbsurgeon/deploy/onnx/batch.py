@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cbsurgeon.graph import Program
-from cbsurgeon.graph.capture.sizes import IMAGE_AXES
+from cbsurgeon.graph.capture.image_size import IMAGE_AXES
 
 BATCH = "batch"
 SIDES = {2: "height", 3: "width"}

@@ -25,7 +25,7 @@ from cbsurgeon.deploy.typed import Typed, check_types, floating_type, typed
 from cbsurgeon.errors import ExportError, UsageError, missing
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.sizes import capture_dynamic_size
+from cbsurgeon.graph.capture.image_size import capture_dynamic_size
 from cbsurgeon.models import preprocessing_of
 from cbsurgeon.models.files import atomic
 from cbsurgeon.models.model import Model

@@ -21,7 +21,7 @@ from cbsurgeon.deploy.runtimes.spec import RuntimeSpec
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.batching import batch_of
+from cbsurgeon.graph.capture.batch.axis import batch_of
 from cbsurgeon.graph.capture.naming import leaves_with_paths, output_names, unused
 from cbsurgeon.graph.capture.whole import refuse_training
 from cbsurgeon.models.model import Model

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.batching import batch_of
+from cbsurgeon.graph.capture.batch.axis import batch_of
 from cbsurgeon.graph.capture.refusals import does_not_run
 from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.capture.writing import copied

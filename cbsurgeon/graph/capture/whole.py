@@ -19,8 +19,8 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.capture import merging
-from cbsurgeon.graph.capture.batching import Batch, Inputs, batch_of
+from cbsurgeon.graph.capture.batch import two_sizes
+from cbsurgeon.graph.capture.batch.axis import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.naming import output_names
 from cbsurgeon.graph.capture.refusals import (
@@ -155,7 +155,7 @@ def _at_two_sizes(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Input
     try:
         with _plain_attention(), _quiet():
             declared = by_parameter(module, *shapes)
-            exported = merging.merged(captures[0], captures[1], (size, size + 1), declared, inputs)
+            exported = two_sizes.merged(captures[0], captures[1], (size, size + 1), declared, inputs)
         program = named(exported)
         _assert_symbolic(program, batch, refusal.where)
     except Exception as error:

@@ -13,7 +13,7 @@ from cbsurgeon.models.builders import transformers
 from cbsurgeon.models.builders.options import checked, reason
 from cbsurgeon.models.files import metadata, notes
 from cbsurgeon.models.files import reading as files
-from cbsurgeon.models.files import safetensors as safetensors_file
+from cbsurgeon.models.files.safetensors import reading as safetensors_file
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.reference import Reference
 

@@ -19,7 +19,7 @@ from cbsurgeon.models.checkpoints import shapes
 from cbsurgeon.models.checkpoints.fitting import adopt, advice, differences, fit, take_dtypes
 from cbsurgeon.models.files import metadata, reading
 from cbsurgeon.models.files.checkpoint import Checkpoint
-from cbsurgeon.models.files.mapped import portions
+from cbsurgeon.models.files.mapped import in_groups
 from cbsurgeon.models.model import Model, Provenance
 from cbsurgeon.models.preprocessing import resized
 from cbsurgeon.models.reference import Reference, parse_builder
@@ -113,7 +113,7 @@ def finish(model: Model, checkpoint: Checkpoint) -> Model:
         )
     plain = shapes.plain(checkpoint.state_dict, model.module.state_dict())
     state = _own_keys(model.module, plain)
-    fit(model.module, state, str(checkpoint.path), portions(checkpoint, state))
+    fit(model.module, state, str(checkpoint.path), in_groups(checkpoint, state))
     return _matching_inputs(model, checkpoint.state_dict)
 
 

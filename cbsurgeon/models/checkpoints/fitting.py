@@ -21,7 +21,7 @@ M = TypeVar("M", bound=nn.Module)
 State = Mapping[str, torch.Tensor]
 
 
-def fit(module: M, state: Mapping[str, torch.Tensor], where: str, portions: Iterable[State] | None = None) -> M:
+def fit(module: M, state: Mapping[str, torch.Tensor], where: str, groups: Iterable[State] | None = None) -> M:
     """Load ``state`` into ``module`` strictly, in place, keeping the state's dtypes bit for bit.
 
     Nothing is copied unless every key and every shape fits. If all floating-point tensors of the state have one dtype,
@@ -32,7 +32,7 @@ def fit(module: M, state: Mapping[str, torch.Tensor], where: str, portions: Iter
         module: the architecture, changed in place and returned.
         state: tensors by key; read one by one, so that a memory-mapped file is not read as a whole.
         where: the file, for the error.
-        portions: the same tensors in several parts, which are read one after the other.
+        groups: the same tensors in several parts, which are read one after the other.
 
     Raises:
         InputFileError: keys are missing or unexpected, shapes differ, or numbers are of a type that the layers do not
@@ -48,11 +48,11 @@ def fit(module: M, state: Mapping[str, torch.Tensor], where: str, portions: Iter
             do=advice(module.state_dict(), state),
         )
     take_dtypes(module, state)
-    if portions is None:
+    if groups is None:
         module.load_state_dict(dict(state), strict=True)
     else:
-        for portion in portions:  # strict as a whole: the keys were compared above
-            module.load_state_dict(dict(portion), strict=False)
+        for group in groups:  # strict as a whole: the keys were compared above
+            module.load_state_dict(dict(group), strict=False)
     return module
 
 

@@ -15,8 +15,8 @@ from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.models.files import arguments as timms
 from cbsurgeon.models.files import metadata, notes
 from cbsurgeon.models.files import reading as files
-from cbsurgeon.models.files import safetensors as safetensors_file
 from cbsurgeon.models.files import torch_archive as torch_file
+from cbsurgeon.models.files.safetensors import reading as safetensors_file
 from cbsurgeon.models.preprocessing import Preprocessing
 
 ENTRIES = (

@@ -12,8 +12,8 @@ import torch
 
 from cbsurgeon.errors import InputFileError
 from cbsurgeon.models.files import reading as files
-from cbsurgeon.models.files import safetensors as safetensors_file
 from cbsurgeon.models.files.checkpoint import Checkpoint, open_checkpoint
+from cbsurgeon.models.files.safetensors import reading as safetensors_file
 
 SMALLEST = 32 << 20
 """Smallest size of a group in bytes: for less, opening the file again is not worth it."""
@@ -22,7 +22,7 @@ MOST = 128
 """Largest number of groups, because each one parses the file's directory again."""
 
 
-def portions(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+def in_groups(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
     """Yield ``state`` in groups, in its order; tensors of the checkpoint's file come from a new mapping per group.
 
     Memory is released after each group if the caller keeps no tensor of it and does not read ``state`` itself.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, fx, nn
 
 from cbsurgeon.checks.parity.reference import Reference, output_batch_axes, runner
-from cbsurgeon.deploy.casting import in_float64
-from cbsurgeon.graph import Program
-from cbsurgeon.graph.occupants import occupants
+from cbsurgeon.graph.occupants import Occupant, occupants
 
 STEP = 1e-2
 """Change of a coefficient from which the derivatives are computed: small, and far above the rounding of float64."""
@@ -53,6 +52,8 @@ class Coefficients(nn.Module):
 
     def forward(self, result: Tensor, source: Tensor) -> Tensor:
         """All operators of a program share this module, so that they change together."""
+        if (self.a, self.b) == (0.0, 0.0):
+            return result
         return source if (self.a, self.b) == (-1.0, 1.0) else (1.0 + self.a) * result + self.b * source
 
 
@@ -75,14 +76,16 @@ class Operators:
 
     def effect(self, inputs: Mapping[str, Tensor]) -> list[Effect]:
         """Return the effect of the operators on each output, in the order of the outputs."""
-        program = self.reference.program
+        program, coefficients = self.reference.program, self._coefficients
         assert program is not None
-        coefficients = Coefficients()
-        run = runner(program, _changeable(program, coefficients), torch.float64)
+        run = runner(program, self.reference.exact, torch.float64)
 
         def changed(a: float, b: float) -> dict[str, Tensor]:
             coefficients.a, coefficients.b = a, b
-            outputs = run(self.reference.fitting(inputs))
+            try:
+                outputs = run(self.reference.fitting(inputs))
+            finally:
+                coefficients.a, coefficients.b = 0.0, 0.0
             return {name: value.double() for name, value in outputs.items()}  # truth values cannot be subtracted
 
         axes = output_batch_axes(program)
@@ -97,19 +100,27 @@ class Operators:
             found.append(Effect(name, axis, full.masked_fill(~known, 0), removal, more, other, known))
         return found
 
+    @cached_property
+    def _coefficients(self) -> Coefficients:
+        """The coefficients of all operators, after their calls are added to the float64 module of the reference.
 
-def _changeable(program: Program, coefficients: Coefficients) -> nn.Module:
-    """Return the program in float64 with a call of a module after each inserted operator."""
-    module = in_float64(program)
-    assert isinstance(module, fx.GraphModule)
+        Both are 0, so that the reference computes what it did before.
+        """
+        module, coefficients = self.reference.exact, Coefficients()
+        assert self.reference.program is not None
+        _add(module, coefficients, occupants(self.reference.program.exported))
+        return coefficients
+
+
+def _add(module: fx.GraphModule, coefficients: Coefficients, inserted: Iterable[Occupant]) -> None:
+    """Add a call of the coefficients after each inserted operator of a module, in place."""
     name = "_cbsurgeon_coefficients"
     module.add_module(name, coefficients)
     nodes: dict[str, fx.Node] = {node.name: node for node in module.graph.nodes}
-    for occupant in occupants(program.exported):
+    for occupant in inserted:
         result, source = nodes[occupant.result.name], nodes[occupant.source.name]
         with module.graph.inserting_after(result):
             changed = module.graph.call_module(name, (result, source))
         for reader in [user for user in result.users if user is not changed]:
             reader.replace_input_with(result, changed)
     module.recompile()
-    return module

@@ -14,7 +14,7 @@ from cbsurgeon.errors import pass_out_of_memory
 from cbsurgeon.graph.attention.outside.places import Place, Tokens, tokens_of_input, tokens_of_output
 from cbsurgeon.graph.attention.probing.influence import SMALL
 from cbsurgeon.graph.attention.probing.order import REACHED
-from cbsurgeon.graph.capture.batching import batch_of
+from cbsurgeon.graph.capture.batch.axis import batch_of
 from cbsurgeon.graph.capture.parts import example
 from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.capture.tracing import input_names

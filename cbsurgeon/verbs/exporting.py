@@ -1,9 +1,8 @@
-"""Exporting with a parity check, opening models and files for comparisons, and the extras of ``audit``."""
+"""``export``, and the comparison of an exported file with its model before the file gets its name."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,49 +10,26 @@ from typing import Any
 from torch.utils._pytree import tree_leaves
 
 from cbsurgeon import checks, deploy
-from cbsurgeon.checks import Audit, Benchmark, Sweep, Verification, audit, bench, verify
-from cbsurgeon.checks.cost import roofline
-from cbsurgeon.checks.cost.crosscheck import CrossCheck, cross_check
-from cbsurgeon.checks.cost.hardware import NAMES, described, named
+from cbsurgeon.checks.parity.result import Verification
 from cbsurgeon.deploy import Export, export
 from cbsurgeon.errors import UsageError
 from cbsurgeon.graph import Program
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.sizes import is_image, resized
+from cbsurgeon.graph.capture.image_size import is_image, resized
 from cbsurgeon.models import Model
 from cbsurgeon.models.files import atomic
-from cbsurgeon.operators.registry import operator_class
-from cbsurgeon.options import CheckOptions, ExportOptions, Loading, documented, resolve
+from cbsurgeon.options import CheckOptions, ExportOptions, documented, resolve
 from cbsurgeon.report import notebook
-from cbsurgeon.verbs.editing import load
-from cbsurgeon.vocabulary import ENGINE_SUFFIXES, Progress
+from cbsurgeon.vocabulary import Progress
 
-__all__ = [
-    "Side",
-    "audit",
-    "bench",
-    "can_fold",
-    "cross_checked",
-    "export",
-    "export_checked",
-    "open_side",
-    "shares_of_latency",
-    "unverified",
-    "verify",
-    "why_unchecked",
-]
+__all__ = ["export", "export_checked", "unverified", "why_unchecked"]
 
-notebook.install(Audit, Benchmark, Export, Sweep, Verification)
-
-Side = Model | str | Path
-
-FILES = (".onnx", *ENGINE_SUFFIXES)
-"""Suffixes of files that are opened by a runtime instead of being loaded as a model."""
+notebook.install(Export, Verification)
 
 
 @documented(ExportOptions)
 def export_checked(
-    model: Side,
+    model: Model | str | Path,
     path: str | Path,
     how: ExportOptions | None = None,
     /,
@@ -150,70 +126,6 @@ def why_unchecked(path: str | Path, check: bool = True) -> str:
 def unverified(path: Path) -> Path:
     """Return the path for a file that failed the check: ``m.onnx`` → ``m.unverified.onnx``."""
     return path.with_name(f"{path.stem}.unverified{path.suffix}")
-
-
-@documented(Loading)
-def open_side(reference: str, loading: Loading | None = None, /, **keywords: Any) -> Side:
-    """Return an exported file as a path, and load any other reference as a model, for a comparison.
-
-    Args:
-        reference: a file or a reference.
-        loading: how both models are loaded; or its fields as keywords.
-    """
-    if Path(reference).suffix.lower() in FILES:
-        return Path(reference)
-    return load(reference, resolve(Loading, loading, keywords, "open_side").for_side(reference))
-
-
-def can_fold(side: Side) -> bool:
-    """Whether a model has an inserted operator that export can fold into the weights; an exported file has none."""
-    if not isinstance(side, Model):
-        return False
-    return any(not operator_class(recipe["op"]).folding(**recipe["options"]).reason for recipe in side.recipes)
-
-
-def cross_checked(models: Sequence[Side], *, progress: Progress | None = None) -> list[CrossCheck]:
-    """Compare the audit's count of each model with fvcore's, at batch 1.
-
-    Args:
-        models: the models given to :func:`cbsurgeon.audit`.
-        progress: called with a message for each model.
-
-    Raises:
-        MissingPackage: fvcore is not installed.
-        UsageError: one is a file or an exported program (CB-COST-01).
-    """
-    found = []
-    for model in models:
-        if progress:
-            progress(f"counting with fvcore: {model.provenance.reference if isinstance(model, Model) else model}")
-        found.append(cross_check(model))
-    return found
-
-
-def shares_of_latency(
-    counted: Audit,
-    *,
-    hardware: Sequence[str] = tuple(NAMES),
-    dtypes: Sequence[str] = ("float32", "float16"),
-    bandwidth: str | float | None = None,
-    flops: str | float | None = None,
-) -> dict[str, Any]:
-    """Return the inserted operators' share of a model's latency on some hardware: a lower bound and an estimate.
-
-    Args:
-        counted: the audit of a model and of the same model with operators.
-        hardware: names from :data:`cbsurgeon.checks.cost.hardware.NAMES`, or ``cpu``, which is measured.
-        dtypes: the types.
-        bandwidth, flops: your own device instead of the named ones, such as ``3.35TB/s`` and ``989T``; give both.
-
-    Raises:
-        UsageError: an unknown device, no inserted operator, no device that supports the types, or an invalid bandwidth
-            or rate (CB-AUDIT-01 to 04).
-    """
-    own = bandwidth is not None or flops is not None
-    devices = (described(bandwidth or "", flops or ""),) if own else named(hardware)
-    return roofline.roofline(counted, hardware=devices, dtypes=dtypes)
 
 
 def _named(verdict: Verification, model: Model, file: Path) -> Verification:

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.graph.capture.batching import Inputs
+from cbsurgeon.graph.capture.batch.axis import Inputs
 
 _KEPT = ("nn_module_stack", "stack_trace", "torch_fn", "custom")
 

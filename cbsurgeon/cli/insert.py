@@ -23,7 +23,8 @@ from cbsurgeon.errors import UsageError
 from cbsurgeon.options import Choice, InsertOptions, Loading
 
 if TYPE_CHECKING:
-    pass
+    from cbsurgeon.graph import Inspection
+    from cbsurgeon.surgery.recipe import Recipe
 
 
 @click.command("insert")
@@ -74,36 +75,24 @@ def command(
       cbsurgeon insert model.pt --arch timm:mixer_s16_224 --op cb_s --layers all
       cbsurgeon insert model.safetensors --layers 6-11 --recipe-out recipe.json
     """
+    target = output or _default_output(reference, how.on)
+    _refuse_losing_the_program(how.on, target)
     if recipe is not None:
         _refuse_both(context)
     from cbsurgeon import verbs
     from cbsurgeon.checks import leaks_of
-    from cbsurgeon.models.files import atomic
-    from cbsurgeon.models.saving import require_suffix
-    from cbsurgeon.surgery.agreement import refuse_other_sites
-    from cbsurgeon.verbs.editing import refuse_foreign_code
+    from cbsurgeon.operators.registry import operator_class
     from cbsurgeon.verbs.results import cautions
 
-    target = output or _default_output(reference, how.on)
-    _refuse_losing_the_program(how.on, target)
-    if not dry_run:
-        require_suffix(target)
-    for path in (recipe_out, None if dry_run else target):
-        if path is not None:
-            atomic.check(path, force=force)
+    operator_class(choice.op)  # an unknown name is reported before the model is loaded
+    _check_outputs(recipe_out, None if dry_run else target, force=force)
     with terminal.working() as progress:
-        made = None
-        if recipe is not None:
-            made = verbs.read_recipe(recipe)
-            refuse_foreign_code(made, str(recipe), trust=loading.trust)
+        made = None if recipe is None else _read(recipe, trust=loading.trust)
         progress("loading the model")
         model = verbs.load(reference, replace(loading, mapped=True))
         progress("reading its graph")
         found = verbs.inspect(model)
-        if made is None:
-            made = verbs.plan(found, choice)
-        else:
-            refuse_other_sites(found, made)
+        made = verbs.plan(found, choice) if made is None else _fitting(made, found)
         progress("inserting")
         edited = verbs.insert(model, made, replace(how, share=True))
         leaks = leaks_of(model, edited, made)
@@ -114,17 +103,40 @@ def command(
         if not dry_run:
             progress("writing")
             verbs.save(edited, target, force=force)
-    document = verbs.insertion(
-        model,
-        edited,
-        made,
-        blocks=len(found),
-        output=None if dry_run else target,
-        leaks=leaks,
-    )
-    terminal.show(document)
+    written = None if dry_run else target
+    terminal.show(verbs.insertion(model, edited, made, blocks=len(found), output=written, leaks=leaks))
     for caution in cautions(made, found):
         terminal.warn(caution)
+
+
+def _check_outputs(recipe: Path | None, weights: Path | None, *, force: bool) -> None:
+    """Raise an error if a file could not be written in the end."""
+    from cbsurgeon.models.files import atomic
+    from cbsurgeon.models.saving import require_suffix
+
+    if weights is not None:
+        require_suffix(weights)
+    for path in (recipe, weights):
+        if path is not None:
+            atomic.check(path, force=force)
+
+
+def _read(file: Path, *, trust: bool) -> Recipe:
+    """Return the recipe of a file, which may name an operator of the user only if it is trusted."""
+    from cbsurgeon import verbs
+    from cbsurgeon.verbs.editing import refuse_foreign_code
+
+    recipe = verbs.read_recipe(file)
+    refuse_foreign_code(recipe, str(file), trust=trust)
+    return recipe
+
+
+def _fitting(recipe: Recipe, found: Inspection) -> Recipe:
+    """Return a recipe whose sites the model has."""
+    from cbsurgeon.surgery.agreement import refuse_other_sites
+
+    refuse_other_sites(found, recipe)
+    return recipe
 
 
 def _default_output(reference: str, on: str | None) -> Path:

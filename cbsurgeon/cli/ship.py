@@ -59,9 +59,11 @@ def command(
       cbsurgeon ship model.pt --arch timm:mixer_s16_224 --op cb_s -o shipped
     """
     from cbsurgeon import verbs
+    from cbsurgeon.operators.registry import operator_class
     from cbsurgeon.verbs.folder import check_folder
 
     check_folder(output, force=force)
+    operator_class(choice.op)  # an unknown name is reported before the model is loaded
     with terminal.working() as progress:
         progress("loading the model")
         model = verbs.load(reference, loading)

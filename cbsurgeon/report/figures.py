@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cbsurgeon.vocabulary import INPUTS
+from cbsurgeon.vocabulary import INPUTS, inputs_called
 
 COSTS = {
     "params": "parameters",
@@ -261,7 +261,10 @@ def tolerance(check: Mapping[str, Any]) -> str:
     kinds = list(dict.fromkeys(row["inputs"] for row in check["rows"]))
     if found["source"] != "measured" or len(kinds) < 2:
         return f"{found['source']}: {found['reason']}"
-    return f"measured for each kind of inputs: {found['reason'].partition(' on ')[0]} on these inputs"
+    measure = found["reason"]
+    for kind in kinds:
+        measure = measure.removesuffix(f" on {inputs_called(kind)}")
+    return f"measured for each kind of inputs: {measure} on these inputs"
 
 
 def kinds_of_inputs(rows: Sequence[Mapping[str, Any]]) -> str:

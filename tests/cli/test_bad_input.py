@@ -106,6 +106,12 @@ def test_names_that_do_not_exist_and_models_that_cannot_be_read(words: tuple[str
     refused(run(*words), 2, said)
 
 
+@pytest.mark.parametrize("verb", ["insert", "ship"])
+def test_an_unknown_operator_is_refused_before_the_model_is_loaded(verb: str, tmp_path: Path) -> None:
+    outcome = run(verb, tmp_path / "absent.safetensors", "--op", "cbs", "-o", tmp_path / "out.safetensors")
+    refused(outcome, 2, "CB-OP-01", "did you mean --op cb_s")
+
+
 @pytest.mark.parametrize("layers", ["90", "1-9", "last:3"])
 def test_layers_that_do_not_exist(layers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -145,7 +145,19 @@ def typed(where: str, kind: int) -> bytes:
     return bytes(proto.SerializeToString())
 
 
+def resized(change: Callable[[bytes], bytes], large: bool = False) -> bytes:
+    """A model whose weights have more or fewer bytes than their shape needs."""
+    weights = numpy_helper.from_array(numpy.zeros((4, 1 << 17), numpy.float32) if large else EYE, "w")
+    weights.raw_data = change(weights.raw_data)
+    return bytes(product(weights).SerializeToString())
+
+
 WRONG: dict[str, Callable[[], bytes]] = {
+    "a missing byte": lambda: resized(lambda data: data[:-1]),
+    "a byte too many": lambda: resized(lambda data: data + b"0"),
+    "no bytes": lambda: resized(lambda data: b""),
+    "half of a large tensor": lambda: resized(lambda data: data[: len(data) // 2], large=True),
+    "twice a large tensor": lambda: resized(lambda data: data + data, large=True),
     "a negative size": lambda: product(tensor(-4, 4)).SerializeToString(),
     "a negative size in a subgraph": lambda: in_a_subgraph(tensor(-4, 4)).SerializeToString(),
     "a negative size in a constant": lambda: model(constant(tensor(-4, 4)), []).SerializeToString(),
@@ -177,6 +189,35 @@ def test_a_damaged_model_is_named(tmp_path: Path, fault: str, verb: str) -> None
     file.write_bytes(WRONG[fault]())
     found = run(verb, file, *([file] if verb == "verify" else []))
     assert found.code == 2 and "CB-ONNX-02" in found.err
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        EYE,
+        numpy.zeros((4, 0), numpy.float32),
+        numpy.ones((3, 5), bool),
+        numpy.ones((4, 1 << 17), numpy.float32),
+        numpy.array(2, numpy.int64),
+    ],
+    ids=["square", "empty", "bool", "large", "scalar"],
+)
+def test_data_that_fit_their_shape_are_accepted(tmp_path: Path, array: Any) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(
+        model([helper.make_node("Identity", ["w"], ["y"])], [numpy_helper.from_array(array, "w")]).SerializeToString()
+    )
+    assert [tuple(each.dims) for each in onnx_file.load(file).graph.initializer] == [array.shape]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.UINT4, TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN])
+def test_types_of_several_values_per_byte_are_accepted(tmp_path: Path, kind: int) -> None:
+    weights = helper.make_tensor("w", kind, [3, 3], numpy.ones(9), raw=False)
+    packed = numpy_helper.from_array(numpy_helper.to_array(weights), "w")
+    assert packed.data_type == kind and packed.HasField("raw_data")
+    file = tmp_path / "m.onnx"
+    file.write_bytes(model([helper.make_node("Identity", ["w"], ["y"])], [packed]).SerializeToString())
+    assert len(onnx_file.load(file).graph.initializer) == 1
 
 
 NODES: dict[str, Any] = {

@@ -27,6 +27,12 @@ MOST_NODES = 1_000_000
 
 _CHUNK = 1 << 22
 
+COPIED = 1 << 20
+"""Bytes of a tensor whose data are copied to count them. Larger ones are counted with their name and shape."""
+
+_PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+"""Bits of the element types that share bytes."""
+
 
 def import_onnx() -> Any:
     """Import the onnx package, at a version whose loader is safe.
@@ -109,7 +115,23 @@ def _fault(proto: Any) -> str:
             return f"a size in it is negative or above {LARGEST_SIZE}"
         if math.prod(size or 1 for size in shape) > LARGEST_COUNT:
             return f"a tensor in it has more than {LARGEST_COUNT} values"
+    for tensor in (tensor for graph in walking.graphs(proto) for tensor in walking.tensors(graph)):
+        if _misfit(tensor):
+            return f"the data of tensor {tensor.name!r} do not fit its shape {list(tensor.dims)}"
     return ""
+
+
+def _misfit(tensor: Any) -> bool:
+    """Whether the bytes of a tensor in the file itself are fewer or more than its shape and type need."""
+    if not tensor.HasField("raw_data") or tensor.data_location == tensor.EXTERNAL:
+        return False
+    onnx = import_onnx()
+    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+    bits = _PACKED.get(kind) or 8 * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    needed = -(-math.prod(tensor.dims) * bits // 8)
+    if tensor.ByteSize() < COPIED:
+        return bool(len(tensor.raw_data) != needed)
+    return not needed <= int(tensor.ByteSize()) <= needed + COPIED // 2  # raw_data would copy all of them
 
 
 def external_files(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,15 @@ def test_a_model_whose_outputs_and_stream_are_constant_fails() -> None:
     found = verify(same, same, batches=(1, 2))
     assert not found.ok
     assert "are the same for all samples" in str(found)
+
+
+@pytest.mark.parametrize("offset, noted", [(0.0, False), (1e8, True)])
+def test_scores_that_rounding_almost_hides_are_noted(offset: float, noted: bool) -> None:
+    """Near a hundred million, float32 has steps of 8; the scores of two samples differ by about 150 at most."""
+    same = model(Body(lambda y: y + offset))
+    assert math.ulp(1e8) * 2**29 == 8.0, "one step of float32"
+    found = verify(same, same, batches=(1, 7))
+    assert found.ok and any("% of the largest difference between samples" in note for note in found.notes) is noted
 
 
 def test_a_large_channel_does_not_hide_the_others() -> None:

@@ -97,7 +97,7 @@ class Judge:
                 worse = key not in rows or (not row.ok, row.severity) > (not rows[key].ok, rows[key].severity)
                 if worse:
                     rows[key], self.fed[row] = row, feed
-        self.notes += self.variation.idle
+        self.notes += self.variation.notes
         if self._operators is not None:
             self.notes += self._operators.notes
             self.failures += self._operators.failures

@@ -3,12 +3,16 @@ rounding does not change show only large ones."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from cbsurgeon.checks.parity import difference as compare
 from cbsurgeon.checks.parity.tolerance import Floor
+
+LEAST_SPREAD = 4.0
+"""Largest difference between samples, as a multiple of the tolerance, from which nothing is noted."""
 
 
 @dataclass
@@ -17,9 +21,14 @@ class _Seen:
 
     first: Tensor
     samples: int = 0
-    varies: bool = False
+    spread: float = 0.0
+    """Largest difference between two samples, as a multiple of the tolerance."""
     elements_vary: bool = False
     rounds: bool = False
+
+    @property
+    def varies(self) -> bool:
+        return self.spread > 1.0
 
 
 @dataclass
@@ -44,13 +53,21 @@ class Variation:
         return bool(self._seen) and not any(seen.rounds for seen in self._seen.values())
 
     @property
-    def idle(self) -> list[str]:
-        """One sentence for each output that does not differ between samples, if others do."""
-        return [
-            f"{name}: the same for all samples, so a fault in the layers before it may not show"
-            for name, seen in self._seen.items()
-            if seen.samples > 1 and not seen.varies and not self.blind
-        ]
+    def notes(self) -> list[str]:
+        """One sentence for each output that does not differ between samples, or by little, if any output differs."""
+        found = []
+        for name, seen in self._seen.items():
+            if seen.samples < 2 or self.blind:
+                continue
+            if not seen.varies:
+                found.append(f"{name}: the same for all samples, so a fault in the layers before it may not show")
+            elif seen.spread < LEAST_SPREAD:
+                share = f"{100 / seen.spread:.0f} %"
+                found.append(
+                    f"{name}: the tolerance is {share} of the largest difference between samples, so small faults do "
+                    "not show"
+                )
+        return found
 
     def look(self, name: str, a: Tensor, limit: Tensor, axis: int | None, floor: Floor | None) -> None:
         """Record whether an output differs between samples, within a batch and between batches.
@@ -69,13 +86,16 @@ class Variation:
         first = values.narrow(axis, 0, 1) if batched and axis is not None else values
         seen = self._seen.setdefault(name, _Seen(first))
         seen.samples += values.shape[axis] if batched and axis is not None else 1
-        seen.varies = seen.varies or _beyond(values, first, limit)
+        seen.spread = max(seen.spread, _spread(values, first, limit))
         if seen.first.shape == first.shape:
-            seen.varies = seen.varies or _beyond(first, seen.first, limit)
+            seen.spread = max(seen.spread, _spread(first, seen.first, limit))
         seen.elements_vary = seen.elements_vary or bool((values != values.flatten()[0]).any())
         noisy = floor.noisy if floor is not None else bool((values != values.round()).any())
         seen.rounds = seen.rounds or (a.is_floating_point() and noisy)
 
 
-def _beyond(values: Tensor, first: Tensor, limit: Tensor) -> bool:
-    return bool((compare.difference(values, first.expand_as(values)) > limit).any())
+def _spread(values: Tensor, first: Tensor, limit: Tensor) -> float:
+    """Return the largest difference of samples from the first one, as a multiple of the tolerance."""
+    gap = compare.difference(values, first.expand_as(values))
+    ratio = gap / limit  # infinite without a tolerance; 0 / 0 is no difference
+    return float(ratio.nan_to_num(nan=0.0, posinf=math.inf).max())

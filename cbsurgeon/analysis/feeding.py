@@ -175,6 +175,7 @@ def feed(
         "this is not a supported kind of data",
         code="CB-ANALYZE-03",
         where=f"data={type(data).__name__}",
+        why="batches cannot be read from it",
         do="give a folder, file.npz, a tensor, tensors by input name, or an iterable of batches",
     )
 

@@ -116,7 +116,13 @@ def open_data(
     how = resolve(DataOptions, how, keywords, "open_data")
     for name, value, least in (("batch", how.batch, 1), ("limit", how.limit, 1), ("workers", how.workers, 0)):
         if value is not None and value < least:
-            raise UsageError(f"--{name} is too small", code="CB-DATA-12", where=_reference_of(spec), do=f"--{name} 8")
+            raise UsageError(
+                f"--{name} is too small",
+                code="CB-DATA-12",
+                where=_reference_of(spec),
+                why=f"{value} is below {least}",
+                do=f"--{name} 8",
+            )
     source = spec if isinstance(spec, Source) else open_source(spec, how)
     if how.limit is not None:
         source = limited(source, how.limit)

@@ -78,6 +78,7 @@ def opened(
             "a file has its own weights",
             code="CB-WEIGHTS-02",
             where=str(reference),
+            why="the two flags choose weights for a reference such as timm:NAME",
             do=f"leave out {'--pretrained' if given.pretrained else '--random-weights'}",
         )
     files.readable(found)
@@ -226,6 +227,7 @@ def _which_weights(reference: Reference, given: Loading) -> Literal["random", "c
             "--pretrained and --random-weights exclude each other",
             code="CB-WEIGHTS-02",
             where=str(reference),
+            why="a model has one set of weights",
             do="give one of the two",
         )
     if given.pretrained:

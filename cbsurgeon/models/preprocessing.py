@@ -144,7 +144,13 @@ def cropped(
         edge = int(crop)
         return Preprocessing(size=(edge, edge), resize=resize, resize_to=(height, width), **rest)
     if not crop > 0:
-        raise UsageError("the crop is empty", code="CB-DATA-02", where=f"--crop {crop}", do="--crop 0.875")
+        raise UsageError(
+            "the crop is empty",
+            code="CB-DATA-02",
+            where=f"--crop {crop}",
+            why="the crop is the part of the image that remains, above 0",
+            do="--crop 0.875",
+        )
     scaled = (math.floor(height / crop), math.floor(width / crop))
     return Preprocessing(size=(height, width), resize=resize, resize_to=scaled, **rest)
 
@@ -217,6 +223,7 @@ def _spelled(text: str, name: str, index: int) -> tuple[float, ...]:
             f"--{name} takes numbers, or imagenet",
             code="CB-DATA-02",
             where=f"--{name} {text}",
+            why="it needs one number, or one per colour channel",
             do=f"--{name} {','.join(map(str, _NAMED['imagenet'][index]))}",
         )
     return numbers * 3 if len(numbers) == 1 else numbers

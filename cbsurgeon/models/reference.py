@@ -69,7 +69,13 @@ def parse_builder(text: str) -> Reference:
     kind, colon, name = text.partition(":")
     if kind in KINDS and colon and name.strip():
         return Reference(kind, name)
-    raise UsageError(f"{text!r} does not name an architecture", code="CB-REF-01", where="--arch", do=f"write {_USAGE}")
+    raise UsageError(
+        f"{text!r} does not name an architecture",
+        code="CB-REF-01",
+        where="--arch",
+        why="it has no kind and name with a colon between them",
+        do=f"write {_USAGE}",
+    )
 
 
 def unknown_name(reference: Reference, known: Iterable[str], where: str) -> UsageError:
@@ -113,5 +119,9 @@ def _unknown(text: str, kind: str) -> UsageError | InputFileError:
             do=f"write {_USAGE}, or the path of a file",
         )
     return InputFileError(
-        "no such file", code="CB-LOAD-01", where=text, do=f"check the path, or name a builder: {_USAGE}"
+        "no such file",
+        code="CB-LOAD-01",
+        where=text,
+        why="it is also not of the form kind:name",
+        do=f"check the path, or name a builder: {_USAGE}",
     )

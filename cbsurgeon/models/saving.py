@@ -57,6 +57,7 @@ def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterabl
             "a .pt2 file holds a program, and this model has none",
             code="CB-SAVE-01",
             where=str(destination),
+            why="a .pt2 file stores a graph, and a module has none before it is captured",
             do="save a .safetensors file, or capture the model first",
         )
     with atomic.output(destination, force=force, inputs=[*inputs, *sources(model)]) as temporary:
@@ -148,7 +149,11 @@ def state_dict(model: Model, where: str) -> dict[str, torch.Tensor]:
             )
     if not entries:
         raise OutputFileError(
-            "the model has no tensor to store", code="CB-SAVE-02", where=where, do="save a module that has parameters"
+            "the model has no tensor to store",
+            code="CB-SAVE-02",
+            where=where,
+            why="its state dict is empty",
+            do="save a module that has parameters",
         )
     return {key: value.detach() for key, value in entries.items()}
 

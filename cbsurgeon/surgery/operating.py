@@ -39,6 +39,7 @@ def insert_module(model: Model, recipe: Recipe, *, in_place: bool = False) -> Mo
             "the model is a program and has no module to insert into",
             code="CB-SURGERY-01",
             where=model.provenance.reference,
+            why="the module editor adds hooks to the layers of a module",
             do='cbs.insert(model, recipe, on="program") or --on program',
         )
     module = model.module if in_place else duplicate(model.module)

@@ -75,6 +75,7 @@ class Exclusion:
                     f"cannot read {word!r} among the blocks to leave out",
                     code="CB-SELECT-01",
                     where="--exclude",
+                    why="a block is named by its index",
                     do=f"block indices as `cbsurgeon inspect REF` prints them, or {TAPS}: --exclude 7,11,{TAPS}",
                 )
         indices = frozenset(int(word) for word in words if word != TAPS)
@@ -117,7 +118,9 @@ def _parts(text: str, option: str = "--layers") -> list[str]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         forms = FORMS if option == "--layers" else f"block indices, {TAPS}"
-        raise UsageError("empty layer selector", code="CB-SELECT-01", where=option, do=f"one of: {forms}")
+        raise UsageError(
+            "empty layer selector", code="CB-SELECT-01", where=option, why="it names no block", do=f"one of: {forms}"
+        )
     return parts
 
 
@@ -184,7 +187,11 @@ def _numbers_inside(part: str, own: Sequence[Block], stack: str) -> list[Block]:
     numbers = _numbers(part)
     if numbers is None:
         raise UsageError(
-            f"cannot read {part!r} after {stack}:", code="CB-SELECT-01", where="--layers", do=f"one of: {FORMS}"
+            f"cannot read {part!r} after {stack}:",
+            code="CB-SELECT-01",
+            where="--layers",
+            why="it is neither a keyword nor a number or range",
+            do=f"one of: {FORMS}",
         )
     absent = [number for number in numbers if number >= len(own)]
     if absent:

@@ -56,7 +56,11 @@ def cells(how: SweepOptions) -> tuple[Cell, ...]:
         for word in given:
             if word not in known:
                 raise UsageError(
-                    f"unknown {what} {word!r}", code="CB-PLAN-01", where=flag, do=f"one of {', '.join(known)}"
+                    f"unknown {what} {word!r}",
+                    code="CB-PLAN-01",
+                    where=flag,
+                    why="every cell of the grid has one of the known values",
+                    do=f"one of {', '.join(known)}",
                 )
     found = tuple(itertools.starmap(Cell, itertools.product(how.op, how.pos, how.at, how.layers)))
     names = [cell.name for cell in found]

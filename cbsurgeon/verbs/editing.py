@@ -161,6 +161,7 @@ def insert(
             "the model is a program and has no module",
             code="CB-INSERT-01",
             where=model.provenance.reference,
+            why="the module editor adds hooks to the layers of a module",
             do='insert(model, recipe, on="program")',
         )
     if editor == "program":

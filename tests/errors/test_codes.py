@@ -116,10 +116,15 @@ def test_the_text_is_wrapped_and_complete() -> None:
         assert all(" ".join(part.split()) in words for part in (one.title, one.means, *one.causes, *one.do))
 
 
-def test_every_error_says_where_and_what_to_do() -> None:
+WITHOUT_A_REASON = "cli/common/failure.py"
+"""Wrong commands, whose first line is the reason: an option that does not exist, or that is missing."""
+
+
+def test_every_error_says_where_why_and_what_to_do() -> None:
     """Checked where an error is made with its code by name; helpers that make several errors are such a place."""
     for file in PACKAGE.rglob("*.py"):
+        parts = {"where", "do"} | (set() if file.as_posix().endswith(WITHOUT_A_REASON) else {"why"})
         for call in ast.walk(ast.parse(file.read_text())):
             keywords = {keyword.arg for keyword in call.keywords} if isinstance(call, ast.Call) else set()
             if "code" in keywords:
-                assert {"where", "do"} <= keywords, f"{file}, line {call.lineno}: {ast.unparse(call)[:80]}"
+                assert parts <= keywords, f"{file}, line {call.lineno}: {ast.unparse(call)[:80]}"

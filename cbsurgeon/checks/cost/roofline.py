@@ -126,6 +126,7 @@ def roofline(
             f"none of these devices supports {', '.join(dtypes)}",
             code="CB-AUDIT-03",
             where=", ".join(device.name for device in hardware),
+            why="their data sheets give no rate for these types",
             do="--dtype float32",
         )
     return {

@@ -161,6 +161,7 @@ def _points(program: Program | None, first: Stream, blocks: Sequence[Pair] | Non
             "none of the blocks ends in a residual add",
             code="CB-BISECT-03",
             where=", ".join(path for _, path in blocks[:3]) or "no blocks were given",
+            why="the streams are compared after the residual add of each block",
             do="leave the blocks out to compare after every residual add",
         )
     return found

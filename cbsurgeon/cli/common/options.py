@@ -139,6 +139,7 @@ def _read(flag: Flag, typed: Any) -> Any:
             f"{flag.name} {error.takes}",
             code="CB-CLI-06",
             where=f"{flag.name} {' '.join(typed) if isinstance(typed, tuple) else typed}",
+            why="the text could not be read",
             do=f"{flag.name} {error.example}",
         ) from None
 

@@ -74,6 +74,7 @@ def _refuse_twins(outputs: list[tuple[Path, bool]]) -> None:
                 "two outputs are the same file",
                 code="CB-OUT-10",
                 where=f"{twin} and {path}",
+                why="the second would replace the first",
                 do="give each output a different name",
             )
 

@@ -71,6 +71,7 @@ def open_source(reference: str, how: DataOptions) -> Folder:
             "the dataset does not exist" if not root.exists() else "the dataset is not a folder",
             code="CB-DATA-03",
             where=str(root),
+            why="without a kind such as wds:, the dataset is read as a folder or an .npz file",
             do="give a folder of images, file.npz, hf:DIRECTORY, wds:PATTERN or torchvision:NAME:ROOT",
         )
     listed = _listed(root)

@@ -61,6 +61,7 @@ def open_source(reference: str, how: DataOptions) -> Pairs:
             f"torchvision has no dataset {name!r}" if found is None else "the folder of the dataset is not given",
             code="CB-DATA-15",
             where=where,
+            why="a torchvision dataset is named by its class and the folder it is stored in",
             do=(did_you_mean(name, library.__all__) if found is None else "") or "torchvision:NAME:ROOT",
         )
     if name in UNSAFE:

@@ -172,6 +172,7 @@ def _check_arguments(opset: int, batch: int | None) -> None:
             f"the batch size {batch} is not valid",
             code="CB-EXPORT-08",
             where=f"--batch {batch}",
+            why="a batch has at least one sample",
             do="give 1 or more, or leave it out for a dynamic batch",
         )
 

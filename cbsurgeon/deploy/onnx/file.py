@@ -177,9 +177,10 @@ def require_file(path: Path, code: str) -> None:
     if path.is_file():
         return
     raise InputFileError(
-        "the file does not exist" if not path.exists() else "this is not a file",
+        "the file cannot be read",
         code=code,
         where=str(path),
+        why="it does not exist" if not path.exists() else "it is a folder or a device",
         do="check the name",
     )
 

@@ -64,6 +64,7 @@ def open_spec(spec: RuntimeSpec) -> Runtime:
             f"the back end {spec.chosen} cannot run a {suffix} file",
             code="CB-RUN-10",
             where=str(spec.target),
+            why=f"it runs {' and '.join(kind.suffixes) or 'models and programs'}",
             do="leave the back end out",
         )
     return open_spec(replace(spec, target=load(str(spec.target), trust=spec.trust)))

@@ -206,6 +206,7 @@ def _config(trt: TensorRT, builder: Any, options: BuildOptions, inputs: Sequence
             "the builder refused the batch profile",
             code="CB-ENGINE-10",
             where=str(options.batch),
+            why="a batch size is outside what the network allows",
             do="give another --batch, or none",
         )
     return config

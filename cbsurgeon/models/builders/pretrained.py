@@ -39,6 +39,7 @@ def build(reference: Reference, options: dict[str, Any], batch: int, *, download
             "--pretrained is for timm: and torchvision: references",
             code="CB-WEIGHTS-02",
             where=str(reference),
+            why="other references have no pretrained weights of their own",
             do="name the file or the folder with the weights instead",
         )
     library = timm if reference.kind == "timm" else torchvision

@@ -109,6 +109,7 @@ def finish(model: Model, checkpoint: Checkpoint) -> Model:
             "the model has no module to load weights into",
             code="CB-LOAD-17",
             where=str(checkpoint.path),
+            why="it is a program, whose weights are part of its graph",
             do="give an architecture that is a module: --arch timm:NAME",
         )
     plain = shapes.plain(checkpoint.state_dict, model.module.state_dict())

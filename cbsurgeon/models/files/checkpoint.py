@@ -100,7 +100,11 @@ def open_checkpoint(
     if isinstance(opened, Checkpoint):
         return opened
     raise UsageError(
-        "the file holds a whole model, not a checkpoint", code="CB-LOAD-17", where=str(path), do="load it as a model"
+        "the file holds a whole model, not a checkpoint",
+        code="CB-LOAD-17",
+        where=str(path),
+        why="only its tensors were asked for",
+        do="load it as a model",
     )
 
 

@@ -65,6 +65,7 @@ def readable(path: Path) -> Path:
             "the model is a folder",
             code="CB-LOAD-02",
             where=str(path),
+            why="a model is one file, except folders that transformers wrote",
             do=f"a transformers folder is read with: cbsurgeon inspect hf:{path}" if hugging else "name a file in it",
         )
     if not stat.S_ISREG(found.st_mode):
@@ -76,7 +77,13 @@ def readable(path: Path) -> Path:
             do="copy it into a file first",
         )
     if found.st_size == 0:
-        raise InputFileError("the file is empty", code="CB-LOAD-04", where=str(path), do="download or write it again")
+        raise InputFileError(
+            "the file is empty",
+            code="CB-LOAD-04",
+            where=str(path),
+            why="it has 0 bytes",
+            do="download or write it again",
+        )
     try:
         with path.open("rb"):
             pass

@@ -69,6 +69,7 @@ def _refuse_other_archives(path: Path) -> None:
             "the file is a NumPy archive",
             code="CB-LOAD-06",
             where=str(path),
+            why="it holds arrays without the names of a state dict",
             do=f"give a checkpoint; arrays are inputs: --inputs {path}",
         )
     if "data.pkl" not in inner:

@@ -41,6 +41,7 @@ def feeds(
             "no valid batch size was given",
             code="CB-VERIFY-04",
             where=f"batches {list(batches)}",
+            why="a batch has at least one sample",
             do="give batch sizes of 1 or more, such as --batches 1,2,7",
         )
     if given is not None:

@@ -52,6 +52,7 @@ def read(path: Path) -> Contents:
             "the file is one shard of several",
             code="CB-ST-06",
             where=str(path),
+            why="it holds a part of the weights only",
             do=f"name the index instead: {index}",
         )
     header = read_header(path)

@@ -30,6 +30,7 @@ from cbsurgeon.graph.blocks.assembly import (
     without_adapters,
     without_experts,
 )
+from cbsurgeon.graph.blocks.batch_of_one import reject_squeezed
 from cbsurgeon.graph.blocks.joining import block_under, joined, path_under, stack_under
 from cbsurgeon.graph.blocks.reader import read
 from cbsurgeon.graph.blocks.reading import Found, Reading
@@ -124,6 +125,7 @@ def inspect_program(
     start = time.perf_counter()
     bare, operators = without(program)
     reading = read(bare)
+    reject_squeezed(bare, reading, run=has_weights(program))
     groups = same_weights(reading)
     names = stack_names(reading, groups)
     taps = tapped(reading)

@@ -29,6 +29,11 @@ class Reason(StrEnum):
     NO_TOKEN_AXIS = "no-token-axis", "the residual stream has a batch axis and a channel axis but no token axis"
     NOT_BATCHED = "not-batched", "it does not depend on the batch (a table of positions, a bias)"
     TOKENS_FOLDED = "tokens-folded", "tokens share an axis with the batch or the channels, and it cannot be split"
+    BATCH_SQUEEZED = (
+        "batch-squeezed",
+        "squeeze() removes the batch axis if there is one sample, and other axes take its place; "
+        "let forward() squeeze another axis, or none",
+    )
     AXES_UNDECIDED = "axes-undecided", "nothing in the graph distinguishes the token axis from the channel axis"
     NOT_ELEMENTWISE = (
         "not-elementwise",

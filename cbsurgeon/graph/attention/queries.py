@@ -11,6 +11,7 @@ of the program between the projection and the softmax:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -176,6 +177,8 @@ class _Proof:
                 known *= each.size or 1
             sizes += [each.size or query.shape[place] // known for each in parts]
             roles += [each.role for each in parts]
+        if math.prod(sizes) != query.numel():
+            raise NoSite("the axes of its queries cannot be divided into heads and samples")
         split = query.reshape(sizes)
         places = [place for place, role in enumerate(roles) if role == "head"]
         rest = [place for place in range(split.dim()) if place not in places]

@@ -47,8 +47,11 @@ def _keys(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
 
 
 def influence(program: Program) -> str:
-    """Return a clause that names an output whose first sample changes although only the last sample of the inputs was
+    """Return a clause that names an output of which one sample changes although only another sample of the inputs was
     changed; empty if there is none.
+
+    The first and the last sample are changed in turn, and all others are compared: along an axis of tokens, a causal
+    model passes values on in one direction, and a convolution passes them to neighbours.
 
     Raises:
         CaptureError: the program cannot be run on the example inputs (CB-CAPTURE-09).
@@ -57,10 +60,6 @@ def influence(program: Program) -> str:
     outputs = _outputs(program)
     if not sizes or not outputs:
         return ""
-    changed = {
-        name: _last_changed(tensor, program.batch_axes[name]) if name in program.batch_axes else tensor
-        for name, tensor in program.example.items()
-    }
     parameters = replaced_small_parameters(program)
     try:
         execution = Execution(program)
@@ -75,28 +74,39 @@ def influence(program: Program) -> str:
             or "write that part of forward() without torch.vmap, torch.func and flex_attention; "
             "scaled_dot_product_attention with a mask can be captured",
         ) from error
-    try:
-        after = execution.values(changed, outputs, parameters)
-    except (IndexError, RuntimeError, ValueError):
-        return ""  # the model does not accept the changed values, so they show nothing
-    for node, (name, axes) in outputs.items():
-        gap = (parts(before[node]) - parts(after[node])).abs().nan_to_num()
-        if any(gap.shape[axis] % sizes[0] or not gap.shape[axis] for axis in axes):
-            continue
-        first, last = (_of_one_sample(gap, axes, sizes[0], end) for end in (False, True))
-        kind = before[node].dtype if before[node].is_floating_point() else torch.float32
-        scale = float(parts(before[node]).abs().nan_to_num(posinf=0.0, neginf=0.0).max())
-        if first > max(CLOSED * last, ROUNDINGS * torch.finfo(kind).eps * scale):
-            return f"output {name} of one sample changes with the values of another"
+    for place in (sizes[0] - 1, 0):
+        changed = {
+            name: _one_changed(tensor, program.batch_axes[name], place) if name in program.batch_axes else tensor
+            for name, tensor in program.example.items()
+        }
+        try:
+            after = execution.values(changed, outputs, parameters)
+        except (IndexError, RuntimeError, ValueError):
+            continue  # the model does not accept the changed values, so they show nothing
+        for node, (name, axes) in outputs.items():
+            if _others_change(before[node], after[node], axes, sizes[0], place):
+                return f"output {name} of one sample changes with the values of another"
     return ""
 
 
-def _of_one_sample(gap: Tensor, axes: tuple[int, ...], samples: int, last: bool) -> float:
-    """Return the largest value of the first or last sample: with several batch axes (contrastive logits, one value for
-    each pair of samples), that of the sample with itself."""
+def _others_change(before: Tensor, after: Tensor, axes: tuple[int, ...], samples: int, place: int) -> bool:
+    """Return whether any sample of an output changes, other than the one whose inputs were changed."""
+    gap = (parts(before) - parts(after)).abs().nan_to_num()
+    if any(gap.shape[axis] % samples or not gap.shape[axis] for axis in axes):
+        return False
+    moved = [_of_one_sample(gap, axes, samples, one) for one in range(samples)]
+    own = moved.pop(place)
+    kind = before.dtype if before.is_floating_point() else torch.float32
+    scale = float(parts(before).abs().nan_to_num(posinf=0.0, neginf=0.0).max())
+    return max(moved, default=0.0) > max(CLOSED * own, ROUNDINGS * torch.finfo(kind).eps * scale)
+
+
+def _of_one_sample(gap: Tensor, axes: tuple[int, ...], samples: int, place: int) -> float:
+    """Return the largest value of a sample: with several batch axes (contrastive logits, one value for each pair of
+    samples), that of the sample with itself."""
     for axis in axes:
         each = gap.shape[axis] // samples
-        gap = gap.narrow(axis, gap.shape[axis] - each if last else 0, each)
+        gap = gap.narrow(axis, place * each, each)
     return float(gap.max())
 
 
@@ -126,16 +136,16 @@ def _rolled(sample: Tensor) -> Tensor:
     return sample
 
 
-def _last_changed(tensor: Tensor, axis: int) -> Tensor:
-    """Return the tensor with the values of its last sample in another order.
+def _one_changed(tensor: Tensor, axis: int, place: int) -> Tensor:
+    """Return the tensor with the values of one sample in another order.
 
     Values in another order stay valid (token ids, masks). If all of them are equal, noise is added to floats.
     """
     result = tensor.clone()
-    last = result.select(axis, result.shape[axis] - 1)
-    turned = _rolled(last)
-    if torch.equal(turned, last) and tensor.is_floating_point():
-        noise = torch.randn(last.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    one = result.select(axis, place)
+    turned = _rolled(one)
+    if torch.equal(turned, one) and tensor.is_floating_point():
+        noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         turned = turned + noise.to(tensor)
-    last.copy_(turned)
+    one.copy_(turned)
     return result

@@ -143,6 +143,8 @@ def operands(flow: Flow, node: fx.Node) -> list[fx.Node]:
 
     A constant counts if it was expanded to the batch: a stream may start as learned queries.
     """
+    if aten.value(node) is None:
+        return []  # a sum of sizes
     name = aten.name(node)
     if name in ("addcmul", "addcdiv", "lerp") or name in aten.SUM:
         sizes = flow.table.sizes(node)

@@ -246,13 +246,14 @@ def test_heads_that_only_the_keys_have(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_merged_with_the_batch_beside_heads_are_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     roles = {0: "batch", 1: "head", 2: "head"}
     monkeypatch.setattr(lead, "_role", lambda flow, one, axis: roles[axis])
-    monkeypatch.setattr(lead, "_size", lambda axis, size: size)
     nothing: Any = None
     merged, heads = (Factor(7, 0), Factor(4, 1)), (Factor(3, 2),)
     found = lead.parts_of(nothing, nothing, (merged, heads))
     assert [[part.role for part in own] for own in found] == [["batch", "window"], ["head"]]
     found = lead.parts_of(nothing, nothing, (merged,))
     assert [[part.role for part in own] for own in found] == [["batch", "head"]]
+    views = (Factor(7, 0), Factor(2, 0), Factor(4, 1))  # two views of each sample
+    assert [[part.role for part in own] for own in lead.parts_of(nothing, nothing, (views,))] == [["batch", "head"]]
 
 
 def test_an_open_size_is_that_of_the_capture() -> None:

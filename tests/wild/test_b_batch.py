@@ -169,7 +169,25 @@ class Looked(nn.Module):
         return self.inner(x) * (1.0 / int(x.shape[0]) ** 2)
 
 
-@pytest.mark.parametrize("make", [PerSample, Looked])
+class Large(nn.Module):
+    """Another step for large batches, chosen by a Python number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Network(Reshaped)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(2 * x if int(x.shape[0]) > 16 else x)
+
+
+class Larger(Large):
+    """Another number for large batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x * min(float(int(x.shape[0])), 16.0))
+
+
+@pytest.mark.parametrize("make", [PerSample, Looked, Large, Larger])
 def test_a_model_for_one_batch_size_is_refused_with_the_reason(make: type[nn.Module]) -> None:
     with pytest.raises(CaptureError) as error:
         capture(cbs.Model(make().eval(), (noise(2),)))

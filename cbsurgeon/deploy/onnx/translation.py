@@ -13,24 +13,39 @@ from cbsurgeon.graph import Program, aten
 
 
 def translated(program: Program, opset: int) -> Any:
-    """Translate a program; if onnxscript's optimizer breaks the graph, use constant folding only.
+    """Translate a program; if onnxscript's optimizer fails or breaks the graph, do without it.
 
     onnxscript 0.7 merges successive ``Clip`` nodes. If two such pairs read the same tensor, the second merged node
-    reads bounds that are not defined in the graph.
+    reads bounds that are not defined in the graph. It fails at a split into pieces whose size is the batch.
 
     Raises:
         ExportError: the exporter failed (CB-EXPORT-03).
     """
-    exported = _translate(program, opset)
-    if _is_whole(exported.model.graph):
-        return exported
     from onnxscript import optimizer
 
-    exported = _translate(program, opset, optimize=False)
+    try:
+        exported = _translate(program, opset)
+    except ExportError as error:
+        if not _in_optimizer(error):
+            raise
+        exported = _translate(program, opset, optimize=False)
+    else:
+        if _is_whole(exported.model.graph):
+            return exported
+        exported = _translate(program, opset, optimize=False)
+        with quiet():
+            optimizer.fold_constants(exported.model)
     with quiet():
-        optimizer.fold_constants(exported.model)
         optimizer.remove_unused_nodes(exported.model)
     return exported
+
+
+def _in_optimizer(error: BaseException) -> bool:
+    """Whether one of the passes that simplify a translated graph failed, not the translation itself."""
+    from onnx_ir.passes import PassError
+
+    cause = error.__cause__
+    return cause is not None and (isinstance(cause, PassError) or _in_optimizer(cause))
 
 
 def _is_whole(graph: Any) -> bool:

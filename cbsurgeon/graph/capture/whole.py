@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.capture.batch import two_sizes
+from cbsurgeon.graph.capture.batch import guards, two_sizes
 from cbsurgeon.graph.capture.batch.axis import Batch, Inputs, batch_of
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.naming import output_names
@@ -40,6 +40,9 @@ from cbsurgeon.models.model import Model
 # The captured program runs the same ATen kernels as the eager model. Only the grouping of a few reductions differs
 # (fused attention paths). In float32, the difference is below this fraction of the output's largest magnitude.
 CAPTURE_RTOL = 1e-4
+
+MANY = 64
+"""Samples more than the example has, at which a model that turns its batch into a number is captured once more."""
 
 
 def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Program:
@@ -115,8 +118,39 @@ def export(module: nn.Module, inputs: Inputs, batch: Batch, reference: str) -> P
         if batch.size is None:
             raise refusal from error
         refusal.__cause__ = error if error is not refusal else None
-        return _at_two_sizes(module, inputs, batch, shapes, refusal)
+        return _for_every_size(module, inputs, batch, shapes, refusal)
     return program
+
+
+def _for_every_size(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Inputs, refusal: CaptureError) -> Program:
+    """Return the program of a model that ``torch.export`` refuses to capture with a symbolic batch.
+
+    Either all conditions on the batch that it cannot prove hold, or captures at two sizes can be merged. The program is
+    compared with the model at another batch size.
+
+    Raises:
+        CaptureError: the error of the symbolic capture, if the model cannot be captured at all; or why the program
+            would be wrong for some batch sizes (CB-CAPTURE-04).
+    """
+    program, condition = _with_conditions(module, inputs, shapes)
+    if condition:
+        raise fixed(refusal.where, condition) from refusal.__cause__
+    program = program or _at_two_sizes(module, inputs, batch, shapes, refusal)
+    if not any(parameter.is_meta for parameter in module.parameters()):
+        args, kwargs = batch.resized(inputs, (batch.size or 0) + 3)
+        compare(module, program, args, kwargs, refusal.where, same_draws=True)
+    return program
+
+
+def _with_conditions(module: nn.Module, inputs: Inputs, shapes: Inputs) -> tuple[Program | None, str]:
+    """Return the program with the conditions that could not be proved, and one that does not hold for every batch."""
+    try:
+        exported = traced(module, *inputs, by_parameter(module, *guards.undeclared(shapes)))
+    except Exception as error:
+        pass_out_of_memory(error)
+        return None, ""
+    program = named(exported)
+    return (program, guards.failing(exported)) if program.batch_axes else (None, "")
 
 
 def traced(
@@ -140,29 +174,28 @@ def named(exported: ExportedProgram) -> Program:
 
 
 def _at_two_sizes(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Inputs, refusal: CaptureError) -> Program:
-    """The program merged from captures at two fixed batch sizes, compared with the model at a third.
+    """The program merged from captures at two fixed batch sizes, which a third, much larger one confirms.
 
     Raises:
         CaptureError: the error of the symbolic capture, if the model cannot be captured at a fixed size either; or the
             reason why the two captures cannot be merged (CB-CAPTURE-04).
     """
     size = batch.size or 0
+    sizes = (size, size + 1, size + MANY)
     try:
-        captures = [traced(module, *batch.resized(inputs, wanted), None) for wanted in (size, size + 1)]
+        captures = [traced(module, *batch.resized(inputs, wanted), None) for wanted in sizes]
     except Exception as error:  # it cannot be captured at all, and the error of the symbolic capture has the reason
         pass_out_of_memory(error)
         raise refusal from refusal.__cause__
     try:
         with _plain_attention(), _quiet():
             declared = by_parameter(module, *shapes)
-            exported = two_sizes.merged(captures[0], captures[1], (size, size + 1), declared, inputs)
+            two_sizes.confirm(captures[0], captures[1], captures[2], sizes)
+            exported = two_sizes.merged(captures[0], captures[1], sizes[:2], declared, inputs)
         program = named(exported)
         _assert_symbolic(program, batch, refusal.where)
     except Exception as error:
         raise fixed(refusal.where, f"{type(error).__name__}: {error}"[:300]) from error
-    if not any(parameter.is_meta for parameter in module.parameters()):
-        args, kwargs = batch.resized(inputs, size + 3)
-        compare(module, program, args, kwargs, refusal.where, same_draws=True)
     return program
 
 

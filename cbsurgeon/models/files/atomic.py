@@ -20,6 +20,7 @@ from cbsurgeon.errors import CBSurgeonError, OutputFileError
 
 _LONGEST_STEM = 40
 _LONGEST_REASON = 200
+_FULL_BELOW = 1 << 16  # bytes
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
 
 
@@ -262,12 +263,16 @@ def _named(final: Path, temporary: Path) -> Iterator[None]:
 def unfinished(final: Path, why: str, temporary: Path | None = None) -> OutputFileError:
     """The error for an output whose writing began and failed (``CB-OUT-07``).
 
+    A writer may report a full disk in its own words; the space that is left shows it.
+
     Args:
         final: the name that was asked for.
         why: what the writer said; the ``temporary`` path in it is replaced by the final one.
         temporary: where it was written.
     """
     if temporary is not None:
+        with suppress(OSError):
+            why = _FULL[errno.ENOSPC] if shutil.disk_usage(temporary.parent).free < _FULL_BELOW else why
         why = why.replace(str(temporary), str(final)).replace(temporary.name, final.name)
     return _refusal(
         "the output could not be written",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from torch import fx
@@ -11,7 +11,7 @@ from torch import fx
 from cbsurgeon.graph.attention.maps.finding import channels_of
 from cbsurgeon.graph.attention.maps.map import Map
 from cbsurgeon.graph.axes.flow import Flow
-from cbsurgeon.graph.axes.table import BATCH, Dim
+from cbsurgeon.graph.axes.table import BATCH, Dim, Factor
 
 Role = Literal["batch", "window", "head"]
 
@@ -44,8 +44,11 @@ def _in_unknown_order(dim: Dim) -> bool:
 
 
 def parts_of(flow: Flow, one: Map, dims: Sequence[Dim]) -> Lead:
-    """Some axes of a tensor of an attention, split as finely as they are known."""
-    parts = [[Part(_size(factor.axis, factor.size), _role(flow, one, factor.axis)) for factor in dim] for dim in dims]
+    """Some axes of a tensor of an attention, split as finely as they are known.
+
+    A batch of several samples per input (``torch.cat([x, y])``) has two factors, which are one part.
+    """
+    parts = [[_part(flow, one, own) for own in _samples_together(dim)] for dim in dims]
     if any(part.role == "head" for own in parts if all(one.role != "batch" for one in own) for part in own):
         # If a separate axis holds the heads, what is merged with the batch are windows, even without other evidence.
         parts = [
@@ -64,8 +67,15 @@ def counts(flow: Flow, one: Map) -> tuple[int, int]:
     return heads, windows
 
 
-def _size(axis: int, size: int) -> int:
-    return 0 if axis == BATCH else size
+def _samples_together(dim: Dim) -> Iterator[Factor]:
+    """Yield the factors of an axis, and of neighbours that count samples only the first."""
+    for number, factor in enumerate(dim):
+        if not (number and factor.axis == dim[number - 1].axis == BATCH):
+            yield factor
+
+
+def _part(flow: Flow, one: Map, factor: Factor) -> Part:
+    return Part(0 if factor.axis == BATCH else factor.size, _role(flow, one, factor.axis))
 
 
 def _role(flow: Flow, one: Map, axis: int) -> Role:

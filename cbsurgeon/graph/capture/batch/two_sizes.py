@@ -60,6 +60,40 @@ def merged(
     return result
 
 
+def confirm(
+    first: ExportedProgram, second: ExportedProgram, third: ExportedProgram, sizes: tuple[int, int, int]
+) -> None:
+    """Check that a third capture, at a much larger batch, is what the numbers of the first two predict.
+
+    Code such as ``if int(x.shape[0]) > 16`` does not show between two small sizes.
+
+    Raises:
+        Unlike: the third capture differs from the prediction.
+    """
+    graphs = [one.module(check_guards=False).graph for one in (first, second, third)]
+    if len({len(graph.nodes) for graph in graphs}) > 1:
+        raise Unlike(f"there are other steps for a batch of {sizes[2]}")
+    for a, b, c in zip(*(graph.nodes for graph in graphs), strict=True):
+        if a.op != c.op or str(a.target) != str(c.target):
+            raise Unlike(f"{a.name} is {a.target} for a batch of {sizes[0]} and {c.target} for one of {sizes[2]}")
+        if a.op not in ("placeholder", "output"):
+            numbers = (pytree.tree_leaves((node.args, dict(node.kwargs))) for node in (a, b, c))
+            for small, next_one, large in zip(*numbers, strict=False):
+                if not _on_a_line(small, next_one, large, sizes):
+                    raise Unlike(
+                        f"{a.name} ({a.target}) takes {small} for a batch of {sizes[0]}, {large} for {sizes[2]}"
+                    )
+
+
+def _on_a_line(small: Any, next_one: Any, large: Any, sizes: tuple[int, int, int]) -> bool:
+    if isinstance(small, fx.Node) or not isinstance(small, int | float) or small != small:
+        return True
+    if not isinstance(large, int | float) or not isinstance(next_one, int | float):
+        return False
+    slope = (next_one - small) / (sizes[1] - sizes[0])
+    return bool(large == small + slope * (sizes[2] - sizes[0]))
+
+
 def _is_axes(leaf: Any) -> bool:
     return leaf is None or (isinstance(leaf, dict) and all(isinstance(axis, int) for axis in leaf))
 

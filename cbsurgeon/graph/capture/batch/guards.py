@@ -1,0 +1,45 @@
+"""The conditions under which a captured program is valid: whether they hold for every batch size.
+
+``torch.export`` refuses a symbolic batch if it cannot prove a condition for all sizes, also if it always holds:
+``torch.cat([x, 2 * x]).chunk(2)`` is valid if ``(3 * batch - 1) // batch == 2``. With ``Dim.DYNAMIC``, it records such
+conditions instead. Here, they are evaluated for many batch sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+SIZES = (*range(1, 65), *(2**power + more for power in range(7, 17) for more in (-1, 0, 1)))
+"""Batch sizes for which the conditions are evaluated: all small ones, and those around the powers of two to 65,536."""
+
+
+def undeclared(shapes: Any) -> Any:
+    """Return ``dynamic_shapes`` in which ``torch.export`` records its conditions instead of refusing them."""
+    return pytree.tree_map_only(Dim, lambda _: Dim.DYNAMIC, shapes)
+
+
+def failing(exported: ExportedProgram) -> str:
+    """Return a condition of a program that does not hold for every batch size, with the size; empty if all hold."""
+    for guard in _conditions(exported):
+        symbols = guard.free_symbols
+        for size in SIZES:
+            value = guard.xreplace(dict.fromkeys(symbols, sympy.Integer(size)))
+            if value is not sympy.true:
+                named = guard.xreplace(dict.fromkeys(symbols, sympy.Symbol("batch")))
+                return f"the program is valid if {named}, which is not so for a batch of {size}"
+    return ""
+
+
+def _conditions(exported: ExportedProgram) -> list[Any]:
+    """Return the conditions that depend on the batch. They name it by one symbol, because all its sizes are equal."""
+    values = (node.meta.get("val") for node in exported.graph.nodes)
+    modes = {id(value.fake_mode): value.fake_mode for value in values if hasattr(value, "fake_mode")}
+    found = (guard.expr for mode in modes.values() if mode.shape_env for guard in mode.shape_env.guards)
+    return [one for one in found if isinstance(one, sympy.Basic) and one.free_symbols]
+
+
+__all__ = ["SIZES", "failing", "undeclared"]

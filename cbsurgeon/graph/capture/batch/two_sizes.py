@@ -90,8 +90,7 @@ def _on_a_line(small: Any, next_one: Any, large: Any, sizes: tuple[int, int, int
         return True
     if not isinstance(large, int | float) or not isinstance(next_one, int | float):
         return False
-    slope = (next_one - small) / (sizes[1] - sizes[0])
-    return bool(large == small + slope * (sizes[2] - sizes[0]))
+    return bool((large - small) * (sizes[1] - sizes[0]) == (next_one - small) * (sizes[2] - sizes[0]))
 
 
 def _is_axes(leaf: Any) -> bool:

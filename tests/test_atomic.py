@@ -378,6 +378,6 @@ def test_of_several_processes_one_writes_and_the_others_are_refused(kind: str, t
 def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.save reports a full disk as "[enforce fail at inline_container.cc] . unexpected pos"."""
     space = shutil.disk_usage(tmp_path)
-    assert atomic.unfinished(tmp_path / "m.pt", "unexpected pos", tmp_path / "t").why == "unexpected pos"
+    assert atomic.unfinished(tmp_path / "m.pt", "unexpected pos", tmp_path / ".m.tmp").why == "unexpected pos"
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: space._replace(free=0))
-    assert atomic.unfinished(tmp_path / "m.pt", "unexpected pos", tmp_path / "t").why == "the disk is full"
+    assert atomic.unfinished(tmp_path / "m.pt", "unexpected pos", tmp_path / ".m.tmp").why == "the disk is full"

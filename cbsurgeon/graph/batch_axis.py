@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from cbsurgeon.errors import CaptureError, CBSurgeonError
+from cbsurgeon.errors import CaptureError, CBSurgeonError, pass_out_of_memory
 from cbsurgeon.graph.attention import samples
 from cbsurgeon.graph.blocks.reader import read
 from cbsurgeon.graph.capture import capture
 from cbsurgeon.graph.capture.batch.axis import Inputs, batch_of, input_names, spelled
+from cbsurgeon.graph.capture.parts import agreed_batch, capture_parts, differing, example
+from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.graph.occupants import without
 from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model
@@ -21,8 +25,8 @@ MOST_AXES = 3
 """Number of axes of an input that are tried to suggest another batch axis."""
 
 
-def refuse_mixed_samples(model: Model, program: Program, *, run: bool) -> None:
-    """Refuse a program in which samples influence each other along the batch axis, if another axis is the batch.
+def refuse_mixed_samples(model: Model, programs: Sequence[Program], *, run: bool) -> None:
+    """Refuse a model in which samples influence each other along the batch axis, if another axis is the batch.
 
     Attention along the batch axis is refused even if no other batch axis is proved, unless the user states the axis.
     Other influence between samples (experts with a limited capacity) is only refused if samples do not influence each
@@ -30,27 +34,80 @@ def refuse_mixed_samples(model: Model, program: Program, *, run: bool) -> None:
 
     Args:
         model: the model, whose ``batch_axis`` may be stated.
-        program: its captured form.
-        run: whether the program may be run.
+        programs: its captured form, or its captured parts.
+        run: whether the programs may be run.
 
     Raises:
         CaptureError: another axis is, or may be, the batch (CB-CAPTURE-08).
     """
-    if model.program is not None or not program.batch_axes:
+    if model.program is not None or not any(program.batch_axes for program in programs):
         return
-    attention = _attention_along_batch(program)
-    why = attention or (samples.influence(program) if run else "")
+    attention = _first(programs, _attention_along_batch)
+    in_parts = bool(programs[0].prefix)
+    why = attention or (_influence(model, programs, in_parts=in_parts) if run else "")
     if not why:
         return
-    better = next((text for text, other in _alternatives(model) if _apart(other, run)), "")
+    better = next((text for text, other in _alternatives(model) if _apart(other, run, in_parts=in_parts)), "")
     if not better and (model.batch_axis is not None or not attention):
         return
-    axes = ", ".join(f"axis {axis} of {name}" for name, axis in program.batch_axes.items())
-    what = f"{axes} is assumed to be the batch, but samples influence each other along it"
+    axes = _assumed(model) if in_parts else programs[0].batch_axes
+    shown = ", ".join(f"axis {axis} of {name}" for name, axis in axes.items())
+    what = f"{shown} is assumed to be the batch, but samples influence each other along it"
     if better:
         raise _no_batch(model, what, f"{why}; along another axis, samples are independent", f"--batch-axis {better}")
     either = "--batch-axis N if another axis is the batch; --batch-axis 0 if samples may influence each other"
     raise _no_batch(model, what, why, either)
+
+
+def _influence(model: Model, programs: Sequence[Program], *, in_parts: bool) -> str:
+    """Return a clause about samples that influence each other, in a program or in the code around the parts."""
+    return _first(programs, samples.influence) or (_around_parts(model) if in_parts else "")
+
+
+def _around_parts(model: Model) -> str:
+    """Return a clause that names an output of which one sample changes although only another sample was changed, by
+    running the model itself; empty if there is none, or if the model does not run with one more sample."""
+    assert model.module is not None
+    inputs = example(model)
+    batch = agreed_batch(model)
+    if batch is None or batch.size is None:
+        return ""
+    try:
+        before, more = (_outputs_of(model.module, given) for given in (inputs, batch.resized(inputs, batch.size + 1)))
+        for place in (batch.size - 1, 0):
+            after = _outputs_of(model.module, batch.changed(inputs, partial(samples.one_changed, place=place)))
+            for number, (old, new, longer) in enumerate(zip(before, after, more, strict=True)):
+                axis = differing(old, longer)
+                if axis is not None and samples.others_change(old, new, (axis,), batch.size, place):
+                    return f"tensor {number} of the output changes for one sample with the values of another"
+    except Exception as error:  # forward() may raise anything for other values or another number of samples
+        pass_out_of_memory(error)
+    return ""
+
+
+def _outputs_of(module: nn.Module, inputs: Inputs) -> list[Tensor]:
+    args, kwargs = copied(*inputs)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [leaf for leaf in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(leaf, Tensor)]
+
+
+def _first(programs: Sequence[Program], ask: Callable[[Program], str]) -> str:
+    """Return the first answer about some programs that is not empty, with the path of the part that it is about."""
+    for program in programs:
+        answer = ask(program) if program.batch_axes else ""
+        if answer:
+            return f"in {program.prefix}, {answer}" if program.prefix else answer
+    return ""
+
+
+def _assumed(model: Model) -> dict[str, int]:
+    """Return the batch axis of each input of a model that has one."""
+    assert model.module is not None
+    inputs: Inputs = (tuple(model.example_inputs), dict(model.example_kwargs))
+    axes = batch_of(model.module, inputs, model.batch_axis).axes
+    named = zip(input_names(model.module, inputs), axes, strict=True)
+    return {name: axis for name, axis in named if axis is not None}
 
 
 def refuse_other_axis(model: Model, failure: CaptureError) -> None:
@@ -82,13 +139,16 @@ def _attention_along_batch(program: Program) -> str:
     return samples.attention_along_batch(read(bare).flow)
 
 
-def _apart(model: Model, run: bool) -> bool:
+def _apart(model: Model, run: bool, *, in_parts: bool = False) -> bool:
     """Return whether samples do not influence each other along the stated batch axis of a model."""
     try:
-        program = capture(model, check=False)
+        programs = capture_parts(model).programs if in_parts else (capture(model, check=False),)
     except CBSurgeonError:
         return False
-    return bool(program.batch_axes) and not _attention_along_batch(program) and not (run and samples.influence(program))
+    batched = bool(programs) and all(program.batch_axes for program in programs)
+    if not batched or _first(programs, _attention_along_batch):
+        return False
+    return not (run and _influence(model, programs, in_parts=in_parts))
 
 
 def _alternatives(model: Model) -> Iterator[tuple[str, Model]]:

@@ -64,7 +64,7 @@ def inspect(model: Model, *, check: bool = True, program: Program | None = None)
     failure: CaptureError | None = None
     try:
         program = program or capture(model, check=check, same_draws=True)
-        refuse_mixed_samples(model, program, run=has_weights(program))
+        refuse_mixed_samples(model, (program,), run=has_weights(program))
         parts = Parts((program,), {}, {})
     except CaptureError as error:
         if error.code not in PARTIAL or model.module is None:
@@ -74,6 +74,7 @@ def inspect(model: Model, *, check: bool = True, program: Program | None = None)
         parts = capture_parts(model)
         if not parts.programs:
             raise
+        refuse_mixed_samples(model, parts.programs, run=all(map(has_weights, parts.programs)))
     captured = time.perf_counter() - start
     found = [_inspect_part(program, model.provenance.reference, hosts) for program in parts.programs]
     if failure is not None and not any(part.blocks or part.attention for part in found):

@@ -7,6 +7,7 @@ does not change with the last one, and the axis of the tokens must still not be 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -108,6 +109,61 @@ class Cached(nn.Module):
         return x, torch.stack(kept)
 
 
+class Attention(nn.Module):
+    """Attention over the tokens in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).transpose(0, 1) for part in (self.q, self.k, self.v))
+        return ((q @ k.mT).softmax(-1) @ v).transpose(0, 1)
+
+
+class Layer(nn.Module):
+    """A mixer, if there is one, and an MLP."""
+
+    def __init__(self, mixer: type[nn.Module] | None) -> None:
+        super().__init__()
+        self.mixer = mixer() if mixer is not None else None
+        self.norm, self.mlp = nn.LayerNorm(WIDTH), Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mixer is not None:
+            x = x + self.mixer(x)
+        return x + self.mlp(self.norm(x))
+
+
+class InParts(nn.Module):
+    """torch.export cannot follow the branch, so that each layer is captured alone."""
+
+    def __init__(self, mixer: type[nn.Module] | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([Layer(mixer) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if float(x.detach().abs().mean()) > 100:
+                x = x / 2
+            x = layer(self.between(x))
+        return x
+
+    def between(self, x: Tensor) -> Tensor:
+        return x
+
+
+class SumsBetween(InParts):
+    """Tokens are mixed by the code between the layers."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + x.cumsum(0) / 10
+
+
 def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
@@ -140,3 +196,25 @@ def test_tokens_that_see_earlier_ones_are_not_suggested_as_the_batch() -> None:
     with pytest.raises(CBSurgeonError) as raised:
         cbs.insert_(Cached().eval(), op="cb", layers="all", inputs=(noise(SAMPLES, 8, WIDTH), noise(2, 2, 3, WIDTH)))
     assert "--batch-axis 1" not in str(raised.value)  # axis 1 of x holds the tokens
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: InParts(Attention), "in layers.0, the attention mixer attends along this axis"),
+        (lambda: InParts(RunningSum), "in layers.0, output of one sample changes"),
+        (lambda: InParts(Neighbours), "in layers.0, output of one sample changes"),
+        (SumsBetween, "tensor 0 of the output changes for one sample"),
+    ],
+)
+def test_the_batch_of_a_model_in_parts_is_proved_as_well(make: Callable[[], nn.Module], why: str) -> None:
+    with pytest.raises(CaptureError, match="--batch-axis 1") as raised:
+        cbs.insert_(make().eval(), op="cb", layers="all", inputs=noise(TOKENS, SAMPLES, WIDTH))
+    assert raised.value.code == "CB-CAPTURE-08" and why in str(raised.value.why)
+
+
+def test_parts_with_the_axis_stated_have_the_mean_over_their_tokens() -> None:
+    net, x = InParts(Attention).eval(), noise(TOKENS, SAMPLES, WIDTH)
+    edited = cbs.insert_(copy.deepcopy(net), op="cb", layers="all", inputs=x, batch_axis=1)
+    with torch.no_grad():
+        torch.testing.assert_close(edited(x), by_hand(net, 0)(x), atol=CLOSE, rtol=0)

@@ -76,7 +76,7 @@ def influence(program: Program) -> str:
         ) from error
     for place in (sizes[0] - 1, 0):
         changed = {
-            name: _one_changed(tensor, program.batch_axes[name], place) if name in program.batch_axes else tensor
+            name: one_changed(tensor, program.batch_axes[name], place) if name in program.batch_axes else tensor
             for name, tensor in program.example.items()
         }
         try:
@@ -84,12 +84,13 @@ def influence(program: Program) -> str:
         except (IndexError, RuntimeError, ValueError):
             continue  # the model does not accept the changed values, so they show nothing
         for node, (name, axes) in outputs.items():
-            if _others_change(before[node], after[node], axes, sizes[0], place):
-                return f"output {name} of one sample changes with the values of another"
+            if others_change(before[node], after[node], axes, sizes[0], place):
+                shown = name if name == "output" else f"output {name}"
+                return f"{shown} of one sample changes with the values of another"
     return ""
 
 
-def _others_change(before: Tensor, after: Tensor, axes: tuple[int, ...], samples: int, place: int) -> bool:
+def others_change(before: Tensor, after: Tensor, axes: tuple[int, ...], samples: int, place: int) -> bool:
     """Return whether any sample of an output changes, other than the one whose inputs were changed."""
     gap = (parts(before) - parts(after)).abs().nan_to_num()
     if any(gap.shape[axis] % samples or not gap.shape[axis] for axis in axes):
@@ -136,7 +137,7 @@ def _rolled(sample: Tensor) -> Tensor:
     return sample
 
 
-def _one_changed(tensor: Tensor, axis: int, place: int) -> Tensor:
+def one_changed(tensor: Tensor, axis: int, place: int) -> Tensor:
     """Return the tensor with the values of one sample in another order.
 
     Values in another order stay valid (token ids, masks). If all of them are equal, noise is added to floats.

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph.capture import capture
-from cbsurgeon.graph.capture.batch.axis import batch_of
+from cbsurgeon.graph.capture.batch.axis import Batch, batch_of
 from cbsurgeon.graph.capture.refusals import does_not_run
 from cbsurgeon.graph.capture.substitution import call_with
 from cbsurgeon.graph.capture.writing import copied
@@ -93,13 +93,8 @@ def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tup
     does not run with one more sample.
     """
     assert model.module is not None
-    batch = batch_of(model.module, example(model), model.batch_axis)
-    tensors = [
-        axis
-        for leaf, axis in zip(pytree.tree_leaves(example(model)), batch.axes, strict=True)
-        if isinstance(leaf, Tensor) and leaf.dim()
-    ]
-    if batch.size is None or (model.batch_axis is None and None in tensors):  # a list of samples of different sizes
+    batch = agreed_batch(model)
+    if batch is None or batch.size is None:
         return {}
     more = batch.resized(example(model), batch.size + 1)
     try:
@@ -112,11 +107,24 @@ def _batch_axes(model: Model, recorded: Mapping[str, Recorded]) -> dict[str, tup
         leaves = pytree.tree_leaves((one.args, dict(one.kwargs)))
         twins = pytree.tree_leaves((others[path].args, dict(others[path].kwargs))) if path in others else []
         if len(leaves) == len(twins):
-            found[path] = tuple(_differing(*pair) for pair in zip(leaves, twins, strict=True))
+            found[path] = tuple(differing(*pair) for pair in zip(leaves, twins, strict=True))
     return found
 
 
-def _differing(first: Any, second: Any) -> int | None:
+def agreed_batch(model: Model) -> Batch | None:
+    """Return the batch of a model's inputs; ``None`` if not every input has it, as with a list of samples of different
+    sizes, and none is stated."""
+    assert model.module is not None
+    batch = batch_of(model.module, example(model), model.batch_axis)
+    tensors = [
+        axis
+        for leaf, axis in zip(pytree.tree_leaves(example(model)), batch.axes, strict=True)
+        if isinstance(leaf, Tensor) and leaf.dim()
+    ]
+    return None if model.batch_axis is None and None in tensors else batch
+
+
+def differing(first: Any, second: Any) -> int | None:
     """Return the first axis along which two tensors differ in size."""
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return None

@@ -35,7 +35,11 @@ class Batch:
         if self.size is None:
             return inputs
         rows = torch.arange(wanted) % self.size
-        return self._each(inputs, lambda leaf, axis: leaf if axis is None else leaf.index_select(axis, rows))
+        return self.changed(inputs, lambda leaf, axis: leaf.index_select(axis, rows))
+
+    def changed(self, inputs: Inputs, change: Callable[[Tensor, int], Tensor]) -> Inputs:
+        """Return inputs with a function of each tensor that has a batch axis, and of that axis, in its place."""
+        return self._each(inputs, lambda leaf, axis: leaf if axis is None else change(leaf, axis))
 
     def dynamic(self, inputs: Inputs) -> Inputs:
         """``dynamic_shapes`` for ``torch.export``: ``{axis: batch}`` or ``None`` for each leaf.

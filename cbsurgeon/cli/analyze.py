@@ -10,6 +10,7 @@ import click
 
 from cbsurgeon.cli.common.options import force_option, options, output_option, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.errors import UsageError
 from cbsurgeon.escapes import json_text
 from cbsurgeon.options import DATA_HELP, AnalyzeOptions, DataOptions, Loading
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".json", ".html", ".png", ".svg")
 
 
-@click.command("analyze")
+@click.command("analyze", cls=Verb)
 @reference_argument("a", "A")
 @reference_argument("b", "[B]", required=False)
 @click.option("--data", metavar="DATA", help=f"{DATA_HELP}  [default: photographs of scikit-image]")

@@ -7,6 +7,7 @@ import click
 from cbsurgeon.cli.common.completion import references
 from cbsurgeon.cli.common.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.options import AuditOptions, Loading
 
@@ -14,7 +15,7 @@ HARDWARE = "h100,h200,a100,l4,t4,rtx4090,jetson-orin,generic-cpu"
 SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-@click.command("audit")
+@click.command("audit", cls=Verb)
 @reference_argument("a", "A")
 @click.argument("others", metavar="[B ...]", nargs=-1, shell_complete=references)
 @click.option(

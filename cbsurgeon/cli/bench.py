@@ -9,6 +9,7 @@ import click
 
 from cbsurgeon.cli.common.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.errors import CheckFailed, UsageError
 from cbsurgeon.options import BenchOptions, BenchPoints, Loading
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from cbsurgeon.checks.latency.result import Benchmark
 
 
-@click.command("bench")
+@click.command("bench", cls=Verb)
 @reference_argument("a", "A")
 @reference_argument("b", "B")
 @options(BenchPoints, "points")

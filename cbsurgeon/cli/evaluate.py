@@ -8,10 +8,11 @@ import click
 
 from cbsurgeon.cli.common.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.options import DATA_HELP, DataOptions, EvaluateOptions, Loading
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Verb)
 @reference_argument("a", "A")
 @reference_argument("b", "[B]", required=False)
 @click.option("--data", required=True, metavar="DATA", help=DATA_HELP)

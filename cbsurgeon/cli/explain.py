@@ -8,10 +8,11 @@ import click
 
 from cbsurgeon.cli.common.options import terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.errors.table import SCHEMA, explain, explanations
 
 
-@click.command("explain")
+@click.command("explain", cls=Verb)
 @click.argument("code", metavar="[CODE]", required=False)
 @terminal_options
 def command(terminal: Terminal, code: str | None) -> None:

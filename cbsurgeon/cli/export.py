@@ -15,10 +15,11 @@ from cbsurgeon.cli.common.options import (
     terminal_options,
 )
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.options import CheckOptions, ExportOptions, Loading
 
 
-@click.command("export")
+@click.command("export", cls=Verb)
 @reference_argument()
 @output_option(required=True, metavar="OUT", help="Output; the suffix is the format: .onnx, .engine or .plan, .pt2.")
 @options(ExportOptions, "how")

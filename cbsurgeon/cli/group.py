@@ -11,21 +11,34 @@ import click
 from cbsurgeon.errors import UsageError, did_you_mean
 from cbsurgeon.version import __version__
 
-VERBS = {
-    "inspect": "Show the MLP blocks of a model, and the rejected candidates.",
-    "insert": "Insert Context Broadcasting into the blocks you choose.",
-    "remove": "Remove inserted operators and restore the original model bit for bit.",
-    "export": "Export to ONNX, a TensorRT engine or a .pt2 program.",
-    "verify": "Check that two models compute the same outputs.",
-    "audit": "Count parameters, FLOPs and bytes, including inserted operators.",
-    "bench": "Measure whether one model is slower than another, with a confidence interval.",
-    "analyze": "Measure attention entropy, distance and gradients on images, for one or two models.",
-    "evaluate": "Measure accuracy on a dataset, for one model or the difference of two.",
-    "sweep": "Insert a grid of operators, positions and layers; compare cost and training.",
-    "report": "Combine JSON results in one HTML file or in tables.",
-    "ship": "Insert, export, verify, audit, bench and report in one step.",
-    "explain": "Explain an error code: what it means, usual causes, what to do.",
+GROUPS = {
+    "The whole job": {
+        "ship": "Insert, export, verify, audit, bench and report in one step.",
+    },
+    "Edit a model": {
+        "inspect": "Show the MLP blocks of a model, and the rejected candidates.",
+        "insert": "Insert Context Broadcasting into the blocks you choose.",
+        "remove": "Remove inserted operators and restore the original model bit for bit.",
+    },
+    "Deploy and check": {
+        "export": "Export to ONNX, a TensorRT engine or a .pt2 program.",
+        "verify": "Check that two models compute the same outputs.",
+        "audit": "Count parameters, FLOPs and bytes, including inserted operators.",
+        "bench": "Measure whether one model is slower than another, with a confidence interval.",
+    },
+    "Study": {
+        "analyze": "Measure attention entropy, distance and gradients on images, for one or two models.",
+        "evaluate": "Measure accuracy on a dataset, for one model or the difference of two.",
+        "sweep": "Insert a grid of operators, positions and layers; compare cost and training.",
+    },
+    "Results and errors": {
+        "report": "Combine JSON results in one HTML file or in tables.",
+        "explain": "Explain an error code: what it means, usual causes, what to do.",
+    },
 }
+"""The verbs with their descriptions, in the groups and the order of the help."""
+
+VERBS = tuple(verb for verbs in GROUPS.values() for verb in verbs)
 
 NO_COMMAND = 2
 
@@ -37,7 +50,7 @@ class LazyGroup(click.Group):
     """A group whose commands are in files of the same name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs, in the order in which they are usually used."""
+        """Return the verbs, in the order of the help."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -66,8 +79,10 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing their files."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+        width = max(map(len, VERBS))
+        for heading, verbs in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(verb.ljust(width), text) for verb, text in verbs.items()])
 
 
 START = """\

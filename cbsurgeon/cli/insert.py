@@ -19,6 +19,7 @@ from cbsurgeon.cli.common.options import (
 )
 from cbsurgeon.cli.common.outputs import OutputPath
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.errors import UsageError
 from cbsurgeon.options import Choice, InsertOptions, Loading
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from cbsurgeon.surgery.recipe import Recipe
 
 
-@click.command("insert")
+@click.command("insert", cls=Verb)
 @reference_argument()
 @options(Choice, "choice")
 @click.option(
@@ -75,10 +76,10 @@ def command(
       cbsurgeon insert model.pt --arch timm:mixer_s16_224 --op cb_s --layers all
       cbsurgeon insert model.safetensors --layers 6-11 --recipe-out recipe.json
     """
-    target = output or _default_output(reference, how.on)
-    _refuse_losing_the_program(how.on, target)
     if recipe is not None:
         _refuse_both(context)
+    target = output or _default_output(reference, how.on)
+    _refuse_losing_the_program(how.on, target)
     from cbsurgeon import verbs
     from cbsurgeon.checks import leaks_of
     from cbsurgeon.operators.registry import operator_class

@@ -12,13 +12,14 @@ import click
 from cbsurgeon.cli.common import cache
 from cbsurgeon.cli.common.options import options, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.options import Loading
 from cbsurgeon.vocabulary import ENGINE_SUFFIXES
 
 NOTHING_MATCHED = 1
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Verb)
 @reference_argument()
 @click.option("--why", is_flag=True, help="Also list rejected candidates with the reason, nearest misses first.")
 @click.option("--no-cache", is_flag=True, help=f"Read the graph again and cache nothing (also {cache.SWITCH}=1).")

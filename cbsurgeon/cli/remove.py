@@ -8,10 +8,11 @@ import click
 
 from cbsurgeon.cli.common.options import force_option, options, output_option, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.options import Loading
 
 
-@click.command("remove")
+@click.command("remove", cls=Verb)
 @reference_argument()
 @output_option(required=True, metavar="OUT", help="The model without the operators, .safetensors or .pt.")
 @force_option

@@ -9,9 +9,10 @@ import click
 
 from cbsurgeon.cli.common.options import force_option, output_option, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 
 
-@click.command("report")
+@click.command("report", cls=Verb)
 @click.argument("files", metavar="FILE.json...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @output_option(
     required=False, metavar="OUT.html", help="Write one self-contained HTML file.  [default: tables on stdout]"

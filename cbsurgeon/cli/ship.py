@@ -15,10 +15,11 @@ from cbsurgeon.cli.common.options import (
     terminal_options,
 )
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.options import Choice, DataOptions, Loading, ShipOptions
 
 
-@click.command("ship")
+@click.command("ship", cls=Verb)
 @reference_argument()
 @options(Choice, "choice")
 @output_option(

@@ -8,10 +8,11 @@ import click
 
 from cbsurgeon.cli.common.options import options, output_option, reference_argument, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.options import Loading, SweepOptions
 
 
-@click.command("sweep")
+@click.command("sweep", cls=Verb)
 @reference_argument()
 @options(SweepOptions, "how")
 @output_option(required=True, metavar="DIR", help="Folder of the sweep; the same command continues it.")

@@ -8,10 +8,11 @@ import click
 
 from cbsurgeon.cli.common.options import options, reference_argument, retyped, terminal_options
 from cbsurgeon.cli.common.terminal import Terminal
+from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.options import Loading, VerifyOptions
 
 
-@click.command("verify")
+@click.command("verify", cls=Verb)
 @reference_argument("a", "A")
 @reference_argument("b", "B")
 @options(VerifyOptions, "how")

@@ -21,7 +21,9 @@ PREPROCESSING = ("size", "crop", "resize", "interpolation", "mean", "std", "chan
 class DataOptions:
     """How a dataset is read (:func:`cbsurgeon.data.open_data`)."""
 
-    batch: int = option(32, "Samples per batch.", "--batch", metavar="N", number=int, least=1, shown="32")
+    batch: int = option(
+        32, "Samples of the dataset per batch.", "--batch", metavar="N", number=int, least=1, shown="32"
+    )
     workers: int | None = option(
         None,
         "Number of processes that decode images; 0 decodes in the main process.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.shell_completion import get_completion_class
 
@@ -162,6 +164,21 @@ def test_ctrl_c_names_the_saved_results(tmp_path: Path) -> None:
     assert process.returncode == 130
     kept = f"finished cells and runs are saved in {tmp_path / 'grid'}; the same command continues"
     assert said.strip() == f"interrupted; {kept}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_lists_every_option_once_and_the_model_s_under_their_heading(verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    listed = run(verb, "--help").out
+    options = [one for one in command.params if isinstance(one, click.Option)]
+    for option in options:
+        found = re.findall(rf"^  (?:-\w, )?{re.escape(max(option.opts, key=len))}(?![\w-])", listed, re.MULTILINE)
+        assert len(found) == 1, option.opts
+    headings = re.findall(r"^(\w.*):$", listed, re.MULTILINE)
+    assert headings[-1] == "What is printed"
+    loading = listed.partition("How the model is loaded:\n")[2].partition("\n\n")[0]
+    assert ("  --arch REF" in loading) is any("--arch" in option.opts for option in options)
 
 
 def test_every_verb_is_in_the_help_of_the_group() -> None:

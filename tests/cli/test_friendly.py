@@ -173,7 +173,7 @@ def test_help_lists_every_option_once_and_the_model_s_under_their_heading(verb: 
     listed = run(verb, "--help").out
     options = [one for one in command.params if isinstance(one, click.Option)]
     for option in options:
-        found = re.findall(rf"^  (?:-\w, )?{re.escape(max(option.opts, key=len))}(?![\w-])", listed, re.MULTILINE)
+        found = re.findall(rf"^  (?:-+\w+, )?{re.escape(max(option.opts, key=len))}(?![\w-])", listed, re.MULTILINE)
         assert len(found) == 1, option.opts
     headings = re.findall(r"^(\w.*):$", listed, re.MULTILINE)
     assert headings[-1] == "What is printed"

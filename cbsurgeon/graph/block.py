@@ -248,6 +248,7 @@ class Inspection:
         unmasked: for each stack with a padding mask that could not be proved, the reason.
         left_out: sub-modules that could not be captured, path → reason.
         operators: name and module path of every inserted operator, in graph order.
+        given: the parameters of the model's ``forward()`` that the example inputs gave; empty for a program.
         seconds: time for ``capture`` and ``read``.
     """
 
@@ -263,6 +264,7 @@ class Inspection:
     unmasked: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     operators: tuple[tuple[str, str], ...] = ()
+    given: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __bool__(self) -> bool:

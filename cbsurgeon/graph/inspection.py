@@ -37,6 +37,7 @@ from cbsurgeon.graph.blocks.reading import Found, Reading
 from cbsurgeon.graph.blocks.taps import tapped
 from cbsurgeon.graph.branches.hosts import Hosts, hosts_of
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.batch.axis import input_names
 from cbsurgeon.graph.capture.copying import without_compiled
 from cbsurgeon.graph.capture.parts import Parts, capture_parts
 from cbsurgeon.graph.occupants import Occupant, occupied, without
@@ -80,10 +81,17 @@ def inspect(model: Model, *, check: bool = True, program: Program | None = None)
     if failure is not None and not any(part.blocks or part.attention for part in found):
         raise failure  # the code that could not be captured may contain blocks
     if len(found) == 1 and not parts.programs[0].prefix:
-        return replace(found[0], seconds={"capture": captured, **found[0].seconds})
-    whole = joined(model, parts, found, captured)
+        return replace(found[0], given=_given(model), seconds={"capture": captured, **found[0].seconds})
+    whole = replace(joined(model, parts, found, captured), given=_given(model))
     meta = any(parameter.is_meta for parameter in model.module.parameters()) if model.module is not None else True
     return whole if meta else add_code_outside_parts(model, whole)
+
+
+def _given(model: Model) -> tuple[str, ...]:
+    """Return the parameters of a model's ``forward()`` that its example inputs give; none for a program."""
+    if model.module is None:
+        return ()
+    return tuple(dict.fromkeys(input_names(model.module, (tuple(model.example_inputs), dict(model.example_kwargs)))))
 
 
 def _inspect_part(program: Program, reference: str, hosts: Hosts) -> Inspection:

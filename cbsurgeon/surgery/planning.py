@@ -91,6 +91,7 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
         sites=tuple(sites),
         excluded=tuple(left_out + [Excluded(block.index, block.path, reason) for block, reason in absent]),
         reference=found.reference,
+        given=found.given if operator.mixes_tokens else (),
         versions={"cbsurgeon": __version__, "torch": torch.__version__.split("+")[0]},
     )
 

@@ -103,6 +103,8 @@ class Recipe:
         sites: the sites of the operator.
         excluded: blocks that were left out, with reasons.
         reference: the model it was made from; for information only.
+        given: the parameters of ``forward()`` that were given when the recipe was made: no other one was tested for
+            hiding tokens. Empty if that is not known.
         versions: versions of cbsurgeon and torch when it was made; for information only.
     """
 
@@ -115,6 +117,7 @@ class Recipe:
     position: str = "end"
     excluded: tuple[Excluded, ...] = ()
     reference: str = "object"
+    given: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -146,6 +149,7 @@ class Recipe:
             "layers": self.layers,
             "position": self.position,
             "reference": self.reference,
+            **({"given": list(self.given)} if self.given else {}),
             "fingerprint": self.fingerprint,
             "sites": [site.to_dict() for site in self.sites],
             "excluded": [{"index": block.index, "path": block.path, "reason": block.reason} for block in self.excluded],
@@ -228,6 +232,7 @@ def _recipe(fields: Fields) -> Recipe:
         sites=tuple(_site(Fields(site, f"site {number}")) for number, site in enumerate(fields.list("sites"))),
         excluded=tuple(_excluded(Fields(block, "an excluded block")) for block in fields.list("excluded", ())),
         reference=fields.text("reference", "object"),
+        given=tuple(str(name) for name in fields.list("given", ())),
         versions={str(key): str(text) for key, text in fields.object("versions", {}).items()},
     )
     fields.finish()

@@ -22,7 +22,7 @@ from cbsurgeon.operators import Operator, build
 from cbsurgeon.operators.common.unfolding import Unfolding
 from cbsurgeon.surgery.agreement import refuse_unlike_blocks
 from cbsurgeon.surgery.masking import Masks, unhook
-from cbsurgeon.surgery.module import carrying, configuration, keeping
+from cbsurgeon.surgery.module import carrying, configuration, keeping, unchecked
 from cbsurgeon.surgery.recipe import Recipe, RecipeSite
 from cbsurgeon.surgery.refusals import already_sharded, occupied, other_structure
 
@@ -58,6 +58,7 @@ def attach(module: nn.Module, recipe: Recipe) -> None:
         carrying.carry(host, name, operator)
     _keep(parts, recipe)
     masks.hook_up()
+    unchecked.watch(module, recipe.given)
     for part, unfolding in shown:
         part.register_forward_hook(unfolding.see)
     configuration.write(module, recipes_of(module))
@@ -192,6 +193,8 @@ def detach_named(module: nn.Module, names: set[str]) -> int:
     keeping.release(module)
     unhook(module, [operator for *_, operator in attached(module)])
     configuration.write(module, recipes_of(module))
+    if not any(True for _ in attached(module)):
+        unchecked.forget(module)
     return len(found)
 
 

@@ -12,7 +12,7 @@ from cbsurgeon.graph.capture.copying import duplicate, named_parts
 from cbsurgeon.graph.occupants import ON_OUTPUT
 from cbsurgeon.operators import Operator
 from cbsurgeon.operators.context import Context
-from cbsurgeon.surgery.module import carrying, keeping
+from cbsurgeon.surgery.module import carrying, keeping, unchecked
 from cbsurgeon.surgery.module.attachment import attached
 
 TOKENS = 3
@@ -78,6 +78,7 @@ def scriptable(module: nn.Module) -> nn.Module:
         else:
             result = wrapped
     keeping.release(result)
+    unchecked.forget(result)
     return result
 
 

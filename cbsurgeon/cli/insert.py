@@ -22,6 +22,7 @@ from cbsurgeon.cli.common.terminal import Terminal
 from cbsurgeon.cli.common.verb import Verb
 from cbsurgeon.errors import UsageError
 from cbsurgeon.options import Choice, InsertOptions, Loading
+from cbsurgeon.vocabulary import OPERATORS
 
 if TYPE_CHECKING:
     from cbsurgeon.graph import Inspection
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 @options(InsertOptions, "how")
 @click.option("--dry-run", is_flag=True, help="Show what would be inserted, but write no model.")
 @output_option(
-    required=False, metavar="OUT", help="Edited model, .safetensors or .pt.  [default: <name>-cb.safetensors]"
+    required=False, metavar="OUT", help="Edited model, .safetensors or .pt.  [default: <name>-<op>.safetensors]"
 )
 @force_option
 @options(Loading, "loading")
@@ -78,7 +79,8 @@ def command(
     """
     if recipe is not None:
         _refuse_both(context)
-    target = output or _default_output(reference, how.on)
+    made = None if recipe is None else _read(recipe, trust=loading.trust)
+    target = output or _default_output(reference, how.on, choice.op if made is None else made.op)
     _refuse_losing_the_program(how.on, target)
     from cbsurgeon import verbs
     from cbsurgeon.checks import leaks_of
@@ -88,7 +90,6 @@ def command(
     operator_class(choice.op)  # an unknown name is reported before the model is loaded
     _check_outputs(recipe_out, None if dry_run else target, force=force)
     with terminal.working() as progress:
-        made = None if recipe is None else _read(recipe, trust=loading.trust)
         progress("loading the model")
         model = verbs.load(reference, replace(loading, mapped=True))
         progress("reading its graph")
@@ -140,14 +141,14 @@ def _fitting(recipe: Recipe, found: Inspection) -> Recipe:
     return recipe
 
 
-def _default_output(reference: str, on: str | None) -> Path:
+def _default_output(reference: str, on: str | None, op: str) -> Path:
     """Return the default output in the current folder: ``timm:deit_small`` → ``deit_small-cb.safetensors``."""
     from cbsurgeon.models.reference import Reference, parse
 
     found = parse(reference)
     name = re.split(r"[/:]", found.name.rstrip("/"))[-1] if isinstance(found, Reference) else found.name.split(".")[0]
     suffix = ".pt2" if on == "program" or reference.endswith(".pt2") else ".safetensors"
-    return Path(f"{name or 'model'}-cb{suffix}")
+    return Path(f"{name or 'model'}-{op if op in OPERATORS else 'edited'}{suffix}")
 
 
 def _refuse_losing_the_program(on: str | None, target: Path) -> None:

@@ -44,8 +44,10 @@ def command(
 ) -> None:
     """Insert, export, verify, audit, run a short bench and write a report in one step, into one folder.
 
-    If no operator, layer or position is given, a checkpoint trained with operators is shipped as it is. Preprocessing
-    given with flags is stored in all files.
+    A model without operators gets cb in the upper half of its blocks, or what --op, --layers and --pos say; this
+    changes what it computes. If none of these is given, a checkpoint trained with operators is shipped as it is. To
+    deploy a model unchanged, or in a 16-bit type, use `cbsurgeon export`. Preprocessing given with flags is stored in
+    all files.
 
     DIR contains model.safetensors, recipe.json, model.onnx, model.engine (if a TensorRT builder is installed),
     report.html and report.json.

@@ -58,7 +58,8 @@ class DataOptions:
     )
     crop: float | None = option(
         None,
-        "Fraction of the scaled image that the centre crop keeps, such as 0.875; or the edge of the crop in pixels.",
+        "Fraction of the scaled image that the centre crop keeps, such as 0.875 (1 keeps all of it); or, above 1, the "
+        "edge of the crop in pixels.",
         "--crop",
         metavar="SHARE|N",
         read=number,

@@ -74,7 +74,8 @@ class Loading:
         "--max-memory",
         metavar="SIZE",
         read=memory,
-        shown="0.8 of the machine's memory; for a file 0.5 GiB plus 8 times its size",
+        shown="0.8 of the machine's memory; for a file at most 0.5 GiB plus 8 times its size, because a small file can "
+        "describe a huge model",
     )
     batch: int = option(2, "Samples in the example inputs.")
     mapped: bool = option(
@@ -127,7 +128,7 @@ class Choice:
     )
     at: str = option(
         "mlp",
-        "Branches: the MLPs (as in the paper), the attention, or both.",
+        "Branches: the MLPs (as in the paper), the multi-head self-attention (msa), or both.",
         "--at",
         choices=BRANCHES,
         shown="mlp",

@@ -170,7 +170,8 @@ def test_ctrl_c_names_the_saved_results(tmp_path: Path) -> None:
 def test_help_lists_every_option_once_and_the_model_s_under_their_heading(verb: str) -> None:
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None
-    listed = run(verb, "--help").out
+    text = run(verb, "--help").out
+    listed = text[re.search(r"^\w.*:\n  -", text, re.MULTILINE).start() :]  # type: ignore[union-attr]
     options = [one for one in command.params if isinstance(one, click.Option)]
     for option in options:
         found = re.findall(rf"^  (?:-+\w+, )?{re.escape(max(option.opts, key=len))}(?![\w-])", listed, re.MULTILINE)

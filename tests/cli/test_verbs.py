@@ -101,6 +101,17 @@ def test_a_dry_run_writes_only_the_recipe_and_the_recipe_replays(
     assert torch.equal(replayed(x), cbs.load(str(edited)).module(x))
 
 
+def test_the_default_name_of_the_output_names_the_operator(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("insert", plain, "--op", "cb_s", "--recipe-out", "recipe.json").code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.json", "plain-cb_s.safetensors"}
+    assert "plain-cb_s.safetensors" in run("insert", plain, "--recipe", "recipe.json").err, (
+        "the same name, which exists"
+    )
+
+
 @pytest.fixture(scope="module")
 def exported(edited: Path) -> Path:
     path = edited.with_name("edited.onnx")

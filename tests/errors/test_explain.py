@@ -107,3 +107,11 @@ def test_nothing_alike_suggests_nothing() -> None:
 
 def test_at_most_as_many_as_asked() -> None:
     assert len(nearest("block", [f"block{number}" for number in range(9)], 2)) == 2
+
+
+def test_an_area_lists_its_codes_and_no_other() -> None:
+    lines = run("explain", "leak").out.splitlines()
+    assert lines[0] == "causal models and padding"
+    assert [line.split()[0] for line in lines[1:]] == [code for code in explanations() if code.startswith("CB-LEAK-")]
+    listed = run("explain", "LEAK", "--json").document["codes"]
+    assert {row["code"] for row in listed} == {line.split()[0] for line in lines[1:]}

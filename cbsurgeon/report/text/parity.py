@@ -36,6 +36,7 @@ def verified(document: Document, documents: Sequence[Document]) -> Rows:
             )
         )
     yield table
+    yield fact("columns", "top-1: samples with the same top class in both; allowed: the largest |Δ| that passes")
     yield fact("tolerance", figures.tolerance(document))
     if kinds := figures.kinds_of_inputs(document["rows"]):
         yield fact("inputs", kinds)

@@ -110,6 +110,55 @@ def test_nothing_and_false_are_no_inputs(edited: nn.Module) -> None:
     quietly(lambda: edited(X, None, False, more={}))
 
 
+class Labelled(Network):
+    """Labels give a loss; a switch gives hidden states; statistics and dropout belong to training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.batch_norm, self.dropout = nn.Linear(WIDTH, 3), nn.BatchNorm1d(WIDTH), nn.Dropout(0.5)
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, mask: Tensor | None = None, labels: Tensor | None = None, states: bool = False
+    ) -> Any:
+        x = super().forward(self.dropout(x), mask)
+        scores = self.head(self.batch_norm(x.mean(1)))
+        loss = nn.functional.cross_entropy(scores, labels) if labels is not None else None
+        return scores, loss, [x] if states else []
+
+
+def test_labels_and_switches_that_no_operator_depends_on_are_no_news() -> None:
+    net = cbs.insert_(Labelled().eval(), op="cb", layers="all", inputs=X).train()
+    twin = copy.deepcopy(net)
+    twin._forward_pre_hooks.clear()
+    torch.manual_seed(2)
+    expected = twin(X, labels=torch.tensor([0, 2]), states=True)
+    torch.manual_seed(2)
+    found = quietly(lambda: net(X, labels=torch.tensor([0, 2]), states=True))
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]), "the same random numbers"
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), twin.buffers(), strict=True)), "the same statistics"
+    assert net.training and net.batch_norm.training  # type: ignore[union-attr]
+    with pytest.warns(UserWarning, match=f"mask, {SAYS}"):
+        net(X, MASK, torch.tensor([0, 2]))
+
+
+def test_a_mask_that_hides_nothing_at_first_is_news(edited: nn.Module) -> None:
+    """The next batch may have padding."""
+    with pytest.warns(UserWarning, match=f"mask, {SAYS}"):
+        edited(X, torch.ones(2, TOKENS, dtype=torch.bool))
+
+
+def test_what_cannot_be_found_out_is_news() -> None:
+    class Demanding(Network):
+        def forward(self, x: Tensor, mask: Tensor | None = None, scale: Tensor | None = None) -> Tensor:  # type: ignore[override]
+            if scale is not None and float(scale.sum()) != 3.0:
+                raise ValueError("no other scale")
+            return super().forward(x, mask)
+
+    net = cbs.insert_(Demanding().eval(), op="cb", layers="all", inputs=X)
+    with pytest.warns(UserWarning, match=f"scale, {SAYS}"):
+        net(X, scale=torch.tensor([1.0, 2.0]))
+
+
 def test_a_model_that_takes_nothing_else_has_no_hook() -> None:
     net = cbs.insert_(TokensAlone().eval(), op="cb", layers="all", inputs=X)
     assert not net._forward_pre_hooks

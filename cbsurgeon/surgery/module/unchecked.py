@@ -11,11 +11,14 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from cbsurgeon.surgery.module.reaching import reaches
 
 
 class Unchecked:
-    """Warns once about each input of ``forward()`` that the insertion did not see.
+    """Warns once about each input of ``forward()`` that the insertion did not see and that the operators depend on.
 
     Args:
         names: parameters of ``forward()`` that the inputs of the insertion gave.
@@ -26,12 +29,18 @@ class Unchecked:
         self.names, self.positions = frozenset(names), tuple(positions)
 
     def look(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Pre-hook: warn about inputs that are new. ``None`` and ``False`` are no inputs."""
+        """Pre-hook: warn about new inputs that change what the operators see. ``None`` and ``False`` are no inputs."""
         given = {**dict(zip(self.positions, args, strict=False)), **kwargs}
         new = [name for name, value in given.items() if name not in self.names and _says_something(value)]
         if not new:
             return
         self.names |= frozenset(new)
+        if not torch.compiler.is_compiling():
+            places = [name if name in kwargs else self.positions.index(name) for name in new]
+            found = [reaches(module, args, kwargs, place) for place in places]
+            new = [name for name, reached in zip(new, found, strict=True) if reached is not False]
+        if not new:
+            return
         what = ", ".join(new)
         warnings.warn(
             f"forward() is given {what}, which the inputs of the insertion did not contain: whether this hides tokens "

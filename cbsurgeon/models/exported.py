@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,11 +57,43 @@ def read(path: Path, *, trust: bool) -> Model:
             why=f"{type(error).__name__}: {lines[0][:160]}",
             do="export it again with this version of torch",
         ) from error
+    if exported.example_inputs is None:
+        raise InputFileError(
+            "the exported program has no example inputs",
+            code="CB-LOAD-14",
+            where=str(path),
+            why="the program is run on them to find its batch and to check it; torch.export.save usually stores them",
+            do="export it again, and save it with the example inputs of the capture",
+        )
+    if empty := _empty_payload(exported, path):
+        raise InputFileError(
+            "the exported program has lost weights",
+            code="CB-LOAD-14",
+            where=f"{path}: {empty}",
+            why="the file has no bytes for it, and torch would use whatever is in memory",
+            do="copy the file again, or export it again",
+        )
     _require_true(exported, path)
     own = metadata.read(notes[metadata.KEY], str(path)) if notes[metadata.KEY] else metadata.Metadata()
     positional, keywords = exported.example_inputs or ((), {})
     origin = Provenance(str(path), own.architecture, own.architecture_options, files.digest(path), source="file")
     return Model(None, tuple(positional), origin, dict(keywords), exported, own.recipes, own.preprocessing)
+
+
+def _empty_payload(exported: ExportedProgram, path: Path) -> str:
+    """Return the name of a tensor that has values, but no bytes in the file; empty if there is none."""
+    tensors = {**exported.constants, **exported.state_dict}
+    with zipfile.ZipFile(path) as opened:
+        members = {name.partition("/")[2]: opened.getinfo(name) for name in opened.namelist()}
+        for kind in ("weights", "constants"):
+            config = members.get(f"data/{kind}/model_{kind}_config.json")
+            if config is None:  # another version of the format
+                continue
+            for name, entry in json.loads(opened.read(config))["config"].items():
+                payload, tensor = members.get(f"data/{kind}/{entry['path_name']}"), tensors.get(name)
+                if payload is not None and not payload.file_size and isinstance(tensor, Tensor) and tensor.numel():
+                    return str(name)
+    return ""
 
 
 def _require_true(exported: ExportedProgram, path: Path) -> None:
@@ -70,8 +104,6 @@ def _require_true(exported: ExportedProgram, path: Path) -> None:
     Raises:
         InputFileError: a value differs, or the program does not run (``CB-LOAD-14``).
     """
-    if exported.example_inputs is None:
-        return
     run = _Recorded(exported.graph_module)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -107,3 +107,32 @@ def test_reading_does_not_run_up_the_state_of_a_program(tmp_path: Path) -> None:
     program = load(written(tmp_path / "m.pt2", Counting()), trust=True).program
     assert program is not None
     assert torch.equal(program.state_dict["runs"], torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("emptied", "said"),
+    [("data/weights/weight_0", "lost weights"), ("data/sample_inputs/model.pt", "no example inputs")],
+)
+def test_a_member_that_lost_its_bytes_is_named(tmp_path: Path, emptied: str, said: str) -> None:
+    """torch reads both without a word: such a weight is whatever is in memory."""
+    source, path = written(tmp_path / "good.pt2", Block()), tmp_path / "bad.pt2"
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        assert any(name.endswith(emptied) for name in old.namelist())
+        for name in old.namelist():
+            new.writestr(name, b"" if name.endswith(emptied) else old.read(name))
+    torch.export.load(path)
+    with pytest.raises(InputFileError, match=said) as error:
+        load(str(path), trust=True)
+    assert error.value.code == "CB-LOAD-14"
+
+
+def test_a_weight_without_elements_needs_no_bytes(tmp_path: Path) -> None:
+    class Empty(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.none = nn.Parameter(torch.zeros(0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.none.sum()
+
+    assert load(str(written(tmp_path / "good.pt2", Empty())), trust=True).program is not None

@@ -40,7 +40,10 @@ def refuse_mixed_samples(model: Model, programs: Sequence[Program], *, run: bool
     Raises:
         CaptureError: another axis is, or may be, the batch (CB-CAPTURE-08).
     """
-    if model.program is not None or not any(program.batch_axes for program in programs):
+    if model.program is not None:
+        _refuse_mixed_program(model, programs[0], run=run)
+        return
+    if not any(program.batch_axes for program in programs):
         return
     attention = _first(programs, _attention_along_batch)
     in_parts = bool(programs[0].prefix)
@@ -57,6 +60,48 @@ def refuse_mixed_samples(model: Model, programs: Sequence[Program], *, run: bool
         raise _no_batch(model, what, f"{why}; along another axis, samples are independent", f"--batch-axis {better}")
     either = "--batch-axis N if another axis is the batch; --batch-axis 0 if samples may influence each other"
     raise _no_batch(model, what, why, either)
+
+
+def _refuse_mixed_program(model: Model, program: Program, *, run: bool) -> None:
+    """Refuse a program whose dynamic axis, or whose axis 0 if it has none, holds tokens."""
+    assumed = dict(program.batch_axes) or {name: 0 for name, tensor in program.example.items() if tensor.dim()}
+    if not assumed:
+        return
+    attention = _attention_along_batch(program) if program.batch_axes else ""
+    why = attention or (samples.influence(program, None if program.batch_axes else assumed) if run else "")
+    lead, taken = next(iter(assumed.items()))
+    others = (axis for axis in range(min(program.example[lead].dim(), MOST_AXES)) if axis != taken)
+    if not why or not (attention or any(_apart_along(program, lead, axis) for axis in others)):
+        return
+    dynamic = [
+        f"axis {axis} of {node.name}"
+        for node in program.exported.graph.nodes
+        if node.name in program.input_names
+        for axis, size in enumerate(node.meta["val"].shape)
+        if isinstance(size, torch.SymInt)
+    ]
+    shown = ", ".join(f"axis {axis} of {name}" for name, axis in assumed.items())
+    what = f"{shown} is assumed to be the batch, but samples influence each other along it"
+    why = f"{why}; the batch of a program is its dynamic axis, or axis 0 if it has none"
+    if len(dynamic) > len(program.batch_axes):
+        what = "the program has dynamic axes other than the batch"
+        why = f"{', '.join(dynamic)} are dynamic, and tokens are told from samples by the one dynamic axis"
+    raise _no_batch(
+        model,
+        what,
+        why,
+        "export the model again with the batch as the only dynamic axis: "
+        "torch.export.export(module, inputs, dynamic_shapes=...); or give the module instead of the program",
+    )
+
+
+def _apart_along(program: Program, lead: str, axis: int) -> bool:
+    """Return whether samples along another axis of the inputs, where there are several, do not influence each other."""
+    size = program.example[lead].shape[axis]
+    axes = {
+        name: axis for name, tensor in program.example.items() if tensor.dim() > axis and tensor.shape[axis] == size
+    }
+    return size > 1 and samples.apart(program, {lead: axis, **axes})
 
 
 def _influence(model: Model, programs: Sequence[Program], *, in_parts: bool) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import TensorArgument
@@ -46,20 +48,42 @@ def _keys(flow: Flow, node: fx.Node) -> tuple[fx.Node, int] | None:
     return (source, axis) if source in flow.table.dims and flow.is_activation(node) else None
 
 
-def influence(program: Program) -> str:
+def influence(program: Program, axes: Mapping[str, int] | None = None) -> str:
     """Return a clause that names an output of which one sample changes although only another sample of the inputs was
     changed; empty if there is none.
 
-    The first and the last sample are changed in turn, and all others are compared: along an axis of tokens, a causal
-    model passes values on in one direction, and a convolution passes them to neighbours.
+    Args:
+        program: the captured program.
+        axes: the axis of each input to try instead of the batch axis; the axis of the outputs has the same number and
+            size.
 
     Raises:
         CaptureError: the program cannot be run on the example inputs (CB-CAPTURE-09).
     """
-    sizes = [program.example[name].shape[axis] for name, axis in program.batch_axes.items()]
-    outputs = _outputs(program)
+    for name, others, _ in _changes(program, axes):
+        if others:
+            return f"{name if name == 'output' else f'output {name}'} of one sample changes with the values of another"
+    return ""
+
+
+def apart(program: Program, axes: Mapping[str, int]) -> bool:
+    """Return whether the values along some axes of the inputs change the outputs at the same place, and at no other."""
+    found = list(_changes(program, axes))
+    return any(own for _, _, own in found) and not any(others for _, others, _ in found)
+
+
+def _changes(program: Program, axes: Mapping[str, int] | None) -> Iterator[tuple[str, bool, bool]]:
+    """Yield, for each output and each of two changes, its name, whether other samples change, and whether the sample
+    itself changes.
+
+    The first and the last sample are changed in turn, and all others are compared: along an axis of tokens, a causal
+    model passes values on in one direction, and a convolution passes them to neighbours.
+    """
+    own_axes = program.batch_axes if axes is None else axes
+    sizes = [program.example[name].shape[axis] for name, axis in own_axes.items()]
+    outputs = _outputs(program) if axes is None else _outputs_along(program, axes)
     if not sizes or not outputs:
-        return ""
+        return
     parameters = replaced_small_parameters(program)
     try:
         execution = Execution(program)
@@ -76,18 +100,16 @@ def influence(program: Program) -> str:
         ) from error
     for place in (sizes[0] - 1, 0):
         changed = {
-            name: one_changed(tensor, program.batch_axes[name], place) if name in program.batch_axes else tensor
+            name: one_changed(tensor, own_axes[name], place) if name in own_axes else tensor
             for name, tensor in program.example.items()
         }
         try:
             after = execution.values(changed, outputs, parameters)
         except (IndexError, RuntimeError, ValueError):
             continue  # the model does not accept the changed values, so they show nothing
-        for node, (name, axes) in outputs.items():
-            if others_change(before[node], after[node], axes, sizes[0], place):
-                shown = name if name == "output" else f"output {name}"
-                return f"{shown} of one sample changes with the values of another"
-    return ""
+        for node, (name, where) in outputs.items():
+            others = others_change(before[node], after[node], where, sizes[0], place)
+            yield name, others, not torch.equal(before[node], after[node])
 
 
 def others_change(before: Tensor, after: Tensor, axes: tuple[int, ...], samples: int, place: int) -> bool:
@@ -114,18 +136,40 @@ def _of_one_sample(gap: Tensor, axes: tuple[int, ...], samples: int, place: int)
 def _outputs(program: Program) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return the name and the batch axes of each output that has one, by the name of its node."""
     nodes = {node.name: node.meta.get("val") for node in program.exported.graph.nodes}
-    specs = [
-        spec.arg.name
-        for spec in program.exported.graph_signature.output_specs
-        if spec.kind.name == "USER_OUTPUT" and isinstance(spec.arg, TensorArgument)
-    ]
     found = {}
-    for node, name in zip(specs, program.output_names, strict=False):
+    for node, name in zip(_user_outputs(program), program.output_names, strict=False):
         value = nodes.get(node)
         axes = tuple(axis for axis, size in enumerate(getattr(value, "shape", ())) if isinstance(size, torch.SymInt))
         if axes and isinstance(value, Tensor) and value.numel():
             found[node] = (name, axes)
     return found
+
+
+def _outputs_along(program: Program, axes: Mapping[str, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the name and one axis of each output whose axis has the number and the size of an input's axis."""
+    (name, axis), *_ = axes.items()
+    size = program.example[name].shape[axis]
+    known = zip(_user_outputs(program), program.output_names, strict=False)
+    values = {node.name: node.meta.get("val") for node in program.exported.graph.nodes}
+    return {
+        node: (name, (axis,))
+        for node, name in known
+        if isinstance(value := values.get(node), Tensor) and value.dim() > axis and _is(value.shape[axis], size)
+    }
+
+
+def _is(size: int | torch.SymInt, number: int) -> bool:
+    """Whether a size is a number, or had this value when the program was captured."""
+    return bool((size if isinstance(size, int) else size.node.hint) == number)
+
+
+def _user_outputs(program: Program) -> list[str]:
+    """Return the names of the nodes that are tensor outputs, in order."""
+    return [
+        spec.arg.name
+        for spec in program.exported.graph_signature.output_specs
+        if spec.kind.name == "USER_OUTPUT" and isinstance(spec.arg, TensorArgument)
+    ]
 
 
 def _rolled(sample: Tensor) -> Tensor:

@@ -132,7 +132,13 @@ def check(path: str | Path, *, force: bool = False, inputs: Iterable[str | Path]
     """
     final = Path(path)
     if "\0" in str(final) or final.name in ("", ".", ".."):
-        raise _refusal("the output has no file name", "CB-OUT-04", final, do="name a file")
+        raise _refusal(
+            "the output has no file name",
+            "CB-OUT-04",
+            final,
+            why="the path is empty, a folder or contains a null character",
+            do="name a file",
+        )
     found = _lstat(final)
     if found is not None:
         _check_existing(final, found, force, inputs)
@@ -160,9 +166,17 @@ def _check_existing(final: Path, found: os.stat_result, force: bool, inputs: Ite
             do="name the file it points to, or remove the link",
         )
     if stat.S_ISDIR(found.st_mode):
-        raise _refusal("the output is a folder", "CB-OUT-04", final, do="name a file inside it")
+        raise _refusal(
+            "the output is a folder", "CB-OUT-04", final, why="a file cannot replace it", do="name a file inside it"
+        )
     if not stat.S_ISREG(found.st_mode):
-        raise _refusal("the output is not a regular file", "CB-OUT-04", final, do="name a regular file")
+        raise _refusal(
+            "the output is not a regular file",
+            "CB-OUT-04",
+            final,
+            why="it is a pipe, a socket or a device",
+            do="name a regular file",
+        )
     for source in inputs:
         with suppress(OSError):
             known = Path(source).stat()
@@ -293,7 +307,13 @@ def _lstat(path: Path) -> os.stat_result | None:
 
 
 def _exists(final: Path) -> OutputFileError:
-    return _refusal("the output exists", "CB-OUT-01", final, do="name another file, or pass --force to replace it")
+    return _refusal(
+        "the output exists",
+        "CB-OUT-01",
+        final,
+        why="an existing file is not replaced unless you say so",
+        do="name another file, or pass --force to replace it",
+    )
 
 
 def _unwritable(final: Path, why: str) -> OutputFileError:
@@ -306,5 +326,5 @@ def _unwritable(final: Path, why: str) -> OutputFileError:
     )
 
 
-def _refusal(what: str, code: str, final: Path, why: str = "", do: str = "") -> OutputFileError:
+def _refusal(what: str, code: str, final: Path, *, why: str, do: str) -> OutputFileError:
     return OutputFileError(what, code=code, where=str(final), why=why, do=do)

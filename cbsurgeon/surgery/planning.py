@@ -51,7 +51,7 @@ def plan(found: Inspection, choice: Choice | None = None, /, **keywords: Any) ->
     masked = bool(options.get("masked"))
     chosen: list[Block] = []
     if choice.at in ("mlp", "both"):
-        chosen += select(found.blocks, layers, choice.kinds)
+        chosen += select(found.blocks, layers, choice.kinds, found.rejected)
     if choice.at in ("msa", "both"):
         chosen += select(found.attention, layers, ["attention"])
     exclusion = Exclusion.read(choice.exclude, [*found.blocks, *found.attention])

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cbsurgeon.errors import NothingMatched, UsageError, did_you_mean
-from cbsurgeon.graph.block import Block
+from cbsurgeon.graph.block import Block, Rejected
+from cbsurgeon.graph.blocks.assembly import ADAPTER, EXPERT
 
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
 _COUNT = re.compile(r"^(first|last):(\d+)$")
@@ -17,7 +18,12 @@ TAPS = "taps"
 FORMS = "all, upper, lower, first:N, last:N, 6-11, 0,2,4, a stack name, or stack:upper"
 
 
-def select(blocks: Sequence[Block], layers: str = "upper", kinds: Iterable[str] | None = None) -> list[Block]:
+def select(
+    blocks: Sequence[Block],
+    layers: str = "upper",
+    kinds: Iterable[str] | None = None,
+    rejected: Sequence[Rejected] = (),
+) -> list[Block]:
     """Return the blocks that a selector names, in graph order.
 
     Args:
@@ -26,6 +32,7 @@ def select(blocks: Sequence[Block], layers: str = "upper", kinds: Iterable[str] 
             ``lower``; ``first:N``; ``last:N``; ``6-11`` or ``0,2,4`` (block indices as printed by ``inspect``); a stack
             name; or ``stack:selector``, where numbers count inside the stack. Commas join several.
         kinds: block kinds to choose from instead of the default ones. A block named by its own index is always taken.
+        rejected: candidates that are no blocks, nearest first; the error names the first one if there is no block.
 
     Raises:
         NothingMatched: there are no such blocks, or not all of them exist.
@@ -38,8 +45,8 @@ def select(blocks: Sequence[Block], layers: str = "upper", kinds: Iterable[str] 
             f"no {'attention' if wanted == {'attention'} else 'MLP'} block to choose from",
             code="CB-LOCATE-01",
             where=f"--layers {layers}" + (f" --kinds {','.join(sorted(wanted))}" if wanted else ""),
-            why=_nothing(blocks, wanted),
-            do="see `cbsurgeon inspect REF --why` for what was rejected and the reason",
+            why=_nothing(blocks, wanted, rejected),
+            do=_instead(blocks, wanted),
         )
     chosen: dict[int, Block] = {}
     for part in _parts(layers):
@@ -106,12 +113,29 @@ def _refuse_unseen(blocks: Sequence[Block]) -> None:
         )
 
 
-def _nothing(blocks: Sequence[Block], wanted: set[str] | None) -> str:
+def _nothing(blocks: Sequence[Block], wanted: set[str] | None, rejected: Sequence[Rejected]) -> str:
+    """Why there is no block to choose from."""
     if not blocks:
-        what = "attention" if wanted == {"attention"} else "an MLP"
-        return f"no residual branch of the model is {what}"
+        if wanted == {"attention"}:
+            return "no residual branch of the model is attention"
+        near = rejected[0] if rejected else None
+        where = f" at {near.path}" if near is not None and near.path else ""
+        cause = f"; the nearest candidate{where} is {near.reason} ({near.detail})" if near is not None else ""
+        return f"no residual branch of the model is an MLP{cause}"
     kinds = ", ".join(sorted({block.kind for block in blocks}))
-    return f"the model has blocks of kind {kinds}" + (f", none of {', '.join(sorted(wanted))}" if wanted else " only")
+    if wanted:
+        return f"the model has blocks of kind {kinds}, none of {', '.join(sorted(wanted))}"
+    causes = dict.fromkeys(note for block in blocks for note in block.notes if note in (EXPERT, ADAPTER))
+    return f"the model has blocks of kind {kinds} only, which are not chosen by default" + (
+        f" ({'; '.join(causes)})" if causes else ""
+    )
+
+
+def _instead(blocks: Sequence[Block], wanted: set[str] | None) -> str:
+    """What to do if there is no block to choose from."""
+    if blocks and not wanted:
+        return f"--kinds {','.join(sorted({block.kind for block in blocks}))} chooses them; or name them by index"
+    return "see `cbsurgeon inspect REF --why` for what was rejected and the reason"
 
 
 def _parts(text: str, option: str = "--layers") -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from cbsurgeon import graph, models, surgery
 from cbsurgeon.errors import InputFileError, UsageError
 from cbsurgeon.graph import Inspection
 from cbsurgeon.graph.capture.copying import duplicate
-from cbsurgeon.models import Model, save
+from cbsurgeon.graph.capture.refusals import refuse_lost_operators
+from cbsurgeon.models import Model
 from cbsurgeon.models.files import strict_json
 from cbsurgeon.operators.registry import needs_import
 from cbsurgeon.options import Choice, InsertOptions, Loading, documented, fields_of, resolve
@@ -35,6 +36,29 @@ __all__ = [
 ]
 
 notebook.install(Inspection, Model, Recipe)
+
+
+def save(model: Model, path: str | Path, *, force: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
+    """Write a model's weights and what is needed to build it again; see :func:`cbsurgeon.models.save`.
+
+    Args:
+        model: the model.
+        path: the destination; its suffix decides the format (``.safetensors``, ``.pt``, ``.pth``, ``.pt2``).
+        force: replace an existing file.
+        inputs: files the result was made from, besides the one the model was loaded from; none may be the destination.
+
+    Returns:
+        The path written.
+
+    Raises:
+        SurgeryError: a layer was replaced after an insertion, and its operator is gone (CB-SURGERY-11): the file's
+            recipe would insert it again.
+        UsageError: unknown suffix, or ``.pt2`` without a program (CB-SAVE-01).
+        OutputFileError: the destination is refused, or the file read back differs.
+    """
+    if model.module is not None:
+        refuse_lost_operators(model.module, model.recipes, model.provenance.reference)
+    return models.save(model, path, force=force, inputs=inputs)
 
 
 @documented(Loading)

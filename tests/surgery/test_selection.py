@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cbsurgeon.errors import NothingMatched, UsageError
-from cbsurgeon.graph.block import Block
+from cbsurgeon.graph.block import Block, Rejected
+from cbsurgeon.graph.blocks.assembly import EXPERT
+from cbsurgeon.graph.reasons import Reason
 from cbsurgeon.surgery import select, spans
 from cbsurgeon.surgery.planning import _absent
 
@@ -94,6 +98,26 @@ def test_a_range_backwards_names_nothing() -> None:
 def test_nothing_to_choose_from(blocks: list[Block], kinds: list[str] | None) -> None:
     with pytest.raises(NothingMatched, match="CB-LOCATE-01"):
         select(blocks, "all", kinds)
+
+
+def test_the_nearest_candidate_is_named() -> None:
+    near = Rejected(Reason.ONE_TOKEN, "add has shape [b, 1, 16]", ("add",), "blocks.0.mlp")
+    far = Rejected(Reason.NO_RESIDUAL, "its result is not added", ("linear",), "head")
+    with pytest.raises(NothingMatched) as raised:
+        select([], "all", None, [near, far])
+    why = "the nearest candidate at blocks.0.mlp is one-token (add has shape [b, 1, 16])"
+    assert why in raised.value.why and "head" not in raised.value.why
+    assert "inspect REF --why" in raised.value.do
+
+
+def test_blocks_that_are_chosen_on_request_only_are_offered() -> None:
+    """Experts that are added one by one: the model has MLPs, and none of them is chosen by default."""
+    experts = [replace(block(index, "b", "mlp"), default=False, notes=(EXPERT,)) for index in range(2)]
+    with pytest.raises(NothingMatched) as raised:
+        select(experts, "all")
+    assert raised.value.why == f"the model has blocks of kind mlp only, which are not chosen by default ({EXPERT})"
+    assert "--kinds mlp" in raised.value.do
+    assert select(experts, "all", ["mlp"]) == experts
 
 
 @pytest.mark.parametrize(

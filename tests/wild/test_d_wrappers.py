@@ -10,6 +10,7 @@ import copy
 import io
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,6 +186,23 @@ def test_every_mlp_was_replaced_by_one_of_another_form(pos: str) -> None:
                 del layer._modules[name]
         with pytest.raises(cbs.CBSurgeonError, match="CB-SURGERY-11"):
             cbs.inspect(model)
+
+
+@pytest.mark.parametrize("pos", ["front", "mid", "end"])
+def test_a_model_without_one_of_its_operators_is_not_saved(pos: str, tmp_path: Path) -> None:
+    """The recipe in the file would insert an operator that the weights were not trained with."""
+    model = cbs.insert(cbs.Model(build("vit").eval(), (images(),)), recipe(pos))
+    assert model.module is not None
+    cbs.save(model, tmp_path / "whole.safetensors")
+    whole = model.module.blocks[0].mlp
+    model.module.blocks[0].mlp = nn.Sequential(nn.Linear(whole.fc1.in_features, 8), nn.GELU(), nn.Linear(8, 32)).eval()
+    with pytest.raises(cbs.CBSurgeonError, match="CB-SURGERY-11"):
+        cbs.save(model, tmp_path / "lost.safetensors")
+    assert not (tmp_path / "lost.safetensors").exists()
+    # A state dict has a note for each operator that is there, so that a file of it is refused when it is loaded.
+    torch.save(model.module.state_dict(), tmp_path / "lost.pt")
+    with pytest.raises(cbs.CBSurgeonError, match="CB-META-03"):
+        cbs.load(tmp_path / "lost.pt", arch="timm:vit_tiny_patch16_224")
 
 
 def test_a_part_of_an_edited_model_and_a_shortened_one_are_complete() -> None:

@@ -14,7 +14,7 @@ Recipes = tuple[Mapping[str, Any], ...]
 CHILDREN = {"output": "context_broadcast", "input": "context_broadcast_input"}
 """Name of the child module that is an operator, by whether it runs on the layer's output or input."""
 
-_FOR_PEOPLE = ("layers", "reference", "versions", "excluded")
+_FOR_PEOPLE = ("layers", "reference", "versions", "excluded", "given")
 _MOST = 64
 """Largest number of recipes in a file."""
 

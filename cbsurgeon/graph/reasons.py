@@ -18,6 +18,15 @@ class Reason(StrEnum):
         return member
 
     NO_RESIDUAL = "no-residual", "its result is never added to the tensor it was computed from"
+    FUSED_ADD = (
+        "fused-add",
+        "its down projection and its residual add are one operator (addmm, baddbmm), with no tensor in between; "
+        "write them as two steps",
+    )
+    NOT_FOLLOWED = (
+        "not-followed",
+        "it is added to a tensor that it was computed from, but a step in between may mix tokens with other axes",
+    )
     NO_ACTIVATION = "no-activation", "there is no non-linearity between its up projection and its down projection"
     SINGLE_PROJECTION = "single-projection", "there is only one projection between the residual stream and the add"
     SPATIAL_CONVOLUTION = "spatial-convolution", "a projection is a convolution that also mixes neighbouring positions"
@@ -42,6 +51,11 @@ class Reason(StrEnum):
     ROUTED = (
         "routed",
         "a router decides which expert gets which tokens (a mixture of experts): no expert has all tokens of a sample",
+    )
+    SEVERAL_WEIGHTS = (
+        "several-weights",
+        "a product has one weight matrix for each expert, head or group, and the graph does not prove that each of "
+        "them gets all tokens and all channels",
     )
     RUN_TIME_BRANCH = (
         "run-time-branch",

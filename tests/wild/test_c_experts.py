@@ -61,7 +61,7 @@ def test_experts_added_up_one_by_one_are_chosen_on_request_alone() -> None:
     ("make", "reason", "step"),
     [
         (experts.Stacked, "not-elementwise", "sum"),
-        (experts.Dispatched, "routed", "einsum"),
+        (experts.Dispatched, "several-weights", "einsum"),
         (experts.Gathered, "routed", "einsum"),
         (experts.Sorted, "routed", "index_copy"),
         (experts.Fetched, "routed", "index_add"),

@@ -38,7 +38,7 @@ def tokenless(flow: Flow, stream: fx.Node, folded: bool) -> tuple[Reason, str, i
     return Reason.NO_TOKEN_AXIS, f"{shape}: a batch axis and a channel axis only", 4
 
 
-def shape_problem(branch: Branch) -> tuple[Reason, str, int] | None:
+def shape_problem(flow: Flow, branch: Branch) -> tuple[Reason, str, int] | None:
     """Return why a branch is not up projection, non-linearity, down projection: reason, detail, nearness; or
     ``None``."""
     between, last = branch.between, branch.last
@@ -48,7 +48,7 @@ def shape_problem(branch: Branch) -> tuple[Reason, str, int] | None:
     if not between.firsts:
         return Reason.SINGLE_PROJECTION, f"{last.core.name} is the only projection of the branch", 1
     if branch.stream is None:
-        return Reason.NO_RESIDUAL, f"{branch.total.name} adds it to a tensor it was not computed from", 2
+        return _no_stream(flow, branch)
     if not (between.activation or between.gate):
         return (
             Reason.NO_ACTIVATION,
@@ -56,6 +56,39 @@ def shape_problem(branch: Branch) -> tuple[Reason, str, int] | None:
             3,
         )
     return None
+
+
+def _no_stream(flow: Flow, branch: Branch) -> tuple[Reason, str, int]:
+    """Return why a branch has no residual stream: reason, detail, nearness."""
+    if _adds_itself(flow, branch.last.core):
+        return Reason.FUSED_ADD, _fused(branch.last.core), 2
+    first, added = branch.between.firsts[0], set(branch.others)
+    last = chain(flow, first.source)[-1]
+    queue, seen = [last], set[fx.Node]()
+    while queue:
+        node = queue.pop()
+        if node in added:
+            detail = f"{branch.total.name} adds it to {node.name}, but {last.name} ({aten.name(last)}) is between "
+            return Reason.NOT_FOLLOWED, f"{detail}{node.name} and {first.core.name}", 2
+        if node not in seen:
+            seen.add(node)
+            queue += node.all_input_nodes
+    return Reason.NO_RESIDUAL, f"{branch.total.name} adds it to a tensor it was not computed from", 2
+
+
+def _adds_itself(flow: Flow, core: fx.Node) -> bool:
+    """Whether a projection adds a tensor of the size of its result, which is then no bias."""
+    added = core.args[0] if aten.name(core) in ("addmm", "baddbmm", "addbmm") else None
+    return (
+        isinstance(added, fx.Node)
+        and flow.is_activation(added)
+        and added in flow.table.dims
+        and flow.table.sizes(added) == flow.table.sizes(core)
+    )
+
+
+def _fused(core: fx.Node) -> str:
+    return f"{core.name} ({aten.name(core)}) multiplies and adds {aten.tensors(core)[0].name}"
 
 
 def touches(branch: Branch) -> bool:
@@ -95,6 +128,8 @@ def _why_no_branch(flow: Flow, last: Projection) -> tuple[Reason, str]:
         return Reason.NOT_BATCHED, "it is computed from parameters alone"
     if is_pooled(flow, last) and _gates(flow, last.output):
         return Reason.POOLED_GATE, "it reads a pooled token and multiplies the tensor that was pooled"
+    if _adds_itself(flow, last.core):
+        return Reason.FUSED_ADD, _fused(last.core)
     return Reason.NO_RESIDUAL, "its result is not added to the tensor it was computed from"
 
 
@@ -126,9 +161,11 @@ def reject_routed(reading: Reading) -> None:
             continue
         for term in terms:
             others = {node for other in terms if other is not term for node in chain(flow, other)}
-            node = experts.routing(flow, term, others)
-            if node is not None:
+            found = experts.routing(flow, term, others)
+            if found is not None:
+                node, routed = found
+                reason = Reason.ROUTED if routed else Reason.SEVERAL_WEIGHTS
                 detail = f"{node.name} ({aten.name(node)}) is on the path to {total.name}"
                 path = reading.calls.path(node)
-                reading.rejected[total] = Rejected(Reason.ROUTED, detail, (node.name, total.name), path, 4)
+                reading.rejected[total] = Rejected(reason, detail, (node.name, total.name), path, 4)
                 break

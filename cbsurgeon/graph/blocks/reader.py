@@ -95,7 +95,7 @@ def _classify(reading: Reading, branch: Branch) -> Found | Rejected | None:
         branch = replace(branch, stream=_nested_stream(reading, branch))
     if not between.firsts and not touches(branch):
         return None  # not a branch of this stream: an embedding to which positions are added, a lateral connection
-    problem = shape_problem(branch)
+    problem = shape_problem(flow, branch)
     if problem is not None:
         return rejected(reading, branch, *problem)
     assert branch.stream is not None  # shape_problem() has checked it

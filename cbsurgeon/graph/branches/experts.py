@@ -60,15 +60,16 @@ ROUTING = frozenset(
 _FAR = 400
 
 
-def routing(flow: Flow, term: fx.Node, streams: Container[fx.Node]) -> fx.Node | None:
-    """Return the node that routes tokens of a stream to experts, upstream of one operand of a sum, or ``None``.
+def routing(flow: Flow, term: fx.Node, streams: Container[fx.Node]) -> tuple[fx.Node, bool] | None:
+    """Return the node that may route tokens of a stream to experts, upstream of one operand of a sum, and whether the
+    graph chooses tokens by values; or ``None``.
 
-    It is one of :data:`ROUTING`, or a product with the weights of several experts. There must also be a non-linearity,
-    and the walk upstream must reach the stream.
+    The node is one of :data:`ROUTING`, which choose by values, or a product with several weight matrices. There must
+    also be a non-linearity, and the walk upstream must reach the stream.
     """
     queue, seen = [term], set[fx.Node]()
     chosen: fx.Node | None = None
-    bent = touched = False
+    bent = touched = routed = False
     while queue and len(seen) < _FAR:
         node = queue.pop()
         touched |= node in streams
@@ -77,10 +78,19 @@ def routing(flow: Flow, term: fx.Node, streams: Container[fx.Node]) -> fx.Node |
         seen.add(node)
         name = aten.name(node)
         bent |= name in aten.NONLINEAR
+        routed |= name in ROUTING or _picks_weights(flow, node)
         if name in ROUTING or (name in aten.MATMUL and _has_expert_weights(flow, node)):
             chosen = chosen or node
         queue += aten.tensors(node)
-    return chosen if bent and touched else None
+    return (chosen, routed) if chosen is not None and bent and touched else None
+
+
+def _picks_weights(flow: Flow, node: fx.Node) -> bool:
+    """Whether a node takes rows of weights that are chosen by values."""
+    if aten.name(node) not in ("index", "index_select", "gather"):
+        return False
+    table, *chosen = aten.tensors(node)
+    return not flow.is_activation(table) and any(flow.is_activation(one) for one in chosen)
 
 
 def _has_expert_weights(flow: Flow, node: fx.Node) -> bool:

@@ -41,6 +41,18 @@ ALIASES = {
     "torch": ("eager",),
     "huggingface": ("hf",),
     "transformers": ("hf",),
+    "add": ("insert",),
+    "compare": ("verify",),
+    "convert": ("export",),
+    "deploy": ("ship",),
+    "diff": ("verify",),
+    "flops": ("audit",),
+    "info": ("inspect",),
+    "list": ("inspect",),
+    "profile": ("bench",),
+    "run": ("ship",),
+    "show": ("inspect",),
+    "train": ("sweep",),
 }
 """Words that other programs use → the names used here. They are looked up before spellings are compared."""
 

@@ -92,6 +92,8 @@ def test_explaining_imports_neither_torch_nor_the_other_tables() -> None:
         ("fp16", ("float16", "bfloat16"), "float16"),
         ("bf16", ("float16", "bfloat16"), "bfloat16"),
         ("attn", ("mlp", "msa", "both"), "msa"),
+        ("train", ("explain", "sweep", "ship"), "sweep"),
+        ("convert", ("inspect", "insert", "export"), "export"),
         ("ende", ("front", "mid", "end"), "end"),
         ("vit_b", ("swin_t", "vit_b_16", "vit_b_16_long"), "vit_b_16"),
     ],

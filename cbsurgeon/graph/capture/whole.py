@@ -183,18 +183,19 @@ def _at_two_sizes(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Input
     size = batch.size or 0
     sizes = (size, size + 1, size + MANY)
     try:
-        captures = [traced(module, *batch.resized(inputs, wanted), None) for wanted in sizes]
+        first, second = (traced(module, *batch.resized(inputs, wanted), None) for wanted in sizes[:2])
     except Exception as error:  # it cannot be captured at all, and the error of the symbolic capture has the reason
         pass_out_of_memory(error)
         raise refusal from refusal.__cause__
     try:
         with _plain_attention(), _quiet():
-            declared = by_parameter(module, *shapes)
-            two_sizes.confirm(captures[0], captures[1], captures[2], sizes)
-            exported = two_sizes.merged(captures[0], captures[1], sizes[:2], declared, inputs)
+            exported = two_sizes.merged(first, second, sizes[:2], by_parameter(module, *shapes), inputs)
+        third = traced(module, *batch.resized(inputs, sizes[2]), None)  # late: with a loop over samples it is slow
+        two_sizes.confirm(first, second, third, sizes)
         program = named(exported)
         _assert_symbolic(program, batch, refusal.where)
     except Exception as error:
+        pass_out_of_memory(error)
         raise fixed(refusal.where, f"{type(error).__name__}: {error}"[:300]) from error
     return program
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
@@ -16,8 +17,10 @@ import click
 import pytest
 from click.shell_completion import get_completion_class
 
+from cbsurgeon.cli import main
 from cbsurgeon.cli.common import completion
 from cbsurgeon.cli.common.terminal import Left, Terminal, spoken
+from cbsurgeon.cli.entry import NEW_OBJECTS
 from cbsurgeon.cli.group import VERBS, cli
 from cbsurgeon.cli.group import cli as group
 from cbsurgeon.vocabulary import COMPLETION_VARIABLE
@@ -186,3 +189,13 @@ def test_every_verb_is_in_the_help_of_the_group() -> None:
     listed = run("--help").out
     assert all(verb in listed for verb in VERBS)
     assert all(f"{shell}_source" in listed for shell in ("bash", "zsh", "fish"))
+
+
+def test_the_garbage_collector_runs_rarely_only_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, during = gc.get_threshold(), list[tuple[int, ...]]()
+    monkeypatch.setattr(group, "main", lambda **_: during.append(gc.get_threshold()) or 0)
+    assert main(["explain"]) == 0
+    assert during == [(NEW_OBJECTS, *before[1:])] and before[0] < NEW_OBJECTS
+    assert gc.get_threshold() == before
+    monkeypatch.setattr(group, "main", lambda **_: 1 / 0)
+    assert main(["explain"]) == 70 and gc.get_threshold() == before

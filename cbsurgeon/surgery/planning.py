@@ -236,23 +236,39 @@ def _refuse_padding(found: Inspection, op: type[Operator], chosen: Sequence[Bloc
         return
     tied = all(site is not None and site.mask is not None for site in padded)
     reasons = "; ".join(f"{stack}: {why}" for stack, why in found.unmasked.items())
-    given = [name for name in found.masks if " " not in name]  # the others are descriptions, not names of inputs
     if tied and "masked" in op.forms:
         do = "use the masked form, the mean of the tokens that are not padding: --masked, or masked=True in Python"
     elif tied:
         do = f"{op.name} has no masked form; use {' or '.join(having('masked'))} with --masked (in Python masked=True)"
-    elif given:
-        names = ", ".join(given)
-        do = f"if no sample is padded, inspect the model without {names}, if it runs so; else choose another stack"
     else:
-        do = "choose blocks of another stack: the model computes this mask itself, so it cannot be left out"
+        do = _without_padding(found)
+    where = " in its attention" if tied else ""
     raise SurgeryError(
-        "the model masks padding in its attention: a mean over all tokens would mix it into every token",
+        f"the model masks padding{where}: a mean over all tokens would mix it into every token",
         code="CB-LEAK-02",
         where=f"{found.reference}, input {', '.join(found.masks)}",
         why="the output of a sample would depend on how much its neighbours in the batch are padded"
         + (f"; the masked form is not possible: {reasons}" if reasons and not tied else ""),
         do=do,
+    )
+
+
+def _without_padding(found: Inspection) -> str:
+    """What to do about padding for which there is no masked form."""
+    named = [name for name in found.masks if " " not in name]  # the others are descriptions, not names of inputs
+    taken = {one if one in found.given else one.partition("_")[0] for one in named}  # ``batch_mask``: in ``batch``
+    masked = {block.stack for block in found.blocks for site in block.sites.values() if site.mask is not None}
+    free = [stack for stack in found.stacks if stack not in masked | found.unmasked.keys()]
+    # A model that is given nothing but its mask has a mask that is computed from its tokens.
+    leave = named and (not found.given or set(found.given) - taken)
+    ways = [
+        f"if no sample is padded, and forward() runs without {', '.join(named)}, leave it out of the inputs "
+        "(--inputs, or inputs= in Python) and always call the model without it"
+    ] * bool(leave)
+    ways += [f"choose blocks of another stack (--layers {stack})" for stack in free[:1]]
+    return "; or ".join(ways) or (
+        "do not insert a token mean: the model computes this mask from its tokens, so that it cannot be left out, and "
+        "no form of the mean follows it"
     )
 
 

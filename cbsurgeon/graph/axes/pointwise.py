@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from torch import fx
 
 from cbsurgeon.graph import aten
@@ -45,14 +46,37 @@ def like_inputs(flow: Flow, node: fx.Node) -> Dims:
 
 
 def _note_vectors(flow: Flow, node: fx.Node, dims: Sequence[Dim]) -> None:
-    """Record the axes of an activation that a vector parameter scales or shifts."""
+    """Record the axes of an activation that a vector parameter scales or shifts.
+
+    Positions (``arange``) and masks are no parameters, and comparisons neither scale nor shift.
+    """
+    if _is_bool(node):
+        return
     for source in flow.sources(node):
-        if flow.is_activation(source) or not dims:
+        if flow.is_activation(source) or not dims or _is_bool(source) or not _holds_weights(source):
             continue
         long = [back for back, dim in enumerate(reversed(flow.of(source)), 1) if dim]
         if len(long) == 1 and long[0] <= len(dims):
             for axis in flow.table.axes(dims[-long[0]]):
                 flow.table.evidence(axis).scaled += 1
+
+
+def _is_bool(node: fx.Node) -> bool:
+    value = aten.value(node)
+    return value is not None and value.dtype == torch.bool
+
+
+def _holds_weights(node: fx.Node) -> bool:
+    """Whether a tensor is a parameter, a buffer or a constant, or is computed from one."""
+    queue, seen = [node], set[fx.Node]()
+    while queue:
+        current = queue.pop()
+        if current.op in ("placeholder", "get_attr"):
+            return True
+        if current not in seen:
+            seen.add(current)
+            queue += aten.tensors(current)
+    return False
 
 
 def _note_spelled_norm(flow: Flow, node: fx.Node) -> None:

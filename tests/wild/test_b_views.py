@@ -135,3 +135,24 @@ def test_conditions_that_some_batch_sizes_break_are_named(rule: Callable[[int], 
         capture(cbs.Model(Choosing(rule).eval(), (torch.randn(2, LENGTH, WIDTH),)))
     assert error.value.code == "CB-CAPTURE-04"
     assert said in error.value.why and "batch" in error.value.why
+
+
+class Contiguous(nn.Module):
+    """A condition without an effect, as in the upsampling of diffusers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x: Tensor, at: str = "") -> Tensor:
+        return self.block(x.contiguous() if x.shape[0] >= 64 else x, at)
+
+
+def test_a_condition_without_an_effect_is_accepted() -> None:
+    torch.manual_seed(0)
+    module = Contiguous().eval()
+    model = cbs.Model(module, (torch.randn(2, LENGTH, WIDTH),))
+    program = cbs.insert(model, cbs.plan(cbs.inspect(model), op="cb", layers="all"), on="program").program.module()
+    for batch in (2, 5, 70):
+        x = torch.randn(batch, LENGTH, WIDTH)
+        assert torch.allclose(program(x), module(x, "end"), atol=CLOSE)

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -43,6 +43,9 @@ CAPTURE_RTOL = 1e-4
 
 MANY = 64
 """Samples more than the example has, at which a model that turns its batch into a number is captured once more."""
+
+LARGEST = 256
+"""Largest batch at which a model is captured to see whether a condition on the batch has an effect."""
 
 
 def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Program:
@@ -132,25 +135,26 @@ def _for_every_size(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Inp
         CaptureError: the error of the symbolic capture, if the model cannot be captured at all; or why the program
             would be wrong for some batch sizes (CB-CAPTURE-04).
     """
-    program, condition = _with_conditions(module, inputs, shapes)
-    if condition:
-        raise fixed(refusal.where, condition) from refusal.__cause__
-    program = program or _at_two_sizes(module, inputs, batch, shapes, refusal)
+    program, conditions = _with_conditions(module, inputs, shapes)
+    if program is None or conditions:
+        program = _at_two_sizes(module, inputs, batch, shapes, refusal, conditions)
     if not any(parameter.is_meta for parameter in module.parameters()):
         args, kwargs = batch.resized(inputs, (batch.size or 0) + 3)
         compare(module, program, args, kwargs, refusal.where, same_draws=True)
     return program
 
 
-def _with_conditions(module: nn.Module, inputs: Inputs, shapes: Inputs) -> tuple[Program | None, str]:
-    """Return the program with the conditions that could not be proved, and one that does not hold for every batch."""
+def _with_conditions(
+    module: nn.Module, inputs: Inputs, shapes: Inputs
+) -> tuple[Program | None, Sequence[guards.Broken]]:
+    """Return the program with the conditions that could not be proved, and those that do not hold for every batch."""
     try:
         exported = traced(module, *inputs, by_parameter(module, *guards.undeclared(shapes)))
     except Exception as error:
         pass_out_of_memory(error)
-        return None, ""
+        return None, ()
     program = named(exported)
-    return (program, guards.failing(exported)) if program.batch_axes else (None, "")
+    return (program, guards.broken(exported)) if program.batch_axes else (None, ())
 
 
 def traced(
@@ -173,30 +177,44 @@ def named(exported: ExportedProgram) -> Program:
     return wrap(exported, output_names(_outputs(exported)))
 
 
-def _at_two_sizes(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Inputs, refusal: CaptureError) -> Program:
-    """The program merged from captures at two fixed batch sizes, which a third, much larger one confirms.
+def _at_two_sizes(
+    module: nn.Module,
+    inputs: Inputs,
+    batch: Batch,
+    shapes: Inputs,
+    refusal: CaptureError,
+    conditions: Sequence[guards.Broken],
+) -> Program:
+    """Return the program merged from captures at two fixed batch sizes, confirmed by captures at other sizes.
+
+    These are sizes that break a condition of ``forward()``, or one much larger size if no condition is known. A
+    condition may have no effect, such as ``if x.shape[0] >= 64: x = x.contiguous()``.
 
     Raises:
         CaptureError: the error of the symbolic capture, if the model cannot be captured at a fixed size either; or the
-            reason why the two captures cannot be merged (CB-CAPTURE-04).
+            reason why the captures cannot be merged (CB-CAPTURE-04).
     """
     size = batch.size or 0
-    sizes = (size, size + 1, size + MANY)
     try:
-        first, second = (traced(module, *batch.resized(inputs, wanted), None) for wanted in sizes[:2])
+        first, second = (traced(module, *batch.resized(inputs, wanted), None) for wanted in (size, size + 1))
     except Exception as error:  # it cannot be captured at all, and the error of the symbolic capture has the reason
         pass_out_of_memory(error)
         raise refusal from refusal.__cause__
+    others = sorted({one.size for one in conditions}) or [size + MANY]
     try:
         with _plain_attention(), _quiet():
-            exported = two_sizes.merged(first, second, sizes[:2], by_parameter(module, *shapes), inputs)
-        third = traced(module, *batch.resized(inputs, sizes[2]), None)  # late: with a loop over samples it is slow
-        two_sizes.confirm(first, second, third, sizes)
+            exported = two_sizes.merged(first, second, (size, size + 1), by_parameter(module, *shapes), inputs)
+        for other in others:  # last, because with a loop over samples this is slow
+            if other > LARGEST:
+                raise two_sizes.Unlike(f"a batch of {other} is too large to be captured")
+            third = traced(module, *batch.resized(inputs, other), None)
+            two_sizes.confirm(first, second, third, (size, size + 1, other))
         program = named(exported)
         _assert_symbolic(program, batch, refusal.where)
     except Exception as error:
         pass_out_of_memory(error)
-        raise fixed(refusal.where, f"{type(error).__name__}: {error}"[:300]) from error
+        known = conditions[0].sentence if conditions else f"{type(error).__name__}: {error}"[:300]
+        raise fixed(refusal.where, known) from error
     return program
 
 

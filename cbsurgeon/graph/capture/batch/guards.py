@@ -7,6 +7,7 @@ conditions instead. Here, they are evaluated for many batch sizes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
@@ -22,16 +23,30 @@ def undeclared(shapes: Any) -> Any:
     return pytree.tree_map_only(Dim, lambda _: Dim.DYNAMIC, shapes)
 
 
-def failing(exported: ExportedProgram) -> str:
-    """Return a condition of a program that does not hold for every batch size, with the size; empty if all hold."""
+@dataclass(frozen=True)
+class Broken:
+    """A condition that does not hold for every batch size.
+
+    Attributes:
+        sentence: the condition, and the smallest size that breaks it.
+        size: the smallest size of two or more samples that breaks it.
+    """
+
+    sentence: str
+    size: int
+
+
+def broken(exported: ExportedProgram) -> list[Broken]:
+    """Return the conditions of a program that do not hold for every batch size."""
+    found = []
     for guard in _conditions(exported):
         symbols = guard.free_symbols
-        for size in SIZES:
-            value = guard.xreplace(dict.fromkeys(symbols, sympy.Integer(size)))
-            if value is not sympy.true:
-                named = guard.xreplace(dict.fromkeys(symbols, sympy.Symbol("batch")))
-                return f"the program is valid if {named}, which is not so for a batch of {size}"
-    return ""
+        sizes = [n for n in SIZES if guard.xreplace(dict.fromkeys(symbols, sympy.Integer(n))) is not sympy.true]
+        if sizes:
+            named = guard.xreplace(dict.fromkeys(symbols, sympy.Symbol("batch")))
+            several = next((n for n in sizes if n > 1), sizes[0])
+            found.append(Broken(f"the program is valid if {named}, which is not so for a batch of {sizes[0]}", several))
+    return found
 
 
 def _conditions(exported: ExportedProgram) -> list[Any]:
@@ -42,4 +57,4 @@ def _conditions(exported: ExportedProgram) -> list[Any]:
     return [one for one in found if isinstance(one, sympy.Basic) and one.free_symbols]
 
 
-__all__ = ["SIZES", "failing", "undeclared"]
+__all__ = ["SIZES", "Broken", "broken", "undeclared"]

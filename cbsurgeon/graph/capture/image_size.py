@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph.capture.copying import without_compiled
-from cbsurgeon.graph.capture.whole import by_parameter, compare, named, refuse_training, traced, two_samples
+from cbsurgeon.graph.capture.exporting import by_parameter, named, traced
+from cbsurgeon.graph.capture.whole import compare, refuse_training, two_samples
 from cbsurgeon.graph.program import Program
 from cbsurgeon.models.model import Model
 

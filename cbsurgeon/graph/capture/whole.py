@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import io
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind, TensorArgument
-from torch.utils import _pytree as pytree
 
 from cbsurgeon.errors import CaptureError, pass_out_of_memory
 from cbsurgeon.graph import aten
-from cbsurgeon.graph.capture.batch import guards, two_sizes
 from cbsurgeon.graph.capture.batch.axis import Batch, Inputs, batch_of
+from cbsurgeon.graph.capture.batch.every_size import assert_symbolic, for_every_size
 from cbsurgeon.graph.capture.copying import without_compiled
-from cbsurgeon.graph.capture.naming import output_names
+from cbsurgeon.graph.capture.exporting import by_parameter, named, plain_attention, traced
 from cbsurgeon.graph.capture.refusals import (
     cannot_follow,
     differs,
     does_not_run,
-    fixed,
     one_type,
     refuse_lost_operators,
 )
-from cbsurgeon.graph.capture.regions import inline
-from cbsurgeon.graph.capture.substitution import own_buffers
-from cbsurgeon.graph.capture.writing import copied, spare_inputs
+from cbsurgeon.graph.capture.writing import copied
 from cbsurgeon.graph.program import Program, parts, wrap
 from cbsurgeon.models.model import Model
 
 # The captured program runs the same ATen kernels as the eager model. Only the grouping of a few reductions differs
 # (fused attention paths). In float32, the difference is below this fraction of the output's largest magnitude.
 CAPTURE_RTOL = 1e-4
-
-MANY = 64
-"""Samples more than the example has, at which a model that turns its batch into a number is captured once more."""
-
-LARGEST = 256
-"""Largest batch at which a model is captured to see whether a condition on the batch has an effect."""
 
 
 def capture(model: Model, *, check: bool = True, same_draws: bool = False) -> Program:
@@ -114,125 +97,18 @@ def export(module: nn.Module, inputs: Inputs, batch: Batch, reference: str) -> P
     try:
         exported = traced(module, *inputs, by_parameter(module, *shapes))
         program = named(exported)
-        _assert_symbolic(program, batch, reference)
+        assert_symbolic(program, batch, reference)
     except Exception as error:
         pass_out_of_memory(error)
         refusal = error if isinstance(error, CaptureError) else cannot_follow(error, reference, module)
         if batch.size is None:
             raise refusal from error
         refusal.__cause__ = error if error is not refusal else None
-        return _for_every_size(module, inputs, batch, shapes, refusal)
+        program = for_every_size(module, inputs, batch, shapes, refusal)
+        if not any(parameter.is_meta for parameter in module.parameters()):
+            args, kwargs = batch.resized(inputs, batch.size + 3)
+            compare(module, program, args, kwargs, reference, same_draws=True)
     return program
-
-
-def _for_every_size(module: nn.Module, inputs: Inputs, batch: Batch, shapes: Inputs, refusal: CaptureError) -> Program:
-    """Return the program of a model that ``torch.export`` refuses to capture with a symbolic batch.
-
-    Either all conditions on the batch that it cannot prove hold, or captures at two sizes can be merged. The program is
-    compared with the model at another batch size.
-
-    Raises:
-        CaptureError: the error of the symbolic capture, if the model cannot be captured at all; or why the program
-            would be wrong for some batch sizes (CB-CAPTURE-04).
-    """
-    program, conditions = _with_conditions(module, inputs, shapes)
-    if program is None or conditions:
-        program = _at_two_sizes(module, inputs, batch, shapes, refusal, conditions)
-    if not any(parameter.is_meta for parameter in module.parameters()):
-        args, kwargs = batch.resized(inputs, (batch.size or 0) + 3)
-        compare(module, program, args, kwargs, refusal.where, same_draws=True)
-    return program
-
-
-def _with_conditions(
-    module: nn.Module, inputs: Inputs, shapes: Inputs
-) -> tuple[Program | None, Sequence[guards.Broken]]:
-    """Return the program with the conditions that could not be proved, and those that do not hold for every batch."""
-    try:
-        exported = traced(module, *inputs, by_parameter(module, *guards.undeclared(shapes)))
-    except Exception as error:
-        pass_out_of_memory(error)
-        return None, ()
-    program = named(exported)
-    return (program, guards.broken(exported)) if program.batch_axes else (None, ())
-
-
-def traced(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: dict[str, Any] | None
-) -> ExportedProgram:
-    """Return the program of ``torch.export`` (non-strict, without log output), with the regions of its graph inlined.
-
-    A program does not write into its inputs, also if the model does. The module keeps its own buffers, also if it
-    registers a computed one in ``forward``.
-    """
-    with _plain_attention(), _quiet(), torch.no_grad(), own_buffers(module):
-        exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
-    inline(exported)
-    spare_inputs(exported)
-    return exported
-
-
-def named(exported: ExportedProgram) -> Program:
-    """Return the program with the output names of its model."""
-    return wrap(exported, output_names(_outputs(exported)))
-
-
-def _at_two_sizes(
-    module: nn.Module,
-    inputs: Inputs,
-    batch: Batch,
-    shapes: Inputs,
-    refusal: CaptureError,
-    conditions: Sequence[guards.Broken],
-) -> Program:
-    """Return the program merged from captures at two fixed batch sizes, confirmed by captures at other sizes.
-
-    These are sizes that break a condition of ``forward()``, or one much larger size if no condition is known. A
-    condition may have no effect, such as ``if x.shape[0] >= 64: x = x.contiguous()``.
-
-    Raises:
-        CaptureError: the error of the symbolic capture, if the model cannot be captured at a fixed size either; or the
-            reason why the captures cannot be merged (CB-CAPTURE-04).
-    """
-    size = batch.size or 0
-    try:
-        first, second = (traced(module, *batch.resized(inputs, wanted), None) for wanted in (size, size + 1))
-    except Exception as error:  # it cannot be captured at all, and the error of the symbolic capture has the reason
-        pass_out_of_memory(error)
-        raise refusal from refusal.__cause__
-    others = sorted({one.size for one in conditions}) or [size + MANY]
-    try:
-        with _plain_attention(), _quiet():
-            exported = two_sizes.merged(first, second, (size, size + 1), by_parameter(module, *shapes), inputs)
-        for other in others:  # last, because with a loop over samples this is slow
-            if other > LARGEST:
-                raise two_sizes.Unlike(f"a batch of {other} is too large to be captured")
-            third = traced(module, *batch.resized(inputs, other), None)
-            two_sizes.confirm(first, second, third, (size, size + 1, other))
-        program = named(exported)
-        _assert_symbolic(program, batch, refusal.where)
-    except Exception as error:
-        pass_out_of_memory(error)
-        known = conditions[0].sentence if conditions else f"{type(error).__name__}: {error}"[:300]
-        raise fixed(refusal.where, known) from error
-    return program
-
-
-def by_parameter(module: nn.Module, arg_shapes: tuple[Any, ...], kwarg_shapes: dict[str, Any]) -> dict[str, Any]:
-    """Dynamic shapes by parameter of forward(), as torch.export takes them: a tuple for ``*args``, a dictionary for
-    ``**kwargs``."""
-    return dict(inspect.signature(module.forward).bind(*arg_shapes, **kwarg_shapes).arguments)
-
-
-def _outputs(exported: ExportedProgram) -> Any:
-    """What the model returns, with fake tensors instead of tensors."""
-    values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
-    leaves = [
-        values[spec.arg.name] if isinstance(spec.arg, TensorArgument) else None
-        for spec in exported.graph_signature.output_specs
-        if spec.kind is OutputKind.USER_OUTPUT
-    ]
-    return pytree.tree_unflatten(leaves, exported.call_spec.out_spec)
 
 
 def varies(exported: ExportedProgram) -> bool:
@@ -258,15 +134,6 @@ def _writes(node: fx.Node, state: set[str]) -> bool:
     return node.name in state
 
 
-def _assert_symbolic(program: Program, batch: Batch, reference: str) -> None:
-    if program.batch_axes or batch.size is None:
-        return
-    raise fixed(
-        f"{reference}: inputs {', '.join(program.input_names)}",
-        "the model fixes the batch size in its code, so the program would be valid for one batch size only",
-    )
-
-
 def compare(
     module: nn.Module,
     program: Program,
@@ -277,7 +144,7 @@ def compare(
     same_draws: bool = False,
 ) -> None:
     """Refuse a program with other outputs than the module; with ``same_draws``, both get the same random numbers."""
-    with _plain_attention(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with plain_attention(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         own_args, own_kwargs = copied(args, kwargs)
         try:
@@ -302,26 +169,3 @@ def compare(
         scale = parts(expected).abs().nan_to_num().max().item() if expected.numel() else 0.0
         if gap > CAPTURE_RTOL * scale or not torch.equal(expected.isnan(), got.isnan()):
             raise differs(reference, name, f"max |Δ| {gap:.2e} on values up to {scale:.2e}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch from logging whole graphs when a capture fails; the error has the relevant lines."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Turn off the fused inference path of ``torch.nn.TransformerEncoderLayer``, whose graph does not show the MLP."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)

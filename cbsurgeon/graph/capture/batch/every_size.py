@@ -85,8 +85,8 @@ def _at_two_sizes(
         assert_symbolic(program, batch, refusal.where)
     except Exception as error:
         pass_out_of_memory(error)
-        known = conditions[0].sentence if conditions else f"{type(error).__name__}: {error}"[:300]
-        raise fixed(refusal.where, known) from error
+        own = str(error) if isinstance(error, two_sizes.Unlike) else f"{type(error).__name__}: {error}"[:300]
+        raise fixed(refusal.where, conditions[0].sentence if conditions else own) from error
     return program
 
 

@@ -34,7 +34,7 @@ class Unchecked:
         new = [name for name, value in given.items() if name not in self.names and _says_something(value)]
         if not new:
             return
-        self.names |= frozenset(new)
+        self.names = frozenset([*self.names, *new])  # not |=, which torch.compile of torch 2.11 cannot trace
         if not torch.compiler.is_compiling():
             places = [name if name in kwargs else self.positions.index(name) for name in new]
             found = [reaches(module, args, kwargs, place) for place in places]

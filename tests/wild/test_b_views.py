@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sympy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._sympy.functions import Mod
 
 import cbsurgeon as cbs
 from cbsurgeon.errors import CaptureError
 from cbsurgeon.graph.capture import capture
+from cbsurgeon.graph.capture.batch import guards
 
 WIDTH, LENGTH = 16, 6
 CLOSE = 5e-6
@@ -135,6 +138,16 @@ def test_conditions_that_some_batch_sizes_break_are_named(rule: Callable[[int], 
         capture(cbs.Model(Choosing(rule).eval(), (torch.randn(2, LENGTH, WIDTH),)))
     assert error.value.code == "CB-CAPTURE-04"
     assert said in error.value.why and "batch" in error.value.why
+
+
+def test_a_condition_without_a_value_does_not_hold() -> None:
+    """In CSATv2, a remainder is by zero for one batch size."""
+    batch = sympy.Symbol("batch", integer=True)
+    whole = sympy.Eq(Mod(sympy.Integer(6), batch - 2), 0)
+    assert [size for size in range(3, 9) if guards._holds(whole, size)] == [
+        size for size in range(3, 9) if 6 % (size - 2) == 0
+    ]
+    assert not guards._holds(whole, 2)
 
 
 class Contiguous(nn.Module):

@@ -41,12 +41,20 @@ def broken(exported: ExportedProgram) -> list[Broken]:
     found = []
     for guard in _conditions(exported):
         symbols = guard.free_symbols
-        sizes = [n for n in SIZES if guard.xreplace(dict.fromkeys(symbols, sympy.Integer(n))) is not sympy.true]
+        sizes = [n for n in SIZES if not _holds(guard, n)]
         if sizes:
             named = guard.xreplace(dict.fromkeys(symbols, sympy.Symbol("batch")))
             several = next((n for n in sizes if n > 1), sizes[0])
             found.append(Broken(f"the program is valid if {named}, which is not so for a batch of {sizes[0]}", several))
     return found
+
+
+def _holds(guard: Any, size: int) -> bool:
+    """Whether a condition is true for a batch size; not if it has no value, such as a remainder by zero."""
+    try:
+        return guard.xreplace(dict.fromkeys(guard.free_symbols, sympy.Integer(size))) is sympy.true
+    except (ArithmeticError, TypeError, ValueError):
+        return False
 
 
 def _conditions(exported: ExportedProgram) -> list[Any]:
